@@ -1,0 +1,1 @@
+"""What lies on disk: the manifest, hashes, atomic publishing and verification. Imports no ML library."""

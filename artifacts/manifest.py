@@ -1,0 +1,199 @@
+"""`latentc.json`: what an artifact is, where it came from, what it declares and what was measured of it.
+
+The types here are the one description that the compiler writes and that runtimes, `verify` and
+`inspect` read. They are data only: nothing in a manifest is executed, and a class named in it is
+imported only from the libraries in `TRUSTED_LIBRARIES`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "latentc.json"
+
+# A manifest may name classes (of pipelines, modules and outputs) of these libraries and of no other.
+TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
+
+
+class Record(BaseModel):
+    """Base of everything read from disk: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+# --- how a Python call maps to a graph's inputs and outputs -------------------------------------
+
+
+class TensorLeaf(Record):
+    """The graph input or output called `name`. `number`: the caller passes a Python number, not a tensor."""
+
+    kind: Literal["tensor"] = "tensor"
+    name: str
+    number: bool = False
+
+
+class ConstLeaf(Record):
+    """A value baked into the graph; a call with another value does not fit this graph."""
+
+    kind: Literal["const"] = "const"
+    value: None | bool | int | float | str
+
+
+class AnyLeaf(Record):
+    """A value that the graph does not depend on (a generator, a callback): passed over, None when rebuilt."""
+
+    kind: Literal["any"] = "any"
+
+
+class SequenceNode(Record):
+    """A list or a tuple."""
+
+    kind: Literal["list", "tuple"]
+    items: tuple[Tree, ...]
+
+
+class MappingNode(Record):
+    """A dict with string keys."""
+
+    kind: Literal["dict"] = "dict"
+    items: dict[str, Tree]
+
+
+class ObjectNode(Record):
+    """An object rebuilt by calling ``class_path(**items)``, e.g. ``diffusers...:AutoencoderKLOutput``."""
+
+    kind: Literal["object"] = "object"
+    class_path: str
+    items: dict[str, Tree]
+
+
+Tree = Annotated[
+    Union[TensorLeaf, ConstLeaf, AnyLeaf, SequenceNode, MappingNode, ObjectNode], Field(discriminator="kind")
+]
+
+
+# --- what is in the artifact ---------------------------------------------------------------------
+
+
+class FileRecord(Record):
+    """One file: `path` is relative to the artifact, with forward slashes; `size` is in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class DimRange(Record):
+    """The declared range of a symbolic dimension, both ends included."""
+
+    min: int
+    max: int
+
+
+class TensorSpec(Record):
+    """A graph input or output. `shape` holds ints for fixed and names for symbolic dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Evidence(Record):
+    """What was measured of one graph, or that nothing was.
+
+    Attributes:
+        check: "quick" (one shape), "full" (minimum, maximum and a point off the grid), or "not measured".
+        error: for each output, the worst ``||out - ref|| / ||ref||`` against PyTorch in fp32.
+        tolerance: the limit that `error` was held to.
+        reason: why it was not measured; empty when it was.
+    """
+
+    check: Literal["quick", "full", "not measured"]
+    error: dict[str, float] = {}
+    tolerance: float | None = None
+    reason: str = ""
+
+
+class GraphRecord(Record):
+    """One compiled graph: a folder of vendor files.
+
+    Attributes:
+        folder: the folder in the artifact, e.g. "vae_decoder".
+        model_file: the file that a session opens, relative to the artifact.
+        dims: declared ranges of the symbolic dimensions used in `inputs` and `outputs`.
+        precision: "fp32", "fp16" or "bf16".
+        kept_fp32: what stayed in fp32 in a lower-precision graph, and why (one line each).
+        schemes: bytes written for each weight scheme ("float16": 1719...).
+        digest: SHA-256 of the target-neutral graph's structure.
+    """
+
+    folder: str
+    model_file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: dict[str, DimRange]
+    precision: str
+    kept_fp32: tuple[str, ...] = ()
+    parameters: int
+    schemes: dict[str, int]
+    digest: str
+    evidence: Evidence
+
+
+class MethodRecord(Record):
+    """One captured way of calling a component: `arguments` by the method's own parameter names, defaults filled in."""
+
+    method: str
+    arguments: dict[str, Tree]
+    result: Tree
+    graph: str
+
+
+class ComponentRecord(Record):
+    """One module of the pipeline, replaced by a shell whose captured methods call sessions.
+
+    Attributes:
+        name: the pipeline's name for it ("unet").
+        class_path: "diffusers.models...:UNet2DConditionModel".
+        config: the config.json that the shell is built from, relative to the artifact.
+        methods: tried in order; the first whose arguments fit a call answers it.
+        residual: safetensors with the small tensors that the pipeline reads outside captured methods, or None.
+    """
+
+    name: str
+    class_path: str
+    config: str
+    methods: tuple[MethodRecord, ...]
+    residual: str | None = None
+
+
+class Source(Record):
+    """Where the model came from; `weights` holds every weight file that was read."""
+
+    id: str
+    revision: str = ""
+    weights: tuple[FileRecord, ...]
+
+
+class Manifest(Record):
+    """The whole of `latentc.json`."""
+
+    schema_version: Literal[1] = 1
+    source: Source
+    pipelines: dict[str, str]
+    """Task ("text-to-image") -> class path of the diffusers pipeline that does it."""
+    target: str
+    device: str
+    options: dict[str, str | int | float | bool | None]
+    precision: str
+    sizes: dict[str, DimRange]
+    """Declared ranges of "height", "width" (pixels) and "batch" (images)."""
+    components: tuple[ComponentRecord, ...]
+    graphs: tuple[GraphRecord, ...]
+    files: tuple[FileRecord, ...]
+    """Every file of the artifact but the manifest itself."""
+    toolchain: dict[str, str]
+    created: str

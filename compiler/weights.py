@@ -1,0 +1,225 @@
+"""Weights that stay on disk: where a tensor is stored, what happens to it on the way, and nothing in memory.
+
+A `WeightRef` is an `onnx_ir` tensor. A graph carries it like any initializer; its data is read from its
+safetensors file, transformed and forgotten each time somebody asks, which is once, while it is written out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+
+class Transform(Protocol):
+    """One step from the stored tensor to the written one. Frozen dataclasses, so that a chain can be hashed."""
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape after the step."""
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        """The element type after the step."""
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """The step itself; may return a view."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """To another floating-point or integer element type, rounding to nearest even."""
+
+    to: ir.DataType
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        return self.to
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        return array.astype(self.to.numpy(), copy=False)
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Axes reordered as `numpy.transpose` does."""
+
+    perm: tuple[int, ...]
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shape[i] for i in self.perm)
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        return dtype
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        return array.transpose(self.perm)
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Another shape with as many elements, in C order."""
+
+    to: tuple[int, ...]
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(shape) != math.prod(self.to):
+            raise ValueError(f"cannot reshape {shape} to {self.to}")
+        return self.to
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        return dtype
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(self.to)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`start:stop` along one axis."""
+
+    axis: int
+    start: int
+    stop: int
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[: self.axis], self.stop - self.start, *shape[self.axis + 1 :])
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        return dtype
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        return array[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file: `nbytes` bytes from `offset`, C order, little endian.
+
+    `key` is the name in the file; errors and recipes speak of it.
+    """
+
+    file: Path
+    key: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def read(self) -> np.ndarray:
+        """The array, read with one plain read: mapped pages would count against the caller's memory limit."""
+        array = np.fromfile(self.file, dtype=self.dtype.numpy(), count=math.prod(self.shape), offset=self.offset)
+        if array.nbytes != self.nbytes:
+            raise OSError(f"{self.file}: ends inside '{self.key}'")
+        return array.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several weights concatenated along `axis` (fused projections)."""
+
+    parts: tuple[WeightRef, ...]
+    axis: int
+
+    @property
+    def key(self) -> str:
+        return "+".join(part.key for part in self.parts)
+
+    @property
+    def dtype(self) -> ir.DataType:
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = tuple(self.parts[0].shape.numpy())
+        length = sum(part.shape.numpy()[self.axis] for part in self.parts)
+        return (*first[: self.axis], length, *first[self.axis + 1 :])
+
+    def read(self) -> np.ndarray:
+        """The concatenated array."""
+        return np.concatenate([part.numpy() for part in self.parts], axis=self.axis)
+
+
+class WeightRef(ir.TensorBase):
+    """A lazy initializer: `source`, then `transforms` in order.
+
+    Equal sources and transforms are the same weight, so `identity` may key a cache or a common-subexpression
+    pass. `numpy()` reads afresh each time and keeps nothing.
+    """
+
+    def __init__(self, source: Stored | Joined, transforms: tuple[Transform, ...] = (), name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.source = source
+        self.transforms = transforms
+        shape, dtype = source.shape, source.dtype
+        for step in transforms:
+            shape, dtype = step.shape(shape), step.dtype(dtype)
+        self._shape, self._dtype = ir.Shape(shape), dtype
+
+    @property
+    def key(self) -> str:
+        """The stored tensor's name, for people."""
+        return self.source.key
+
+    @property
+    def dtype(self) -> ir.DataType:
+        return self._dtype
+
+    @property
+    def shape(self) -> ir.Shape:
+        return self._shape
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Hashable; equal for equal weights."""
+        source = self.source
+        if isinstance(source, Joined):
+            return ("joined", source.axis, tuple(part.identity for part in source.parts), self.transforms)
+        return ("stored", str(source.file), source.key, self.transforms)
+
+    def then(self, *steps: Transform) -> WeightRef:
+        """The same weight with more steps; a cast and its undoing cancel where nothing is lost."""
+        chain = list(self.transforms)
+        for step in steps:
+            if isinstance(step, Cast) and chain and isinstance(chain[-1], Cast) and self._lossless(chain[:-1], chain[-1]):
+                chain.pop()
+            chain.append(step)
+        return WeightRef(self.source, tuple(chain), self.name)
+
+    def _lossless(self, before: list[Transform], cast: Cast) -> bool:
+        dtype = self.source.dtype
+        for step in before:
+            dtype = step.dtype(dtype)
+        return dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) and cast.to == ir.DataType.FLOAT
+
+    def numpy(self) -> np.ndarray:
+        """The transformed array, C-contiguous."""
+        array = self.source.read()
+        for step in self.transforms:
+            array = step.apply(array)
+        return np.ascontiguousarray(array).reshape(array.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        return self.numpy().__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def tobytes(self) -> bytes:
+        """Little-endian bytes; 4-bit types packed two to a byte, as ONNX stores them."""
+        return ir.Tensor(self.numpy(), dtype=self.dtype, shape=self.shape).tobytes()
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Writes the bytes to an open binary file."""
+        ir.Tensor(self.numpy(), dtype=self.dtype, shape=self.shape).tofile(file)
+
+    def __repr__(self) -> str:
+        return f"WeightRef({self.key!r}, {self.dtype.name}, {list(self._shape.numpy())}, {self.transforms})"

@@ -1,0 +1,63 @@
+"""The contract of a session: one opened graph, arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from artifacts.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device that a vendor can run on here: `name` is what `--device` takes ("cpu", "gpu.0")."""
+
+    name: str
+    description: str
+
+
+class Session(Protocol):
+    """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph once.
+
+        Args:
+            inputs: one C-contiguous array for each of `self.inputs`, 0-d arrays included.
+
+        Returns:
+            One array for each of `self.outputs`. They are the caller's: a later run does not overwrite them.
+        """
+
+    def close(self) -> None:
+        """Frees the vendor's objects; the session cannot be used afterwards. Twice is harmless."""
+
+
+class SessionFactory(Protocol):
+    """What a file of `runtimes/` offers as SESSION; `runtimes.table` names it."""
+
+    target: str
+
+    def devices(self) -> tuple[Device, ...]:
+        """What is here; empty when the vendor's package is missing."""
+
+    def open(self, model_file: Path, device: str, precision: str, cache_dir: Path | None) -> Session:
+        """Opens one graph.
+
+        Args:
+            model_file: the graph's file, already verified.
+            device: a name from `devices`, or "auto".
+            precision: the artifact's ("fp32", "fp16", "bf16"): sets how activations are computed.
+            cache_dir: where compiled blobs may be kept between starts, or None for nowhere.
+
+        Raises:
+            LatentcError: no such device, or the vendor refused the file.
+        """

@@ -1,0 +1,75 @@
+"""The contract of a target: what it takes, whether it can be built here, and how a graph becomes its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from artifacts.progress import Progress
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a vendor's tools are here; when not, `reason` and the command that installs them."""
+
+    ok: bool
+    reason: str = ""
+    install: str = ""
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a graph must be before `Target.lower` takes it.
+
+    Attributes:
+        opset: lowest and highest opset of the standard domain.
+        precisions: of "fp32", "fp16", "bf16".
+        typed: "weights" when the runtime chooses the activations' type on its device (weights are stored
+            in the lower precision behind a Cast), "strong" when the graph's own types are what runs.
+        weight_schemes: quantization schemes it can hold ("int8", "int4", "nf4", ...).
+        passes: names of the compiler's passes to run last, in order.
+        dynamic_shapes: whether symbolic dimensions may remain.
+    """
+
+    opset: tuple[int, int]
+    precisions: frozenset[str]
+    typed: str
+    weight_schemes: frozenset[str]
+    passes: tuple[str, ...]
+    dynamic_shapes: bool
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What `Target.lower` wrote: the file a session opens, and all files, relative to the folder it was given."""
+
+    model_file: str
+    files: tuple[str, ...]
+
+
+class Target(Protocol):
+    """One vendor. Each file of `targets/` offers one instance; `targets.table` names it."""
+
+    name: str
+    summary: str
+    requirements: Requirements
+    options: type[Any]
+    """A frozen dataclass of this target's own options, each with a default and a docstring line."""
+
+    def available(self) -> Availability:
+        """Whether `lower` can run here; never raises, imports the vendor's SDK only inside."""
+
+    def lower(self, graph: ir.Model, options: Any, out_dir: Path, progress: Progress) -> Lowered:
+        """Writes `graph` as this target's files into the existing, empty folder `out_dir`.
+
+        Large initializers are lazy tensors: they are read one at a time while they are written and must
+        not be kept.
+        """
+
+    def toolchain(self) -> Mapping[str, str]:
+        """Package -> version of what shapes the result, for the manifest and the cache key."""
