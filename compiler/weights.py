@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -144,34 +144,27 @@ class Joined:
         return np.concatenate([part.numpy() for part in self.parts], axis=self.axis)
 
 
-class WeightRef(ir.TensorBase):
+class WeightRef(ir.LazyTensor):
     """A lazy initializer: `source`, then `transforms` in order.
 
     Equal sources and transforms are the same weight, so `identity` may key a cache or a common-subexpression
-    pass. `numpy()` reads afresh each time and keeps nothing.
+    pass. Every access reads afresh and keeps nothing.
     """
 
-    def __init__(self, source: Stored | Joined, transforms: tuple[Transform, ...] = (), name: str | None = None) -> None:
-        super().__init__(name=name)
-        self.source = source
-        self.transforms = transforms
+    def __init__(
+        self, source: Stored | Joined, transforms: tuple[Transform, ...] = (), name: str | None = None
+    ) -> None:
         shape, dtype = source.shape, source.dtype
         for step in transforms:
             shape, dtype = step.shape(shape), step.dtype(dtype)
-        self._shape, self._dtype = ir.Shape(shape), dtype
+        super().__init__(self._load, dtype=dtype, shape=ir.Shape(shape), cache=False, name=name)
+        self.source = source
+        self.transforms = transforms
 
     @property
     def key(self) -> str:
         """The stored tensor's name, for people."""
         return self.source.key
-
-    @property
-    def dtype(self) -> ir.DataType:
-        return self._dtype
-
-    @property
-    def shape(self) -> ir.Shape:
-        return self._shape
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -185,41 +178,22 @@ class WeightRef(ir.TensorBase):
         """The same weight with more steps; a cast and its undoing cancel where nothing is lost."""
         chain = list(self.transforms)
         for step in steps:
-            if isinstance(step, Cast) and chain and isinstance(chain[-1], Cast) and self._lossless(chain[:-1], chain[-1]):
+            if isinstance(step, Cast) and chain and isinstance(chain[-1], Cast) and self._widens(chain):
                 chain.pop()
             chain.append(step)
         return WeightRef(self.source, tuple(chain), self.name)
 
-    def _lossless(self, before: list[Transform], cast: Cast) -> bool:
+    def _widens(self, chain: list[Transform]) -> bool:
         dtype = self.source.dtype
-        for step in before:
+        for step in chain[:-1]:
             dtype = step.dtype(dtype)
-        return dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) and cast.to == ir.DataType.FLOAT
+        return dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) and chain[-1].dtype(dtype) == ir.DataType.FLOAT
 
-    def numpy(self) -> np.ndarray:
-        """The transformed array, C-contiguous."""
+    def _load(self) -> ir.Tensor:
         array = self.source.read()
         for step in self.transforms:
             array = step.apply(array)
-        return np.ascontiguousarray(array).reshape(array.shape)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self.numpy()
-        return array if dtype is None else array.astype(dtype)
-
-    def __dlpack__(self, *, stream: Any = None) -> Any:
-        return self.numpy().__dlpack__()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-    def tobytes(self) -> bytes:
-        """Little-endian bytes; 4-bit types packed two to a byte, as ONNX stores them."""
-        return ir.Tensor(self.numpy(), dtype=self.dtype, shape=self.shape).tobytes()
-
-    def tofile(self, file: BinaryIO) -> None:
-        """Writes the bytes to an open binary file."""
-        ir.Tensor(self.numpy(), dtype=self.dtype, shape=self.shape).tofile(file)
+        return ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=self.dtype, name=self.name)
 
     def __repr__(self) -> str:
-        return f"WeightRef({self.key!r}, {self.dtype.name}, {list(self._shape.numpy())}, {self.transforms})"
+        return f"WeightRef({self.key!r}, {self.dtype.name}, {list(self.shape.numpy())}, {self.transforms})"
