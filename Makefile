@@ -1,0 +1,46 @@
+# Everything here is a thin wrapper around `python -m ...`; CONTRIBUTING.md lists the same commands for Windows.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports docs clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.base  ## Compile the built-in model for each target and draw beside PyTorch
+	$(PY) -m bench.demo
+
+test: lint types imports  ## Lint, types, import rules and every test
+	$(PY) -m pytest
+
+check: lint types imports  ## The same without the slow tests: under three minutes
+	$(PY) -m pytest -m "not slow"
+
+lint: $(VENV)/.test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/.test
+	$(PY) -m mypy
+
+imports: $(VENV)/.test
+	$(VENV)/bin/lint-imports --no-logo
+
+docs: $(VENV)/.test  ## Write docs/cli.md from the commands' own help
+	$(PY) -m tests.docs.write_cli
+
+clean:  ## Remove the virtual environment and everything that was built
+	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.base

@@ -1,0 +1,1 @@
+"""One file for one command; each imports what it needs when it runs."""
