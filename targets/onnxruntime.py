@@ -1,0 +1,69 @@
+"""ONNX Runtime: ``model.onnx`` and ``model.onnx_data``, as `optimum.onnxruntime` lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifacts.progress import Progress
+from targets.base import Availability, Lowered, Requirements
+from targets.onnx_files import fix_dims, parse_fixed, write_onnx
+from targets.versions import installed, versions
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the target "onnxruntime".
+
+    Attributes:
+        fix: symbolic dimensions to make fixed, as ``name=size`` with commas between them.
+    """
+
+    fix: str = ""
+
+
+class OnnxRuntime:
+    """One ONNX file and its external data; the graph is not changed but for `Options.fix`."""
+
+    name = "onnxruntime"
+    summary = "ONNX Runtime, on the CPU and on every execution provider that is installed"
+    # Opset 21 is the first with blockwise int4 DequantizeLinear; 23 is the last whose Attention and
+    # normalization operators all have CPU kernels in the oldest onnxruntime that we allow.
+    requirements = Requirements(
+        opset=(17, 23),
+        precisions=frozenset({"fp32", "fp16", "bf16"}),
+        typed="weights",
+        weight_schemes=frozenset({"int8", "int4"}),
+        passes=(),
+        dynamic_shapes=True,
+    )
+    options: type[Options] = Options
+
+    def available(self) -> Availability:
+        """The files are written by onnx and onnx_ir alone; onnxruntime itself is needed to run and check them."""
+        return installed("onnxruntime", "onnx", "onnx_ir")
+
+    def lower(self, graph: ir.Model, options: Options, out_dir: Path, progress: Progress) -> Lowered:
+        """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``.
+
+        Raises:
+            UsageError: `options.fix` names a dimension that the graph does not have.
+            LatentcError: the files cannot be written.
+        """
+        fixed = fix_dims(graph, parse_fixed(options.fix))
+        files = write_onnx(fixed, out_dir / MODEL, progress, f"{out_dir.name}: writing weights")
+        return Lowered(MODEL, files)
+
+    def toolchain(self) -> Mapping[str, str]:
+        """Versions of onnx, onnx-ir and onnxruntime."""
+        return versions("onnx", "onnx-ir", "onnxruntime")
+
+
+TARGET = OnnxRuntime()

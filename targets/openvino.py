@@ -1,0 +1,124 @@
+"""OpenVINO: ``openvino_model.xml`` and ``.bin``, as `optimum.intel` and `openvino_genai` read them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import LatentcError
+from artifacts.progress import Event, Progress
+from targets.base import Availability, Lowered, Requirements
+from targets.onnx_files import fix_dims, parse_fixed, write_onnx
+from targets.versions import installed, versions
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MODEL = "openvino_model.xml"
+WEIGHTS = "openvino_model.bin"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the target "openvino".
+
+    Attributes:
+        fix: symbolic dimensions to make fixed, as ``name=size`` with commas between them; a graph without any
+            symbolic dimension is what NPUs take.
+    """
+
+    fix: str = ""
+
+
+class OpenVino:
+    """OpenVINO IR. The graph goes through OpenVINO's ONNX frontend, which maps the weights instead of loading them."""
+
+    name = "openvino"
+    summary = "OpenVINO, on Intel CPUs, GPUs and NPUs and on ARM CPUs"
+    # The frontend reads opset 21's blockwise int4 DequantizeLinear and 23's Attention.
+    requirements = Requirements(
+        opset=(17, 23),
+        precisions=frozenset({"fp32", "fp16", "bf16"}),
+        typed="weights",
+        weight_schemes=frozenset({"int8", "int4"}),
+        passes=(),
+        dynamic_shapes=True,
+    )
+    options: type[Options] = Options
+
+    def available(self) -> Availability:
+        """Whether the package openvino is installed."""
+        return installed("openvino", "onnx", "onnx_ir")
+
+    def lower(self, graph: ir.Model, options: Options, out_dir: Path, progress: Progress) -> Lowered:
+        """Streams `graph` into ``out_dir/openvino_model.xml`` and ``.bin``.
+
+        The weights pass through a temporary ONNX file in `out_dir`, so the disk holds them twice for a while.
+        Weights keep their stored element type; input and output names become tensor names.
+
+        Raises:
+            UsageError: `options.fix` names a dimension that the graph does not have.
+            LatentcError: the files cannot be written, or OpenVINO has no rule for an operator.
+        """
+        fixed = fix_dims(graph, parse_fixed(options.fix))
+        # In out_dir, so that it is on the same disk and goes with the work folder if we are killed.
+        temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=out_dir))
+        try:
+            write_onnx(fixed, temporary / "model.onnx", progress, f"{out_dir.name}: writing weights")
+            task = f"{out_dir.name}: converting to OpenVINO"
+            progress(Event(task, 0, None))
+            self._convert(temporary / "model.onnx", fixed, out_dir)
+            progress(Event(task, 1, 1))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Lowered(MODEL, (MODEL, WEIGHTS))
+
+    def _convert(self, onnx_file: Path, graph: ir.Model, out_dir: Path) -> None:
+        import openvino as ov
+
+        core = ov.Core()
+        try:
+            model = core.read_model(onnx_file)
+            _restore_names(model, graph)
+            ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise LatentcError(
+                f"OpenVINO {ov.__version__} cannot convert the graph of {out_dir.name}: {_first_lines(error)}",
+                "Use --target onnxruntime, or a newer openvino.",
+            ) from error
+        finally:
+            # The model maps the temporary file; Windows cannot delete it before this is gone.
+            model = None
+
+    def toolchain(self) -> Mapping[str, str]:
+        """Versions of onnx, onnx-ir and openvino."""
+        return versions("onnx", "onnx-ir", "openvino")
+
+
+def _restore_names(model: Any, graph: ir.Model) -> None:
+    """Gives every input and output exactly the graph's name: the frontend may add or move tensor names."""
+    for kind, ports, values in (
+        ("inputs", model.inputs, graph.graph.inputs),
+        ("outputs", model.outputs, graph.graph.outputs),
+    ):
+        if len(ports) != len(values):
+            raise LatentcError(f"OpenVINO kept {len(ports)} of the graph's {len(values)} {kind}.")
+    for port, value in zip(model.inputs, graph.graph.inputs, strict=True):
+        if value.name not in port.get_names():
+            port.get_tensor().set_names({value.name})
+        port.get_node().set_friendly_name(value.name)
+    for port, value in zip(model.outputs, graph.graph.outputs, strict=True):
+        if value.name not in port.get_names():
+            port.get_tensor().add_names({value.name})
+
+
+def _first_lines(error: BaseException, count: int = 6) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:count])
+
+
+TARGET = OpenVino()
