@@ -1,0 +1,140 @@
+"""Sessions of OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import TensorSpec
+from runtimes.base import Device
+from runtimes.common import check_inputs, choose, closed, opening, running, threads
+from runtimes.containment import check_external_data
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INSTALL = "pip install openvino"
+
+# OpenVINO's element types by their own names -> NumPy's (ml_dtypes' for bfloat16).
+TYPES = {
+    "f32": "float32",
+    "f64": "float64",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "boolean": "bool",
+    **{f"{c}{n}": f"{k}{n}" for c, k in (("i", "int"), ("u", "uint")) for n in (8, 16, 32, 64)},
+}
+
+
+class OpenVinoSessions:
+    """Opens ``openvino_model.xml``."""
+
+    target = "openvino"
+
+    def devices(self) -> tuple[Device, ...]:
+        """What `openvino.Core` lists, the CPU first: "cpu", "gpu", "gpu.1", "npu"."""
+        try:
+            import openvino as ov
+
+            core = ov.Core()
+            found = [Device(d.lower(), str(core.get_property(d, "FULL_DEVICE_NAME"))) for d in core.available_devices]
+        except (ImportError, RuntimeError):
+            return ()
+        return tuple(sorted(found, key=lambda d: not d.name.startswith("cpu")))
+
+    def open(self, model_file: Path, device: str, precision: str, cache_dir: Path | None) -> OpenVinoSession:
+        """Opens one graph.
+
+        Without a precision hint, CPUs with AMX and all GPUs would silently compute an fp32 graph in bf16 or fp16.
+
+        `cache_dir` keeps the compiled graph without its weights, which stay in the artifact. OpenVINO recognizes a
+        blob by the model's path, so the folder must be this content's own.
+
+        Raises:
+            LatentcError: no such device, or OpenVINO refused the file.
+        """
+        name = choose(device, self.devices(), self.target, INSTALL).upper()
+        import openvino as ov
+
+        if model_file.suffix == ".onnx":
+            check_external_data(model_file)
+        weights = model_file.with_suffix(".bin")
+        for file in (model_file, weights):
+            if file.is_symlink() or (file.exists() and not file.is_file()):
+                raise LatentcError(f"{file} is not a plain file.")
+        # OpenVINO offers a file that it does not know to every frontend it has, TensorFlow's and PyTorch's included.
+        if model_file.suffix == ".xml" and not _head(model_file).lstrip().startswith((b"<?xml", b"<net")):
+            raise LatentcError(f"{model_file} is not an OpenVINO model.", "See: latentc verify ARTIFACT")
+        core = ov.Core()
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **self._precision(core, name, precision)}
+        if name == "CPU" and (count := threads()) is not None:
+            config["INFERENCE_NUM_THREADS"] = count
+        if cache_dir is not None:
+            config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
+        with opening(model_file, self.target):
+            model = core.compile_model(model_file, name, config)
+            return OpenVinoSession(model, model_file.parent.name)
+
+    def _precision(self, core: Any, device: str, precision: str) -> dict[str, Any]:
+        """The hint that makes `device` compute in the artifact's precision, where it can.
+
+        On a CPU fp16 is a way to store weights: the arithmetic is fp32. A CPU without bf16 instructions would
+        emulate them some twenty times slower than fp32, which is also the more accurate.
+        """
+        if device.startswith("NPU"):
+            return {}  # fp16 is all it has, and it refuses the hint.
+        can = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+        hint = "f32"
+        if precision == "bf16" and "BF16" in can:
+            hint = "bf16"
+        if precision != "fp32" and device.startswith("GPU") and "FP16" in can:
+            hint = "f16"
+        return {"INFERENCE_PRECISION_HINT": hint}
+
+
+class OpenVinoSession:
+    """One compiled model and one request. Inputs are lent to it, outputs are copied out of it."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self._model: Any = model
+        self._request: Any = model.create_infer_request()
+        self._name = name
+        self.inputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.inputs)}
+        self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.outputs)}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph once; see `runtimes.base.Session.run`."""
+        if self._request is None:
+            raise closed(self._name)
+        check_inputs(inputs, self.inputs, self._name)
+        import numpy as np
+
+        with running(self._name, "openvino", inputs):
+            # A read-only or sliced array cannot be shared; 0-d stays 0-d.
+            lent = {n: np.require(a, requirements=["C", "A", "W"]).reshape(a.shape) for n, a in inputs.items()}
+            result = self._request.infer([lent[name] for name in self.inputs], share_inputs=True, share_outputs=False)
+        return {name: result[i] for i, name in enumerate(self.outputs)}
+
+    def close(self) -> None:
+        """Frees the request and the compiled model; twice is harmless."""
+        self._request = None
+        self._model = None
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(64)
+
+
+def _spec(port: Any) -> TensorSpec:
+    name = port.get_any_name()
+    kind = port.get_element_type().get_type_name()
+    shape = tuple(
+        d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())
+    )
+    return TensorSpec(name=name, dtype=TYPES.get(kind, kind), shape=shape)
+
+
+SESSION = OpenVinoSessions()
