@@ -144,7 +144,10 @@ class GraphRecord(Record):
 
 
 class MethodRecord(Record):
-    """One captured way of calling a component: `arguments` by the method's own parameter names, defaults filled in."""
+    """One captured way of calling a component, answered by the graph whose folder is `graph`.
+
+    `arguments` are by the method's own parameter names, defaults filled in.
+    """
 
     method: str
     arguments: dict[str, Tree]
@@ -160,7 +163,7 @@ class ComponentRecord(Record):
         class_path: "diffusers.models...:UNet2DConditionModel".
         config: the config.json that the shell is built from, relative to the artifact.
         methods: tried in order; the first whose arguments fit a call answers it.
-        residual: safetensors with the small tensors that the pipeline reads outside captured methods, or None.
+        residual: safetensors with the small tensors that the pipeline reads outside captured methods.
     """
 
     name: str

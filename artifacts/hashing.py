@@ -1,0 +1,72 @@
+"""SHA-256 of files as they are streamed, and one stable key for options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from artifacts.manifest import FileRecord
+from artifacts.progress import Event, Progress, silent
+
+CHUNK = 1 << 20
+"""Bytes read at a time."""
+
+REPORTED = 64 << 20
+"""Bytes from which a file's progress is reported; smaller files are over before a person could read it."""
+
+
+def digest(stream: BinaryIO, advance: Callable[[int], None] | None = None) -> tuple[str, int]:
+    """The SHA-256 (lowercase hex) and the number of bytes from here to the end of `stream`.
+
+    Args:
+        stream: opened for reading bytes.
+        advance: told the number of bytes of each chunk, after it was read.
+    """
+    sha, size = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK))
+    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
+        sha.update(buffer[:count])
+        size += count
+        if advance is not None:
+            advance(count)
+    return sha.hexdigest(), size
+
+
+def file_record(root: Path, path: Path, progress: Progress = silent) -> FileRecord:
+    """The record of one file: its path relative to `root`, its SHA-256 and its size, in one streaming read.
+
+    Args:
+        root: the folder that the record's path starts from.
+        path: the file, in `root`.
+        progress: told of big files (`REPORTED`), in bytes.
+
+    Raises:
+        ValueError: `path` is not in `root`.
+        OSError: the file cannot be read.
+    """
+    name = path.relative_to(root).as_posix()
+    total = path.stat().st_size
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(Event(f"hashing {name}", done, total, "bytes"))
+
+    with path.open("rb", buffering=0) as stream:
+        sha256, size = digest(stream, advance if total >= REPORTED else None)
+    return FileRecord(path=name, sha256=sha256, size=size)
+
+
+def content_key(obj: Any) -> str:
+    """SHA-256 (lowercase hex) of a JSON-able value: equal values give equal keys, however dicts are ordered.
+
+    Raises:
+        TypeError: the value holds something that is not JSON.
+        ValueError: it holds NaN, an infinity or itself.
+    """
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -1,0 +1,52 @@
+"""JSON from files that others wrote: refused when two readers could understand it differently."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from artifacts.errors import LatentcError
+
+
+class _Refused(ValueError):
+    pass
+
+
+def loads(data: bytes, what: str) -> Any:
+    """The value in `data`.
+
+    Args:
+        data: UTF-8 without a byte order mark.
+        what: the file, for the error ("/models/x/latentc.json").
+
+    Raises:
+        LatentcError: not UTF-8, not JSON, a key twice in one object, NaN or an infinity, a lone surrogate, or
+            nested too deep.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except _Refused as error:
+        raise LatentcError(f"{what}: {error}.") from None
+    except UnicodeEncodeError:
+        raise LatentcError(
+            f"{what} holds text that is not valid Unicode (half of a surrogate pair)."
+        ) from None
+    except RecursionError:
+        raise LatentcError(f"{what} is nested too deep.") from None
+    except ValueError as error:
+        raise LatentcError(f"{what} is not valid JSON: {error}.") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _Refused(f"the key {twice!r} is there twice")
+    return result
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Refused(f"{name} is not a JSON number")

@@ -1,0 +1,172 @@
+"""Whether an artifact on disk is the one that was published, before any vendor's parser sees a byte of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from artifacts import paths
+from artifacts.errors import LatentcError
+from artifacts.hashing import digest
+from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
+from artifacts.progress import Event, Progress, silent
+from artifacts.reading import open_regular, read_manifest
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact: its folder (absolute) and its manifest."""
+
+    root: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: with which file (relative to the artifact), and what."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{paths.shown(self.path)}: {self.problem}"
+
+
+def verify(path: Path | str, *, deep: bool = True, progress: Progress = silent) -> tuple[Finding, ...]:
+    """Everything that is wrong with the files of the artifact at `path`; empty when nothing is.
+
+    Each listed file must be there, be a plain file (no link of either kind, no device), and have its size
+    and, with `deep`, its SHA-256. No other file may be there.
+
+    Args:
+        deep: also read every file, once, and compare its SHA-256.
+        progress: told of the bytes read.
+
+    Raises:
+        LatentcError: there is no manifest, or it does not hold, so that nothing else can be checked.
+    """
+    root = Path(os.path.abspath(path))
+    manifest = read_manifest(root)
+    found = _entries(root)
+    missing = [
+        Finding(file.path, "is listed in the manifest and missing")
+        for file in manifest.files
+        if file.path not in found
+    ]
+    return (
+        *missing,
+        *_changed(root, manifest, found, deep, progress),
+        *(Finding(name, _unlisted(info)) for name, info in _strangers(manifest, found)),
+    )
+
+
+def open_artifact(path: Path | str, hashes: bool = True, progress: Progress = silent) -> Artifact:
+    """The artifact at `path`, if it may be run.
+
+    As `verify`, but lets unlisted files pass where nobody would open them: a picture saved into the
+    artifact's own folder is harmless, a file beside a graph is not, since parsers open siblings by name.
+
+    Args:
+        hashes: read every file, once, and compare its SHA-256; else only names, kinds and sizes are checked.
+        progress: told of the bytes read.
+
+    Raises:
+        LatentcError: it does not hold; the message names the first files that are wrong.
+    """
+    root = Path(os.path.abspath(path))
+    manifest = read_manifest(root)
+    read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
+    wrong = [
+        finding
+        for finding in verify(root, deep=hashes, progress=progress)
+        if not _harmless(finding, manifest, read_from)
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise LatentcError(
+            f"{root} is not what was compiled: {'; '.join(map(str, wrong[:3]))}{more}.",
+            f"See everything with: latentc verify {root} (or compile the model again).",
+        )
+    return Artifact(root, manifest)
+
+
+def _harmless(finding: Finding, manifest: Manifest, read_from: set[str]) -> bool:
+    """An unlisted file outside the folders that loaders read, which also read the JSON files above those."""
+    name = PurePosixPath(finding.path)
+    unlisted = all(file.path != finding.path for file in manifest.files)
+    return (
+        unlisted and name.parts[0] not in read_from and not (len(name.parts) == 1 and name.suffix == ".json")
+    )
+
+
+def _entries(root: Path) -> dict[str, os.stat_result]:
+    try:
+        return paths.entries(root)
+    except OSError as error:
+        raise LatentcError(f"{root} cannot be read: {error}.") from error
+
+
+def _strangers(manifest: Manifest, found: dict[str, os.stat_result]) -> list[tuple[str, os.stat_result]]:
+    listed = {MANIFEST_NAME, *(file.path for file in manifest.files)}
+    return [
+        (name, info)
+        for name, info in found.items()
+        if name not in listed
+        and not (PurePosixPath(name).name in paths.LITTER and stat.S_ISREG(info.st_mode))
+    ]
+
+
+def _unlisted(info: os.stat_result) -> str:
+    return "is not listed in the manifest" + (" and is a link" if paths.is_link(info) else "")
+
+
+def _changed(
+    root: Path, manifest: Manifest, found: dict[str, os.stat_result], deep: bool, progress: Progress
+) -> list[Finding]:
+    """The listed files that are there and are not what they were."""
+    total, done = sum(file.size for file in manifest.files), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(Event("verifying", done, total, "bytes"))
+
+    findings = []
+    for file in manifest.files:
+        info = found.get(file.path)
+        if info is None:
+            continue
+        problem = _kind(info) or _size(info.st_size, file)
+        if deep and not problem:
+            problem = _content(root / file.path, file, info, advance)
+        if problem:
+            findings.append(Finding(file.path, problem))
+    return findings
+
+
+def _kind(info: os.stat_result) -> str:
+    if paths.is_link(info):
+        return "is a link, not a file"
+    if not stat.S_ISREG(info.st_mode):
+        return "is not a regular file"
+    if info.st_nlink > 1:
+        return f"is a hard link: the same file has {info.st_nlink} names, and may be changed under another"
+    return ""
+
+
+def _size(size: int, file: FileRecord) -> str:
+    return "" if size == file.size else f"has {size} bytes, the manifest says {file.size}"
+
+
+def _content(path: Path, file: FileRecord, info: os.stat_result, advance: Callable[[int], None]) -> str:
+    try:
+        with open_regular(path, info) as stream:
+            sha256, size = digest(stream, advance)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if problem := _size(size, file):
+        return problem
+    return "" if sha256 == file.sha256 else f"has SHA-256 {sha256}, the manifest says {file.sha256}"
