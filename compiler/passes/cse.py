@@ -1,0 +1,88 @@
+"""Common subexpressions: nodes that compute the same from the same, and initializers that hold the same."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import onnx_ir as ir
+
+from compiler.passes.rewrite import alias
+from compiler.passes.shapes import is_small
+from compiler.weights import WeightRef
+
+# Ops that give another result each time they run.
+RANDOM_OPS = frozenset(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split()
+)
+
+# Constants up to this many bytes are compared by content. Larger ones that are in memory are rare.
+_COMPARED_BYTES = 1 << 20
+
+
+def tensor_key(tensor: ir.TensorProtocol | None) -> Hashable:
+    """What two equal constants have in common, or None when this one is not compared. Reads no weight."""
+    if isinstance(tensor, WeightRef):
+        return tensor.identity
+    if tensor is None or not is_small(tensor) or tensor.nbytes > _COMPARED_BYTES:
+        return None
+    if tensor.dtype == ir.DataType.STRING:
+        return None
+    return (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes())
+
+
+def attributes_key(node: ir.Node) -> Hashable:
+    """The node's attributes as something hashable, or None when they hold a graph or a large tensor."""
+    items: list[tuple[str, Any]] = []
+    for name in sorted(node.attributes):
+        attribute = node.attributes[name]
+        value = attribute.value
+        if attribute.type == ir.AttributeType.TENSOR:
+            value = tensor_key(attribute.as_tensor())
+            if value is None:
+                return None
+        elif isinstance(value, (list, tuple)):
+            value = tuple(value)
+        if isinstance(value, (ir.Graph, ir.TensorProtocol)) or attribute.is_ref():
+            return None
+        try:
+            hash(value)
+        except TypeError:
+            return None
+        items.append((name, attribute.type, value))  # type: ignore[arg-type]
+    return tuple(items)
+
+
+class CsePass(ir.passes.InPlacePass):
+    """One forward walk: inputs are replaced as their producers merge, so whole equal chains fall together.
+
+    Initializers merge by content, weights by `WeightRef.identity`: tied weights are written once.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        modified = False
+        constants: dict[Hashable, ir.Value] = {}
+        for value in list(graph.initializers.values()):
+            key = None if value.is_graph_input() or value.is_graph_output() else tensor_key(value.const_value)
+            if key is None:
+                continue
+            first = constants.setdefault(key, value)
+            if first is not value:
+                ir.convenience.replace_all_uses_with(value, first)
+                assert value.name is not None
+                del graph.initializers[value.name]
+                modified = True
+        seen: dict[Hashable, ir.Node] = {}
+        for node in graph:
+            if node.op_type in RANDOM_OPS:
+                continue
+            attributes = attributes_key(node)
+            if attributes is None:
+                continue
+            key = (node.op_identifier(), tuple(node.inputs), len(node.outputs), attributes)
+            first_node = seen.setdefault(key, node)
+            if first_node is not node:
+                alias(node, first_node.outputs)
+                modified = True
+        return ir.passes.PassResult(model, modified)

@@ -1,0 +1,258 @@
+"""Nodes that do nothing, or that a simpler node does as well. All exact; none looks at a weight's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.passes.rewrite import add_constant, insert
+from compiler.passes.shapes import (
+    Dims,
+    Shapes,
+    constant,
+    dims,
+    int_attribute,
+    ints_attribute,
+    is_whole,
+    same,
+    slice_bounds,
+    static,
+)
+
+_Rule = Callable[[ir.Node, ir.Graph, Shapes], "Sequence[ir.Value] | None"]
+
+# These only give the elements, in the same order, another shape.
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+
+
+def simplify(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    """Values that stand in for the node's outputs, or None; nodes may have been added after it."""
+    rule = _RULES.get(node.op_type)
+    return None if rule is None or not node.inputs or node.inputs[0] is None else rule(node, graph, shapes)
+
+
+def _first(node: ir.Node) -> Sequence[ir.Value]:
+    value = node.inputs[0]
+    assert value is not None
+    return [value]
+
+
+def _identity(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    return _first(node)
+
+
+def _cast(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    value, dtype = node.inputs[0], node.outputs[0].dtype
+    assert value is not None
+    if dtype is None:
+        return None
+    if value.dtype == dtype:
+        return [value]
+    if node.op_type == "CastLike":
+        new = insert(node, "Cast", [value], {"to": int(dtype)}, dtype=dtype, shape=node.outputs[0].shape)
+        return new.outputs
+    return None
+
+
+def _transpose(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    value = node.inputs[0]
+    assert value is not None
+    perm = ints_attribute(node, "perm")
+    if perm is None:
+        return None
+    if perm == tuple(range(len(perm))):
+        return [value]
+    inner = value.producer()
+    if inner is not None and inner.op_type == "Transpose" and inner.domain == "":
+        first = ints_attribute(inner, "perm")
+        if first is not None and inner.inputs[0] is not None:
+            both = tuple(first[i] for i in perm)
+            out = node.outputs[0]
+            return insert(
+                node, "Transpose", [inner.inputs[0]], {"perm": both}, dtype=out.dtype, shape=out.shape
+            ).outputs
+    return None
+
+
+def _view(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    """A chain of reshapes that ends where it began goes; one that does not starts at its root."""
+    out = dims(node.outputs[0])
+    root = node.inputs[0]
+    assert root is not None
+    if same(dims(root), out):
+        return [root]
+    value = root
+    while (inner := value.producer()) is not None and inner.op_type in _VIEWS and inner.inputs[0] is not None:
+        value = inner.inputs[0]
+        if same(dims(value), out):
+            return [value]
+    if node.op_type != "Reshape":
+        return None
+    return _reshape(node, graph, shapes, value)
+
+
+def _reshape(node: ir.Node, graph: ir.Graph, shapes: Shapes, root: ir.Value) -> Sequence[ir.Value] | None:
+    """The target shape becomes a constant wherever one symbolic dimension at most is not the input's own."""
+    out = node.outputs[0]
+    wanted = dims(out)
+    written = shapes.contents(node.inputs[1])
+    if wanted is None:
+        return None
+    if written is not None and len(written) == len(wanted):
+        wanted = tuple(w if w is not None else d for w, d in zip(wanted, _literal(written)))
+    for start in (root, node.inputs[0]):
+        target = _target(dims(start), wanted)
+        if target is None:
+            continue
+        current = constant(node.inputs[1])
+        if start is node.inputs[0] and current is not None:
+            if current.tolist() == target and not int_attribute(node, "allowzero", 0):
+                return None
+        shape = add_constant(graph, np.array(target, np.int64), f"{out.name}.shape")
+        return insert(node, "Reshape", [start, shape], dtype=out.dtype, shape=out.shape).outputs
+    return None
+
+
+def _literal(written: Dims) -> Dims:
+    return tuple(None if isinstance(d, int) and d <= 0 else d for d in written)
+
+
+def _target(given: Dims | None, wanted: Dims) -> list[int] | None:
+    """`wanted` as a constant: 0 for "as the input's", -1 for the one that is left over, or None."""
+    if 0 in wanted:
+        return None  # an empty tensor: 0 would mean something else
+    target: list[int] = []
+    for i, d in enumerate(wanted):
+        if isinstance(d, int):
+            target.append(d)
+        elif d is not None and given is not None and i < len(given) and given[i] == d:
+            target.append(0)
+        else:
+            target.append(-1)
+    return target if target.count(-1) <= 1 else None
+
+
+def _unsqueeze(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    viewed = _view(node, graph, shapes)
+    if viewed is not None:
+        return viewed
+    value, axes = node.inputs[0], shapes.fixed(node.inputs[1])
+    assert value is not None
+    inner, rank = value.producer(), len(dims(node.outputs[0]) or ())
+    if inner is None or inner.op_type != "Unsqueeze" or axes is None or not rank:
+        return None
+    first = shapes.fixed(inner.inputs[1])
+    if first is None:
+        return None
+    outer = [a % rank for a in axes]
+    kept = [i for i in range(rank) if i not in outer]
+    both = sorted(outer + [kept[a % (rank - len(outer))] for a in first])
+    out = node.outputs[0]
+    new = add_constant(graph, np.array(both, np.int64), f"{out.name}.axes")
+    return insert(node, "Unsqueeze", [inner.inputs[0], new], dtype=out.dtype, shape=out.shape).outputs
+
+
+def _expand(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    return _first(node) if same(dims(node.inputs[0]), dims(node.outputs[0])) else None
+
+
+def _slice(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    bounds, given = slice_bounds(shapes, node), dims(node.inputs[0])
+    if bounds is None or given is None:
+        return None
+    return _first(node) if all(is_whole(b, given[b[0]]) for b in bounds) else None
+
+
+def _concat(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    return _first(node) if len(node.inputs) == 1 else None
+
+
+def _neutral(element: int, sides: tuple[int, ...]) -> _Rule:
+    def rule(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+        for side in sides:
+            array = constant(node.inputs[side])
+            other = node.inputs[1 - side]
+            if array is None or other is None or not array.size or not (array == element).all():
+                continue
+            if same(dims(other), dims(node.outputs[0])):
+                return [other]
+        return None
+
+    return rule
+
+
+def _where(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    condition = constant(node.inputs[0])
+    if condition is None or not condition.size or (condition != condition.flat[0]).any():
+        return None
+    chosen = node.inputs[1] if condition.flat[0] else node.inputs[2]
+    return [chosen] if chosen is not None and same(dims(chosen), dims(node.outputs[0])) else None
+
+
+def _dropout(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    training = constant(node.inputs[2]) if len(node.inputs) > 2 else np.array(False)
+    return _first(node) if training is not None and not training.any() and len(node.outputs) == 1 else None
+
+
+def _sequence_at(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
+    """Items of a sequence that was split or built with known lengths are plain values: no target runs sequences."""
+    sequence, position = node.inputs[0], shapes.fixed(node.inputs[1])
+    maker = None if sequence is None else sequence.producer()
+    if maker is None or position is None:
+        return None
+    if maker.op_type == "SequenceConstruct":
+        item = maker.inputs[position[0]]
+        return None if item is None else [item]
+    if maker.op_type != "SplitToSequence":
+        return None
+    split = _split_of(maker, graph, shapes)
+    return None if split is None else [split.outputs[position[0]]]
+
+
+def _split_of(maker: ir.Node, graph: ir.Graph, shapes: Shapes) -> ir.Node | None:
+    data = maker.inputs[0]
+    given = dims(data)
+    if data is None or given is None or not int_attribute(maker, "keepdims", 1):
+        return None
+    axis = int_attribute(maker, "axis", 0) % len(given)
+    length = given[axis]
+    lengths = shapes.fixed(maker.inputs[1]) if len(maker.inputs) > 1 else None
+    if not isinstance(length, int) or lengths is None:
+        return None
+    if static(maker.inputs[1]) == ():  # one number: pieces of that length, the last may be shorter
+        lengths = tuple(min(lengths[0], length - start) for start in range(0, length, lengths[0]))
+    for use in data.uses():  # made for an earlier item of the same sequence
+        if use.node.op_type == "Split" and use.node.metadata_props.get("split_of") == maker.name:
+            return use.node
+    sizes = add_constant(graph, np.array(lengths, np.int64), f"{maker.outputs[0].name}.lengths")
+    split = insert(maker, "Split", [data, sizes], {"axis": axis}, outputs=len(lengths))
+    split.metadata_props["split_of"] = maker.name or ""
+    for out, n in zip(split.outputs, lengths):
+        out.dtype = data.dtype
+        out.shape = ir.Shape((*given[:axis], n, *given[axis + 1 :]))
+    return split
+
+
+_RULES: dict[str, _Rule] = {
+    "Add": _neutral(0, (0, 1)),
+    "Cast": _cast,
+    "CastLike": _cast,
+    "Concat": _concat,
+    "Div": _neutral(1, (1,)),
+    "Dropout": _dropout,
+    "Expand": _expand,
+    "Flatten": _view,
+    "Identity": _identity,
+    "Mul": _neutral(1, (0, 1)),
+    "Pow": _neutral(1, (1,)),
+    "Reshape": _view,
+    "SequenceAt": _sequence_at,
+    "Slice": _slice,
+    "Squeeze": _view,
+    "Sub": _neutral(0, (1,)),
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Where": _where,
+}
