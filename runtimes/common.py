@@ -28,7 +28,9 @@ def threads() -> int | None:
     if not text:
         return None
     if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"{THREADS} must be a positive integer; found '{text}'.", f"For instance: {THREADS}=4")
+        raise UsageError(
+            f"{THREADS} must be a positive integer; found '{text}'.", f"For instance: {THREADS}=4"
+        )
     return int(text)
 
 
@@ -40,7 +42,9 @@ def choose(device: str, devices: Sequence[Device], target: str, install: str) ->
         UsageError: there is no such device.
     """
     if not devices:
-        raise LatentcError(f"artifacts of target '{target}' need a package that is not installed.", f"Run: {install}")
+        raise LatentcError(
+            f"artifacts of target '{target}' need a package that is not installed.", f"Run: {install}"
+        )
     names = [d.name for d in devices]
     if device == "auto":
         return names[0]
@@ -86,7 +90,9 @@ def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpe
     missing = [n for n in specs if n not in inputs]
     extra = [n for n in inputs if n not in specs]
     if missing or extra:
-        raise LatentcError(f"{name} takes the inputs {', '.join(specs)}; missing: {missing}, not its own: {extra}.")
+        raise LatentcError(
+            f"{name} takes the inputs {', '.join(specs)}; missing: {missing}, not its own: {extra}."
+        )
     for key, spec in specs.items():
         array = inputs[key]
         fits = len(array.shape) == len(spec.shape) and all(

@@ -36,7 +36,9 @@ def check_external_data(model_file: Path) -> None:
             end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
             start = int(entries.get("offset", "0"))
         except ValueError as error:
-            raise LatentcError(f"{model_file}: the external data of '{tensor.name}' has no valid offset.") from error
+            raise LatentcError(
+                f"{model_file}: the external data of '{tensor.name}' has no valid offset."
+            ) from error
         if start < 0 or end < start or end > sizes[location]:
             raise LatentcError(
                 f"{model_file}: '{tensor.name}' is at bytes {start} to {end} of {location}, "
@@ -48,7 +50,9 @@ def check_external_data(model_file: Path) -> None:
 def _size(model_file: Path, location: str) -> int:
     plain = location not in ("", ".", "..") and ":" not in location and "\0" not in location
     if not plain or location != PurePosixPath(location).name or location != PureWindowsPath(location).name:
-        raise LatentcError(f"{model_file}: weights at '{location}'; only a plain name of a file beside it is allowed.")
+        raise LatentcError(
+            f"{model_file}: weights at '{location}'; only a plain name of a file beside it is allowed."
+        )
     path = model_file.parent / location
     if path.is_symlink() or not path.is_file():
         raise LatentcError(f"{model_file}: its weights, {path.name}, are not a plain file beside it.")

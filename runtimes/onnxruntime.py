@@ -135,7 +135,11 @@ def _own(value: Any) -> np.ndarray:
     if value.element_type() == BFLOAT16:  # Its NumPy type is ml_dtypes', which onnxruntime does not know.
         import ml_dtypes
 
-        raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes()) if 0 not in value.shape() else b""
+        raw = (
+            ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+            if 0 not in value.shape()
+            else b""
+        )
         return np.frombuffer(bytearray(raw), ml_dtypes.bfloat16).reshape(value.shape())
     array: np.ndarray = value.numpy()
     return array

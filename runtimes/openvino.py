@@ -39,7 +39,10 @@ class OpenVinoSessions:
             import openvino as ov
 
             core = ov.Core()
-            found = [Device(d.lower(), str(core.get_property(d, "FULL_DEVICE_NAME"))) for d in core.available_devices]
+            found = [
+                Device(d.lower(), str(core.get_property(d, "FULL_DEVICE_NAME")))
+                for d in core.available_devices
+            ]
         except (ImportError, RuntimeError):
             return ()
         return tuple(sorted(found, key=lambda d: not d.name.startswith("cpu")))
@@ -113,8 +116,12 @@ class OpenVinoSession:
 
         with running(self._name, "openvino", inputs):
             # A read-only or sliced array cannot be shared; 0-d stays 0-d.
-            lent = {n: np.require(a, requirements=["C", "A", "W"]).reshape(a.shape) for n, a in inputs.items()}
-            result = self._request.infer([lent[name] for name in self.inputs], share_inputs=True, share_outputs=False)
+            lent = {
+                n: np.require(a, requirements=["C", "A", "W"]).reshape(a.shape) for n, a in inputs.items()
+            }
+            result = self._request.infer(
+                [lent[name] for name in self.inputs], share_inputs=True, share_outputs=False
+            )
         return {name: result[i] for i, name in enumerate(self.outputs)}
 
     def close(self) -> None:

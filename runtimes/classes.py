@@ -1,0 +1,70 @@
+"""Classes that an artifact names: imported from the trusted libraries only, and only of the kinds that are data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import TRUSTED_LIBRARIES
+
+
+def import_class(class_path: str) -> type:
+    """``"diffusers.models.unets:UNet2DConditionModel"`` -> the class.
+
+    Raises:
+        LatentcError: not of that form, not in a trusted library, not there, or not a class.
+    """
+    module, _, name = class_path.partition(":")
+    if module.partition(".")[0] not in TRUSTED_LIBRARIES or not name.isidentifier():
+        raise LatentcError(
+            f"the artifact names the class '{class_path}'; "
+            f"only classes of {' and '.join(sorted(TRUSTED_LIBRARIES))} are imported."
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        library = module.partition(".")[0]
+        raise LatentcError(
+            f"the artifact needs {class_path}, which the installed {library} does not have: {error}",
+            f"Install the version of {library} that latentc.json names under toolchain.",
+        ) from error
+    if not isinstance(found, type):
+        raise LatentcError(f"the artifact names '{class_path}', which is not a class.")
+    return found
+
+
+def import_subclass(class_path: str, base: type, what: str) -> type:
+    """`import_class`, for a class that must derive from `base` (a `what`)."""
+    found = import_class(class_path)
+    if not issubclass(found, base):
+        raise LatentcError(f"the artifact names '{class_path}' as a {what}, which it is not.")
+    return found
+
+
+def class_path(cls: type) -> str:
+    """The class as `import_class` takes it."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def new_output(path: str, items: dict[str, Any], texts: bool) -> Any:
+    """The object ``class(**items)`` that a component returned.
+
+    Output dataclasses of the trusted libraries may hold anything. Other classes (a VAE's
+    `DiagonalGaussianDistribution`) must be of `diffusers.models`, and are given no text (`texts` says whether
+    `items` holds any): without a path or a name a constructor has nothing to open.
+
+    Raises:
+        LatentcError: the class is of neither kind, or its constructor takes other arguments.
+    """
+    import dataclasses
+    from collections import OrderedDict
+
+    cls = import_class(path)
+    output = dataclasses.is_dataclass(cls) and issubclass(cls, OrderedDict)
+    if not output and (texts or not path.startswith("diffusers.models.")):
+        raise LatentcError(f"the artifact builds a result of '{path}', which is not an output class.")
+    try:
+        return cls(**items)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LatentcError(f"the installed {path} is not built from {', '.join(items)}: {error}") from error

@@ -1,0 +1,113 @@
+"""The graphs of an artifact, each opened once, when it is first needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import GraphRecord, Manifest
+from artifacts.progress import Event, Progress
+from runtimes import table
+from runtimes.base import Session
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CACHE = "LATENTC_CACHE"
+
+
+def cache_dir() -> Path:
+    """Where compiled blobs are kept between starts: $LATENTC_CACHE, or `latentc` in the user's cache folder."""
+    if chosen := os.environ.get(CACHE):
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "latentc" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "latentc"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentc"
+
+
+class Graphs:
+    """Sessions by graph folder. Safe to use from several threads; a graph runs one call at a time."""
+
+    def __init__(
+        self, root: Path, manifest: Manifest, device: str, cache: Path | None, progress: Progress
+    ) -> None:
+        self._root = root
+        self._manifest = manifest
+        self._device = device
+        self._cache = cache
+        self._progress = progress
+        self._records = {g.folder: g for g in manifest.graphs}
+        self._factory = table.get(manifest.target)
+        self._sessions: dict[str, Session] = {}
+        self._locks = {g.folder: threading.Lock() for g in manifest.graphs}
+        self._closed = False
+
+    def record(self, graph: str) -> GraphRecord:
+        """The manifest's record of the graph in folder `graph`.
+
+        Raises:
+            LatentcError: there is none.
+        """
+        if graph not in self._records:
+            raise LatentcError(f"the artifact has no graph '{graph}' (it has: {', '.join(self._records)}).")
+        return self._records[graph]
+
+    def open(self, graph: str) -> None:
+        """Opens the graph unless it is open.
+
+        Raises:
+            LatentcError: no such device, or the vendor refused the file.
+        """
+        record = self.record(graph)
+        with self._locks[graph]:
+            if self._closed:
+                raise LatentcError("the pipeline is closed.", "Load the artifact again.")
+            if graph in self._sessions:
+                return
+            self._progress(Event(f"opening {graph}", 0, None))
+            self._sessions[graph] = self._factory.open(
+                self._root / record.model_file, self._device, record.precision, self._cache_of(record)
+            )
+            self._progress(Event(f"opening {graph}", 1, 1))
+
+    def open_all(self) -> None:
+        """Opens every graph."""
+        for graph in self._records:
+            self.open(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph once; `inputs` may hold inputs that the vendor dropped because nothing depends on them."""
+        self.open(graph)
+        with self._locks[graph]:
+            session = self._sessions[graph]
+            return session.run({name: array for name, array in inputs.items() if name in session.inputs})
+
+    def close(self) -> None:
+        """Frees all sessions; twice is harmless."""
+        self._closed = True
+        for graph in list(self._sessions):
+            with self._locks[graph]:
+                self._sessions.pop(graph).close()
+
+    def _cache_of(self, record: GraphRecord) -> Path | None:
+        """A folder for this content only: vendors recognize blobs by path, and an artifact can be replaced."""
+        if self._cache is None:
+            return None
+        digest = hashlib.sha256()
+        for file in sorted(self._manifest.files, key=lambda f: f.path):
+            if file.path.startswith(record.folder + "/"):
+                digest.update(f"{file.path} {file.sha256}\n".encode())
+        folder = self._cache / self._manifest.target / digest.hexdigest()[:32]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return None  # A home folder that cannot be written costs time, not function.
+        return folder

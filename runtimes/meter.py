@@ -1,0 +1,95 @@
+"""How long components take, and whether somebody asked to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from artifacts.errors import LatentcError
+
+
+class Cancelled(LatentcError):
+    """The work was stopped because the caller asked for it."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class MethodTime:
+    """How often one method of a component was called, and the seconds it took in all."""
+
+    calls: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the seconds of one `generate` went.
+
+    Attributes:
+        total: from call to images, without `opening`.
+        opening: opening graphs for the first time.
+        components: "unet.forward" -> its calls and seconds.
+        steps: seconds of each denoising step, its components included.
+    """
+
+    total: float
+    opening: float
+    components: Mapping[str, MethodTime]
+    steps: tuple[float, ...]
+
+
+@dataclass
+class Meter:
+    """Collects the times of one `generate`; compiled components report to it and ask it whether to go on."""
+
+    cancel: threading.Event | None = None
+    opening: float = 0.0
+    steps: list[float] = field(default_factory=list)
+    _started: float = field(default_factory=time.perf_counter)
+    _step: float | None = None
+    _methods: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises Cancelled when the caller has asked for it."""
+        if self.cancel is not None and self.cancel.is_set():
+            raise Cancelled("cancelled.")
+
+    @contextmanager
+    def measure(self, component: str, method: str) -> Iterator[None]:
+        """Counts what runs inside as one call."""
+        self.check()
+        start = time.perf_counter()
+        yield
+        calls, seconds = self._methods.get(f"{component}.{method}", (0, 0.0))
+        self._methods[f"{component}.{method}"] = (calls + 1, seconds + time.perf_counter() - start)
+
+    @contextmanager
+    def measure_opening(self) -> Iterator[None]:
+        """Counts what runs inside as opening, not as work."""
+        start = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - start
+        self.opening += elapsed
+        if self._step is not None:
+            self._step += elapsed
+
+    def begin_steps(self) -> None:
+        """The denoising loop starts now."""
+        self._step = time.perf_counter()
+
+    def end_step(self) -> None:
+        """A step ended now."""
+        now = time.perf_counter()
+        self.steps.append(now - (self._step if self._step is not None else now))
+        self._step = now
+
+    def timings(self) -> Timings:
+        """What was collected up to now."""
+        total = time.perf_counter() - self._started - self.opening
+        return Timings(
+            total, self.opening, {k: MethodTime(*v) for k, v in self._methods.items()}, tuple(self.steps)
+        )

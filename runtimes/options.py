@@ -1,0 +1,114 @@
+"""The options of `generate` as the parameters of a pipeline's own `__call__`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from artifacts.errors import UsageError
+from artifacts.manifest import DimRange
+
+# Our option -> what diffusers' pipelines call it. The first that the pipeline has is used.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt",),
+    "negative_prompt": ("negative_prompt",),
+    # Masked pipelines of Kandinsky and most others; "reference_image" is what subject-driven ones take.
+    "image": ("image", "reference_image"),
+    "mask": ("mask_image", "mask", "mask_images"),
+    "strength": ("strength",),
+    "steps": ("num_inference_steps", "prior_num_inference_steps"),
+    "guidance": ("guidance_scale", "prior_guidance_scale"),
+    "images": ("num_images_per_prompt", "num_videos_per_prompt"),
+    "seed": ("generator",),
+    "width": ("width",),
+    "height": ("height",),
+}
+
+
+def parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of the pipeline's `__call__`, without `self`."""
+    found = dict(inspect.signature(type(pipeline).__call__).parameters)
+    found.pop("self", None)
+    return found
+
+
+def synonym(option: str, known: Mapping[str, Any]) -> str | None:
+    """The pipeline's name for our `option`, or None if it has none."""
+    return next((name for name in SYNONYMS[option] if name in known), None)
+
+
+def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for the pipeline's `__call__`.
+
+    Args:
+        options: our options; those that are None are not passed on.
+        extra: the pipeline's own parameters, passed on as they are.
+
+    Raises:
+        UsageError: the pipeline has no parameter for an option.
+    """
+    known = parameters(pipeline)
+    given: dict[str, Any] = {}
+    for option, value in options.items():
+        if value is None:
+            continue
+        name = synonym(option, known)
+        if name is None:
+            shown = "size" if option in ("width", "height") else option
+            raise UsageError(
+                f"{type(pipeline).__name__} has no parameter for '{shown}' (it has: {_names(known)})."
+            )
+        given[name] = value
+    for name, value in extra.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *SYNONYMS], n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else ""
+            raise UsageError(
+                f"{type(pipeline).__name__} has no parameter '{name}' (it has: {_names(known)}).", hint
+            )
+        if name in given:
+            raise UsageError(f"'{name}' is given twice: by its own name and as one of {_ours(name)}.")
+        given[name] = value
+    missing = [
+        n for n, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and n not in given
+    ]
+    if missing:
+        raise UsageError(f"{type(pipeline).__name__} needs '{missing[0]}' ({', '.join(_ours(missing[0]))}).")
+    return given
+
+
+def parse_size(size: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    """``"512x384"`` or ``(512, 384)`` -> (width, height) in pixels.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    if size is None:
+        return None
+    parts = size.lower().split("x") if isinstance(size, str) else list(map(str, size))
+    if len(parts) == 1:
+        parts *= 2
+    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        raise UsageError(f"a size is written WIDTHxHEIGHT; found '{size}'.", "For instance: --size 512x512")
+    return int(parts[0]), int(parts[1])
+
+
+def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str) -> None:
+    """Raises UsageError when `value` is outside what the artifact was compiled for."""
+    limits = sizes.get(name)
+    if limits is not None and not limits.min <= value <= limits.max:
+        allowed = f"{limits.min}" if limits.min == limits.max else f"{limits.min} to {limits.max}"
+        raise UsageError(
+            f"the artifact was compiled for a {name} of {allowed}; found {what} {value}.",
+            "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX",
+        )
+
+
+def _names(known: Mapping[str, Any]) -> str:
+    return ", ".join(known)
+
+
+def _ours(name: str) -> list[str]:
+    return [option for option, names in SYNONYMS.items() if name in names] or [name]

@@ -1,0 +1,398 @@
+"""An artifact as a pipeline: `load` it, then `generate` images."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import UsageError
+from artifacts.manifest import Manifest
+from artifacts.progress import Event, Progress, silent
+from artifacts.verify import open_artifact
+from runtimes.assemble import assemble, make_scheduler
+from runtimes.graphs import Graphs, cache_dir
+from runtimes.meter import Cancelled, Meter, Timings
+from runtimes.options import arguments, check_range, parameters, parse_size, synonym
+from runtimes.shell import build_shell
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = ["Cancelled", "Pipeline", "Result", "load"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `Pipeline.generate` made.
+
+    Attributes:
+        images: one PIL image for each that was asked for; of a video, its frames, one video after the other.
+        seed: the seed of the first image.
+        seeds: the seed of each image or video.
+        timings: where the time went.
+        parameters: what to pass to make the same again, with the model and the target; JSON-compatible.
+        outputs: what the pipeline returned besides PIL images (a prior's "image_embeds", "frames", latents),
+            under the pipeline's own names; tensors and arrays of several runs are concatenated.
+    """
+
+    images: tuple[PIL.Image.Image, ...]
+    seed: int
+    seeds: tuple[int, ...]
+    timings: Timings
+    parameters: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
+def load(
+    path: str | Path,
+    device: str = "auto",
+    task: str | None = None,
+    cache: bool = True,
+    progress: Progress = silent,
+) -> Pipeline:
+    """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when they are first used.
+
+    Args:
+        path: the artifact's folder.
+        device: one that `latentc targets` lists for the artifact's target, or "auto".
+        task: one of the artifact's, or None for its first.
+        cache: keep compiled graphs between starts, in $LATENTC_CACHE or the user's cache folder.
+        progress: told of verifying, opening and, unless `generate` is given its own, of steps.
+
+    Raises:
+        LatentcError: the artifact is damaged, or needs a library or device that is not here.
+        UsageError: it has no such task.
+    """
+    artifact = open_artifact(path, progress=progress)
+    manifest = artifact.manifest
+    tasks = list(manifest.pipelines)
+    chosen = tasks[0] if task is None else task
+    if chosen not in manifest.pipelines:
+        raise UsageError(
+            f"the artifact has no task '{chosen}' (it has: {', '.join(tasks)}).",
+            f"Compile it in: latentc compile MODEL OUT --task {chosen}",
+        )
+    graphs = Graphs(artifact.root, manifest, device, cache_dir() if cache else None, progress)
+    return Pipeline(artifact.root, manifest, chosen, graphs, progress)
+
+
+class Pipeline:
+    """One task of an artifact. `diffusers` is the diffusers pipeline itself, for whatever `generate` does not cover."""
+
+    def __init__(
+        self, root: Path, manifest: Manifest, task: str, graphs: Graphs, progress: Progress = silent
+    ) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.task = task
+        self._graphs = graphs
+        self._progress = progress
+        self._meter = Meter()
+        self._lock = threading.Lock()
+        shells = {c.name: build_shell(c, root, graphs, lambda: self._meter) for c in manifest.components}
+        self.diffusers: Any = assemble(root, manifest.pipelines[task], shells)
+        self._scheduler = getattr(self.diffusers, "scheduler", None)
+
+    def open(self) -> None:
+        """Opens every graph now, rather than when it is first used.
+
+        Raises:
+            LatentcError: no such device, or the vendor refused a file.
+        """
+        self._graphs.open_all()
+
+    def close(self) -> None:
+        """Frees all graphs; twice is harmless."""
+        self._graphs.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        image: Any = None,
+        mask: Any = None,
+        strength: float | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+        size: str | tuple[int, int] | None = None,
+        images: int = 1,
+        scheduler: str | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+        **extra: Any,
+    ) -> Result:
+        """Makes images.
+
+        What is None is left to the pipeline's own default. The noise comes from a CPU generator, so that one
+        seed gives one picture on every runtime and device; image `i` has the seed ``seed + i``, however many are
+        made at once.
+
+        Args:
+            image: what to start from (PIL); `mask`: white where to paint; `strength`: 0 to 1, how much to change.
+            steps: denoising steps. guidance: the classifier-free guidance scale.
+            seed: of the first image; None for a random one, which the result names.
+            size: (width, height) in pixels, or "512x512".
+            images: how many; made in batches as large as the artifact allows.
+            scheduler: class name of a compatible diffusers scheduler; its configuration is the model's.
+            progress: told of each step.
+            cancel: set it from another thread to stop before the next call of a component.
+            extra: the pipeline's own parameters, by their own names.
+
+        Raises:
+            UsageError: an option that this pipeline has no parameter for, or outside the compiled ranges.
+            Cancelled: `cancel` was set.
+            LatentcError: a component is not compiled for what the pipeline asked of it.
+        """
+        with self._lock:
+            return self._generate(
+                {
+                    "prompt": prompt,
+                    "negative_prompt": negative_prompt,
+                    "image": image,
+                    "mask": mask,
+                    "strength": strength,
+                    "steps": steps,
+                    "guidance": guidance,
+                },
+                secrets.randbelow(2**32) if seed is None else seed,
+                parse_size(size),
+                images,
+                scheduler,
+                progress or self._progress,
+                cancel,
+                extra,
+            )
+
+    def _generate(
+        self,
+        options: dict[str, Any],
+        seed: int,
+        size: tuple[int, int] | None,
+        images: int,
+        scheduler: str | None,
+        progress: Progress,
+        cancel: threading.Event | None,
+        extra: Mapping[str, Any],
+    ) -> Result:
+        if images < 1:
+            raise UsageError(f"at least one image must be made; found images = {images}.")
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"a seed is an integer of at least 0; found {seed}.")
+        pipe = self.diffusers
+        known = parameters(pipe)
+        options |= dict(zip(("width", "height"), self._size(size, known), strict=True))
+        if image := options["image"]:
+            self._check_image(image, known)
+        # Before any work: an option that the pipeline does not have is an error now.
+        arguments(pipe, options, extra)
+        if self._scheduler is not None:
+            # A fresh one each time: schedulers keep state, and an interrupted run leaves it half-way.
+            name = scheduler or type(self._scheduler).__name__
+            pipe.scheduler = (
+                make_scheduler(pipe, name)
+                if scheduler
+                else type(self._scheduler).from_config(self._scheduler.config)
+            )
+        elif scheduler:
+            make_scheduler(pipe, scheduler)
+        self._meter = Meter(cancel=cancel)
+        seeds = tuple(seed + i for i in range(images))
+        at_once = self._batch(known)
+        runs = [seeds[i : i + at_once] for i in range(0, images, at_once)]
+        bars = _Bars(self._meter, progress, len(runs))
+        pipe.progress_bar = bars.bar
+        outputs = [self._run(chunk, options, extra, known) for chunk in runs]
+        merged, pictures = _merge(outputs)
+        return Result(
+            images=pictures,
+            seed=seed,
+            seeds=seeds,
+            timings=self._meter.timings(),
+            parameters=self._parameters(options, extra, seed, images),
+            outputs=merged,
+        )
+
+    def _run(
+        self,
+        seeds: tuple[int, ...],
+        options: Mapping[str, Any],
+        extra: Mapping[str, Any],
+        known: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
+        """One call of the pipeline: a batch of one image for each seed."""
+        import torch
+
+        generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+        full = dict(options)
+        if synonym("seed", known) and "generator" not in extra:
+            full["seed"] = generators[0] if len(generators) == 1 else generators
+        if len(seeds) > 1:
+            full["images"] = len(seeds)
+        given = arguments(self.diffusers, full, extra)
+        if "return_dict" in known:
+            given["return_dict"] = True
+        with torch.inference_mode():
+            output = self.diffusers(**given)
+        return dict(output) if isinstance(output, Mapping) else {"output": output}
+
+    def _batch(self, known: Mapping[str, Any]) -> int:
+        """How many images one call of the pipeline may make."""
+        if synonym("images", known) is None:
+            return 1
+        limits = self.manifest.sizes.get("batch")
+        return max(1, limits.max) if limits else 1
+
+    def _size(self, size: tuple[int, int] | None, known: Mapping[str, Any]) -> tuple[int | None, int | None]:
+        """Width and height to pass: those asked for, or those of an artifact that has only one size."""
+        sizes = self.manifest.sizes
+        if size is not None:
+            check_range("a width of", size[0], sizes, "width")
+            check_range("a height of", size[1], sizes, "height")
+            return size
+        fixed = [
+            sizes[n].min if n in sizes and sizes[n].min == sizes[n].max else None for n in ("width", "height")
+        ]
+        found = [
+            value if synonym(n, known) else None for n, value in zip(("width", "height"), fixed, strict=True)
+        ]
+        return found[0], found[1]
+
+    def _check_image(self, image: Any, known: Mapping[str, Any]) -> None:
+        """An image sets the size where the pipeline has no parameter for it."""
+        if (
+            synonym("width", known) is not None
+            or not hasattr(image, "size")
+            or not isinstance(image.size, tuple)
+        ):
+            return
+        check_range("an image with a width of", image.size[0], self.manifest.sizes, "width")
+        check_range("an image with a height of", image.size[1], self.manifest.sizes, "height")
+
+    def _parameters(
+        self, options: Mapping[str, Any], extra: Mapping[str, Any], seed: int, images: int
+    ) -> dict[str, Any]:
+        plain = (bool, int, float, str)
+        kept = {k: v for k, v in {**options, **extra}.items() if isinstance(v, plain)}
+        scheduler = getattr(self.diffusers, "scheduler", None)
+        if scheduler is not None:
+            kept["scheduler"] = type(scheduler).__name__
+        return kept | {
+            "seed": seed,
+            "images": images,
+            "task": self.task,
+            "model": self.manifest.source.id,
+            "target": self.manifest.target,
+            "precision": self.manifest.precision,
+        }
+
+
+class _Bars:
+    """Diffusers' progress bars as progress events: the one thing that all of its denoising loops share."""
+
+    def __init__(self, meter: Meter, progress: Progress, runs: int) -> None:
+        self._meter = meter
+        self._progress = progress
+        self._runs = runs
+        self._run = 0
+
+    def bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> _Bar:
+        """Stands for `DiffusionPipeline.progress_bar`."""
+        if total is None and hasattr(iterable, "__len__"):
+            total = len(iterable)  # type: ignore[arg-type]
+        self._run += 1
+        task = (
+            "denoising"
+            if self._runs == 1
+            else f"denoising, batch {min(self._run, self._runs)} of {self._runs}"
+        )
+        return _Bar(self._meter, self._progress, task, iterable, total)
+
+
+class _Bar:
+    """Looks like a tqdm."""
+
+    def __init__(
+        self, meter: Meter, progress: Progress, task: str, iterable: Iterable[Any] | None, total: int | None
+    ) -> None:
+        self._meter = meter
+        self._progress = progress
+        self._task = task
+        self._iterable = iterable
+        self._done = 0
+        self.total = total
+        meter.begin_steps()
+        progress(Event(task, 0, total, "steps"))
+
+    def update(self, n: int = 1) -> None:
+        self._meter.check()
+        self._meter.end_step()
+        self._done += n
+        self._progress(Event(self._task, self._done, self.total, "steps"))
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable or ():
+            yield item
+            self.update()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def set_postfix(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def set_description(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def _merge(outputs: list[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The outputs of several runs as one, and the PIL images in them."""
+    merged: dict[str, Any] = {}
+    pictures: list[Any] = []
+    for key in outputs[0]:
+        value = _join([o[key] for o in outputs])
+        flat = list(_pictures(value))
+        if flat and not pictures:
+            pictures = flat
+        if not flat or key != "images":
+            merged[key] = value
+    return merged, tuple(pictures)
+
+
+def _join(values: list[Any]) -> Any:
+    if len(values) == 1 or values[0] is None:
+        return values[0]
+    if isinstance(values[0], (list, tuple)):
+        return [item for value in values for item in value]
+    import numpy as np
+    import torch
+
+    if isinstance(values[0], torch.Tensor):
+        return torch.cat(values) if values[0].ndim else values
+    return np.concatenate(values) if isinstance(values[0], np.ndarray) and values[0].ndim else values
+
+
+def _pictures(value: Any) -> Iterator[Any]:
+    import PIL.Image
+
+    if isinstance(value, PIL.Image.Image):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _pictures(item)

@@ -1,0 +1,212 @@
+"""A compiled component: the module's own class without its weights, whose compiled methods run in sessions.
+
+Pipelines ask their modules for more than `forward`: isinstance checks, `config`, attributes of submodules. A
+module built on the meta device has all of that and no memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import ComponentRecord, GraphRecord, MethodRecord
+from runtimes.classes import import_subclass
+from runtimes.meter import Meter
+from runtimes.residual import put_residual
+from runtimes.signature import bind, defaults, signature
+from runtimes.tree import Mismatch, fit_dims, match_arguments, rebuild, to_array
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# Methods that would put other weights into a module: there are none to change in a compiled one, and a pipeline
+# whose LoRA silently does nothing is worse than an error.
+WEIGHT_METHODS = (
+    "load_lora_adapter",
+    "load_attn_procs",
+    "load_adapter",
+    "add_adapter",
+    "fuse_lora",
+    "load_state_dict",
+    "save_pretrained",
+)
+# Methods that move or cast a module. Sessions have their device and precision already.
+MOVE_METHODS = ("to", "cpu", "cuda", "float", "half", "bfloat16", "double")
+
+
+class Runner(Protocol):
+    """What a shell's methods call: `runtimes.graphs.Graphs`, or a stand-in."""
+
+    def record(self, graph: str) -> GraphRecord:
+        """The manifest's record of a graph."""
+
+    def open(self, graph: str) -> None:
+        """Opens a graph unless it is open."""
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs a graph once."""
+
+
+def build_shell(
+    record: ComponentRecord, root: Path, runner: Runner, meter: Callable[[], Meter]
+) -> torch.nn.Module:
+    """The shell of one component.
+
+    Args:
+        record: the component, from the manifest.
+        root: the artifact's folder, for `record.config` and `record.residual`.
+        runner: runs graphs.
+        meter: gives the meter of the `generate` that is under way.
+
+    Raises:
+        LatentcError: the class is not trusted or has no such method, or its config does not build it.
+    """
+    import torch
+
+    cls = import_subclass(record.class_path, torch.nn.Module, "module")
+    module = _on_meta(cls, root / record.config)
+    module.eval().requires_grad_(False)
+    if record.residual is not None:
+        put_residual(module, root / record.residual)
+    module.__class__ = _shell_class(cls, record.name)
+    _guard(module, record)
+    by_method: dict[str, list[MethodRecord]] = {}
+    for method in record.methods:
+        by_method.setdefault(method.method, []).append(method)
+    for name, records in by_method.items():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        owner_class = cls if owner is module else type(owner)
+        signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
+        object.__setattr__(owner, leaf, _answer(owner_class, record.name, name, records, runner, meter))
+    return module
+
+
+def _on_meta(cls: type, config: Path) -> torch.nn.Module:
+    """An instance of `cls` with its parameters on the meta device."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return _from_config(cls, config)
+    except (NotImplementedError, RuntimeError):
+        # A constructor that reads the values of tensors it makes (`.item()` of a linspace): keep those real, and
+        # free each parameter as soon as it is made.
+        from accelerate import init_empty_weights
+
+        with init_empty_weights(include_buffers=False):
+            return _from_config(cls, config)
+
+
+def _from_config(cls: Any, config: Path) -> torch.nn.Module:
+    import torch
+
+    try:
+        if hasattr(cls, "config_class") and cls.config_class is not None:
+            parsed = cls.config_class.from_pretrained(str(config.parent), local_files_only=True)
+            # "eager": a config may name an attention kernel to download, which would be code.
+            return cls._from_config(parsed, dtype=torch.float32, attn_implementation="eager")  # type: ignore[no-any-return]
+        return cls.from_config(json.loads(config.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
+    except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
+        raise LatentcError(f"{cls.__qualname__} cannot be built from {config}: {error}") from error
+
+
+def _shell_class(cls: type, component: str) -> type:
+    """A subclass of `cls` under the same name: on the CPU and in fp32 for whoever asks, and never moved."""
+    import torch
+
+    def stay(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise UsageError(
+            f"'{component}' is compiled: its weights cannot be changed or saved.",
+            "Merge LoRAs into the model before it is compiled.",
+        )
+
+    body: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "device": property(lambda self: torch.device("cpu")),
+        "dtype": property(lambda self: torch.float32),
+        **dict.fromkeys(MOVE_METHODS, stay),
+        **{name: refuse for name in WEIGHT_METHODS if hasattr(cls, name)},
+    }
+    return type(cls.__name__, (cls,), body)
+
+
+def _guard(module: torch.nn.Module, record: ComponentRecord) -> None:
+    """Makes a submodule without weights say so when something that was not compiled calls it."""
+
+    def missing(inner: Any, args: Any) -> None:
+        methods = ", ".join(sorted({m.method for m in record.methods}))
+        raise LatentcError(
+            f"the pipeline called a part of '{record.name}' ({type(inner).__name__}) that is not compiled "
+            f"(compiled: {methods}).",
+            "Compile the model with the --task that needs it.",
+        )
+
+    captured = {m.method.rpartition(".")[0] for m in record.methods if m.method.endswith("forward")}
+    for name, inner in module.named_modules():
+        if name not in captured and any(p.is_meta for p in inner.parameters(recurse=False)):
+            inner.register_forward_pre_hook(missing)
+
+
+def _answer(
+    cls: type,
+    component: str,
+    name: str,
+    records: list[MethodRecord],
+    runner: Runner,
+    meter: Callable[[], Meter],
+) -> Callable[..., Any]:
+    """The method `name`, answered by the first record that fits the call."""
+    method = name.rpartition(".")[2]
+    known = defaults(cls, method)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bound = bind(cls, method, args, kwargs)
+        reasons: list[Mismatch] = []
+        for record in records:
+            graph = runner.record(record.graph)
+            arrays = _arrays(record, graph, bound, known)
+            if isinstance(arrays, Mismatch):
+                reasons.append(arrays)
+                continue
+            now = meter()
+            with now.measure_opening():
+                runner.open(record.graph)
+            with now.measure(component, name):
+                return rebuild(record.result, runner.run(record.graph, arrays))
+        raise LatentcError(
+            f"{component}.{name} is not compiled for this call. "
+            + " / ".join(dict.fromkeys(map(str, reasons))),
+            "See what it was compiled for: latentc inspect ARTIFACT",
+        )
+
+    call.__name__ = method
+    call.__doc__ = f"`{name}` of a compiled {cls.__name__}."
+    return call
+
+
+def _arrays(
+    record: MethodRecord, graph: GraphRecord, bound: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, np.ndarray] | Mismatch:
+    """The graph's inputs in a call, or why the call does not fit it."""
+    tensors = match_arguments(record.arguments, bound, known)
+    if isinstance(tensors, Mismatch):
+        return tensors
+    arrays: dict[str, np.ndarray] = {}
+    for spec in graph.inputs:
+        if spec.name not in tensors:
+            raise LatentcError(f"the manifest has no argument for the input '{spec.name}' of {graph.folder}.")
+        array = to_array(tensors[spec.name], spec, spec.name)
+        if isinstance(array, Mismatch):
+            return array
+        arrays[spec.name] = array
+    sizes = fit_dims(graph.inputs, arrays, graph.dims)
+    return sizes if isinstance(sizes, Mismatch) else arrays
