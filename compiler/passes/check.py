@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from compiler.passes.shapes import is_small
+from compiler.passes.shapes import Shapes, is_small
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -32,6 +32,27 @@ def weightless(model: ir.Model) -> Iterator[ir.Model]:
         for (_, value), tensor in zip(taken, tensors):
             value.const_value = tensor
             graph.register_initializer(value)
+
+
+def complete(model: ir.Model) -> None:
+    """Fills in the types and shapes of all values: our own rules first, onnx's inference for what is left.
+
+    Raises:
+        PreconditionError: a tensor's element type stays unknown.
+    """
+    from onnx_ir.passes import common
+
+    def untyped() -> list[str]:
+        return [v.name or "" for n in model.graph for v in n.outputs if v.type is None and v.name != ""]
+
+    shapes = Shapes()
+    for node in model.graph:
+        shapes.visit(node)
+    if untyped():
+        with weightless(model):
+            common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    if left := untyped():
+        raise ir.passes.PreconditionError(f"the element types of these values are unknown: {', '.join(left[:5])}")
 
 
 def check_model(model: ir.Model, name: str = "") -> None:

@@ -217,18 +217,24 @@ def _split_of(maker: ir.Node, graph: ir.Graph, shapes: Shapes) -> ir.Node | None
     if data is None or given is None or not int_attribute(maker, "keepdims", 1):
         return None
     axis = int_attribute(maker, "axis", 0) % len(given)
-    length = given[axis]
-    lengths = shapes.fixed(maker.inputs[1]) if len(maker.inputs) > 1 else None
-    if not isinstance(length, int) or lengths is None:
+    sizes = maker.inputs[1] if len(maker.inputs) > 1 else None
+    length, pieces, fixed = given[axis], static(sizes), shapes.fixed(sizes)
+    if sizes is None or pieces is None:
         return None
-    if static(maker.inputs[1]) == ():  # one number: pieces of that length, the last may be shorter
-        lengths = tuple(min(lengths[0], length - start) for start in range(0, length, lengths[0]))
+    lengths: Dims
+    if pieces == ():  # one number: pieces of that length, the last may be shorter
+        if fixed is None or not isinstance(length, int):
+            return None
+        lengths = tuple(min(fixed[0], length - start) for start in range(0, length, fixed[0]))
+    else:
+        lengths = shapes.contents(sizes) or (None,) * pieces[0]
     for use in data.uses():  # made for an earlier item of the same sequence
-        if use.node.op_type == "Split" and use.node.metadata_props.get("split_of") == maker.name:
+        if use.node.op_type == "Split" and use.node.metadata_props.get("split_of") == maker.outputs[0].name:
             return use.node
-    sizes = add_constant(graph, np.array(lengths, np.int64), f"{maker.outputs[0].name}.lengths")
+    if pieces == ():
+        sizes = add_constant(graph, np.array(lengths, np.int64), f"{maker.outputs[0].name}.lengths")
     split = insert(maker, "Split", [data, sizes], {"axis": axis}, outputs=len(lengths))
-    split.metadata_props["split_of"] = maker.name or ""
+    split.metadata_props["split_of"] = maker.outputs[0].name or ""
     for out, n in zip(split.outputs, lengths):
         out.dtype = data.dtype
         out.shape = ir.Shape((*given[:axis], n, *given[axis + 1 :]))

@@ -32,6 +32,7 @@ _LIKE_FIRST = frozenset(
 )
 _BROADCAST = frozenset("Add Sub Mul Div Mod Pow Max Min And Or Xor BitShift Mean Sum PRelu".split())
 _COMPARE = frozenset("Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor".split())
+_SEQUENCES = frozenset("SplitToSequence SequenceConstruct SequenceInsert SequenceErase".split())
 _PREDICATE = frozenset("IsNaN IsInf".split())
 _REDUCE = frozenset(
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp".split()
@@ -119,7 +120,12 @@ class Shapes:
         if node.domain not in ("", "ai.onnx") or not node.outputs:
             return
         out = node.outputs[0]
-        if out.dtype is None:
+        if node.op_type in _SEQUENCES:
+            given = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+            if given is not None:
+                out.type = ir.SequenceType(ir.TensorType(given))
+            return
+        if out.type is None:
             dtype = self._dtype(node)
             if dtype is not None:
                 out.dtype = dtype
@@ -151,7 +157,7 @@ class Shapes:
             return ir.DataType.FLOAT if value is None else value.as_tensor().dtype
         if op == "CastLike" or op == "Where":
             return node.inputs[1].dtype if node.inputs[1] is not None else None
-        if op in ("SplitToSequence", "SequenceConstruct", "If", "Loop", "Scan", "DequantizeLinear", "QuantizeLinear"):
+        if op in ("If", "Loop", "Scan", "DequantizeLinear", "QuantizeLinear"):
             return None
         for value in node.inputs:
             return None if value is None else value.dtype

@@ -1,0 +1,121 @@
+"""What both precision passes share: ranges of element types, and which weights do not fit one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from artifacts.errors import UsageError
+from artifacts.progress import Event, Progress, silent
+from compiler.weights import Stored, WeightRef
+
+LOWER: dict[str, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+"""Precision, as a user names it -> element type."""
+
+# A measured maximum is of a few inputs; others may be larger. bf16 has fp32's range and needs no margin.
+_MARGIN = 2.0
+
+
+def element_type(precision: str) -> ir.DataType:
+    """The element type of "fp16" or "bf16".
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if precision not in LOWER:
+        raise UsageError(f"there is no precision '{precision}' below fp32 (there are: {', '.join(LOWER)}).")
+    return LOWER[precision]
+
+
+def largest(dtype: ir.DataType) -> float:
+    """The largest finite number of a floating-point type."""
+    return float(ml_dtypes.finfo(dtype.numpy()).max)
+
+
+def smallest(dtype: ir.DataType) -> float:
+    """The smallest positive number of a floating-point type, subnormals included."""
+    return float(ml_dtypes.finfo(dtype.numpy()).smallest_subnormal)
+
+
+def fits(array: np.ndarray, dtype: ir.DataType) -> bool:
+    """Whether no finite element becomes infinite and no element but zero becomes zero."""
+    size = np.abs(array[np.isfinite(array) & (array != 0)])
+    return not size.size or bool(size.max() <= largest(dtype) and size.min() >= smallest(dtype))
+
+
+def overflow_islands(
+    ranges: Mapping[str, float], precision: str, margin: float = _MARGIN
+) -> frozenset[str]:
+    """The values that a graph of the given precision must keep in fp32.
+
+    Args:
+        ranges: value name -> largest absolute value that was measured; NaN and infinity count as too large.
+        precision: "fp16" or "bf16".
+        margin: how many times a measured value must fit.
+    """
+    limit = largest(element_type(precision)) / (margin if precision == "fp16" else 1.0)
+    return frozenset(name for name, value in ranges.items() if not value <= limit)
+
+
+def _range_fits(weight: WeightRef, dtype: ir.DataType) -> bool:
+    """Whether the source's own type already says that the weight fits; reads nothing."""
+    source = weight.source
+    types = [source.dtype] if isinstance(source, Stored) else [part.dtype for part in source.parts]
+    return dtype == ir.DataType.BFLOAT16 or all(t == dtype for t in types)
+
+
+def audit(weight: ir.TensorProtocol, precision: str) -> float | None:
+    """The weight's largest absolute value when that is too large for `precision`, otherwise None.
+
+    Reads the weight, once and whole, unless its stored type already answers.
+    """
+    dtype = element_type(precision)
+    if isinstance(weight, WeightRef) and _range_fits(weight, dtype):
+        return None
+    array = weight.numpy()
+    largest_seen = float(np.max(np.abs(array), initial=0.0))
+    return largest_seen if not largest_seen <= largest(dtype) else None
+
+
+def out_of_range(model: ir.Model, precision: str, progress: Progress = silent) -> dict[str, float]:
+    """The fp32 weights that `precision` cannot hold: initializer name -> largest absolute value.
+
+    Reads one weight at a time and keeps none. Those whose stored type answers are not read.
+    """
+    found: dict[str, float] = {}
+    weights = list(_float_weights(model))
+    total = float(sum(w.nbytes for _, w in weights))
+    done = 0.0
+    for name, weight in weights:
+        peak = audit(weight, precision)
+        if peak is not None:
+            found[name] = peak
+        done += weight.nbytes
+        progress(Event(f"checking weights for {precision}", done, total, "bytes"))
+    return found
+
+
+def _float_weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
+            yield name, value.const_value
+
+
+def lowered(tensor: ir.TensorProtocol, dtype: ir.DataType, cast: Callable[[WeightRef], WeightRef]) -> ir.TensorProtocol:
+    """A constant in another floating-point type; a weight stays lazy."""
+    if isinstance(tensor, WeightRef):
+        return cast(tensor)
+    return ir.Tensor(saturated(tensor.numpy(), dtype), name=tensor.name)
+
+
+def saturated(array: np.ndarray, dtype: ir.DataType) -> np.ndarray:
+    """The array in `dtype`, where finite values beyond its range become its largest.
+
+    Attention masks are written with the lowest float32, meaning "the lowest there is".
+    """
+    top = largest(dtype)
+    clipped = np.where(np.isfinite(array), np.clip(array, -top, top), array)
+    return clipped.astype(dtype.numpy()).reshape(array.shape)
