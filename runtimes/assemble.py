@@ -1,4 +1,4 @@
-"""Diffusers' own pipeline class, put together from shells and the artifact's schedulers, tokenizers and processors."""
+"""Diffusers' own pipeline class, put together from shells and the artifact's schedulers and tokenizers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assemble(root: Path, pipeline_class: str, shells: Mapping[str, Any]) -> Any:
         for name in inspect.signature(cls.__init__).parameters
         if isinstance(index.get(name), list) and index[name][:1] != [None]
     }
-    # A module that was not compiled: optional ones (a safety checker) are left out, as diffusers does for None.
+    # A module that was not compiled: an optional one (a safety checker) is left out, as None is in diffusers.
     given = {name: shells[name] for name in wanted if name in shells}
     for name in sorted(wanted - set(shells)):
         if _is_module(_trusted(file, name, index[name])):
@@ -62,7 +62,7 @@ def assemble(root: Path, pipeline_class: str, shells: Mapping[str, Any]) -> Any:
 
 
 def _trusted(file: Path, name: str, entry: Any) -> type:
-    """The class that an index entry ``[library, class]`` names: of a trusted library, or of a pipeline's own folder."""
+    """The class that an index entry ``[library, class]`` names, of a trusted library or pipeline."""
     from diffusers import pipelines
 
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):

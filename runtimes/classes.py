@@ -1,4 +1,4 @@
-"""Classes that an artifact names: imported from the trusted libraries only, and only of the kinds that are data."""
+"""Classes that an artifact names: imported from trusted libraries, and only of the kinds that are data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sessions share: devices by name, vendor errors in our words, how many threads, arrays that fit their specs."""
+"""What sessions share: devices by name, vendor errors in our words, threads, arrays that fit their specs."""
 
 from __future__ import annotations
 

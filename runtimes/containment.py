@@ -13,8 +13,8 @@ def check_external_data(model_file: Path) -> None:
     """Every tensor of `model_file` lies in it, or inside a plain file beside it.
 
     Raises:
-        LatentcError: a location is not a plain file name, is a link, is missing, or ends before the tensor does;
-            or the model is not an ONNX file.
+        LatentcError: a location is not a plain file name, is a link, is missing, or ends before the
+            tensor does; or the model is not an ONNX file.
     """
     import onnx
 

@@ -23,7 +23,7 @@ CACHE = "LATENTC_CACHE"
 
 
 def cache_dir() -> Path:
-    """Where compiled blobs are kept between starts: $LATENTC_CACHE, or `latentc` in the user's cache folder."""
+    """Where compiled graphs are kept between starts: $LATENTC_CACHE, or the user's cache folder."""
     if chosen := os.environ.get(CACHE):
         return Path(chosen)
     if sys.platform == "win32":
@@ -84,7 +84,7 @@ class Graphs:
             self.open(graph)
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph once; `inputs` may hold inputs that the vendor dropped because nothing depends on them."""
+        """Runs the graph once; `inputs` may hold some that the vendor dropped as nothing depends on them."""
         self.open(graph)
         with self._locks[graph]:
             session = self._sessions[graph]
@@ -98,7 +98,7 @@ class Graphs:
                 self._sessions.pop(graph).close()
 
     def _cache_of(self, record: GraphRecord) -> Path | None:
-        """A folder for this content only: vendors recognize blobs by path, and an artifact can be replaced."""
+        """A folder for this content only: vendors know blobs by path, and an artifact can be replaced."""
         if self._cache is None:
             return None
         digest = hashlib.sha256()

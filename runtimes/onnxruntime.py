@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install onnxruntime"
 
-# Execution provider -> the device's name here. In order of preference for "auto"; providers that are not listed
-# (Azure sends the graph to a service) are never used.
+# Execution provider -> the device's name here, in order of preference for "auto". Providers that are not
+# listed (Azure sends the graph to a service) are never used.
 PROVIDERS = {
     "CUDAExecutionProvider": ("cuda", "NVIDIA GPU (CUDA)"),
     "ROCMExecutionProvider": ("rocm", "AMD GPU (ROCm)"),
@@ -73,7 +73,7 @@ class OrtSessions:
 
         options = ort.SessionOptions()
         options.log_severity_level = 4  # What it would print is in the error that we raise.
-        # Threads that spin after a run take the cores from the scheduler's PyTorch code and from other sessions.
+        # Threads that spin after a run take the cores from PyTorch and from other sessions.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if (count := threads()) is not None:
             options.intra_op_num_threads = count
@@ -87,7 +87,7 @@ class OrtSessions:
 
 
 class OrtSession:
-    """One `onnxruntime.InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
+    """One `InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
 
     def __init__(self, session: Any, name: str) -> None:
         self._session: Any = session

@@ -50,9 +50,9 @@ class OpenVinoSessions:
     def open(self, model_file: Path, device: str, precision: str, cache_dir: Path | None) -> OpenVinoSession:
         """Opens one graph.
 
-        Without a precision hint, CPUs with AMX and all GPUs would silently compute an fp32 graph in bf16 or fp16.
+        Without a precision hint, CPUs with AMX and all GPUs would compute an fp32 graph in bf16 or fp16.
 
-        `cache_dir` keeps the compiled graph without its weights, which stay in the artifact. OpenVINO recognizes a
+        `cache_dir` keeps the compiled graph without its weights, which stay in the artifact. OpenVINO knows a
         blob by the model's path, so the folder must be this content's own.
 
         Raises:
@@ -67,7 +67,7 @@ class OpenVinoSessions:
         for file in (model_file, weights):
             if file.is_symlink() or (file.exists() and not file.is_file()):
                 raise LatentcError(f"{file} is not a plain file.")
-        # OpenVINO offers a file that it does not know to every frontend it has, TensorFlow's and PyTorch's included.
+        # OpenVINO offers a file that it does not know to all its frontends, TensorFlow's and PyTorch's too.
         if model_file.suffix == ".xml" and not _head(model_file).lstrip().startswith((b"<?xml", b"<net")):
             raise LatentcError(f"{model_file} is not an OpenVINO model.", "See: latentc verify ARTIFACT")
         core = ov.Core()

@@ -28,10 +28,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 def parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of the pipeline's `__call__`, without `self`."""
-    found = dict(inspect.signature(type(pipeline).__call__).parameters)
-    found.pop("self", None)
-    return found
+    """The named parameters of the pipeline's `__call__`, without `self`; ``**kwargs`` is for deprecated ones."""
+    found = inspect.signature(type(pipeline).__call__).parameters
+    return {n: p for n, p in found.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
 def synonym(option: str, known: Mapping[str, Any]) -> str | None:

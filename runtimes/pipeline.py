@@ -4,47 +4,23 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from artifacts.errors import UsageError
 from artifacts.manifest import Manifest
-from artifacts.progress import Event, Progress, silent
+from artifacts.progress import Progress, silent
 from artifacts.verify import open_artifact
 from runtimes.assemble import assemble, make_scheduler
+from runtimes.bars import Bars
 from runtimes.graphs import Graphs, cache_dir
-from runtimes.meter import Cancelled, Meter, Timings
+from runtimes.meter import Cancelled, Meter
 from runtimes.options import arguments, check_range, parameters, parse_size, synonym
-from runtimes.shell import build_shell
-
-if TYPE_CHECKING:
-    import PIL.Image
+from runtimes.result import Result, merge
+from runtimes.shell import Runner, build_shell
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `Pipeline.generate` made.
-
-    Attributes:
-        images: one PIL image for each that was asked for; of a video, its frames, one video after the other.
-        seed: the seed of the first image.
-        seeds: the seed of each image or video.
-        timings: where the time went.
-        parameters: what to pass to make the same again, with the model and the target; JSON-compatible.
-        outputs: what the pipeline returned besides PIL images (a prior's "image_embeds", "frames", latents),
-            under the pipeline's own names; tensors and arrays of several runs are concatenated.
-    """
-
-    images: tuple[PIL.Image.Image, ...]
-    seed: int
-    seeds: tuple[int, ...]
-    timings: Timings
-    parameters: Mapping[str, Any]
-    outputs: Mapping[str, Any]
 
 
 def load(
@@ -54,7 +30,7 @@ def load(
     cache: bool = True,
     progress: Progress = silent,
 ) -> Pipeline:
-    """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when they are first used.
+    """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
     Args:
         path: the artifact's folder.
@@ -80,11 +56,21 @@ def load(
     return Pipeline(artifact.root, manifest, chosen, graphs, progress)
 
 
+class Pool(Runner, Protocol):
+    """What a pipeline needs of `runtimes.graphs.Graphs`."""
+
+    def open_all(self) -> None:
+        """Opens every graph."""
+
+    def close(self) -> None:
+        """Frees all graphs."""
+
+
 class Pipeline:
-    """One task of an artifact. `diffusers` is the diffusers pipeline itself, for whatever `generate` does not cover."""
+    """One task of an artifact. `diffusers` is the pipeline itself, for whatever `generate` does not cover."""
 
     def __init__(
-        self, root: Path, manifest: Manifest, task: str, graphs: Graphs, progress: Progress = silent
+        self, root: Path, manifest: Manifest, task: str, graphs: Pool, progress: Progress = silent
     ) -> None:
         self.root = root
         self.manifest = manifest
@@ -135,11 +121,11 @@ class Pipeline:
         """Makes images.
 
         What is None is left to the pipeline's own default. The noise comes from a CPU generator, so that one
-        seed gives one picture on every runtime and device; image `i` has the seed ``seed + i``, however many are
-        made at once.
+        seed gives one picture on every runtime and device; image `i` has the seed ``seed + i``, however many
+        are made at once.
 
         Args:
-            image: what to start from (PIL); `mask`: white where to paint; `strength`: 0 to 1, how much to change.
+            image: what to start from (PIL). mask: white where to paint. strength: 0 to 1, how much to change.
             steps: denoising steps. guidance: the classifier-free guidance scale.
             seed: of the first image; None for a random one, which the result names.
             size: (width, height) in pixels, or "512x512".
@@ -192,8 +178,8 @@ class Pipeline:
         pipe = self.diffusers
         known = parameters(pipe)
         options |= dict(zip(("width", "height"), self._size(size, known), strict=True))
-        if image := options["image"]:
-            self._check_image(image, known)
+        if options["image"] is not None:
+            self._check_image(options["image"], known)
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
         if self._scheduler is not None:
@@ -210,10 +196,10 @@ class Pipeline:
         seeds = tuple(seed + i for i in range(images))
         at_once = self._batch(known)
         runs = [seeds[i : i + at_once] for i in range(0, images, at_once)]
-        bars = _Bars(self._meter, progress, len(runs))
+        bars = Bars(self._meter, progress, len(runs))
         pipe.progress_bar = bars.bar
         outputs = [self._run(chunk, options, extra, known) for chunk in runs]
-        merged, pictures = _merge(outputs)
+        merged, pictures = merge(outputs)
         return Result(
             images=pictures,
             seed=seed,
@@ -295,104 +281,3 @@ class Pipeline:
             "target": self.manifest.target,
             "precision": self.manifest.precision,
         }
-
-
-class _Bars:
-    """Diffusers' progress bars as progress events: the one thing that all of its denoising loops share."""
-
-    def __init__(self, meter: Meter, progress: Progress, runs: int) -> None:
-        self._meter = meter
-        self._progress = progress
-        self._runs = runs
-        self._run = 0
-
-    def bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> _Bar:
-        """Stands for `DiffusionPipeline.progress_bar`."""
-        if total is None and hasattr(iterable, "__len__"):
-            total = len(iterable)  # type: ignore[arg-type]
-        self._run += 1
-        task = (
-            "denoising"
-            if self._runs == 1
-            else f"denoising, batch {min(self._run, self._runs)} of {self._runs}"
-        )
-        return _Bar(self._meter, self._progress, task, iterable, total)
-
-
-class _Bar:
-    """Looks like a tqdm."""
-
-    def __init__(
-        self, meter: Meter, progress: Progress, task: str, iterable: Iterable[Any] | None, total: int | None
-    ) -> None:
-        self._meter = meter
-        self._progress = progress
-        self._task = task
-        self._iterable = iterable
-        self._done = 0
-        self.total = total
-        meter.begin_steps()
-        progress(Event(task, 0, total, "steps"))
-
-    def update(self, n: int = 1) -> None:
-        self._meter.check()
-        self._meter.end_step()
-        self._done += n
-        self._progress(Event(self._task, self._done, self.total, "steps"))
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable or ():
-            yield item
-            self.update()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def set_postfix(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def set_description(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-
-def _merge(outputs: list[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """The outputs of several runs as one, and the PIL images in them."""
-    merged: dict[str, Any] = {}
-    pictures: list[Any] = []
-    for key in outputs[0]:
-        value = _join([o[key] for o in outputs])
-        flat = list(_pictures(value))
-        if flat and not pictures:
-            pictures = flat
-        if not flat or key != "images":
-            merged[key] = value
-    return merged, tuple(pictures)
-
-
-def _join(values: list[Any]) -> Any:
-    if len(values) == 1 or values[0] is None:
-        return values[0]
-    if isinstance(values[0], (list, tuple)):
-        return [item for value in values for item in value]
-    import numpy as np
-    import torch
-
-    if isinstance(values[0], torch.Tensor):
-        return torch.cat(values) if values[0].ndim else values
-    return np.concatenate(values) if isinstance(values[0], np.ndarray) and values[0].ndim else values
-
-
-def _pictures(value: Any) -> Iterator[Any]:
-    import PIL.Image
-
-    if isinstance(value, PIL.Image.Image):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _pictures(item)

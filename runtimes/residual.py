@@ -10,7 +10,7 @@ from artifacts.safetensors_header import read_header
 
 
 def put_residual(module: Any, file: Path) -> None:
-    """Puts the tensors of a safetensors file in place of the parameters and buffers of `module` with their names.
+    """Puts the tensors of a safetensors file in place of those parameters and buffers of `module`.
 
     Raises:
         LatentcError: the file is malformed, or `module` has no such tensor or one of another shape.

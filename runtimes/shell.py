@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# Methods that would put other weights into a module: there are none to change in a compiled one, and a pipeline
+# Methods that would put other weights into a module: a compiled one has none to change, and a pipeline
 # whose LoRA silently does nothing is worse than an error.
 WEIGHT_METHODS = (
     "load_lora_adapter",
@@ -94,8 +94,8 @@ def _on_meta(cls: type, config: Path) -> torch.nn.Module:
         with torch.device("meta"):
             return _from_config(cls, config)
     except (NotImplementedError, RuntimeError):
-        # A constructor that reads the values of tensors it makes (`.item()` of a linspace): keep those real, and
-        # free each parameter as soon as it is made.
+        # A constructor that reads the values of tensors it makes (`.item()` of a linspace): keep those real,
+        # and free each parameter as soon as it is made.
         from accelerate import init_empty_weights
 
         with init_empty_weights(include_buffers=False):

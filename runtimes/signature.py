@@ -23,7 +23,7 @@ def signature(cls: type, method: str) -> inspect.Signature:
 
 
 def bind(cls: type, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameter name -> value, defaults filled in; ``*args`` as a tuple and ``**kwargs`` as a dict under their names.
+    """Parameter name -> value, defaults filled in; ``*args`` a tuple and ``**kwargs`` a dict.
 
     Raises:
         TypeError: the arguments do not fit the method, as Python itself would say.

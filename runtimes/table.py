@@ -1,4 +1,4 @@
-"""The one visible table of sessions. Third parties add theirs through the entry-point group `latentc.sessions`."""
+"""The one visible table of sessions. Third parties add theirs through the entry points `latentc.sessions`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def get(target: str) -> SessionFactory:
     )
     if path is None:
         raise LatentcError(
-            f"nothing here runs artifacts of target '{target}' (there are sessions for: {', '.join(names())}).",
+            f"nothing here runs artifacts of target '{target}' (there is what runs: {', '.join(names())}).",
             "Install the package that compiled it, or compile again: latentc compile MODEL OUT --target "
             + names()[0],
         )

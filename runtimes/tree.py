@@ -1,6 +1,6 @@
 """Trees of arguments and results: a Python value taken apart into tensors, and built from arrays again.
 
-Pure functions on the records of `artifacts.manifest`; torch is imported only where a value is one of its tensors.
+Pure functions on the records of `artifacts.manifest`; torch is imported only where it is needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Why a value does not fit: where in it (``added_cond_kwargs['text_embeds']``), what fits, and what was there."""
+    """Why a value does not fit: where (``added_cond_kwargs['text_embeds']``), what fits, what was there."""
 
     path: str
     expected: str
@@ -128,7 +128,7 @@ def _has_text(tree: Tree) -> bool:
 
 
 def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
-    """`value` (a tensor, an array or a number) as the array that `spec` asks for, on its own memory if it can be.
+    """`value` (a tensor, an array or a number) as the array that `spec` asks for, without a copy if possible.
 
     A single element is given the rank of a spec that has room for one only. Fractions are never rounded to
     integers: that is a mismatch.
@@ -177,7 +177,7 @@ def to_tensor(array: np.ndarray) -> Any:
 def fit_dims(
     specs: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], dims: Mapping[str, DimRange]
 ) -> dict[str, int] | Mismatch:
-    """The size of every symbolic dimension, when the arrays agree on them and they are in their declared ranges."""
+    """The size of every symbolic dimension, if the arrays agree and are in the declared ranges."""
     sizes: dict[str, int] = {}
     for spec in specs:
         shape = arrays[spec.name].shape

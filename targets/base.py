@@ -1,4 +1,4 @@
-"""The contract of a target: what it takes, whether it can be built here, and how a graph becomes its files."""
+"""The contract of a target: what it takes, whether it can be built here, how a graph becomes its files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Lowered:
-    """What `Target.lower` wrote: the file a session opens, and all files, relative to the folder it was given."""
+    """What `Target.lower` wrote: the file a session opens, and all files, relative to the folder given."""
 
     model_file: str
     files: tuple[str, ...]

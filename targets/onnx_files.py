@@ -48,7 +48,9 @@ def fix_dims(graph: ir.Model, fixed: Mapping[str, int]) -> ir.Model:
         return graph
     import onnx_ir as ir
 
-    symbols = {str(d.value) for v in graph.graph.inputs for d in (v.shape or ()) if isinstance(d, ir.SymbolicDim)}
+    symbols = {
+        str(d.value) for v in graph.graph.inputs for d in (v.shape or ()) if isinstance(d, ir.SymbolicDim)
+    }
     unknown = sorted(set(fixed) - symbols)
     if unknown:
         there = ", ".join(sorted(symbols)) or "none"
@@ -93,7 +95,9 @@ def write_onnx(graph: ir.Model, model_file: Path, progress: Progress, task: str)
     import onnx_ir as ir
 
     data = model_file.name + "_data"
-    tensors = [v.const_value for g in graph.graphs() for v in g.initializers.values() if v.const_value is not None]
+    tensors = [
+        v.const_value for g in graph.graphs() for v in g.initializers.values() if v.const_value is not None
+    ]
     total = sum(t.nbytes for t in tensors if t.nbytes > PAGE)
     done = 0
     last: Any = None

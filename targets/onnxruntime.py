@@ -47,7 +47,7 @@ class OnnxRuntime:
     options: type[Options] = Options
 
     def available(self) -> Availability:
-        """The files are written by onnx and onnx_ir alone; onnxruntime itself is needed to run and check them."""
+        """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""
         return installed("onnxruntime", "onnx", "onnx_ir")
 
     def lower(self, graph: ir.Model, options: Options, out_dir: Path, progress: Progress) -> Lowered:

@@ -35,7 +35,7 @@ class Options:
 
 
 class OpenVino:
-    """OpenVINO IR. The graph goes through OpenVINO's ONNX frontend, which maps the weights instead of loading them."""
+    """OpenVINO IR. The graph goes through OpenVINO's ONNX frontend, which maps the weights and loads none."""
 
     name = "openvino"
     summary = "OpenVINO, on Intel CPUs, GPUs and NPUs and on ARM CPUs"
@@ -87,7 +87,7 @@ class OpenVino:
             ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
         except RuntimeError as error:
             raise LatentcError(
-                f"OpenVINO {ov.__version__} cannot convert the graph of {out_dir.name}: {_first_lines(error)}",
+                f"OpenVINO {ov.__version__} cannot convert {out_dir.name}: {_first_lines(error)}",
                 "Use --target onnxruntime, or a newer openvino.",
             ) from error
         finally:

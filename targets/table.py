@@ -1,4 +1,4 @@
-"""The one visible table of targets. Third parties add theirs through the entry-point group `latentc.targets`."""
+"""The one visible table of targets. Third parties add theirs through the entry points `latentc.targets`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def get(name: str) -> Target:
         (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), None
     )
     if path is None:
-        raise UsageError(f"there is no target '{name}' (there are: {', '.join(names())}).", "See: latentc targets")
+        raise UsageError(
+            f"there is no target '{name}' (there are: {', '.join(names())}).", "See: latentc targets"
+        )
     module, _, attribute = path.partition(":")
     return cast(Target, getattr(importlib.import_module(module), attribute))

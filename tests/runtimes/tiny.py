@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion with random weights, as an artifact whose graphs are the torch modules themselves."""
+"""A tiny Stable Diffusion with random weights, as an artifact whose graphs are the torch modules."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from artifacts.manifest import (
     MappingNode,
     MethodRecord,
     ObjectNode,
+    SequenceNode,
     Source,
     TensorLeaf,
     TensorSpec,
@@ -45,7 +46,10 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=TEXT_LENGTH, pad_token="<|endoftext|>"
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        model_max_length=TEXT_LENGTH,
+        pad_token="<|endoftext|>",
     )
 
 
@@ -101,7 +105,9 @@ def stable_diffusion(folder: Path) -> StableDiffusionPipeline:
     return pipe
 
 
-def graph(folder: str, inputs: list[tuple[str, str, tuple[Any, ...]]], dims: dict[str, DimRange]) -> GraphRecord:
+def graph(
+    folder: str, inputs: list[tuple[str, str, tuple[int | str, ...]]], dims: dict[str, DimRange]
+) -> GraphRecord:
     return GraphRecord(
         folder=folder,
         model_file=f"{folder}/model.fake",
@@ -118,8 +124,9 @@ def graph(folder: str, inputs: list[tuple[str, str, tuple[Any, ...]]], dims: dic
 
 def unet_arguments(extra: dict[str, Tree] | None = None) -> dict[str, Tree]:
     absent = (
-        "class_labels timestep_cond attention_mask cross_attention_kwargs added_cond_kwargs encoder_attention_mask "
-        "down_block_additional_residuals mid_block_additional_residual down_intrablock_additional_residuals"
+        "class_labels timestep_cond attention_mask cross_attention_kwargs added_cond_kwargs "
+        "encoder_attention_mask down_block_additional_residuals mid_block_additional_residual "
+        "down_intrablock_additional_residuals"
     )
     return {
         **dict.fromkeys(absent.split(), NONE),
@@ -136,6 +143,7 @@ def manifest(batch: int = 4) -> Manifest:
     images = DimRange(min=1, max=batch)
     side = DimRange(min=8, max=32)
     twice = DimRange(min=1, max=2 * batch)
+    latent = {"b": images, "h": side, "w": side}
     out = "diffusers.models.autoencoders.vae:DecoderOutput"
     return Manifest(
         source=Source(id="tiny", weights=()),
@@ -159,7 +167,7 @@ def manifest(batch: int = 4) -> Manifest:
                 ],
                 {"batch": twice, "height": side, "width": side},
             ),
-            graph("vae_decoder", [("latent_sample", "float32", ("b", 4, "h", "w"))], {"b": images, "h": side, "w": side}),
+            graph("vae_decoder", [("latent_sample", "float32", ("b", 4, "h", "w"))], latent),
             graph("vae_encoder", [("sample", "float32", ("b", 3, "h", "w"))], {"b": images}),
         ),
         components=(
@@ -196,7 +204,7 @@ def manifest(batch: int = 4) -> Manifest:
                     MethodRecord(
                         method="forward",
                         arguments=unet_arguments(),
-                        result=SequenceNode_of(tensor("out_sample")),
+                        result=in_tuple(tensor("out_sample")),
                         graph="unet",
                     ),
                 ),
@@ -213,7 +221,7 @@ def manifest(batch: int = 4) -> Manifest:
                             "return_dict": ConstLeaf(value=False),
                             "generator": AnyLeaf(),
                         },
-                        result=SequenceNode_of(tensor("sample")),
+                        result=in_tuple(tensor("sample")),
                         graph="vae_decoder",
                     ),
                     MethodRecord(
@@ -251,9 +259,7 @@ def manifest(batch: int = 4) -> Manifest:
     )
 
 
-def SequenceNode_of(*items: Tree) -> Tree:
-    from artifacts.manifest import SequenceNode
-
+def in_tuple(*items: Tree) -> Tree:
     return SequenceNode(kind="tuple", items=items)
 
 
@@ -267,7 +273,7 @@ def write_artifact(pipe: Any, root: Path) -> Path:
 
 
 class TorchGraphs:
-    """Stands for `runtimes.graphs.Graphs`: each graph is a torch module. Remembers what it was called with."""
+    """Stands for `runtimes.graphs.Graphs`: each graph is a torch module. Remembers its calls."""
 
     def __init__(self, pipe: Any, manifest: Manifest) -> None:
         self.pipe = pipe
