@@ -25,7 +25,8 @@ def loads(data: bytes, what: str) -> Any:
     """
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if b"\\u" in data:  # what was decoded strictly has no lone surrogate but an escaped one
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except _Refused as error:
         raise LatentcError(f"{what}: {error}.") from None
     except UnicodeEncodeError:

@@ -69,13 +69,14 @@ class Workspace:
             check_out(self.out, self._force)
         self._layout = Layout(self.out)
         work = self._layout.work
-        if os.path.lexists(work):
-            if not stat.S_ISDIR(os.lstat(work).st_mode) or paths.is_link(os.lstat(work)):
-                raise UsageError(
-                    f"{work} is in the way: latentc keeps its work folder there.", "Move it elsewhere."
-                )
+        try:
+            info = os.lstat(work)
+        except FileNotFoundError:
+            check_out(self.out, self._force)  # else only with the lock: a killed run may have left OUT aside
         else:
-            check_out(self.out, self._force)
+            if not stat.S_ISDIR(info.st_mode) or paths.is_link(info):
+                reason = f"{work} is in the way: latentc keeps its work folder there."
+                raise UsageError(reason, "Move it elsewhere.")
         self._lock = OutLock(self.out, work)
         with self._undone(lambda: None):
             self._lock.acquire()
