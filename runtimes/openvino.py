@@ -65,7 +65,7 @@ class OpenVinoSessions:
             check_external_data(model_file)
         weights = model_file.with_suffix(".bin")
         for file in (model_file, weights):
-            if file.is_symlink() or (file.exists() and not file.is_file()):
+            if file.is_symlink() or not (file.is_file() or (file == weights and not file.exists())):
                 raise LatentcError(f"{file} is not a plain file.")
         # OpenVINO offers a file that it does not know to all its frontends, TensorFlow's and PyTorch's too.
         if model_file.suffix == ".xml" and not _head(model_file).lstrip().startswith((b"<?xml", b"<net")):

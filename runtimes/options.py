@@ -28,7 +28,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 def parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
-    """The named parameters of the pipeline's `__call__`, without `self`; ``**kwargs`` is for deprecated ones."""
+    """The named parameters of the pipeline's `__call__`; its ``**kwargs`` are for deprecated ones."""
     found = inspect.signature(type(pipeline).__call__).parameters
     return {n: p for n, p in found.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
@@ -70,9 +70,7 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
         if name in given:
             raise UsageError(f"'{name}' is given twice: by its own name and as one of {_ours(name)}.")
         given[name] = value
-    missing = [
-        n for n, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and n not in given
-    ]
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in given]
     if missing:
         raise UsageError(f"{type(pipeline).__name__} needs '{missing[0]}' ({', '.join(_ours(missing[0]))}).")
     return given

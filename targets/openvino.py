@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -84,6 +85,7 @@ class OpenVino:
         try:
             model = core.read_model(onnx_file)
             _restore_names(model, graph)
+            _number_unnamed(model)
             ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
         except RuntimeError as error:
             raise LatentcError(
@@ -114,6 +116,24 @@ def _restore_names(model: Any, graph: ir.Model) -> None:
     for port, value in zip(model.outputs, graph.graph.outputs, strict=True):
         if value.name not in port.get_names():
             port.get_tensor().add_names({value.name})
+
+
+def _number_unnamed(model: Any) -> None:
+    """Numbers what the frontend named itself ("Constant_69") from 0 in each model.
+
+    OpenVINO numbers across the process: the same graph would give another file, and another hash, each time.
+    """
+    ops = model.get_ordered_ops()
+    names = [op.get_friendly_name() for op in ops]
+    own = [
+        n.startswith(f"{op.get_type_name()}_") and n.rpartition("_")[2].isdigit()
+        for op, n in zip(ops, names, strict=True)
+    ]
+    taken = {n for n, is_own in zip(names, own, strict=True) if not is_own}
+    fresh = (n for i in itertools.count() if (n := f"unnamed_{i}") not in taken)
+    for op, is_own in zip(ops, own, strict=True):
+        if is_own:
+            op.set_friendly_name(next(fresh))
 
 
 def _first_lines(error: BaseException, count: int = 6) -> str:

@@ -1,0 +1,236 @@
+"""What every session must do. Subclass it in ``tests/runtimes/``, name the class Test..., set `target`."""
+
+from __future__ import annotations
+
+import builtins
+import gc
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.progress import silent
+from runtimes import table as sessions
+from runtimes.base import Session, SessionFactory
+from targets import table as targets
+from tests.contract.graphs import WIDTH, Denoiser, identity, model, named, value
+
+# Relative to the output's norm. bf16 artifacts may be computed in bf16, the others must not be.
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-5, "bf16": 2e-2}
+
+
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+class SessionContract:
+    target: ClassVar[str]
+    vendor: ClassVar[str]
+    """The vendor's importable module."""
+
+    @pytest.fixture
+    def factory(self) -> SessionFactory:
+        return sessions.get(self.target)
+
+    def write(self, graph: ir.Model, folder: Path, **options: Any) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        target = targets.get(self.target)
+        return folder / target.lower(graph, target.options(**options), folder, silent).model_file
+
+    def open(self, file: Path, precision: str = "fp32", cache: Path | None = None) -> Session:
+        return sessions.get(self.target).open(file, "cpu", precision, cache)
+
+    def denoiser(self, folder: Path, precision: str = "fp32") -> Session:
+        return self.open(self.write(Denoiser(precision).model(), folder), precision)
+
+    def test_names_and_devices(self, factory: SessionFactory) -> None:
+        assert factory.target == self.target
+        names = [d.name for d in factory.devices()]
+        assert "cpu" in names
+        assert len(names) == len(set(names))
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+    def test_computes_what_the_graph_says(self, precision: str, tmp_path: Path) -> None:
+        session = self.denoiser(tmp_path, precision)
+        for batch, tokens in ((2, 3), (1, 1), (5, 17)):
+            inputs = Denoiser(precision).inputs(batch, tokens)
+            found = session.run(inputs)
+            expected = Denoiser(precision).expected(inputs)
+            assert error(found["out_sample"], expected["out_sample"]) < TOLERANCE[precision]
+            assert np.array_equal(found["flipped"], expected["flipped"])
+            assert found["flipped"].dtype == np.bool_
+
+    def test_specs_are_the_graphs(self, tmp_path: Path) -> None:
+        session = self.denoiser(tmp_path)
+        assert list(session.inputs) == ["sample", "timestep", "flag"]
+        assert list(session.outputs) == ["out_sample", "flipped"]
+        assert [s.dtype for s in session.inputs.values()] == ["float32", "int64", "bool"]
+        assert session.inputs["timestep"].shape == ()
+        assert session.inputs["sample"].shape[2] == WIDTH
+        assert isinstance(session.inputs["sample"].shape[0], str)
+
+    def test_fixed_dimensions_reach_the_session(self, tmp_path: Path) -> None:
+        session = self.open(self.write(Denoiser().model(), tmp_path, fix="batch=2,tokens=3"))
+        assert session.inputs["sample"].shape == (2, 3, WIDTH)
+        inputs = Denoiser().inputs(2, 3)
+        assert error(session.run(inputs)["out_sample"], Denoiser().expected(inputs)["out_sample"]) < 1e-5
+        with pytest.raises(LatentcError, match=r"takes 'sample' as float32\[2, 3, 64\]"):
+            session.run(Denoiser().inputs(1, 3))
+
+    def test_outputs_are_the_callers(self, tmp_path: Path) -> None:
+        session = self.denoiser(tmp_path)
+        inputs = Denoiser().inputs()
+        first = session.run(inputs)
+        kept = {n: a.copy() for n, a in first.items()}
+        second = session.run({**inputs, "sample": -inputs["sample"], "flag": ~inputs["flag"]})
+        for name, array in first.items():
+            assert np.array_equal(array, kept[name])
+            assert not np.shares_memory(array, second[name])
+            assert array.flags.writeable
+            array[...] = 0
+        again = session.run(inputs)
+        assert all(np.array_equal(again[n], kept[n]) for n in kept)
+        session.close()
+        del session
+        gc.collect()
+        assert all(np.array_equal(again[n], kept[n]) for n in kept)
+
+    def test_inputs_are_not_changed_and_any_layout_is_taken(self, tmp_path: Path) -> None:
+        session = self.denoiser(tmp_path)
+        inputs = Denoiser().inputs()
+        strided = np.asfortranarray(inputs["sample"])
+        strided.setflags(write=False)
+        found = session.run({**inputs, "sample": strided})["out_sample"]
+        assert error(found, Denoiser().expected(inputs)["out_sample"]) < 1e-5
+        assert np.array_equal(strided, Denoiser().inputs()["sample"])
+
+    def test_an_output_that_is_an_input_is_a_copy(self, tmp_path: Path) -> None:
+        session = self.open(self.write(identity(ir.DataType.FLOAT, ["n"]), tmp_path))
+        given = np.arange(4, dtype=np.float32)
+        found = session.run({"in": given})["out"]
+        found[...] = -1
+        assert given.tolist() == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("dtype", ["FLOAT", "FLOAT16", "INT64", "INT32", "BOOL", "UINT8"])
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+    def test_element_types_and_ranks(self, dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+        kind = ir.DataType[dtype]
+        names: list[int | str] = [f"d{i}" for i in range(len(shape))]
+        session = self.open(self.write(identity(kind, names), tmp_path))
+        given = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(kind.numpy())
+        found = session.run({"in": given})["out"]
+        assert found.dtype == given.dtype
+        assert found.shape == given.shape
+        assert np.array_equal(found, given)
+
+    def test_large_integers_are_exact(self, tmp_path: Path) -> None:
+        session = self.open(self.write(identity(ir.DataType.INT64, ["n"]), tmp_path))
+        given = np.array([-1, 49407, 2**31 - 1], np.int64)
+        assert session.run({"in": given})["out"].tolist() == given.tolist()
+
+    def test_empty_arrays(self, tmp_path: Path) -> None:
+        x, y = value("x", ir.DataType.FLOAT, ["n", 4]), value("y", ir.DataType.FLOAT, ["m", 4])
+        node = ir.node("Concat", [x, y], {"axis": 0})
+        graph = model([x, y], [named(node, "z", ir.DataType.FLOAT, ["k", 4])], [node])
+        session = self.open(self.write(graph, tmp_path))
+        empty, full = np.empty((0, 4), np.float32), np.ones((3, 4), np.float32)
+        assert session.run({"x": empty, "y": full})["z"].tolist() == full.tolist()
+        assert session.run({"x": empty, "y": empty})["z"].shape == (0, 4)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"sample": np.zeros((2, 3, WIDTH), np.float64)}, r"takes 'sample' as float32.*found float64"),
+            (
+                {"sample": np.zeros((2, 3, WIDTH - 1), np.float32)},
+                r"takes 'sample' as .*found float32\[2, 3, 63\]",
+            ),
+            ({"timestep": np.zeros((1,), np.int64)}, r"takes 'timestep' as int64\[\]; found int64\[1\]"),
+            ({"other": np.zeros(1, np.float32)}, r"not its own: \['other'\]"),
+            ({"flag": None}, r"missing: \['flag'\]"),
+        ],
+    )
+    def test_wrong_inputs(self, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+        session = self.denoiser(tmp_path)
+        inputs = {n: a for n, a in (Denoiser().inputs() | change).items() if a is not None}
+        with pytest.raises(LatentcError, match=message):
+            session.run(inputs)
+
+    def test_what_the_vendor_raises_names_the_graph_and_the_shapes(self, tmp_path: Path) -> None:
+        x, y = value("x", ir.DataType.FLOAT, ["n", 4]), value("y", ir.DataType.FLOAT, ["m", 4])
+        node = ir.node("Add", [x, y])
+        graph = model([x, y], [named(node, "z", ir.DataType.FLOAT, ["k", 4])], [node])
+        session = self.open(self.write(graph, tmp_path / "unet"))
+        with pytest.raises(LatentcError, match=r"failed in unet with x float32\[2, 4\], y float32\[3, 4\]"):
+            session.run({"x": np.zeros((2, 4), np.float32), "y": np.zeros((3, 4), np.float32)})
+
+    def test_closing_twice_and_running_closed(self, tmp_path: Path) -> None:
+        session = self.denoiser(tmp_path)
+        session.close()
+        session.close()
+        with pytest.raises(LatentcError, match="closed"):
+            session.run(Denoiser().inputs())
+
+    def test_no_such_device(self, factory: SessionFactory, tmp_path: Path) -> None:
+        file = self.write(Denoiser().model(), tmp_path)
+        with pytest.raises(UsageError, match=r"no device 'gpu\.9' here \(there are: .*cpu"):
+            factory.open(file, "gpu.9", "fp32", None)
+        assert factory.open(file, "auto", "fp32", None).inputs
+
+    def test_damaged_and_missing_files(self, factory: SessionFactory, tmp_path: Path) -> None:
+        file = self.write(Denoiser().model(), tmp_path)
+        file.write_bytes(b"\xff garbage")
+        with pytest.raises(LatentcError, match=file.name):
+            factory.open(file, "cpu", "fp32", None)
+        file.unlink()
+        with pytest.raises(LatentcError, match=file.name):
+            factory.open(file, "cpu", "fp32", None)
+
+    def test_links_are_refused(self, factory: SessionFactory, tmp_path: Path) -> None:
+        file = self.write(Denoiser().model(), tmp_path / "real")
+        weights = next(p for p in file.parent.iterdir() if p != file)
+        elsewhere = tmp_path / "elsewhere"
+        weights.rename(elsewhere)
+        try:
+            weights.symlink_to(elsewhere)
+        except OSError:
+            pytest.skip("no symbolic links here")
+        with pytest.raises(LatentcError, match="plain file"):
+            factory.open(file, "cpu", "fp32", None)
+
+    def test_without_the_vendors_package(
+        self, factory: SessionFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = self.write(Denoiser().model(), tmp_path)
+        real = builtins.__import__
+
+        def missing(name: str, *args: Any, **kwargs: Any) -> Any:
+            if name == self.vendor:
+                raise ImportError(f"No module named '{name}'")
+            return real(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", missing)
+        assert factory.devices() == ()
+        with pytest.raises(LatentcError, match=rf"not installed.\nRun: pip install {self.vendor}"):
+            factory.open(file, "cpu", "fp32", None)
+
+    def test_a_cache_changes_nothing_but_time(self, tmp_path: Path) -> None:
+        file = self.write(Denoiser("fp16").model(), tmp_path / "unet")
+        cache = tmp_path / "cache"
+        cache.mkdir()
+        inputs = Denoiser("fp16").inputs()
+        found = [self.open(file, "fp16", cache).run(inputs)["out_sample"] for _ in range(2)]
+        assert np.array_equal(found[0], found[1])
+        assert error(found[0], Denoiser("fp16").expected(inputs)["out_sample"]) < 1e-5
+
+    def test_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LATENTC_THREADS", "1")
+        inputs = Denoiser().inputs()
+        found = self.denoiser(tmp_path / "one").run(inputs)["out_sample"]
+        assert error(found, Denoiser().expected(inputs)["out_sample"]) < 1e-5
+        monkeypatch.setenv("LATENTC_THREADS", "many")
+        with pytest.raises(UsageError, match=r"positive integer; found 'many'"):
+            self.denoiser(tmp_path / "many")
