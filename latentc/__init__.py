@@ -1,6 +1,6 @@
 """latentc compiles any diffusers pipeline for the device it will run on, and proves that the result is right.
 
-The public API is `compile` and `load`; everything heavier than this file is imported when it is first asked for.
+The public API is `compile` and `load`; all else is imported when it is first asked for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,199 @@
+"""`latentc compile`: a model becomes an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from latentc.params import AssignmentType, Sizes, SizesType, Span, SpanType, assignments
+
+if TYPE_CHECKING:
+    from artifacts.verify import Artifact
+    from compiler.build import CompileRequest, Plan
+
+NAME_VALUE = AssignmentType()
+
+
+@click.command(
+    name="compile",
+    short_help="Compile a diffusers pipeline for a target.",
+    epilog="""\b
+Examples:
+  latentc compile shapes out --target openvino
+  latentc compile ./sd15 out --target onnxruntime --precision fp16 --size 256..1024 --batch 1..4
+  latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
+""",
+)
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--target", "-t", required=True, metavar="NAME", help="What to compile for; see: latentc targets."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    default="fp16",
+    show_default=True,
+    help="What weights are stored in. Values that would overflow stay in fp32; the manifest says which.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    type=click.Choice(["text-to-image", "image-to-image", "inpaint"]),
+    help="What the artifact can do; may be repeated, shared components are compiled once. "
+    "[default: what MODEL's own pipeline does]",
+)
+@click.option(
+    "--size",
+    type=SizesType(),
+    metavar="WxH|MIN..MAX",
+    help="Picture size in pixels: fixed (512x768), a range for both sides (256..1024), "
+    "or one for each (256..1024x512..768). [default: the model's own size]",
+)
+@click.option(
+    "--batch",
+    type=SpanType(),
+    default="1",
+    show_default=True,
+    metavar="N|MIN..MAX",
+    help="Pictures drawn at once, fixed or as a range.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["quick", "full", "none"]),
+    default="quick",
+    show_default=True,
+    help="Compare each component with PyTorch: at one shape, at the ends and the middle of every "
+    "range, or not at all.",
+)
+@click.option(
+    "--option",
+    "-o",
+    "options",
+    multiple=True,
+    type=NAME_VALUE,
+    metavar="NAME=VALUE",
+    help="An option of the target's own; latentc targets --json lists them. May be repeated.",
+)
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    type=NAME_VALUE,
+    metavar="NAME=VALUE",
+    help="An argument that the pipeline's call needs beside the usual ones. May be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
+@click.option(
+    "--json", "json_output", is_flag=True, help="Print the result (with --dry-run: the plan) as JSON."
+)
+def command(
+    model: str,
+    out: Path,
+    target: str,
+    precision: str,
+    tasks: tuple[str, ...],
+    size: Sizes | None,
+    batch: Span,
+    check: str,
+    options: tuple[tuple[str, str], ...],
+    arguments: tuple[tuple[str, str], ...],
+    dry_run: bool,
+    force: bool,
+    json_output: bool,
+) -> None:
+    """Compile MODEL for a target and publish the artifact at OUT.
+
+    MODEL is a diffusers folder, a hub id or the built-in model `shapes`. Its graphs are captured and exported
+    without loading a weight, the weights are then streamed into the artifact one tensor at a time, and each
+    component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that was
+    stopped continues with what it had finished.
+    """
+    from artifacts.manifest import DimRange
+    from compiler.build import CompileRequest, SizeRange
+    from latentc import show
+    from latentc.progress import bars
+
+    request = CompileRequest(
+        model=model,
+        out=out,
+        target=target,
+        precision=precision,
+        tasks=tuple(dict.fromkeys(tasks)),
+        size=None
+        if size is None
+        else SizeRange(
+            width=DimRange(min=size.width.min, max=size.width.max),
+            height=DimRange(min=size.height.min, max=size.height.max),
+        ),
+        batch=DimRange(min=batch.min, max=batch.max),
+        check=check,
+        options=assignments(options, "--option"),
+        arguments=assignments(arguments, "--arg"),
+        force=force,
+    )
+    if dry_run:
+        _dry_run(request, json_output)
+        return
+    from compiler.build import compile
+
+    with bars() as progress:
+        artifact = compile(request, progress, None if json_output else print_plan)
+    if json_output:
+        show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
+    else:
+        _print_result(artifact)
+
+
+def _dry_run(request: CompileRequest, json_output: bool) -> None:
+    from compiler.build import plan
+    from latentc import show
+
+    found = plan(request)
+    if json_output:
+        show.as_json(found.to_dict())
+    else:
+        print_plan(found)
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan as a table: what will be written, and what it takes."""
+    from latentc import show
+
+    show.table(
+        ("component", "method", "folder", "precision", "parameters", "to write", "shapes"),
+        (
+            (
+                row.component,
+                row.method,
+                row.folder,
+                row.precision,
+                show.number(row.parameters),
+                show.size(row.bytes),
+                row.shapes,
+            )
+            for row in plan.components
+        ),
+        right=("parameters", "to write"),
+    )
+    click.echo(
+        f"To write: {show.size(plan.total_bytes)} (free: {show.size(plan.free_bytes)}). "
+        f"Peak memory: about {show.size(plan.peak_memory)}."
+    )
+    for note in plan.notes:
+        click.echo(show.plain(note))
+    click.echo()
+
+
+def _print_result(artifact: Artifact) -> None:
+    from latentc import show
+    from latentc.evidence import summary
+
+    manifest = artifact.manifest
+    total = sum(file.size for file in manifest.files)
+    click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
+    click.echo(summary(manifest))

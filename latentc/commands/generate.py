@@ -1,0 +1,216 @@
+"""`latentc generate`: an artifact draws pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from artifacts.errors import LatentcError
+from latentc.params import AssignmentType, PixelsType, assignments
+
+if TYPE_CHECKING:
+    from runtimes.meter import Timings
+
+
+@click.command(
+    name="generate",
+    short_help="Draw pictures with an artifact.",
+    epilog="""\b
+Examples:
+  latentc generate out "a large red circle at the left on a blue background" -o out.png
+  latentc generate out --prompts prompts.txt -o "pictures/{index:03}.png" --seed 7
+  latentc generate out "a photo of a cat" --image photo.png --strength 0.6 -o out.png
+""",
+)
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("prompts", metavar="PROMPT...", nargs=-1)
+@click.option(
+    "--output",
+    "-o",
+    default="out.png",
+    show_default=True,
+    metavar="FILE",
+    help="A .png file; {index} in it is the picture's number from 0, and is added where it is needed.",
+)
+@click.option(
+    "--prompts",
+    "prompt_file",
+    type=click.File("r", encoding="utf-8-sig"),
+    metavar="FILE",
+    help="Read prompts from a file, one on each line; - is stdin.",
+)
+@click.option("--negative", metavar="TEXT", help="What the picture should not show.")
+@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="The picture to start from.")
+@click.option(
+    "--mask",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="White where --image is to be drawn anew, black where it is to be kept.",
+)
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="NUMBER",
+    help="How much of --image is drawn anew, up to 1. [default: the pipeline's]",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), metavar="N", help="Denoising steps. [default: the pipeline's]"
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0),
+    metavar="NUMBER",
+    help="How closely to follow the prompt. [default: the pipeline's]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="N",
+    help="The noise to start from; one seed gives one picture on every target. [default: a new one, printed]",
+)
+@click.option(
+    "--size", type=PixelsType(), metavar="WxH", help="Picture size in pixels. [default: the artifact's]"
+)
+@click.option(
+    "--task", metavar="TASK", help="Which of the artifact's tasks. [default: what --image and --mask ask for]"
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Pictures for each prompt.",
+)
+@click.option("--scheduler", metavar="CLASS", help="A scheduler of diffusers, e.g. EulerDiscreteScheduler.")
+@click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
+)
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    type=AssignmentType(),
+    metavar="NAME=VALUE",
+    help="A parameter of the pipeline's own, its value as JSON or plain text. May be repeated.",
+)
+@click.option("--json", "json_output", is_flag=True, help="Print files, seeds and timings as JSON.")
+def command(
+    artifact: Path,
+    prompts: tuple[str, ...],
+    output: str,
+    prompt_file: Any,
+    negative: str | None,
+    image: Path | None,
+    mask: Path | None,
+    strength: float | None,
+    steps: int | None,
+    guidance: float | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+    task: str | None,
+    images: int,
+    scheduler: str | None,
+    device: str,
+    arguments: tuple[tuple[str, str], ...],
+    json_output: bool,
+) -> None:
+    """Draw what each PROMPT says with the pipeline in ARTIFACT.
+
+    Every prompt is drawn from the same seed; picture number i of one prompt has the seed plus i. The PNG
+    files carry what made them as text.
+    """
+    from artifacts.reading import read_manifest
+    from latentc import pictures, show
+    from latentc.progress import bars
+
+    extra = {name: _value(text) for name, text in assignments(arguments, "--arg").items()}
+    wanted = _prompts(prompts, prompt_file, needed=not extra)
+    template = pictures.template(output, len(wanted) * images)
+    if mask is not None and image is None:
+        raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
+    if strength is not None and image is None:
+        raise click.UsageError("--strength needs --image: the picture to start from.")
+    start = None if image is None else pictures.read(image, "RGB")
+    holes = None if mask is None else pictures.read(mask, "L")
+    if task is None:
+        task = _task(read_manifest(artifact.absolute()).pipelines, image is not None, mask is not None)
+
+    from runtimes.pipeline import load
+
+    written: list[dict[str, Any]] = []
+    with bars() as progress, load(artifact, device=device, task=task, progress=progress) as pipeline:
+        for prompt in wanted:
+            result = pipeline.generate(
+                prompt,
+                negative_prompt=negative,
+                image=start,
+                mask=holes,
+                strength=strength,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                size=size,
+                images=images,
+                scheduler=scheduler,
+                progress=progress,
+                **extra,
+            )
+            # A seed that was drawn holds for the prompts that follow, as a given one does.
+            seed = result.seed
+            if not result.images:
+                raise _no_pictures(result.outputs)
+            if len(result.images) > images:  # the frames of a video
+                template = pictures.template(output, len(wanted) * len(result.images))
+            frames = len(result.images) // len(result.seeds)
+            for at, picture in enumerate(result.images):
+                own = {**result.parameters, "seed": result.seeds[at // frames], "images": 1}
+                path = pictures.at(template, len(written))
+                pictures.write(picture, path, own)
+                written.append({"file": str(path), **own, "timings": _timings(result.timings)})
+                if not json_output:
+                    click.echo(f"{path} (seed {own['seed']})")
+    if json_output:
+        show.as_json(written)
+
+
+def _prompts(given: tuple[str, ...], file: Any, needed: bool) -> list[str | None]:
+    if given and file is not None:
+        raise click.UsageError("Prompts come from the command line or from --prompts, not from both.")
+    found: list[str | None] = [*given] if file is None else [line.strip() for line in file if line.strip()]
+    if file is not None and not found:
+        raise click.UsageError(f"{file.name} holds no prompt.")
+    if not found and needed:
+        raise click.UsageError("generate needs a PROMPT, or --prompts FILE.")
+    return found or [None]
+
+
+def _task(tasks: Mapping[str, str], image: bool, mask: bool) -> str | None:
+    """The artifact's task that these inputs ask for; None for its first, where it has no such task."""
+    wanted = "inpaint" if mask else "image-to-image" if image else "text-to-image"
+    return wanted if wanted in tasks else None
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON ("3", "[207]", "true"), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _timings(timings: Timings) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(timings)
+
+
+def _no_pictures(outputs: Mapping[str, Any]) -> LatentcError:
+    return LatentcError(
+        f"the pipeline returned no pictures (it returned: {', '.join(outputs)}).",
+        "Use it from Python, where they are in the result's outputs: latentc.load(ARTIFACT).generate(...)",
+    )

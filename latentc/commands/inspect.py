@@ -1,0 +1,185 @@
+"""`latentc inspect`: what is in an artifact, or in a model before it is compiled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from artifacts.manifest import GraphRecord, Manifest
+    from compiler.source import ComponentSource
+
+
+@click.command(
+    name="inspect",
+    short_help="Show what is in an artifact or a model.",
+    epilog="""\b
+Examples:
+  latentc inspect out
+  latentc inspect shapes --json
+""",
+)
+@click.argument("artifact_or_model", metavar="ARTIFACT|MODEL")
+@click.option(
+    "--json", "json_output", is_flag=True, help="Print it as JSON; of an artifact, the whole manifest."
+)
+def command(artifact_or_model: str, json_output: bool) -> None:
+    """Show an artifact's components, parameters, precision, bytes, shapes and evidence.
+
+    Of a MODEL (a diffusers folder, a hub id or a built-in name): its components and parameters. No weight is
+    read in either case; latentc verify does that.
+    """
+    from artifacts.manifest import MANIFEST_NAME
+    from artifacts.progress import Event
+    from artifacts.reading import read_manifest
+    from latentc import show
+    from latentc.progress import bars
+
+    root = Path(artifact_or_model)
+    if os.path.lexists(root / MANIFEST_NAME):
+        manifest = read_manifest(root.absolute())
+        if json_output:
+            show.as_json(manifest.model_dump(mode="json"))
+        else:
+            _print_manifest(manifest)
+        return
+    with bars() as progress:
+        progress(Event("reading headers", 0, None))
+        described = _model(artifact_or_model)
+    if json_output:
+        show.as_json(described)
+    else:
+        _print_model(described)
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    from latentc import evidence, show
+
+    methods = {
+        graph.folder: sorted(
+            f"{component.name}.{method.method}"
+            for component in manifest.components
+            for method in component.methods
+            if method.graph == graph.folder
+        )
+        for graph in manifest.graphs
+    }
+    size = {
+        graph.folder: sum(f.size for f in manifest.files if f.path.startswith(f"{graph.folder}/"))
+        for graph in manifest.graphs
+    }
+    show.table(
+        ("graph", "answers", "precision", "parameters", "bytes", "error to PyTorch"),
+        (
+            (
+                graph.folder,
+                ", ".join(dict.fromkeys(methods[graph.folder])),
+                graph.precision,
+                show.number(graph.parameters),
+                show.size(size[graph.folder]),
+                evidence.line(graph.evidence),
+            )
+            for graph in manifest.graphs
+        ),
+        right=("parameters", "bytes"),
+    )
+    click.echo()
+    show.table(
+        ("graph", "inputs", "outputs"),
+        (
+            (graph.folder, _specs(graph, graph.inputs), _specs(graph, graph.outputs))
+            for graph in manifest.graphs
+        ),
+    )
+    click.echo()
+    source = manifest.source.id + (f" at {manifest.source.revision}" if manifest.source.revision else "")
+    facts = {
+        "source": source,
+        "target": f"{manifest.target}, device {manifest.device}, {manifest.precision}",
+        "tasks": ", ".join(manifest.pipelines),
+        "sizes": ", ".join(f"{name} {_range(dim)}" for name, dim in manifest.sizes.items()),
+        "on disk": show.size(sum(file.size for file in manifest.files)),
+        "compiled": manifest.created,
+        "toolchain": ", ".join(f"{name} {version}" for name, version in sorted(manifest.toolchain.items())),
+    }
+    if manifest.options:
+        facts["options"] = ", ".join(f"{name}={value}" for name, value in manifest.options.items())
+    for name, value in facts.items():
+        click.echo(f"{name:<10}{show.plain(value)}")
+    for graph in manifest.graphs:
+        for line in graph.kept_fp32:
+            click.echo(show.plain(f"in fp32   {graph.folder}: {line}"))
+
+
+def _specs(graph: GraphRecord, specs: Any) -> str:
+    def dim(value: int | str) -> str:
+        if isinstance(value, int):
+            return str(value)
+        return f"{value}={_range(graph.dims[value])}" if value in graph.dims else value
+
+    return "\n".join(f"{s.name} {s.dtype}[{', '.join(dim(d) for d in s.shape)}]" for s in specs)
+
+
+def _range(dim: Any) -> str:
+    return str(dim.min) if dim.min == dim.max else f"{dim.min}..{dim.max}"
+
+
+def _model(name: str) -> dict[str, Any]:
+    """What is known of a model from its index and the headers of its weight files."""
+    from compiler.source import open_model
+
+    source = open_model(name)
+    modules = {component.name for component in source.modules}
+    return {
+        "id": source.id,
+        "folder": str(source.root),
+        "revision": source.revision,
+        "pipeline": source.pipeline,
+        "components": [
+            _component(component) if component.name in modules else _part(component)
+            for component in source.components
+        ],
+    }
+
+
+def _part(component: ComponentSource) -> dict[str, Any]:
+    return {"name": component.name, "class": f"{component.library}.{component.class_name}"}
+
+
+def _component(component: ComponentSource) -> dict[str, Any]:
+    import math
+
+    stored = component.stored.values()
+    dtypes: dict[str, int] = {}
+    for tensor in stored:
+        dtypes[tensor.dtype.name.lower()] = dtypes.get(tensor.dtype.name.lower(), 0) + tensor.nbytes
+    return {
+        **_part(component),
+        "parameters": sum(math.prod(tensor.shape) for tensor in stored),
+        "bytes": sum(dtypes.values()),
+        "dtypes": dtypes,
+        "files": [file.name for file in component.weight_files],
+    }
+
+
+def _print_model(described: dict[str, Any]) -> None:
+    from latentc import show
+
+    click.echo(show.plain(f"{described['id']}: {described['pipeline']} in {described['folder']}"))
+    show.table(
+        ("component", "class", "stored as", "parameters", "bytes"),
+        (
+            (
+                row["name"],
+                row["class"],
+                ", ".join(row.get("dtypes", ())),
+                show.number(row["parameters"]) if "parameters" in row else "",
+                show.size(row["bytes"]) if "bytes" in row else "",
+            )
+            for row in described["components"]
+        ),
+        right=("parameters", "bytes"),
+    )

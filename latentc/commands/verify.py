@@ -1,0 +1,113 @@
+"""`latentc verify`: is an artifact still what was published, and does it still compute what PyTorch does?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from artifacts.manifest import Evidence, Manifest
+    from artifacts.verify import Finding
+
+
+@click.command(
+    name="verify",
+    short_help="Check an artifact's files, and its numbers too.",
+    epilog="""\b
+Examples:
+  latentc verify out
+  latentc verify out --numerics
+""",
+)
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--numerics",
+    is_flag=True,
+    help="Also compare each component with PyTorch again; needs the model that it was compiled from.",
+)
+@click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
+def command(artifact: Path, numerics: bool, json_output: bool) -> None:
+    """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
+
+    Exits with 1 when anything is wrong. Another toolchain than the one that compiled it is told and is no fault.
+    """
+    from artifacts.reading import read_manifest
+    from artifacts.verify import Artifact, verify
+    from latentc import show
+    from latentc.progress import bars
+
+    root = artifact.absolute()
+    manifest = read_manifest(root)
+    changed = _changed_tools(manifest.toolchain)
+    evidence: dict[str, Evidence] = {}
+    with bars() as progress:
+        findings = verify(root, progress=progress)
+        if numerics and not findings:
+            from compiler.build import recheck
+
+            evidence.update(recheck(Artifact(root, manifest), progress))
+    too_far = sorted(folder for folder, found in evidence.items() if _over(found))
+    if json_output:
+        show.as_json(
+            {
+                "artifact": str(root),
+                "ok": not findings and not too_far,
+                "findings": [{"path": f.path, "problem": f.problem} for f in findings],
+                "toolchain": [{"package": n, "compiled": was, "installed": now} for n, was, now in changed],
+                "numerics": {folder: found.model_dump(mode="json") for folder, found in evidence.items()},
+            }
+        )
+    else:
+        _print(manifest, findings, changed, evidence, asked=numerics)
+    raise SystemExit(1 if findings or too_far else 0)
+
+
+def _over(found: Evidence) -> bool:
+    """Whether an error is over its tolerance; one that is not a number is."""
+    limit = found.tolerance
+    return limit is not None and any(not error <= limit for error in found.error.values())
+
+
+def _print(
+    manifest: Manifest,
+    findings: tuple[Finding, ...],
+    changed: list[tuple[str, str, str | None]],
+    evidence: dict[str, Evidence],
+    asked: bool,
+) -> None:
+    from latentc import show
+    from latentc.evidence import line
+
+    for package, was, now in changed:
+        click.echo(f"note: compiled with {package} {was}, here is {now or 'none'}.")
+    for finding in findings:
+        click.echo(str(finding))
+    if findings:
+        click.echo(f"{len(findings)} of {len(manifest.files)} files are wrong. Compile the model again.")
+        if asked:
+            click.echo("Numbers: not measured, since the files are not those that were compiled.")
+        return
+    total = show.size(sum(file.size for file in manifest.files))
+    click.echo(f"All {len(manifest.files)} files ({total}) are as they were compiled.")
+    if evidence:
+        show.table(
+            ("graph", "error to PyTorch", ""),
+            ((folder, line(found), "too far" if _over(found) else "") for folder, found in evidence.items()),
+        )
+
+
+def _changed_tools(recorded: dict[str, str]) -> list[tuple[str, str, str | None]]:
+    """(package, version that compiled, version installed here or None) where the two differ."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    changed = []
+    for package, was in recorded.items():
+        try:
+            now: str | None = version(package)
+        except PackageNotFoundError:
+            now = None
+        if now != was:
+            changed.append((package, was, now))
+    return changed

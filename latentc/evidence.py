@@ -1,0 +1,39 @@
+"""What a manifest's evidence says, in words: a figure, or that nothing was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from artifacts.manifest import Evidence, Manifest
+
+
+def worst(evidence: Evidence) -> float | None:
+    """The largest relative error of a graph's outputs, or None when it was not measured."""
+    return max(evidence.error.values()) if evidence.error else None
+
+
+def line(evidence: Evidence) -> str:
+    """One graph's evidence for a table's cell."""
+    error = worst(evidence)
+    if evidence.check == "not measured" or error is None:
+        return "not measured" + (f": {evidence.reason}" if evidence.reason else "")
+    limit = "" if evidence.tolerance is None else f" (limit {evidence.tolerance:.0e})"
+    return f"{evidence.check}: {error:.1e}{limit}"
+
+
+def summary(manifest: Manifest) -> str:
+    """One sentence about all graphs; what was not measured is named."""
+    measured = [
+        (error, graph.folder) for graph in manifest.graphs if (error := worst(graph.evidence)) is not None
+    ]
+    missing = [graph for graph in manifest.graphs if worst(graph.evidence) is None]
+    parts = []
+    if measured:
+        error, folder = max(measured)
+        parts.append(f"Worst relative error to PyTorch: {error:.1e} ({folder}).")
+    if missing:
+        reasons = sorted({graph.evidence.reason for graph in missing if graph.evidence.reason})
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        parts.append(f"Not measured: {', '.join(graph.folder for graph in missing)}{why}.")
+    return " ".join(parts)

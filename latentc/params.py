@@ -1,0 +1,112 @@
+"""The kinds of values that options take, parsed once and refused with what was expected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of whole numbers, both ends included; one number is a range of itself."""
+
+    min: int
+    max: int
+
+    @classmethod
+    def parse(cls, text: str) -> Span | None:
+        """`"4"` or `"1..4"`; None when it is neither, or its ends are zero or the wrong way round."""
+        match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", text.strip(), re.ASCII)
+        if match is None:
+            return None
+        low, high = int(match[1]), int(match[2] or match[1])
+        return cls(low, high) if 1 <= low <= high else None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Ranges of a picture's width and height, in pixels."""
+
+    width: Span
+    height: Span
+
+
+class SpanType(click.ParamType):
+    """`4` or `1..4`."""
+
+    name = "range"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Span:
+        if isinstance(value, Span):
+            return value
+        span = Span.parse(str(value))
+        if span is None:
+            self.fail(
+                f"'{value}' is no range; expected a number of at least 1 or MIN..MAX, e.g. 1..4.", param, ctx
+            )
+        return span
+
+
+class SizesType(click.ParamType):
+    """`512x768` (width by height), `256..1024` (both), or `256..1024x512..768`."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Sizes:
+        if isinstance(value, Sizes):
+            return value
+        spans = [Span.parse(part) for part in str(value).lower().split("x")]
+        width, height = spans[0], spans[-1]
+        if len(spans) > 2 or width is None or height is None:
+            self.fail(
+                f"'{value}' is no size; expected WIDTHxHEIGHT or a range, e.g. 512x768, 256..1024, "
+                "256..1024x512..768.",
+                param,
+                ctx,
+            )
+        return Sizes(width, height)
+
+
+class PixelsType(click.ParamType):
+    """`512x768`: width by height; `512` is a square."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", str(value).lower().strip(), re.ASCII)
+        if match is None or not int(match[1]) or not int(match[2] or match[1]):
+            self.fail(f"'{value}' is no size; expected WIDTHxHEIGHT, e.g. 512x768.", param, ctx)
+        return int(match[1]), int(match[2] or match[1])
+
+
+class AssignmentType(click.ParamType):
+    """`NAME=VALUE`."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, rest = str(value).partition("=")
+        if not equals or not name.strip():
+            self.fail(f"'{value}' is no assignment; expected NAME=VALUE.", param, ctx)
+        return name.strip(), rest
+
+
+def assignments(pairs: Iterable[tuple[str, str]], option: str) -> dict[str, str]:
+    """The pairs as a dict; the same name twice is a usage error."""
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name in given:
+            raise click.BadParameter(f"'{name}' is given twice.", param_hint=f"'{option}'")
+        given[name] = value
+    return given

@@ -1,0 +1,116 @@
+"""Pictures in and out: what `--image` and `--mask` read, and PNG files that carry their parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import LatentcError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TEXT_KEY = "parameters"
+"""The PNG text chunk that people and other programs read."""
+
+JSON_KEY = "latentc"
+"""The PNG text chunk with the same as JSON."""
+
+# Parameters that the readable text leaves out or puts first.
+_FIRST = ("prompt", "negative_prompt")
+
+
+def read(path: Path, mode: str) -> Image:
+    """The picture in a file, upright, in `mode` ("RGB", or "L" for a mask).
+
+    Raises:
+        UsageError: no such file, or it is no picture that Pillow reads.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert(mode)
+    except UnidentifiedImageError:
+        raise UsageError(f"{path} is not a picture (PNG, JPEG, WebP, ...).") from None
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"{path} is too large to be opened: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def template(output: str, count: int) -> str:
+    """The file name that `count` pictures are made from, checked; `at` fills it in.
+
+    `{index}` (or `{index:03}`) is the picture's number from 0. A name without it gets `-{index}` before its
+    suffix when there is more than one picture.
+
+    Raises:
+        UsageError: not a .png name, a brace that is not `{index}`, or a folder that does not exist.
+    """
+    path = Path(output)
+    if path.suffix.lower() != ".png":
+        raise UsageError(
+            f"the output must be a .png file, which carries its parameters; found '{output}'.",
+            "For instance: -o out.png",
+        )
+    found = output
+    if "{" not in output and count > 1:
+        found = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
+    try:
+        first, second = at(found, 0), at(found, 1)
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise UsageError(
+            f"'{output}' is no file name: only {{index}} may stand in braces ({error}).",
+            "For instance: -o out-{index:03}.png",
+        ) from None
+    if first == second and count > 1:
+        raise UsageError(
+            f"'{output}' names one file for {count} pictures.", "For instance: -o out-{index}.png"
+        )
+    if not first.parent.is_dir():
+        raise UsageError(f"the folder '{first.parent}' does not exist.", f"Make it: mkdir {first.parent}")
+    return found
+
+
+def at(found: str, index: int) -> Path:
+    """Where picture number `index` goes, given what `template` returned."""
+    return Path(found.format(index=index))
+
+
+def describe(parameters: Mapping[str, Any]) -> str:
+    """The parameters as people write them: prompt, negative prompt, then "Steps: 20, Seed: 7, ..."."""
+    lines = [str(parameters.get("prompt") or "")]
+    if parameters.get("negative_prompt"):
+        lines.append(f"Negative prompt: {parameters['negative_prompt']}")
+    rest = {
+        key.replace("_", " ").capitalize(): value
+        for key, value in parameters.items()
+        if key not in _FIRST and value is not None
+    }
+    lines.append(", ".join(f"{key}: {value}" for key, value in rest.items()))
+    return "\n".join(line for line in lines if line)
+
+
+def write(image: Image, path: Path, parameters: Mapping[str, Any]) -> None:
+    """Writes a PNG with its parameters as text; a picture that was there is replaced in one step.
+
+    Raises:
+        LatentcError: it cannot be written.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    # iTXt: prompts are in any language, tEXt holds Latin-1 only.
+    info.add_itxt(TEXT_KEY, describe(parameters))
+    info.add_itxt(JSON_KEY, json.dumps(dict(parameters), ensure_ascii=False))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        image.save(partial, format="PNG", pnginfo=info)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise LatentcError(f"{path} cannot be written: {error.strerror or error}.") from None

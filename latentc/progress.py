@@ -1,0 +1,67 @@
+"""Progress events become rich bars on a terminal's stderr, and nothing anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from artifacts.progress import Event, Progress, silent
+
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
+
+
+class Bars:
+    """One bar for each task that is under way, by the task's own words; a finished one goes away."""
+
+    def __init__(self, display: rich_progress.Progress) -> None:
+        self._display = display
+        self._ids: dict[str, rich_progress.TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        from rich.markup import escape
+
+        done = event.total is not None and event.completed >= event.total
+        if event.task not in self._ids:
+            if done:
+                return
+            self._ids[event.task] = self._display.add_task(escape(event.task), total=event.total, amount="")
+        self._display.update(
+            self._ids[event.task], completed=event.completed, total=event.total, amount=_amount(event)
+        )
+        if done:
+            self._display.remove_task(self._ids.pop(event.task))
+
+
+def _amount(event: Event) -> str:
+    from latentc.show import size
+
+    show = size if event.unit == "bytes" else lambda value: f"{value:.0f}"
+    if event.total is None:
+        return show(event.completed) if event.completed else ""
+    unit = "" if event.unit == "bytes" else f" {event.unit}"
+    return f"{show(event.completed)}/{show(event.total)}{unit}"
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """The `Progress` to hand to work: bars while stderr is a terminal, silent otherwise."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[amount]}"),
+        TimeElapsedColumn(),
+    )
+    # On one terminal, what is printed meanwhile goes above the bars; a redirected stdout is left alone.
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as display:
+        yield Bars(display)

@@ -1,0 +1,98 @@
+"""`latentc inspect`, of an artifact and of a model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from artifacts.manifest import MANIFEST_NAME, Evidence
+from tests.latentc.artifacts_made import made
+
+
+def test_an_artifact(latentc, tmp_path):
+    made(tmp_path)
+    ended = latentc("inspect", tmp_path)
+    assert ended.code == 0
+    for expected in (
+        "unet.forward",
+        "7.2 M",
+        "quick: 1.2e-03 (limit 2e-02)",
+        "sample float32[batch=1..4, 4, height=64, 64]",
+        "onnxruntime, device cpu, fp16",
+        "height 512",
+        "mid_block: its values reach 70,000",
+    ):
+        assert expected in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 100
+
+
+def test_what_was_not_measured_is_called_so(latentc, tmp_path):
+    manifest = made(tmp_path)
+    graph = manifest.graphs[0].model_copy(
+        update={"evidence": Evidence(check="not measured", reason="it needs 9 GB")}
+    )
+    made(tmp_path, graphs=(graph,))
+    assert "not measured: it needs 9 GB" in latentc("inspect", tmp_path).out
+
+
+def test_json_is_the_manifest(latentc, tmp_path):
+    manifest = made(tmp_path)
+    found = json.loads(latentc("inspect", tmp_path, "--json").out)
+    assert found == json.loads((tmp_path / MANIFEST_NAME).read_text())
+    assert found["graphs"][0]["folder"] == manifest.graphs[0].folder
+
+
+def test_a_damaged_manifest_is_no_model(latentc, tmp_path):
+    (tmp_path / MANIFEST_NAME).write_text("{")
+    ended = latentc("inspect", tmp_path)
+    assert ended.code == 1
+    assert MANIFEST_NAME in ended.err
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A diffusers folder with one component that has weights and one that has none."""
+    root = tmp_path / "model"
+    (root / "vae").mkdir(parents=True)
+    (root / "scheduler").mkdir()
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+    }
+    (root / "model_index.json").write_text(json.dumps(index))
+    tensors = {"a": np.zeros((3, 5), np.float16), "b": np.zeros(4, np.float32)}
+    save_file(tensors, root / "vae" / "diffusion_pytorch_model.safetensors")
+    return root
+
+
+def test_a_model(latentc, model):
+    ended = latentc("inspect", model, "--json")
+    found = json.loads(ended.out)
+    assert found["pipeline"] == "StableDiffusionPipeline"
+    vae, scheduler = found["components"]
+    assert (vae["parameters"], vae["bytes"]) == (19, 46)
+    assert vae["dtypes"] == {"float16": 30, "float": 16}
+    assert scheduler == {"name": "scheduler", "class": "diffusers.DDIMScheduler"}
+    text = latentc("inspect", model).out
+    assert "diffusers.AutoencoderKL" in text
+    assert "46 B" in text
+
+
+def test_pickled_weights_are_refused(latentc, model):
+    (model / "vae" / "diffusion_pytorch_model.safetensors").rename(
+        model / "vae" / "diffusion_pytorch_model.bin"
+    )
+    ended = latentc("inspect", model)
+    assert ended.code == 1
+    assert "are a pickle (diffusion_pytorch_model.bin)" in ended.err
+
+
+def test_neither_artifact_nor_model(latentc, tmp_path):
+    ended = latentc("inspect", tmp_path / "none")
+    assert ended.code == 1
+    assert "there is no model" in ended.err

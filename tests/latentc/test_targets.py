@@ -1,0 +1,70 @@
+"""`latentc targets`: every target is listed, also one that cannot be used here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+
+from targets import table
+from targets.base import Availability, Requirements
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the target "missing".
+
+    Attributes:
+        depth: how deep it goes,
+            in steps.
+        width: how wide.
+    """
+
+    depth: int = 3
+    width: int = 1
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """A target whose package is not here."""
+    target = SimpleNamespace(
+        name="missing",
+        summary="a vendor that is not here",
+        options=Options,
+        requirements=Requirements((17, 21), frozenset({"bf16", "fp32"}), "strong", frozenset(), (), False),
+        available=lambda: Availability(False, "the package 'vendor' is not installed", "pip install vendor"),
+    )
+    monkeypatch.setitem(table.TARGETS, "missing", "missing:TARGET")
+    real = table.get
+    monkeypatch.setattr(table, "get", lambda name: target if name == "missing" else real(name))
+
+
+def test_our_targets_are_listed(latentc):
+    ended = latentc("targets")
+    assert ended.code == 0
+    for name in table.TARGETS:
+        assert name in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 100
+
+
+def test_a_missing_one_stays_with_reason_and_command(latentc, missing):
+    out = " ".join(latentc("targets").out.split())
+    assert "missing" in out
+    assert "no: the package" in out
+    assert "pip install vendor" in out
+
+
+def test_json_tells_scripts_the_options(latentc, missing):
+    found = {row["name"]: row for row in json.loads(latentc("targets", "--json").out)}
+    assert set(found) == set(table.TARGETS)
+    assert found["missing"]["available"] is False
+    assert found["missing"]["precisions"] == ["fp32", "bf16"]
+    assert found["missing"]["options"] == [
+        {"name": "depth", "default": 3, "help": "how deep it goes, in steps."},
+        {"name": "width", "default": 1, "help": "how wide."},
+    ]
+    assert found["onnxruntime"]["available"] is True
+    assert "cpu" in found["onnxruntime"]["devices"]
+    assert found["onnxruntime"]["toolchain"]["onnxruntime"]

@@ -1,0 +1,81 @@
+"""`latentc verify`: what it prints, and with which status it ends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from artifacts.manifest import Evidence
+from tests.latentc.artifacts_made import made
+
+
+@pytest.fixture
+def out(tmp_path):
+    made(tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Makes `--numerics` measure what the test says."""
+
+    def use(error: float) -> None:
+        import compiler.build
+
+        found = {"unet": Evidence(check="quick", error={"out_sample": error}, tolerance=0.02)}
+        monkeypatch.setattr(compiler.build, "recheck", lambda artifact, progress: found)
+
+    return use
+
+
+def test_a_good_artifact(latentc, out):
+    ended = latentc("verify", out)
+    assert ended.code == 0
+    assert "All 3 files (70 B) are as they were compiled." in ended.out
+
+
+def test_another_toolchain_is_told_and_is_no_fault(latentc, out):
+    ended = latentc("verify", out)
+    assert "compiled with no-such-package 1.0, here is none." in ended.out
+    assert "compiled with click 0.0.1, here is " in ended.out
+    assert ended.code == 0
+
+
+def test_what_is_wrong_is_named_and_fails(latentc, out):
+    (out / "unet" / "model.onnx").write_bytes(b"hparg")
+    (out / "unet" / "stranger").touch()
+    ended = latentc("verify", out)
+    assert ended.code == 1
+    assert "'unet/model.onnx': has SHA-256" in ended.out
+    assert "'unet/stranger': is not listed" in ended.out
+
+
+def test_json(latentc, out):
+    (out / "unet" / "config.json").unlink()
+    ended = latentc("verify", out, "--json")
+    found = json.loads(ended.out)
+    assert ended.code == 1
+    assert found["ok"] is False
+    assert [f["path"] for f in found["findings"]] == ["unet/config.json"]
+
+
+def test_no_artifact(latentc, tmp_path):
+    ended = latentc("verify", tmp_path)
+    assert ended.code == 1
+    assert "there is no latentc.json in it" in ended.err
+
+
+@pytest.mark.parametrize(("error", "code"), [(0.001, 0), (0.03, 1), (float("nan"), 1)])
+def test_numbers_over_their_tolerance_fail(latentc, out, measured, error, code):
+    measured(error)
+    ended = latentc("verify", out, "--numerics")
+    assert ended.code == code
+    assert ("too far" in ended.out) == (code == 1)
+    assert latentc("verify", out, "--numerics", "--json").code == code
+
+
+def test_damaged_files_are_not_measured(latentc, out, measured):
+    measured(0.0)
+    (out / "unet" / "config.json").unlink()
+    assert "Numbers: not measured" in latentc("verify", out, "--numerics").out
