@@ -34,7 +34,7 @@ class Sizes:
     height: Span
 
 
-class SpanType(click.ParamType):
+class SpanType(click.ParamType[Span]):
     """`4` or `1..4`."""
 
     name = "range"
@@ -50,7 +50,7 @@ class SpanType(click.ParamType):
         return span
 
 
-class SizesType(click.ParamType):
+class SizesType(click.ParamType[Sizes]):
     """`512x768` (width by height), `256..1024` (both), or `256..1024x512..768`."""
 
     name = "size"
@@ -70,7 +70,7 @@ class SizesType(click.ParamType):
         return Sizes(width, height)
 
 
-class PixelsType(click.ParamType):
+class PixelsType(click.ParamType[tuple[int, int]]):
     """`512x768`: width by height; `512` is a square."""
 
     name = "size"
@@ -86,7 +86,7 @@ class PixelsType(click.ParamType):
         return int(match[1]), int(match[2] or match[1])
 
 
-class AssignmentType(click.ParamType):
+class AssignmentType(click.ParamType[tuple[str, str]]):
     """`NAME=VALUE`."""
 
     name = "name=value"

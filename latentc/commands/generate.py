@@ -15,6 +15,18 @@ from latentc.params import AssignmentType, PixelsType, assignments
 if TYPE_CHECKING:
     from runtimes.meter import Timings
 
+# What --arg does not take -> what does.
+OWN = {
+    "prompt": "PROMPT",
+    "negative_prompt": "--negative",
+    "cancel": "Ctrl-C",
+    "progress": "latentc.load in Python",
+    **{
+        name: f"--{name}"
+        for name in ("image", "mask", "strength", "steps", "guidance", "seed", "size", "images", "scheduler")
+    },
+}
+
 
 @click.command(
     name="generate",
@@ -129,6 +141,8 @@ def command(
     from latentc.progress import bars
 
     extra = {name: _value(text) for name, text in assignments(arguments, "--arg").items()}
+    for name in extra.keys() & OWN.keys():
+        raise click.BadParameter(f"'{name}' cannot be given so: use {OWN[name]}.", param_hint="'--arg'")
     wanted = _prompts(prompts, prompt_file, needed=not extra)
     template = pictures.template(output, len(wanted) * images)
     if mask is not None and image is None:

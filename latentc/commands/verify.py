@@ -31,7 +31,8 @@ Examples:
 def command(artifact: Path, numerics: bool, json_output: bool) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
 
-    Exits with 1 when anything is wrong. Another toolchain than the one that compiled it is told and is no fault.
+    Exits with 1 when anything is wrong. A toolchain other than the one that compiled it is told
+    and is no fault.
     """
     from artifacts.reading import read_manifest
     from artifacts.verify import Artifact, verify

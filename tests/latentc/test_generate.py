@@ -1,0 +1,185 @@
+"""`latentc generate`: what reaches the pipeline, and what becomes of its pictures."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from latentc.commands.generate import OWN
+from runtimes import pipeline as pipelines
+from runtimes.meter import MethodTime, Timings
+from tests.latentc.artifacts_made import made
+
+TIMINGS = Timings(total=1.5, opening=0.5, components={"unet.forward": MethodTime(2, 1.0)}, steps=(0.5, 0.5))
+
+
+class Fake:
+    """Stands for a loaded pipeline: remembers its calls, draws pictures whose red is the seed."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] = {}
+        self.calls: list[dict[str, Any]] = []
+        self.frames = 1
+        self.closed = False
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.closed = True
+
+    def generate(self, prompt: str | None, **given: Any) -> SimpleNamespace:
+        given.pop("progress")
+        self.calls.append({"prompt": prompt, **given})
+        seed = 40 if given["seed"] is None else given["seed"]
+        seeds = tuple(seed + i for i in range(given["images"]))
+        pictures = [Image.new("RGB", (2, 2), (s % 256, 0, 0)) for s in seeds for _ in range(self.frames)]
+        parameters = {"prompt": prompt, "steps": given["steps"], "seed": seed, "images": given["images"]}
+        return SimpleNamespace(
+            images=tuple(pictures),
+            seed=seed,
+            seeds=seeds,
+            timings=TIMINGS,
+            parameters=parameters,
+            outputs={"image_embeds": 1},
+        )
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    made(tmp_path / "out", pipelines={"text-to-image": "diffusers:A", "inpaint": "diffusers:B"})
+    monkeypatch.chdir(tmp_path)
+    found = Fake()
+
+    def load(path: Any, **given: Any) -> Fake:
+        found.loaded = given
+        return found
+
+    monkeypatch.setattr(pipelines, "load", load)
+    return found
+
+
+def text(name: str) -> dict[str, Any]:
+    with Image.open(name) as image:
+        return dict(json.loads(image.text["latentc"]))
+
+
+def test_one_prompt_one_picture(latentc, fake, tmp_path):
+    ended = latentc(
+        "generate", "out", "a circle", "-o", "a.png", "--steps", 3, "--guidance", 2, "--size", "64x32"
+    )
+    assert ended.code == 0, ended.err
+    assert ended.out == "a.png (seed 40)\n"
+    call = fake.calls[0]
+    assert (call["prompt"], call["steps"], call["guidance"], call["size"]) == ("a circle", 3, 2.0, (64, 32))
+    assert text("a.png") == {"prompt": "a circle", "steps": 3, "seed": 40, "images": 1}
+    assert fake.closed
+
+
+def test_options_that_are_not_given_are_the_pipelines(latentc, fake):
+    latentc("generate", "out", "a")
+    call = fake.calls[0]
+    absent = (
+        "negative_prompt",
+        "image",
+        "mask",
+        "strength",
+        "steps",
+        "guidance",
+        "seed",
+        "size",
+        "scheduler",
+    )
+    assert all(call[name] is None for name in absent)
+
+
+def test_the_drawn_seed_holds_for_all_prompts(latentc, fake):
+    ended = latentc("generate", "out", "a", "b", "-o", "p{index:02}.png")
+    assert ended.out == "p00.png (seed 40)\np01.png (seed 40)\n"
+    assert [call["seed"] for call in fake.calls] == [None, 40]
+
+
+def test_each_picture_carries_its_own_seed(latentc, fake):
+    latentc("generate", "out", "a", "--images", 2, "--seed", 7)
+    assert [text(f"out-{i}.png")["seed"] for i in range(2)] == [7, 8]
+    assert [text(f"out-{i}.png")["images"] for i in range(2)] == [1, 1]
+    with Image.open("out-1.png") as image:
+        assert image.getpixel((0, 0)) == (8, 0, 0)
+
+
+def test_prompts_from_a_file(latentc, fake, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\ufeffein größerer Kreis\n\n  b  \n", encoding="utf-8")
+    ended = latentc("generate", "out", "--prompts", "prompts.txt", "--seed", 1, "--json")
+    assert [call["prompt"] for call in fake.calls] == ["ein größerer Kreis", "b"]
+    found = json.loads(ended.out)
+    assert [row["file"] for row in found] == ["out-0.png", "out-1.png"]
+    assert found[0]["timings"]["components"]["unet.forward"] == {"calls": 2, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "generate needs a PROMPT, or --prompts FILE"),
+        (["a", "--prompts", "p.txt"], "not from both"),
+        (["--prompts", "empty.txt"], "empty.txt holds no prompt"),
+        (["a", "--mask", "m.png"], "--mask needs --image"),
+        (["a", "--strength", "0.5"], "--strength needs --image"),
+        (["a", "--strength", "1.5", "--image", "m.png"], "not in the range"),
+        (["a", "--size", "64..128"], "expected WIDTHxHEIGHT"),
+        (["a", "--image", "none.png"], "cannot be read"),
+        (["a", "--arg", "steps=3"], "use --steps"),
+        (["a", "--arg", "negative_prompt=b"], "use --negative"),
+        (["a", "-o", "a.jpg"], "must be a .png file"),
+    ],
+)
+def test_wrong_requests_exit_2_before_any_work(latentc, fake, tmp_path, args, message):
+    (tmp_path / "p.txt").write_text("a")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    ended = latentc("generate", "out", *args)
+    assert ended.code == 2
+    assert message in " ".join(ended.err.split())
+    assert not fake.calls
+
+
+def test_image_and_mask_choose_the_task_where_the_artifact_has_it(latentc, fake):
+    Image.new("RGB", (4, 4)).save("i.png")
+    Image.new("L", (4, 4)).save("m.png")
+    latentc("generate", "out", "a")
+    assert fake.loaded["task"] == "text-to-image"
+    latentc("generate", "out", "a", "--image", "i.png", "--mask", "m.png", "--strength", 0.5)
+    assert fake.loaded["task"] == "inpaint"
+    assert fake.calls[-1]["image"].mode == "RGB"
+    assert fake.calls[-1]["mask"].mode == "L"
+    latentc("generate", "out", "a", "--image", "i.png")
+    assert fake.loaded["task"] is None
+    latentc("generate", "out", "a", "--task", "other", "--device", "gpu.0")
+    assert (fake.loaded["task"], fake.loaded["device"]) == ("other", "gpu.0")
+
+
+def test_a_pipelines_own_parameters_are_json_or_text(latentc, fake):
+    latentc("generate", "out", "--arg", "class_labels=[207]", "--arg", "mode=fast")
+    assert fake.calls[0]["prompt"] is None
+    assert (fake.calls[0]["class_labels"], fake.calls[0]["mode"]) == ([207], "fast")
+
+
+def test_every_parameter_of_generate_is_an_option_and_not_an_arg():
+    parameters = inspect.signature(pipelines.Pipeline.generate).parameters.values()
+    assert {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} == {"self", *OWN}
+
+
+def test_frames_of_a_video_are_numbered_and_share_its_seed(latentc, fake):
+    fake.frames = 3
+    latentc("generate", "out", "a", "--images", 2, "--seed", 5)
+    assert [text(f"out-{i}.png")["seed"] for i in range(6)] == [5, 5, 5, 6, 6, 6]
+
+
+def test_a_pipeline_without_pictures_says_what_it_has(latentc, fake):
+    fake.frames = 0
+    ended = latentc("generate", "out", "a")
+    assert ended.code == 1
+    assert "returned no pictures (it returned: image_embeds)" in ended.err
