@@ -1,0 +1,77 @@
+"""The sweep's models themselves: alive, reproducible, moved by prompt and seed, and unchanged by a trip to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.sweep.models import CASES, sibling
+
+pytestmark = pytest.mark.slow
+
+_ALL = [pytest.param(name, task, id=f"{name}-{task}") for name, case in CASES.items() for task in case.tasks]
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def _quiet(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, Any]:
+    return {}
+
+
+def _pipe(built: dict[str, Any], name: str, task: str) -> Any:
+    if name not in built:
+        built.clear()
+        built[name] = _quiet(CASES[name].build())
+    first = next(iter(CASES[name].tasks))
+    return built[name] if task == first else _quiet(sibling(built[name], task))
+
+
+@pytest.mark.parametrize(("name", "task"), _ALL)
+def test_it_makes_images_that_depend_on_what_it_is_given(built: dict[str, Any], name: str, task: str) -> None:
+    case, pipe = CASES[name], _pipe(built, name, task)
+    one = case.run(pipe, task)
+    assert np.isfinite(one).all()
+    assert one.std() > 0.05
+    if case.output == "images":
+        assert np.mean((one <= 0) | (one >= 1)) < 0.5, "mostly clipped: differences would not show"
+    np.testing.assert_array_equal(case.run(pipe, task), one)
+    other = case.arguments(task, seed=1) | {"generator": case.arguments(task)["generator"]}
+    assert _distance(np.asarray(getattr(pipe(**other), case.output)), one) > 5e-3, (
+        "the condition changes nothing"
+    )
+    noise = case.arguments(task) | {"generator": case.arguments(task, seed=1)["generator"]}
+    assert _distance(np.asarray(getattr(pipe(**noise), case.output)), one) > 5e-3, "the seed changes nothing"
+
+
+@pytest.mark.parametrize(("name", "task"), _ALL)
+def test_it_takes_its_other_sizes_in_batches(built: dict[str, Any], name: str, task: str) -> None:
+    case, pipe = CASES[name], _pipe(built, name, task)
+    whole = case.run(pipe, task)
+    for batch, (height, width) in zip((2, 3), case.sizes or ((case.size, case.size),) * 2, strict=True):
+        assert height % case.multiple == 0 and width % case.multiple == 0
+        images = case.run(pipe, task, batch=batch, height=height, width=width)
+        assert images.shape[0] == batch and np.isfinite(images).all()
+        if case.output == "images":
+            assert images.shape[1] / whole.shape[1] == height / case.size
+            assert images.shape[2] / whole.shape[2] == width / case.size
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_survives_the_disk(built: dict[str, Any], name: str, tmp_path: Path) -> None:
+    case, task = CASES[name], next(iter(CASES[name].tasks))
+    pipe = _pipe(built, name, task)
+    pipe.save_pretrained(tmp_path, safe_serialization=True)
+    assert not [*tmp_path.rglob("*.bin"), *tmp_path.rglob("*.pt")]
+    again = _quiet(type(pipe).from_pretrained(tmp_path, local_files_only=True))
+    np.testing.assert_array_equal(case.run(again, task), case.run(pipe, task))
