@@ -135,16 +135,17 @@ def test_fifos_and_sockets_are_not_opened(artifact: Path, monkeypatch) -> None:
 
 
 @posix
-def test_a_file_replaced_after_it_was_looked_at(artifact: Path, tmp_path: Path, monkeypatch) -> None:
-    """Between the look and the read: a link to the same bytes is still refused."""
+@pytest.mark.parametrize("by", ["link", "copy"])
+def test_a_file_replaced_after_it_was_looked_at(artifact: Path, tmp_path: Path, monkeypatch, by: str) -> None:
+    """Between the look and the read: even a link to the same bytes, or a copy of them, is refused."""
     import artifacts.verify as module
 
     real = module.open_regular
 
     def late(path: Path, expected: os.stat_result) -> Any:
         if path.name == "model.onnx":
-            path.rename(tmp_path / path.parent.name)
-            path.symlink_to(tmp_path / path.parent.name)
+            moved = path.rename(tmp_path / path.parent.name)
+            path.symlink_to(moved) if by == "link" else path.write_bytes(moved.read_bytes())
         return real(path, expected)
 
     monkeypatch.setattr(module, "open_regular", late)
