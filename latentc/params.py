@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A range of whole numbers, both ends included; one number is a range of itself."""
 
     min: int
@@ -26,8 +25,7 @@ class Span:
         return cls(low, high) if 1 <= low <= high else None
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """Ranges of a picture's width and height, in pixels."""
 
     width: Span

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,7 +26,7 @@ Examples:
 """,
 )
 @click.argument("model")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path())
 @click.option(
     "--target", "-t", required=True, metavar="NAME", help="What to compile for; see: latentc targets."
 )
@@ -93,7 +92,7 @@ Examples:
 )
 def command(
     model: str,
-    out: Path,
+    out: str,
     target: str,
     precision: str,
     tasks: tuple[str, ...],
@@ -113,6 +112,8 @@ def command(
     component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that was
     stopped continues with what it had finished.
     """
+    from pathlib import Path
+
     from artifacts.manifest import DimRange
     from compiler.build import CompileRequest, SizeRange
     from latentc import show
@@ -120,7 +121,7 @@ def command(
 
     request = CompileRequest(
         model=model,
-        out=out,
+        out=Path(out),
         target=target,
         precision=precision,
         tasks=tuple(dict.fromkeys(tasks)),

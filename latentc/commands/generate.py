@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from artifacts.errors import LatentcError
 from latentc.params import AssignmentType, PixelsType, assignments
 
 if TYPE_CHECKING:
+    from artifacts.errors import LatentcError
     from runtimes.meter import Timings
 
 # What --arg does not take -> what does.
@@ -38,7 +36,7 @@ Examples:
   latentc generate out "a photo of a cat" --image photo.png --strength 0.6 -o out.png
 """,
 )
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=click.Path())
 @click.argument("prompts", metavar="PROMPT...", nargs=-1)
 @click.option(
     "--output",
@@ -56,10 +54,10 @@ Examples:
     help="Read prompts from a file, one on each line; - is stdin.",
 )
 @click.option("--negative", metavar="TEXT", help="What the picture should not show.")
-@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="The picture to start from.")
+@click.option("--image", type=click.Path(), metavar="FILE", help="The picture to start from.")
 @click.option(
     "--mask",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
     help="White where --image is to be drawn anew, black where it is to be kept.",
 )
@@ -112,13 +110,13 @@ Examples:
 )
 @click.option("--json", "json_output", is_flag=True, help="Print files, seeds and timings as JSON.")
 def command(
-    artifact: Path,
+    artifact: str,
     prompts: tuple[str, ...],
     output: str,
     prompt_file: Any,
     negative: str | None,
-    image: Path | None,
-    mask: Path | None,
+    image: str | None,
+    mask: str | None,
     strength: float | None,
     steps: int | None,
     guidance: float | None,
@@ -136,6 +134,8 @@ def command(
     Every prompt is drawn from the same seed; picture number i of one prompt has the seed plus i. The PNG
     files carry what made them as text.
     """
+    from pathlib import Path
+
     from artifacts.reading import read_manifest
     from latentc import pictures, show
     from latentc.progress import bars
@@ -149,10 +149,10 @@ def command(
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
     if strength is not None and image is None:
         raise click.UsageError("--strength needs --image: the picture to start from.")
-    start = None if image is None else pictures.read(image, "RGB")
-    holes = None if mask is None else pictures.read(mask, "L")
+    start = None if image is None else pictures.read(Path(image), "RGB")
+    holes = None if mask is None else pictures.read(Path(mask), "L")
     if task is None:
-        task = _task(read_manifest(artifact.absolute()).pipelines, image is not None, mask is not None)
+        task = _task(read_manifest(Path(artifact).absolute()).pipelines, image is not None, mask is not None)
 
     from runtimes.pipeline import load
 
@@ -211,6 +211,8 @@ def _task(tasks: Mapping[str, str], image: bool, mask: bool) -> str | None:
 
 def _value(text: str) -> Any:
     """JSON where it is JSON ("3", "[207]", "true"), else the text itself."""
+    import json
+
     try:
         return json.loads(text)
     except ValueError:
@@ -224,6 +226,8 @@ def _timings(timings: Timings) -> dict[str, Any]:
 
 
 def _no_pictures(outputs: Mapping[str, Any]) -> LatentcError:
+    from artifacts.errors import LatentcError
+
     return LatentcError(
         f"the pipeline returned no pictures (it returned: {', '.join(outputs)}).",
         "Use it from Python, where they are in the result's outputs: latentc.load(ARTIFACT).generate(...)",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +30,9 @@ def command(artifact_or_model: str, json_output: bool) -> None:
     Of a MODEL (a diffusers folder, a hub id or a built-in name): its components and parameters. No weight is
     read in either case; latentc verify does that.
     """
+    import os
+    from pathlib import Path
+
     from artifacts.manifest import MANIFEST_NAME
     from artifacts.progress import Event
     from artifacts.reading import read_manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,25 +20,27 @@ Examples:
   latentc verify out --numerics
 """,
 )
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=click.Path())
 @click.option(
     "--numerics",
     is_flag=True,
     help="Also compare each component with PyTorch again; needs the model that it was compiled from.",
 )
 @click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
-def command(artifact: Path, numerics: bool, json_output: bool) -> None:
+def command(artifact: str, numerics: bool, json_output: bool) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
 
     Exits with 1 when anything is wrong. A toolchain other than the one that compiled it is told
     and is no fault.
     """
+    from pathlib import Path
+
     from artifacts.reading import read_manifest
     from artifacts.verify import Artifact, verify
     from latentc import show
     from latentc.progress import bars
 
-    root = artifact.absolute()
+    root = Path(artifact).absolute()
     manifest = read_manifest(root)
     changed = _changed_tools(manifest.toolchain)
     evidence: dict[str, Evidence] = {}
