@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 import onnx_ir as ir
 
@@ -31,25 +30,32 @@ def tensor_key(tensor: ir.TensorProtocol | None) -> Hashable:
     return (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes())
 
 
+_SCALARS = frozenset(
+    {ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING}
+)
+_LISTS = frozenset({ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS})
+
+
 def attributes_key(node: ir.Node) -> Hashable:
     """The node's attributes as something hashable, or None when they hold a graph or a large tensor."""
-    items: list[tuple[str, Any]] = []
+    if not node.attributes:
+        return ()
+    items: list[tuple[str, Hashable]] = []
     for name in sorted(node.attributes):
         attribute = node.attributes[name]
-        value = attribute.value
-        if attribute.type == ir.AttributeType.TENSOR:
-            value = tensor_key(attribute.as_tensor())
-            if value is None:
+        if attribute.is_ref():
+            return None
+        if attribute.type in _SCALARS:
+            items.append((name, attribute.value))
+        elif attribute.type in _LISTS:
+            items.append((name, tuple(attribute.value)))
+        elif attribute.type == ir.AttributeType.TENSOR:
+            key = tensor_key(attribute.as_tensor())
+            if key is None:
                 return None
-        elif isinstance(value, (list, tuple)):
-            value = tuple(value)
-        if isinstance(value, (ir.Graph, ir.TensorProtocol)) or attribute.is_ref():
+            items.append((name, key))
+        else:
             return None
-        try:
-            hash(value)
-        except TypeError:
-            return None
-        items.append((name, attribute.type, value))  # type: ignore[arg-type]
     return tuple(items)
 
 

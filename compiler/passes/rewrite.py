@@ -90,7 +90,7 @@ def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir
 
 def add_constant(graph: ir.Graph, array: np.ndarray, name: str) -> ir.Value:
     """A new small constant."""
-    return add_initializer(graph, ir.tensor(array), name)
+    return add_initializer(graph, ir.Tensor(array), name)
 
 
 def _unknown(shape: ir.Shape) -> int:
