@@ -28,7 +28,8 @@ def weightless(model: ir.Model) -> Iterator[ir.Model]:
     try:
         yield model
     finally:
-        del graph.inputs[given:]
+        while len(graph.inputs) > given:
+            graph.inputs.pop()  # `del` would leave the values marked as inputs
         for (_, value), tensor in zip(taken, tensors):
             value.const_value = tensor
             graph.register_initializer(value)

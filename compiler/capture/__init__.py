@@ -1,0 +1,1 @@
+"""What a pipeline calls its components with, found by running the pipeline itself without weights."""

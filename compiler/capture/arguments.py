@@ -1,0 +1,187 @@
+"""What a pipeline is called with in a dry run: one visible table from argument names to values.
+
+Diffusers' pipelines share the names of their arguments; a new pipeline that uses them needs no entry. An
+argument that is not here keeps its default, and one without a default must come from the user (``--arg``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from artifacts.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Point:
+    """One call: `batch` prompts, `height` and `width` in pixels. `words` is the prompts' length.
+
+    `guided` False turns classifier-free guidance off.
+    """
+
+    batch: int
+    height: int
+    width: int
+    words: int = 4
+    guided: bool = True
+
+
+# Steps enough for an image-to-image pipeline to keep one at its default strength. They cost nothing: a module
+# is run once for each set of shapes.
+STEPS = 8
+
+_WORDS = "a large red circle at the left of a blue square under some very small green stars".split()
+
+
+def _prompt(point: Point, pipe: Any) -> list[str]:
+    words = (_WORDS * (point.words // len(_WORDS) + 1))[: point.words]
+    return [" ".join(words)] * point.batch
+
+
+def _picture(point: Point, pipe: Any) -> list[Any]:
+    from PIL import Image
+
+    # Neither black nor flat: pipelines crop, resize and measure it.
+    return [Image.linear_gradient("L").convert("RGB").resize((point.width, point.height))] * point.batch
+
+
+def _mask(point: Point, pipe: Any) -> list[Any]:
+    from PIL import Image
+
+    mask = Image.new("L", (point.width, point.height))
+    mask.paste(255, (0, 0, point.width // 2, point.height // 2))
+    return [mask] * point.batch
+
+
+def _embedding(point: Point, pipe: Any) -> Any:
+    """An image embedding; its width stands in the denoiser's config."""
+    import torch
+
+    width = _config(pipe, ("encoder_hid_dim", "embedding_dim", "cross_attention_dim"))
+    return torch.zeros(point.batch, width)
+
+
+def _cascade_embedding(point: Point, pipe: Any) -> Any:
+    """Stable Cascade's prior makes 16 channels at 1/42.67 of the picture (pipeline argument resolution_multiple)."""
+    import torch
+
+    channels = _config(pipe, ("effnet_channels", "effnet_in_channels"))
+    return torch.zeros(point.batch, channels, -(-point.height * 3 // 128), -(-point.width * 3 // 128))
+
+
+def _config(pipe: Any, keys: tuple[str, ...]) -> int:
+    for component in pipe.components.values():
+        for key in keys:
+            value = getattr(getattr(component, "config", None), key, None)
+            if isinstance(value, int):
+                return value
+    raise UsageError(
+        f"{type(pipe).__name__} takes an embedding whose width its components' configs do not tell "
+        f"(looked for {', '.join(keys)}).",
+        "Give it: --arg NAME=zeros(2,768)",
+    )
+
+
+ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
+    "prompt": _prompt,
+    "height": lambda point, pipe: point.height,
+    "width": lambda point, pipe: point.width,
+    "num_inference_steps": lambda point, pipe: STEPS,
+    "prior_num_inference_steps": lambda point, pipe: STEPS,
+    "class_labels": lambda point, pipe: [index % 10 for index in range(point.batch)],
+}
+"""Given to every pipeline that has the argument."""
+
+REQUIRED: dict[str, Callable[[Point, Any], Any]] = {
+    "image": _picture,
+    "mask_image": _mask,
+    "control_image": _picture,
+    "image_embeds": _embedding,
+    "negative_image_embeds": _embedding,
+    "image_embeddings": _cascade_embedding,
+    "negative_prompt": _prompt,
+}
+"""Given where the argument has no default, or where the task or a failed call asks for it."""
+
+UNGUIDED: dict[str, float] = {"guidance_scale": 1.0, "true_cfg_scale": 1.0}
+"""What turns classifier-free guidance off; pipelines that take guidance as an input are not harmed."""
+
+TASK_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "image-to-image": ("image",),
+    "inpaint": ("image", "mask_image"),
+}
+"""What a task adds to a call."""
+
+RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_image"))
+"""Tried in turn when the call itself says that something is missing (ControlNet, upscalers)."""
+
+
+def arguments(pipe: Any, task: str, point: Point, extra: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for ``pipe(...)`` at `point`.
+
+    Args:
+        extra: more names of `REQUIRED`, of which the pipeline's own are used.
+        given: the user's own, which win; callables are called with the point.
+
+    Raises:
+        UsageError: the pipeline requires an argument that neither table nor `given` has.
+    """
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    result: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        asked = parameter.default is parameter.empty or name in TASK_ARGUMENTS.get(task, ()) or name in extra
+        if name in given:
+            result[name] = given[name](point) if callable(given[name]) else given[name]
+        elif name in ARGUMENTS:
+            result[name] = ARGUMENTS[name](point, pipe)
+        elif asked and name in REQUIRED:
+            result[name] = REQUIRED[name](point, pipe)
+        elif parameter.default is parameter.empty:
+            raise UsageError(
+                f"{type(pipe).__name__} requires the argument '{name}', which latentc cannot make up.",
+                f"Give it: --arg {name}=VALUE (a number, a text, or zeros(2,768) for a tensor)",
+            )
+        if not point.guided and name in UNGUIDED:
+            result[name] = UNGUIDED[name]
+    unknown = [name for name in given if name not in parameters]
+    if unknown:
+        raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
+    return result
+
+
+def parse_given(texts: Mapping[str, str]) -> dict[str, Any]:
+    """``--arg`` values: JSON where they are JSON, ``zeros(2,768)`` a tensor whose first axis is the batch.
+
+    Raises:
+        UsageError: a shape that cannot be read.
+    """
+    import json
+
+    result: dict[str, Any] = {}
+    for name, text in texts.items():
+        if text.startswith("zeros(") and text.endswith(")"):
+            try:
+                shape = [int(part) for part in text[6:-1].split(",") if part.strip()]
+            except ValueError:
+                raise UsageError(f"--arg {name}={text}: expected zeros(BATCH,...) with whole numbers.") from None
+            result[name] = _Zeros(tuple(shape))
+            continue
+        try:
+            result[name] = json.loads(text)
+        except ValueError:
+            result[name] = text
+    return result
+
+
+@dataclass(frozen=True)
+class _Zeros:
+    shape: tuple[int, ...]
+
+    def __call__(self, point: Point) -> Any:
+        import torch
+
+        return torch.zeros(point.batch, *self.shape[1:])

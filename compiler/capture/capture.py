@@ -1,0 +1,233 @@
+"""The capture of a model: its pipelines are run without weights, and what they call becomes a list of graphs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import DimRange
+from artifacts.progress import Event, Progress, silent
+from compiler.capture import modules as building
+from compiler.capture.arguments import RETRIES, Point, arguments
+from compiler.capture.infer import Method, methods
+from compiler.capture.recorder import Recorder
+from compiler.capture.tasks import own_task, pipeline_for
+from compiler.source import ModelSource
+from compiler.weights import Stored
+from runtimes.assemble import assemble
+from runtimes.classes import class_path
+
+# Sizes tried where neither the request nor the pipeline's own defaults tell one.
+_FALLBACK_SIZE = 512
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """Declared ranges of a picture's width and height, in pixels."""
+
+    width: DimRange
+    height: DimRange
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What a model's pipelines call.
+
+    Attributes:
+        pipelines: task -> class path of the pipeline that does it.
+        methods: the graphs to export.
+        classes: component -> class path of its module.
+        weights: component -> where each parameter and persistent buffer is stored.
+        residuals: component -> names of tensors that pipelines read outside captured methods.
+        size, batch: the declared ranges (`size` is measured where the request names none).
+        notes: what a user should know: components left out, sizes that are fixed.
+    """
+
+    pipelines: dict[str, str]
+    methods: tuple[Method, ...]
+    classes: dict[str, str]
+    weights: dict[str, dict[str, Stored]]
+    residuals: dict[str, tuple[str, ...]]
+    size: SizeRange
+    batch: DimRange
+    notes: tuple[str, ...]
+
+
+def capture(
+    source: ModelSource,
+    tasks: Sequence[str] = (),
+    size: SizeRange | None = None,
+    batch: DimRange | None = None,
+    given: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Capture:
+    """Runs the model's pipelines at a few batch and image sizes, without weights.
+
+    Args:
+        tasks: what the artifact should do; empty for what the model's own pipeline does.
+        size: declared ranges; None for the pipeline's own default size.
+        batch: declared range of images a call.
+        given: more arguments of the call, by name.
+
+    Raises:
+        LatentcError: a component cannot be built, bound to its weights or run.
+        UsageError: no pipeline does a task, or a call needs arguments that nobody gave.
+    """
+    batch = batch or DimRange(min=1, max=1)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    notes: list[str] = []
+    built, weights = _modules(source, mode, progress, notes)
+    pipe = assemble(source.root, class_path(source.pipeline_class()), built)
+    recorder = Recorder(built, mode, lambda component, name: _real(built, weights, component, name))
+    run = _Runner(recorder, given or {}, progress)
+    with _quiet():
+        pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
+        size = size or run.default_size(pipe)
+        points = _points(size, batch)
+        for task, pipeline in pipelines.items():
+            run.all(pipeline, task, points)
+    found = methods(recorder.calls, points)
+    notes.extend(
+        f"{m.folder}: one image size only, because the pipeline passes {', '.join(m.fixed)} as plain numbers."
+        for m in found
+        if m.fixed
+    )
+    unused = sorted(set(built) - {m.component for m in found})
+    notes.extend(f"{name}: left out, because no call of the pipeline reaches it." for name in unused)
+    return Capture(
+        pipelines={task: class_path(type(p)) for task, p in pipelines.items()},
+        methods=found,
+        classes={name: class_path(type(module)) for name, module in built.items()},
+        weights={m.component: weights[m.component] for m in found},
+        residuals={name: tuple(sorted(names)) for name, names in recorder.residuals.items()},
+        size=size,
+        batch=batch,
+        notes=tuple(notes),
+    )
+
+
+def _modules(
+    source: ModelSource, mode: FakeTensorMode, progress: Progress, notes: list[str]
+) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Stored]]]:
+    optional = getattr(source.pipeline_class(), "_optional_components", [])
+    built: dict[str, torch.nn.Module] = {}
+    weights: dict[str, dict[str, Stored]] = {}
+    wanted = source.modules
+    for number, component in enumerate(wanted):
+        progress(Event(f"{component.name}: building without weights", number, len(wanted)))
+        if component.name in optional and component.library not in ("diffusers", "transformers"):
+            # A pipeline's own module that it can do without (a safety checker) works on finished pictures, in
+            # Python that decides by their content: no graph says that.
+            notes.append(f"{component.name}: left out; {component.class_name} is optional and runs on pictures.")
+            continue
+        built[component.name] = building.build(component, mode)
+        weights[component.name] = building.bind(built[component.name], component)
+    return built, weights
+
+
+def _real(
+    built: Mapping[str, torch.nn.Module], weights: Mapping[str, Mapping[str, Stored]], component: str, name: str
+) -> torch.Tensor:
+    """A parameter's or buffer's real value: a pipeline computes with it outside the modules."""
+    stored = weights[component].get(name)
+    if stored is None:
+        return built[component].get_buffer(name)
+    tensor = torch.from_numpy(stored.read().astype("float32"))
+    old = built[component].state_dict(keep_vars=True)[name]
+    return tensor if old.is_floating_point() else tensor.to(old.dtype)
+
+
+class _Runner:
+    def __init__(self, recorder: Recorder, given: Mapping[str, Any], progress: Progress) -> None:
+        self.recorder, self.given, self.progress = recorder, given, progress
+
+    def default_size(self, pipe: Any) -> SizeRange:
+        """The size of the pictures that the pipeline makes when it is not told one."""
+        point = Point(2, _FALLBACK_SIZE, _FALLBACK_SIZE)
+        before = len(self.recorder.calls)
+        image = self._first(self._call(pipe, own_task(type(pipe)), point, 0, without=("height", "width")))
+        del self.recorder.calls[before:]
+        height, width = image or (_FALLBACK_SIZE, _FALLBACK_SIZE)
+        return SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
+
+    @staticmethod
+    def _first(result: Any) -> tuple[int, int] | None:
+        images = getattr(result, "images", None)
+        first = images[0] if images is not None and len(images) else None
+        return (first.height, first.width) if hasattr(first, "height") else None
+
+    def all(self, pipe: Any, task: str, points: Sequence[Point]) -> None:
+        for number, point in enumerate(points):
+            self.progress(Event(f"{task}: dry run", number, len(points)))
+            self._call(pipe, task, point, number)
+        self.progress(Event(f"{task}: dry run", len(points), len(points)))
+
+    def _call(self, pipe: Any, task: str, point: Point, number: int, without: tuple[str, ...] = ()) -> Any:
+        pipe.set_progress_bar_config(disable=True)
+        failures: list[Exception] = []
+        before = len(self.recorder.calls)
+        for extra in RETRIES:
+            keywords = arguments(pipe, task, point, extra, self.given)
+            keywords = {name: value for name, value in keywords.items() if name not in without}
+            try:
+                with self.recorder.recording(number), torch.no_grad():
+                    return pipe(**keywords)
+            except LatentcError:
+                raise
+            except Exception as error:
+                failures.append(error)
+                del self.recorder.calls[before:]
+        first = failures[0]
+        raise LatentcError(
+            f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
+            f"{type(first).__name__}: {first}",
+            "Choose another --size, or give the arguments it needs: --arg NAME=VALUE",
+        ) from first
+
+
+def _points(size: SizeRange, batch: DimRange) -> tuple[Point, ...]:
+    """Where pipelines are run: an example off every end, both ends, and one more batch size.
+
+    The example comes first; it is what is exported, and its batch is at least 2, because torch.export takes a
+    size of 1 for a constant.
+    """
+    height, width = _inner(size.height, 1), _inner(size.width, 2)
+    return (
+        Point(max(2, batch.min), height, width, words=4),
+        Point(max(3, batch.min + 1), size.height.min, size.width.max, words=9),
+        Point(batch.max, size.height.max, size.width.max, words=14),
+        Point(batch.min, size.height.min, size.width.min, words=2, guided=False),
+        Point(batch.min, size.height.min, size.width.min, words=2),
+    )
+
+
+def _inner(span: DimRange, steps: int) -> int:
+    """A size `steps` units above the range's start, in units that sizes usually are multiples of."""
+    unit = next(u for u in (64, 32, 16, 8, 1) if span.min % u == 0 and span.max % u == 0)
+    return min(span.min + steps * unit, span.max)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' and transformers' warnings, which speak of the zeros of a dry run."""
+    import warnings
+
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+

@@ -1,0 +1,230 @@
+"""From recorded calls to graphs: which calls are one graph, which axes are symbolic, and what they are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from artifacts.manifest import DimRange, MappingNode, TensorSpec, Tree
+from compiler.capture import trees
+from compiler.capture.arguments import Point
+from compiler.capture.recorder import Call, Spec
+
+FOLDERS: dict[str, str] = {
+    # Method -> folder, as diffusers' ecosystem names the parts of a pipeline on disk.
+    "forward": "{component}",
+    "encode": "{component}_encoder",
+    "decode": "{component}_decoder",
+}
+
+_DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.int64: "int64",
+    torch.int32: "int32",
+    torch.uint8: "uint8",
+    torch.bool: "bool",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One graph to export: a component, one of its methods, and one way of calling it.
+
+    Attributes:
+        component, method, folder: whose it is and where it goes.
+        arguments, result: how a Python call maps to its inputs and outputs.
+        inputs, outputs: names, dtypes and shapes; axes that varied between calls are symbolic.
+        dims: what each symbolic dimension was at its smallest and largest; those whose limits no option
+            declares (a prompt's length) are absent.
+        shapes: sizes of the symbolic dimensions at each recorded call: the first is the example that is
+            exported, no size in it is 1 where that can be avoided.
+        values: for each of `shapes`, the inputs that were more than the dry run's own zeros.
+        used: names of the parameters and buffers that the method reads.
+        fixed: constants of the call that change with the picture's size, so that the graph has one size only.
+    """
+
+    component: str
+    method: str
+    folder: str
+    arguments: dict[str, Tree]
+    result: Tree
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: dict[str, DimRange]
+    shapes: tuple[dict[str, int], ...]
+    values: tuple[dict[str, torch.Tensor], ...] = ()
+    used: frozenset[str] = frozenset()
+    fixed: tuple[str, ...] = ()
+
+
+def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...]:
+    """The graphs that answer all of `calls`, in the order of their first call."""
+    groups: dict[str, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(_form(call), []).append(call)
+    found: list[Method] = []
+    for group in groups.values():
+        found.append(_method(group, points, _folder(group[0], {m.folder for m in found})))
+    return tuple(found)
+
+
+def _form(call: Call) -> str:
+    """What two calls of one graph share: all but their numbers and their tensors' sizes."""
+    tree: Tree = MappingNode(items=call.trees)
+    for path in call.numbers:
+        tree = trees.with_number(tree, path, "#")
+    ranks = {name: (str(spec.dtype), len(spec.shape)) for name, spec in call.inputs.items()}
+    outputs = {name: (str(spec.dtype), len(spec.shape)) for name, spec in call.outputs.items()}
+    return json.dumps([call.component, call.method, tree.model_dump(), ranks, outputs], default=str)
+
+
+def _folder(call: Call, taken: set[str]) -> str:
+    name = FOLDERS.get(call.method, "{component}_{method}").format(component=call.component, method=call.method)
+    folder, number = name, 2
+    while folder in taken:
+        folder, number = f"{name}_{number}", number + 1
+    return folder
+
+
+def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
+    varying, fixed = _numbers(group)
+    first = group[0]
+    if fixed:  # One size only: the first point's.
+        group = [call for call in group if call.numbers == first.numbers or call.point == first.point]
+        group = [c for c in group if all(c.numbers[p] == first.numbers[p] for p in fixed)]
+    tree: Tree = MappingNode(items=first.trees)
+    inputs = [dict(call.inputs) for call in group]
+    for path in varying:
+        name = "_".join(str(part) for part in path)
+        tree = trees.with_number(tree, path, name)
+        whole = all(isinstance(call.numbers[path], int) for call in group)
+        for spec in inputs:
+            spec[name] = Spec(torch.int64 if whole else torch.float32, ())
+    axes = _Axes([points[call.point] for call in group])
+    for which, rows in (("in", inputs), ("out", [call.outputs for call in group])):
+        for name in rows[0]:
+            for axis in range(len(rows[0][name].shape)):
+                axes.add((which, name, axis), [row[name].shape[axis] for row in rows])
+
+    def specs(which: str, of: Mapping[str, Spec]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                name=name,
+                dtype=_DTYPES[spec.dtype],
+                shape=tuple(axes.names.get((which, name, axis), size) for axis, size in enumerate(spec.shape)),
+            )
+            for name, spec in of.items()
+        )
+
+    assert isinstance(tree, MappingNode)
+    order = axes.order()
+    return Method(
+        component=first.component,
+        method=first.method,
+        folder=folder,
+        arguments=dict(tree.items),
+        result=first.result,
+        inputs=specs("in", inputs[0]),
+        outputs=specs("out", first.outputs),
+        dims=axes.ranges(),
+        shapes=tuple(axes.row(i) for i in order),
+        values=tuple(_values(group[i], varying) for i in order),
+        used=frozenset().union(*(call.used for call in group)),
+        fixed=tuple(".".join(str(part) for part in path) for path in fixed),
+    )
+
+
+def _values(call: Call, varying: list[trees.Path]) -> dict[str, torch.Tensor]:
+    numbers = {"_".join(str(part) for part in path): torch.tensor(call.numbers[path]) for path in varying}
+    return {**call.values, **numbers}
+
+
+def _numbers(group: list[Call]) -> tuple[list[trees.Path], list[trees.Path]]:
+    """Numbers that are inputs (they change from step to step), and those that follow the picture's size."""
+    varying: list[trees.Path] = []
+    fixed: list[trees.Path] = []
+    for path in group[0].numbers:
+        values = {call.numbers[path] for call in group}
+        by_point: dict[int, set[float]] = {}
+        for call in group:
+            by_point.setdefault(call.point, set()).add(call.numbers[path])
+        if len(values) == 1:
+            continue
+        steps = any(len(found) > 1 for found in by_point.values())
+        real = any(isinstance(value, float) for value in values)
+        (varying if steps or real else fixed).append(path)
+    return varying, fixed
+
+
+class _Axes:
+    """Symbolic dimensions: axes whose sizes vary alike share a name."""
+
+    def __init__(self, points: list[Point]) -> None:
+        self.points = points
+        self.names: dict[tuple[str, str, int], str] = {}
+        self._by_sizes: dict[tuple[int, ...], str] = {}
+
+    def add(self, key: tuple[str, str, int], sizes: list[int]) -> None:
+        if len(set(sizes)) == 1:
+            return
+        vector = tuple(sizes)
+        if vector not in self._by_sizes:
+            base = self._base(vector)
+            name, number = base, 2
+            while name in self._by_sizes.values():
+                name, number = f"{base}_{number}", number + 1
+            self._by_sizes[vector] = name
+        self.names[key] = self._by_sizes[vector]
+
+    def _base(self, sizes: tuple[int, ...]) -> str:
+        def follows(values: list[int]) -> bool:
+            if len(set(values)) == 1:
+                return False
+            # Monotone in the value, and equal where it is equal: sizes may be rounded on the way.
+            pairs = sorted(zip(values, sizes, strict=True))
+            return all(
+                (a[1] == b[1]) if a[0] == b[0] else (a[1] < b[1]) for a, b in zip(pairs, pairs[1:], strict=False)
+            )
+
+        batches = [p.batch * (2 if p.guided else 1) for p in self.points]
+        if all(size % p.batch == 0 for size, p in zip(sizes, self.points, strict=True)) and (
+            follows([p.batch for p in self.points]) or follows(batches) or all(s <= 4 * max(batches) for s in sizes)
+        ):
+            return "batch"
+        for name, values in (
+            ("height", [p.height for p in self.points]),
+            ("width", [p.width for p in self.points]),
+            ("tokens", [p.height * p.width for p in self.points]),
+        ):
+            if follows(values):
+                return name
+        return "sequence"
+
+    def row(self, index: int) -> dict[str, int]:
+        """The size of every symbolic dimension at one call."""
+        return {name: sizes[index] for sizes, name in self._by_sizes.items()}
+
+    def order(self) -> list[int]:
+        """One call for each set of sizes; the first is the one with the fewest ones, then in recorded order.
+
+        torch.export takes a size of 1 for a constant.
+        """
+        unique: dict[str, int] = {}
+        for index in range(len(self.points)):
+            unique.setdefault(json.dumps(self.row(index), sort_keys=True), index)
+        calls = list(unique.values())
+        best = min(calls, key=lambda index: sum(size == 1 for size in self.row(index).values()))
+        return [best, *(index for index in calls if index != best)]
+
+    def ranges(self) -> dict[str, DimRange]:
+        return {
+            name: DimRange(min=min(sizes), max=max(sizes))
+            for sizes, name in self._by_sizes.items()
+            if not name.startswith("sequence")
+        }

@@ -1,0 +1,135 @@
+"""Modules without weights: parameters are fake tensors, buffers are real, nothing else is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from artifacts.errors import LatentcError
+from compiler.source import ComponentSource
+from compiler.weights import Stored
+
+
+def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
+    """The component's module in fp32 and eval mode.
+
+    It is built with its parameters on the meta device, so that buffers and tables which constructors compute
+    (rotary frequencies, position ids) are real and right; then each parameter becomes a fake CPU tensor of `mode`.
+
+    Raises:
+        LatentcError: the config does not fit the class.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False), _default_dtype(torch.float32):
+        try:
+            module = _construct(component)
+        except (TypeError, ValueError, KeyError, OSError) as error:
+            raise LatentcError(f"'{component.name}' ({component.class_name}) cannot be built: {error}") from error
+    seen: dict[int, torch.nn.Parameter] = {}
+    for owner in module.modules():
+        for name, parameter in list(owner._parameters.items()):
+            if parameter is None:
+                continue
+            if id(parameter) not in seen:  # tied parameters stay tied
+                dtype = torch.float32 if parameter.is_floating_point() else parameter.dtype
+                with mode:
+                    fake = torch.empty(parameter.shape, dtype=dtype)
+                seen[id(parameter)] = torch.nn.Parameter(fake, requires_grad=False)
+            owner._parameters[name] = seen[id(parameter)]
+    return module.eval()
+
+
+def _construct(component: ComponentSource) -> torch.nn.Module:
+    cls: Any = component.cls
+    if hasattr(cls, "load_config"):  # diffusers' ConfigMixin
+        return cls.from_config(cls.load_config(component.folder))  # type: ignore[no-any-return]
+    config = cls.config_class.from_pretrained(component.folder)
+    # Weights of another precision would change the graph: dtype belongs to a pass.
+    config.dtype = torch.float32
+    return cls(config)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Stored]:
+    """Where each parameter and persistent buffer of `module` is stored, by its name in the module.
+
+    The names in a file go through the renaming that the module's own library does when it loads, and tied
+    parameters share one stored tensor.
+
+    Raises:
+        LatentcError: a parameter is stored nowhere or with another shape; the message names the keys.
+    """
+    wanted = dict(module.state_dict(keep_vars=True))
+    names = _renamed(module, component.stored, wanted)
+    found = {name: component.stored[key] for key, name in names.items() if name in wanted}
+    by_tensor = {id(wanted[name]): stored for name, stored in found.items()}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    missing = []
+    for name in parameters:
+        if name not in found:
+            if id(parameters[name]) in by_tensor:
+                found[name] = by_tensor[id(parameters[name])]
+            else:
+                missing.append(name)
+    if missing:
+        raise LatentcError(
+            f"'{component.name}' has {len(missing)} weights that are not in "
+            f"{', '.join(f.name for f in component.weight_files)}: {_some(missing)}.",
+            "The files are of another model or of another version of it: download it again.",
+        )
+    for name, stored in found.items():
+        shape = tuple(wanted[name].shape)
+        if stored.shape != shape:
+            raise LatentcError(
+                f"'{stored.key}' in {stored.file.name} has the shape {list(stored.shape)}; "
+                f"'{component.name}' needs {list(shape)}.",
+                "Its config.json and its weights are of different models.",
+            )
+    return found
+
+
+def _renamed(module: torch.nn.Module, stored: Mapping[str, Stored], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Key in the file -> name in the module."""
+    if hasattr(module, "_fix_state_dict_keys_on_load"):  # diffusers: a dict of tensors, edited in place
+        names: dict[str, Any] = {key: key for key in stored}
+        module._fix_state_dict_keys_on_load(names)  # type: ignore[operator]
+        return {key: name for name, key in names.items()}
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(module)  # type: ignore[arg-type]
+    renamings = [step for step in mapping if isinstance(step, WeightRenaming)]
+    converters = [step for step in mapping if isinstance(step, WeightConverter)]
+    prefix: Any = getattr(module, "base_model_prefix", None)
+    result: dict[str, str] = {}
+    for key in stored:
+        name, pattern = rename_source_key(key, renamings, converters, prefix, dict(wanted))
+        if pattern is not None and name not in wanted:
+            raise LatentcError(
+                f"transformers rebuilds '{key}' from several stored tensors ({pattern}) when it loads "
+                f"{type(module).__name__}; latentc streams stored tensors as they are.",
+                "Save it once in today's form: from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
+            )
+        result[key] = name if name in wanted or key not in wanted else key
+    return result
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+

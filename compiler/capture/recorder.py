@@ -1,0 +1,188 @@
+"""The dry run: a pipeline's own loop on real zeros, its modules answered on fake tensors, every call recorded."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import Tree
+from compiler.capture import trees
+from runtimes import signature
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A tensor's dtype and shape at one call."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a component by its pipeline.
+
+    Attributes:
+        component, method: what was called.
+        trees: a tree for each argument, defaults filled in; numbers are constants.
+        inputs: every tensor argument by the name it has in the trees.
+        numbers: every Python number by its path in the trees.
+        result: the tree of what came back.
+        outputs: every tensor of it.
+        point: which call of the pipeline it belongs to.
+        values: the tensor arguments that held more than the dry run's own zeros.
+        used: names of the parameters and buffers that the call read.
+    """
+
+    component: str
+    method: str
+    trees: dict[str, Tree]
+    inputs: dict[str, Spec]
+    numbers: dict[trees.Path, int | float]
+    result: Tree
+    outputs: dict[str, Spec]
+    point: int
+    values: dict[str, torch.Tensor]
+    used: frozenset[str]
+
+
+class Recorder:
+    """Answers the modules of one pipeline. `calls` and `residuals` grow while pipelines run in `recording`."""
+
+    def __init__(self, modules: Mapping[str, torch.nn.Module], mode: FakeTensorMode, read: Any) -> None:
+        """
+        Args:
+            modules: component name -> module with fake parameters.
+            mode: the mode of those parameters.
+            read: (component, name) -> the real tensor of a parameter or buffer.
+        """
+        self.calls: list[Call] = []
+        self.residuals: dict[str, set[str]] = {}
+        self._mode = mode
+        self._read = read
+        self._modules = modules
+        self._inside = False
+        self._point = 0
+        self._seen: dict[Any, tuple[trees.Flat, Any, frozenset[str]]] = {}
+        self._used: set[str] = set()
+        self._owner = {
+            id(module): (component, f"{path}." if path else "")
+            for component, root in modules.items()
+            for path, module in root.named_modules()
+        }
+
+    @contextmanager
+    def recording(self, point: int) -> Iterator[None]:
+        """While it is open, calls of the modules are answered and recorded as of `point`."""
+        self._point = point
+        wrapped = [(module, self._wrap(name, module)) for name, module in self._modules.items()]
+        read_attribute = torch.nn.Module.__getattr__
+        torch.nn.Module.__getattr__ = self._attribute_reader(read_attribute)  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            torch.nn.Module.__getattr__ = read_attribute  # type: ignore[method-assign]
+            for module, names in wrapped:
+                for name in names:
+                    del module.__dict__[name]
+
+    def _wrap(self, component: str, module: torch.nn.Module) -> list[str]:
+        names = []
+        cls = type(module)
+        for name in dir(cls):
+            function = inspect.getattr_static(cls, name)
+            if name.startswith("_") or hasattr(torch.nn.Module, name) and name != "forward":
+                continue
+            if isinstance(function, types.FunctionType):
+                module.__dict__[name] = self._answer(component, module, name)
+                names.append(name)
+        return names
+
+    def _answer(self, component: str, module: torch.nn.Module, method: str) -> Any:
+        original = getattr(type(module), method)
+
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            tensors: list[torch.Tensor] = []
+            trees.map_tensors((args, kwargs), tensors.append)
+            if self._inside or not tensors:
+                return original(module, *args, **kwargs)
+            return self._record(component, module, method, args, kwargs)
+
+        return answer
+
+    def _record(
+        self, component: str, module: torch.nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        arguments = signature.bind(type(module), method, args, kwargs)
+        shapes, flat = trees.flatten_arguments(method, arguments)
+        inputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in flat.tensors.items()}
+        key = (component, method, repr(shapes), tuple((n, s.dtype, s.shape) for n, s in inputs.items()))
+        if key not in self._seen:
+            self._seen[key] = self._run(component, module, method, args, kwargs, frozenset(inputs))
+        out, result, used = self._seen[key]
+        outputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in out.tensors.items()}
+        values = {name: tensor.clone() for name, tensor in flat.tensors.items() if bool(tensor.any())}
+        self.calls.append(
+            Call(component, method, shapes, inputs, flat.numbers, out.tree, outputs, self._point, values, used)
+        )
+        return trees.map_tensors(result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
+
+    def _run(
+        self,
+        component: str,
+        module: torch.nn.Module,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        taken: frozenset[str],
+    ) -> tuple[trees.Flat, Any, frozenset[str]]:
+        original = getattr(type(module), method)
+
+        def fake(value: torch.Tensor) -> torch.Tensor:
+            return self._mode.from_tensor(value, static_shapes=True)
+
+        self._inside = True
+        self._used = set()
+        try:
+            with self._mode, torch.no_grad():
+                fake_args, fake_kwargs = trees.map_tensors((args, kwargs), fake)
+                result = original(module, *fake_args, **fake_kwargs)
+                names = None
+                parameters = signature.signature(type(module), method).parameters
+                if "return_dict" in parameters and kwargs.get("return_dict") is False:
+                    # A tuple names nothing; the same call with return_dict names its fields.
+                    named = original(module, *fake_args, **{**fake_kwargs, "return_dict": True})
+                    names = list(trees.flatten_result(method, named, taken).tensors)
+        except LatentcError:
+            raise
+        except Exception as error:
+            raise LatentcError(
+                f"'{component}.{method}' ({type(module).__name__}) cannot be run without its weights: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            ) from error
+        finally:
+            self._inside = False
+        flat = trees.flatten_result(method, result, taken, names)
+        return flat, result, frozenset(self._used)
+
+    def _attribute_reader(self, original: Any) -> Any:
+        def read(module: torch.nn.Module, name: str) -> Any:
+            value = original(module, name)
+            if not isinstance(value, torch.Tensor) or id(module) not in self._owner:
+                return value
+            component, prefix = self._owner[id(module)]
+            if self._inside:
+                self._used.add(prefix + name)
+                return value
+            self.residuals.setdefault(component, set()).add(prefix + name)
+            return self._read(component, prefix + name)
+
+        return read

@@ -1,0 +1,179 @@
+"""Arguments and results taken apart into trees (`artifacts.manifest.Tree`) and named tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from artifacts.manifest import AnyLeaf, ConstLeaf, MappingNode, ObjectNode, SequenceNode, TensorLeaf, Tree
+from runtimes.classes import class_path
+
+Path = tuple[str | int, ...]
+
+INTEROP_INPUTS: dict[tuple[str, str], str] = {
+    # (method, argument) -> the name that optimum and openvino_genai use for a VAE's inputs; for every other
+    # input they use diffusers' and transformers' own argument names, as we do.
+    ("encode", "x"): "sample",
+    ("decode", "z"): "latent_sample",
+}
+INTEROP_OUTPUTS: dict[tuple[str, str], str] = {
+    # The same for results, by method and the last name on the way to the tensor.
+    ("encode", "parameters"): "latent_parameters",
+    ("encode", "latents"): "latent_sample",
+}
+
+
+@dataclass
+class Flat:
+    """A value as a tree. `tensors` and `numbers` are in the tree's order; numbers are constants in the tree."""
+
+    tree: Tree
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    numbers: dict[Path, int | float] = field(default_factory=dict)
+
+
+class _Flattener:
+    def __init__(self, rename: Mapping[str, str], taken: frozenset[str], join: str) -> None:
+        self.rename, self.taken, self.join = rename, taken, join
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.numbers: dict[Path, int | float] = {}
+
+    def visit(self, value: Any, path: Path) -> Tree:
+        if isinstance(value, torch.Tensor):
+            return TensorLeaf(name=self._name(path, value))
+        if value is None or isinstance(value, (bool, str)):
+            return ConstLeaf(value=value)
+        if isinstance(value, (int, float)):
+            self.numbers[path] = value
+            return ConstLeaf(value=value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(value, Mapping):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            items = {n: self.visit(v, (*path, n)) for n, v in fields.items() if v is not None}
+            return ObjectNode(class_path=class_path(type(value)), items=items)
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return MappingNode(items={key: self.visit(item, (*path, key)) for key, item in value.items()})
+        if isinstance(value, (list, tuple)):
+            kind: Any = "list" if isinstance(value, list) else "tuple"
+            return SequenceNode(kind=kind, items=tuple(self.visit(v, (*path, i)) for i, v in enumerate(value)))
+        built = _constructor_arguments(value)
+        if built is not None and any(isinstance(item, torch.Tensor) for item in built.values()):
+            items = {name: self.visit(item, (*path, name)) for name, item in built.items()}
+            return ObjectNode(class_path=class_path(type(value)), items=items)
+        return AnyLeaf()
+
+    def _name(self, path: Path, value: torch.Tensor) -> str:
+        words = [str(part) for part in path]
+        named = [i for i, part in enumerate(path) if isinstance(part, str)]
+        last = self.join.join(words[named[-1] :] if named else ["output", *words])
+        name = self.rename.get(last, last)
+        if name in self.tensors:
+            name = "_".join(words)
+        if name in self.taken:
+            name = f"out_{name}"
+        self.tensors[name] = value
+        return name
+
+
+def _constructor_arguments(value: Any) -> dict[str, Any] | None:
+    """What rebuilds `value`: its constructor's parameters, when it keeps each as an attribute of that name."""
+    try:
+        parameters = list(inspect.signature(type(value).__init__).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return None
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if not parameters or any(p.kind not in plain or p.name not in vars_of(value) for p in parameters):
+        return None
+    return {p.name: vars_of(value)[p.name] for p in parameters}
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    """The instance attributes of any object; empty where it has none."""
+    return getattr(value, "__dict__", {})
+
+
+def flatten_arguments(method: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Tree], Flat]:
+    """A call's bound arguments -> a tree for each, and all their tensors and numbers.
+
+    Tensors are called by the last argument or key name on the way to them, with indexes after it.
+    """
+    visitor = _Flattener({a: n for (m, a), n in INTEROP_INPUTS.items() if m == method}, frozenset(), "_")
+    trees = {name: visitor.visit(value, (name,)) for name, value in arguments.items()}
+    return trees, Flat(MappingNode(items=trees), visitor.tensors, visitor.numbers)
+
+
+def flatten_result(method: str, result: Any, taken: frozenset[str], names: list[str] | None = None) -> Flat:
+    """A call's result. `taken` are names of inputs; `names` name the tensors of a result that has none."""
+    visitor = _Flattener({a: n for (m, a), n in INTEROP_OUTPUTS.items() if m == method}, taken, ".")  # "hidden_states.11", as optimum
+    tree = visitor.visit(result, ())
+    if names is not None and len(names) == len(visitor.tensors):
+        tree = _renamed(tree, dict(zip(visitor.tensors, names, strict=True)))
+        return Flat(tree, dict(zip(names, visitor.tensors.values(), strict=True)), visitor.numbers)
+    return Flat(tree, visitor.tensors, visitor.numbers)
+
+
+def _renamed(tree: Tree, names: Mapping[str, str]) -> Tree:
+    if isinstance(tree, TensorLeaf):
+        return TensorLeaf(name=names[tree.name], number=tree.number)
+    if isinstance(tree, SequenceNode):
+        return SequenceNode(kind=tree.kind, items=tuple(_renamed(item, names) for item in tree.items))
+    if isinstance(tree, MappingNode):
+        return MappingNode(items={key: _renamed(item, names) for key, item in tree.items.items()})
+    if isinstance(tree, ObjectNode):
+        items = {key: _renamed(item, names) for key, item in tree.items.items()}
+        return ObjectNode(class_path=tree.class_path, items=items)
+    return tree
+
+
+def with_number(tree: Tree, path: Path, name: str) -> Tree:
+    """`tree` with the constant at `path` made an input called `name` that the caller passes as a number."""
+    if not path:
+        return TensorLeaf(name=name, number=True)
+    head, rest = path[0], path[1:]
+    if isinstance(tree, SequenceNode):
+        items = [with_number(t, rest, name) if i == head else t for i, t in enumerate(tree.items)]
+        return SequenceNode(kind=tree.kind, items=tuple(items))
+    if isinstance(tree, (MappingNode, ObjectNode)):
+        changed = {k: with_number(t, rest, name) if k == head else t for k, t in tree.items.items()}
+        return tree.model_copy(update={"items": changed})
+    return tree
+
+
+def rebuild(tree: Tree, tensors: Mapping[str, Any]) -> Any:
+    """The arguments of a call, from tensors by name; what a graph does not depend on becomes None."""
+    if isinstance(tree, TensorLeaf):
+        return tensors[tree.name]
+    if isinstance(tree, ConstLeaf):
+        return tree.value
+    if isinstance(tree, SequenceNode):
+        made = [rebuild(item, tensors) for item in tree.items]
+        return made if tree.kind == "list" else tuple(made)
+    if isinstance(tree, MappingNode):
+        return {key: rebuild(item, tensors) for key, item in tree.items.items()}
+    if isinstance(tree, ObjectNode):
+        from runtimes.classes import import_class
+
+        return import_class(tree.class_path)(**{key: rebuild(item, tensors) for key, item in tree.items.items()})
+    return None
+
+
+def map_tensors(value: Any, change: Any) -> Any:
+    """`value` with ``change(tensor)`` in place of every tensor in lists, tuples, dicts and output dataclasses."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(value, Mapping):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return type(value)(**{name: map_tensors(item, change) for name, item in fields.items()})
+    if isinstance(value, Mapping):
+        return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        made = [map_tensors(item, change) for item in value]
+        return made if isinstance(value, list) else tuple(made)
+    built = _constructor_arguments(value)
+    if built is not None and any(isinstance(item, torch.Tensor) for item in built.values()):
+        return type(value)(**{name: map_tensors(item, change) for name, item in built.items()})
+    return value

@@ -1,0 +1,234 @@
+"""Is a compiled graph PyTorch's? Both get the same inputs, one after the other, in a process of their own.
+
+`Checker` is the compiler's side; ``python -m compiler.check`` is the other: it reads one `Job` a line from standard
+input and answers each with one line, so that one start of the libraries serves a whole compile.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import AnyLeaf, Evidence, TensorSpec, Tree
+
+TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2}
+"""Largest ``||out - ref|| / ||ref||`` of any output, by precision. Rounding weights to 11 or 8 bits gives
+about a tenth of this through the depth of these networks; a wrong graph gives about 1."""
+
+# A PyTorch process and a runtime, without any model, in bytes.
+_BASE_MEMORY = 900 * 2**20
+
+
+class Job(BaseModel):
+    """One graph to check.
+
+    Attributes:
+        target, device, precision, model_file: what a session opens.
+        library, class_name, folder: what PyTorch loads.
+        component, method, arguments, inputs, outputs: how it is called.
+        points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
+    """
+
+    target: str
+    device: str
+    precision: str
+    model_file: str
+    component: str
+    library: str
+    class_name: str
+    folder: str
+    method: str
+    arguments: dict[str, Tree]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    points: tuple[str, ...]
+
+
+def memory_needed(parameters: int) -> int:
+    """Bytes that a check takes at its peak: the component in fp32, loaded by PyTorch and then by the runtime."""
+    return _BASE_MEMORY + int(parameters * 4 * 1.3)
+
+
+def memory_available() -> int:
+    """Bytes that can be had here: free memory, or less where a control group says so."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            top, now = Path(limit).read_text(encoding="ascii"), Path(used).read_text(encoding="ascii")
+            available = min(available, int(top) - int(now))
+        except (OSError, ValueError):
+            continue
+    return available
+
+
+class Checker:
+    """Checks graphs in one subprocess, started at the first. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    stream.close()
+
+    def run(self, job: Job, check: str) -> Evidence:
+        """What was measured.
+
+        Raises:
+            LatentcError: an output is beyond the tolerance or not finite, or the check itself failed.
+        """
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "compiler.check"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(job.model_dump_json() + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except OSError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise LatentcError(
+                f"the check of '{job.component}.{job.method}' ended with status {code} before it answered "
+                "(out of memory?).",
+                "Compile without it: --check none",
+            )
+        answer = json.loads(line)
+        if "failure" in answer:
+            raise LatentcError(f"the check of '{job.component}.{job.method}' failed: {answer['failure']}")
+        return judge(job, answer["errors"], check)
+
+
+def judge(job: Job, errors: Mapping[str, float], check: str) -> Evidence:
+    """`errors` as evidence.
+
+    Raises:
+        LatentcError: one of them is over the tolerance of the job's precision (NaN is).
+    """
+    tolerance = TOLERANCE[job.precision]
+    bad = {name: error for name, error in errors.items() if not error <= tolerance}
+    if bad:
+        what = ", ".join(f"{name} {error:.2g}" if error == error else f"{name} not finite" for name, error in bad.items())
+        raise LatentcError(
+            f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
+            f"allowed in {job.precision}.",
+            "Compile it in --precision fp32; if it fails there too, please report the model.",
+        )
+    return Evidence(check="full" if check == "full" else "quick", error=dict(errors), tolerance=tolerance)
+
+
+def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
+    """``||out - reference|| / ||reference||`` over the reference's finite elements, in float64.
+
+    NaN when `out` is not finite where the reference is, or when shapes differ.
+    """
+    if out.shape != reference.shape:
+        return float("nan")
+    finite = np.isfinite(reference)
+    if not np.isfinite(out[finite]).all():
+        return float("nan")
+    a, b = out[finite].astype(np.float64), reference[finite].astype(np.float64)
+    norm = float(np.linalg.norm(b))
+    distance = float(np.linalg.norm(a - b))
+    return distance / norm if norm else distance
+
+
+def _answer(job: Job) -> dict[str, float]:
+    """The worst error of each output over the job's points."""
+    points = [dict(np.load(file)) for file in job.points]
+    references = _reference(job, points)
+    from runtimes import table
+
+    session = table.get(job.target).open(Path(job.model_file), job.device, job.precision, None)
+    worst: dict[str, float] = {}
+    try:
+        for point, reference in zip(points, references, strict=True):
+            outputs = session.run({name: np.ascontiguousarray(point[name]) for name in session.inputs})
+            for spec, expected in zip(job.outputs, reference, strict=True):
+                error = relative_error(outputs[spec.name], expected)
+                old = worst.get(spec.name, 0.0)
+                worst[spec.name] = error if error != error or old != old else max(old, error)
+    finally:
+        session.close()
+    return worst
+
+
+def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
+    """PyTorch's outputs in fp32, the module loaded by its own library: that checks the binding of weights too."""
+    import torch
+
+    from compiler.capture.infer import Method
+    from compiler.export.program import MethodCall
+    from compiler.source import ComponentSource
+
+    source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
+    files = source.weight_files[0].name.split(".")
+    # "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors" -> "fp16"
+    variant = files[1].split("-0")[0] if len(files) == 3 else None
+    cls: Any = source.cls
+    module = cls.from_pretrained(job.folder, torch_dtype=torch.float32, variant=variant, use_safetensors=True)
+    method = Method(job.component, job.method, "", job.arguments, AnyLeaf(), job.inputs, job.outputs, {}, ())
+    call = MethodCall(module.eval(), method)
+    results = []
+    with torch.no_grad():
+        for point in points:
+            tensors = [torch.from_numpy(point[spec.name]) for spec in job.inputs]
+            results.append([tensor.numpy() for tensor in call(*tensors)])
+    return results
+
+
+def main() -> None:
+    """Answers jobs until standard input ends."""
+    import logging
+    import os
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    # Libraries print to standard output now and then; the answers have a stream of their own.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    for line in sys.stdin:
+        job = Job.model_validate_json(line)
+        try:
+            answer: dict[str, Any] = {"errors": _answer(job)}
+        except Exception as error:  # whatever it is, the compiler's process must say it
+            answer = {"failure": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A captured method becomes an ONNX graph whose weights stay on disk."""

@@ -1,0 +1,131 @@
+"""An exported program as an ONNX graph in the standard domain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.export import ExportedProgram
+
+from artifacts.errors import LatentcError
+from compiler.capture.infer import Method
+
+OPSET = 21
+
+
+def translate(program: ExportedProgram, method: Method) -> ir.Model:
+    """The graph with the method's input and output names; its initializers hold no data yet.
+
+    Raises:
+        LatentcError: an operator has no ONNX form.
+    """
+    with _quiet(), _decomposing_only_if_needed():
+        try:
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in method.inputs],
+                output_names=[spec.name for spec in method.outputs],
+                custom_translation_table=_translations(),
+            )
+        except torch.onnx.OnnxExporterError as error:
+            lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+            raise LatentcError(
+                f"'{method.component}.{method.method}' has no ONNX form: {lines[-1] if lines else error}"
+            ) from error
+    assert exported is not None
+    return exported.model
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """ATen operators that torch.export leaves in a graph and that are one ONNX operator each.
+
+    torch.onnx would decompose them by tracing the whole program again, twice, which takes longer than all else.
+    """
+    from onnxscript import opset21 as op
+    from onnxscript.function_libs.torch_lib.ops import core
+
+    aten: Any = torch.ops.aten
+
+    def cast(self: Any, dtype: int = -1, *_: Any, **__: Any) -> Any:
+        return op.Identity(self) if dtype == -1 else op.Cast(self, to=dtype)
+
+    def same(self: Any, *_: Any, **__: Any) -> Any:
+        return op.Identity(self)
+
+    def to_other(self: Any, other: Any, *_: Any, **__: Any) -> Any:
+        return op.CastLike(self, other)
+
+    def to_device(self: Any, device: Any = None, dtype: int = -1, *_: Any, **__: Any) -> Any:
+        return op.Identity(self) if dtype == -1 else op.Cast(self, to=dtype)
+
+    def outer(self: Any, vec2: Any) -> Any:
+        return op.Mul(op.Unsqueeze(self, op.Constant(value_ints=[1])), op.Unsqueeze(vec2, op.Constant(value_ints=[0])))
+
+    del core
+    return {
+        aten.to.dtype: cast,
+        aten.to.dtype_layout: cast,
+        aten.to.device: to_device,
+        aten.to.other: to_other,
+        aten.contiguous.default: same,
+        aten.outer.default: outer,
+        aten.min.other: lambda self, other: op.Min(self, other),
+        aten.max.other: lambda self, other: op.Max(self, other),
+    }
+
+
+@contextmanager
+def _decomposing_only_if_needed() -> Iterator[None]:
+    """While it is open, torch.onnx decomposes only programs that hold an operator it has no translation for.
+
+    The decomposition traces the program anew under symbolic shapes: two thirds of the time of an export.
+    It is a private function of torch.onnx; where it is not there, exports are slower and no different.
+    """
+    from torch.onnx._internal.exporter import _decomp, _fx_passes
+
+    original = getattr(_fx_passes, "decompose_with_registry", None)
+    if original is None:
+        yield
+        return
+
+    def decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
+        known = set(_decomp.get_onnx_implemented_overloads(registry))
+        for node in program.graph.nodes:
+            target = node.target
+            if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+                continue
+            if "_assert" in target.name() or target.name() == "aten::sym_constrain_range_for_size":
+                continue
+            if target not in known or target._schema.is_mutable:
+                return original(program, registry)  # type: ignore[no-any-return]
+        return program
+
+    _fx_passes.decompose_with_registry = decompose
+    try:
+        yield
+    finally:
+        _fx_passes.decompose_with_registry = original
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings about torchvision's operators and deprecated internals."""
+    import warnings
+
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,279 @@
+"""Where a model is: its pipeline, its components, and where each of their weights is stored.
+
+Nothing here reads a weight. Only safetensors are opened, and of them only the headers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.safetensors_header import Entry, read_header
+from compiler.weights import Stored
+from runtimes.classes import import_class
+
+BUILTIN_MODELS = "latentc.models"
+"""Entry-point group of built-in models: name -> "module:object", a folder."""
+
+# Libraries that a component may come from. Components of other libraries are a pipeline's own code, which
+# is not run; names like "stable_diffusion" are modules of diffusers.pipelines.
+_LIBRARIES = ("diffusers", "transformers")
+
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+# What diffusers and transformers call a component's weights, most exact first. A variant's name stands before
+# the suffix ("model.fp16.safetensors").
+_STEMS = ("diffusion_pytorch_model", "model")
+
+_DTYPES: dict[str, ir.DataType] = {
+    "F64": ir.DataType.DOUBLE,
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+    "I64": ir.DataType.INT64,
+    "I32": ir.DataType.INT32,
+    "I16": ir.DataType.INT16,
+    "I8": ir.DataType.INT8,
+    "U8": ir.DataType.UINT8,
+    "BOOL": ir.DataType.BOOL,
+    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
+    "F8_E5M2": ir.DataType.FLOAT8E5M2,
+}
+
+
+@dataclass(frozen=True)
+class ComponentSource:
+    """One entry of model_index.json.
+
+    Attributes:
+        name: the pipeline's name for it ("unet").
+        library: "diffusers", "transformers" or a module of `diffusers.pipelines`.
+        class_name: its class there.
+        folder: its folder; it need not exist for components without files.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    folder: Path
+
+    @cached_property
+    def cls(self) -> type:
+        """The class itself.
+
+        Raises:
+            LatentcError: the installed libraries do not have it.
+        """
+        import diffusers
+        import transformers
+
+        if self.library in _LIBRARIES:
+            found = getattr({"diffusers": diffusers, "transformers": transformers}[self.library], self.class_name, None)
+            if found is None:
+                raise LatentcError(
+                    f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",
+                    f"Upgrade it: pip install -U {self.library}",
+                )
+            return found  # type: ignore[no-any-return]
+        return import_class(f"diffusers.pipelines.{self.library}:{self.class_name}")
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a torch module, so something to compile."""
+        import torch
+
+        return issubclass(self.cls, torch.nn.Module)
+
+    @cached_property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The safetensors files that diffusers or transformers would read, shards in order.
+
+        Raises:
+            LatentcError: there are none, or only pickles.
+        """
+        return _weight_files(self.folder, self.name)
+
+    @cached_property
+    def stored(self) -> Mapping[str, Stored]:
+        """Every tensor of the weight files by its key there.
+
+        Raises:
+            LatentcError: a file is damaged, a key stands in two shards, or a dtype is not supported.
+        """
+        found: dict[str, Stored] = {}
+        for file in self.weight_files:
+            for entry in read_header(file):
+                if entry.key in found:
+                    raise LatentcError(f"'{entry.key}' stands in both {found[entry.key].file} and {file}.")
+                found[entry.key] = _stored(file, entry)
+        return found
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A diffusers folder.
+
+    Attributes:
+        id: what the user named.
+        root: the folder.
+        revision: the hub's commit, or empty.
+        pipeline: the class name in model_index.json.
+        components: every component that is there (entries that are null are left out).
+        config: the other entries of model_index.json, given to the pipeline as they are.
+    """
+
+    id: str
+    root: Path
+    revision: str
+    pipeline: str
+    components: tuple[ComponentSource, ...]
+    config: Mapping[str, Any]
+
+    @property
+    def modules(self) -> tuple[ComponentSource, ...]:
+        """The components that are torch modules."""
+        return tuple(c for c in self.components if c.is_module)
+
+    def pipeline_class(self) -> type:
+        """The class of model_index.json.
+
+        Raises:
+            LatentcError: the installed diffusers does not have it.
+        """
+        import diffusers
+
+        found = getattr(diffusers, self.pipeline, None)
+        if found is None:
+            raise LatentcError(
+                f"{self.id} is a {self.pipeline}, which diffusers {diffusers.__version__} does not have.",
+                "Upgrade it: pip install -U diffusers",
+            )
+        return found  # type: ignore[no-any-return]
+
+
+def builtin_models() -> dict[str, str]:
+    """Name -> "module:object" of the models that come with latentc."""
+    return {entry.name: entry.value for entry in metadata.entry_points(group=BUILTIN_MODELS)}
+
+
+def open_model(model: str) -> ModelSource:
+    """The model that `model` names: a built-in name, a diffusers folder, or a hub id.
+
+    Raises:
+        LatentcError: there is no such model, or it cannot be read.
+        UsageError: it is a file.
+    """
+    for entry in metadata.entry_points(group=BUILTIN_MODELS):
+        if entry.name == model:
+            return _open_folder(model, Path(entry.load()), "")
+    path = Path(model)
+    if path.is_dir():
+        return _open_folder(model, path, "")
+    if path.exists():
+        raise UsageError(
+            f"{model} is a file; a model is a diffusers folder, which has a model_index.json.",
+            "Convert it once: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
+        )
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        known = ", ".join(builtin_models()) or "none"
+        raise LatentcError(
+            f"there is no model '{model}': no such folder, no built-in model (there are: {known}) and no hub id.",
+            "Give a folder with a model_index.json, or a hub id such as owner/name.",
+        )
+    return _open_hub(model)
+
+
+def _open_hub(model: str) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        root = Path(snapshot_download(model, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise LatentcError(
+            f"{model} is gated: its licence must be accepted once.",
+            f"Accept it at huggingface.co/{model}, then: huggingface-cli login",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise LatentcError(
+            f"there is no folder and no model on the hub called '{model}' (or it is private).",
+            "Check the spelling, or log in: huggingface-cli login",
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise LatentcError(
+            f"the hub cannot be reached and '{model}' is neither in its cache nor a folder here.",
+            "Go online, or copy the model's folder here and give its path.",
+        ) from error
+    return _open_folder(model, root, root.name)
+
+
+def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
+    index = root / "model_index.json"
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LatentcError(
+            f"{root} has no model_index.json, so it is not a diffusers pipeline.",
+            "Give the folder above its unet/ or transformer/ folder.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise LatentcError(f"{index} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str):
+        raise LatentcError(f"{index} names no pipeline class (_class_name).")
+    components: list[ComponentSource] = []
+    config: dict[str, Any] = {}
+    for name, value in content.items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
+            components.append(ComponentSource(name, value[0], value[1], root / name))
+        elif not (isinstance(value, list) and value == [None, None]):
+            config[name] = value
+    return ModelSource(model, root, revision, content["_class_name"], tuple(components), config)
+
+
+def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
+    for stem in _STEMS:
+        for index in sorted(folder.glob(f"{stem}*.safetensors.index*.json"), key=lambda p: (len(p.name), p.name)):
+            return _shards(index)
+        plain = sorted(
+            (p for p in folder.glob(f"{stem}*.safetensors") if "-of-" not in p.name),
+            key=lambda p: (len(p.name), p.name),
+        )
+        if plain:
+            return (plain[0],)
+    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES)
+    if pickles:
+        raise LatentcError(
+            f"the weights of '{name}' are a pickle ({pickles[0]}), which can run any code when it is read; "
+            "latentc reads safetensors only.",
+            "Convert once, where you trust the file: from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
+        )
+    raise LatentcError(f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors.")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LatentcError(f"{index} is not an index of shards: {error!r}") from error
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise LatentcError(f"{index} names the shard '{name}', which is not in {index.parent}.")
+    return tuple(index.parent / name for name in names)
+
+
+def _stored(file: Path, entry: Entry) -> Stored:
+    dtype = _DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise LatentcError(f"'{entry.key}' in {file} is of type {entry.dtype}, which cannot be compiled.")
+    return Stored(file, entry.key, dtype, entry.shape, entry.offset, entry.nbytes)
