@@ -30,6 +30,8 @@ def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
             module = _construct(component)
         except (TypeError, ValueError, KeyError, OSError) as error:
             raise LatentcError(f"'{component.name}' ({component.class_name}) cannot be built: {error}") from error
+    if hasattr(module, "tie_weights"):  # transformers; building without memory made every parameter its own
+        module.tie_weights()  # type: ignore[operator]
     seen: dict[int, torch.nn.Parameter] = {}
     for owner in module.modules():
         for name, parameter in list(owner._parameters.items()):
