@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 import threading
 from collections.abc import Mapping
@@ -182,16 +183,12 @@ class Pipeline:
             self._check_image(options["image"], known)
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
+        # A fresh one each time: schedulers keep state, and an interrupted run leaves it half-way. Copied, because
+        # `from_config` may come to other defaults.
         if self._scheduler is not None:
-            # A fresh one each time: schedulers keep state, and an interrupted run leaves it half-way.
-            name = scheduler or type(self._scheduler).__name__
-            pipe.scheduler = (
-                make_scheduler(pipe, name)
-                if scheduler
-                else type(self._scheduler).from_config(self._scheduler.config)
-            )
-        elif scheduler:
-            make_scheduler(pipe, scheduler)
+            pipe.scheduler = copy.deepcopy(self._scheduler)
+        if scheduler is not None:
+            pipe.scheduler = make_scheduler(pipe, scheduler)
         self._meter = Meter(cancel=cancel)
         seeds = tuple(seed + i for i in range(images))
         at_once = self._batch(known)

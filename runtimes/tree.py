@@ -150,7 +150,9 @@ def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
         array = _from_torch(cast.contiguous())
     else:
         given = np.asarray(value)
-        array = np.ascontiguousarray(given.astype(_numpy_type(spec.dtype), copy=False)).reshape(given.shape)
+        with np.errstate(invalid="ignore"):  # NaN as an integer is found to be lossy below.
+            array = given.astype(_numpy_type(spec.dtype), copy=False)
+        array = np.ascontiguousarray(array).reshape(given.shape)
         lossy = given.dtype.kind == "f" and array.dtype.kind in "iub" and bool((array != given).any())
         found = f"{given.dtype.name} {given.reshape(-1)[:4].tolist()}" if lossy else ""
     if lossy:

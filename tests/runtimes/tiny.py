@@ -96,7 +96,9 @@ def stable_diffusion(folder: Path) -> StableDiffusionPipeline:
         vae=vae.eval(),
         text_encoder=text.eval(),
         tokenizer=tokenizer(folder / "tokenizer_files"),
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False),
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
