@@ -172,7 +172,7 @@ def _answer(job: Job) -> dict[str, float]:
     worst: dict[str, float] = {}
     try:
         for point, reference in zip(points, references, strict=True):
-            outputs = session.run({name: np.ascontiguousarray(point[name]) for name in session.inputs})
+            outputs = session.run({name: np.asarray(point[name], order="C") for name in session.inputs})
             for spec, expected in zip(job.outputs, reference, strict=True):
                 error = relative_error(outputs[spec.name], expected)
                 old = worst.get(spec.name, 0.0)
@@ -186,8 +186,8 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
     """PyTorch's outputs in fp32, the module loaded by its own library: that checks the binding of weights too."""
     import torch
 
+    from compiler.capture.calls import MethodCall
     from compiler.capture.infer import Method
-    from compiler.export.program import MethodCall
     from compiler.source import ComponentSource
 
     source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))

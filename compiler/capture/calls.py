@@ -1,0 +1,71 @@
+"""A captured call made again: the method as a torch module of plain tensors."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from artifacts.manifest import TensorSpec
+from compiler.capture import trees
+from compiler.capture.infer import Method
+from runtimes.signature import signature
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}
+
+
+class MethodCall(torch.nn.Module):
+    """``forward(*tensors)`` calls the captured method as its pipeline does and returns the tensors of the result."""
+
+    def __init__(self, module: torch.nn.Module, method: Method) -> None:
+        super().__init__()
+        self.module = module
+        self.method = method
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tensors in the order of `Method.inputs`, results in that of `Method.outputs`."""
+        by_name = {spec.name: tensor for spec, tensor in zip(self.method.inputs, tensors, strict=True)}
+        arguments = {name: trees.rebuild(tree, by_name) for name, tree in self.method.arguments.items()}
+        args, kwargs = call_arguments(type(self.module), self.method.method, arguments)
+        result = getattr(type(self.module), self.method.method)(self.module, *args, **kwargs)
+        found: list[torch.Tensor] = []
+        trees.map_tensors(result, found.append)
+        seen = {id(tensor) for tensor in tensors}
+        distinct = []
+        for tensor in found:  # An ONNX output is one value under one name.
+            distinct.append(tensor.clone() if id(tensor) in seen else tensor)
+            seen.add(id(tensor))
+        return tuple(distinct)
+
+
+def call_arguments(cls: type, method: str, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Bound arguments (``*args`` as a tuple, ``**kwargs`` as a dict) as a call takes them."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for name, parameter in signature(cls, method).parameters.items():
+        if name not in arguments:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            args.extend(arguments[name])
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            kwargs.update(arguments[name])
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            args.append(arguments[name])
+        else:
+            kwargs[name] = arguments[name]
+    return args, kwargs
+
+
+def sizes(spec: TensorSpec, point: dict[str, int]) -> tuple[int, ...]:
+    """A spec's shape with its symbolic dimensions set."""
+    return tuple(point[size] if isinstance(size, str) else size for size in spec.shape)

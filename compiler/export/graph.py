@@ -1,0 +1,43 @@
+"""From a captured method to its ONNX graph: built, exported, bound to its weights, simplified, named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from compiler.capture.infer import Method
+from compiler.capture.modules import build
+from compiler.export.bind import bind_weights
+from compiler.export.program import export_program
+from compiler.export.translate import translate
+from compiler.passes import table
+from compiler.source import ComponentSource
+from compiler.weights import Stored
+
+
+def export_graph(component: ComponentSource, method: Method, weights: Mapping[str, Stored]) -> ir.Model:
+    """The method's graph in fp32, weights still on disk, after the default passes.
+
+    Raises:
+        LatentcError: it cannot be exported, or holds for one size only (see `export_program`).
+    """
+    module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
+    program = export_program(module, method)
+    model = translate(program, method)
+    bind_weights(model, module, weights)
+    del program
+    model = table.run(model)
+    name_dimensions(model, method)
+    model.graph.name = method.folder
+    model.producer_name = "latentc"
+    return model
+
+
+def name_dimensions(model: ir.Model, method: Method) -> None:
+    """Gives the axes of inputs and outputs the names that the manifest declares, in place of torch's symbols."""
+    for values, specs in ((model.graph.inputs, method.inputs), (model.graph.outputs, method.outputs)):
+        for value, spec in zip(values, specs, strict=True):
+            value.shape = ir.Shape(spec.shape)
+            value.name = spec.name
