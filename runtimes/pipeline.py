@@ -183,8 +183,8 @@ class Pipeline:
             self._check_image(options["image"], known)
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
-        # A fresh one each time: schedulers keep state, and an interrupted run leaves it half-way. Copied, because
-        # `from_config` may come to other defaults.
+        # A fresh one each time: schedulers keep state, and an interrupted run leaves it half-way. A copy, as
+        # `from_config` may choose other defaults.
         if self._scheduler is not None:
             pipe.scheduler = copy.deepcopy(self._scheduler)
         if scheduler is not None:
