@@ -53,7 +53,9 @@ def complete(model: ir.Model) -> None:
         with weightless(model):
             common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     if left := untyped():
-        raise ir.passes.PreconditionError(f"the element types of these values are unknown: {', '.join(left[:5])}")
+        raise ir.passes.PreconditionError(
+            f"the element types of these values are unknown: {', '.join(left[:5])}"
+        )
 
 
 def check_model(model: ir.Model, name: str = "") -> None:

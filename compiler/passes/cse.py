@@ -30,9 +30,7 @@ def tensor_key(tensor: ir.TensorProtocol | None) -> Hashable:
     return (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes())
 
 
-_SCALARS = frozenset(
-    {ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING}
-)
+_SCALARS = frozenset({ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING})
 _LISTS = frozenset({ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS})
 
 

@@ -140,7 +140,9 @@ class _Folder:
         """What ONNX's reference implementation gives; None where it has none or it does not fit the node."""
         from onnx.reference import ops
 
-        arguments = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs]
+        arguments = [
+            None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs
+        ]
         attributes: dict[str, Any] = {
             name: ir.serde.serialize_tensor(a.as_tensor()) if a.type == ir.AttributeType.TENSOR else a.value
             for name, a in node.attributes.items()
@@ -154,7 +156,12 @@ class _Folder:
         if isinstance(result, (tuple, list)) and len(result) == 1:
             result = result[0]
         dtype = node.outputs[0].dtype
-        if dtype is None or dtype == ir.DataType.STRING or isinstance(result, (tuple, list)) or result is None:
+        if (
+            dtype is None
+            or dtype == ir.DataType.STRING
+            or isinstance(result, (tuple, list))
+            or result is None
+        ):
             return None
         array = np.asarray(result)
         if array.dtype != dtype.numpy():

@@ -46,9 +46,7 @@ def fits(array: np.ndarray, dtype: ir.DataType) -> bool:
     return not size.size or bool(size.max() <= largest(dtype) and size.min() >= smallest(dtype))
 
 
-def overflow_islands(
-    ranges: Mapping[str, float], precision: str, margin: float = _MARGIN
-) -> frozenset[str]:
+def overflow_islands(ranges: Mapping[str, float], precision: str, margin: float = _MARGIN) -> frozenset[str]:
     """The values that a graph of the given precision must keep in fp32.
 
     Args:
@@ -104,18 +102,28 @@ def _float_weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
             yield name, value.const_value
 
 
-def lowered(tensor: ir.TensorProtocol, dtype: ir.DataType, cast: Callable[[WeightRef], WeightRef]) -> ir.TensorProtocol:
+def lowered(
+    tensor: ir.TensorProtocol, dtype: ir.DataType, cast: Callable[[WeightRef], WeightRef]
+) -> ir.TensorProtocol:
     """A constant in another floating-point type; a weight stays lazy."""
     if isinstance(tensor, WeightRef):
         return cast(tensor)
     return ir.Tensor(saturated(tensor.numpy(), dtype), name=tensor.name)
 
 
-def saturated(array: np.ndarray, dtype: ir.DataType) -> np.ndarray:
-    """The array in `dtype`, where finite values beyond its range become its largest.
+# A finite float32 beyond this means "the lowest there is", as attention masks are written.
+EXTREME = 1e30
 
-    Attention masks are written with the lowest float32, meaning "the lowest there is".
+
+def saturated(array: np.ndarray, dtype: ir.DataType) -> np.ndarray:
+    """The array in `dtype`, where finite values beyond its range become the largest; infinities stay.
+
+    Extremes become half the largest: scores are added to them, and a sum that overflows in a row that is
+    masked from end to end would give NaN.
     """
     top = largest(dtype)
+    size = np.abs(array)
     clipped = np.where(np.isfinite(array), np.clip(array, -top, top), array)
+    if dtype == ir.DataType.FLOAT16:
+        clipped = np.where(np.isfinite(array) & (size >= EXTREME), np.copysign(top / 2, array), clipped)
     return clipped.astype(dtype.numpy()).reshape(array.shape)

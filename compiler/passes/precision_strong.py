@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compiler.passes.precision import element_type, fits, lowered
+from compiler.passes.precision import EXTREME, element_type, fits, lowered
 from compiler.passes.rewrite import add_initializer
 from compiler.passes.check import complete
 from compiler.passes.shapes import constant
@@ -40,9 +40,6 @@ _PHASES = frozenset({"Sin", "Cos"})
 _HEAVY = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Softmax"}) | {
     "LayerNormalization", "GroupNormalization", "InstanceNormalization"
 }  # fmt: skip
-
-# A finite constant beyond this means "the lowest there is" and saturates, as a mask written for fp32 does.
-_EXTREME = 1e30
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,9 @@ class _Lowering:
     def run(self) -> bool:
         nodes = list(self.graph)
         floats = {
-            v for v in self._values(nodes) if isinstance(v.type, ir.TensorType) and v.dtype == ir.DataType.FLOAT
+            v
+            for v in self._values(nodes)
+            if isinstance(v.type, ir.TensorType) and v.dtype == ir.DataType.FLOAT
         }
         islands = self._islands(nodes)
         low = {v for v in floats if not v.is_graph_input() and self._is_low(v, islands)}
@@ -132,7 +131,12 @@ class _Lowering:
         return islands
 
     def _must_stay(self, node: ir.Node, names: frozenset[str]) -> bool:
-        if node.op_type in FULL_PRECISION or node.op_type == "Constant" or node.name in names or node.domain not in ("", "ai.onnx"):
+        if (
+            node.op_type in FULL_PRECISION
+            or node.op_type == "Constant"
+            or node.name in names
+            or node.domain not in ("", "ai.onnx")
+        ):
             return True
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             return True
@@ -149,7 +153,7 @@ class _Lowering:
         if value.dtype != ir.DataType.FLOAT or value.const_value is None or value.const_value.size > 65536:
             return False
         array = constant(value)
-        return array is not None and not fits(array[np.abs(array) < _EXTREME], self.dtype)
+        return array is not None and not fits(array[np.abs(array) < EXTREME], self.dtype)
 
     def _spread_phases(self, nodes: list[ir.Node], islands: set[ir.Node]) -> None:
         pending = [n for n in nodes if n.op_type in _PHASES]
@@ -172,7 +176,11 @@ class _Lowering:
                 inner = [m for m in makers if m is not None]
                 readers = [use.node for v in node.outputs for use in v.uses()]
                 root = node.op_type in ("Sqrt", "Reciprocal", "Rsqrt")
-                if inner and all(m in islands for m in inner) and (root or (readers and self._all(readers, islands))):
+                if (
+                    inner
+                    and all(m in islands for m in inner)
+                    and (root or (readers and self._all(readers, islands)))
+                ):
                     islands.add(node)
                     changed = True
 
@@ -251,7 +259,9 @@ class _Lowering:
             self._casts[(value, wanted)] = known
         return known
 
-    def _initializer_as(self, value: ir.Value, wanted: ir.DataType, node: ir.Node, low: set[ir.Value]) -> ir.Value:
+    def _initializer_as(
+        self, value: ir.Value, wanted: ir.DataType, node: ir.Node, low: set[ir.Value]
+    ) -> ir.Value:
         """A constant in the wanted type: stored so, unless that would store a large one twice."""
         tensor, name = value.const_value, value.name
         assert tensor is not None and name is not None
@@ -264,7 +274,9 @@ class _Lowering:
         known = self._casts.get((value, wanted))
         if known is None:
             new = lowered(tensor, wanted, lambda w: WeightRef.then(w, Cast(wanted)))
-            known = self._casts[(value, wanted)] = add_initializer(self.graph, new, f"{name}.{wanted.name.lower()}")
+            known = self._casts[(value, wanted)] = add_initializer(
+                self.graph, new, f"{name}.{wanted.name.lower()}"
+            )
         return known
 
     def _restore_outputs(self, low: set[ir.Value]) -> None:
@@ -275,7 +287,11 @@ class _Lowering:
             name = value.name
             value.name = f"{name}.{self.dtype.name.lower()}"
             up = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
-            up.outputs[0].dtype, up.outputs[0].shape, up.outputs[0].name = ir.DataType.FLOAT, value.shape, name
+            up.outputs[0].dtype, up.outputs[0].shape, up.outputs[0].name = (
+                ir.DataType.FLOAT,
+                value.shape,
+                name,
+            )
             self.graph.append(up)
             self.graph.outputs[i] = up.outputs[0]
         for name, value in list(self.graph.initializers.items()):
@@ -322,5 +338,7 @@ class _Schema:
             return wanted in allowed.get(parameter.type_str, [parameter.type_str])
 
         return cls(
-            tuple(takes(p) for p in schema.inputs), tuple(takes(p) for p in schema.outputs), bool(schema.inputs)
+            tuple(takes(p) for p in schema.inputs),
+            tuple(takes(p) for p in schema.outputs),
+            bool(schema.inputs),
         )

@@ -12,7 +12,10 @@ import onnx_ir as ir
 
 from compiler.passes.precision import element_type, lowered
 from compiler.passes.rewrite import add_initializer
+from compiler.passes.shapes import is_small
 from compiler.weights import Cast
+
+_TABLE_ELEMENTS = 65536
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class PrecisionWeightsPass(ir.passes.InPlacePass):
         modified = bool(pending)
         for node in graph:
             read = [v for v in node.inputs if v in pending]
-            if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            if any(
+                a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+            ):
                 read = [v for v in pending if any(use.node.graph is not graph for use in v.uses())] + read
             for value in read:
                 if value is not None and value in pending:
@@ -62,6 +67,8 @@ class PrecisionWeightsPass(ir.passes.InPlacePass):
             and tensor.dtype == ir.DataType.FLOAT
             and tensor.size >= self.options.min_elements
             and len(tensor.shape) >= self.options.min_rank
+            # Tables that were folded (frequencies, positions) are small, and phases need all their bits.
+            and (not is_small(tensor) or tensor.size > _TABLE_ELEMENTS)
             and value.name not in self.options.keep
             and not value.is_graph_input()
             and not value.is_graph_output()

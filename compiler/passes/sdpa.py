@@ -84,7 +84,9 @@ def _untangle_keys(product: ir.Node, graph: ir.Graph) -> bool:
     inner = _maker(keys, "Transpose")
     if inner is not None and (first := ints_attribute(inner, "perm")) is not None:
         keys, perm = inner.inputs[0], tuple(first[i] for i in perm)
-    new = insert(back, "Transpose", [keys], {"perm": perm}, dtype=back.outputs[0].dtype, shape=back.outputs[0].shape)
+    new = insert(
+        back, "Transpose", [keys], {"perm": perm}, dtype=back.outputs[0].dtype, shape=back.outputs[0].shape
+    )
     alias(back, new.outputs)
     return True
 
@@ -145,7 +147,10 @@ def _narrow_mask(add: ir.Node, mask: ir.Value) -> bool:
         return False
     readers = [use.node for use in mask.uses()]
     # Every reader must get its full size from its other operand.
-    if not all(r.op_type == "Add" and any(same(dims(v), dims(r.outputs[0])) for v in r.inputs if v is not mask) for r in readers):
+    if not all(
+        r.op_type == "Add" and any(same(dims(v), dims(r.outputs[0])) for v in r.inputs if v is not mask)
+        for r in readers
+    ):
         return False
     if any(v is None or v is mask or dims(v) not in ((), (1,)) for v in where.inputs[1:]):
         return False

@@ -139,7 +139,11 @@ class Shapes:
         if out.dtype in _INTEGERS:
             rule = _CONTENTS.get(node.op_type)
             elements = None if rule is None else rule(self, node)
-            if elements is not None and len(elements) <= _LONGEST_SHAPE and any(e is not None for e in elements):
+            if (
+                elements is not None
+                and len(elements) <= _LONGEST_SHAPE
+                and any(e is not None for e in elements)
+            ):
                 self._contents[out] = elements
 
     # --- element types ---------------------------------------------------------------------------
@@ -279,8 +283,10 @@ def _slice(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
     bounds = slice_bounds(shapes, node)
     if bounds is None:
         axes = shapes.fixed(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
-        return (None,) * len(first) if axes is None else tuple(
-            None if i in {a % len(first) for a in axes} else d for i, d in enumerate(first)
+        return (
+            (None,) * len(first)
+            if axes is None
+            else tuple(None if i in {a % len(first) for a in axes} else d for i, d in enumerate(first))
         )
     out = list(first)
     for bound in bounds:
@@ -367,7 +373,8 @@ def _tile(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
     if first is None or repeats is None:
         return None
     return tuple(
-        d if r == 1 else d * r if isinstance(d, int) and isinstance(r, int) else None for d, r in zip(first, repeats)
+        d if r == 1 else d * r if isinstance(d, int) and isinstance(r, int) else None
+        for d, r in zip(first, repeats)
     )
 
 

@@ -1,7 +1,7 @@
 """The visible, ordered list of passes.
 
 Each entry of `PASSES` is "module:class"; the class is an `onnx_ir.passes.PassBase` made with no arguments.
-`DEFAULT` runs on every exported graph, in order; a target's own `requirements.passes` run after it. Passes
+`DEFAULT` runs on every exported graph, in order (`sdpa` leaves constants for a second `fold`); a target's own `requirements.passes` run after it. Passes
 with options (precision) are made by their users and handed to `run` in the same list.
 """
 
@@ -19,11 +19,12 @@ from artifacts.errors import UsageError
 PASSES: dict[str, str] = {
     "inline": "compiler.passes.inline:InlinePass",
     "fold": "compiler.passes.fold:FoldPass",
+    "sdpa": "compiler.passes.sdpa:SdpaPass",
     "dead": "compiler.passes.dead:DeadPass",
     "cse": "compiler.passes.cse:CsePass",
 }
 
-DEFAULT: tuple[str, ...] = ("inline", "fold", "dead", "cse")
+DEFAULT: tuple[str, ...] = ("inline", "fold", "sdpa", "fold", "dead", "cse")
 
 
 def make(name: str) -> ir.passes.PassBase:
