@@ -191,6 +191,8 @@ class Manifest(Record):
     target: str
     device: str
     options: dict[str, str | int | float | bool | None]
+    arguments: dict[str, str] = {}
+    """What `--arg` gave to the pipeline's call, as texts."""
     precision: str
     sizes: dict[str, DimRange]
     """Declared ranges of "height", "width" (pixels) and "batch" (images)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One report of progress.
+    """One report of progress. A task that is complete when it is first heard of is a note: told in one line.
 
     Attributes:
         task: what is under way, in words a person reads ("unet: streaming weights").

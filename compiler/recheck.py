@@ -1,4 +1,4 @@
-"""The numbers of a finished artifact, measured again: PyTorch, from the model it was compiled from, against its files."""
+"""A finished artifact's numbers, measured again: its files against PyTorch and the model it came from."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
         Folder of the graph -> what was measured.
 
     Raises:
-        LatentcError: the model is not there or not the one that was compiled, it is called in another way by the
-            libraries that are installed now, or a graph is beyond its tolerance.
+        LatentcError: the model is not there or not the one that was compiled, the libraries installed here
+            call it in another way, or a graph is beyond its tolerance.
     """
     manifest = artifact.manifest
     source = _source(manifest, progress)
@@ -38,7 +38,7 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
             method = methods.get(graph.folder)
             if method is None or (method.inputs, method.outputs) != (graph.inputs, graph.outputs):
                 raise LatentcError(
-                    f"the installed libraries do not call '{graph.folder}' as those that it was compiled with.",
+                    f"the installed libraries do not call '{graph.folder}' as those it was compiled with.",
                     "See what differs: latentc verify ARTIFACT (its notes on the toolchain).",
                 )
             found[graph.folder] = _measure(artifact, graph, method, source, checker, progress)
@@ -52,7 +52,8 @@ def _source(manifest: Manifest, progress: Progress) -> ModelSource:
         file = source.root / record.path
         if not file.is_file() or file_record(source.root, file, progress) != record:
             raise LatentcError(
-                f"{manifest.source.id} is not the model that was compiled: {record.path} is missing or has changed.",
+                f"{manifest.source.id} is not the model that was compiled: "
+                f"{record.path} is missing or has changed.",
                 "Compile it again, or bring the model back.",
             )
     return source

@@ -153,8 +153,10 @@ def command(
 def _dry_run(request: CompileRequest, json_output: bool) -> None:
     from compiler.build import plan
     from latentc import show
+    from latentc.progress import bars
 
-    found = plan(request)
+    with bars() as progress:
+        found = plan(request, progress)
     if json_output:
         show.as_json(found.to_dict())
     else:

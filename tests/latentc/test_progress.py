@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from artifacts.progress import Event, silent
+from artifacts.progress import Event
 from latentc.progress import Bars, bars
 
 
@@ -31,9 +31,16 @@ def drawn(display: Progress) -> str:
 
 def test_nothing_is_drawn_where_stderr_is_no_terminal(capsys):
     with bars() as progress:
-        assert progress is silent
         progress(Event("work", 1, 2))
+        progress(Event("work", 2, 2))
+        progress(Event("a small file", 9, 9, "bytes"))
     assert capsys.readouterr() == ("", "")
+
+
+def test_notes_are_told_there_too_on_stderr(capsys):
+    with bars() as progress:
+        progress(Event("unet: reused", 1, 1))
+    assert capsys.readouterr() == ("", "unet: reused\n")
 
 
 def test_bars_are_drawn_on_a_terminal_and_gone_afterwards(monkeypatch):
@@ -75,6 +82,8 @@ def test_a_task_may_come_again(display):
     assert not display.tasks
 
 
-def test_what_is_over_at_once_shows_no_bar(display):
-    Bars(display)(Event("short", 1, 1))
+def test_what_is_over_at_once_is_told_in_a_line(display):
+    show = Bars(display)
+    show(Event("unet: [reused]", 1, 1))
     assert not display.tasks
+    assert display.console.file.getvalue() == "unet: [reused]\n"

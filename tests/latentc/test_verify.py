@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from artifacts.errors import LatentcError
 from artifacts.manifest import Evidence
 from tests.latentc.artifacts_made import made
 
@@ -18,13 +19,17 @@ def out(tmp_path):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Makes `--numerics` measure what the test says."""
+    """Makes `--numerics` measure what the test says; over 0.02 it raises, as the real one does."""
 
     def use(error: float) -> None:
-        import compiler.build
+        import compiler.recheck
 
-        found = {"unet": Evidence(check="quick", error={"out_sample": error}, tolerance=0.02)}
-        monkeypatch.setattr(compiler.build, "recheck", lambda artifact, progress: found)
+        def recheck(artifact, progress):
+            if not error <= 0.02:
+                raise LatentcError("'unet.forward' is not PyTorch's.")
+            return {"unet": Evidence(check="quick", error={"out_sample": error}, tolerance=0.02)}
+
+        monkeypatch.setattr(compiler.recheck, "recheck", recheck)
 
     return use
 
@@ -71,8 +76,14 @@ def test_numbers_over_their_tolerance_fail(latentc, out, measured, error, code):
     measured(error)
     ended = latentc("verify", out, "--numerics")
     assert ended.code == code
-    assert ("too far" in ended.out) == (code == 1)
-    assert latentc("verify", out, "--numerics", "--json").code == code
+    assert ("is not PyTorch's" in ended.err) == (code == 1)
+
+
+def test_numbers_within_it_are_shown(latentc, out, measured):
+    measured(0.001)
+    assert "quick: 1.0e-03 (limit 2e-02)" in latentc("verify", out, "--numerics").out
+    found = json.loads(latentc("verify", out, "--numerics", "--json").out)
+    assert found["numerics"]["unet"]["error"] == {"out_sample": 0.001}
 
 
 def test_damaged_files_are_not_measured(latentc, out, measured):

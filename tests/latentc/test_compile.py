@@ -1,0 +1,144 @@
+"""`latentc compile`: what reaches the compiler, and what is printed of its plan and its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from artifacts.manifest import DimRange, Evidence
+from artifacts.progress import Event
+from artifacts.verify import Artifact
+from compiler import build
+from compiler.plan import Plan, PlannedGraph
+from tests.latentc.artifacts_made import made
+
+PLAN = Plan(
+    components=(
+        PlannedGraph(
+            "unet", "forward", "unet", "fp16", 7_200_000, 14_400_000, "sample [batch 1..4, 4, 64, 64]"
+        ),
+    ),
+    total_bytes=14_400_000,
+    free_bytes=50_000_000_000,
+    peak_memory=900_000_000,
+    notes=("image_encoder: left out, because no call of the pipeline reaches it.",),
+)
+
+
+@pytest.fixture
+def requests(monkeypatch, tmp_path):
+    """The requests that reached the compiler, which makes a small artifact of each."""
+    seen: list[build.CompileRequest] = []
+
+    def compile(request, progress, on_plan):
+        seen.append(request)
+        if on_plan is not None:
+            on_plan(PLAN)
+        progress(Event("unet: reused from an earlier run", 1, 1))
+        return Artifact(tmp_path / "out", made(tmp_path / "out"))
+
+    def plan(request, progress):
+        seen.append(request)
+        return PLAN
+
+    monkeypatch.setattr(build, "compile", compile)
+    monkeypatch.setattr(build, "plan", plan)
+    return seen
+
+
+def test_defaults(latentc, requests):
+    ended = latentc("compile", "shapes", "out", "--target", "openvino")
+    assert ended.code == 0, ended.err
+    assert requests == [build.CompileRequest("shapes", Path("out"), "openvino")]
+
+
+def test_every_option_reaches_the_compiler(latentc, requests):
+    args = "compile m out -t onnxruntime --precision bf16 --task inpaint --task text-to-image --task inpaint"
+    args += " --size 256..1024x512 --batch 1..4 --check full -o fix=height=512 --arg class_labels=[1] --force"
+    assert latentc(*args.split()).code == 0
+    assert requests == [
+        build.CompileRequest(
+            model="m",
+            out=Path("out"),
+            target="onnxruntime",
+            precision="bf16",
+            tasks=("inpaint", "text-to-image"),
+            size=build.SizeRange(width=DimRange(min=256, max=1024), height=DimRange(min=512, max=512)),
+            batch=DimRange(min=1, max=4),
+            check="full",
+            options={"fix": "height=512"},
+            arguments={"class_labels": "[1]"},
+            force=True,
+        )
+    ]
+
+
+def test_the_plan_comes_first_and_the_error_last(latentc, requests, tmp_path):
+    out = latentc("compile", "shapes", "out", "-t", "openvino").out
+    for expected in ("7.2 M", "14.4 MB", "free: 50.0 GB", "about 900.0 MB", "image_encoder: left out"):
+        assert expected in out
+    assert out.splitlines()[-1] == "Worst relative error to PyTorch: 1.2e-03 (unet)."
+    assert max(map(len, out.splitlines()[:-2])) <= 100
+
+
+def test_what_was_reused_is_told(latentc, requests):
+    assert "unet: reused from an earlier run" in latentc("compile", "shapes", "out", "-t", "openvino").err
+
+
+def test_what_was_not_measured_is_the_last_word(latentc, requests, tmp_path, monkeypatch):
+    graph = made(tmp_path / "out").graphs[0]
+    unmeasured = graph.model_copy(update={"evidence": Evidence(check="not measured", reason="--check none")})
+    manifest = made(tmp_path / "out", graphs=(unmeasured,))
+    monkeypatch.setattr(build, "compile", lambda *_: Artifact(tmp_path / "out", manifest))
+    out = latentc("compile", "shapes", "out", "-t", "openvino").out
+    assert out.splitlines()[-1] == "Not measured: unet (--check none)."
+
+
+def test_a_dry_run_prints_the_plan_and_compiles_nothing(latentc, requests, monkeypatch):
+    monkeypatch.setattr(build, "compile", None)
+    assert "To write: 14.4 MB" in latentc("compile", "shapes", "out", "-t", "openvino", "--dry-run").out
+    found = json.loads(latentc("compile", "shapes", "out", "-t", "openvino", "--dry-run", "--json").out)
+    assert found["total_bytes"] == 14_400_000
+    assert found["components"][0]["folder"] == "unet"
+
+
+def test_json_is_the_manifest_and_nothing_else(latentc, requests, tmp_path):
+    found = json.loads(latentc("compile", "shapes", "out", "-t", "openvino", "--json").out)
+    assert found["artifact"] == str(tmp_path / "out")
+    assert found["manifest"]["target"] == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("compile m", "Missing argument 'OUT'"),
+        ("compile m out", "Missing option '--target'"),
+        ("compile m out -t openvino --precision fp8", "'fp8' is not one of"),
+        ("compile m out -t openvino --task upscale", "'upscale' is not one of"),
+        ("compile m out -t openvino --size 64..32", "expected WIDTHxHEIGHT or a range"),
+        ("compile m out -t openvino --batch 0", "is no range"),
+        ("compile m out -t openvino -o fix", "expected NAME=VALUE"),
+        ("compile m out -t openvino --arg a=1 --arg a=2", "'a' is given twice"),
+    ],
+)
+def test_wrong_requests_exit_2(latentc, requests, args, message):
+    ended = latentc(*args.split())
+    assert ended.code == 2
+    assert message in " ".join(ended.err.split())
+    assert not requests
+
+
+def test_an_unknown_target_names_those_there_are(latentc, tmp_path):
+    ended = latentc("compile", "m", tmp_path / "out", "--target", "openvno")
+    assert ended.code == 2
+    assert "there is no target 'openvno' (there are: onnxruntime, openvino)" in ended.err
+    assert "latentc targets" in ended.err
+
+
+def test_a_model_that_is_not_there(latentc, tmp_path):
+    ended = latentc("compile", tmp_path / "none", tmp_path / "out", "--target", "onnxruntime")
+    assert ended.code == 1
+    assert "there is no model" in ended.err
+    assert not (tmp_path / "out").exists()
