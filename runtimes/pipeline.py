@@ -194,7 +194,8 @@ class Pipeline:
         at_once = self._batch(known)
         runs = [seeds[i : i + at_once] for i in range(0, images, at_once)]
         bars = Bars(self._meter, progress, len(runs))
-        pipe.progress_bar = bars.bar
+        for part in (pipe, *_parts(pipe)):
+            part.progress_bar = bars.bar
         outputs = [self._run(chunk, options, extra, known) for chunk in runs]
         merged, pictures = merge(outputs)
         return Result(
@@ -278,3 +279,10 @@ class Pipeline:
             "target": self.manifest.target,
             "precision": self.manifest.precision,
         }
+
+
+def _parts(pipe: Any) -> list[Any]:
+    """The pipelines that a combined pipeline (a prior and its decoder) runs one after the other."""
+    from diffusers import DiffusionPipeline
+
+    return [value for value in vars(pipe).values() if isinstance(value, DiffusionPipeline)]

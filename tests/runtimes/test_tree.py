@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -61,6 +61,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
+@settings(max_examples=40)
 @given(trees())
 def test_a_value_taken_apart_and_rebuilt_is_the_same(case: tuple[Tree, Any]) -> None:
     tree, value = case
@@ -70,6 +71,7 @@ def test_a_value_taken_apart_and_rebuilt_is_the_same(case: tuple[Tree, Any]) -> 
     assert same(rebuild(tree, {n: t.numpy() for n, t in found.items()}), value)
 
 
+@settings(max_examples=40)
 @given(trees(), trees())
 def test_a_value_of_another_form_does_not_match(one: tuple[Tree, Any], other: tuple[Tree, Any]) -> None:
     """What matches has the tree's own tensors, in the tree's own places; everything else is a mismatch."""
@@ -225,6 +227,7 @@ def test_one_element_takes_the_rank_of_its_spec_and_nothing_else_does() -> None:
     assert str(to_array(torch.zeros(1, 2, device="meta"), spec, "x")).endswith("a tensor on the meta device")
 
 
+@settings(max_examples=40)
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)))
 def test_any_shape_survives(array: np.ndarray) -> None:
     shape: tuple[int | str, ...] = tuple(f"d{i}" for i in range(array.ndim))
