@@ -1,11 +1,12 @@
 """`python -m bench.memlimit MIB COMMAND...`: a command under a hard limit on its memory, page cache included.
 
-"Fits in N MiB" is thereby tested and not read off a counter: over the limit, the kernel kills the command. Needs
-Linux and the right to make a memory control group (cgroup v1 or v2), which as a rule is root's.
+"Fits in N MiB" is thereby tested and not read off a counter: over the limit, the kernel kills the command.
+Needs Linux and the right to make a memory control group (cgroup v1 or v2), which as a rule is root's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,7 +22,9 @@ from artifacts.errors import LatentcError, UsageError
 MIB = 1 << 20
 CGROUPS = Path("/sys/fs/cgroup")
 # The child enters its group before it becomes the command, so that nothing of the command runs outside.
-_ENTER = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execvp(sys.argv[2], sys.argv[2:])"
+_ENTER = (
+    "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execvp(sys.argv[2], sys.argv[2:])"
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class Usage:
         killed: for its memory.
         seconds: from start to end.
         peak: bytes of the whole group at most, page cache included; None where there was no group.
+        cpu: seconds of all its processes on a processor; None where unknown.
         resident: bytes of the largest single process at most, without page cache; None where unknown.
     """
 
     status: int
     killed: bool
     seconds: float
+    cpu: float | None
     peak: int | None
     resident: int | None
 
@@ -73,7 +78,9 @@ class Group:
                 if (self.folder / "memory.swap.max").exists():
                     self._write("memory.swap.max", 0)
             else:
-                raise LatentcError("a hard memory limit needs Linux control groups; there are none here.", hint)
+                raise LatentcError(
+                    "a hard memory limit needs Linux control groups; there are none here.", hint
+                )
         except OSError as error:
             if getattr(self, "folder", None) and self.folder.is_dir():
                 self.folder.rmdir()
@@ -102,10 +109,8 @@ class Group:
         for _ in range(50):
             # What the command left behind; nothing else is ever in this group.
             for pid in (self.folder / "cgroup.procs").read_text().split():
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             try:
                 self.folder.rmdir()
                 return
@@ -148,19 +153,21 @@ def _finish(
     start = time.perf_counter()
     process = subprocess.Popen(command, env=env, cwd=cwd, stdout=output, stderr=output and subprocess.STDOUT)
     resident: int | None = None
+    cpu: float | None = None
     try:
         if sys.platform == "win32":
             status = process.wait()
         else:
             _, wait_status, usage = os.wait4(process.pid, 0)
             status = process.returncode = os.waitstatus_to_exitcode(wait_status)
+            cpu = usage.ru_utime + usage.ru_stime
             resident = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     except BaseException:
         process.kill()
         raise
     seconds = time.perf_counter() - start
     killed = group is not None and group.kills() > 0
-    return Usage(137 if killed else status, killed, seconds, group.peak() if group else None, resident)
+    return Usage(137 if killed else status, killed, seconds, cpu, group.peak() if group else None, resident)
 
 
 def main() -> None:

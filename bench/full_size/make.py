@@ -1,7 +1,7 @@
-"""`python -m bench.full_size.make sd15|sdxl|flux OUT`: a diffusers folder of a published size, weights random.
+"""`python -m bench.full_size.make sd15|sdxl|flux OUT`: a model folder of a published size.
 
-Modules are built on torch's meta device, so no weight is ever in memory; the numbers go to disk block by block.
-The tokenizers know single bytes only: what random weights draw means nothing, whatever the prompt.
+Modules are built on torch's meta device, so no weight is ever in memory; the numbers go to disk block by
+block, random. The tokenizers know single bytes only: such a model draws noise, whatever the prompt.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def make(
     getattr(diffusers, kind).from_config(dict(config)).save_config(out / "scheduler")
     index["scheduler"] = ["diffusers", kind]
     # Last: a folder without it is no model.
-    (out / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (out / "model_index.json").write_text(
+        json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def _config_and_shapes(part: Part, folder: Path) -> dict[str, tuple[int, ...]]:
@@ -111,7 +113,12 @@ def _t5_tokenizer(folder: Path) -> None:
     from transformers import T5TokenizerFast
 
     letters = [chr(code) for code in range(33, 127)]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -2.0) for letter in ["▁", *letters])]
+    vocabulary = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((letter, -2.0) for letter in ["▁", *letters]),
+    ]
     T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512).save_pretrained(folder)
 
 
@@ -125,11 +132,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.full_size.make", description=__doc__)
     parser.add_argument("architecture", choices=sorted(ARCHITECTURES))
     parser.add_argument("out", type=Path, help="the folder to write; must not exist")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp16", help="of the weights (default: fp16)")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="fp16", help="of the weights (default: fp16)"
+    )
     parser.add_argument(
         "--sparse", action="store_true", help="weights are holes in the files: all zero, no disk used"
     )
-    parser.add_argument("--only", action="append", default=[], metavar="PART", help="write this part's weights")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PART", help="write this part's weights"
+    )
     args = parser.parse_args()
     try:
         make(

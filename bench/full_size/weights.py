@@ -18,7 +18,10 @@ SHARD_BYTES = 10_000_000_000
 BLOCK = 4 << 20
 """Numbers made at a time."""
 
-DTYPES: Mapping[str, tuple[str, type[np.floating]]] = {"fp16": ("F16", np.float16), "fp32": ("F32", np.float32)}
+DTYPES: Mapping[str, tuple[str, type[np.floating]]] = {
+    "fp16": ("F16", np.float16),
+    "fp32": ("F32", np.float32),
+}
 
 
 def write(
@@ -85,7 +88,9 @@ def _header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], dtype: str) -
     return at
 
 
-def _tensor(file: BinaryIO, key: str, shape: tuple[int, ...], dtype: str, random: np.random.Generator) -> None:
+def _tensor(
+    file: BinaryIO, key: str, shape: tuple[int, ...], dtype: str, random: np.random.Generator
+) -> None:
     numpy_type = DTYPES[dtype][1]
     count = math.prod(shape)
     scale = np.float32(1 / math.sqrt(math.prod(shape[1:])))

@@ -1,4 +1,4 @@
-"""Other projects to measure against, each in a virtual environment of its own, made when it is first asked for.
+"""Other projects to measure against, each in a virtual environment made when it is first asked for.
 
 `python -m bench.peers NAME` makes one and prints its Python.
 """
@@ -27,8 +27,8 @@ class Peer:
     """An environment.
 
     Attributes:
-        packages: what is installed; the versions, and those of all dependencies, are in NAME.txt beside this file.
-        remove: what is taken out again.
+        packages: what is installed; the versions, and those of all dependencies, are in NAME.txt beside this
+        file. remove: what is taken out again.
     """
 
     packages: tuple[str, ...]
@@ -36,8 +36,8 @@ class Peer:
 
 
 PEERS: Mapping[str, Peer] = {
-    # torchvision: optimum-intel names it as a dependency, diffusion models do not use it, and beside a CPU build of
-    # torch its default wheel fails on import.
+    # torchvision: optimum-intel names it as a dependency, diffusion models do not use it, and beside a CPU
+    # build of torch its default wheel fails on import.
     "optimum-intel": Peer(
         ("torch", "optimum-intel", "openvino-genai", "openvino-tokenizers", "diffusers", "accelerate"),
         remove=("torchvision",),
@@ -60,7 +60,7 @@ def cache_folder() -> Path:
 
 
 def python(name: str, tell: Callable[[str], None] = lambda line: None) -> Path:
-    """The Python of the environment `name`, which is made if it is not there, or not from the versions listed now.
+    """The Python of the environment `name`; made when it is not there, or not of the versions listed now.
 
     Raises:
         UsageError: there is no such peer.
@@ -101,7 +101,7 @@ def run(name: str, *arguments: str, tell: Callable[[str], None] = lambda line: N
 
 
 def environment() -> dict[str, str]:
-    """Our environment variables, with every hub client told to stay offline and no path of ours on sys.path."""
+    """Our environment variables, without our import path, and with hub clients told to stay offline."""
     ours = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return {**ours, "HF_HUB_OFFLINE": "1", "DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 

@@ -1,4 +1,4 @@
-"""Runs in a peer's environment, without our packages: opens an artifact with the peer's own pipeline and draws.
+"""Runs in a peer's environment, without our packages: draws with the peer's own pipeline.
 
 python draw.py LOADER ARTIFACT OUT.npy JSON, where JSON has prompt, steps, guidance, seed, width and height.
 Saves the picture as float32 of shape (height, width, 3) from 0 to 1.
@@ -6,16 +6,17 @@ Saves the picture as float32 of shape (height, width, 3) from 0 to 1.
 
 import json
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 
-def _optimum(pipeline: Any, request: dict) -> np.ndarray:
+def _optimum(pipeline: Any, request: dict[str, Any]) -> np.ndarray:
     import torch
 
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
+    picture: np.ndarray = pipeline(
         request["prompt"],
         num_inference_steps=request["steps"],
         guidance_scale=request["guidance"],
@@ -24,27 +25,29 @@ def _optimum(pipeline: Any, request: dict) -> np.ndarray:
         generator=torch.Generator("cpu").manual_seed(request["seed"]),
         output_type="np",
     ).images[0]
+    return picture
 
 
-def optimum_intel(artifact: str, request: dict) -> np.ndarray:
+def optimum_intel(artifact: str, request: dict[str, Any]) -> np.ndarray:
     from optimum.intel import OVStableDiffusionPipeline
 
-    # Without the hint a CPU with bfloat16 units computes in bfloat16, and the comparison would be one of precisions.
+    # Without the hint a CPU with bfloat16 units computes in bfloat16, and the comparison would be one of
+    # precisions.
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     return _optimum(OVStableDiffusionPipeline.from_pretrained(artifact, ov_config=hint), request)
 
 
-def optimum_onnx(artifact: str, request: dict) -> np.ndarray:
+def optimum_onnx(artifact: str, request: dict[str, Any]) -> np.ndarray:
     from optimum.onnxruntime import ORTStableDiffusionPipeline
 
     return _optimum(ORTStableDiffusionPipeline.from_pretrained(artifact), request)
 
 
-def openvino_genai(artifact: str, request: dict) -> np.ndarray:
-    import openvino_genai as genai
+def openvino_genai(artifact: str, request: dict[str, Any]) -> np.ndarray:
+    import openvino_genai as genai  # type: ignore[import-not-found, unused-ignore]
 
     pipeline = genai.Text2ImagePipeline(artifact, "CPU", INFERENCE_PRECISION_HINT="f32")
-    pixels = pipeline.generate(
+    pixels: np.ndarray = pipeline.generate(
         request["prompt"],
         negative_prompt="",
         num_inference_steps=request["steps"],
@@ -53,10 +56,10 @@ def openvino_genai(artifact: str, request: dict) -> np.ndarray:
         height=request["height"],
         generator=genai.TorchGenerator(request["seed"]),
     ).data[0]
-    return pixels.astype(np.float32) / 255
+    return np.asarray(pixels, dtype=np.float32) / 255
 
 
-LOADERS: "dict[str, Callable[[str, dict], np.ndarray]]" = {
+LOADERS: "dict[str, Callable[[str, dict[str, Any]], np.ndarray]]" = {
     "OVStableDiffusionPipeline": optimum_intel,
     "ORTStableDiffusionPipeline": optimum_onnx,
     "Text2ImagePipeline": openvino_genai,
