@@ -1,4 +1,4 @@
-"""Diffusion transformers: SD 3, FLUX, PixArt, Sana, AuraFlow, DiT, CogView 4, Chroma, Lumina 2, Qwen-Image."""
+"""Diffusion transformers: SD 3, FLUX, PixArt, Sana, AuraFlow, DiT, CogView 4, Chroma, Lumina 2, Qwen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipelines of the sweep: tiny, random, built from configs; what each is called with and what it makes."""
+"""The pipelines of the sweep: tiny, random, built from configs, and what each is called with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Arguments = Callable[[int, int, int, int], dict[str, Any]]
-"""(batch, height, width, seed) -> what the pipeline's __call__ gets beside the generator, steps and output type."""
+"""(batch, height, width, seed) -> what `__call__` gets beside the generator, steps and output type."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
             output_type="pt",
         ),
         "kandinsky22": Case(
-            unclip.kandinsky, {"text-to-image": _embedded, "image-to-image": _embedded_image}
+            unclip.kandinsky,
+            {"text-to-image": _embedded, "image-to-image": _embedded_image},
+            sizes=((48, 48), (64, 64)),  # diffusers' image-to-image swaps height and width
         ),
         "kandinsky22-inpaint": Case(unclip.kandinsky_inpaint, {"inpaint": _embedded_inpaint}),
         "cascade-prior": Case(

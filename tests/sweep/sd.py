@@ -213,13 +213,10 @@ def sdxl_controlnet() -> Any:
     """StableDiffusionXLControlNetPipeline."""
     from diffusers import StableDiffusionXLControlNetPipeline
 
-    base = sdxl()
+    base = sdxl().components
+    optional = ("image_encoder", "feature_extractor")
     return StableDiffusionXLControlNetPipeline(
-        **{
-            name: base.components[name]
-            for name in base.components
-            if name not in ("image_encoder", "feature_extractor")
-        },
+        **{name: base[name] for name in base if name not in optional},
         controlnet=_controlnet(projection_class_embeddings_input_dim=32 + 6 * 8, **_XL),
         add_watermarker=False,
     )

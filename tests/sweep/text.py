@@ -40,7 +40,7 @@ def _corpus() -> list[str]:
 
 @cache
 def _merges(kind: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a byte-pair encoding, cut into words the way the tokenizer class `kind` cuts."""
+    """Vocabulary and merges of a byte-pair encoding; words are cut as the tokenizer class `kind` cuts."""
     import json
 
     import transformers

@@ -26,9 +26,9 @@ def seeded(model_class: Any, config: Any = None, /, seed: int = 0, **arguments: 
 def randomize(model: Any, seed: int = 0) -> None:
     """Redraws every parameter in place, each from a seed of its own name.
 
-    Matrices and kernels get unit gain (variance 1/fan_in), which also wakes the zero-initialised output layers
-    and gates of diffusion transformers; vectors named "weight" (norm scales) stay near 1; all other vectors are
-    small.
+    Matrices and kernels get unit gain (variance 1/fan_in), which also wakes the zero-initialised output
+    layers and gates of diffusion transformers; vectors named "weight" (norm scales) stay near 1; all other
+    vectors are small.
     """
     import torch
 
