@@ -84,12 +84,22 @@ def _config(pipe: Any, keys: tuple[str, ...]) -> int:
     )
 
 
+def _generator(point: Point, pipe: Any) -> Any:
+    """`generate` always gives one: a component that is handed it must not be captured with None."""
+    import torch
+
+    return torch.Generator("cpu").manual_seed(0)
+
+
 ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
     "prompt": _prompt,
     "height": lambda point, pipe: point.height,
     "width": lambda point, pipe: point.width,
     "num_inference_steps": lambda point, pipe: STEPS,
     "prior_num_inference_steps": lambda point, pipe: STEPS,
+    "generator": _generator,
+    # The declared sizes are captured, not the nearest ones of a pipeline's table of aspect ratios.
+    "use_resolution_binning": lambda point, pipe: False,
     "class_labels": lambda point, pipe: [index % 10 for index in range(point.batch)],
 }
 """Given to every pipeline that has the argument."""

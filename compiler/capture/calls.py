@@ -34,6 +34,7 @@ class MethodCall(torch.nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tensors in the order of `Method.inputs`, results in that of `Method.outputs`."""
+        self._same_sizes(tensors)
         by_name = {spec.name: tensor for spec, tensor in zip(self.method.inputs, tensors, strict=True)}
         arguments = {name: trees.rebuild(tree, by_name) for name, tree in self.method.arguments.items()}
         args, kwargs = call_arguments(type(self.module), self.method.method, arguments)
@@ -46,6 +47,14 @@ class MethodCall(torch.nn.Module):
             distinct.append(tensor.clone() if id(tensor) in seen else tensor)
             seen.add(id(tensor))
         return tuple(distinct)
+
+    def _same_sizes(self, tensors: tuple[torch.Tensor, ...]) -> None:
+        """Tells torch.export which axes are one dimension; it would give each a symbol of its own."""
+        first: dict[str, int] = {}
+        for spec, tensor in zip(self.method.inputs, tensors, strict=True):
+            for axis, size in enumerate(spec.shape):
+                if isinstance(size, str):
+                    torch._check(tensor.shape[axis] == first.setdefault(size, tensor.shape[axis]))
 
 
 def call_arguments(cls: type, method: str, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -23,6 +23,7 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
     Raises:
         LatentcError: an operator has no ONNX form.
     """
+    _split_composites(program)
     with _quiet(), _decomposing_only_if_needed():
         try:
             exported = torch.onnx.export(
@@ -44,13 +45,34 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
     return exported.model
 
 
+def _split_composites(program: ExportedProgram) -> None:
+    """Writes composite operators that promote types as the operators they consist of, in place.
+
+    torch.onnx promotes the operands of those; it does not know the composites.
+    """
+    aten: Any = torch.ops.aten
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target is not aten.outer.default:
+            continue
+        with graph.inserting_before(node):
+            parts = []
+            for operand, axis in zip(node.args, (1, 0), strict=True):
+                part = graph.call_function(aten.unsqueeze.default, (operand, axis))
+                part.meta = {**node.meta, "val": operand.meta["val"].unsqueeze(axis)}
+                parts.append(part)
+            product = graph.call_function(aten.mul.Tensor, tuple(parts))
+            product.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
+
+
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """ATen operators that torch.export leaves in a graph and that are one ONNX operator each.
 
     torch.onnx would decompose them by tracing the whole program again, twice, which takes longer than all else.
     """
     from onnxscript import opset21 as op
-    from onnxscript.function_libs.torch_lib.ops import core
 
     aten: Any = torch.ops.aten
 
@@ -66,17 +88,12 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def to_device(self: Any, device: Any = None, dtype: int = -1, *_: Any, **__: Any) -> Any:
         return op.Identity(self) if dtype == -1 else op.Cast(self, to=dtype)
 
-    def outer(self: Any, vec2: Any) -> Any:
-        return op.Mul(op.Unsqueeze(self, op.Constant(value_ints=[1])), op.Unsqueeze(vec2, op.Constant(value_ints=[0])))
-
-    del core
     return {
         aten.to.dtype: cast,
         aten.to.dtype_layout: cast,
         aten.to.device: to_device,
         aten.to.other: to_other,
         aten.contiguous.default: same,
-        aten.outer.default: outer,
         aten.min.other: lambda self, other: op.Min(self, other),
         aten.max.other: lambda self, other: op.Max(self, other),
     }

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from compiler.passes.check import complete
 from compiler.passes.precision import EXTREME, element_type, fits, lowered
 from compiler.passes.rewrite import add_initializer
-from compiler.passes.check import complete
 from compiler.passes.shapes import constant
 from compiler.weights import Cast, WeightRef
 
