@@ -226,7 +226,7 @@ class Pipeline:
         given = arguments(self.diffusers, full, extra)
         if "return_dict" in known:
             given["return_dict"] = True
-        with torch.inference_mode():
+        with torch.no_grad():
             output = self.diffusers(**given)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
