@@ -16,7 +16,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @contextmanager
 def weightless(model: ir.Model) -> Iterator[ir.Model]:
-    """The model with its weights turned into graph inputs, so that it can be serialized without reading them."""
+    """The model with its weights turned into graph inputs: it can be serialized without reading them."""
     graph = model.graph
     taken = [(n, v) for n, v in graph.initializers.items() if not is_small(v.const_value)]
     given = len(graph.inputs)
@@ -30,7 +30,7 @@ def weightless(model: ir.Model) -> Iterator[ir.Model]:
     finally:
         while len(graph.inputs) > given:
             graph.inputs.pop()  # `del` would leave the values marked as inputs
-        for (_, value), tensor in zip(taken, tensors):
+        for (_, value), tensor in zip(taken, tensors, strict=False):
             value.const_value = tensor
             graph.register_initializer(value)
 

@@ -101,7 +101,7 @@ def _reshape(node: ir.Node, graph: ir.Graph, shapes: Shapes, root: ir.Value) -> 
     if wanted is None:
         return None
     if written is not None and len(written) == len(wanted):
-        wanted = tuple(w if w is not None else d for w, d in zip(wanted, _literal(written)))
+        wanted = tuple(w if w is not None else d for w, d in zip(wanted, _literal(written), strict=False))
     for start in (root, node.inputs[0]):
         target = _target(dims(start), wanted)
         if target is None:
@@ -197,7 +197,7 @@ def _dropout(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Valu
 
 
 def _sequence_at(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
-    """Items of a sequence that was split or built with known lengths are plain values: no target runs sequences."""
+    """Items of a sequence of known length are plain values: no target runs sequences well."""
     sequence, position = node.inputs[0], shapes.fixed(node.inputs[1])
     maker = None if sequence is None else sequence.producer()
     if maker is None or position is None:
@@ -235,7 +235,7 @@ def _split_of(maker: ir.Node, graph: ir.Graph, shapes: Shapes) -> ir.Node | None
         sizes = add_constant(graph, np.array(lengths, np.int64), f"{maker.outputs[0].name}.lengths")
     split = insert(maker, "Split", [data, sizes], {"axis": axis}, outputs=len(lengths))
     split.metadata_props["split_of"] = maker.outputs[0].name or ""
-    for out, n in zip(split.outputs, lengths):
+    for out, n in zip(split.outputs, lengths, strict=False):
         out.dtype = data.dtype
         out.shape = ir.Shape((*given[:axis], n, *given[axis + 1 :]))
     return split

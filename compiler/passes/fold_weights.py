@@ -1,4 +1,4 @@
-"""Layout changes of weights become steps of their transform chains: the data moves once, when it is written."""
+"""Layout changes of weights become steps of their transform chains: data moves once, as it is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Step = Callable[[WeightRef, ir.Node, Shapes], "list[tuple[Transform, ...]] | No
 
 
 def fold(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
-    """Initializers that stand in for the node's outputs, or None when it is not a layout change of a weight."""
+    """Initializers that stand in for the node's outputs; None when it is no layout change of a weight."""
     if not node.inputs or node.inputs[0] is None or node.inputs[0].is_graph_input():
         return None
     if node.op_type == "Concat":
@@ -34,7 +34,7 @@ def fold(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] |
     parts = node.op_type in ("Split", "Slice")
     if not parts and weight.nbytes > _COPIED_BYTES and not _all_alike(value, node):
         return None
-    return [_bind(weight, step, value, out, graph) for step, out in zip(steps, node.outputs)]
+    return [_bind(weight, step, value, out, graph) for step, out in zip(steps, node.outputs, strict=False)]
 
 
 def _all_alike(value: ir.Value, node: ir.Node) -> bool:
@@ -117,7 +117,7 @@ def _split(weight: WeightRef, node: ir.Node, shapes: Shapes) -> list[tuple[Trans
     if lengths is None or sum(lengths) != size[axis]:
         return None
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    return [(Slice(axis, start, start + length),) for start, length in zip(starts, lengths)]
+    return [(Slice(axis, start, start + length),) for start, length in zip(starts, lengths, strict=False)]
 
 
 _STEPS: dict[str, _Step] = {

@@ -17,7 +17,7 @@ def alias(node: ir.Node, values: Sequence[ir.Value]) -> None:
     """
     graph = node.graph
     assert graph is not None
-    for old, new in zip(list(node.outputs), values):
+    for old, new in zip(list(node.outputs), values, strict=False):
         if old is new:
             continue
         if old.is_graph_output():
@@ -51,8 +51,8 @@ def remove(node: ir.Node) -> None:
             producer = value.producer()
             if producer is not None:
                 pending.append(producer)
-            elif value.is_initializer() and not value.uses() and not value.is_graph_output():
-                if not value.is_graph_input() and value.graph is not None and value.name is not None:
+            elif value.is_initializer() and value.graph is not None and value.name is not None:
+                if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
                     value.graph.initializers.pop(value.name, None)
 
 

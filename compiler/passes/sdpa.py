@@ -105,9 +105,10 @@ def _scale(value: ir.Value | None) -> tuple[ir.Node, ir.Value, np.ndarray] | Non
         return None
     for side in (1, 0):
         array, other = constant(node.inputs[side]), node.inputs[1 - side]
-        if array is not None and array.size == 1 and other is not None and other.dtype == ir.DataType.FLOAT:
-            if same(dims(other), dims(node.outputs[0])):
-                return node, other, array.reshape(())
+        if array is None or array.size != 1 or other is None or other.dtype != ir.DataType.FLOAT:
+            continue
+        if same(dims(other), dims(node.outputs[0])):
+            return node, other, array.reshape(())
     return None
 
 
@@ -137,7 +138,7 @@ def _merge_scales(product: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _narrow_mask(add: ir.Node, mask: ir.Value) -> bool:
-    """``Where(Expand(condition), 0, low)``: adding broadcasts anyway, so the condition stays as small as it is."""
+    """``Where(Expand(condition), 0, low)``: adding broadcasts anyway, so the condition stays small."""
     where = _maker(mask, "Where")
     expand = None if where is None else _maker(where.inputs[0], "Expand")
     if where is None or expand is None or len(mask.uses()) != len({u.node for u in mask.uses()}):

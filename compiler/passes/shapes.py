@@ -1,4 +1,4 @@
-"""Element types and shapes of the values that the exporter left without, one node at a time, reading no weight.
+"""Element types and shapes of values that the exporter left without, node by node, reading no weight.
 
 The exporter annotates what PyTorch knew; what it made itself (decompositions, shape arithmetic) is bare.
 `Shapes.visit` fills those in from the inputs. It also tracks the *contents* of small integer tensors, whose
@@ -26,16 +26,17 @@ _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 
 _LIKE_FIRST = frozenset(
     "Abs Acos Asin Atan BatchNormalization Ceil Celu Clip Cos Cosh CumSum Dropout Elu Erf Exp Floor Gelu "
-    "GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Log "
-    "LogSoftmax LpNormalization Mish Neg Not RMSNormalization Reciprocal Relu Round ScatterElements ScatterND "
-    "Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu Trilu".split()
+    "GroupNormalization Trilu HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization "
+    "LeakyRelu Log LogSoftmax LpNormalization Mish Neg Not RMSNormalization Reciprocal Relu Round ScatterElements "
+    "ScatterND Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu".split()
 )
 _BROADCAST = frozenset("Add Sub Mul Div Mod Pow Max Min And Or Xor BitShift Mean Sum PRelu".split())
 _COMPARE = frozenset("Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor".split())
 _SEQUENCES = frozenset("SplitToSequence SequenceConstruct SequenceInsert SequenceErase".split())
 _PREDICATE = frozenset("IsNaN IsInf".split())
 _REDUCE = frozenset(
-    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp".split()
+    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare "
+    "ReduceLogSumExp".split()
 )
 
 
@@ -134,7 +135,7 @@ class Shapes:
             found = self._shape(node)
             if found is not None:
                 if known is not None and len(known) == len(found):
-                    found = tuple(f if k is None else k for k, f in zip(known, found))
+                    found = tuple(f if k is None else k for k, f in zip(known, found, strict=False))
                 out.shape = ir.Shape(found)
         if out.dtype in _INTEGERS:
             rule = _CONTENTS.get(node.op_type)
@@ -260,7 +261,7 @@ def slice_bounds(shapes: Shapes, node: ir.Node) -> list[tuple[int, int, int, int
         steps = shapes.fixed(node.inputs[4])
     if axes is None or steps is None:
         return None
-    return [(a % len(first), s, e, t) for a, s, e, t in zip(axes, starts, ends, steps)]
+    return [(a % len(first), s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=False)]
 
 
 # From here on an end means "to the end" whatever the size: exporters write the largest int64.
@@ -374,7 +375,7 @@ def _tile(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
         return None
     return tuple(
         d if r == 1 else d * r if isinstance(d, int) and isinstance(r, int) else None
-        for d, r in zip(first, repeats)
+        for d, r in zip(first, repeats, strict=False)
     )
 
 
@@ -465,7 +466,7 @@ def _arithmetic(shapes: Shapes, node: ir.Node) -> Dims | None:
         return None
     length = max(len(a), len(b))
     a, b = (x * length if len(x) == 1 else x for x in (a, b))
-    return tuple(_element(node.op_type, x, y) for x, y in zip(a, b))
+    return tuple(_element(node.op_type, x, y) for x, y in zip(a, b, strict=False))
 
 
 def _element(op: str, x: Dim, y: Dim) -> Dim:

@@ -1,8 +1,9 @@
 """The visible, ordered list of passes.
 
 Each entry of `PASSES` is "module:class"; the class is an `onnx_ir.passes.PassBase` made with no arguments.
-`DEFAULT` runs on every exported graph, in order (`sdpa` leaves constants for a second `fold`); a target's own `requirements.passes` run after it. Passes
-with options (precision) are made by their users and handed to `run` in the same list.
+`DEFAULT` runs on every exported graph, in order (`sdpa` leaves constants for a second `fold`); a target's
+own `requirements.passes` run after it. Passes with options (precision) are made by their users and handed to
+`run` in the same list.
 """
 
 from __future__ import annotations

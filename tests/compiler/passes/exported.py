@@ -1,4 +1,4 @@
-"""Tiny diffusers modules, exported as the compiler exports: fake weights, dynamic axes, weights left on disk."""
+"""Tiny diffusers modules, exported as the compiler exports: fake, dynamic, weights left on disk."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def export(case: Case, folder: Path) -> tuple[ir.Model, torch.nn.Module]:
         warnings.simplefilter("ignore")
         fake = _Called(case.build().eval(), case.call)
         inputs = tuple(torch.empty(shape, dtype=dtype) for shape, dtype in case.inputs)
-        dims = tuple({axis: torch.export.Dim.AUTO for axis in axes} for axes in case.axes)
+        dims = tuple(dict.fromkeys(axes, torch.export.Dim.AUTO) for axes in case.axes)
         program = torch.export.export(fake, inputs, dynamic_shapes=(dims,), strict=False)
         exported = torch.onnx.export(program, dynamo=True, optimize=False, opset_version=21, verbose=False)
     assert exported is not None
@@ -168,7 +168,7 @@ def export(case: Case, folder: Path) -> tuple[ir.Model, torch.nn.Module]:
 
 
 def bind(model: ir.Model, file: Path, buffers: dict[str, torch.Tensor]) -> None:
-    """Fake initializers become references into a safetensors file; buffers that no file has become constants."""
+    """Fake initializers become references into a file; buffers that it does not have become constants."""
     with file.open("rb") as stream:
         (size,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(size))
@@ -194,5 +194,5 @@ def feeds(case: Case, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         rng.integers(1, 60, shape).astype(np.int64)
         if dtype == torch.int64
         else rng.standard_normal(shape).astype(np.float32)
-        for shape, (_, dtype) in zip(shapes, case.inputs)
+        for shape, (_, dtype) in zip(shapes, case.inputs, strict=False)
     ]

@@ -67,7 +67,7 @@ def evaluate(model: ir.Model, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
         file = Path(folder) / "model.onnx"
         ir.save(model, file, external_data="model.data", size_threshold_bytes=1024)
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        named = {value.name: array for value, array in zip(model.graph.inputs, feeds)}
+        named = {value.name: array for value, array in zip(model.graph.inputs, feeds, strict=False)}
         return list(session.run(None, {i.name: named[i.name] for i in session.get_inputs()}))
 
 
@@ -76,5 +76,5 @@ def error(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> float:
     assert [a.shape for a in got] == [b.shape for b in want]
     return max(
         float(np.linalg.norm(a.astype(np.float64) - b) / max(np.linalg.norm(b.astype(np.float64)), 1e-30))
-        for a, b in zip(got, want)
+        for a, b in zip(got, want, strict=False)
     )
