@@ -8,7 +8,6 @@ the PSNR to PyTorch's picture.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
+from artifacts.progress import Event
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,12 +56,23 @@ class Row:
     pictures: tuple[Image, ...]
 
 
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape; infinite when they are equal."""
+class Steps:
+    """Prints what is begun, a line each: a progress that needs no terminal."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        if event.task not in self._told:
+            self._told.add(event.task)
+            print(f"  {event.task}", file=sys.stderr, flush=True)
+
+
+def pixels(picture: Image) -> np.ndarray:
+    """float64 [height, width, 3], from 0 to 1."""
     import numpy as np
 
-    error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
 
 
 def timed(draw: Callable[[str], Image]) -> tuple[tuple[Image, ...], tuple[float, ...]]:
@@ -99,9 +110,8 @@ def pytorch(model: Path) -> Row:
 
 def compiled(target: str, out: Path, precision: str, reference: Row) -> Row:
     """The built-in model, compiled for `target` into `out`, and run."""
-    import numpy as np
-
     from artifacts.manifest import DimRange
+    from bench.interop import psnr
     from compiler.build import CompileRequest, compile
     from runtimes.pipeline import load
 
@@ -113,15 +123,15 @@ def compiled(target: str, out: Path, precision: str, reference: Row) -> Row:
             precision=precision,
             batch=DimRange(min=1, max=1),
             force=True,
-        )
+        ),
+        Steps(),
     )
     with load(artifact.root) as pipeline:
         pictures, seconds = timed(
             lambda prompt: pipeline.generate(prompt, seed=SEED, steps=STEPS, guidance=GUIDANCE).images[0]
         )
     ratios = tuple(
-        psnr(np.asarray(ours), np.asarray(theirs))
-        for ours, theirs in zip(pictures, reference.pictures, strict=True)
+        psnr(pixels(ours), pixels(theirs)) for ours, theirs in zip(pictures, reference.pictures, strict=True)
     )
     disk = sum(file.size for file in artifact.manifest.files)
     return Row(f"{target} {precision}", disk, seconds, ratios, pictures)

@@ -83,7 +83,8 @@ Examples:
     multiple=True,
     type=NAME_VALUE,
     metavar="NAME=VALUE",
-    help="An argument that the pipeline's call needs beside the usual ones. May be repeated.",
+    help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, or "
+    "zeros(2,768) for a tensor whose first axis is the batch. May be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")

@@ -116,6 +116,17 @@ def test_cli_page_is_the_commands_own_help():
     assert write_cli.PAGE.read_text(encoding="utf-8") == write_cli.page(), "run: make docs"
 
 
+def test_every_module_named_in_a_table_is_there():
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`python -m ([\w.]+)", page.read_text(encoding="utf-8"))
+    }
+    assert "bench.demo" in named
+    for name in named:
+        assert importlib.util.find_spec(name) is not None, name
+
+
 def test_every_page_is_linked_from_the_readme():
     linked = set(LINK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     for page in (ROOT / "docs").glob("*.md"):
