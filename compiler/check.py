@@ -210,8 +210,11 @@ def main() -> None:
     """Answers jobs until standard input ends."""
     import logging
     import os
+    import signal
     import warnings
 
+    # A Ctrl-C reaches this process too; the compiler's process answers it, and ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     # Libraries print to standard output now and then; the answers have a stream of their own.
