@@ -168,7 +168,7 @@ class _Rewriter:
         (a, b), (c, d) = left, right
 
         def times(x: Any, y: Any) -> Any:
-            return None if x is None or y is None else self._call(target, x, y)
+            return None if x is None or y is None else self._call(target, *self._promoted(x, y))
 
         def combine(operator: Any, x: Any, y: Any) -> Any:
             if y is None:
@@ -180,6 +180,18 @@ class _Rewriter:
         real = combine(_aten.sub.Tensor, times(a, c), times(b, d))
         imaginary = combine(_aten.add.Tensor, times(a, d), times(b, c))
         return real, imaginary
+
+    def _promoted(self, *values: Any) -> tuple[Any, ...]:
+        """Nodes cast to their common type, which torch finds by itself and ONNX does not."""
+        nodes = [value for value in values if isinstance(value, Node)]
+        dtypes = {node.meta["val"].dtype for node in nodes}
+        if len(dtypes) < 2:
+            return values
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        return tuple(
+            self._call(_aten._to_copy.default, value, dtype=dtype) if isinstance(value, Node) else value
+            for value in values
+        )
 
     def _created(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pair:
         def make(which: int) -> Node:

@@ -31,6 +31,7 @@ class Case:
         output: the field of the pipeline's output that is compared.
         output_type: what makes that field an array.
         extra: more arguments of every call.
+        compiled_with: what a compile is told of the call (as texts) beside the size.
     """
 
     build: Callable[[], Any]
@@ -41,6 +42,7 @@ class Case:
     output: str = "images"
     output_type: str = "np"
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    compiled_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def arguments(
         self, task: str, batch: int = 1, height: int = 0, width: int = 0, seed: int = 0, steps: int = 2
@@ -184,9 +186,9 @@ def _embedded_inpaint(batch: int, height: int, width: int, seed: int) -> dict[st
 
 
 def _cascaded(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
-    # an embedding pixel is latent_dim_scale x 4 = 16 image pixels
+    # A pixel of the embedding is 4 x latent_dim_scale = 42.67 pixels of the image.
     return {
-        "image_embeddings": embeddings(batch, seed, 16, height // 16, width // 16),
+        "image_embeddings": embeddings(batch, seed, 16, height * 3 // 128, width * 3 // 128),
         "prompt": prompts(batch, seed),
         "guidance_scale": 2.0,
     }
@@ -207,10 +209,19 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "sd3": Case(flow.sd3, {"text-to-image": _negative, "image-to-image": _image_sized}, multiple=16),
         "flux": Case(flow.flux, _FLUX_TASKS, multiple=16),
         "flux-schnell": Case(flow.flux_schnell, {"text-to-image": _text}, multiple=16),
-        "flux-kontext": Case(flow.flux_kontext, {"text-to-image": _kontext}, multiple=16),
+        "flux-kontext": Case(
+            flow.flux_kontext,
+            {"image-to-image": _kontext},
+            multiple=16,
+            compiled_with={"max_area": "1024", "_auto_resize": "false"},
+        ),
         "pixart-sigma": Case(flow.pixart_sigma, {"text-to-image": _negative}, extra=_PLAIN),
         "sana": Case(
-            flow.sana, {"text-to-image": _negative}, extra=_PLAIN, multiple=32, sizes=((32, 64), (64, 32))
+            flow.sana,
+            {"text-to-image": _negative},
+            sizes=((32, 64), (64, 32)),
+            multiple=32,
+            extra=_PLAIN,
         ),
         "aura-flow": Case(flow.aura_flow, {"text-to-image": _negative}),
         "kandinsky22-prior": Case(
@@ -229,7 +240,13 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "cascade-prior": Case(
             unclip.cascade_prior, {"text-to-image": _negative}, output="image_embeddings", output_type="pt"
         ),
-        "cascade-decoder": Case(unclip.cascade_decoder, {"text-to-image": _cascaded}, multiple=16),
+        "cascade-decoder": Case(
+            unclip.cascade_decoder,
+            {"text-to-image": _cascaded},
+            size=128,
+            sizes=((128, 256), (256, 128)),
+            multiple=128,
+        ),
         "dit": Case(flow.dit, {"text-to-image": _label}, sizes=()),
         "cogview4": Case(flow.cogview4, {"text-to-image": _negative}, multiple=16),
         "chroma": Case(flow.chroma, {"text-to-image": _negative}, multiple=16),
@@ -239,6 +256,6 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "qwen-image": Case(flow.qwen_image, {"text-to-image": _guided}, multiple=16),
         "sd15-controlnet": Case(sd.sd15_controlnet, {"text-to-image": _control}),
         "sdxl-controlnet": Case(sd.sdxl_controlnet, {"text-to-image": _control}),
-        "instruct-pix2pix": Case(sd.pix2pix, {"image-to-image": _instruct}),
+        "instruct-pix2pix": Case(sd.pix2pix, {"text-to-image": _instruct}),
     }
 )

@@ -186,5 +186,4 @@ def cascade_decoder() -> Any:
         text_encoder=text.clip_text(projection=32),
         scheduler=DDPMWuerstchenScheduler(),
         vqgan=vqgan,
-        latent_dim_scale=4.0,
     )

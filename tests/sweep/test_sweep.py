@@ -1,0 +1,142 @@
+"""The sweep: every tiny pipeline, compiled with no code of its own, against PyTorch on both runtimes.
+
+`LATENTC_UPDATE_DOCS=1` writes the table that the run measured to docs/sweep.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.sweep.models import CASES, Case, sibling
+
+pytestmark = pytest.mark.slow
+
+TARGETS = ("onnxruntime", "openvino")
+TOLERANCE = 1e-3
+DOCS = Path(__file__).parents[2] / "docs" / "sweep.md"
+
+_HEAD = """# The sweep
+
+Tiny models with random weights of the pipelines below, built by `tests/sweep/` from configs, are compiled
+in fp32 with no code of their own and run end to end in diffusers' own pipeline. The figures are the relative
+error of the picture (of a prior: of the embedding) against PyTorch's with the same seed and two steps,
+`|a - b| / |b|`; the tests hold them under {tolerance}. This page is written by the tests:
+`LATENTC_UPDATE_DOCS=1 python -m pytest tests/sweep`.
+
+| model | task | pipeline | {targets} |
+| --- | --- | --- | {rule} |
+"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A saved case: its folder and PyTorch's results by task, with the class that made each."""
+
+    case: Case
+    folder: Path
+    results: dict[str, np.ndarray]
+    classes: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Iterator[dict[tuple[str, str, str], tuple[str, float]]]:
+    """(case, task, target) -> (pipeline class, error); written to the docs at the end, if asked for."""
+    found: dict[tuple[str, str, str], tuple[str, float]] = {}
+    yield found
+    complete = all((name, task, target) in found for name, task in _tasks() for target in TARGETS)
+    if complete and os.environ.get("LATENTC_UPDATE_DOCS") == "1":
+        DOCS.write_text(_table(found), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """Cases as they are needed; one at a time is kept."""
+    return {}
+
+
+def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
+    if name not in models:
+        case = CASES[name]
+        pipe = case.build()
+        pipe.set_progress_bar_config(disable=True)
+        pipe.save_pretrained(folder / name)
+        results: dict[str, np.ndarray] = {}
+        classes: dict[str, str] = {}
+        for number, task in enumerate(case.tasks):
+            one: Any = pipe if number == 0 else sibling(pipe, task)
+            one.set_progress_bar_config(disable=True)
+            results[task] = case.run(one, task)
+            classes[task] = type(one).__name__
+        models.clear()
+        models[name] = Model(case, folder / name, results, classes)
+    return models[name]
+
+
+@pytest.mark.parametrize(("name", "target"), [(name, target) for name in CASES for target in TARGETS])
+def test_compiled_and_run_it_is_pytorchs(
+    name: str,
+    target: str,
+    models: dict[str, Model],
+    rows: dict[tuple[str, str, str], tuple[str, float]],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    pytest.importorskip(target)
+    import runtimes
+    from artifacts.manifest import DimRange
+    from compiler.build import CompileRequest, SizeRange, compile
+
+    model = _model(models, name, tmp_path_factory.getbasetemp())
+    side = DimRange(min=model.case.size, max=model.case.size)
+    compile(
+        CompileRequest(
+            model=str(model.folder),
+            out=tmp_path / "out",
+            target=target,
+            precision="fp32",
+            tasks=tuple(model.case.tasks),
+            size=SizeRange(side, side),
+            check="none",  # the picture is the check here
+            arguments=model.case.compiled_with,
+        )
+    )
+    errors: dict[str, float] = {}
+    for task, expected in model.results.items():
+        with runtimes.load(tmp_path / "out", device="cpu", task=task, cache=False) as pipeline:
+            pipeline.diffusers.set_progress_bar_config(disable=True)
+            assert type(pipeline.diffusers).__name__ == model.classes[task]
+            found = model.case.run(pipeline.diffusers, task)
+        assert found.shape == expected.shape
+        errors[task] = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+        rows[name, task, target] = (model.classes[task], errors[task])
+    assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+def test_the_docs_list_every_case() -> None:
+    if os.environ.get("LATENTC_UPDATE_DOCS") == "1":
+        pytest.skip("they are being written")
+    found = re.findall(r"^\| ([\w-]+) \| ([\w-]+) \| ", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(found[1:]) == sorted(_tasks())
+
+
+def _tasks() -> list[tuple[str, str]]:
+    return [(name, task) for name, case in CASES.items() for task in case.tasks]
+
+
+def _table(rows: dict[tuple[str, str, str], tuple[str, float]]) -> str:
+    head = _HEAD.format(
+        tolerance=TOLERANCE, targets=" | ".join(TARGETS), rule=" | ".join("---" for _ in TARGETS)
+    )
+    lines = []
+    for name, task in _tasks():
+        figures = " | ".join(f"{rows[name, task, target][1]:.0e}" for target in TARGETS)
+        lines.append(f"| {name} | {task} | {rows[name, task, TARGETS[0]][0]} | {figures} |\n")
+    return head + "".join(lines)
