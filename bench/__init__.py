@@ -1,0 +1,1 @@
+"""Measuring artifacts: latency, memory and quality; the report; the reference model."""
