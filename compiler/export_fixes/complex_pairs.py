@@ -45,6 +45,7 @@ _LINEAR: dict[str, tuple[int, ...]] = {
     "add": (0, 1),
     "sub": (0, 1),
     "copy": (0, 1),
+    "fill": (0, 1),
     "index_put": (0, 2),
     "slice_scatter": (0, 1),
     "select_scatter": (0, 1),
@@ -126,8 +127,9 @@ class _Rewriter:
             if isinstance(result, tuple):
                 self._becomes(node, result)
             else:
-                node.replace_all_uses_with(result)
-                self.pairs.pop(node, None)
+                if result is not None:
+                    node.replace_all_uses_with(result)
+                self.graph.erase_node(node)
         elif name in _BILINEAR:
             self._becomes(node, self._product(node.target, self._either(args[0]), self._either(args[1])))
         elif name in _LINEAR:
@@ -369,7 +371,15 @@ def _to(r: _Rewriter, node: Node) -> Pair | Node:
     return real, r._call(_aten._to_copy.default, imaginary, dtype=_REAL[dtype])
 
 
-_RULES: dict[str, Callable[[_Rewriter, Node], Pair | Node]] = {
+def _size(r: _Rewriter, node: Node) -> Node:
+    return r._call(node.target, r._pair(node.args[0])[0], *node.args[1:])
+
+
+def _nothing(r: _Rewriter, node: Node) -> None:
+    """Assertions about a dtype that is no longer there."""
+
+
+_RULES: dict[str, Callable[[_Rewriter, Node], Pair | Node | None]] = {
     "view_as_complex": _view_as_complex,
     "view_as_real": _view_as_real,
     "_view_as_real_physical": _view_as_real,
@@ -388,4 +398,7 @@ _RULES: dict[str, Callable[[_Rewriter, Node], Pair | Node]] = {
     "to": _to,
     "_to_copy": _to,
     "type_as": _to,
+    "sym_size": _size,
+    "sym_numel": _size,
+    "_assert_tensor_metadata": _nothing,
 }
