@@ -18,7 +18,6 @@ import onnx_ir as ir
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import Entry, read_header
 from compiler.weights import Stored
-from runtimes.classes import import_class
 
 BUILTIN_MODELS = "latentc.models"
 """Entry-point group of built-in models: name -> "module:object", a folder."""
@@ -83,7 +82,17 @@ class ComponentSource:
                     f"Upgrade it: pip install -U {self.library}",
                 )
             return found  # type: ignore[no-any-return]
-        return import_class(f"diffusers.pipelines.{self.library}:{self.class_name}")
+        # A pipeline's own module; diffusers keeps retired pipelines elsewhere under the same name.
+        from diffusers import pipelines
+
+        found = getattr(getattr(pipelines, self.library, None), self.class_name, None)
+        if not isinstance(found, type):
+            raise LatentcError(
+                f"'{self.name}' is a {self.class_name} of '{self.library}'; latentc runs code of diffusers and "
+                "transformers only, and the installed diffusers has no such class.",
+                "Upgrade it: pip install -U diffusers",
+            )
+        return found
 
     @property
     def is_module(self) -> bool:

@@ -40,6 +40,11 @@ def _prompt(point: Point, pipe: Any) -> list[str]:
     return [" ".join(words)] * point.batch
 
 
+def _negative(point: Point, pipe: Any) -> list[str]:
+    """Not empty: some tokenizers make no token of nothing."""
+    return ["very small stars"] * point.batch
+
+
 def _picture(point: Point, pipe: Any) -> list[Any]:
     from PIL import Image
 
@@ -93,6 +98,7 @@ def _generator(point: Point, pipe: Any) -> Any:
 
 ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
     "prompt": _prompt,
+    "negative_prompt": _negative,
     "height": lambda point, pipe: point.height,
     "width": lambda point, pipe: point.width,
     "num_inference_steps": lambda point, pipe: STEPS,
@@ -111,7 +117,6 @@ REQUIRED: dict[str, Callable[[Point, Any], Any]] = {
     "image_embeds": _embedding,
     "negative_image_embeds": _embedding,
     "image_embeddings": _cascade_embedding,
-    "negative_prompt": _prompt,
 }
 """Given where the argument has no default, or where the task or a failed call asks for it."""
 

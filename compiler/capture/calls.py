@@ -39,11 +39,9 @@ class MethodCall(torch.nn.Module):
         arguments = {name: trees.rebuild(tree, by_name) for name, tree in self.method.arguments.items()}
         args, kwargs = call_arguments(type(self.module), self.method.method, arguments)
         result = getattr(type(self.module), self.method.method)(self.module, *args, **kwargs)
-        found: list[torch.Tensor] = []
-        trees.map_tensors(result, found.append)
         seen = {id(tensor) for tensor in tensors}
         distinct = []
-        for tensor in found:  # An ONNX output is one value under one name.
+        for tensor in trees.leaves(result):  # An ONNX output is one value under one name.
             distinct.append(tensor.clone() if id(tensor) in seen else tensor)
             seen.add(id(tensor))
         return tuple(distinct)

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
+from compiler.export_fixes.rewritten import recordable
 from compiler.source import ComponentSource
 from compiler.weights import Stored
 
@@ -43,7 +44,7 @@ def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
                     fake = torch.empty(parameter.shape, dtype=dtype)
                 seen[id(parameter)] = torch.nn.Parameter(fake, requires_grad=False)
             owner._parameters[name] = seen[id(parameter)]
-    return module.eval()
+    return recordable(module.eval())
 
 
 def _construct(component: ComponentSource) -> torch.nn.Module:

@@ -18,6 +18,9 @@ from compiler.capture import trees
 from runtimes import signature
 
 
+_MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
+
+
 @dataclass(frozen=True)
 class Spec:
     """A tensor's dtype and shape at one call."""
@@ -97,6 +100,10 @@ class Recorder:
     def _wrap(self, component: str, module: torch.nn.Module) -> list[str]:
         names = []
         cls = type(module)
+        for name in _MOVES:
+            # Fake parameters cannot be moved or cast, and precision is not the pipeline's to choose.
+            module.__dict__[name] = lambda *args, **kwargs: module
+            names.append(name)
         for name in dir(cls):
             function = inspect.getattr_static(cls, name)
             if name.startswith("_") or hasattr(torch.nn.Module, name) and name != "forward":
@@ -110,9 +117,7 @@ class Recorder:
         original = getattr(type(module), method)
 
         def answer(*args: Any, **kwargs: Any) -> Any:
-            tensors: list[torch.Tensor] = []
-            trees.map_tensors((args, kwargs), tensors.append)
-            if self._inside or not tensors:
+            if self._inside or not trees.leaves((args, kwargs)):
                 return original(module, *args, **kwargs)
             return self._record(component, module, method, args, kwargs)
 

@@ -177,3 +177,15 @@ def map_tensors(value: Any, change: Any) -> Any:
     if built is not None and any(isinstance(item, torch.Tensor) for item in built.values()):
         return type(value)(**{name: map_tensors(item, change) for name, item in built.items()})
     return value
+
+
+def leaves(value: Any) -> list[torch.Tensor]:
+    """Every tensor of `value`, in the order of its tree."""
+    found: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, keep)
+    return found

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
+from compiler.export_fixes.complex_pairs import without_complex
 
 OPSET = 21
 
@@ -23,6 +24,8 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
     Raises:
         LatentcError: an operator has no ONNX form.
     """
+    _drop_assertions(program)
+    program = without_complex(program)
     _split_composites(program)
     with _quiet(), _decomposing_only_if_needed():
         try:
@@ -43,6 +46,14 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
             ) from error
     assert exported is not None
     return exported.model
+
+
+def _drop_assertions(program: ExportedProgram) -> None:
+    """Removes run-time assertions about dtypes and sizes, in place: ONNX has none."""
+    graph = program.graph_module.graph
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users and "_assert" in str(node.target):
+            graph.erase_node(node)
 
 
 def _split_composites(program: ExportedProgram) -> None:
@@ -119,7 +130,7 @@ def _decomposing_only_if_needed() -> Iterator[None]:
             target = node.target
             if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
                 continue
-            if "_assert" in target.name() or target.name() == "aten::sym_constrain_range_for_size":
+            if target.name() == "aten::sym_constrain_range_for_size":
                 continue
             if target not in known or target._schema.is_mutable:
                 return original(program, registry)  # type: ignore[no-any-return]

@@ -106,10 +106,9 @@ def _reshape(node: ir.Node, graph: ir.Graph, shapes: Shapes, root: ir.Value) -> 
         target = _target(dims(start), wanted)
         if target is None:
             continue
-        current = constant(node.inputs[1])
-        if start is node.inputs[0] and current is not None:
-            if current.tolist() == target and not int_attribute(node, "allowzero", 0):
-                return None
+        current = None if int_attribute(node, "allowzero", 0) else constant(node.inputs[1])
+        if start is node.inputs[0] and current is not None and current.tolist() == target:
+            return None
         shape = add_constant(graph, np.array(target, np.int64), f"{out.name}.shape")
         return insert(node, "Reshape", [start, shape], dtype=out.dtype, shape=out.shape).outputs
     return None

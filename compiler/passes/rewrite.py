@@ -51,9 +51,14 @@ def remove(node: ir.Node) -> None:
             producer = value.producer()
             if producer is not None:
                 pending.append(producer)
-            elif value.is_initializer() and value.graph is not None and value.name is not None:
-                if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
-                    value.graph.initializers.pop(value.name, None)
+            elif _is_unused_initializer(value):
+                assert value.graph is not None and value.name is not None
+                value.graph.initializers.pop(value.name)
+
+
+def _is_unused_initializer(value: ir.Value) -> bool:
+    used = value.uses() or value.is_graph_output() or value.is_graph_input()
+    return value.is_initializer() and not used
 
 
 def insert(

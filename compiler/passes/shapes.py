@@ -25,10 +25,11 @@ _LONGEST_SHAPE = 16
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 
 _LIKE_FIRST = frozenset(
-    "Abs Acos Asin Atan BatchNormalization Ceil Celu Clip Cos Cosh CumSum Dropout Elu Erf Exp Floor Gelu "
-    "GroupNormalization Trilu HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization "
-    "LeakyRelu Log LogSoftmax LpNormalization Mish Neg Not RMSNormalization Reciprocal Relu Round ScatterElements "
-    "ScatterND Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu".split()
+    "Abs Acos Asin Atan BatchNormalization Ceil Celu Clip Cos Cosh CumSum Dropout Elu Erf Exp Floor "
+    "Gelu GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization "
+    "LeakyRelu Log LogSoftmax LpNormalization Mish Neg Not RMSNormalization Reciprocal Relu Round "
+    "ScatterElements ScatterND Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Tan Tanh "
+    "ThresholdedRelu Trilu".split()
 )
 _BROADCAST = frozenset("Add Sub Mul Div Mod Pow Max Min And Or Xor BitShift Mean Sum PRelu".split())
 _COMPARE = frozenset("Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor".split())
