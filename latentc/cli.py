@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a command's module: `--help` has
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -93,6 +94,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     A `LatentcError` is printed without a traceback; any other exception is a bug and keeps its own.
     """
+    # A character that the terminal's encoding lacks is escaped; it must not end the command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     extra: dict[str, Any] = {} if args is None else {"args": list(args)}
     try:
         group.main(prog_name="latentc", standalone_mode=False, **extra)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from latentc import cli
+from tests.latentc.artifacts_made import made
 
 
 @pytest.fixture
@@ -87,6 +90,24 @@ def test_python_m_latentc_is_the_command():
         [sys.executable, "-m", "latentc", "--help"], capture_output=True, text=True, check=True
     )
     assert "compile" in done.stdout
+
+
+def test_a_character_that_the_terminal_lacks_is_escaped(tmp_path):
+    made(tmp_path / "größe")
+    done = subprocess.run(
+        [sys.executable, "-m", "latentc", "inspect", str(tmp_path / "größe")],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "latentc", "verify", "--json", str(tmp_path / "größe")],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert json.loads(done.stdout)["artifact"].endswith("größe")
 
 
 def test_a_reader_that_leaves_early_is_no_error():
