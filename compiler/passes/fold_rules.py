@@ -235,7 +235,7 @@ def _split_of(maker: ir.Node, graph: ir.Graph, shapes: Shapes) -> ir.Node | None
     split = insert(maker, "Split", [data, sizes], {"axis": axis}, outputs=len(lengths))
     split.metadata_props["split_of"] = maker.outputs[0].name or ""
     for out, n in zip(split.outputs, lengths, strict=False):
-        out.dtype = data.dtype
+        out.type = data.type
         out.shape = ir.Shape((*given[:axis], n, *given[axis + 1 :]))
     return split
 

@@ -159,8 +159,8 @@ class Shapes:
         if op == "Cast":
             return ir.DataType(int_attribute(node, "to", 1))
         if op == "ConstantOfShape":
-            value = node.attributes.get("value")
-            return ir.DataType.FLOAT if value is None else value.as_tensor().dtype
+            filling = node.attributes.get("value")
+            return ir.DataType.FLOAT if filling is None else filling.as_tensor().dtype
         if op == "CastLike" or op == "Where":
             return node.inputs[1].dtype if node.inputs[1] is not None else None
         if op in ("If", "Loop", "Scan", "DequantizeLinear", "QuantizeLinear"):

@@ -72,7 +72,8 @@ def test_static_part_of_a_dynamic_shape_is_folded() -> None:
         "a = Transpose<perm=[1,0,2]>(x)\n y = Transpose<perm=[1,0,2]>(a)",
         "o = Constant<value_float=1.0>()\n y = Div(x, o)",
         "o = Constant<value_float=0.0>()\n y = Add(x, o)",
-        "a = Constant<value_ints=[0]>()\n b = Constant<value_ints=[9223372036854775807]>()\n y = Slice(x, a, b, a)",
+        "a = Constant<value_ints=[0]>()\n b = Constant<value_ints=[9223372036854775807]>()\n"
+        "y = Slice(x, a, b, a)",
         "y = Concat<axis=1>(x)",
         "a = Constant<value_ints=[1]>()\n u = Unsqueeze(x, a)\n y = Squeeze(u, a)",
     ],

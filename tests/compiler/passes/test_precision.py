@@ -52,7 +52,7 @@ def test_a_weight_stored_in_fp16_is_not_converted_twice() -> None:
     model.graph.initializers["w"].const_value = WeightRef(source, (Cast(ir.DataType.FLOAT),), "w")
     table.run(model, (PrecisionWeightsPass(),), check=True)
     stored = model.graph.initializers["w"].const_value
-    assert isinstance(stored, WeightRef) and stored.transforms == ()
+    assert isinstance(stored, WeightRef) and Cast(ir.DataType.FLOAT) not in stored.transforms
 
 
 def test_weights_beyond_the_range_are_found_and_kept(tmp_path: Path) -> None:
@@ -116,15 +116,17 @@ _OVERFLOWS = """(float[N,4] x) => (float[N,4] y) {
 
 
 def test_an_island_by_value_keeps_its_maker_and_readers() -> None:
-    x = np.full((1, 4), 2.0, np.float32)
+    # Structure, not values: ONNX Runtime may remove the Casts between fp16 nodes, and with them the overflow.
     plain = table.run(parse(_OVERFLOWS), ("fold", PrecisionStrongPass()), check=True)
-    assert not np.isfinite(evaluate(plain, [x])[0]).all()
-    options = StrongOptions(islands=overflow_islands({"a": 600.0, "b": 180000.0, "c": 600.0}, "fp16"))
-    safe = table.run(parse(_OVERFLOWS), ("fold", PrecisionStrongPass(options)), check=True)
+    assert all(v.dtype == ir.DataType.FLOAT16 for n in plain.graph if n.op_type != "Cast" for v in n.outputs)
+    islands = overflow_islands({"a": 600.0, "b": 180000.0, "c": 600.0}, "fp16")
+    safe = table.run(
+        parse(_OVERFLOWS), ("fold", PrecisionStrongPass(StrongOptions(islands=islands))), check=True
+    )
+    kinds = {v.name: v.dtype for n in safe.graph for v in n.outputs}
+    assert kinds["a"] == ir.DataType.FLOAT16 and kinds["b"] == kinds["c"] == ir.DataType.FLOAT
+    x = np.full((1, 4), 2.0, np.float32)
     assert np.allclose(evaluate(safe, [x])[0], x, rtol=1e-2)
-    assert {v.name for n in safe.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT16} >= {"a", "c"} - {
-        "c"
-    }
 
 
 def test_phases_and_positions_stay_fp32() -> None:
@@ -166,7 +168,9 @@ def test_fp32_only_inputs_of_an_op_stay(tmp_path: Path) -> None:
     text = """(float[N,2,4,4] x) => (float[N,2,8,8] y) {
         a = Relu(x)
         scales = Constant<value_floats=[1.0, 1.0, 2.0, 2.0]>()
-        y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(a, , scales)
+        y = Resize<
+            mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        >(a, , scales)
     }"""
     model = table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
     (resize,) = [n for n in model.graph if n.op_type == "Resize"]

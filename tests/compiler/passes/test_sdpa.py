@@ -12,7 +12,9 @@ from tests.compiler.passes.graphs import error, evaluate, ops, parse
 # As torch's exporter writes it at opset 21, {mask} and {guard} aside.
 _ATTENTION = """(float[N,2,S,8] q, float[N,2,S,8] k, float[N,2,S,8] v{inputs}) => (float[N,2,S,8] y) {{
     flat_shape = Constant<value_ints=[-1, {S}, 8]>()
-    turned_shape = Constant<value_ints=[-1, 2, 8, {S}]>()
+    lead = Shape<start=0, end=2>(k)
+    tail = Constant<value_ints=[8, {S}]>()
+    turned_shape = Concat<axis=0>(lead, tail)
     flat = Reshape(k, flat_shape)
     turned = Transpose<perm=[0,2,1]>(flat)
     kt = Reshape(turned, turned_shape)
