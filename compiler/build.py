@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
 
+ONE = DimRange(min=1, max=1)
+
 CHECKS = ("quick", "full", "none")
 
 # Files of a component without weights that an artifact takes over: what tokenizers, processors and schedulers are
@@ -75,7 +77,7 @@ class CompileRequest:
     precision: str = "fp16"
     tasks: tuple[str, ...] = ()
     size: SizeRange | None = None
-    batch: DimRange = DimRange(min=1, max=1)
+    batch: DimRange = ONE
     check: str = "quick"
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -168,7 +170,7 @@ def _options(target: Target, texts: Mapping[str, str]) -> Any:
         if name not in fields:
             there = ", ".join(fields) or "none"
             raise UsageError(f"target '{target.name}' has no option '{name}' (it has: {there}).")
-        kind = type(fields[name].default)
+        kind: Any = type(fields[name].default)
         try:
             values[name] = text.lower() in ("1", "true", "yes", "on") if kind is bool else kind(text)
         except ValueError:
@@ -181,7 +183,9 @@ def _capture(source: ModelSource, request: CompileRequest, progress: Progress) -
     return capture(source, request.tasks, request.size, request.batch, given, progress)
 
 
-def _hash_sources(source: ModelSource, captured: Capture, progress: Progress) -> dict[str, tuple[FileRecord, ...]]:
+def _hash_sources(
+    source: ModelSource, captured: Capture, progress: Progress
+) -> dict[str, tuple[FileRecord, ...]]:
     """Component -> its weight files, hashed."""
     used = {method.component for method in captured.methods}
     return {
@@ -274,7 +278,9 @@ class _GraphJob:
         from compiler.passes.precise import lower_precision
 
         model = export_graph(self.component, self.method, self.captured.weights[self.method.component])
-        model, kept = lower_precision(model, self.request.precision, self.target.requirements.typed, self.progress)
+        model, kept = lower_precision(
+            model, self.request.precision, self.target.requirements.typed, self.progress
+        )
         return table.run(model, self.target.requirements.passes), kept
 
     def _residual(self, folder: Path) -> bool:
@@ -337,7 +343,9 @@ def _record(workspace: Workspace, key: str) -> tuple[GraphRecord, bool]:
     """A finished part's graph, and whether it holds its component's residual tensors."""
     part = workspace.finished(key)
     if part is None:
-        raise LatentcError("a finished part of the work folder has been changed or removed.", "Run compile again.")
+        raise LatentcError(
+            "a finished part of the work folder has been changed or removed.", "Run compile again."
+        )
     return GraphRecord.model_validate(part.meta["graph"]), bool(part.meta["residual"])
 
 

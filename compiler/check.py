@@ -137,7 +137,9 @@ def judge(job: Job, errors: Mapping[str, float], check: str) -> Evidence:
     tolerance = TOLERANCE[job.precision]
     bad = {name: error for name, error in errors.items() if not error <= tolerance}
     if bad:
-        what = ", ".join(f"{name} {error:.2g}" if error == error else f"{name} not finite" for name, error in bad.items())
+        what = ", ".join(
+            f"{name} {error:.2g}" if error == error else f"{name} not finite" for name, error in bad.items()
+        )
         raise LatentcError(
             f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
             f"allowed in {job.precision}.",

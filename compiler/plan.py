@@ -55,7 +55,9 @@ class Plan:
 def make_plan(capture: Capture, precision: str, out: Path) -> Plan:
     """The plan for everything that `capture` found."""
     rows = tuple(_row(method, capture, precision) for method in capture.methods)
-    largest = max((_elements(s.shape) for names in capture.weights.values() for s in names.values()), default=0)
+    largest = max(
+        (_elements(s.shape) for names in capture.weights.values() for s in names.values()), default=0
+    )
     return Plan(
         components=rows,
         total_bytes=sum(row.bytes for row in rows),

@@ -75,7 +75,9 @@ class ComponentSource:
         import transformers
 
         if self.library in _LIBRARIES:
-            found = getattr({"diffusers": diffusers, "transformers": transformers}[self.library], self.class_name, None)
+            found = getattr(
+                {"diffusers": diffusers, "transformers": transformers}[self.library], self.class_name, None
+            )
             if found is None:
                 raise LatentcError(
                     f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",
@@ -202,7 +204,12 @@ def open_model(model: str) -> ModelSource:
 
 def _open_hub(model: str) -> ModelSource:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
@@ -252,7 +259,9 @@ def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
 
 def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     for stem in _STEMS:
-        for index in sorted(folder.glob(f"{stem}*.safetensors.index*.json"), key=lambda p: (len(p.name), p.name)):
+        for index in sorted(
+            folder.glob(f"{stem}*.safetensors.index*.json"), key=lambda p: (len(p.name), p.name)
+        ):
             return _shards(index)
         plain = sorted(
             (p for p in folder.glob(f"{stem}*.safetensors") if "-of-" not in p.name),
@@ -267,7 +276,9 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
             "latentc reads safetensors only.",
             "Convert once, where you trust the file: from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
         )
-    raise LatentcError(f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors.")
+    raise LatentcError(
+        f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors."
+    )
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

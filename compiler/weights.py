@@ -112,7 +112,9 @@ class Stored:
 
     def read(self) -> np.ndarray:
         """The array, read with one plain read: mapped pages would count against the caller's memory limit."""
-        array = np.fromfile(self.file, dtype=self.dtype.numpy(), count=math.prod(self.shape), offset=self.offset)
+        array = np.fromfile(
+            self.file, dtype=self.dtype.numpy(), count=math.prod(self.shape), offset=self.offset
+        )
         if array.nbytes != self.nbytes:
             raise OSError(f"{self.file}: ends inside '{self.key}'")
         return array.reshape(self.shape)
@@ -187,9 +189,12 @@ class WeightRef(ir.LazyTensor):
         dtype = self.source.dtype
         for step in chain[:-1]:
             dtype = step.dtype(dtype)
-        return dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) and chain[-1].dtype(dtype) == ir.DataType.FLOAT
+        return (
+            dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+            and chain[-1].dtype(dtype) == ir.DataType.FLOAT
+        )
 
-    def _load(self) -> ir.Tensor:
+    def _load(self) -> ir.TensorProtocol:
         array = self.source.read()
         for step in self.transforms:
             array = step.apply(array)

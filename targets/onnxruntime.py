@@ -58,7 +58,9 @@ class OnnxRuntime:
             LatentcError: the files cannot be written.
         """
         fixed = fix_dims(graph, parse_fixed(options.fix))
-        files = write_onnx(fixed, out_dir / MODEL, progress, f"{graph.graph.name or out_dir.name}: writing weights")
+        files = write_onnx(
+            fixed, out_dir / MODEL, progress, f"{graph.graph.name or out_dir.name}: writing weights"
+        )
         return Lowered(MODEL, files)
 
     def toolchain(self) -> Mapping[str, str]:

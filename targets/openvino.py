@@ -69,7 +69,12 @@ class OpenVino:
         # In out_dir, so that it is on the same disk and goes with the work folder if we are killed.
         temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=out_dir))
         try:
-            write_onnx(fixed, temporary / "model.onnx", progress, f"{graph.graph.name or out_dir.name}: writing weights")
+            write_onnx(
+                fixed,
+                temporary / "model.onnx",
+                progress,
+                f"{graph.graph.name or out_dir.name}: writing weights",
+            )
             task = f"{graph.graph.name or out_dir.name}: converting to OpenVINO"
             progress(Event(task, 0, None))
             self._convert(temporary / "model.onnx", fixed, out_dir)

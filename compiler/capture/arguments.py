@@ -133,7 +133,9 @@ RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_image
 """Tried in turn when the call itself says that something is missing (ControlNet, upscalers)."""
 
 
-def arguments(pipe: Any, task: str, point: Point, extra: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(
+    pipe: Any, task: str, point: Point, extra: tuple[str, ...], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Keyword arguments for ``pipe(...)`` at `point`.
 
     Args:
@@ -182,7 +184,9 @@ def parse_given(texts: Mapping[str, str]) -> dict[str, Any]:
             try:
                 shape = [int(part) for part in text[6:-1].split(",") if part.strip()]
             except ValueError:
-                raise UsageError(f"--arg {name}={text}: expected zeros(BATCH,...) with whole numbers.") from None
+                raise UsageError(
+                    f"--arg {name}={text}: expected zeros(BATCH,...) with whole numbers."
+                ) from None
             result[name] = _Zeros(tuple(shape))
             continue
         try:

@@ -125,7 +125,9 @@ def _modules(
         if component.name in optional and component.library not in ("diffusers", "transformers"):
             # A pipeline's own module that it can do without (a safety checker) works on finished pictures, in
             # Python that decides by their content: no graph says that.
-            notes.append(f"{component.name}: left out; {component.class_name} is optional and runs on pictures.")
+            notes.append(
+                f"{component.name}: left out; {component.class_name} is optional and runs on pictures."
+            )
             continue
         built[component.name] = building.build(component, mode)
         weights[component.name] = building.bind(built[component.name], component)
@@ -133,7 +135,10 @@ def _modules(
 
 
 def _real(
-    built: Mapping[str, torch.nn.Module], weights: Mapping[str, Mapping[str, Stored]], component: str, name: str
+    built: Mapping[str, torch.nn.Module],
+    weights: Mapping[str, Mapping[str, Stored]],
+    component: str,
+    name: str,
 ) -> torch.Tensor:
     """A parameter's or buffer's real value: a pipeline computes with it outside the modules."""
     stored = weights[component].get(name)
@@ -161,7 +166,7 @@ class _Runner:
     def _first(result: Any) -> tuple[int, int] | None:
         images = getattr(result, "images", None)
         first = images[0] if images is not None and len(images) else None
-        return (first.height, first.width) if hasattr(first, "height") else None
+        return (first.height, first.width) if first is not None and hasattr(first, "height") else None
 
     def all(self, pipe: Any, task: str, points: Sequence[Point]) -> None:
         for number, point in enumerate(points):
@@ -230,4 +235,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -76,7 +77,7 @@ def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...
 
 def _form(call: Call) -> str:
     """What two calls of one graph share: all but their numbers and their tensors' sizes."""
-    tree: Tree = MappingNode(items=call.trees)
+    tree: Tree = MappingNode(items=call.arguments)
     for path in call.numbers:
         tree = trees.with_number(tree, path, "#")
     ranks = {name: (str(spec.dtype), len(spec.shape)) for name, spec in call.inputs.items()}
@@ -85,7 +86,9 @@ def _form(call: Call) -> str:
 
 
 def _folder(call: Call, taken: set[str]) -> str:
-    name = FOLDERS.get(call.method, "{component}_{method}").format(component=call.component, method=call.method)
+    name = FOLDERS.get(call.method, "{component}_{method}").format(
+        component=call.component, method=call.method
+    )
     folder, number = name, 2
     while folder in taken:
         folder, number = f"{name}_{number}", number + 1
@@ -98,7 +101,7 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
     if fixed:  # One size only: the first point's.
         group = [call for call in group if call.numbers == first.numbers or call.point == first.point]
         group = [c for c in group if all(c.numbers[p] == first.numbers[p] for p in fixed)]
-    tree: Tree = MappingNode(items=first.trees)
+    tree: Tree = MappingNode(items=first.arguments)
     inputs = [dict(call.inputs) for call in group]
     for path in varying:
         name = "_".join(str(part) for part in path)
@@ -117,7 +120,9 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
             TensorSpec(
                 name=name,
                 dtype=_DTYPES[spec.dtype],
-                shape=tuple(axes.names.get((which, name, axis), size) for axis, size in enumerate(spec.shape)),
+                shape=tuple(
+                    axes.names.get((which, name, axis), size) for axis, size in enumerate(spec.shape)
+                ),
             )
             for name, spec in of.items()
         )
@@ -188,13 +193,13 @@ class _Axes:
                 return False
             # Monotone in the value, and equal where it is equal: sizes may be rounded on the way.
             pairs = sorted(zip(values, sizes, strict=True))
-            return all(
-                (a[1] == b[1]) if a[0] == b[0] else (a[1] < b[1]) for a, b in zip(pairs, pairs[1:], strict=False)
-            )
+            return all((a[1] == b[1]) if a[0] == b[0] else (a[1] < b[1]) for a, b in pairwise(pairs))
 
         batches = [p.batch * (2 if p.guided else 1) for p in self.points]
         if all(size % p.batch == 0 for size, p in zip(sizes, self.points, strict=True)) and (
-            follows([p.batch for p in self.points]) or follows(batches) or all(s <= 4 * max(batches) for s in sizes)
+            follows([p.batch for p in self.points])
+            or follows(batches)
+            or all(s <= 4 * max(batches) for s in sizes)
         ):
             return "batch"
         for name, values in (

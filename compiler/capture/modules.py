@@ -30,7 +30,9 @@ def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
         try:
             module = _construct(component)
         except (TypeError, ValueError, KeyError, OSError) as error:
-            raise LatentcError(f"'{component.name}' ({component.class_name}) cannot be built: {error}") from error
+            raise LatentcError(
+                f"'{component.name}' ({component.class_name}) cannot be built: {error}"
+            ) from error
     if hasattr(module, "tie_weights"):  # transformers; building without memory made every parameter its own
         module.tie_weights()  # type: ignore[operator]
     seen: dict[int, torch.nn.Parameter] = {}
@@ -105,7 +107,9 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
     return found
 
 
-def _renamed(module: torch.nn.Module, stored: Mapping[str, Stored], wanted: Mapping[str, Any]) -> dict[str, str]:
+def _renamed(
+    module: torch.nn.Module, stored: Mapping[str, Stored], wanted: Mapping[str, Any]
+) -> dict[str, str]:
     """Key in the file -> name in the module."""
     if hasattr(module, "_fix_state_dict_keys_on_load"):  # diffusers: a dict of tensors, edited in place
         names: dict[str, Any] = {key: key for key in stored}
@@ -114,7 +118,7 @@ def _renamed(module: torch.nn.Module, stored: Mapping[str, Stored], wanted: Mapp
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-    mapping = get_model_conversion_mapping(module)  # type: ignore[arg-type]
+    mapping = get_model_conversion_mapping(module)
     renamings = [step for step in mapping if isinstance(step, WeightRenaming)]
     converters = [step for step in mapping if isinstance(step, WeightConverter)]
     prefix: Any = getattr(module, "base_model_prefix", None)
@@ -134,5 +138,3 @@ def _renamed(module: torch.nn.Module, stored: Mapping[str, Stored], wanted: Mapp
 def _some(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-

@@ -17,7 +17,6 @@ from artifacts.manifest import Tree
 from compiler.capture import trees
 from runtimes import signature
 
-
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
 
 
@@ -35,9 +34,9 @@ class Call:
 
     Attributes:
         component, method: what was called.
-        trees: a tree for each argument, defaults filled in; numbers are constants.
-        inputs: every tensor argument by the name it has in the trees.
-        numbers: every Python number by its path in the trees.
+        arguments: a tree for each argument, defaults filled in; numbers are constants.
+        inputs: every tensor argument by the name it has in those trees.
+        numbers: every Python number by its path in them.
         result: the tree of what came back.
         outputs: every tensor of it.
         point: which call of the pipeline it belongs to.
@@ -47,7 +46,7 @@ class Call:
 
     component: str
     method: str
-    trees: dict[str, Tree]
+    arguments: dict[str, Tree]
     inputs: dict[str, Spec]
     numbers: dict[trees.Path, int | float]
     result: Tree
@@ -88,7 +87,7 @@ class Recorder:
         self._point = point
         wrapped = [(module, self._wrap(name, module)) for name, module in self._modules.items()]
         read_attribute = torch.nn.Module.__getattr__
-        torch.nn.Module.__getattr__ = self._attribute_reader(read_attribute)  # type: ignore[method-assign,assignment]
+        torch.nn.Module.__getattr__ = self._attribute_reader(read_attribute)  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -124,7 +123,12 @@ class Recorder:
         return answer
 
     def _record(
-        self, component: str, module: torch.nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        component: str,
+        module: torch.nn.Module,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         arguments = signature.bind(type(module), method, args, kwargs)
         shapes, flat = trees.flatten_arguments(method, arguments)
@@ -136,7 +140,9 @@ class Recorder:
         outputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in out.tensors.items()}
         values = {name: tensor.clone() for name, tensor in flat.tensors.items() if bool(tensor.any())}
         self.calls.append(
-            Call(component, method, shapes, inputs, flat.numbers, out.tree, outputs, self._point, values, used)
+            Call(
+                component, method, shapes, inputs, flat.numbers, out.tree, outputs, self._point, values, used
+            )
         )
         return trees.map_tensors(result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
 

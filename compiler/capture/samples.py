@@ -28,7 +28,9 @@ def points(method: Method, count: int | None = None) -> Iterator[dict[str, np.nd
             if value is not None:
                 arrays[spec.name] = value.detach().numpy().astype(spec.dtype)
             elif spec.dtype.startswith("float"):
-                arrays[spec.name] = generator.standard_normal(sizes(spec, method.shapes[index])).astype(spec.dtype)
+                arrays[spec.name] = generator.standard_normal(sizes(spec, method.shapes[index])).astype(
+                    spec.dtype
+                )
             else:
                 arrays[spec.name] = np.zeros(sizes(spec, method.shapes[index]), spec.dtype)
         yield arrays

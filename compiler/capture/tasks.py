@@ -24,7 +24,7 @@ def own_task(cls: type) -> str:
     for task, (_, table) in _AUTO.items():
         if cls in getattr(auto_pipeline, table).values():
             return task
-    taken = inspect.signature(cls.__call__).parameters  # type: ignore[operator]
+    taken = inspect.signature(cls.__call__).parameters
     if "mask_image" in taken:
         return "inpaint"
     required = taken.get("image")

@@ -59,7 +59,9 @@ class _Flattener:
             return MappingNode(items={key: self.visit(item, (*path, key)) for key, item in value.items()})
         if isinstance(value, (list, tuple)):
             kind: Any = "list" if isinstance(value, list) else "tuple"
-            return SequenceNode(kind=kind, items=tuple(self.visit(v, (*path, i)) for i, v in enumerate(value)))
+            return SequenceNode(
+                kind=kind, items=tuple(self.visit(v, (*path, i)) for i, v in enumerate(value))
+            )
         built = _constructor_arguments(value)
         if built is not None and any(isinstance(item, torch.Tensor) for item in built.values()):
             items = {name: self.visit(item, (*path, name)) for name, item in built.items()}
@@ -108,7 +110,9 @@ def flatten_arguments(method: str, arguments: Mapping[str, Any]) -> tuple[dict[s
 
 def flatten_result(method: str, result: Any, taken: frozenset[str], names: list[str] | None = None) -> Flat:
     """A call's result. `taken` are names of inputs; `names` name the tensors of a result that has none."""
-    visitor = _Flattener({a: n for (m, a), n in INTEROP_OUTPUTS.items() if m == method}, taken, ".")  # "hidden_states.11", as optimum
+    visitor = _Flattener(
+        {a: n for (m, a), n in INTEROP_OUTPUTS.items() if m == method}, taken, "."
+    )  # "hidden_states.11", as optimum
     tree = visitor.visit(result, ())
     if names is not None and len(names) == len(visitor.tensors):
         tree = _renamed(tree, dict(zip(visitor.tensors, names, strict=True)))
@@ -157,7 +161,9 @@ def rebuild(tree: Tree, tensors: Mapping[str, Any]) -> Any:
     if isinstance(tree, ObjectNode):
         from runtimes.classes import import_class
 
-        return import_class(tree.class_path)(**{key: rebuild(item, tensors) for key, item in tree.items.items()})
+        return import_class(tree.class_path)(
+            **{key: rebuild(item, tensors) for key, item in tree.items.items()}
+        )
     return None
 
 

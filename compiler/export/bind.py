@@ -19,7 +19,7 @@ _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUB
 
 
 def bind_weights(model: ir.Model, module: torch.nn.Module, weights: Mapping[str, Stored]) -> None:
-    """Gives every initializer of `model` its data, in place: stored tensors as `WeightRef`, computed buffers as they are.
+    """Gives every initializer of `model` its data, in place: a `WeightRef`, or a buffer that was computed.
 
     Args:
         weights: name in the module -> where it is stored.
@@ -34,7 +34,11 @@ def bind_weights(model: ir.Model, module: torch.nn.Module, weights: Mapping[str,
         if stored is not None:
             ref = WeightRef(stored, name=name)
             wanted = value.dtype
-            if wanted is not None and ref.dtype != wanted and (ref.dtype in _FLOATS or wanted == ir.DataType.FLOAT):
+            if (
+                wanted is not None
+                and ref.dtype != wanted
+                and (ref.dtype in _FLOATS or wanted == ir.DataType.FLOAT)
+            ):
                 ref = ref.then(Cast(wanted))
             value.const_value = ref
             continue

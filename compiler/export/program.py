@@ -9,6 +9,7 @@ from artifacts.errors import LatentcError
 from compiler.capture.calls import DTYPES, MethodCall, sizes
 from compiler.capture.infer import Method
 
+
 def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
     """The method's graph, its symbolic axes dynamic.
 
@@ -21,11 +22,14 @@ def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
     point = method.shapes[0]
     example = tuple(torch.zeros(sizes(spec, point), dtype=DTYPES[spec.dtype]) for spec in method.inputs)
     dynamic = tuple(
-        {axis: Dim.AUTO for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in method.inputs
+        {axis: Dim.AUTO for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in method.inputs
     )
     wrapper = MethodCall(module, method).eval()
     try:
-        with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        # Sizes of 0 and 1 are not special: an artifact is run at batch 1, too.
+        oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        with torch.no_grad(), oblivious:
             program = torch.export.export(wrapper, example, dynamic_shapes=(dynamic,), strict=False)
     except Exception as error:
         raise LatentcError(

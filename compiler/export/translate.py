@@ -136,7 +136,7 @@ def _decomposing_only_if_needed() -> Iterator[None]:
                 return original(program, registry)  # type: ignore[no-any-return]
         return program
 
-    _fx_passes.decompose_with_registry = decompose
+    _fx_passes.decompose_with_registry = decompose  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ Operators that only move elements are applied to both; products follow (a + bi)(
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.export.graph_signature import (
     ExportGraphSignature,
     InputKind,
     InputSpec,
+    OutputSpec,
     TensorArgument,
 )
 from torch.fx import Node
@@ -89,6 +91,7 @@ class _Rewriter:
         }
         self.constants: dict[str, Any] = dict(program.constants)
         self.split: dict[str, tuple[InputSpec, InputSpec]] = {}
+        self.renamed: dict[str, str] = {}
         self.mode = next(
             value.fake_mode
             for node in self.graph.nodes
@@ -129,6 +132,7 @@ class _Rewriter:
             else:
                 if result is not None:
                     node.replace_all_uses_with(result)
+                    self.renamed[node.name] = result.name
                 self.graph.erase_node(node)
         elif name in _BILINEAR:
             self._becomes(node, self._product(node.target, self._either(args[0]), self._either(args[1])))
@@ -285,12 +289,16 @@ class _Rewriter:
             specs.extend(
                 self.split.get(name, (spec,)) if not isinstance(spec.arg, ConstantArgument) else (spec,)
             )
+        results: list[OutputSpec] = []
+        for result in old.output_specs:
+            name = self.renamed.get(getattr(result.arg, "name", ""))
+            results.append(replace(result, arg=replace(result.arg, name=name)) if name else result)
         module = self.program.graph_module
         module.recompile()
         return ExportedProgram(
             root=module,
             graph=self.graph,
-            graph_signature=ExportGraphSignature(specs, old.output_specs),
+            graph_signature=ExportGraphSignature(specs, results),
             state_dict=self.program.state_dict,
             range_constraints=self.program.range_constraints,
             module_call_graph=self.program.module_call_graph,
