@@ -44,7 +44,7 @@ class Recipe:
     vae_rate: float = 1.5e-3
     kl_weight: float = 1e-4
     drawings: int = 4
-    unet_steps: int = 1600
+    unet_steps: int = 3200
     unet_batch: int = 48
     noisings: int = 2
     unet_rate: float = 1e-3
@@ -53,7 +53,6 @@ class Recipe:
     warmup: int = 100
     decay: float = 0.3
     checkpoint_every: int = 100
-    prompts: int = 20
 
 
 class Progress:
@@ -325,10 +324,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reference.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="DIR/work and DIR/shapes are written")
     parser.add_argument("--stage", choices=("vae", "latents", "unet", "save", "all"), default="all")
+    parser.add_argument("--prompts", type=int, default=20, help="held-out prompts to judge the result on")
     for name, value in asdict(defaults).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     given = vars(parser.parse_args())
-    out, stage = given.pop("out"), given.pop("stage")
+    out, stage, prompts = given.pop("out"), given.pop("stage"), given.pop("prompts")
     recipe = Recipe(**given)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -343,7 +343,7 @@ def main() -> None:
         torch.set_num_threads(recipe.workers)
         save(work, out / "shapes")
         print(f"saved {out / 'shapes'}", flush=True)
-        result, images = evaluate(out / "shapes", Settings(prompts=recipe.prompts))
+        result, images = evaluate(out / "shapes", Settings(prompts=prompts))
         sheet(images).save(out / "sheet.png")
         print(f"prompt accuracy {result.accuracy:.1%} over {len(images)}: {result.attributes}", flush=True)
 
