@@ -6,6 +6,7 @@ Nothing heavy is imported here or at the top of a command's module: `--help` has
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -94,6 +95,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     A `LatentcError` is printed without a traceback; any other exception is a bug and keeps its own.
     """
+    # These libraries remark on what is not installed beside them; set the variables to hear it.
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
     # A character that the terminal's encoding lacks is escaped; it must not end the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -110,8 +114,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # The reader (head, less) has gone; keep the interpreter from complaining when it flushes stdout.
-        import os
-
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     raise SystemExit(0)
