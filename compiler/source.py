@@ -78,12 +78,12 @@ class ComponentSource:
             found = getattr(
                 {"diffusers": diffusers, "transformers": transformers}[self.library], self.class_name, None
             )
-            if found is None:
+            if not isinstance(found, type):
                 raise LatentcError(
                     f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",
                     f"Upgrade it: pip install -U {self.library}",
                 )
-            return found  # type: ignore[no-any-return]
+            return found
         # A pipeline's own module; diffusers keeps retired pipelines elsewhere under the same name.
         from diffusers import pipelines
 
@@ -251,6 +251,8 @@ def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
         if name.startswith("_"):
             continue
         if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
+            if not name.isidentifier():  # It names a folder, here and in the artifact.
+                raise LatentcError(f"{index}: '{name}' is not the name of a component.")
             components.append(ComponentSource(name, value[0], value[1], root / name))
         elif not (isinstance(value, list) and value == [None, None]):
             config[name] = value
@@ -284,6 +286,8 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a shard's name is not a text")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise LatentcError(f"{index} is not an index of shards: {error!r}") from error
     for name in names:

@@ -18,7 +18,8 @@ from artifacts.errors import UsageError
 class Point:
     """One call: `batch` prompts, `height` and `width` in pixels. `words` is the prompts' length.
 
-    `guided` False turns classifier-free guidance off.
+    `guided` False turns classifier-free guidance off. `extra` marks a point off the declared ranges, which is
+    there to show what varies.
     """
 
     batch: int
@@ -26,6 +27,7 @@ class Point:
     width: int
     words: int = 4
     guided: bool = True
+    extra: bool = False
 
 
 # Steps enough for an image-to-image pipeline to keep one at its default strength. They cost nothing: a module

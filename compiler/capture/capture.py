@@ -204,13 +204,16 @@ def _points(size: SizeRange, batch: DimRange) -> tuple[Point, ...]:
     size of 1 for a constant.
     """
     height, width = _inner(size.height, 1), _inner(size.width, 2)
-    return (
-        Point(max(2, batch.min), height, width, words=4),
-        Point(max(3, batch.min + 1), size.height.min, size.width.max, words=9),
-        Point(batch.max, size.height.max, size.width.max, words=14),
-        Point(batch.min, size.height.min, size.width.min, words=2, guided=False),
-        Point(batch.min, size.height.min, size.width.min, words=2),
-    )
+    low, high = (size.height.min, size.width.min), (size.height.max, size.width.max)
+    found = [
+        Point(max(2, batch.min), height, width, words=4, extra=batch.max < 2),
+        Point(max(3, batch.min + 1), low[0], high[1], words=9, extra=batch.max < max(3, batch.min + 1)),
+        Point(batch.max, *high, words=14),
+        Point(batch.min, *low, words=2, guided=False),
+    ]
+    if (batch.min, low) != (batch.max, high):
+        found.append(Point(batch.min, *low, words=2))
+    return tuple(found)
 
 
 def _inner(span: DimRange, steps: int) -> int:

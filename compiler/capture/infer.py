@@ -65,7 +65,11 @@ class Method:
 
 
 def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...]:
-    """The graphs that answer all of `calls`, in the order of their first call."""
+    """The graphs that answer all of `calls`, in the order of their first call.
+
+    Args:
+        points: what the calls were made at. Declared ranges are those of points that are not `extra`.
+    """
     groups: dict[str, list[Call]] = {}
     for call in calls:
         groups.setdefault(_form(call), []).append(call)
@@ -229,7 +233,12 @@ class _Axes:
 
     def ranges(self) -> dict[str, DimRange]:
         return {
-            name: DimRange(min=min(sizes), max=max(sizes))
+            name: DimRange(min=min(self._declared(sizes)), max=max(self._declared(sizes)))
             for sizes, name in self._by_sizes.items()
             if not name.startswith("sequence")
         }
+
+    def _declared(self, sizes: tuple[int, ...]) -> list[int]:
+        return [size for size, point in zip(sizes, self.points, strict=True) if not point.extra] or list(
+            sizes
+        )

@@ -1,8 +1,8 @@
-"""Modules whose code takes sizes from the values of tensors: the same computations, sizes from shapes.
+"""Modules whose Python cannot be recorded, and the same computations in tensors.
 
-A graph is recorded on tensors without values, so Python that loops over `mask.sum().tolist()` cannot be
-recorded. Such code nearly always packs sequences of different lengths; with a mask over all slots the same
-numbers come out of shapes that are known. What replaces it is listed here, each with its reason, and compared
+A graph is recorded on tensors without values, so code that takes sizes from values (`mask.sum().tolist()`), and
+code that makes lists as long as a dimension, ends in an error or in a dimension that is fixed. The first nearly
+always packs sequences of different lengths; with a mask over all slots the same numbers come out. What replaces it is listed here, each with its reason, and compared
 with the library's own code by tests.
 """
 
@@ -83,11 +83,25 @@ def lumina2_forward(
     return Transformer2DModelOutput(sample=output)
 
 
+def chroma_embedding_forward(self: Any, timestep: torch.Tensor) -> torch.Tensor:
+    """A guidance of zero for each timestep, from the tensor of timesteps."""
+    times = self.time_proj(timestep).to(timestep.dtype)
+    guidance = self.guidance_proj(torch.zeros_like(timestep)).to(timestep.dtype)
+    slots = self.mod_proj.to(timestep.dtype).unsqueeze(0).expand(timestep.shape[0], -1, -1)
+    both = torch.cat([times, guidance], dim=1).unsqueeze(1).expand(-1, slots.shape[1], -1)
+    return torch.cat([both, slots], dim=-1)
+
+
 REWRITTEN: dict[str, Rewritten] = {
     "diffusers.models.transformers.transformer_lumina2:Lumina2Transformer2DModel": Rewritten(
         "forward",
         lumina2_forward,
         "packs each caption's tokens and its picture's tightly: lengths from attention_mask.sum().tolist()",
+    ),
+    "diffusers.models.transformers.transformer_chroma:ChromaCombinedTimestepTextProjEmbeddings": Rewritten(
+        "forward",
+        chroma_embedding_forward,
+        "makes a Python list as long as the batch, torch.tensor([0] * batch_size), which fixes the batch",
     ),
 }
 
