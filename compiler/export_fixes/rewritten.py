@@ -2,8 +2,8 @@
 
 A graph is recorded on tensors without values, so code that takes sizes from values (`mask.sum().tolist()`), and
 code that makes lists as long as a dimension, ends in an error or in a dimension that is fixed. The first nearly
-always packs sequences of different lengths; with a mask over all slots the same numbers come out. What replaces it is listed here, each with its reason, and compared
-with the library's own code by tests.
+always packs sequences of different lengths; with a mask over all slots the same numbers come out. What replaces
+such code is listed here, each with its reason, and compared with the library's own code by tests.
 """
 
 from __future__ import annotations
