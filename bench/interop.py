@@ -78,8 +78,11 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 def compare(model: str, request: Mapping[str, Any], work: Path, names: Sequence[str]) -> list[Outcome]:
     """Compiles `model` into `work` once for each target, and draws with every loader of `names`."""
     from artifacts.manifest import DimRange
-    from compiler.build import CompileRequest, compile
+    from compiler.build import CompileRequest, SizeRange, compile
     from runtimes import load
+
+    # These loaders reshape every graph to any size and batch when they open it: it must be good for that.
+    width, height = (DimRange(min=request[side], max=2 * request[side]) for side in ("width", "height"))
 
     ours: dict[str, np.ndarray] = {}
     outcomes = []
@@ -94,7 +97,8 @@ def compare(model: str, request: Mapping[str, Any], work: Path, names: Sequence[
                     out=artifact,
                     target=loader.target,
                     precision="fp32",
-                    batch=DimRange(min=1, max=1),
+                    size=SizeRange(width=width, height=height),
+                    batch=DimRange(min=1, max=2),
                     force=True,
                 )
             )
