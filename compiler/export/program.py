@@ -47,12 +47,12 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
     baked: list[str] = []
     for spec, node in zip(method.inputs, placeholders, strict=True):
         for axis, size in enumerate(spec.shape):
-            if isinstance(size, str) and isinstance(node.meta["val"].shape[axis], int):
+            if isinstance(size, str) and _is_fixed(node.meta["val"].shape[axis]):
                 baked.append(f"axis {axis} of {spec.name} ({size})")
     results = next(n for n in program.graph.nodes if n.op == "output").args[0]
     for spec, node in zip(method.outputs, results, strict=True):
         for axis, size in enumerate(spec.shape):
-            if isinstance(size, str) and isinstance(node.meta["val"].shape[axis], int):
+            if isinstance(size, str) and _is_fixed(node.meta["val"].shape[axis]):
                 baked.append(f"axis {axis} of the result {spec.name} ({size})")
     if baked:
         raise LatentcError(
@@ -60,6 +60,11 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
             "but its code fixes it.",
             "Compile one size: --size WIDTHxHEIGHT, and one batch: --batch N",
         )
+
+
+def _is_fixed(size: int | torch.SymInt) -> bool:
+    """Whether a size is one number, also where torch still writes it as a symbol that a guard has set."""
+    return isinstance(size, int) or size.node.maybe_as_int() is not None
 
 
 def _first_line(error: Exception) -> str:

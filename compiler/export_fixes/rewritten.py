@@ -92,7 +92,24 @@ def chroma_embedding_forward(self: Any, timestep: torch.Tensor) -> torch.Tensor:
     return torch.cat([both, slots], dim=-1)
 
 
+def qwen_rotary_forward(
+    self: Any, video_fhw: Any, device: Any = None, max_txt_seq_len: Any = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotary tables of the picture and of the caption, complex64 [tokens, C] each; the caption's length stays free."""
+    sizes = video_fhw[0] if isinstance(video_fhw, list) else video_fhw
+    sizes = sizes if isinstance(sizes, list) else [sizes]
+    picture = [self._compute_video_freqs(*size, index, device) for index, size in enumerate(sizes)]
+    start = max(max(h // 2, w // 2) if self.scale_rope else max(h, w) for _, h, w in sizes)
+    table, _ = self._get_device_freqs(device)
+    return torch.cat(picture, dim=0), table[start : start + max_txt_seq_len]
+
+
 REWRITTEN: dict[str, Rewritten] = {
+    "diffusers.models.transformers.transformer_qwenimage:QwenEmbedRope": Rewritten(
+        "forward",
+        qwen_rotary_forward,
+        "slices its table to int(max_txt_seq_len), which fixes the caption's length",
+    ),
     "diffusers.models.transformers.transformer_lumina2:Lumina2Transformer2DModel": Rewritten(
         "forward",
         lumina2_forward,
