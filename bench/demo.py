@@ -8,6 +8,7 @@ the PSNR to PyTorch's picture.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -90,8 +91,12 @@ def pytorch(model: Path) -> Row:
     """diffusers' own pipeline, in fp32."""
     import torch
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    pipeline: Any = DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    pipeline: Any = DiffusionPipeline.from_pretrained(model).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 
     def draw(prompt: str) -> Image:
@@ -180,6 +185,9 @@ def main(args: Sequence[str] | None = None) -> int:
     given = parser.parse_args(args)
     from bench.reference import SHAPES_DIR
 
+    # The libraries remark on what is not installed beside them.
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
     try:
