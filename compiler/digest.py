@@ -15,12 +15,12 @@ def graph_digest(model: ir.Model) -> str:
     state = hashlib.sha256()
     for domain, version in sorted(model.opset_imports.items()):
         _add(state, "opset", domain, version)
-    _graph(state, model.graph)
+    _graph(state, model.graph, {})
     return state.hexdigest()
 
 
-def _graph(state: hashlib._Hash, graph: ir.Graph) -> None:
-    numbers: dict[ir.Value, int] = {}
+def _graph(state: hashlib._Hash, graph: ir.Graph, numbers: dict[ir.Value, int]) -> None:
+    """`numbers` of the values seen so far; a subgraph uses those of the graphs around it."""
 
     def number(value: ir.Value | None) -> int:
         return -1 if value is None else numbers.setdefault(value, len(numbers))
@@ -36,7 +36,7 @@ def _graph(state: hashlib._Hash, graph: ir.Graph) -> None:
         for name in sorted(node.attributes):
             attribute = node.attributes[name]
             if attribute.type is ir.AttributeType.GRAPH:
-                _graph(state, attribute.as_graph())
+                _graph(state, attribute.as_graph(), numbers)
             elif attribute.type is ir.AttributeType.TENSOR:
                 _add(state, name, attribute.as_tensor().tobytes())
             else:
