@@ -77,6 +77,9 @@ class _Flattener:
             name = "_".join(words)
         if name in self.taken:
             name = f"out_{name}"
+        base, number = name, 2
+        while name in self.tensors or name in self.taken:
+            name, number = f"{base}_{number}", number + 1
         self.tensors[name] = value
         return name
 
