@@ -1,0 +1,38 @@
+"""Captured methods and stored tensors made by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from artifacts.manifest import TensorLeaf, TensorSpec
+from compiler.capture.infer import Method
+from compiler.weights import Stored
+
+
+def spec(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+def method(**changes: Any) -> Method:
+    """unet.forward of one input `x` and one result `out`, both [batch, 4], exported at batch 2."""
+    fields: dict[str, Any] = {
+        "component": "unet",
+        "method": "forward",
+        "folder": "unet",
+        "arguments": {"x": TensorLeaf(name="x")},
+        "result": TensorLeaf(name="out"),
+        "inputs": (spec("x", "batch", 4),),
+        "outputs": (spec("out", "batch", 4),),
+        "dims": {},
+        "shapes": ({"batch": 2}, {"batch": 3}),
+    }
+    return Method(**(fields | changes))
+
+
+def stored(key: str, *shape: int, dtype: ir.DataType = ir.DataType.FLOAT) -> Stored:
+    """A tensor in a file that is not there."""
+    return Stored(Path("none.safetensors"), key, dtype, shape, 0, math.prod(shape) * dtype.itemsize)
