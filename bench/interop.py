@@ -1,9 +1,9 @@
 """`python -m bench.interop`: our artifacts in other projects' loaders, picture beside picture.
 
 Compiles a model (`shapes` by default) for OpenVINO and ONNX Runtime in fp32, draws one prompt with it, opens
-the same folders with optimum-intel's OVStableDiffusionPipeline, OpenVINO GenAI's Text2ImagePipeline and
-optimum-onnx's ORTStableDiffusionPipeline, each in a virtual environment of its own, draws the same prompt
-from the same seed, and prints the PSNR to ours.
+the same folders with optimum-intel's OVStableDiffusionPipeline and optimum-onnx's ORTStableDiffusionPipeline,
+each in a virtual environment of its own, draws the same prompt from the same seed, and prints the PSNR to
+ours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,20 +36,15 @@ class Loader:
         name: the class; `peers/draw.py` knows it.
         peer: the environment it runs in.
         target: what the artifact must be compiled for.
-        tokenizer_graphs: the folder must also hold the tokenizers as OpenVINO graphs. They are made by a
-            package of
-            that project, so they are added to a copy.
     """
 
     name: str
     peer: str
     target: str
-    tokenizer_graphs: bool = False
 
 
 LOADERS = (
     Loader("OVStableDiffusionPipeline", "optimum-intel", "openvino"),
-    Loader("Text2ImagePipeline", "optimum-intel", "openvino", tokenizer_graphs=True),
     Loader("ORTStableDiffusionPipeline", "optimum-onnx", "onnxruntime"),
 )
 
@@ -125,11 +119,6 @@ def _outcome(
     picture = work / f"{loader.name}.npy"
     tell = _stderr
     try:
-        if loader.tokenizer_graphs:
-            copy = work / f"{loader.target}-tokenizers"
-            shutil.copytree(artifact, copy)
-            peers.run(loader.peer, str(peers.HERE / "add_tokenizer_graphs.py"), str(copy), tell=tell)
-            artifact = copy
         peers.run(
             loader.peer,
             str(peers.HERE / "draw.py"),

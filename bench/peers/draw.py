@@ -43,26 +43,9 @@ def optimum_onnx(artifact: str, request: dict[str, Any]) -> np.ndarray:
     return _optimum(ORTStableDiffusionPipeline.from_pretrained(artifact), request)
 
 
-def openvino_genai(artifact: str, request: dict[str, Any]) -> np.ndarray:
-    import openvino_genai as genai  # type: ignore[import-not-found, unused-ignore]
-
-    pipeline = genai.Text2ImagePipeline(artifact, "CPU", INFERENCE_PRECISION_HINT="f32")
-    pixels: np.ndarray = pipeline.generate(
-        request["prompt"],
-        negative_prompt="",
-        num_inference_steps=request["steps"],
-        guidance_scale=request["guidance"],
-        width=request["width"],
-        height=request["height"],
-        generator=genai.TorchGenerator(request["seed"]),
-    ).data[0]
-    return np.asarray(pixels, dtype=np.float32) / 255
-
-
 LOADERS: "dict[str, Callable[[str, dict[str, Any]], np.ndarray]]" = {
     "OVStableDiffusionPipeline": optimum_intel,
     "ORTStableDiffusionPipeline": optimum_onnx,
-    "Text2ImagePipeline": openvino_genai,
 }
 
 if __name__ == "__main__":
