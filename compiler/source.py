@@ -18,6 +18,7 @@ import onnx_ir as ir
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import Entry, read_header
 from compiler.weights import Stored
+from runtimes.classes import component_class
 
 BUILTIN_MODELS = "latentc.models"
 """Entry-point group of built-in models: name -> "module:object", a folder."""
@@ -71,30 +72,19 @@ class ComponentSource:
         Raises:
             LatentcError: the installed libraries do not have it.
         """
-        import diffusers
-        import transformers
-
-        if self.library in _LIBRARIES:
-            found = getattr(
-                {"diffusers": diffusers, "transformers": transformers}[self.library], self.class_name, None
-            )
-            if not isinstance(found, type):
-                raise LatentcError(
-                    f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",
-                    f"Upgrade it: pip install -U {self.library}",
-                )
+        found = component_class(self.library, self.class_name)
+        if found is not None:
             return found
-        # A pipeline's own module; diffusers keeps retired pipelines elsewhere under the same name.
-        from diffusers import pipelines
-
-        found = getattr(getattr(pipelines, self.library, None), self.class_name, None)
-        if not isinstance(found, type):
+        if self.library in _LIBRARIES:
             raise LatentcError(
-                f"'{self.name}' is a {self.class_name} of '{self.library}'; latentc runs code of diffusers and "
-                "transformers only, and the installed diffusers has no such class.",
-                "Upgrade it: pip install -U diffusers",
+                f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",
+                f"Upgrade it: pip install -U {self.library}",
             )
-        return found
+        raise LatentcError(
+            f"'{self.name}' is a {self.class_name} of '{self.library}'; latentc runs code of diffusers and "
+            "transformers only, and the installed diffusers has no such class.",
+            "Upgrade it: pip install -U diffusers",
+        )
 
     @property
     def is_module(self) -> bool:

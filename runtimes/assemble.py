@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 from artifacts import strict_json
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import TRUSTED_LIBRARIES
-from runtimes.classes import import_subclass
+from runtimes.classes import component_class, import_subclass
 
 INDEX = "model_index.json"
 
@@ -42,8 +40,8 @@ def assemble(root: Path, pipeline_class: str, shells: Mapping[str, Any]) -> Any:
     }
     # A module that was not compiled: an optional one (a safety checker) is left out, as None is in diffusers.
     given = {name: shells[name] for name in wanted if name in shells}
-    for name in sorted(wanted - set(shells)):
-        if _is_module(_trusted(file, name, index[name])):
+    for name in sorted(wanted):
+        if _is_module(_trusted(file, name, index[name])) and name not in shells:
             if name not in cls._optional_components:
                 raise LatentcError(
                     f"{cls.__name__} needs '{name}', which is not compiled (compiled: {', '.join(shells)}).",
@@ -63,18 +61,11 @@ def assemble(root: Path, pipeline_class: str, shells: Mapping[str, Any]) -> Any:
 
 def _trusted(file: Path, name: str, entry: Any) -> type:
     """The class that an index entry ``[library, class]`` names, of a trusted library or pipeline."""
-    from diffusers import pipelines
-
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
         raise LatentcError(f"{file}: '{name}' is {entry!r}, not [library, class].")
     library, class_name = entry
-    holder: Any = None
-    if library in TRUSTED_LIBRARIES:
-        holder = importlib.import_module(library)
-    elif library.isidentifier() and inspect.ismodule(getattr(pipelines, library, None)):
-        holder = getattr(pipelines, library)
-    found = getattr(holder, class_name, None)
-    if not isinstance(found, type):
+    found = component_class(library, class_name)
+    if found is None:
         raise LatentcError(
             f"{file}: '{name}' is {library}.{class_name}, which is not a class of a trusted library."
         )

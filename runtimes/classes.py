@@ -42,6 +42,43 @@ def import_subclass(class_path: str, base: type, what: str) -> type:
     return found
 
 
+def component_class(library: str, class_name: str) -> type | None:
+    """The class that an entry ``[library, class]`` of a model_index.json names, or None.
+
+    `library` is a trusted library or a module of `diffusers.pipelines`. diffusers (0.42) moves retired pipelines to
+    `diffusers.pipelines.deprecated` and no longer finds the classes that other pipelines still use from there
+    (Stable Cascade's PaellaVQModel), neither under the names in published folders nor under those that it saves
+    itself. They are found here, and shown to diffusers' own loader.
+    """
+    import inspect
+    import pkgutil
+
+    import diffusers
+    from diffusers import pipelines
+    from diffusers.pipelines import deprecated
+
+    holder: Any = None
+    if library in TRUSTED_LIBRARIES:
+        holder = importlib.import_module(library)
+    elif library.isidentifier() and inspect.ismodule(getattr(pipelines, library, None)):
+        holder = getattr(pipelines, library)
+    found = getattr(holder, class_name, None)
+    if isinstance(found, type) or library in TRUSTED_LIBRARIES - {"diffusers"}:
+        return found if isinstance(found, type) else None
+    for retired in pkgutil.iter_modules(deprecated.__path__):
+        if not retired.ispkg or library not in ("diffusers", retired.name):
+            continue
+        module = importlib.import_module(f"{deprecated.__name__}.{retired.name}")
+        found = getattr(module, class_name, None) if class_name in dir(module) else None
+        if isinstance(found, type):
+            if library == "diffusers":
+                setattr(diffusers, class_name, found)
+            else:
+                setattr(pipelines, library, module)
+            return found
+    return None
+
+
 def class_path(cls: type) -> str:
     """The class as `import_class` takes it."""
     return f"{cls.__module__}:{cls.__qualname__}"

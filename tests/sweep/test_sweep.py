@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -60,6 +61,30 @@ def rows() -> Iterator[dict[tuple[str, str, str], tuple[str, float]]]:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     """Cases as they are needed; one at a time is kept."""
     return {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_once() -> Iterator[None]:
+    """Exports a graph once, though both targets and other pipelines (one VAE, one text encoder) have it too."""
+    from compiler.export import graph
+    from compiler.source import ComponentSource
+
+    export, kept = graph.export_graph, {}
+
+    def once(component: ComponentSource, method: Any, weights: Any) -> Any:
+        files = (component.folder / "config.json", *component.weight_files)
+        key = (
+            component.class_name,
+            repr(method),
+            *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files),
+        )
+        if key not in kept:
+            kept[key] = export(component, method, weights)
+        return kept[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "export_graph", once)
+        yield
 
 
 def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
