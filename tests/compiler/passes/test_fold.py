@@ -32,6 +32,20 @@ def test_shape_arithmetic_with_one_free_dimension_is_a_constant_target() -> None
     assert error(evaluate(model, [x]), want) == 0
 
 
+def test_free_dimensions_that_stay_in_place_are_copied_from_the_input() -> None:
+    model = parse("""(float[N,S,8] x) => (float[N,S,2,4] y) {
+        lead = Shape<start=0, end=2>(x)
+        tail = Constant<value_ints=[2, 4]>()
+        t = Concat<axis=0>(lead, tail)
+        y = Reshape<allowzero=1>(x, t)
+    }""")
+    x = np.random.default_rng(0).standard_normal((3, 5, 8)).astype(np.float32)
+    want = evaluate(model, [x])
+    table.run(model, FOLD, check=True)
+    assert ops(model) == {"Reshape": 1}
+    assert error(evaluate(model, [x]), want) == 0
+
+
 def test_reshape_with_two_free_dimensions_keeps_its_arithmetic() -> None:
     model = parse("""(float[N,K] x, float[A,B] z) => (float[A,B,C] y) {
         a = Shape(z)

@@ -128,3 +128,21 @@ def test_a_scale_that_others_read_stays_for_them() -> None:
     want = evaluate(model, feeds)
     table.run(model, check=True)
     assert error(evaluate(model, feeds), want) < 1e-6
+
+
+def test_a_mask_that_others_read_keeps_its_size() -> None:
+    mask = """low = Constant<value_float=-3.4028235e38>()
+    n = Shape<start=0, end=1>(q)
+    rest = Constant<value_ints=[1, 5, 5]>()
+    size = Concat<axis=0>(n, rest)
+    wide = Expand(keep, size)
+    masked = Where(wide, zero, low)
+    z = Neg(masked)
+    scores = Add(product, masked)"""
+    text = _ATTENTION.format(mask=mask, guard=_GUARD, inputs=", bool[1,1,5,5] keep", S=5)
+    text = text.replace("S,8", "5,8").replace("S]", "5]").replace("y) {", "y, float[N,1,5,5] z) {", 1)
+    model = parse(text)
+    feeds = _feeds(np.ones((1, 1, 5, 5), bool))
+    want = evaluate(model, feeds)
+    table.run(model, check=True)
+    assert error(evaluate(model, feeds), want) < 1e-6
