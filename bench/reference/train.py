@@ -44,7 +44,7 @@ class Recipe:
     vae_rate: float = 1.5e-3
     kl_weight: float = 1e-4
     drawings: int = 4
-    unet_steps: int = 3200
+    unet_steps: int = 8000
     unet_batch: int = 48
     noisings: int = 2
     unet_rate: float = 1e-3

@@ -125,6 +125,9 @@ REQUIRED: dict[str, Callable[[Point, Any], Any]] = {
 UNGUIDED: dict[str, float] = {"guidance_scale": 1.0, "true_cfg_scale": 1.0}
 """What turns classifier-free guidance off; pipelines that take guidance as an input are not harmed."""
 
+GUIDED: dict[str, float] = {"guidance_scale": 4.0}
+"""What turns it on, in pipelines whose default is off: an artifact should do both."""
+
 TASK_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "image-to-image": ("image",),
     "inpaint": ("image", "mask_image"),
@@ -164,12 +167,20 @@ def arguments(
                 f"{type(pipe).__name__} requires the argument '{name}', which latentc cannot make up.",
                 f"Give it: --arg {name}=VALUE (a number, a text, or zeros(2,768) for a tensor)",
             )
+        if name in given:
+            continue
         if not point.guided and name in UNGUIDED:
             result[name] = UNGUIDED[name]
+        elif point.guided and name in GUIDED and _is_off(parameter.default):
+            result[name] = GUIDED[name]
     unknown = [name for name in given if name not in parameters]
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result
+
+
+def _is_off(guidance: Any) -> bool:
+    return isinstance(guidance, (int, float)) and guidance <= 1
 
 
 def parse_given(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def capture(
     notes: list[str] = []
     built, weights = _modules(source, mode, progress, notes)
     pipe = assemble(source.root, class_path(source.pipeline_class()), built)
-    recorder = Recorder(built, mode, lambda component, name: _real(built, weights, component, name))
+    recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name))
     run = _Runner(recorder, given or {}, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
@@ -132,21 +132,6 @@ def _modules(
         built[component.name] = building.build(component, mode)
         weights[component.name] = building.bind(built[component.name], component)
     return built, weights
-
-
-def _real(
-    built: Mapping[str, torch.nn.Module],
-    weights: Mapping[str, Mapping[str, Stored]],
-    component: str,
-    name: str,
-) -> torch.Tensor:
-    """A parameter's or buffer's real value: a pipeline computes with it outside the modules."""
-    stored = weights[component].get(name)
-    if stored is None:
-        return built[component].get_buffer(name)
-    tensor = torch.from_numpy(stored.read().astype("float32"))
-    old = built[component].state_dict(keep_vars=True)[name]
-    return tensor if old.is_floating_point() else tensor.to(old.dtype)
 
 
 class _Runner:

@@ -107,6 +107,26 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
     return found
 
 
+def real_tensor(module: torch.nn.Module, weights: Mapping[str, Stored], name: str) -> torch.Tensor:
+    """The real value of a parameter or buffer of a module without weights; floats are fp32, as in the module.
+
+    Args:
+        weights: what `bind` found for the module.
+
+    Raises:
+        KeyError: the module has no such tensor.
+    """
+    stored = weights.get(name)
+    if stored is None:
+        # Not by attribute: a recorder answers those.
+        return dict(module.named_buffers(remove_duplicate=False))[name]
+    old = module.state_dict(keep_vars=True)[name]
+    array = stored.read()
+    if old.is_floating_point():
+        return torch.from_numpy(array.astype("float32", copy=False))
+    return torch.from_numpy(array).to(old.dtype)
+
+
 def _renamed(
     module: torch.nn.Module, stored: Mapping[str, Stored], wanted: Mapping[str, Any]
 ) -> dict[str, str]:
