@@ -289,20 +289,15 @@ class _GraphJob:
         first = next(m for m in self.captured.methods if m.component == self.method.component)
         if not names or first.folder != self.method.folder:
             return False
-        import torch
         from safetensors.torch import save_file
         from torch._subclasses.fake_tensor import FakeTensorMode
 
-        from compiler.capture.modules import build
+        from compiler.capture.modules import build, real_tensor
 
         weights = self.captured.weights[self.method.component]
         module = build(self.component, FakeTensorMode(allow_non_fake_inputs=True))
-        tensors = {}
-        for name in names:
-            if name in weights:
-                tensors[name] = torch.from_numpy(weights[name].read().astype("float32"))
-            else:
-                tensors[name] = module.get_buffer(name)
+        # The library refuses views and tensors that share memory.
+        tensors = {name: real_tensor(module, weights, name).contiguous().clone() for name in names}
         save_file(tensors, folder / "residual.safetensors")
         return True
 
