@@ -43,11 +43,12 @@ def bind_weights(model: ir.Model, module: torch.nn.Module, weights: Mapping[str,
             value.const_value = ref
             continue
         tensor = getattr(value.const_value, "raw", None)
-        if isinstance(tensor, FakeTensor):
+        without_data = isinstance(tensor, FakeTensor)
+        if without_data:
             tensor = _computed(module, key)
         if isinstance(tensor, torch.Tensor):
             value.const_value = ir.tensor(np.ascontiguousarray(tensor.detach().numpy()), name=name)
-        elif tensor is None and value.const_value is None:
+        elif without_data or value.const_value is None:
             unbound.append(key)
     if unbound:
         raise LatentcError(f"these weights are stored nowhere: {', '.join(unbound[:5])}.")
