@@ -39,7 +39,9 @@ def test_bytes_follow_the_precision_and_not_the_file(tmp_path, precision, width)
         precision,
         tmp_path / "not" / "there",
     )
-    assert [(r.component, r.method, r.folder, r.precision, r.parameters, r.bytes) for r in plan.components] == [
+    assert [
+        (r.component, r.method, r.folder, r.precision, r.parameters, r.bytes) for r in plan.components
+    ] == [
         ("unet", "forward", "unet", precision, 55, 55 * width),
         ("vae", "encode", "vae_encoder", precision, 7, 7 * width),
     ]

@@ -268,9 +268,7 @@ def test_a_key_in_two_shards(folder):
     ],
 )
 def test_a_broken_index_of_shards(folder, content, message):
-    root = folder(
-        {"unet/model.safetensors.index.json": content}, unet=["diffusers", "UNet2DConditionModel"]
-    )
+    root = folder({"unet/model.safetensors.index.json": content}, unet=["diffusers", "UNet2DConditionModel"])
     with pytest.raises(LatentcError, match=message):
         _ = component(root).weight_files
 

@@ -1,0 +1,57 @@
+"""Exported programs as ONNX: names, operators that are rewritten on the way, and what has no ONNX form."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import pytest
+import torch
+
+from artifacts.errors import LatentcError
+from compiler.export.program import export_program
+from compiler.export.translate import OPSET, translate
+from tests.compiler.made import method, spec
+
+
+class Several(torch.nn.Module):
+    """An outer product of mixed types, casts and copies, a maximum, an assertion."""
+
+    def forward(self, x):
+        torch._assert(x.shape[1] == 4, "four")
+        y = torch.outer(x[:, 0], torch.arange(4)).contiguous()
+        return torch.maximum(y.to(torch.float64).to(x), x) + torch.max(x, y)
+
+
+class Strange(torch.nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def run(model: ir.Model, **inputs: torch.Tensor) -> list:
+    from onnx.reference import ReferenceEvaluator
+
+    common.InlinePass()(model)
+    evaluator = ReferenceEvaluator(ir.to_proto(model))
+    return evaluator.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+
+
+def test_the_graph_computes_what_the_module_does_at_any_size():
+    from torch.onnx._internal.exporter import _fx_passes
+
+    before = _fx_passes.decompose_with_registry
+    made = method(outputs=(spec("out_sample", "batch", 4),))
+    model = translate(export_program(Several(), made), made)
+    assert _fx_passes.decompose_with_registry is before
+    assert [v.name for v in model.graph.inputs] == ["x"]
+    assert [v.name for v in model.graph.outputs] == ["out_sample"]
+    assert model.opset_imports[""] == OPSET
+    operators = {node.op_type for node in model.graph}
+    assert not any("assert" in name.lower() for name in operators)
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 4)
+        torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), Several()(x))
+
+
+def test_what_has_no_onnx_form_is_named():
+    with pytest.raises(LatentcError, match=r"'unet\.forward' has no ONNX form: .*bessel_j0"):
+        translate(export_program(Strange(), method()), method())
