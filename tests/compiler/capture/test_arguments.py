@@ -1,0 +1,104 @@
+"""What a pipeline is called with in a dry run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from artifacts.errors import UsageError
+from compiler.capture.arguments import Point, arguments, parse_given
+
+POINT = Point(batch=2, height=16, width=24, words=5)
+
+
+class Plain:
+    def __init__(self, **components):
+        self.components = components
+
+    def __call__(self, prompt=None, height=None, width=None, guidance_scale=7.5, eta=0.0, image=None): ...
+
+
+class Required(Plain):
+    def __call__(self, image, mask_image, prompt=None): ...
+
+
+class Odd(Plain):
+    def __call__(self, hologram, prompt=None): ...
+
+
+class Embedded(Plain):
+    def __call__(self, image_embeds): ...
+
+
+def call(pipe, task="text-to-image", point=POINT, extra=(), **given):
+    return arguments(pipe, task, point, extra, given)
+
+
+def test_what_every_pipeline_gets():
+    found = call(Plain())
+    assert found.keys() == {"prompt", "height", "width"}
+    assert (found["height"], found["width"]) == (16, 24)
+    assert len(found["prompt"]) == 2 and len(found["prompt"][0].split()) == 5
+
+
+def test_long_prompts_have_words_enough():
+    assert len(call(Plain(), point=Point(1, 8, 8, words=100))["prompt"][0].split()) == 100
+
+
+def test_without_guidance():
+    assert call(Plain(), point=Point(1, 8, 8, guided=False))["guidance_scale"] == 1.0
+    assert "guidance_scale" not in call(Plain(), point=Point(1, 8, 8))
+
+
+def test_pictures_where_they_are_required_or_asked_for():
+    found = call(Required())
+    assert [p.size for p in found["image"]] == [(24, 16)] * 2
+    assert [p.mode for p in found["mask_image"]] == ["L"] * 2
+    assert "image" not in call(Plain())
+    assert call(Plain(), task="image-to-image")["image"][0].size == (24, 16)
+    assert call(Plain(), extra=("image",))["image"][0].size == (24, 16)
+
+
+def test_an_embedding_is_as_wide_as_the_config_says():
+    unet = SimpleNamespace(config=SimpleNamespace(encoder_hid_dim=None, cross_attention_dim=48))
+    assert call(Embedded(scheduler=object(), unet=unet))["image_embeds"].shape == (2, 48)
+    with pytest.raises(UsageError, match="Embedded takes an embedding whose width .* do not tell") as caught:
+        call(Embedded())
+    assert "--arg" in caught.value.hint
+
+
+def test_a_required_argument_that_nobody_knows():
+    with pytest.raises(UsageError, match="Odd requires the argument 'hologram'") as caught:
+        call(Odd())
+    assert "--arg hologram=VALUE" in caught.value.hint
+    assert call(Odd(), hologram=3)["hologram"] == 3
+
+
+def test_what_the_user_gives_wins_and_may_follow_the_batch():
+    found = call(Plain(), height=99, eta=0.5, prompt=lambda point: ["x"] * point.batch)
+    assert (found["height"], found["eta"]) == (99, 0.5) and found["prompt"] == ["x", "x"]
+
+
+def test_an_unknown_argument():
+    with pytest.raises(UsageError, match=r"Plain has no argument heigth, foo \(--arg\)"):
+        call(Plain(), heigth=8, foo=1)
+
+
+def test_texts_are_json_or_themselves():
+    found = parse_given({"a": "1", "b": "2.5", "c": "[1, 2]", "d": "a red circle", "e": "false", "f": '"1"'})
+    assert found == {"a": 1, "b": 2.5, "c": [1, 2], "d": "a red circle", "e": False, "f": "1"}
+    assert type(found["a"]) is int
+
+
+def test_zeros_are_a_tensor_of_the_calls_batch():
+    given = parse_given({"hologram": "zeros(7, 3,5)"})
+    assert call(Odd(), **given)["hologram"].shape == (2, 3, 5)
+    assert call(Odd(), point=Point(1, 8, 8), **given)["hologram"].shape == (1, 3, 5)
+
+
+@pytest.mark.parametrize("text", ["zeros(a)", "zeros(2,1.5)", "zeros(2;3)"])
+def test_zeros_of_no_shape(text):
+    with pytest.raises(UsageError, match="expected zeros") as caught:
+        parse_given({"x": text})
+    assert f"--arg x={text}" in caught.value.message
