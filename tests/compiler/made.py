@@ -1,14 +1,16 @@
-"""Captured methods and stored tensors made by hand."""
+"""Requests, captured methods and stored tensors made by hand."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from artifacts.manifest import TensorLeaf, TensorSpec
+from artifacts.manifest import DimRange, TensorLeaf, TensorSpec
+from compiler.build import CompileRequest, SizeRange
 from compiler.capture.infer import Method
 from compiler.weights import Stored
 
@@ -36,3 +38,12 @@ def method(**changes: Any) -> Method:
 def stored(key: str, *shape: int, dtype: ir.DataType = ir.DataType.FLOAT) -> Stored:
     """A tensor in a file that is not there."""
     return Stored(Path("none.safetensors"), key, dtype, shape, 0, math.prod(shape) * dtype.itemsize)
+
+
+def request(out: Path, **changes: Any) -> CompileRequest:
+    """One picture of 32x32 in fp32 for ONNX Runtime, unchecked, of a model that is not there."""
+    side = DimRange(min=32, max=32)
+    base = CompileRequest(
+        "no-such-model", out, "onnxruntime", "fp32", size=SizeRange(side, side), check="none"
+    )
+    return replace(base, **changes)

@@ -1,0 +1,163 @@
+"""What a compile refuses before it starts, what it measures, and which parts are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
+from compiler import build
+from targets.base import Availability, Requirements
+from tests.compiler.made import method, request, stored
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the made-up target takes."""
+
+    level: int = 1
+    fast: bool = False
+    name: str = "x"
+
+
+class MadeUp:
+    name = "made-up"
+    requirements = Requirements((17, 21), frozenset({"fp32", "fp16"}), "weights", frozenset(), (), True)
+    options = Options
+
+    def available(self) -> Availability:
+        return Availability(False, "made-up-sdk is not installed", "pip install made-up-sdk")
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [build.compile, build.plan])
+def test_an_unknown_target(tmp_path, function):
+    with pytest.raises(UsageError, match=r"no target 'tensorrtx' \(there are: onnxruntime, openvino"):
+        function(request(tmp_path / "out", target="tensorrtx"))
+
+
+def test_an_unknown_option_is_told_those_there_are(tmp_path):
+    with pytest.raises(UsageError, match=r"target 'onnxruntime' has no option 'fxi' \(it has: fix\)"):
+        build.compile(request(tmp_path / "out", options={"fxi": "batch=1"}))
+
+
+def test_an_unknown_check(tmp_path):
+    with pytest.raises(UsageError, match=r"no check 'fast' \(there are: quick, full, none\)"):
+        build.compile(request(tmp_path / "out", check="fast"))
+
+
+def test_a_precision_that_the_target_does_not_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(build.targets, "get", lambda _: MadeUp())
+    with pytest.raises(UsageError, match=r"'made-up' does not take bf16 \(it takes: fp16, fp32\)") as caught:
+        build.compile(request(tmp_path / "out", precision="bf16"))
+    assert caught.value.hint == "Use --precision fp16"
+
+
+def test_a_target_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(build.targets, "get", lambda _: MadeUp())
+    with pytest.raises(LatentcError, match="cannot be built here: made-up-sdk is not installed") as caught:
+        build.compile(request(tmp_path / "out"))
+    assert caught.value.hint == "pip install made-up-sdk"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_of_their_defaults_types():
+    texts = {"level": "3", "fast": "yes", "name": "y"}
+    assert build._options(MadeUp(), texts) == Options(3, True, "y")
+    assert build._options(MadeUp(), {"fast": "0"}) == Options()
+    with pytest.raises(UsageError, match="--option level=high: expected int"):
+        build._options(MadeUp(), {"level": "high"})
+
+
+def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path):
+    with pytest.raises(LatentcError, match="there is no model 'no-such-model'"):
+        build.compile(request(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_that_exists_is_refused_before_any_work(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_capture", None)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    with pytest.raises(UsageError, match="is not empty and no latentc artifact"):
+        build.compile(request(out, model=str(folder())))
+    assert [p.name for p in out.iterdir()] == ["mine"]
+
+
+# --- one graph -----------------------------------------------------------------------------------
+
+
+def job(**changes) -> build._GraphJob:
+    weights = {"unet": {"w": stored("w", 1000, 1000)}}
+    fields = {
+        "request": request(Path("out"), check="quick"),
+        "target": MadeUp(),
+        "options": Options(),
+        "source": SimpleNamespace(components=()),
+        "captured": SimpleNamespace(weights=weights, residuals={}, classes={"unet": "diffusers:X"}),
+        "method": method(used=frozenset({"w"})),
+        "checker": None,
+        "progress": lambda event: None,
+    }
+    return build._GraphJob(**(fields | changes))
+
+
+def test_a_check_that_was_not_asked_for_is_not_measured():
+    found = job(request=request(Path("out"), check="none"))._check(Path("model.onnx"))
+    assert (found.check, found.reason, found.error) == ("not measured", "--check none", {})
+
+
+def test_a_check_without_the_memory_for_it_is_not_measured(monkeypatch):
+    asked = []
+    monkeypatch.setattr(build, "memory_needed", lambda count: asked.append(count) or 3 * 2**30)
+    monkeypatch.setattr(build, "memory_available", lambda: 2**30)
+    found = job()._check(Path("model.onnx"))
+    assert found.check == "not measured"
+    assert found.reason == "it takes 3.0 GiB of memory; 1.0 GiB are free"
+    assert asked == [1_000_000]
+
+
+@pytest.mark.parametrize(("precision", "width"), [("fp32", 4), ("fp16", 2), ("bf16", 2)])
+def test_what_will_be_written_follows_the_precision(precision, width):
+    found = job(request=request(Path("out"), precision=precision))
+    assert found.bytes == 1_000_000 * width
+
+
+def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch):
+    from artifacts.manifest import FileRecord
+
+    class Built(MadeUp):
+        def toolchain(self):
+            return {"made-up-sdk": "1"}
+
+    class Newer(MadeUp):
+        def toolchain(self):
+            return {"made-up-sdk": "2"}
+
+    def key(sha="a" * 64, config="{}", **changes) -> str:
+        (tmp_path / "config.json").write_text(config)
+        component = SimpleNamespace(name="unet", folder=tmp_path)
+        made = job(**{"target": Built(), "source": SimpleNamespace(components=(component,)), **changes})
+        return made.key({"unet": (FileRecord(path="unet/model.safetensors", sha256=sha, size=1),)})
+
+    keys = [
+        key(),
+        key(sha="b" * 64),
+        key(config='{"a": 1}'),
+        key(target=Newer()),
+        key(options=Options(2)),
+        key(method=method(folder="unet_2")),
+        key(method=method(dims={"batch": DimRange(min=1, max=4)})),
+        key(request=request(Path("out"), precision="fp16", check="quick")),
+        key(captured=SimpleNamespace(residuals={"unet": ("mean",)}, classes={"unet": "diffusers:X"})),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    assert key(request=request(Path("elsewhere"), model="another-name", check="quick")) == keys[0]
