@@ -8,6 +8,7 @@ the PSNR to PyTorch's picture.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -164,14 +165,15 @@ def strip(rows: Sequence[Row], scale: int = 2) -> Image:
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, which is also what the README shows."""
     lines = [
-        "| | size on disk | seconds a picture | PSNR to PyTorch, worst | mean |",
+        "| | size on disk | seconds a picture | PSNR to PyTorch, worst | equal pictures |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         worst = f"{min(row.psnr):.1f} dB" if row.psnr else "-"
-        mean = f"{statistics.fmean(row.psnr):.1f} dB" if row.psnr else "-"
+        equal = sum(math.isinf(ratio) for ratio in row.psnr)
+        shown = f"{equal} of {len(row.psnr)}" if row.psnr else "-"
         seconds = statistics.median(row.seconds)
-        lines.append(f"| {row.name} | {row.disk / 1e6:.1f} MB | {seconds:.2f} | {worst} | {mean} |")
+        lines.append(f"| {row.name} | {row.disk / 1e6:.1f} MB | {seconds:.2f} | {worst} | {shown} |")
     return "\n".join(lines)
 
 

@@ -28,7 +28,8 @@ def test_what_fits_keeps_its_status() -> None:
     usage = run([sys.executable, "-c", HOLD, "60", "3"], 100 * MIB)
     assert (usage.status, usage.killed) == (3, False)
     assert usage.peak is not None and 60 * MIB < usage.peak <= 100 * MIB
-    assert usage.resident is not None and 60 * MIB < usage.resident < 100 * MIB
+    # No upper bound: the system counts what this process held when it started the other.
+    assert usage.resident is not None and usage.resident > 60 * MIB
 
 
 @needs_groups
