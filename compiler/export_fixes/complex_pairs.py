@@ -225,7 +225,7 @@ class _Rewriter:
     def _either(self, value: Any) -> tuple[Any, Any]:
         """(real, imaginary) of a pair, a real node or a number; None stands for no imaginary part."""
         if isinstance(value, Node):
-            return self.pairs.get(value, (value, None))  # type: ignore[return-value]
+            return self.pairs.get(value, (value, None))
         if isinstance(value, complex):
             return value.real, value.imag
         return value, None
@@ -235,7 +235,7 @@ class _Rewriter:
         return {name: _REAL.get(value, value) if name == "dtype" else value for name, value in kwargs.items()}
 
     def _call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
-        node = self.graph.call_function(target, args, kwargs)
+        node: Node = self.graph.call_function(target, args, kwargs)
         known = {
             key: value for key, value in self.at.meta.items() if key in ("stack_trace", "nn_module_stack")
         }
@@ -285,10 +285,8 @@ class _Rewriter:
         old = self.program.graph_signature
         specs: list[InputSpec] = []
         for spec in old.input_specs:
-            name = getattr(spec.arg, "name", None)
-            specs.extend(
-                self.split.get(name, (spec,)) if not isinstance(spec.arg, ConstantArgument) else (spec,)
-            )
+            halves = None if isinstance(spec.arg, ConstantArgument) else self.split.get(spec.arg.name)
+            specs.extend(halves or (spec,))
         results: list[OutputSpec] = []
         for result in old.output_specs:
             name = self.renamed.get(getattr(result.arg, "name", ""))
@@ -310,7 +308,7 @@ class _Rewriter:
 
 def _name(target: Any) -> str:
     packet = getattr(target, "overloadpacket", None)
-    return getattr(packet, "__name__", None) or getattr(target, "__name__", str(target))
+    return str(getattr(packet, "__name__", None) or getattr(target, "__name__", target))
 
 
 def _view_as_complex(r: _Rewriter, node: Node) -> Pair:
