@@ -49,10 +49,10 @@ def unet() -> Case:
 
         return UNet2DConditionModel(
             sample_size=8,
-            block_out_channels=(16,),
+            block_out_channels=(16, 32),
             layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D",),
-            up_block_types=("CrossAttnUpBlock2D",),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=24,
             attention_head_dim=2,
             norm_num_groups=4,
