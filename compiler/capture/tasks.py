@@ -44,9 +44,27 @@ def pipeline_for(pipe: Any, task: str) -> Any:
     if task not in _AUTO:
         raise UsageError(f"there is no task '{task}' (there are: {', '.join(TASKS)}).")
     try:
+        decoder = _decoder(type(pipe), task)
+        if decoder is not None:
+            return decoder.from_pipe(pipe)
         return getattr(diffusers, _AUTO[task][0]).from_pipe(pipe)
     except (ValueError, AttributeError, TypeError) as error:
         raise UsageError(
             f"diffusers has no {task} pipeline for {type(pipe).__name__}: {error}",
             "Leave --task out to compile what the model itself does.",
         ) from error
+
+
+def _decoder(cls: type, task: str) -> Any:
+    """The pipeline for `task` of a model in two stages whose second stage is `cls`, or None.
+
+    For these, AutoPipeline knows combined pipelines alone, which want the components of a prior as well.
+    """
+    from diffusers.pipelines import auto_pipeline
+
+    tables = {
+        name: getattr(auto_pipeline, f"_{table.replace('_PIPELINES', '_DECODER_PIPELINES')}", {})
+        for name, (_, table) in _AUTO.items()
+    }
+    models = {model for table in tables.values() for model, found in table.items() if found is cls}
+    return next((found for model, found in tables[task].items() if model in models), None)
