@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from artifacts.progress import Progress, silent
 from compiler.passes.precision import out_of_range
+from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
 from compiler.passes.precision_weights import PrecisionWeightsPass, WeightOptions
 
 
@@ -21,5 +22,7 @@ def lower_precision(
         return model, ()
     large = out_of_range(model, precision, progress)
     kept = tuple(f"{name}: holds {peak:.3g}, beyond {precision}'s range" for name, peak in large.items())
-    options = WeightOptions(precision=precision, keep=frozenset(large))
-    return PrecisionWeightsPass(options)(model).model, kept
+    keep = frozenset(large)
+    if typed == "strong":
+        return PrecisionStrongPass(StrongOptions(precision=precision, keep=keep))(model).model, kept
+    return PrecisionWeightsPass(WeightOptions(precision=precision, keep=keep))(model).model, kept
