@@ -39,7 +39,7 @@ PEERS: Mapping[str, Peer] = {
     # torchvision: optimum-intel names it as a dependency, diffusion models do not use it, and beside a CPU
     # build of torch its default wheel fails on import.
     "optimum-intel": Peer(
-        ("torch", "optimum-intel", "openvino-genai", "openvino-tokenizers", "diffusers", "accelerate"),
+        ("torch", "optimum-intel", "openvino-tokenizers", "diffusers", "accelerate"),
         remove=("torchvision",),
     ),
     "optimum-onnx": Peer(("torch", "optimum-onnx", "onnxruntime", "diffusers", "accelerate")),

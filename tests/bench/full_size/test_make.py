@@ -66,7 +66,7 @@ TINY = Architecture(
 
 def test_a_made_folder_is_a_pipeline_that_draws(tmp_path: Path) -> None:
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
     lines: list[str] = []
     make(TINY, tmp_path / "model", tell=lines.append)
