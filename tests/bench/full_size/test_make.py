@@ -71,9 +71,7 @@ def test_a_made_folder_is_a_pipeline_that_draws(tmp_path: Path) -> None:
     lines: list[str] = []
     make(TINY, tmp_path / "model", tell=lines.append)
     assert [line.split(":")[0] for line in lines] == ["text_encoder", "unet", "vae"]
-    unet, loading = StableDiffusionPipeline.from_pretrained(
-        tmp_path / "model"
-    ).unet.__class__.from_pretrained(tmp_path / "model" / "unet", output_loading_info=True)
+    unet, loading = UNet2DConditionModel.from_pretrained(tmp_path / "model/unet", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     assert unet.conv_in.weight.std().item() == pytest.approx(1 / 6, rel=0.1)  # 4 channels, kernel 3 x 3
 
