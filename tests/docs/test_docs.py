@@ -45,7 +45,8 @@ def shell_lines() -> list[tuple[str, str]]:
 
 def parse(line: str) -> None:
     """Parses a `latentc` command line as click does, and runs nothing."""
-    with click.Context(group, info_name="latentc") as context:
+    # With the group's own settings: click keeps a command's help option as the first context makes it.
+    with click.Context(group, info_name="latentc", **group.context_settings) as context:
         name, command, rest = group.resolve_command(context, shlex.split(line, comments=True)[1:])
         assert name is not None and command is not None
         command.make_context(name, rest, parent=context).close()
