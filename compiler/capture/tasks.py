@@ -46,7 +46,7 @@ def pipeline_for(pipe: Any, task: str) -> Any:
     try:
         decoder = _decoder(type(pipe), task)
         if decoder is not None:
-            return decoder.from_pipe(pipe)
+            return decoder(**pipe.components)  # its from_pipe would cast modules, which have no weights here
         return getattr(diffusers, _AUTO[task][0]).from_pipe(pipe)
     except (ValueError, AttributeError, TypeError) as error:
         raise UsageError(
