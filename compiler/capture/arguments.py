@@ -128,6 +128,9 @@ UNGUIDED: dict[str, float] = {"guidance_scale": 1.0, "true_cfg_scale": 1.0}
 GUIDED: dict[str, float] = {"guidance_scale": 4.0}
 """What turns it on, in pipelines whose default is off: an artifact should do both."""
 
+GUIDED_ONLY = ("negative_prompt",)
+"""Left out of calls without guidance: some pipelines take another way when it is None (an empty embedding)."""
+
 TASK_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "image-to-image": ("image",),
     "inpaint": ("image", "mask_image"),
@@ -158,7 +161,7 @@ def arguments(
         asked = parameter.default is parameter.empty or name in TASK_ARGUMENTS.get(task, ()) or name in extra
         if name in given:
             result[name] = given[name](point) if callable(given[name]) else given[name]
-        elif name in ARGUMENTS:
+        elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
             result[name] = ARGUMENTS[name](point, pipe)
         elif asked and name in REQUIRED:
             result[name] = REQUIRED[name](point, pipe)
