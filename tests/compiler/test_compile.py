@@ -1,0 +1,85 @@
+"""Whole compiles of a tiny model: one that goes on after an interrupted one, and one that is not PyTorch's."""
+
+from __future__ import annotations
+
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.progress import Event
+from artifacts.verify import open_artifact, verify
+from compiler import build
+from tests.compiler.made import request
+
+pytestmark = pytest.mark.slow
+
+
+class Stopped(BaseException):
+    """As a Ctrl-C: no error of ours."""
+
+
+def test_a_run_takes_up_the_parts_of_an_interrupted_one(sd15, tmp_path):
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "out"
+    first: list[Event] = []
+
+    def stop(event: Event) -> None:
+        first.append(event)
+        if event == Event("unet: exporting the graph", 1, 1):
+            raise Stopped
+
+    wanted = request(out, model=str(sd15))
+    with pytest.raises(Stopped):
+        build.compile(wanted, stop)
+    assert not out.exists()
+    assert Event("text_encoder: exporting the graph", 1, 1) in first
+
+    second: list[Event] = []
+    plans = []
+    artifact = build.compile(wanted, second.append, plans.append)
+    tasks = [event.task for event in second]
+    assert Event("text_encoder: reused from an earlier run", 1, 1) in second
+    assert "text_encoder: exporting the graph" not in tasks
+    assert "unet: exporting the graph" in tasks and "vae_decoder: exporting the graph" in tasks
+    assert artifact.root == out and verify(out) == ()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+    manifest = open_artifact(out).manifest
+    assert [g.folder for g in manifest.graphs] == ["text_encoder", "unet", "vae_decoder"]
+    assert {g.evidence.reason for g in manifest.graphs} == {"--check none"}
+    assert {name: r.model_dump() for name, r in manifest.sizes.items()} == {
+        "height": {"min": 32, "max": 32},
+        "width": {"min": 32, "max": 32},
+        "batch": {"min": 1, "max": 1},
+    }
+    assert manifest.pipelines["text-to-image"].endswith(":StableDiffusionPipeline")
+    assert {w.path.split("/")[0] for w in manifest.source.weights} == {"text_encoder", "unet", "vae"}
+    planned = {row.folder: row for row in plans[0].components}
+    for graph in manifest.graphs:
+        row = planned[graph.folder]
+        assert row.parameters == graph.parameters
+        # Folded constants and shapes are more, never less.
+        assert row.bytes <= sum(graph.schemes.values()) <= row.bytes * 1.1 + 100_000
+    with pytest.raises(UsageError, match="exists"):
+        build.compile(wanted)
+
+
+def test_a_graph_with_other_weights_fails_and_nothing_appears(sd15, tmp_path, monkeypatch):
+    """The files that were written are checked, with the weights in them, against the model's own."""
+    pytest.importorskip("onnxruntime")
+    from targets.onnxruntime import OnnxRuntime
+
+    lower = OnnxRuntime.lower
+
+    def tampered(self, graph, options, out_dir, progress):
+        done = lower(self, graph, options, out_dir, progress)
+        data = out_dir / "model.onnx_data"
+        half = bytearray(data.read_bytes())
+        half[len(half) // 2 :] = bytes(len(half) - len(half) // 2)
+        data.write_bytes(half)
+        return done
+
+    monkeypatch.setattr(OnnxRuntime, "lower", tampered)
+    out = tmp_path / "out"
+    with pytest.raises(LatentcError, match=r"'text_encoder\.forward' is not PyTorch's: relative error of"):
+        build.compile(request(out, model=str(sd15), check="quick"))
+    assert not out.exists()
