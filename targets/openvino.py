@@ -1,4 +1,4 @@
-"""OpenVINO: ``openvino_model.xml`` and ``.bin``, as `optimum.intel` and `openvino_genai` read them."""
+"""OpenVINO: ``openvino_model.xml`` and ``.bin``, as `optimum.intel` reads them."""
 
 from __future__ import annotations
 
