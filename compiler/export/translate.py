@@ -27,7 +27,7 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
     _drop_assertions(program)
     program = without_complex(program)
     _split_composites(program)
-    with _quiet(), _decomposing_only_if_needed():
+    with _quiet(), _decomposing_only_if_needed(), _promoting_from_known_types():
         try:
             exported = torch.onnx.export(
                 program,
@@ -99,7 +99,17 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def to_device(self: Any, device: Any = None, dtype: int = -1, *_: Any, **__: Any) -> Any:
         return op.Identity(self) if dtype == -1 else op.Cast(self, to=dtype)
 
+    def rms_norm(self: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+        # RMSNormalization is an operator from opset 23 on.
+        epsilon = torch.finfo(torch.float32).eps if eps is None else eps
+        axes = op.Constant(value_ints=[-1 - axis for axis in range(len(normalized_shape))])
+        mean = op.ReduceMean(op.Mul(self, self), axes)
+        scale = op.Reciprocal(op.Sqrt(op.Add(mean, op.CastLike(op.Constant(value_float=epsilon), self))))
+        normal = op.Mul(self, scale)
+        return normal if weight is None else op.Mul(normal, weight)
+
     return {
+        aten.rms_norm.default: rms_norm,
         aten.to.dtype: cast,
         aten.to.dtype_layout: cast,
         aten.to.device: to_device,
@@ -141,6 +151,40 @@ def _decomposing_only_if_needed() -> Iterator[None]:
         yield
     finally:
         _fx_passes.decompose_with_registry = original
+
+
+@contextmanager
+def _promoting_from_known_types() -> Iterator[None]:
+    """While it is open, torch.onnx's type promotion reads the types that a program already carries.
+
+    It runs every operator of the program anew to learn them: another third of the time of an export. Operators
+    whose arguments it changes still run. Private, and done without where it is not there.
+    """
+    from torch.onnx._internal.fx.passes import type_promotion
+
+    interpreter = getattr(type_promotion, "_TypePromotionInterpreter", None)
+    if interpreter is None or not hasattr(type_promotion, "get_type_promotion_rule"):
+        yield
+        return
+    original = interpreter.run_node
+
+    def run_node(self: Any, node: torch.fx.Node) -> Any:
+        if node.op != "call_function" or "val" not in node.meta:
+            return original(self, node)
+        rule = type_promotion.get_type_promotion_rule(node, self.type_promotion_table)
+        if rule is not None:
+            before = (node.args, node.kwargs)
+            with self._set_current_node(node):
+                self._maybe_promote_node(node, rule)
+            if (node.args, node.kwargs) != before:
+                return torch.fx.Interpreter.run_node(self, node)
+        return node.meta["val"]
+
+    interpreter.run_node = run_node
+    try:
+        yield
+    finally:
+        interpreter.run_node = original
 
 
 @contextmanager

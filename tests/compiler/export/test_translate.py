@@ -22,6 +22,19 @@ class Several(torch.nn.Module):
         return torch.maximum(y.to(torch.float64).to(x), x) + torch.max(x, y)
 
 
+class Norms(torch.nn.Module):
+    """Root mean square norms, with and without weight and epsilon; an integer that becomes a float."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+    def forward(self, x):
+        y = torch.nn.functional.rms_norm(x, (4,), self.weight, 1e-6)
+        steps = torch.arange(4)
+        return torch.nn.functional.rms_norm(y + steps / 2 + steps * 0.5, x.shape[1:])
+
+
 class Strange(torch.nn.Module):
     def forward(self, x):
         return torch.special.bessel_j0(x)
@@ -50,6 +63,19 @@ def test_the_graph_computes_what_the_module_does_at_any_size():
     for batch in (1, 2, 5):
         x = torch.randn(batch, 4)
         torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), Several()(x))
+
+
+def test_known_operators_and_types_are_not_traced_again(monkeypatch):
+    from torch.export import ExportedProgram
+
+    made, module = method(), Norms()
+    program = export_program(module, made)
+    monkeypatch.delattr(ExportedProgram, "run_decompositions")
+    model = translate(program, made)
+    weight = next(v for v in model.graph.initializers.values() if list(v.shape) == [4])
+    weight.const_value = ir.tensor(module.weight.detach().numpy(), name=weight.name)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), module(x))
 
 
 def test_what_has_no_onnx_form_is_named():
