@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports docs clean
+.PHONY: help demo test check golden lint types imports docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,6 +17,9 @@ test: lint types imports  ## Lint, types, import rules and every test
 
 check: lint types imports  ## The same without the slow tests: under three minutes
 	$(PY) -m pytest -m "not slow"
+
+golden: $(VENV)/.test  ## Export the full-size public models and hold their graphs to tests/golden
+	$(PY) -m bench.full_size.golden
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .

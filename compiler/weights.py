@@ -7,6 +7,7 @@ safetensors file, transformed and forgotten each time somebody asks, which is on
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,6 +119,32 @@ class Stored:
         if array.nbytes != self.nbytes:
             raise OSError(f"{self.file}: ends inside '{self.key}'")
         return array.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Seeded(Stored):
+    """A tensor that is stored nowhere: of a model known by its configs alone. Reads as noise that `key` seeds.
+
+    Matrices and kernels have unit gain (variance one over their fan-in), vectors called "weight" or "scale" lie
+    around 1, and all other vectors are small, so that a network of them neither dies out nor overflows.
+    """
+
+    @classmethod
+    def of(cls, key: str, shape: tuple[int, ...], dtype: ir.DataType) -> Seeded:
+        """A tensor of that name, shape and type."""
+        return cls(Path(), key, dtype, shape, 0, int(math.prod(shape) * dtype.itemsize))
+
+    def read(self) -> np.ndarray:
+        """The noise; the same on every machine and in every version."""
+        noise = np.random.Generator(np.random.PCG64(zlib.crc32(self.key.encode())))
+        array = noise.standard_normal(self.shape, dtype=np.float32)
+        if len(self.shape) >= 2:
+            array /= np.float32(max(math.prod(self.shape[1:]), 1) ** 0.5)
+        else:
+            array *= np.float32(0.1)
+            if self.key.endswith(("weight", "scale")):
+                array += np.float32(1)
+        return array.astype(self.dtype.numpy(), copy=False)
 
 
 @dataclass(frozen=True)

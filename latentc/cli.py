@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "inspect": "latentc.commands.inspect:command",
     "verify": "latentc.commands.verify:command",
     "targets": "latentc.commands.targets:command",
+    "graph": "latentc.commands.graph:command",
 }
 
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C

@@ -1,4 +1,4 @@
-"""`python -m bench.full_size.make sd15|sdxl|flux OUT`: a model folder of a published size.
+"""`python -m bench.full_size.make NAME OUT`: a model folder of a published size.
 
 Modules are built on torch's meta device, so no weight is ever in memory; the numbers go to disk block by
 block, random. The tokenizers know single bytes only: such a model draws noise, whatever the prompt.
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import LatentcError
-from bench.full_size.architectures import ARCHITECTURES, Architecture, Part
+from bench.full_size.parts import Architecture, Part
+from bench.full_size.published import PUBLISHED
 from bench.full_size.weights import DTYPES, write
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -40,35 +41,63 @@ def make(
     Raises:
         LatentcError: `out` exists, or `only` names no part.
     """
-    import diffusers
-
     names = {part.name for part in architecture.parts}
     if unknown := sorted(only - names):
         raise LatentcError(f"there is no part {', '.join(unknown)} (there are: {', '.join(sorted(names))}).")
     if out.exists():
         raise LatentcError(f"{out} exists already.", "Remove it, or name another folder.")
-    index: dict[str, Any] = {
-        "_class_name": architecture.pipeline,
-        "_diffusers_version": diffusers.__version__,
-        **architecture.index,
-    }
     for seed, part in enumerate(architecture.parts):
         shapes = _config_and_shapes(part, out / part.name)
         if not only or part.name in only:
             stem = WEIGHTS[part.library]
             nbytes = write(out / part.name, stem, shapes, dtype, seed, sparse)
             tell(f"{part.name}: {part.class_name}, {nbytes / 1e9:.2f} GB")
-        index[part.name] = [part.library, part.class_name]
+    _the_rest(architecture, out)
+
+
+def make_configs(architecture: Architecture, out: Path) -> None:
+    """Write the folder `out`, which must not exist, without any weight: what graphs are exported from.
+
+    No module is built: a config.json holds what the architecture says, and loaders fill in their defaults.
+    """
+    import importlib
+
+    for part in architecture.parts:
+        folder = out / part.name
+        folder.mkdir(parents=True)
+        config: dict[str, Any] = {"_class_name": part.class_name, **part.config}
+        if part.library == "transformers":
+            cls = getattr(importlib.import_module(part.library), part.class_name)
+            config = {
+                "architectures": [part.class_name],
+                "model_type": cls.config_class.model_type,
+                **part.config,
+            }
+        _write_json(folder / "config.json", config)
+    _the_rest(architecture, out)
+
+
+def _the_rest(architecture: Architecture, out: Path) -> None:
+    """Tokenizers, the scheduler, and last the index: a folder without it is no model."""
+    import diffusers
+
+    index: dict[str, Any] = {
+        "_class_name": architecture.pipeline,
+        "_diffusers_version": diffusers.__version__,
+        **architecture.index,
+    }
+    index.update({part.name: [part.library, part.class_name] for part in architecture.parts})
     for name, kind in architecture.tokenizers.items():
         TOKENIZERS[kind](out / name)
         index[name] = ["transformers", kind]
     kind, config = architecture.scheduler
     getattr(diffusers, kind).from_config(dict(config)).save_config(out / "scheduler")
     index["scheduler"] = ["diffusers", kind]
-    # Last: a folder without it is no model.
-    (out / "model_index.json").write_text(
-        json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    _write_json(out / "model_index.json", index)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _config_and_shapes(part: Part, folder: Path) -> dict[str, tuple[int, ...]]:
@@ -122,15 +151,53 @@ def _t5_tokenizer(folder: Path) -> None:
     T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512).save_pretrained(folder)
 
 
+def _gemma_tokenizer(folder: Path) -> None:
+    from transformers import GemmaTokenizer
+
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{code:02X}>" for code in range(256))]
+    GemmaTokenizer(
+        vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=8192
+    ).save_pretrained(folder)
+
+
+# Qwen's chat: each message between its marks.
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _qwen_tokenizer(folder: Path) -> None:
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    Qwen2Tokenizer(
+        vocab={word: i for i, word in enumerate(words)},
+        merges=[],
+        model_max_length=131072,
+        chat_template=_CHAT,
+    ).save_pretrained(folder)
+
+
+def _clip_images(folder: Path) -> None:
+    from transformers import CLIPImageProcessorPil
+
+    CLIPImageProcessorPil().save_pretrained(folder)
+
+
 TOKENIZERS: Mapping[str, Callable[[Path], None]] = {
+    "CLIPImageProcessor": _clip_images,
     "CLIPTokenizer": _clip_tokenizer,
+    "GemmaTokenizer": _gemma_tokenizer,
+    "Qwen2Tokenizer": _qwen_tokenizer,
     "T5TokenizerFast": _t5_tokenizer,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.full_size.make", description=__doc__)
-    parser.add_argument("architecture", choices=sorted(ARCHITECTURES))
+    parser.add_argument("architecture", choices=sorted(PUBLISHED))
     parser.add_argument("out", type=Path, help="the folder to write; must not exist")
     parser.add_argument(
         "--dtype", choices=sorted(DTYPES), default="fp16", help="of the weights (default: fp16)"
@@ -144,7 +211,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         make(
-            ARCHITECTURES[args.architecture],
+            PUBLISHED[args.architecture],
             args.out,
             args.dtype,
             args.sparse,

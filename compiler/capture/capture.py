@@ -67,6 +67,7 @@ def capture(
     batch: DimRange | None = None,
     given: Mapping[str, Any] | None = None,
     progress: Progress = silent,
+    weightless: bool = False,
 ) -> Capture:
     """Runs the model's pipelines at a few batch and image sizes, without weights.
 
@@ -75,6 +76,8 @@ def capture(
         size: declared ranges; None for the pipeline's own default size.
         batch: declared range of images a call.
         given: more arguments of the call, by name.
+        weightless: do not look for weight files: the folder may hold configs alone. What would be read of them
+            is noise (`compiler.weights.Seeded`).
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
@@ -83,7 +86,7 @@ def capture(
     batch = batch or DimRange(min=1, max=1)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     notes: list[str] = []
-    built, weights = _modules(source, mode, progress, notes)
+    built, weights = _modules(source, mode, progress, notes, weightless)
     pipe = assemble(source.root, class_path(source.pipeline_class()), built)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name))
     run = _Runner(recorder, given or {}, progress)
@@ -114,7 +117,7 @@ def capture(
 
 
 def _modules(
-    source: ModelSource, mode: FakeTensorMode, progress: Progress, notes: list[str]
+    source: ModelSource, mode: FakeTensorMode, progress: Progress, notes: list[str], weightless: bool
 ) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Stored]]]:
     optional = getattr(source.pipeline_class(), "_optional_components", [])
     built: dict[str, torch.nn.Module] = {}
@@ -130,7 +133,8 @@ def _modules(
             )
             continue
         built[component.name] = building.build(component, mode)
-        weights[component.name] = building.bind(built[component.name], component)
+        module = built[component.name]
+        weights[component.name] = building.seeded(module) if weightless else building.bind(module, component)
     return built, weights
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
 from compiler.export_fixes.rewritten import recordable
 from compiler.source import ComponentSource
-from compiler.weights import Stored
+from compiler.weights import Seeded, Stored
 
 
 def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
@@ -104,6 +105,30 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
                 f"'{component.name}' needs {list(shape)}.",
                 "Its config.json and its weights are of different models.",
             )
+    return found
+
+
+# Tables of more elements that checkpoints store (SD 3.5's positions: 226 million) are weights like any other.
+_TABLE_ELEMENTS = 65536
+
+
+def seeded(module: torch.nn.Module) -> dict[str, Stored]:
+    """What `bind` finds, for a module whose weights are not there: every parameter and large stored table, as noise.
+
+    Small buffers keep what the constructor computed.
+    """
+    dtypes = {torch.float32: ir.DataType.FLOAT, torch.int64: ir.DataType.INT64, torch.bool: ir.DataType.BOOL}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    tables = {
+        name: tensor
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if tensor.dtype == torch.float32 and tensor.numel() > _TABLE_ELEMENTS
+    }
+    known: dict[int, Stored] = {}
+    found: dict[str, Stored] = {}
+    for name, parameter in {**parameters, **tables}.items():
+        tensor = Seeded.of(name, tuple(parameter.shape), dtypes[parameter.dtype])
+        found[name] = known.setdefault(id(parameter), tensor)
     return found
 
 

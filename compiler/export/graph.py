@@ -11,6 +11,7 @@ from compiler.capture.infer import Method
 from compiler.capture.modules import build
 from compiler.export.bind import bind_weights
 from compiler.export.program import export_program
+from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
 from compiler.passes import table
 from compiler.source import ComponentSource
@@ -26,6 +27,7 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
     module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
     program = export_program(module, method)
     model = translate(program, method)
+    label_modules(model)
     bind_weights(model, module, weights)
     del program
     model = table.run(model)

@@ -72,8 +72,12 @@ def insert(
     outputs: int = 1,
     before: bool = False,
 ) -> ir.Node:
-    """A new node right after (or before) another one. `dtype` and `shape` are those of its first output."""
+    """A new node right after (or before) another one. `dtype` and `shape` are those of its first output.
+
+    It belongs to the same module of the model as the other one (`compiler.export.scopes`).
+    """
     node = ir.node(op_type, inputs, attributes, num_outputs=outputs)
+    node.metadata_props.update(after.metadata_props)
     if dtype is not None:
         node.outputs[0].dtype = dtype
     if shape is not None:

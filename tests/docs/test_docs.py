@@ -49,7 +49,12 @@ def parse(line: str) -> None:
     with click.Context(group, info_name="latentc", **group.context_settings) as context:
         name, command, rest = group.resolve_command(context, shlex.split(line, comments=True)[1:])
         assert name is not None and command is not None
-        command.make_context(name, rest, parent=context).close()
+        inner = command.make_context(name, rest, parent=context)
+        if isinstance(command, click.Group):
+            child, found, words = command.resolve_command(inner, rest)
+            assert child is not None and found is not None
+            found.make_context(child, words, parent=inner).close()
+        inner.close()
 
 
 @pytest.mark.parametrize(("page", "line"), shell_lines(), ids=lambda value: value)
@@ -62,6 +67,9 @@ def test_every_command_line_parses(page, line, tmp_path, monkeypatch):
         parse(line)
     elif program == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program == "pytest":
+        plugin = (ROOT / "latentc" / "pytest_plugin.py").read_text(encoding="utf-8")
+        assert all(f'"{word}"' in plugin for word in words if word.startswith("--"))
     elif program == "python" and words[1] == "-m":
         assert words[2] in ("venv", "pip") or importlib.util.find_spec(words[2]) is not None
     else:

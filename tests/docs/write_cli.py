@@ -36,6 +36,11 @@ def page() -> str:
         command = group.get_command(top, name)
         assert command is not None
         parts.append(f"## latentc {name}\n\n```text\n{help_of(command, name, top)}\n```\n")
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=name, parent=top)
+            for inner, child in sorted(command.commands.items()):
+                text = help_of(child, inner, context)
+                parts.append(f"### latentc {name} {inner}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
 

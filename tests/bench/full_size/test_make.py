@@ -10,8 +10,10 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.safetensors_header import read_header
 from bench.full_size import weights
-from bench.full_size.architectures import ARCHITECTURES, Architecture, Part
-from bench.full_size.make import make
+from bench.full_size.architectures import ARCHITECTURES
+from bench.full_size.make import make, make_configs
+from bench.full_size.parts import Architecture, Part
+from bench.full_size.published import PUBLISHED
 
 SD15 = ARCHITECTURES["sd15"]
 TINY = Architecture(
@@ -166,3 +168,37 @@ def test_the_published_numbers_of_parameters(name: str, tmp_path: Path) -> None:
             files = (tmp_path / name / part).glob("*.safetensors")
             entries = [entry for file in files for entry in read_header(file)]
             assert sum(entry.nbytes for entry in entries) == 2 * count, part
+
+
+# Millions of parameters, as their publishers or papers say; within 2 %.
+PUBLISHED_MILLIONS = {
+    ("sd21", "unet"): 866,
+    ("sdxl-refiner", "unet"): 2_300,
+    ("sdxl-controlnet", "controlnet"): 1_250,
+    ("sd35-medium", "transformer"): 2_470,
+    ("sd35-large", "transformer"): 8_060,
+    ("flux-schnell", "transformer"): 11_900,
+    ("pixart-sigma", "transformer"): 611,
+    ("sana", "transformer"): 1_604,
+    ("kandinsky22", "unet"): 1_250,
+    ("cascade-prior", "prior"): 3_600,
+    ("cascade-decoder", "decoder"): 1_560,
+    ("auraflow", "transformer"): 6_850,
+    ("lumina2", "transformer"): 2_600,
+    ("qwen-image", "transformer"): 20_400,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "part"), PUBLISHED_MILLIONS)
+def test_configs_have_as_many_parameters_as_published(name: str, part: str, tmp_path: Path) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from compiler.capture.modules import build
+    from compiler.source import open_model
+
+    make_configs(PUBLISHED[name], tmp_path / name)
+    (component,) = [c for c in open_model(str(tmp_path / name)).components if c.name == part]
+    module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
+    count = sum(tensor.numel() for tensor in module.state_dict().values())  # tables are stored, too
+    assert count == pytest.approx(PUBLISHED_MILLIONS[name, part] * 1e6, rel=0.02)

@@ -1,0 +1,63 @@
+"""A model against its golden snapshot; snapshots in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from artifacts.errors import LatentcError
+from artifacts.progress import Progress, silent
+from compiler.snapshot.diff import Change, diff
+from compiler.snapshot.prints import Snapshot, parse
+
+
+def read(file: Path) -> Snapshot:
+    """The snapshot in `file`.
+
+    Raises:
+        LatentcError: it cannot be read, or is none.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentcError(
+            f"{file} cannot be read: {error}", f"Write it: latentc graph snapshot MODEL -o {file}"
+        ) from error
+    return parse(text, file.name)
+
+
+def write(file: Path, snapshot: Snapshot) -> None:
+    """Writes the canonical text, with the same line ends everywhere.
+
+    Raises:
+        LatentcError: it cannot be written.
+    """
+    write_text(file, snapshot.text())
+
+
+def write_text(file: Path, text: str) -> None:
+    """As `write`, any text."""
+    try:
+        file.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise LatentcError(f"{file} cannot be written: {error}") from error
+
+
+def check(
+    model: str, golden: Path, *, update: bool = False, progress: Progress = silent
+) -> tuple[Change, ...]:
+    """What changed from `golden` to the model as it is exported here and now, most important first.
+
+    Args:
+        update: write the new snapshot to `golden` when anything changed.
+
+    Raises:
+        LatentcError: the golden file cannot be read, or the model cannot be captured or exported.
+    """
+    from compiler.snapshot.take import Options, take
+
+    before = read(golden)
+    after = take(model, Options.parse(before.options), progress)
+    changes = diff(before, after)
+    if update and changes:
+        write(golden, after)
+    return changes

@@ -1,0 +1,207 @@
+"""A model's configs become its snapshot: captured, exported and passed as a compile does, reading no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from typing import Any
+
+import onnx_ir as ir
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import DimRange
+from artifacts.progress import Event, Progress, silent
+from compiler.capture.arguments import parse_given
+from compiler.capture.capture import Capture, SizeRange, capture
+from compiler.capture.infer import Method
+from compiler.export.graph import export_graph
+from compiler.passes import table as passes
+from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
+from compiler.passes.precision_weights import PrecisionWeightsPass, WeightOptions
+from compiler.snapshot import numeric
+from compiler.snapshot.fingerprint import fingerprint
+from compiler.snapshot.prints import GraphPrint, Snapshot
+from compiler.source import ModelSource, open_model
+from targets import table as targets
+
+_PACKAGES = ("torch", "diffusers", "transformers", "onnxscript")
+
+NEUTRAL = "fp32"
+"""The form of a graph before any target's passes."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What passes run after the default ones, and for whom.
+
+    Attributes:
+        precision, typed, passes: as in `targets.base.Requirements`.
+        targets: who asks for it.
+    """
+
+    precision: str
+    typed: str
+    passes: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """ "fp16 weights", and the passes when there are any."""
+        return "+".join((f"{self.precision} {self.typed}", *self.passes))
+
+    def apply(self, model: ir.Model) -> ir.Model:
+        """A copy of the graph in this form; all weights count as within range, as none is read."""
+        model = model.clone()
+        if self.precision != "fp32":
+            strong = PrecisionStrongPass(StrongOptions(precision=self.precision))
+            weights = PrecisionWeightsPass(WeightOptions(precision=self.precision))
+            model = (strong if self.typed == "strong" else weights)(model).model
+        return passes.run(model, self.passes)
+
+
+def forms(names: Sequence[str]) -> tuple[Form, ...]:
+    """The forms that these targets ask for; those that ask for the same share one.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    found: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for name in names:
+        wanted = targets.get(name).requirements
+        precision = "fp16" if "fp16" in wanted.precisions else min(wanted.precisions)
+        found.setdefault((precision, wanted.typed, wanted.passes), []).append(name)
+    return tuple(Form(*key, targets=tuple(users)) for key, users in found.items())
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a snapshot is taken with. It stands in the snapshot, so that a check takes the same.
+
+    Attributes:
+        targets: whose forms to take; None for all that there are.
+        tasks, size, batch: as in `compiler.capture.capture.capture`.
+        arguments: more arguments of the pipeline's call, as texts.
+        components: only these; empty for all.
+    """
+
+    targets: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] = ()
+    size: SizeRange | None = None
+    batch: DimRange | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    components: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """As they stand in a snapshot; those at their defaults are left out."""
+        found = [f"target {name}" for name in self.targets or ()]
+        if self.targets == ():
+            found.append("target none")
+        found += [f"task {task}" for task in self.tasks]
+        if self.size is not None:
+            found.append(f"size {_span(self.size.width)} {_span(self.size.height)}")
+        if self.batch is not None:
+            found.append(f"batch {_span(self.batch)}")
+        found += [f"arg {name}={text}" for name, text in sorted(self.arguments.items())]
+        found += [f"component {name}" for name in self.components]
+        return tuple(found)
+
+    @classmethod
+    def parse(cls, lines: Sequence[str]) -> Options:
+        """What `lines` wrote.
+
+        Raises:
+            LatentcError: an option that there is not, or a wrong value.
+        """
+        given: dict[str, list[str]] = {}
+        for line in lines:
+            word, _, rest = line.partition(" ")
+            given.setdefault(word, []).append(rest)
+        try:
+            size = [_parsed(text) for text in given.pop("size", [""])[0].split(" ") if text]
+            batch = given.pop("batch", None)
+            named = given.pop("target", None)
+            options = cls(
+                targets=None if named is None else tuple(name for name in named if name != "none"),
+                tasks=tuple(given.pop("task", ())),
+                size=SizeRange(*size) if size else None,
+                batch=None if batch is None else _parsed(batch[0]),
+                arguments={n: v for n, _, v in (a.partition("=") for a in given.pop("arg", ()))},
+                components=tuple(given.pop("component", ())),
+            )
+            if given:
+                raise ValueError(sorted(given)[0])
+        except (ValueError, TypeError) as error:
+            raise LatentcError(f"the snapshot's options cannot be read: {error}") from error
+        return options
+
+
+def _span(span: DimRange) -> str:
+    return f"{span.min}..{span.max}"
+
+
+def _parsed(text: str) -> DimRange:
+    low, _, high = text.partition("..")
+    return DimRange(min=int(low), max=int(high))
+
+
+def take(model: str, options: Options = Options(), progress: Progress = silent) -> Snapshot:
+    """The snapshot of a model's graphs.
+
+    Args:
+        model: a diffusers folder (configs are enough), a built-in name or a hub id.
+
+    Raises:
+        LatentcError: the model cannot be read, captured or exported, or its pipeline never calls a component.
+        UsageError: an unknown target or task.
+    """
+    wanted = forms(targets.names() if options.targets is None else options.targets)
+    source = open_model(model)
+    given = parse_given(options.arguments)
+    captured = capture(source, options.tasks, options.size, options.batch, given, progress, weightless=True)
+    called = {m.component for m in captured.methods}
+    if missing := sorted(set(options.components) - called):
+        raise LatentcError(f"the pipeline calls no '{missing[0]}' (it calls: {', '.join(sorted(called))}).")
+    methods = [m for m in captured.methods if not options.components or m.component in options.components]
+    prints: list[GraphPrint] = []
+    for method in methods:
+        progress(Event(f"{method.folder}: exporting the graph", 0, None))
+        prints.extend(_prints(source, captured, method, wanted))
+        progress(Event(f"{method.folder}: exporting the graph", 1, 1))
+    return Snapshot(source.pipeline, _made_by(), tuple(prints), options.lines())
+
+
+def _prints(
+    source: ModelSource, captured: Capture, method: Method, wanted: Sequence[Form]
+) -> Iterator[GraphPrint]:
+    component = next(c for c in source.modules if c.name == method.component)
+    graph = export_graph(component, method, captured.weights[method.component])
+    facts: dict[str, Any] = {
+        "name": method.folder,
+        "source": f"{component.class_name}.{method.method}",
+        "sizes": largest(method),
+    }
+    neutral = fingerprint(graph, form=NEUTRAL, **facts)
+    if neutral.cost.parameters <= numeric.PARAMETERS:
+        neutral = replace(neutral, numeric=numeric.measure(graph, method))
+    yield neutral
+    for form in wanted:
+        yield fingerprint(form.apply(graph), form=form.name, targets=form.targets, **facts)
+
+
+def largest(method: Method) -> dict[str, int]:
+    """The sizes that costs are taken at: the largest picture of the declared range, in the smallest batch."""
+
+    def rank(row: Mapping[str, int]) -> tuple[int, int, int]:
+        batch = sum(size for name, size in row.items() if name.startswith("batch"))
+        words = sum(size for name, size in row.items() if name not in method.dims)
+        picture = sum(
+            size for name, size in row.items() if name in method.dims and not name.startswith("batch")
+        )
+        return (-picture, batch, -words)
+
+    return dict(sorted(min(method.shapes, key=rank).items()))
+
+
+def _made_by() -> str:
+    return ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)

@@ -1,0 +1,309 @@
+"""`latentc graph`: whether a model's exported graphs are what they were, and what changed where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from latentc.params import AssignmentType, Sizes, SizesType, Span, SpanType, assignments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from compiler.snapshot.diff import Change
+    from compiler.snapshot.prints import GraphPrint, Snapshot
+    from compiler.snapshot.take import Options
+
+SUFFIX = ".graph"
+
+ALLOW = click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(["names", "order", "metadata"]),
+    help="A class of change that is no failure: modules and weights under other names, inputs or outputs in "
+    "another order, versions of the tools. May be repeated.",
+)
+FORMAT = click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How to print changes; github: annotations of a workflow.",
+)
+
+
+@click.group(
+    name="graph",
+    short_help="Snapshot a model's graphs, and say what changed.",
+    epilog="""\b
+Examples:
+  latentc graph snapshot ./sd15 -o sd15.graph
+  latentc graph check ./sd15 --golden sd15.graph --allow metadata
+""",
+)
+def command() -> None:
+    """Watch the graphs that a model is exported to. No weight is read: a folder with configs alone will do."""
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  latentc graph snapshot ./sd15 -o sd15.graph
+  latentc graph snapshot ./sdxl -o sdxl.graph --size 512..1024 --component unet
+""",
+)
+@click.argument("model", metavar="MODEL|CONFIG")
+@click.option(
+    "--output", "-o", "out", required=True, type=click.Path(), metavar="FILE", help="What to write."
+)
+@click.option(
+    "--target", "-t", "targets", multiple=True, metavar="NAME",
+    help="Also the graph after this target's passes; may be repeated. [default: every target]",
+)  # fmt: skip
+@click.option(
+    "--component", "components", multiple=True, metavar="NAME",
+    help="Only this component; may be repeated. [default: all]",
+)  # fmt: skip
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    type=click.Choice(["text-to-image", "image-to-image", "inpaint"]),
+    help="As in latentc compile.",
+)
+@click.option("--size", type=SizesType(), metavar="WxH|MIN..MAX", help="As in latentc compile.")
+@click.option("--batch", type=SpanType(), metavar="N|MIN..MAX", help="As in latentc compile.")
+@click.option(
+    "--arg", "arguments", multiple=True, type=AssignmentType(), metavar="NAME=VALUE",
+    help="As in latentc compile.",
+)  # fmt: skip
+def snapshot(
+    model: str,
+    out: str,
+    targets: tuple[str, ...],
+    components: tuple[str, ...],
+    tasks: tuple[str, ...],
+    size: Sizes | None,
+    batch: Span | None,
+    arguments: tuple[tuple[str, str], ...],
+) -> None:
+    """Write the fingerprint of every graph of MODEL to FILE.
+
+    MODEL is a diffusers folder, a hub id or a built-in name; a folder with configs and without weights is enough.
+    """
+    from pathlib import Path
+
+    from artifacts.manifest import DimRange
+    from compiler.capture.capture import SizeRange
+    from compiler.snapshot.check import write
+    from compiler.snapshot.take import Options
+
+    def span(of: Span) -> DimRange:
+        return DimRange(min=of.min, max=of.max)
+
+    options = Options(
+        targets=targets or None,
+        tasks=tasks,
+        size=None if size is None else SizeRange(width=span(size.width), height=span(size.height)),
+        batch=None if batch is None else span(batch),
+        arguments=assignments(arguments, "--arg"),
+        components=components,
+    )
+    taken = _take(model, options)
+    write(Path(out), taken)
+    click.echo(f"wrote {out}", err=True)
+    _tell_graphs(taken)
+
+
+@command.command(
+    epilog="""\b
+Example:
+  latentc graph diff before.graph after.graph
+""",
+)
+@click.argument("before", metavar="A", type=click.Path())
+@click.argument("after", metavar="B", type=click.Path())
+@ALLOW
+@FORMAT
+def diff(before: str, after: str, allow: tuple[str, ...], style: str) -> None:
+    """Say what changed from the snapshot A to the snapshot B; exit 1 when something did."""
+    from pathlib import Path
+
+    from compiler.snapshot.check import read
+    from compiler.snapshot.diff import diff as compare
+
+    _conclude(compare(read(Path(before)), read(Path(after))), allow, style, after)
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  latentc graph check ./sd15 --golden sd15.graph
+  latentc graph check ./sd15 --golden golden/ --allow metadata --format github
+  latentc graph check ./sd15 --golden sd15.graph --update
+""",
+)
+@click.argument("model", metavar="MODEL|CONFIG")
+@click.option(
+    "--golden", required=True, type=click.Path(), metavar="FILE|DIR",
+    help="The snapshot to hold MODEL to; in a folder, the one with MODEL's own name.",
+)  # fmt: skip
+@click.option("--update", is_flag=True, help="Accept what changed: write it to the golden file.")
+@ALLOW
+@FORMAT
+def check(model: str, golden: str, update: bool, allow: tuple[str, ...], style: str) -> None:
+    """Snapshot MODEL again, with the options of the golden file, and say what changed; exit 1 when something did."""
+    from pathlib import Path
+
+    from compiler.snapshot.check import check as compare
+    from latentc.progress import bars
+
+    file = Path(golden)
+    if file.is_dir():
+        file = file / f"{Path(model).name}{SUFFIX}"
+    with bars() as progress:
+        changes = compare(model, file, update=update, progress=progress)
+    if update and changes:
+        click.echo(f"wrote {file}", err=True)
+    _conclude(changes, allow, style, file.as_posix(), updated=update)
+
+
+def _take(model: str, options: Options) -> Snapshot:
+    from compiler.snapshot.take import take
+    from latentc.progress import bars
+
+    with bars() as progress:
+        return take(model, options, progress)
+
+
+def _tell_graphs(taken: Snapshot) -> None:
+    from latentc import show
+
+    show.table(
+        ("graph", "form", "operators", "parameters", "FLOPs", "bytes written"),
+        (
+            (
+                graph.name,
+                graph.form,
+                sum(graph.op_types.values()),
+                show.number(graph.cost.parameters),
+                show.number(graph.cost.flops),
+                show.size(graph.cost.bytes),
+            )
+            for graph in taken.graphs
+        ),
+        right=("operators", "parameters", "FLOPs", "bytes written"),
+    )
+
+
+def _conclude(
+    changes: Sequence[Change], allow: tuple[str, ...], style: str, file: str, updated: bool = False
+) -> None:
+    """Prints what changed, and exits 1 when that is a failure."""
+    from compiler.snapshot import report
+    from compiler.snapshot.diff import allowed
+    from latentc import show
+
+    left = allowed(changes, allow)
+    kept = [change for change in changes if change not in left]
+    if style == "json":
+        show.as_json(report.as_data(left, kept))
+    else:
+        for line in report.FORMATS[style](left, len(kept), file).splitlines():
+            click.echo(show.plain(line))
+    if left and not updated:
+        raise SystemExit(1)
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  latentc graph show sd15.graph
+  latentc graph show ./sdxl --graph unet --depth 3 --svg unet.svg
+""",
+)
+@click.argument("what", metavar="FILE|MODEL")
+@click.option("--graph", "name", metavar="NAME", help="Only this graph. [default: all]")
+@click.option("--form", default="fp32", show_default=True, help="Which form of the graphs.")
+@click.option(
+    "--depth", type=click.IntRange(0, 12), default=1, show_default=True, help="Levels of modules to list."
+)
+@click.option(
+    "--svg", "picture", type=click.Path(), metavar="FILE",
+    help="Also draw the graph (--graph), each module as wide as it is costly.",
+)  # fmt: skip
+@click.option("--json", "json_output", is_flag=True, help="Print the table as JSON.")
+def show(what: str, name: str | None, form: str, depth: int, picture: str | None, json_output: bool) -> None:
+    """Show graphs by module: operators, patterns, FLOPs, parameters, and bytes written.
+
+    Of a snapshot, or of a model, which is then snapshot first.
+    """
+    from pathlib import Path
+
+    from artifacts.errors import UsageError
+    from compiler.snapshot.check import read, write_text
+    from compiler.snapshot.take import Options
+    from latentc import show as printing
+
+    taken = read(Path(what)) if Path(what).is_file() else _take(what, Options())
+    graphs = [g for g in taken.graphs if g.form == form and name in (None, g.name)]
+    if not graphs:
+        there = ", ".join(g.key for g in taken.graphs)
+        raise UsageError(f"{what} has no graph {name or ''} ({form}); there are: {there}.")
+    if picture is not None and len(graphs) > 1:
+        names = ", ".join(g.name for g in graphs)
+        raise UsageError(f"--svg draws one graph; there are: {names}.", "Name it: --graph " + graphs[-1].name)
+    if picture is not None:
+        from compiler.snapshot.draw import svg
+
+        write_text(Path(picture), svg(graphs[0]))
+    if json_output:
+        printing.as_json({g.key: _rows(g, depth) for g in graphs})
+        return
+    for graph in graphs:
+        _print_tree(graph, depth)
+
+
+def _rows(graph: GraphPrint, depth: int) -> list[dict[str, object]]:
+    from compiler.snapshot.tree import tree
+
+    return [
+        {
+            "module": branch.path,
+            "level": level,
+            "label": branch.label,
+            "operators": dict(sorted(branch.ops.items())),
+            "patterns": dict(sorted(branch.patterns.items())),
+            "flops": branch.cost.flops,
+            "parameters": branch.cost.parameters,
+            "bytes": branch.cost.bytes,
+        }
+        for level, branch in tree(graph).walk(depth)
+    ]
+
+
+def _print_tree(graph: GraphPrint, depth: int) -> None:
+    from compiler.snapshot.tree import tree
+    from latentc import show as printing
+
+    sizes = ", ".join(f"{name} {size}" for name, size in sorted(graph.sizes.items()))
+    click.echo(printing.plain(f"{graph.key}: {graph.source}" + (f", at {sizes}" if sizes else "")))
+    whole = max(graph.cost.flops, 1)
+    printing.table(
+        ("module", "operators", "patterns", "FLOPs", "share", "parameters", "bytes written"),
+        (
+            (
+                "  " * level + branch.label,
+                sum(branch.ops.values()),
+                ", ".join(f"{n} {p}" for p, n in sorted(branch.patterns.items())),
+                printing.number(branch.cost.flops),
+                f"{100 * branch.cost.flops / whole:.1f} %",
+                printing.number(branch.cost.parameters),
+                printing.size(branch.cost.bytes),
+            )
+            for level, branch in tree(graph).walk(depth)
+        ),
+        right=("operators", "FLOPs", "share", "parameters", "bytes written"),
+    )
