@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -23,7 +24,9 @@ from artifacts.manifest import (
     GraphRecord,
     Manifest,
     MethodRecord,
+    Recipe,
     Source,
+    WeightRecord,
 )
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
@@ -32,7 +35,8 @@ from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.check import Checker, Job, memory_available, memory_needed
-from compiler.plan import Plan, make_plan, parameters
+from compiler.plan import Plan, Storage, make_plan, parameters, planned_bytes
+from compiler.quantize.recipe import Choice, choice_of, planned, quantization
 from compiler.source import ComponentSource, ModelSource, open_model
 from targets import table as targets
 from targets.base import Target
@@ -68,6 +72,7 @@ class CompileRequest:
         check: "quick" (one shape), "full" (ends and inside of every range) or "none".
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
+        quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
         force: replace an artifact that is at `out`.
     """
 
@@ -81,13 +86,15 @@ class CompileRequest:
     check: str = "quick"
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)
+    quantize: str | Recipe = ""
     force: bool = False
 
 
 def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
     """What `compile` would do, without writing anything. Raises what `compile` raises before it writes."""
-    _target(request)
-    return make_plan(_capture(open_model(request.model), request, progress), request.precision, request.out)
+    target, _ = _target(request)
+    captured = _capture(open_model(request.model), request, progress)
+    return _plan(request, captured, quantization(request.quantize, captured, target))
 
 
 def compile(
@@ -111,14 +118,15 @@ def compile(
     source = open_model(request.model)
     with Workspace(request.out, request.force, progress) as workspace:
         captured = _capture(source, request, progress)
-        planned = make_plan(captured, request.precision, request.out)
+        recipe = quantization(request.quantize, captured, target)
+        planned = _plan(request, captured, recipe)
         if on_plan is not None:
             on_plan(planned)
         files = _hash_sources(source, captured, progress)
         keys: dict[str, str] = {}
         with Checker() as checker:
             for method in captured.methods:
-                job = _GraphJob(request, target, options, source, captured, method, checker, progress)
+                job = _GraphJob(request, target, options, source, captured, method, recipe, checker, progress)
                 key = keys[method.folder] = job.key(files)
                 part = workspace.finished(key)
                 if part is not None:
@@ -129,7 +137,9 @@ def compile(
         graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
         workspace.publish(
             keys,
-            lambda records: _manifest(request, target, options, source, captured, files, graphs, records),
+            lambda records: _manifest(
+                request, target, options, source, captured, recipe, files, graphs, records
+            ),
             lambda folder: _loose_files(source, captured, folder),
         )
     return _published(request.out)
@@ -178,6 +188,14 @@ def _options(target: Target, texts: Mapping[str, str]) -> Any:
     return target.options(**values)
 
 
+def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> Plan:
+    def storage(method: Method) -> Storage:
+        choice = choice_of(recipe, method)
+        return Storage(choice.precision or request.precision, choice.label, planned(choice))
+
+    return make_plan(captured, request.precision, request.out, recipe, storage)
+
+
 def _capture(source: ModelSource, request: CompileRequest, progress: Progress) -> Capture:
     given = parse_given(request.arguments)
     return capture(source, request.tasks, request.size, request.batch, given, progress)
@@ -205,6 +223,7 @@ class _GraphJob:
     source: ModelSource
     captured: Capture
     method: Method
+    recipe: Recipe | None
     checker: Checker
     progress: Progress
 
@@ -213,9 +232,21 @@ class _GraphJob:
         return next(c for c in self.source.components if c.name == self.method.component)
 
     @property
+    def choice(self) -> Choice:
+        """How the weights are quantized."""
+        return choice_of(self.recipe, self.method)
+
+    @property
+    def precision(self) -> str:
+        """The recipe's, or else the request's."""
+        return self.choice.precision or self.request.precision
+
+    @property
     def bytes(self) -> int:
         """A lower bound of what will be written."""
-        return parameters(self.method, self.captured) * (4 if self.request.precision == "fp32" else 2)
+        storage = Storage(self.precision, self.choice.label, planned(self.choice))
+        # Which weights are quantized is known only from the graph.
+        return planned_bytes(self.method, self.captured, storage) * (9 if self.choice else 10) // 10
 
     def key(self, files: Mapping[str, tuple[FileRecord, ...]]) -> str:
         """What the part depends on: the source, the call, the options and the tools that shape the result."""
@@ -234,7 +265,8 @@ class _GraphJob:
                 "residuals": list(self.captured.residuals.get(method.component, ())),
                 "target": self.target.name,
                 "options": dataclasses.asdict(self.options),
-                "precision": self.request.precision,
+                "precision": self.precision,
+                "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
                 "check": self.request.check,
                 "toolchain": _toolchain(self.target),
             }
@@ -246,42 +278,53 @@ class _GraphJob:
         from compiler.plan import bytes_by_type
 
         name = self.method.folder
-        self.progress(Event(f"{name}: exporting the graph", 0, None))
-        model, kept = self._graph()
-        self.progress(Event(f"{name}: exporting the graph", 1, 1))
-        digest, schemes = graph_digest(model), bytes_by_type(model)
-        # Weights are written under the part's own name in messages.
-        lowered = self.target.lower(model, self.options, building.folder, self.progress)
+        # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
+        scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
+        try:
+            self.progress(Event(f"{name}: exporting the graph", 0, None))
+            model, kept, weights = self._graph(scratch)
+            self.progress(Event(f"{name}: exporting the graph", 1, 1))
+            digest, schemes = graph_digest(model), bytes_by_type(model)
+            # Weights are written under the part's own name in messages.
+            lowered = self.target.lower(model, self.options, building.folder, self.progress)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
         residual = self._residual(building.folder)
-        evidence = self._check(building.folder / lowered.model_file)
+        evidence = self._check(building.folder / lowered.model_file, weights)
         record = GraphRecord(
             folder=name,
             model_file=f"{name}/{lowered.model_file}",
             inputs=self.method.inputs,
             outputs=self.method.outputs,
             dims=self.method.dims,
-            precision=self.request.precision,
+            precision=self.precision,
             kept_fp32=kept,
             parameters=parameters(self.method, self.captured),
             schemes=schemes,
             digest=digest,
+            weights=weights,
             evidence=evidence,
         )
         building.meta["graph"] = record.model_dump(mode="json")
         building.meta["residual"] = residual
 
-    def _graph(self) -> tuple[ir.Model, tuple[str, ...]]:
-        """The graph after all passes, and what stayed in fp32."""
+    def _graph(self, scratch: Path) -> tuple[ir.Model, tuple[str, ...], tuple[WeightRecord, ...]]:
+        """The graph after all passes, what stayed in fp32, and the weights that were quantized into `scratch`."""
         from compiler.export.graph import export_graph
         from compiler.passes import table
         from compiler.passes.precise import lower_precision
 
         model = export_graph(self.component, self.method, self.captured.weights[self.method.component])
-        model, kept = lower_precision(
-            model, self.request.precision, self.target.requirements.typed, self.progress
-        )
-        return table.run(model, self.target.requirements.passes), kept
+        weights: tuple[WeightRecord, ...] = ()
+        if self.choice:
+            from compiler.quantize.apply import QuantizePass
+            from compiler.quantize.stream import Scratch
+
+            quantize = QuantizePass(self.choice.decide, Scratch(scratch / "weights.bin"), self.progress)
+            model, weights = quantize(model).model, quantize.records
+        model, kept = lower_precision(model, self.precision, self.target.requirements.typed, self.progress)
+        return table.run(model, self.target.requirements.passes), kept, weights
 
     def _residual(self, folder: Path) -> bool:
         """Writes the small tensors that pipelines read outside captured methods; once for each component."""
@@ -301,7 +344,7 @@ class _GraphJob:
         save_file(tensors, folder / "residual.safetensors")
         return True
 
-    def _check(self, model_file: Path) -> Evidence:
+    def _check(self, model_file: Path, weights: tuple[WeightRecord, ...]) -> Evidence:
         if self.request.check == "none":
             return Evidence(check="not measured", reason="--check none")
         needed, available = memory_needed(parameters(self.method, self.captured)), memory_available()
@@ -317,7 +360,8 @@ class _GraphJob:
             job = Job(
                 target=self.target.name,
                 device="auto",
-                precision=self.request.precision,
+                precision=self.precision,
+                schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights})),
                 model_file=str(model_file),
                 component=method.component,
                 library=self.component.library,
@@ -350,6 +394,7 @@ def _manifest(
     options: Any,
     source: ModelSource,
     captured: Capture,
+    recipe: Recipe | None,
     sources: Mapping[str, tuple[FileRecord, ...]],
     graphs: Mapping[str, tuple[GraphRecord, bool]],
     files: tuple[FileRecord, ...],
@@ -369,6 +414,7 @@ def _manifest(
         options=dataclasses.asdict(options),
         arguments=dict(request.arguments),
         precision=request.precision,
+        quantization=recipe,
         sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch},
         components=tuple(
             ComponentRecord(

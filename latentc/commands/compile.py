@@ -22,6 +22,7 @@ NAME_VALUE = AssignmentType()
 Examples:
   latentc compile shapes out --target openvino
   latentc compile ./sd15 out --target onnxruntime --precision fp16 --size 256..1024 --batch 1..4
+  latentc compile ./sdxl out --target openvino --quantize unet=int4,text_encoder=int8
   latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
 """,
 )
@@ -86,6 +87,19 @@ Examples:
     help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, or "
     "zeros(2,768) for a tensor whose first axis is the batch. May be repeated.",
 )
+@click.option(
+    "--quantize",
+    metavar="SPEC",
+    default="",
+    help="Store weights in fewer bits: int8, int4 or nf4 for all (int4:group=32,asymmetric), by component "
+    "(unet=int4,vae=fp16), or as a recipe's .toml file says; see docs/quantization.md.",
+)
+@click.option(
+    "--save-recipe",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write what --quantize is for this model as a recipe, which --quantize reads.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @click.option(
@@ -102,6 +116,8 @@ def command(
     check: str,
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
+    quantize: str,
+    save_recipe: str | None,
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -136,28 +152,51 @@ def command(
         check=check,
         options=assignments(options, "--option"),
         arguments=assignments(arguments, "--arg"),
+        quantize=quantize,
         force=force,
     )
+    if save_recipe is not None and not quantize:
+        raise click.UsageError("--save-recipe needs --quantize.")
     if dry_run:
-        _dry_run(request, json_output)
+        _dry_run(request, json_output, save_recipe)
         return
     from compiler.build import compile
 
+    def told(plan: Plan) -> None:
+        if not json_output:
+            print_plan(plan)
+        _save_recipe(plan, save_recipe)
+
     with bars() as progress:
-        artifact = compile(request, progress, None if json_output else print_plan)
+        artifact = compile(request, progress, told)
     if json_output:
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:
         _print_result(artifact)
 
 
-def _dry_run(request: CompileRequest, json_output: bool) -> None:
+def _save_recipe(plan: Plan, file: str | None) -> None:
+    if file is None or plan.recipe is None:
+        return
+    from pathlib import Path
+
+    from artifacts.errors import LatentcError
+    from compiler.quantize.recipe import dump
+
+    try:
+        Path(file).write_text(dump(plan.recipe), encoding="utf-8")
+    except OSError as error:
+        raise LatentcError(f"cannot write the recipe {file}: {error.strerror}.") from error
+
+
+def _dry_run(request: CompileRequest, json_output: bool, save_recipe: str | None) -> None:
     from compiler.build import plan
     from latentc import show
     from latentc.progress import bars
 
     with bars() as progress:
         found = plan(request, progress)
+    _save_recipe(found, save_recipe)
     if json_output:
         show.as_json(found.to_dict())
     else:
@@ -175,7 +214,7 @@ def print_plan(plan: Plan) -> None:
                 row.component,
                 row.method,
                 row.folder,
-                row.precision,
+                f"{row.precision}, {row.scheme}" if row.scheme else row.precision,
                 show.number(row.parameters),
                 show.size(row.bytes),
                 row.shapes,
@@ -195,9 +234,11 @@ def print_plan(plan: Plan) -> None:
 
 def _print_result(artifact: Artifact) -> None:
     from latentc import show
-    from latentc.evidence import summary
+    from latentc.evidence import quantized_line, summary
 
     manifest = artifact.manifest
     total = sum(file.size for file in manifest.files)
     click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
+    if any(graph.weights for graph in manifest.graphs):
+        click.echo(quantized_line(manifest))
     click.echo(summary(manifest))

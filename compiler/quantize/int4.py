@@ -1,0 +1,145 @@
+"""int4: blocks of 32, 64 or 128 elements along what is summed, each with an fp16 scale.
+
+The scale is the one of a few that leaves the smallest squared error; ``scale=max`` takes the largest
+element's, as ONNX Runtime's and NNCF's plain quantizers do. Symmetric values are -8..7: the element that is
+largest in size lands on -8, whatever its sign, so scales may be negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.quantize.blocks import Blocks, affine, as_half, nonzero
+
+# Shares of the largest element's scale that are tried. Below 1 the largest elements are clipped and all
+# others are finer; a little above 1 the grid may happen to fit better.
+_SHARES = np.array([1, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1], np.float32)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the scheme "int4".
+
+    Attributes:
+        group: elements that share a scale: 32, 64 or 128.
+        asymmetric: a zero point for each group.
+        scale: "mse" for the scale with the smallest squared error, "max" for the largest element's.
+        scales: how scales are stored: "fp16" or "fp32".
+        positive: scales are above zero (TensorRT takes no others); costs about half a decibel.
+        low_rank: rank of a correction in fp16 beside the four bits; 0 for none.
+    """
+
+    group: int = 64
+    asymmetric: bool = False
+    scale: str = "mse"
+    scales: str = "fp16"
+    positive: bool = False
+    low_rank: int = 0
+
+
+CHOICES: dict[str, tuple[object, ...]] = {
+    "group": (32, 64, 128),
+    "scale": ("mse", "max"),
+    "scales": ("fp16", "fp32"),
+}
+
+
+class Int4:
+    """4 bits an element, 16 (or 32) a group for its scale, and 4 for a zero point."""
+
+    name = "int4"
+    options: type[Options] = Options
+
+    def block(self, options: Options) -> int | None:
+        """The group."""
+        return options.group
+
+    def element(self, options: Options) -> ir.DataType:
+        """INT4, or UINT4 with zero points."""
+        return ir.DataType.UINT4 if options.asymmetric else ir.DataType.INT4
+
+    def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
+        """See `blocks.Scheme`."""
+        blocks = rows.reshape(-1, options.group)
+        shares = _SHARES if options.scale == "mse" else np.ones(1, np.float32)
+        values, scale, zero = (_asymmetric if options.asymmetric else _symmetric)(blocks, shares, options)
+        shape = (rows.shape[0], rows.shape[1] // options.group)
+        return Blocks(
+            values.reshape(rows.shape), scale.reshape(shape), None if zero is None else zero.reshape(shape)
+        )
+
+    def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
+        """See `blocks.Scheme`."""
+        return affine(blocks)
+
+
+def _rounded(scale: np.ndarray, options: Options) -> np.ndarray:
+    return nonzero(as_half(scale) if options.scales == "fp16" else scale)
+
+
+def _symmetric(
+    blocks: np.ndarray, shares: np.ndarray, options: Options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """[n, group] -> int8 values [n, group], scale [n, 1], no zero points."""
+    peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
+    base = np.abs(peak) / np.float32(7) if options.positive else -peak / np.float32(8)
+
+    def grid(share: np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scale = _rounded(base * share, options)
+        levels = blocks / scale
+        np.rint(levels, out=levels)
+        np.clip(levels, -8, 7, out=levels)
+        return levels, scale, levels * scale
+
+    levels, scale = _best(blocks, [lambda share=share: grid(share) for share in shares])
+    return levels.astype(np.int8), scale[:, :1], None
+
+
+def _asymmetric(
+    blocks: np.ndarray, shares: np.ndarray, options: Options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """[n, group] -> uint8 values [n, group], scale [n, 1], uint8 zero points [n, 1]."""
+    low = np.minimum(blocks.min(axis=1, keepdims=True), 0)
+    high = np.maximum(blocks.max(axis=1, keepdims=True), 0)
+    base = (high / 2 - low / 2) * np.float32(2 / 15)
+
+    def grid(share: np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scale = _rounded(base * share, options)
+        zero = np.clip(np.rint(-low * share / scale), 0, 15)
+        levels = blocks / scale
+        np.rint(levels, out=levels)
+        levels += zero
+        np.clip(levels, 0, 15, out=levels)
+        return levels, np.concatenate([scale, zero], axis=1), (levels - zero) * scale
+
+    levels, both = _best(blocks, [lambda share=share: grid(share) for share in shares])
+    return levels.astype(np.uint8), both[:, :1], both[:, 1:].astype(np.uint8)
+
+
+def _best(blocks: np.ndarray, grids: list) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Of several grids, each block's levels and parameters from the one nearest to it."""
+    levels, parameters, restored = grids[0]()
+    if len(grids) == 1:
+        return levels, parameters
+    error = _error(restored, blocks)
+    for make in grids[1:]:
+        other, found, restored = make()
+        now = _error(restored, blocks)
+        better = now < error
+        levels[better], parameters[better], error[better] = other[better], found[better], now[better]
+    return levels, parameters
+
+
+def _error(restored: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Squared error of each block."""
+    restored -= blocks
+    size = float(np.max(np.abs(restored), initial=0))
+    # Squares of much smaller and larger numbers are not fp32's.
+    wide = np.float32 if size == 0 or 1e-15 < size < 1e15 else np.float64
+    return np.einsum("ij,ij->i", restored, restored, dtype=wide)
+
+
+SCHEME = Int4()
