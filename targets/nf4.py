@@ -107,7 +107,7 @@ def _replace(
 
     node = ir.node(op_type, inputs, attributes, domain=domain)
     new, out = node.outputs[0], old.outputs[0]
-    new.dtype, new.shape, new.name = out.dtype, out.shape, out.name
+    new.type, new.shape, new.name = out.type, out.shape, out.name
     graph.insert_before(before, node)
     ir.convenience.replace_all_uses_with(out, new, replace_graph_outputs=True)
     graph.remove(old, safe=True)
@@ -157,7 +157,7 @@ def _flat(graph: ir.Graph, scale: ir.Value, before: ir.Node) -> ir.Value:
     )
     graph.register_initializer(shape)
     node = ir.node("Reshape", [scale, shape])
-    node.outputs[0].dtype = scale.dtype
+    node.outputs[0].type = scale.type
     graph.insert_before(before, node)
     return node.outputs[0]
 

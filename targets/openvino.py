@@ -92,10 +92,11 @@ class OpenVino:
         core = ov.Core()
         try:
             model = core.read_model(onnx_file)
-            _retype(model, onnx_file, normal_floats)
+            lent = _retype(model, onnx_file, normal_floats)
             _restore_names(model, graph)
             _number_unnamed(model)
             ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
+            del lent
         except RuntimeError as error:
             raise LatentcError(
                 f"OpenVINO {ov.__version__} cannot convert {out_dir.name}: {_first_lines(error)}",
@@ -127,10 +128,15 @@ def _restore_names(model: Any, graph: ir.Model) -> None:
             port.get_tensor().add_names({value.name})
 
 
-def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> None:
-    """Makes nf4 of the uint4 constants of these names; their bytes stay mapped from the ONNX file's data."""
+def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> list[Any]:
+    """Makes nf4 of the uint4 constants of these names; their bytes stay mapped from the ONNX file's data.
+
+    Returns:
+        The arrays that the new constants point into: OpenVINO does not keep them alive.
+    """
+    lent: list[Any] = []
     if not names:
-        return
+        return lent
     import numpy as np
     import openvino as ov
 
@@ -145,6 +151,7 @@ def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> None:
             if isinstance(place, bytes)
             else np.memmap(onnx_file.parent / place.file, np.uint8, "r", place.offset, (place.length,))
         )
+        lent.append(data)
         tensor = ov.Tensor(data, ov.Shape(list(constant.get_output_shape(0))), ov.Type.nf4)
         typed = ov.op.Constant(tensor, shared_memory=True)
         typed.set_friendly_name(name)
@@ -153,6 +160,7 @@ def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> None:
     if stored:
         raise LatentcError(f"OpenVINO {ov.__version__} moved the nf4 weight '{min(stored)}'.")
     model.validate_nodes_and_infer_types()
+    return lent
 
 
 def _number_unnamed(model: Any) -> None:

@@ -139,7 +139,8 @@ def _error(restored: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     size = float(np.max(np.abs(restored), initial=0))
     # Squares of much smaller and larger numbers are not fp32's.
     wide = np.float32 if size == 0 or 1e-15 < size < 1e15 else np.float64
-    return np.einsum("ij,ij->i", restored, restored, dtype=wide)
+    squares: np.ndarray = np.einsum("ij,ij->i", restored, restored, dtype=wide)
+    return squares
 
 
 SCHEME = Int4()

@@ -67,7 +67,8 @@ class Nf4:
 
     def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
         """See `blocks.Scheme`."""
-        return TABLE[blocks.values] * spread(blocks.scale, blocks.values.shape[1])
+        restored: np.ndarray = TABLE[blocks.values] * spread(blocks.scale, blocks.values.shape[1])
+        return restored
 
 
 SCHEME = Nf4()
