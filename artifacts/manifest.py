@@ -195,6 +195,28 @@ class ComponentRecord(Record):
     residual: str | None = None
 
 
+class PictureEvidence(Record):
+    """Pictures of a quantized model beside PyTorch's in fp32, from the same seeds.
+
+    Attributes:
+        prompts, steps, guidance, width, height: what was drawn.
+        psnr, worst_psnr: in dB, mean and worst of the pictures; 100 where they are equal.
+        ssim, worst_ssim: structural similarity, 1 where they are equal.
+        reason: why it was not measured; empty when it was.
+    """
+
+    prompts: int = 0
+    steps: int = 0
+    guidance: float | None = None
+    width: int = 0
+    height: int = 0
+    psnr: float | None = None
+    worst_psnr: float | None = None
+    ssim: float | None = None
+    worst_ssim: float | None = None
+    reason: str = ""
+
+
 class RecipeRule(Record):
     """Weights whose key matches the shell-like pattern `match` take `scheme`; "none" leaves them as they are."""
 
@@ -244,6 +266,8 @@ class Manifest(Record):
     precision: str
     quantization: Recipe | None = None
     """What `--quantize` became for this model; None for nothing."""
+    pictures: PictureEvidence | None = None
+    """What was measured of a quantized model's pictures; None where nothing is quantized."""
     sizes: dict[str, DimRange]
     """Declared ranges of "height", "width" (pixels) and "batch" (images)."""
     components: tuple[ComponentRecord, ...]

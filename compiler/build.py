@@ -24,17 +24,19 @@ from artifacts.manifest import (
     GraphRecord,
     Manifest,
     MethodRecord,
+    PictureEvidence,
     Recipe,
     Source,
     WeightRecord,
 )
+from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from artifacts.workspace import Building, Workspace
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
-from compiler.check import Checker, Job, memory_available, memory_needed
+from compiler.check import Checker, Job, memory_available, memory_needed, variant
 from compiler.plan import Plan, Storage, make_plan, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned, quantization
 from compiler.source import ComponentSource, ModelSource, open_model
@@ -72,6 +74,7 @@ class CompileRequest:
         check: "quick" (one shape), "full" (ends and inside of every range) or "none".
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
+        pictures: prompts whose pictures are compared with PyTorch's where weights are quantized; 0 for none.
         quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
         force: replace an artifact that is at `out`.
     """
@@ -87,6 +90,7 @@ class CompileRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)
     quantize: str | Recipe = ""
+    pictures: int = 8
     force: bool = False
 
 
@@ -135,11 +139,14 @@ def compile(
                 with workspace.build(key, needs=job.bytes) as building:
                     job.build(building)
         graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
+        manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
+        if any(record.weights for record in manifest.graphs):
+            folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
+            pictures = _pictures(request, source, captured, manifest, folders, progress)
+            manifest = manifest.model_copy(update={"pictures": pictures})
         workspace.publish(
             keys,
-            lambda records: _manifest(
-                request, target, options, source, captured, recipe, files, graphs, records
-            ),
+            lambda records: manifest.model_copy(update={"files": records}),
             lambda folder: _loose_files(source, captured, folder),
         )
     return _published(request.out)
@@ -378,13 +385,54 @@ class _GraphJob:
         return evidence
 
 
-def _record(workspace: Workspace, key: str) -> tuple[GraphRecord, bool]:
-    """A finished part's graph, and whether it holds its component's residual tensors."""
+def _part(workspace: Workspace, key: str) -> Part:
     part = workspace.finished(key)
     if part is None:
         raise LatentcError(
             "a finished part of the work folder has been changed or removed.", "Run compile again."
         )
+    return part
+
+
+def _pictures(
+    request: CompileRequest,
+    source: ModelSource,
+    captured: Capture,
+    manifest: Manifest,
+    folders: Mapping[str, Path],
+    progress: Progress,
+) -> PictureEvidence:
+    """The quantized model's pictures beside PyTorch's, from graphs that are not published yet."""
+    if not request.pictures or request.check == "none":
+        return PictureEvidence(reason="--check none" if request.pictures else "--pictures 0")
+    needed = memory_needed(sum(graph.parameters for graph in manifest.graphs))
+    available = memory_available()
+    if needed > available:
+        reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
+        return PictureEvidence(reason=reason)
+    from compiler import pictures
+
+    root, moved = pictures.relocated(manifest, folders)
+    variants = {variant(component.weight_files) for component in source.modules} - {None}
+    with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
+        _loose_files(source, captured, Path(loose))
+        job = pictures.Job(
+            model=str(source.root),
+            variant=min(variants, default=None),
+            loose=loose,
+            root=str(root),
+            manifest=moved,
+            evaluation=pictures.evaluation(source.root, request.pictures),
+            width=manifest.sizes["width"].min,
+            height=manifest.sizes["height"].min,
+            budget=pictures.BUDGET,
+        )
+        return pictures.measure(job, progress)
+
+
+def _record(workspace: Workspace, key: str) -> tuple[GraphRecord, bool]:
+    """A finished part's graph, and whether it holds its component's residual tensors."""
+    part = _part(workspace, key)
     return GraphRecord.model_validate(part.meta["graph"]), bool(part.meta["residual"])
 
 

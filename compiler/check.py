@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -192,6 +192,12 @@ def _answer(job: Job) -> dict[str, float]:
     return worst
 
 
+def variant(files: Sequence[Path]) -> str | None:
+    """ "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors" -> "fp16"."""
+    parts = files[0].name.split(".") if files else []
+    return parts[1].split("-0")[0] if len(parts) == 3 else None
+
+
 def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
     """PyTorch's outputs in fp32, the module loaded by its own library: that checks the binding of weights too."""
     import torch
@@ -201,11 +207,9 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
     from compiler.source import ComponentSource
 
     source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
-    files = source.weight_files[0].name.split(".")
-    # "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors" -> "fp16"
-    variant = files[1].split("-0")[0] if len(files) == 3 else None
+    kind = variant(source.weight_files)
     cls: Any = source.cls
-    module = cls.from_pretrained(job.folder, torch_dtype=torch.float32, variant=variant, use_safetensors=True)
+    module = cls.from_pretrained(job.folder, torch_dtype=torch.float32, variant=kind, use_safetensors=True)
     method = Method(job.component, job.method, "", job.arguments, AnyLeaf(), job.inputs, job.outputs, {}, ())
     call = MethodCall(module.eval(), method)
     results = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from artifacts.manifest import Evidence, Manifest, WeightRecord
+    from artifacts.manifest import Evidence, Manifest, PictureEvidence, WeightRecord
 
 
 def worst(evidence: Evidence) -> float | None:
@@ -49,6 +49,17 @@ def quantized_line(manifest: Manifest) -> str:
     if noted:
         text += f" {noted} of them not as asked; latentc inspect says why."
     return text
+
+
+def pictures_line(pictures: PictureEvidence) -> str:
+    """One sentence about a quantized model's pictures."""
+    if pictures.psnr is None or pictures.ssim is None:
+        return f"Pictures beside PyTorch's: not measured ({pictures.reason})."
+    return (
+        f"Pictures beside PyTorch's: PSNR {pictures.psnr:.1f} dB, worst {pictures.worst_psnr:.1f}; "
+        f"SSIM {pictures.ssim:.3f}, worst {pictures.worst_ssim:.3f} "
+        f"({pictures.prompts} prompts, {pictures.steps} steps)."
+    )
 
 
 def worst_weights(manifest: Manifest, count: int = 10) -> list[tuple[str, WeightRecord]]:

@@ -95,6 +95,15 @@ Examples:
     "(unet=int4,vae=fp16), or as a recipe's .toml file says; see docs/quantization.md.",
 )
 @click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Prompts that are drawn with PyTorch and with the quantized model and compared, where that takes "
+    "less than 15 minutes.",
+)
+@click.option(
     "--save-recipe",
     type=click.Path(dir_okay=False),
     metavar="FILE",
@@ -117,6 +126,7 @@ def command(
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
     quantize: str,
+    pictures: int,
     save_recipe: str | None,
     dry_run: bool,
     force: bool,
@@ -153,6 +163,7 @@ def command(
         options=assignments(options, "--option"),
         arguments=assignments(arguments, "--arg"),
         quantize=quantize,
+        pictures=pictures,
         force=force,
     )
     if save_recipe is not None and not quantize:
@@ -234,11 +245,13 @@ def print_plan(plan: Plan) -> None:
 
 def _print_result(artifact: Artifact) -> None:
     from latentc import show
-    from latentc.evidence import quantized_line, summary
+    from latentc.evidence import pictures_line, quantized_line, summary
 
     manifest = artifact.manifest
     total = sum(file.size for file in manifest.files)
     click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
     if any(graph.weights for graph in manifest.graphs):
         click.echo(quantized_line(manifest))
+    if manifest.pictures is not None:
+        click.echo(show.plain(pictures_line(manifest.pictures)))
     click.echo(summary(manifest))

@@ -123,6 +123,8 @@ def _print_quantized(manifest: Manifest) -> None:
 
     click.echo()
     click.echo(evidence.quantized_line(manifest))
+    if manifest.pictures is not None:
+        click.echo(show.plain(evidence.pictures_line(manifest.pictures)))
     for note, keys in evidence.notes(manifest).items():
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         click.echo(show.plain(f"  {note} ({keys[0]}{more})"))

@@ -107,7 +107,7 @@ def test_a_quantized_artifact_shows_its_worst_weights(latentc, tmp_path):
         for i in range(12)
     )
     other = WeightRecord(
-        key="conv_in.weight", scheme="int8", parameters=1000, bytes=1010, error=0.004, note="int8: 36 inputs"
+        key="conv_in.weight", scheme="int8", parameters=1000, bytes=1010, error=0.0, note="int8: 36 inputs"
     )
     graph = manifest.graphs[0].model_copy(update={"weights": (*weights, other)})
     made(tmp_path, graphs=(graph,))
