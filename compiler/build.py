@@ -33,10 +33,12 @@ from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from artifacts.workspace import Building, Workspace
+from compiler import pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.check import Checker, Job, memory_available, memory_needed, variant
+from compiler.pictures import Evaluation, evaluation
 from compiler.plan import Plan, Storage, make_plan, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned, quantization
 from compiler.source import ComponentSource, ModelSource, open_model
@@ -51,6 +53,9 @@ __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
 ONE = DimRange(min=1, max=1)
 
 CHECKS = ("quick", "full", "none")
+
+# Prompts that activations are measured on: all timesteps of a few pictures.
+CALIBRATION = 4
 
 # Files of a component without weights that an artifact takes over: what tokenizers, processors and schedulers are
 # loaded from. Code and pickles are not among them.
@@ -76,6 +81,7 @@ class CompileRequest:
         arguments: more arguments of the pipeline's call, as texts.
         pictures: prompts whose pictures are compared with PyTorch's where weights are quantized; 0 for none.
         quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
+        calibration: prompts that activations are measured on; empty for the model's own.
         force: replace an artifact that is at `out`.
     """
 
@@ -91,6 +97,7 @@ class CompileRequest:
     arguments: Mapping[str, str] = field(default_factory=dict)
     quantize: str | Recipe = ""
     pictures: int = 8
+    calibration: tuple[str, ...] = ()
     force: bool = False
 
 
@@ -274,10 +281,16 @@ class _GraphJob:
                 "options": dataclasses.asdict(self.options),
                 "precision": self.precision,
                 "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
+                "calibration": self._calibration(),
                 "check": self.request.check,
                 "toolchain": _toolchain(self.target),
             }
         )
+
+    def _calibration(self) -> Any:
+        """What activations are measured with, where they are."""
+        used = "int8-activations" in self.choice.schemes
+        return calibration(self.request, self.source).model_dump() if used else None
 
     def build(self, building: Building) -> None:
         """Exports, lowers and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
@@ -319,19 +332,22 @@ class _GraphJob:
     def _graph(self, scratch: Path) -> tuple[ir.Model, tuple[str, ...], tuple[WeightRecord, ...]]:
         """The graph after all passes, what stayed in fp32, and the weights that were quantized into `scratch`."""
         from compiler.export.graph import export_graph
-        from compiler.passes import table
-        from compiler.passes.precise import lower_precision
+        from compiler.lowering import Lowering
 
         model = export_graph(self.component, self.method, self.captured.weights[self.method.component])
-        weights: tuple[WeightRecord, ...] = ()
-        if self.choice:
-            from compiler.quantize.apply import QuantizePass
-            from compiler.quantize.stream import Scratch
-
-            quantize = QuantizePass(self.choice.decide, Scratch(scratch / "weights.bin"), self.progress)
-            model, weights = quantize(model).model, quantize.records
-        model, kept = lower_precision(model, self.precision, self.target.requirements.typed, self.progress)
-        return table.run(model, self.target.requirements.passes), kept, weights
+        return Lowering(
+            target=self.target,
+            options=self.options,
+            source=self.source,
+            captured=self.captured,
+            method=self.method,
+            choice=self.choice,
+            precision=self.precision,
+            evaluation=calibration(self.request, self.source),
+            size=(self.captured.size.width.min, self.captured.size.height.min),
+            scratch=scratch,
+            progress=self.progress,
+        ).run(model)
 
     def _residual(self, folder: Path) -> bool:
         """Writes the small tensors that pipelines read outside captured methods; once for each component."""
@@ -385,6 +401,12 @@ class _GraphJob:
         return evidence
 
 
+def calibration(request: CompileRequest, source: ModelSource) -> Evaluation:
+    """What is drawn to measure activations: the request's prompts, or the model's own."""
+    found = evaluation(source.root, CALIBRATION)
+    return found.model_copy(update={"prompts": request.calibration}) if request.calibration else found
+
+
 def _part(workspace: Workspace, key: str) -> Part:
     part = workspace.finished(key)
     if part is None:
@@ -410,10 +432,8 @@ def _pictures(
     if needed > available:
         reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
         return PictureEvidence(reason=reason)
-    from compiler import pictures
-
     root, moved = pictures.relocated(manifest, folders)
-    variants = {variant(component.weight_files) for component in source.modules} - {None}
+    variants = [found for c in source.modules if (found := variant(c.weight_files)) is not None]
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         _loose_files(source, captured, Path(loose))
         job = pictures.Job(

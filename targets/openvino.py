@@ -46,7 +46,7 @@ class OpenVino:
         opset=(17, 23),
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="weights",
-        weight_schemes=frozenset({"int8", "int4", "nf4"}),
+        weight_schemes=frozenset({"int8", "int4", "nf4", "int8-activations"}),
         passes=(),
         dynamic_shapes=True,
     )

@@ -13,7 +13,7 @@ from artifacts.manifest import WeightRecord
 from artifacts.progress import Event, Progress, silent
 from compiler.passes.rewrite import add_constant, add_initializer, insert
 from compiler.quantize.correction import correct
-from compiler.quantize.decide import Decision
+from compiler.quantize.decide import Decision, spare_small
 from compiler.quantize.find import Found, Layout, find
 from compiler.quantize.stream import QuantizedWeight, Scratch, quantize
 from compiler.weights import Stored, WeightRef
@@ -41,7 +41,9 @@ class QuantizePass(ir.passes.InPlacePass):
         self.records: tuple[WeightRecord, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        chosen = [(found, decision) for found in find(model) if (decision := self._choose(found))]
+        wanted = [(found, decision) for found in find(model) if (decision := self._choose(found))]
+        spared = spare_small([(found.weight.size, decision) for found, decision in wanted])
+        chosen = [(found, decision) for (found, _), decision in zip(wanted, spared, strict=True)]
         firsts = _first_readers(model.graph, {found.value for found, _ in chosen})
         task = f"{model.graph.name}: quantizing"
         total, done = float(sum(found.weight.nbytes for found, _ in chosen)), 0.0

@@ -40,6 +40,11 @@ class Layout:
         """Elements of one."""
         return math.prod(self.shape) // self.rows
 
+    @property
+    def inputs(self) -> int:
+        """Input channels."""
+        return self.shape[1] * self.groups if self.kind == "conv" else self.inner
+
 
 @dataclass(frozen=True)
 class Found:

@@ -34,10 +34,13 @@ class Options:
     Attributes:
         scales: how the largest sizes are stored: "fp16" or "fp32".
         low_rank: rank of a correction in fp16 beside the four bits; 0 for none.
+        small: per cent of a graph's parameters, those in its smallest weights, that stay at int8: they cost
+            little, and a network is most sensitive at its ends, where it is narrow.
     """
 
     scales: str = "fp16"
     low_rank: int = 0
+    small: int = 3
 
 
 CHOICES: dict[str, tuple[object, ...]] = {"scales": ("fp16", "fp32")}

@@ -252,6 +252,12 @@ class Choice:
         rules = f"{len(found.weights)} rules" if found.weights else ""
         return " and ".join(filter(None, (scheme, rules)))
 
+    @property
+    def schemes(self) -> frozenset[str]:
+        """All that it names, precisions included."""
+        found = self.component
+        return frozenset() if found is None else frozenset({found.scheme, *(r.scheme for r in found.weights)})
+
     def __bool__(self) -> bool:
         return bool(self.label)
 

@@ -14,6 +14,7 @@ SCHEMES: dict[str, str] = {
     "int8": "compiler.quantize.int8:SCHEME",
     "int4": "compiler.quantize.int4:SCHEME",
     "nf4": "compiler.quantize.nf4:SCHEME",
+    "int8-activations": "compiler.quantize.int8_activations:SCHEME",
 }
 
 

@@ -91,8 +91,14 @@ Examples:
     "--quantize",
     metavar="SPEC",
     default="",
-    help="Store weights in fewer bits: int8, int4 or nf4 for all (int4:group=32,asymmetric), by component "
-    "(unet=int4,vae=fp16), or as a recipe's .toml file says; see docs/quantization.md.",
+    help="Store weights in fewer bits: int8, int4, nf4 or int8-activations for all (int4:group=32,asymmetric), "
+    "by component (unet=int4,vae=fp16), or as a recipe's .toml file says; see docs/quantization.md.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Prompts that int8-activations are measured on, one on each line. [default: the model's own, or general ones]",
 )
 @click.option(
     "--pictures",
@@ -126,6 +132,7 @@ def command(
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
     quantize: str,
+    calibration: str | None,
     pictures: int,
     save_recipe: str | None,
     dry_run: bool,
@@ -163,6 +170,7 @@ def command(
         options=assignments(options, "--option"),
         arguments=assignments(arguments, "--arg"),
         quantize=quantize,
+        calibration=_prompts(calibration),
         pictures=pictures,
         force=force,
     )
@@ -184,6 +192,20 @@ def command(
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:
         _print_result(artifact)
+
+
+def _prompts(file: str | None) -> tuple[str, ...]:
+    """The lines of a file that are not blank."""
+    if file is None:
+        return ()
+    from pathlib import Path
+
+    from artifacts.errors import UsageError
+
+    lines = tuple(filter(None, map(str.strip, Path(file).read_text(encoding="utf-8").splitlines())))
+    if not lines:
+        raise UsageError(f"--calibration {file}: the file holds no prompt.")
+    return lines
 
 
 def _save_recipe(plan: Plan, file: str | None) -> None:

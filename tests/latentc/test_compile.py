@@ -162,3 +162,13 @@ def test_quantization_reaches_the_compiler_and_its_recipe_is_saved(latentc, requ
     found = json.loads(latentc(*args, "--dry-run", "--json").out)
     assert found["recipe"] == recipe.model_dump(mode="json")
     assert latentc("compile", "m", "out", "-t", "openvino", "--save-recipe", file).code == 2
+
+
+def test_calibration_prompts_are_read_from_a_file(latentc, requests, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\n  a dog \n", encoding="utf-8")
+    args = ["compile", "m", "out", "-t", "openvino", "--quantize", "unet=int8-activations", "--pictures", "3"]
+    assert latentc(*args, "--calibration", file).code == 0
+    assert (requests[-1].calibration, requests[-1].pictures) == (("a cat", "a dog"), 3)
+    file.write_text("\n", encoding="utf-8")
+    assert latentc(*args, "--calibration", file).code == 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def said(recipe: Recipe) -> dict[str, tuple[str, dict]]:
     return {n: (c.scheme, {k: v for k, v in c.options.items() if v}) for n, c in recipe.components.items()}
 
 
-INT4 = {"group": 64, "scale": "mse", "scales": "fp16"}
+INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 3}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ INT4 = {"group": 64, "scale": "mse", "scales": "fp16"}
         ),
         (
             "int8,unet=nf4:low_rank=16",
-            {"*": ("int8", {}), "unet": ("nf4", {"scales": "fp16", "low_rank": 16})},
+            {"*": ("int8", {}), "unet": ("nf4", {"scales": "fp16", "small": 3, "low_rank": 16})},
         ),
         ("unet=int4, asymmetric", {"unet": ("int4", INT4 | {"asymmetric": True})}),
     ],
@@ -55,7 +56,10 @@ def test_specs(text, means):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("int3", r"'int3' is not understood \(schemes: int8, int4, nf4, fp32, fp16, bf16\)"),
+        (
+            "int3",
+            r"'int3' is not understood \(schemes: int8, int4, nf4, int8-activations, fp32, fp16, bf16\)",
+        ),
         ("", "'' is not understood"),
         ("unet=int3", "'unet=int3' is not understood"),
         ("unet=int4,unet=int8", "'unet' is named twice"),
@@ -166,8 +170,12 @@ def test_a_precision_in_place_of_a_scheme():
     assert not Choice(None) and Choice(None).precision is None
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 reads TOML with tomli")
-def test_the_scheme_table_and_the_examples_agree():
-    for scheme in recipes.table.SCHEMES:
-        assert recipes.table.get(scheme).name == scheme
-        assert scheme in recipes.__doc__ or scheme == "nf4"
+@pytest.mark.parametrize("scheme", recipes.table.SCHEMES)
+def test_schemes_and_their_options_are_described(scheme):
+    found = recipes.table.get(scheme)
+    assert found.name == scheme
+    page = (Path(__file__).resolve().parents[3] / "docs" / "quantization.md").read_text(encoding="utf-8")
+    assert f"`{scheme}`" in page
+    for option in found.options.__dataclass_fields__:
+        assert f"{option}:" in found.options.__doc__
+        assert re.search(rf"`({scheme}:)?{option}\b", page), option

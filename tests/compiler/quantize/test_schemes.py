@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from artifacts.errors import LatentcError
 from compiler.quantize import table
 from compiler.quantize.blocks import spread
-from compiler.quantize.decide import decide, stored_bytes
+from compiler.quantize.decide import decide, spare_small, stored_bytes
 from compiler.quantize.find import Layout, find
 from compiler.quantize.low_rank import split
 from compiler.quantize.nf4 import TABLE
@@ -162,6 +162,14 @@ def test_nan_and_infinity_are_refused_by_key(bad, scheme, tmp_path):
         ("int4", "conv", (32, 4, 3, 3), "int8", "int8: 36 inputs are no multiple of 32"),
         ("int4", "conv", (64, 64, 3, 3), "int4:group=64", ""),
         ("int4", "transposed conv", (64, 64, 2, 2), "int8", "int8: a transposed convolution"),
+        (
+            "int4",
+            "conv",
+            (4, 64, 3, 3),
+            "int8",
+            "int8: 64 inputs to 4 outputs: errors there are not averaged",
+        ),
+        ("nf4", "linear", (64, 512), "int8", "int8: 512 inputs to 64 outputs: errors there are not averaged"),
         ("nf4", "linear", (64, 128), "nf4", ""),
         ("nf4", "linear", (64, 96), "int8", "int8: 96 inputs are no multiple of 64"),
         ("nf4", "conv", (64, 64, 1, 1), "int8", "int8: no runtime reads nf4 in a convolution"),
@@ -212,3 +220,16 @@ def test_bytes_are_what_the_bits_say():
 
 def test_scales_spread_over_their_blocks():
     assert spread(np.array([[1, 2]]), 6).tolist() == [[1, 1, 1, 2, 2, 2]]
+
+
+def test_the_smallest_weights_stay_at_int8():
+    layout = Layout("linear", (256, 128), 0)
+    decisions = [
+        (size, decide(scheme, table.options(scheme, {}), layout))
+        for size, scheme in [(9_000, "int4"), (100, "int4"), (150, "int4"), (60, "int8"), (60, "int4")]
+    ]
+    schemes = [decision.scheme for decision in spare_small(decisions)]
+    assert schemes == ["int4", "int8", "int4", "int8", "int8"]
+    assert "3% of the parameters" in spare_small(decisions)[1].note
+    none = [(size, decide("int4", table.options("int4", {"small": 0}), layout)) for size, _ in decisions]
+    assert {decision.scheme for decision in spare_small(none)} == {"int4"}
