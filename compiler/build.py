@@ -5,21 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.hashing import content_key, file_record
+from artifacts.hashing import file_record
 from artifacts.manifest import (
     ComponentRecord,
-    DimRange,
-    Evidence,
     FileRecord,
     GraphRecord,
     Manifest,
@@ -27,78 +23,29 @@ from artifacts.manifest import (
     PictureEvidence,
     Recipe,
     Source,
-    WeightRecord,
 )
 from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
-from artifacts.workspace import Building, Workspace
+from artifacts.workspace import Workspace
 from compiler import pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
-from compiler.check import Checker, Job, memory_available, memory_needed, variant
-from compiler.pictures import Evaluation, evaluation
-from compiler.plan import Plan, Storage, make_plan, parameters, planned_bytes
-from compiler.quantize.recipe import Choice, choice_of, planned, quantization
-from compiler.source import ComponentSource, ModelSource, open_model
+from compiler.check import Checker, memory_available, memory_needed, variant
+from compiler.job import GraphJob, toolchain
+from compiler.plan import Plan, Storage, make_plan
+from compiler.quantize.recipe import choice_of, planned, quantization
+from compiler.request import CHECKS, CompileRequest
+from compiler.source import ModelSource, open_model
 from targets import table as targets
 from targets.base import Target
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
-
-ONE = DimRange(min=1, max=1)
-
-CHECKS = ("quick", "full", "none")
-
-# Prompts that activations are measured on: all timesteps of a few pictures.
-CALIBRATION = 4
 
 # Files of a component without weights that an artifact takes over: what tokenizers, processors and schedulers are
 # loaded from. Code and pickles are not among them.
 _LOOSE = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-
-_PACKAGES = ("latentc", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
-
-
-@dataclass(frozen=True)
-class CompileRequest:
-    """What to compile, for what, and where to.
-
-    Attributes:
-        model: a diffusers folder, a built-in name or a hub id.
-        out: the artifact's folder; it appears when all is done.
-        target: a name in `targets.table`.
-        precision: of the weights: "fp32", "fp16" or "bf16".
-        tasks: what the artifact does; empty for what the model's own pipeline does.
-        size: declared ranges of the picture, in pixels; None for the model's own size.
-        batch: declared range of pictures a call.
-        check: "quick" (one shape), "full" (ends and inside of every range) or "none".
-        options: the target's own, by name.
-        arguments: more arguments of the pipeline's call, as texts.
-        pictures: prompts whose pictures are compared with PyTorch's where weights are quantized; 0 for none.
-        quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
-        calibration: prompts that activations are measured on; empty for the model's own.
-        force: replace an artifact that is at `out`.
-    """
-
-    model: str
-    out: Path
-    target: str
-    precision: str = "fp16"
-    tasks: tuple[str, ...] = ()
-    size: SizeRange | None = None
-    batch: DimRange = ONE
-    check: str = "quick"
-    options: Mapping[str, str] = field(default_factory=dict)
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    quantize: str | Recipe = ""
-    pictures: int = 8
-    calibration: tuple[str, ...] = ()
-    force: bool = False
 
 
 def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
@@ -137,7 +84,7 @@ def compile(
         keys: dict[str, str] = {}
         with Checker() as checker:
             for method in captured.methods:
-                job = _GraphJob(request, target, options, source, captured, method, recipe, checker, progress)
+                job = GraphJob(request, target, options, source, captured, method, recipe, checker, progress)
                 key = keys[method.folder] = job.key(files)
                 part = workspace.finished(key)
                 if part is not None:
@@ -157,6 +104,27 @@ def compile(
             lambda folder: _loose_files(source, captured, folder),
         )
     return _published(request.out)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A request's model, captured, with a job for each graph and its components' hashed weight files."""
+
+    files: Mapping[str, tuple[FileRecord, ...]]
+    jobs: tuple[GraphJob, ...]
+
+
+def opened(request: CompileRequest, progress: Progress = silent) -> Opened:
+    """What `compile` works on, without compiling. The jobs cannot check graphs."""
+    target, options = _target(request)
+    source = open_model(request.model)
+    captured = _capture(source, request, progress)
+    recipe = quantization(request.quantize, captured, target)
+    jobs = [
+        GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress)
+        for method in captured.methods
+    ]
+    return Opened(_hash_sources(source, captured, progress), tuple(jobs))
 
 
 def _published(out: Path) -> Artifact:
@@ -225,186 +193,6 @@ def _hash_sources(
         for c in source.modules
         if c.name in used
     }
-
-
-@dataclass(frozen=True)
-class _GraphJob:
-    """One graph, from a captured method to a finished part."""
-
-    request: CompileRequest
-    target: Target
-    options: Any
-    source: ModelSource
-    captured: Capture
-    method: Method
-    recipe: Recipe | None
-    checker: Checker
-    progress: Progress
-
-    @property
-    def component(self) -> ComponentSource:
-        return next(c for c in self.source.components if c.name == self.method.component)
-
-    @property
-    def choice(self) -> Choice:
-        """How the weights are quantized."""
-        return choice_of(self.recipe, self.method)
-
-    @property
-    def precision(self) -> str:
-        """The recipe's, or else the request's."""
-        return self.choice.precision or self.request.precision
-
-    @property
-    def bytes(self) -> int:
-        """A lower bound of what will be written."""
-        storage = Storage(self.precision, self.choice.label, planned(self.choice))
-        # Which weights are quantized is known only from the graph.
-        return planned_bytes(self.method, self.captured, storage) * (9 if self.choice else 10) // 10
-
-    def key(self, files: Mapping[str, tuple[FileRecord, ...]]) -> str:
-        """What the part depends on: the source, the call, the options and the tools that shape the result."""
-        method = self.method
-        return content_key(
-            {
-                "weights": [record.sha256 for record in files[method.component]],
-                "config": (self.component.folder / "config.json").read_text(encoding="utf-8"),
-                "class": self.captured.classes[method.component],
-                "folder": method.folder,
-                "method": method.method,
-                "arguments": {name: tree.model_dump() for name, tree in method.arguments.items()},
-                "result": method.result.model_dump(),
-                "inputs": [spec.model_dump() for spec in (*method.inputs, *method.outputs)],
-                "dims": {name: span.model_dump() for name, span in method.dims.items()},
-                "residuals": list(self.captured.residuals.get(method.component, ())),
-                "target": self.target.name,
-                "options": dataclasses.asdict(self.options),
-                "precision": self.precision,
-                "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
-                "calibration": self._calibration(),
-                "check": self.request.check,
-                "toolchain": _toolchain(self.target),
-            }
-        )
-
-    def _calibration(self) -> Any:
-        """What activations are measured with, where they are."""
-        used = "int8-activations" in self.choice.schemes
-        return calibration(self.request, self.source).model_dump() if used else None
-
-    def build(self, building: Building) -> None:
-        """Exports, lowers and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
-        from compiler.digest import graph_digest
-        from compiler.plan import bytes_by_type
-
-        name = self.method.folder
-        # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
-        scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
-        try:
-            self.progress(Event(f"{name}: exporting the graph", 0, None))
-            model, kept, weights = self._graph(scratch)
-            self.progress(Event(f"{name}: exporting the graph", 1, 1))
-            digest, schemes = graph_digest(model), bytes_by_type(model)
-            # Weights are written under the part's own name in messages.
-            lowered = self.target.lower(model, self.options, building.folder, self.progress)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
-        residual = self._residual(building.folder)
-        evidence = self._check(building.folder / lowered.model_file, weights)
-        record = GraphRecord(
-            folder=name,
-            model_file=f"{name}/{lowered.model_file}",
-            inputs=self.method.inputs,
-            outputs=self.method.outputs,
-            dims=self.method.dims,
-            precision=self.precision,
-            kept_fp32=kept,
-            parameters=parameters(self.method, self.captured),
-            schemes=schemes,
-            digest=digest,
-            weights=weights,
-            evidence=evidence,
-        )
-        building.meta["graph"] = record.model_dump(mode="json")
-        building.meta["residual"] = residual
-
-    def _graph(self, scratch: Path) -> tuple[ir.Model, tuple[str, ...], tuple[WeightRecord, ...]]:
-        """The graph after all passes, what stayed in fp32, and the weights that were quantized into `scratch`."""
-        from compiler.export.graph import export_graph
-        from compiler.lowering import Lowering
-
-        model = export_graph(self.component, self.method, self.captured.weights[self.method.component])
-        return Lowering(
-            target=self.target,
-            options=self.options,
-            source=self.source,
-            captured=self.captured,
-            method=self.method,
-            choice=self.choice,
-            precision=self.precision,
-            evaluation=calibration(self.request, self.source),
-            size=(self.captured.size.width.min, self.captured.size.height.min),
-            scratch=scratch,
-            progress=self.progress,
-        ).run(model)
-
-    def _residual(self, folder: Path) -> bool:
-        """Writes the small tensors that pipelines read outside captured methods; once for each component."""
-        names = self.captured.residuals.get(self.method.component, ())
-        first = next(m for m in self.captured.methods if m.component == self.method.component)
-        if not names or first.folder != self.method.folder:
-            return False
-        from safetensors.torch import save_file
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        from compiler.capture.modules import build, real_tensor
-
-        weights = self.captured.weights[self.method.component]
-        module = build(self.component, FakeTensorMode(allow_non_fake_inputs=True))
-        # The library refuses views and tensors that share memory.
-        tensors = {name: real_tensor(module, weights, name).contiguous().clone() for name in names}
-        save_file(tensors, folder / "residual.safetensors")
-        return True
-
-    def _check(self, model_file: Path, weights: tuple[WeightRecord, ...]) -> Evidence:
-        if self.request.check == "none":
-            return Evidence(check="not measured", reason="--check none")
-        needed, available = memory_needed(parameters(self.method, self.captured)), memory_available()
-        if needed > available:
-            reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
-            return Evidence(check="not measured", reason=reason)
-        from compiler.capture.samples import write_points
-
-        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 0, None))
-        count = None if self.request.check == "full" else 1
-        with write_points(self.method, count) as points:
-            method = self.method
-            job = Job(
-                target=self.target.name,
-                device="auto",
-                precision=self.precision,
-                schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights})),
-                model_file=str(model_file),
-                component=method.component,
-                library=self.component.library,
-                class_name=self.component.class_name,
-                folder=str(self.component.folder),
-                method=method.method,
-                arguments=method.arguments,
-                inputs=method.inputs,
-                outputs=method.outputs,
-                points=tuple(str(point) for point in points),
-            )
-            evidence = self.checker.run(job, self.request.check)
-        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 1, 1))
-        return evidence
-
-
-def calibration(request: CompileRequest, source: ModelSource) -> Evaluation:
-    """What is drawn to measure activations: the request's prompts, or the model's own."""
-    found = evaluation(source.root, CALIBRATION)
-    return found.model_copy(update={"prompts": request.calibration}) if request.calibration else found
 
 
 def _part(workspace: Workspace, key: str) -> Part:
@@ -499,20 +287,9 @@ def _manifest(
         ),
         graphs=tuple(record for record, _ in graphs.values()),
         files=files,
-        toolchain=_toolchain(target),
+        toolchain=toolchain(target),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def _toolchain(target: Target) -> dict[str, str]:
-    """Package -> version of everything that shapes an artifact."""
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | dict(target.toolchain())
 
 
 def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Runs the pipeline over all its timesteps with one component replaced by a tapped graph, and collects the taps.
+"""Runs the pipeline over all its timesteps with one component replaced by its graph, and collects what it is asked
+for: the taps of a tapped graph, or the inputs of a few calls.
 
 `run` is the compiler's side; ``python -m compiler.calibrate`` is the other, in a process of its own. The component
 under calibration is never loaded by PyTorch, the others are PyTorch's own.
@@ -31,8 +32,9 @@ class Job(BaseModel):
         target: whose session runs the graph.
         root: what the records' paths are relative to.
         component, graph: the tapped graph and the component it stands for.
-        taps: the name of the additional output.
-        result: the file that receives the taps, float32 [calls, taps] (npy).
+        taps: the name of the additional output; empty where the graph is not tapped.
+        keep: how many calls' inputs are wanted, spread evenly over all calls, where it is not tapped.
+        result: the file that receives the taps, float32 [calls, taps] (npy), or the inputs (npz).
     """
 
     model: str
@@ -42,20 +44,42 @@ class Job(BaseModel):
     root: str
     component: ComponentRecord
     graph: GraphRecord
-    taps: str
+    taps: str = ""
+    keep: int = 0
     evaluation: Evaluation
     width: int
     height: int
     result: str
 
 
-def run(job: Job, progress: Progress) -> np.ndarray:
+def taps(job: Job, progress: Progress) -> np.ndarray:
     """The taps of every call of the component, float32 [calls, taps].
 
     Raises:
         LatentcError: the pipeline does not run, or never calls the component.
     """
-    task = f"{job.graph.folder}: measuring activations on {len(job.evaluation.prompts)} prompts"
+    _run(job, f"measuring activations on {len(job.evaluation.prompts)} prompts", progress)
+    found: np.ndarray = np.load(job.result)
+    return found
+
+
+def inputs(job: Job, progress: Progress) -> list[dict[str, np.ndarray]]:
+    """The graph's inputs of `job.keep` calls at most, by name.
+
+    Raises:
+        LatentcError: see `taps`.
+    """
+    _run(job, "recording calls", progress)
+    calls: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(job.result) as arrays:
+        for name in arrays.files:
+            number, _, key = name.partition("/")
+            calls.setdefault(number, {})[key] = arrays[name]
+    return list(calls.values())
+
+
+def _run(job: Job, what: str, progress: Progress) -> None:
+    task = f"{job.graph.folder}: {what}"
     progress(Event(task, 0, None))
     ended = subprocess.run(
         [sys.executable, "-m", "compiler.calibrate"],
@@ -71,8 +95,6 @@ def run(job: Job, progress: Progress) -> np.ndarray:
             f"Quantize its weights only: --quantize {job.component.name}=int8",
         )
     progress(Event(task, 1, 1))
-    found: np.ndarray = np.load(job.result)
-    return found
 
 
 class Tapped:
@@ -86,7 +108,8 @@ class Tapped:
         self._session = table.get(job.target).open(
             Path(job.root) / job.graph.model_file, "auto", job.graph.precision, None
         )
-        self.calls: list[np.ndarray] = []
+        self.taps: list[np.ndarray] = []
+        self.inputs: list[dict[str, np.ndarray]] = []
 
     def record(self, graph: str) -> GraphRecord:
         """The one graph's record."""
@@ -98,7 +121,10 @@ class Tapped:
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph; see `runtimes.graphs.Graphs.run`."""
         outputs = self._session.run({n: a for n, a in inputs.items() if n in self._session.inputs})
-        self.calls.append(np.array(outputs.pop(self._taps)))
+        if self._taps:
+            self.taps.append(np.array(outputs.pop(self._taps)))
+        else:
+            self.inputs.append({name: np.array(array) for name, array in inputs.items()})
         return outputs
 
 
@@ -130,9 +156,16 @@ def collect(job: Job) -> str:
     for seed, prompt in enumerate(job.evaluation.prompts):
         # Other seeds than those that pictures are compared with.
         pipeline(prompt, generator=torch.Generator("cpu").manual_seed(10_000 + seed), **given)
-    if not tapped.calls:
+    if not tapped.taps and not tapped.inputs:
         return "the pipeline never called it"
-    np.save(job.result, np.stack(tapped.calls))
+    if job.taps:
+        with Path(job.result).open("wb") as file:
+            np.save(file, np.stack(tapped.taps))
+    else:
+        count = min(job.keep, len(tapped.inputs))
+        chosen = [tapped.inputs[i * (len(tapped.inputs) - 1) // max(count - 1, 1)] for i in range(count)]
+        arrays: dict[str, Any] = {f"{i}/{n}": a for i, call in enumerate(chosen) for n, a in call.items()}
+        np.savez(job.result, **arrays)
     return ""
 
 

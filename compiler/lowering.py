@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from artifacts.errors import UsageError
@@ -136,15 +138,37 @@ class Lowering:
                 f"Use --quantize {name}=int8",
             )
 
-    def _taps(self, model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None, name: str) -> Any:
+    def _taps(
+        self, model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None, name: str
+    ) -> np.ndarray:
         """Runs the pipeline with the float graph, tapped; float32 [calls, taps]."""
+        with self._runnable(activations.tap(model, found, ranges), name) as job:
+            return calibrate.taps(job.model_copy(update={"taps": activations.TAPS}), self.progress)
+
+    def calls(self, model: ir.Model, count: int) -> list[dict[str, np.ndarray]]:
+        """Inputs of a few calls of the component, spread over the timesteps, as the pipeline makes them.
+
+        Args:
+            model: the float graph; not changed.
+
+        Raises:
+            UsageError: the pipeline cannot be run with this graph alone.
+            LatentcError: it does not run.
+        """
+        self._require_one_method()
+        with self._runnable(model.clone(), "calls") as job:
+            return calibrate.inputs(job.model_copy(update={"keep": count}), self.progress)
+
+    @contextmanager
+    def _runnable(self, model: ir.Model, name: str) -> Iterator[calibrate.Job]:
+        """The graph in files that a session opens, for as long as the block lasts."""
         folder = self.scratch / name
         folder.mkdir()
         try:
-            tapped, _ = self._lowered(activations.tap(model, found, ranges))
-            lowered = self.target.lower(tapped, self.options, folder, self.progress)
+            lowered, _ = self._lowered(model)
+            written = self.target.lower(lowered, self.options, folder, self.progress)
             shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
-            return calibrate.run(self._job(folder, lowered.model_file), self.progress)
+            yield self._job(folder, written.model_file)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -182,9 +206,8 @@ class Lowering:
                 digest="",
                 evidence=Evidence(check="not measured"),
             ),
-            taps=activations.TAPS,
             evaluation=self.evaluation,
             width=self.size[0],
             height=self.size[1],
-            result=str(folder / "taps.npy"),
+            result=str(folder / "result.npz"),
         )

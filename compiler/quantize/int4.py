@@ -40,7 +40,7 @@ class Options:
     scales: str = "fp16"
     positive: bool = False
     low_rank: int = 0
-    small: int = 3
+    small: int = 1
 
 
 CHOICES: dict[str, tuple[object, ...]] = {

@@ -45,6 +45,8 @@ def read(text: str) -> Recipe:
         UsageError: it is not of the form that this module describes.
         LatentcError: the file cannot be read.
     """
+    if text == "auto":
+        raise UsageError("auto is no scheme: it is measured with a budget.", "See: compiler.auto.compile")
     if text.lower().endswith(".toml"):
         return load(Path(text))
     found: dict[str, tuple[str, dict[str, Any]]] = {}

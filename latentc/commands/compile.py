@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import AssignmentType, Sizes, SizesType, Span, SpanType, assignments
+from latentc.params import AssignmentType, BytesType, Sizes, SizesType, Span, SpanType, assignments
 
 if TYPE_CHECKING:
     from artifacts.verify import Artifact
     from compiler.build import CompileRequest, Plan
 
 NAME_VALUE = AssignmentType()
+AUTO = "auto"
 
 
 @click.command(
@@ -92,7 +93,20 @@ Examples:
     metavar="SPEC",
     default="",
     help="Store weights in fewer bits: int8, int4, nf4 or int8-activations for all (int4:group=32,asymmetric), "
-    "by component (unet=int4,vae=fp16), or as a recipe's .toml file says; see docs/quantization.md.",
+    "by component (unet=int4,vae=fp16), as a recipe's .toml file says, or auto for a mix that a budget asks for; "
+    "see docs/quantization.md.",
+)
+@click.option(
+    "--min-psnr",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DB",
+    help="With --quantize auto: the smallest artifact whose pictures are this near PyTorch's.",
+)
+@click.option(
+    "--max-bytes",
+    type=BytesType(),
+    metavar="SIZE",
+    help="With --quantize auto: the best artifact of at most this size on disk, e.g. 600M.",
 )
 @click.option(
     "--calibration",
@@ -132,6 +146,8 @@ def command(
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
     quantize: str,
+    min_psnr: float | None,
+    max_bytes: int | None,
     calibration: str | None,
     pictures: int,
     save_recipe: str | None,
@@ -169,17 +185,21 @@ def command(
         check=check,
         options=assignments(options, "--option"),
         arguments=assignments(arguments, "--arg"),
-        quantize=quantize,
+        quantize="" if quantize == AUTO else quantize,
         calibration=_prompts(calibration),
         pictures=pictures,
         force=force,
     )
     if save_recipe is not None and not quantize:
         raise click.UsageError("--save-recipe needs --quantize.")
+    if quantize != AUTO and (min_psnr is not None or max_bytes is not None):
+        raise click.UsageError("--min-psnr and --max-bytes are budgets of --quantize auto.")
+    if quantize == AUTO and dry_run:
+        raise click.UsageError("--quantize auto is measured, not planned: it has no --dry-run.")
     if dry_run:
         _dry_run(request, json_output, save_recipe)
         return
-    from compiler.build import compile
+    from compiler import auto, build
 
     def told(plan: Plan) -> None:
         if not json_output:
@@ -187,7 +207,10 @@ def command(
         _save_recipe(plan, save_recipe)
 
     with bars() as progress:
-        artifact = compile(request, progress, told)
+        if quantize == AUTO:
+            artifact = auto.compile(request, auto.Budget(min_psnr, max_bytes), progress, told)
+        else:
+            artifact = build.compile(request, progress, told)
     if json_output:
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:

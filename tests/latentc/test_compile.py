@@ -172,3 +172,22 @@ def test_calibration_prompts_are_read_from_a_file(latentc, requests, tmp_path):
     assert (requests[-1].calibration, requests[-1].pictures) == (("a cat", "a dog"), 3)
     file.write_text("\n", encoding="utf-8")
     assert latentc(*args, "--calibration", file).code == 2
+
+
+def test_auto_reaches_the_search_with_its_budget(latentc, requests, monkeypatch, tmp_path):
+    from compiler import auto
+
+    asked = []
+
+    def search(request, budget, progress, on_plan):
+        asked.append((request, budget))
+        return build.compile(request, progress, on_plan)
+
+    monkeypatch.setattr(auto, "compile", search)
+    args = ["compile", "m", "out", "-t", "openvino", "--quantize", "auto"]
+    assert latentc(*args, "--min-psnr", "40").code == 0
+    assert latentc(*args, "--max-bytes", "1.5M").code == 0
+    assert [budget for _, budget in asked] == [auto.Budget(min_psnr=40.0), auto.Budget(max_bytes=1_500_000)]
+    assert asked[0][0].quantize == ""
+    assert latentc(*args, "--min-psnr", "40", "--dry-run").code == 2
+    assert latentc("compile", "m", "out", "-t", "openvino", "--min-psnr", "40").code == 2

@@ -23,7 +23,7 @@ def said(recipe: Recipe) -> dict[str, tuple[str, dict]]:
     return {n: (c.scheme, {k: v for k, v in c.options.items() if v}) for n, c in recipe.components.items()}
 
 
-INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 3}
+INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 1}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 3}
         ),
         (
             "int8,unet=nf4:low_rank=16",
-            {"*": ("int8", {}), "unet": ("nf4", {"scales": "fp16", "small": 3, "low_rank": 16})},
+            {"*": ("int8", {}), "unet": ("nf4", {"scales": "fp16", "small": 1, "low_rank": 16})},
         ),
         ("unet=int4, asymmetric", {"unet": ("int4", INT4 | {"asymmetric": True})}),
     ],

@@ -70,11 +70,15 @@ def test_int4_is_nncfs(group, mode, asymmetric):
     pytest.importorskip("nncf")
     from nncf.parameters import CompressWeightsMode
     from nncf.quantization.algorithms.weight_compression.config import WeightCompressionConfig
-    from nncf.quantization.algorithms.weight_compression.weight_lowering import quantize_dequantize_weight
+    from nncf.quantization.algorithms.weight_compression.weight_lowering import (
+        integer_quantize_dequantize_weight,
+    )
     from nncf.tensor import Tensor
 
     config = WeightCompressionConfig(mode=getattr(CompressWeightsMode, mode), group_size=group)
-    theirs = quantize_dequantize_weight(Tensor(WEIGHT), config, reduction_axes=1).data.reshape(WEIGHT.shape)
+    theirs = integer_quantize_dequantize_weight(Tensor(WEIGHT), config, reduction_axes=1).data.reshape(
+        WEIGHT.shape
+    )
     ours = restored("int4", group=group, asymmetric=asymmetric, scale="max", scales="fp32")
     assert np.isclose(ours, theirs, rtol=1e-5, atol=1e-7).mean() > 0.999
 
@@ -83,11 +87,15 @@ def test_int8_asymmetric_is_nncfs():
     pytest.importorskip("nncf")
     from nncf.parameters import CompressWeightsMode
     from nncf.quantization.algorithms.weight_compression.config import WeightCompressionConfig
-    from nncf.quantization.algorithms.weight_compression.weight_lowering import quantize_dequantize_weight
+    from nncf.quantization.algorithms.weight_compression.weight_lowering import (
+        integer_quantize_dequantize_weight,
+    )
     from nncf.tensor import Tensor
 
     config = WeightCompressionConfig(mode=CompressWeightsMode.INT8_ASYM)
-    theirs = quantize_dequantize_weight(Tensor(WEIGHT), config, reduction_axes=1).data.reshape(WEIGHT.shape)
+    theirs = integer_quantize_dequantize_weight(Tensor(WEIGHT), config, reduction_axes=1).data.reshape(
+        WEIGHT.shape
+    )
     assert np.isclose(restored("int8", asymmetric=True), theirs, rtol=1e-5, atol=1e-7).mean() > 0.999
 
 

@@ -225,7 +225,7 @@ def test_scales_spread_over_their_blocks():
 def test_the_smallest_weights_stay_at_int8():
     layout = Layout("linear", (256, 128), 0)
     decisions = [
-        (size, decide(scheme, table.options(scheme, {}), layout))
+        (size, decide(scheme, table.options(scheme, {} if scheme == "int8" else {"small": 3}), layout))
         for size, scheme in [(9_000, "int4"), (100, "int4"), (150, "int4"), (60, "int8"), (60, "int4")]
     ]
     schemes = [decision.scheme for decision in spare_small(decisions)]
