@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from compiler.quantize.find import Found
 from compiler.weights import Cast, Reshape, Slice, Stored, Transpose, WeightRef
 
 # Elements worked on at once: their temporary arrays stay in a processor's cache.
-_CHUNK = 1 << 18
+_CHUNK = 1 << 17
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ def quantize(found: Found, decision: Decision, scratch: Scratch) -> QuantizedWei
     values = np.empty((layout.rows, layout.inner), element.numpy() if element.bitwidth == 8 else np.uint8)
     scale = np.empty((layout.rows, layout.inner // block), np.float32)
     zero = np.empty(scale.shape, np.uint8) if getattr(options, "asymmetric", False) else None
-    lost = total = 0.0
     step = max(1, _CHUNK // layout.inner)
-    for start in range(0, layout.rows, step):
+
+    def chunk(start: int) -> tuple[float, float]:
+        """Quantizes some rows; the squares of what was lost and of all."""
         part = slice(start, start + step)
         wanted = rows[part].astype(np.float32)
         _require_finite(wanted, found.key)
@@ -99,13 +102,17 @@ def quantize(found: Found, decision: Decision, scratch: Scratch) -> QuantizedWei
         restored = scheme.dequantize(blocks, options)
         if correction is not None:
             restored = restored + correction
-        lost += float(np.sum(np.square(restored - wanted, dtype=np.float64)))
-        total += float(np.sum(np.square(wanted, dtype=np.float64)))
         values[part], scale[part] = blocks.values.view(values.dtype), blocks.scale
         if zero is not None:
             assert blocks.zero is not None
             zero[part] = blocks.zero
-    del rows
+        lost = float(np.sum(np.square(restored - wanted, dtype=np.float64)))
+        return lost, float(np.sum(np.square(wanted, dtype=np.float64)))
+
+    # NumPy lets go of the interpreter while it computes.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sums = list(pool.map(chunk, range(0, layout.rows, step)))
+    lost, total = (sum(column) for column in zip(*sums, strict=True))
     stored = _Writer(found, decision, scratch)
     wrote = (
         stored.values(values, element),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -14,7 +16,7 @@ from compiler.quantize.find import find
 from compiler.quantize.stream import Scratch
 from compiler.weights import Cast, Transpose, WeightRef
 from targets.nf4 import as_matmul_bnb4
-from tests.compiler.passes.graphs import error, evaluate, ops, weight
+from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse, weight
 from tests.compiler.quantize.made import KINDS, case, quantized
 
 TYPES = {
@@ -153,3 +155,25 @@ def test_scales_that_fp16_cannot_hold_are_fp32(tmp_path):
     assert decide("int4", options, find(case("gemm", tmp_path).model)[0].layout).scheme == "int4"
     (got,) = evaluate(made.model, [made.x])
     assert error([got], [made.x @ made.weight]) < 1e-3
+
+
+def test_memory_holds_one_weight_at_a_time(tmp_path):
+    """Twelve weights of 2 MiB each: what is alive at once is a few copies of one."""
+    rng = np.random.default_rng(0)
+    names = [f"w{i}" for i in range(12)]
+    weights = ", ".join(f"float[1024,512] {name}" for name in names)
+    products = "\n".join(f"y{i} = MatMul(x, {name})" for i, name in enumerate(names))
+    outputs = ", ".join(f"float[B,512] y{i}" for i in range(12))
+    model = parse(f"(float[B,1024] x, {weights}) => ({outputs}) {{ {products} }}")
+    bind(model, tmp_path, **{name: rng.standard_normal((1024, 512)).astype(np.float32) for name in names})
+    options = table.options("int4", {})
+    run = QuantizePass(lambda key, layout: decide("int4", options, layout), Scratch(tmp_path / "s"))
+    tracemalloc.start()
+    try:
+        run(model)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(run.records) == 12
+    # The weight, its values and its packed values, and a chunk of 1 MiB with its temporary arrays.
+    assert peak < 16 * 2**20
