@@ -40,8 +40,17 @@ SPECS = (
     "unet=int8-activations",
     "int8",
     "int4",
+    "int4:small=0",
+    "auto=int4:small=0",
     "nf4",
+    "auto=nf4",
 )
+AUTO = "auto="
+"""In front of another spec: `--quantize auto` with that artifact's bytes for its budget."""
+
+AUTO_GAIN = 3.0
+"""dB that auto is better at equal bytes."""
+
 LIMITS: dict[str, float] = {
     "": 50.0,
     "unet=int8": 52.0,
@@ -99,9 +108,12 @@ class Drawn:
     pictures: tuple[Image, ...]
 
 
-def build(target: str, spec: str, out: Path, prompts: Sequence[str], guidance: float) -> Drawn:
-    """Compiles and draws."""
+def build(
+    target: str, spec: str, out: Path, prompts: Sequence[str], guidance: float, drawn: Sequence[Drawn] = ()
+) -> Drawn:
+    """Compiles and draws. `drawn` has the artifact whose bytes `auto` is to keep to."""
     from bench.quality import BATCH, draw
+    from compiler import auto
     from compiler.build import CompileRequest, compile
     from runtimes.pipeline import load
 
@@ -110,10 +122,15 @@ def build(target: str, spec: str, out: Path, prompts: Sequence[str], guidance: f
         out=out,
         target=target,
         batch=DimRange(min=1, max=BATCH),
-        quantize=spec,
-        pictures=0,
+        quantize="" if spec.startswith(AUTO) else spec,
+        pictures=8 if spec.startswith(AUTO) else 0,
     )
-    artifact = compile(request)
+    if spec.startswith(AUTO):
+        like = next(one for one in drawn if (one.target, one.spec) == (target, spec.removeprefix(AUTO)))
+        limit = sum(file.size for file in like.manifest.files)
+        artifact = auto.compile(request, auto.Budget(max_bytes=limit))
+    else:
+        artifact = compile(request)
     with load(artifact.root, cache=False) as pipeline:
         pictures = draw(pipeline.diffusers, prompts, guidance)
     return Drawn(target, spec, artifact.root, artifact.manifest, tuple(pictures))
@@ -174,6 +191,9 @@ def failures(rows: Sequence[Row], own: float) -> list[str]:
             found.append(f"{name}: mean PSNR {r.psnr:.1f} dB, at least {limit:.0f} wanted")
         if limit is not None and own - r.accuracy > ACCURACY_LOSS:
             found.append(f"{name}: prompt accuracy {r.accuracy:.1%}, PyTorch's is {own:.1%}")
+        like = [o for o in rows if (o.target, AUTO + o.spec) == (r.target, r.spec)]
+        if like and r.psnr < like[0].psnr + AUTO_GAIN:
+            found.append(f"{name}: {r.psnr:.1f} dB, {like[0].spec} has {like[0].psnr:.1f} at the same size")
         if r.target == "openvino" and r.data > r.weights * (1 + SIZE_MARGIN):
             found.append(f"{name}: {r.data} bytes of weights, {r.weights} by their bits")
     return found
@@ -189,6 +209,8 @@ def table(rows: Sequence[Row], own: float, prompts: int) -> str:
     ]
     for r in rows:
         name = f"`{r.spec}`" if r.spec else "(fp16)"
+        if r.spec.startswith(AUTO):
+            name = f"`auto`, size of `{r.spec.removeprefix(AUTO)}`"
         bits = "-" if r.bits is None else f"{r.bits:.2f}"
         lines.append(
             f"| {r.target} | {name} | {r.bytes / 1e6:.2f} MB | {bits} | {r.psnr:.1f} dB | {r.worst_psnr:.1f} "
@@ -235,7 +257,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 for number, spec in enumerate(given.spec or SPECS):
                     print(f"{target} {spec or 'fp16'}: compiling and drawing", file=sys.stderr, flush=True)
                     out = Path(folder) / f"{target}-{number}"
-                    drawn.append(build(target, spec, out, prompts, given.guidance))
+                    drawn.append(build(target, spec, out, prompts, given.guidance, drawn))
             times = step_times(drawn, prompts[0], given.guidance)
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.quantization import LIMITS, SPECS, Row, failures, table
+from bench.quantization import AUTO, LIMITS, SPECS, Row, failures, table
 
 GOOD = Row("openvino", "unet=int4", 3_000_000, 4.25, 2_000_000, 2_010_000, 41.2, 37.0, 0.991, 0.94, 5.0)
 
@@ -44,4 +44,12 @@ def test_every_limit_is_of_a_row_and_every_row_is_a_spec():
 
     assert set(LIMITS) <= set(SPECS)
     for spec in filter(None, SPECS):
-        read(spec)
+        read(spec.removeprefix(AUTO))
+        assert not spec.startswith(AUTO) or SPECS.index(spec.removeprefix(AUTO)) < SPECS.index(spec)
+
+
+def test_auto_is_held_to_what_it_has_the_size_of():
+    uniform, auto = replace(GOOD, spec="nf4", psnr=40.0), replace(GOOD, spec="auto=nf4", psnr=42.9)
+    assert failures([uniform, auto], 0.95) == ["openvino auto=nf4: 42.9 dB, nf4 has 40.0 at the same size"]
+    assert failures([uniform, replace(auto, psnr=43.0)], 0.95) == []
+    assert "| `auto`, size of `nf4` |" in table([auto], 0.95, 5)
