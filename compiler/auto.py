@@ -20,8 +20,9 @@ from artifacts.manifest import PictureEvidence, Recipe, RecipeComponent, RecipeR
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from compiler import build
-from compiler.job import GraphJob
-from compiler.plan import Plan
+from compiler.check import memory_available, memory_needed
+from compiler.job import GraphJob, calibration
+from compiler.plan import Plan, parameters
 from compiler.quantize.allot import Allotment, Ladder
 from compiler.quantize.recipe import Choice, read
 from compiler.request import CompileRequest
@@ -216,7 +217,10 @@ def sensitivities(request: CompileRequest, work: Path, progress: Progress) -> di
     opened = build.opened(replace(request, quantize=""), progress)
     found: dict[tuple[str, str], tuple] = {}  # type: ignore[type-arg]
     for job in opened.jobs:
-        key = content_key({"part": job.key(opened.files), "schemes": repr(SCHEMES), "calls": CALLS})
+        drawn = calibration(request, job.source).model_dump()
+        key = content_key(
+            {"part": job.key(opened.files), "schemes": repr(SCHEMES), "calls": CALLS, "drawn": drawn}
+        )
         file = cache_dir() / "sensitivity" / f"{key}.json"
         measured = load(file)
         if measured is None:
@@ -227,6 +231,13 @@ def sensitivities(request: CompileRequest, work: Path, progress: Progress) -> di
 
 
 def _measured(job: GraphJob, work: Path, progress: Progress) -> Measured:
+    needed, available = memory_needed(parameters(job.method, job.captured)), memory_available()
+    if needed > available:
+        raise LatentcError(
+            f"measuring the sensitivities of '{job.method.folder}' takes {needed / 2**30:.1f} GiB of memory; "
+            f"{available / 2**30:.1f} GiB are free.",
+            "Name schemes instead, for instance: --quantize int4",
+        )
     scratch = work / f"sensitivity-{job.method.folder}"
     scratch.mkdir()
     progress(Event(f"{job.method.folder}: exporting the graph", 0, None))

@@ -156,8 +156,10 @@ class Lowering:
             LatentcError: it does not run.
         """
         self._require_one_method()
+        few = self.evaluation.model_copy(update={"prompts": self.evaluation.prompts[:2]})
         with self._runnable(model.clone(), "calls") as job:
-            return calibrate.inputs(job.model_copy(update={"keep": count}), self.progress)
+            wanted = job.model_copy(update={"keep": count, "evaluation": few})
+            return calibrate.inputs(wanted, self.progress)
 
     @contextmanager
     def _runnable(self, model: ir.Model, name: str) -> Iterator[calibrate.Job]:
