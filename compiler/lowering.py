@@ -130,10 +130,12 @@ class Lowering:
         name = self.method.component
         others = [m.method for m in self.captured.methods if m.component == name]
         if TASK not in self.captured.pipelines:
-            raise UsageError(f"{ACTIVATIONS} are measured with {TASK}, which is not among the tasks.")
+            raise UsageError(
+                f"{ACTIVATIONS} and auto are measured with {TASK}, which is not among the tasks."
+            )
         if len(others) > 1:
             raise UsageError(
-                f"{ACTIVATIONS} are measured for components that are called in one way; '{name}' is called by "
+                f"{ACTIVATIONS} and auto measure components that are called in one way; '{name}' is called by "
                 f"{', '.join(others)}.",
                 f"Use --quantize {name}=int8",
             )
