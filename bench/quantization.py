@@ -38,6 +38,7 @@ SPECS = (
     "unet=int4:low_rank=16",
     "unet=nf4",
     "unet=int8-activations",
+    "unet=int8-activations:bits=8",
     "int8",
     "int4",
     "int4:small=0",

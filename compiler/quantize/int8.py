@@ -42,9 +42,7 @@ class Int8:
     def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
         """See `blocks.Scheme`."""
         if not options.asymmetric:
-            scale = nonzero(np.max(np.abs(rows), axis=1, keepdims=True) / np.float32(127))
-            values = np.clip(np.rint(rows / scale), -127, 127).astype(np.int8)
-            return Blocks(values, scale)
+            return symmetric(rows, 127)
         low = np.minimum(rows.min(axis=1, keepdims=True), 0)
         high = np.maximum(rows.max(axis=1, keepdims=True), 0)
         # Halves: the range of two numbers near the largest float is no float.
@@ -56,6 +54,12 @@ class Int8:
     def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
         """See `blocks.Scheme`."""
         return affine(blocks)
+
+
+def symmetric(rows: np.ndarray, top: int) -> Blocks:
+    """Rows over the whole numbers from -top to top."""
+    scale = nonzero(np.max(np.abs(rows), axis=1, keepdims=True) / np.float32(top))
+    return Blocks(np.clip(np.rint(rows / scale), -top, top).astype(np.int8), scale)
 
 
 SCHEME = Int8()
