@@ -117,6 +117,26 @@ class Evidence(Record):
     reason: str = ""
 
 
+class WeightRecord(Record):
+    """One quantized weight.
+
+    Attributes:
+        key: the stored tensor's name.
+        scheme: with its options, as a recipe's rule would name it ("int4:group=64").
+        parameters: elements.
+        bytes: on disk: values, scales, zero points and corrections.
+        error: ``||restored - weight|| / ||weight||``.
+        note: why it is not the scheme that was asked for; empty when it is.
+    """
+
+    key: str
+    scheme: str
+    parameters: int
+    bytes: int
+    error: float
+    note: str = ""
+
+
 class GraphRecord(Record):
     """One compiled graph: a folder of vendor files.
 
@@ -128,6 +148,7 @@ class GraphRecord(Record):
         kept_fp32: what stayed in fp32 in a lower-precision graph, and why (one line each).
         schemes: bytes written for each weight scheme ("float16": 1719...).
         digest: SHA-256 of the target-neutral graph's structure.
+        weights: those that were quantized.
     """
 
     folder: str
@@ -140,6 +161,7 @@ class GraphRecord(Record):
     parameters: int
     schemes: dict[str, int]
     digest: str
+    weights: tuple[WeightRecord, ...] = ()
     evidence: Evidence
 
 
@@ -173,6 +195,54 @@ class ComponentRecord(Record):
     residual: str | None = None
 
 
+class PictureEvidence(Record):
+    """Pictures of a quantized model beside PyTorch's in fp32, from the same seeds.
+
+    Attributes:
+        prompts, steps, guidance, width, height: what was drawn.
+        psnr, worst_psnr: in dB, mean and worst of the pictures; 100 where they are equal.
+        ssim, worst_ssim: structural similarity, 1 where they are equal.
+        reason: why it was not measured; empty when it was.
+    """
+
+    prompts: int = 0
+    steps: int = 0
+    guidance: float | None = None
+    width: int = 0
+    height: int = 0
+    psnr: float | None = None
+    worst_psnr: float | None = None
+    ssim: float | None = None
+    worst_ssim: float | None = None
+    reason: str = ""
+
+
+class RecipeRule(Record):
+    """Weights whose key matches the shell-like pattern `match` take `scheme`; "none" leaves them as they are."""
+
+    match: str
+    scheme: str
+    options: dict[str, bool | int | str] = {}
+
+
+class RecipeComponent(Record):
+    """One component's weights: the first of `weights` that matches, otherwise `scheme`.
+
+    `scheme` may be a precision: the component is then not quantized and stored in it.
+    """
+
+    scheme: str = "none"
+    options: dict[str, bool | int | str] = {}
+    weights: tuple[RecipeRule, ...] = ()
+
+
+class Recipe(Record):
+    """How a model is quantized, by component or by graph folder. With the source, it rebuilds the artifact."""
+
+    version: Literal[1] = 1
+    components: dict[str, RecipeComponent]
+
+
 class Source(Record):
     """Where the model came from; `weights` holds every weight file that was read."""
 
@@ -194,6 +264,10 @@ class Manifest(Record):
     arguments: dict[str, str] = {}
     """What `--arg` gave to the pipeline's call, as texts."""
     precision: str
+    quantization: Recipe | None = None
+    """What `--quantize` became for this model; None for nothing."""
+    pictures: PictureEvidence | None = None
+    """What was measured of a quantized model's pictures; None where nothing is quantized."""
     sizes: dict[str, DimRange]
     """Declared ranges of "height", "width" (pixels) and "batch" (images)."""
     components: tuple[ComponentRecord, ...]

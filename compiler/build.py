@@ -5,89 +5,54 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.hashing import content_key, file_record
+from artifacts.hashing import file_record
 from artifacts.manifest import (
     ComponentRecord,
-    DimRange,
-    Evidence,
     FileRecord,
     GraphRecord,
     Manifest,
     MethodRecord,
+    PictureEvidence,
+    Recipe,
     Source,
 )
+from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
-from artifacts.workspace import Building, Workspace
+from artifacts.workspace import Workspace
+from compiler import pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
-from compiler.check import Checker, Job, memory_available, memory_needed
-from compiler.plan import Plan, make_plan, parameters
-from compiler.source import ComponentSource, ModelSource, open_model
+from compiler.check import Checker, memory_available, memory_needed, variant
+from compiler.job import GraphJob, toolchain
+from compiler.plan import Plan, Storage, make_plan
+from compiler.quantize.recipe import choice_of, planned, quantization
+from compiler.request import CHECKS, CompileRequest
+from compiler.source import ModelSource, open_model
 from targets import table as targets
 from targets.base import Target
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
-
-ONE = DimRange(min=1, max=1)
-
-CHECKS = ("quick", "full", "none")
 
 # Files of a component without weights that an artifact takes over: what tokenizers, processors and schedulers are
 # loaded from. Code and pickles are not among them.
 _LOOSE = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 
-_PACKAGES = ("latentc", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
-
-
-@dataclass(frozen=True)
-class CompileRequest:
-    """What to compile, for what, and where to.
-
-    Attributes:
-        model: a diffusers folder, a built-in name or a hub id.
-        out: the artifact's folder; it appears when all is done.
-        target: a name in `targets.table`.
-        precision: of the weights: "fp32", "fp16" or "bf16".
-        tasks: what the artifact does; empty for what the model's own pipeline does.
-        size: declared ranges of the picture, in pixels; None for the model's own size.
-        batch: declared range of pictures a call.
-        check: "quick" (one shape), "full" (ends and inside of every range) or "none".
-        options: the target's own, by name.
-        arguments: more arguments of the pipeline's call, as texts.
-        force: replace an artifact that is at `out`.
-    """
-
-    model: str
-    out: Path
-    target: str
-    precision: str = "fp16"
-    tasks: tuple[str, ...] = ()
-    size: SizeRange | None = None
-    batch: DimRange = ONE
-    check: str = "quick"
-    options: Mapping[str, str] = field(default_factory=dict)
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    force: bool = False
-
 
 def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
     """What `compile` would do, without writing anything. Raises what `compile` raises before it writes."""
-    _target(request)
-    return make_plan(_capture(open_model(request.model), request, progress), request.precision, request.out)
+    target, _ = _target(request)
+    captured = _capture(open_model(request.model), request, progress)
+    return _plan(request, captured, quantization(request.quantize, captured, target))
 
 
 def compile(
@@ -111,14 +76,15 @@ def compile(
     source = open_model(request.model)
     with Workspace(request.out, request.force, progress) as workspace:
         captured = _capture(source, request, progress)
-        planned = make_plan(captured, request.precision, request.out)
+        recipe = quantization(request.quantize, captured, target)
+        planned = _plan(request, captured, recipe)
         if on_plan is not None:
             on_plan(planned)
         files = _hash_sources(source, captured, progress)
         keys: dict[str, str] = {}
         with Checker() as checker:
             for method in captured.methods:
-                job = _GraphJob(request, target, options, source, captured, method, checker, progress)
+                job = GraphJob(request, target, options, source, captured, method, recipe, checker, progress)
                 key = keys[method.folder] = job.key(files)
                 part = workspace.finished(key)
                 if part is not None:
@@ -127,12 +93,38 @@ def compile(
                 with workspace.build(key, needs=job.bytes) as building:
                     job.build(building)
         graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
+        manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
+        if any(record.weights for record in manifest.graphs):
+            folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
+            pictures = _pictures(request, source, captured, manifest, folders, progress)
+            manifest = manifest.model_copy(update={"pictures": pictures})
         workspace.publish(
             keys,
-            lambda records: _manifest(request, target, options, source, captured, files, graphs, records),
+            lambda records: manifest.model_copy(update={"files": records}),
             lambda folder: _loose_files(source, captured, folder),
         )
     return _published(request.out)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A request's model, captured, with a job for each graph and its components' hashed weight files."""
+
+    files: Mapping[str, tuple[FileRecord, ...]]
+    jobs: tuple[GraphJob, ...]
+
+
+def opened(request: CompileRequest, progress: Progress = silent) -> Opened:
+    """What `compile` works on, without compiling. The jobs cannot check graphs."""
+    target, options = _target(request)
+    source = open_model(request.model)
+    captured = _capture(source, request, progress)
+    recipe = quantization(request.quantize, captured, target)
+    jobs = [
+        GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress)
+        for method in captured.methods
+    ]
+    return Opened(_hash_sources(source, captured, progress), tuple(jobs))
 
 
 def _published(out: Path) -> Artifact:
@@ -178,6 +170,14 @@ def _options(target: Target, texts: Mapping[str, str]) -> Any:
     return target.options(**values)
 
 
+def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> Plan:
+    def storage(method: Method) -> Storage:
+        choice = choice_of(recipe, method)
+        return Storage(choice.precision or request.precision, choice.label, planned(choice))
+
+    return make_plan(captured, request.precision, request.out, recipe, storage)
+
+
 def _capture(source: ModelSource, request: CompileRequest, progress: Progress) -> Capture:
     given = parse_given(request.arguments)
     return capture(source, request.tasks, request.size, request.batch, given, progress)
@@ -195,152 +195,52 @@ def _hash_sources(
     }
 
 
-@dataclass(frozen=True)
-class _GraphJob:
-    """One graph, from a captured method to a finished part."""
-
-    request: CompileRequest
-    target: Target
-    options: Any
-    source: ModelSource
-    captured: Capture
-    method: Method
-    checker: Checker
-    progress: Progress
-
-    @property
-    def component(self) -> ComponentSource:
-        return next(c for c in self.source.components if c.name == self.method.component)
-
-    @property
-    def bytes(self) -> int:
-        """A lower bound of what will be written."""
-        return parameters(self.method, self.captured) * (4 if self.request.precision == "fp32" else 2)
-
-    def key(self, files: Mapping[str, tuple[FileRecord, ...]]) -> str:
-        """What the part depends on: the source, the call, the options and the tools that shape the result."""
-        method = self.method
-        return content_key(
-            {
-                "weights": [record.sha256 for record in files[method.component]],
-                "config": (self.component.folder / "config.json").read_text(encoding="utf-8"),
-                "class": self.captured.classes[method.component],
-                "folder": method.folder,
-                "method": method.method,
-                "arguments": {name: tree.model_dump() for name, tree in method.arguments.items()},
-                "result": method.result.model_dump(),
-                "inputs": [spec.model_dump() for spec in (*method.inputs, *method.outputs)],
-                "dims": {name: span.model_dump() for name, span in method.dims.items()},
-                "residuals": list(self.captured.residuals.get(method.component, ())),
-                "target": self.target.name,
-                "options": dataclasses.asdict(self.options),
-                "precision": self.request.precision,
-                "check": self.request.check,
-                "toolchain": _toolchain(self.target),
-            }
-        )
-
-    def build(self, building: Building) -> None:
-        """Exports, lowers and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
-        from compiler.digest import graph_digest
-        from compiler.plan import bytes_by_type
-
-        name = self.method.folder
-        self.progress(Event(f"{name}: exporting the graph", 0, None))
-        model, kept = self._graph()
-        self.progress(Event(f"{name}: exporting the graph", 1, 1))
-        digest, schemes = graph_digest(model), bytes_by_type(model)
-        # Weights are written under the part's own name in messages.
-        lowered = self.target.lower(model, self.options, building.folder, self.progress)
-        shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
-        residual = self._residual(building.folder)
-        evidence = self._check(building.folder / lowered.model_file)
-        record = GraphRecord(
-            folder=name,
-            model_file=f"{name}/{lowered.model_file}",
-            inputs=self.method.inputs,
-            outputs=self.method.outputs,
-            dims=self.method.dims,
-            precision=self.request.precision,
-            kept_fp32=kept,
-            parameters=parameters(self.method, self.captured),
-            schemes=schemes,
-            digest=digest,
-            evidence=evidence,
-        )
-        building.meta["graph"] = record.model_dump(mode="json")
-        building.meta["residual"] = residual
-
-    def _graph(self) -> tuple[ir.Model, tuple[str, ...]]:
-        """The graph after all passes, and what stayed in fp32."""
-        from compiler.export.graph import export_graph
-        from compiler.passes import table
-        from compiler.passes.precise import lower_precision
-
-        model = export_graph(self.component, self.method, self.captured.weights[self.method.component])
-        model, kept = lower_precision(
-            model, self.request.precision, self.target.requirements.typed, self.progress
-        )
-        return table.run(model, self.target.requirements.passes), kept
-
-    def _residual(self, folder: Path) -> bool:
-        """Writes the small tensors that pipelines read outside captured methods; once for each component."""
-        names = self.captured.residuals.get(self.method.component, ())
-        first = next(m for m in self.captured.methods if m.component == self.method.component)
-        if not names or first.folder != self.method.folder:
-            return False
-        from safetensors.torch import save_file
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        from compiler.capture.modules import build, real_tensor
-
-        weights = self.captured.weights[self.method.component]
-        module = build(self.component, FakeTensorMode(allow_non_fake_inputs=True))
-        # The library refuses views and tensors that share memory.
-        tensors = {name: real_tensor(module, weights, name).contiguous().clone() for name in names}
-        save_file(tensors, folder / "residual.safetensors")
-        return True
-
-    def _check(self, model_file: Path) -> Evidence:
-        if self.request.check == "none":
-            return Evidence(check="not measured", reason="--check none")
-        needed, available = memory_needed(parameters(self.method, self.captured)), memory_available()
-        if needed > available:
-            reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
-            return Evidence(check="not measured", reason=reason)
-        from compiler.capture.samples import write_points
-
-        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 0, None))
-        count = None if self.request.check == "full" else 1
-        with write_points(self.method, count) as points:
-            method = self.method
-            job = Job(
-                target=self.target.name,
-                device="auto",
-                precision=self.request.precision,
-                model_file=str(model_file),
-                component=method.component,
-                library=self.component.library,
-                class_name=self.component.class_name,
-                folder=str(self.component.folder),
-                method=method.method,
-                arguments=method.arguments,
-                inputs=method.inputs,
-                outputs=method.outputs,
-                points=tuple(str(point) for point in points),
-            )
-            evidence = self.checker.run(job, self.request.check)
-        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 1, 1))
-        return evidence
-
-
-def _record(workspace: Workspace, key: str) -> tuple[GraphRecord, bool]:
-    """A finished part's graph, and whether it holds its component's residual tensors."""
+def _part(workspace: Workspace, key: str) -> Part:
     part = workspace.finished(key)
     if part is None:
         raise LatentcError(
             "a finished part of the work folder has been changed or removed.", "Run compile again."
         )
+    return part
+
+
+def _pictures(
+    request: CompileRequest,
+    source: ModelSource,
+    captured: Capture,
+    manifest: Manifest,
+    folders: Mapping[str, Path],
+    progress: Progress,
+) -> PictureEvidence:
+    """The quantized model's pictures beside PyTorch's, from graphs that are not published yet."""
+    if not request.pictures or request.check == "none":
+        return PictureEvidence(reason="--check none" if request.pictures else "--pictures 0")
+    needed = memory_needed(sum(graph.parameters for graph in manifest.graphs))
+    available = memory_available()
+    if needed > available:
+        reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
+        return PictureEvidence(reason=reason)
+    root, moved = pictures.relocated(manifest, folders)
+    variants = [found for c in source.modules if (found := variant(c.weight_files)) is not None]
+    with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
+        _loose_files(source, captured, Path(loose))
+        job = pictures.Job(
+            model=str(source.root),
+            variant=min(variants, default=None),
+            loose=loose,
+            root=str(root),
+            manifest=moved,
+            evaluation=pictures.evaluation(source.root, request.pictures),
+            width=manifest.sizes["width"].min,
+            height=manifest.sizes["height"].min,
+            budget=pictures.BUDGET,
+        )
+        return pictures.measure(job, progress)
+
+
+def _record(workspace: Workspace, key: str) -> tuple[GraphRecord, bool]:
+    """A finished part's graph, and whether it holds its component's residual tensors."""
+    part = _part(workspace, key)
     return GraphRecord.model_validate(part.meta["graph"]), bool(part.meta["residual"])
 
 
@@ -350,6 +250,7 @@ def _manifest(
     options: Any,
     source: ModelSource,
     captured: Capture,
+    recipe: Recipe | None,
     sources: Mapping[str, tuple[FileRecord, ...]],
     graphs: Mapping[str, tuple[GraphRecord, bool]],
     files: tuple[FileRecord, ...],
@@ -369,6 +270,7 @@ def _manifest(
         options=dataclasses.asdict(options),
         arguments=dict(request.arguments),
         precision=request.precision,
+        quantization=recipe,
         sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch},
         components=tuple(
             ComponentRecord(
@@ -385,20 +287,9 @@ def _manifest(
         ),
         graphs=tuple(record for record, _ in graphs.values()),
         files=files,
-        toolchain=_toolchain(target),
+        toolchain=toolchain(target),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def _toolchain(target: Target) -> dict[str, str]:
-    """Package -> version of everything that shapes an artifact."""
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | dict(target.toolchain())
 
 
 def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +20,13 @@ from pydantic import BaseModel
 from artifacts.errors import LatentcError
 from artifacts.manifest import AnyLeaf, Evidence, TensorSpec, Tree
 
-TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2}
-"""Largest ``||out - ref|| / ||ref||`` of any output, by precision. Rounding weights to 11 or 8 bits gives
-about a tenth of this through the depth of these networks; a wrong graph gives about 1."""
+TOLERANCE: dict[str, float] = {
+    "fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 0.15, "int8-activations": 0.3, "int4": 0.6, "nf4": 0.6,
+}  # fmt: skip
+"""Largest ``||out - ref|| / ||ref||`` of any output, by precision and by weight scheme. Rounding weights to 11
+or 8 bits gives about a tenth of this through the depth of these networks; a wrong graph gives about 1. Rounding
+them to 4 bits moves each weight by a tenth of its size: that check finds a wrong graph, and whether the pictures
+are good is for pictures to say."""
 
 # A PyTorch process and a runtime, without any model, in bytes.
 _BASE_MEMORY = 900 * 2**20
@@ -33,6 +37,7 @@ class Job(BaseModel):
 
     Attributes:
         target, device, precision, model_file: what a session opens.
+        schemes: of the graph's quantized weights.
         library, class_name, folder: what PyTorch loads.
         component, method, arguments, inputs, outputs: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
@@ -41,6 +46,7 @@ class Job(BaseModel):
     target: str
     device: str
     precision: str
+    schemes: tuple[str, ...] = ()
     model_file: str
     component: str
     library: str
@@ -134,16 +140,19 @@ def judge(job: Job, errors: Mapping[str, float], check: str) -> Evidence:
     Raises:
         LatentcError: one of them is over the tolerance of the job's precision (NaN is).
     """
-    tolerance = TOLERANCE[job.precision]
+    tolerance = max(TOLERANCE[name] for name in (job.precision, *job.schemes))
     bad = {name: error for name, error in errors.items() if not error <= tolerance}
     if bad:
         what = ", ".join(
             f"{name} {error:.2g}" if error == error else f"{name} not finite" for name, error in bad.items()
         )
+        scheme = max(job.schemes, key=TOLERANCE.__getitem__, default="")
         raise LatentcError(
             f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
-            f"allowed in {job.precision}.",
-            "Compile it in --precision fp32; if it fails there too, please report the model.",
+            f"allowed in {scheme or job.precision}.",
+            f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
+            if scheme
+            else "Compile it in --precision fp32; if it fails there too, please report the model.",
         )
     return Evidence(check="full" if check == "full" else "quick", error=dict(errors), tolerance=tolerance)
 
@@ -183,6 +192,12 @@ def _answer(job: Job) -> dict[str, float]:
     return worst
 
 
+def variant(files: Sequence[Path]) -> str | None:
+    """ "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors" -> "fp16"."""
+    parts = files[0].name.split(".") if files else []
+    return parts[1].split("-0")[0] if len(parts) == 3 else None
+
+
 def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
     """PyTorch's outputs in fp32, the module loaded by its own library: that checks the binding of weights too."""
     import torch
@@ -192,11 +207,9 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
     from compiler.source import ComponentSource
 
     source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
-    files = source.weight_files[0].name.split(".")
-    # "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors" -> "fp16"
-    variant = files[1].split("-0")[0] if len(files) == 3 else None
+    kind = variant(source.weight_files)
     cls: Any = source.cls
-    module = cls.from_pretrained(job.folder, torch_dtype=torch.float32, variant=variant, use_safetensors=True)
+    module = cls.from_pretrained(job.folder, torch_dtype=torch.float32, variant=kind, use_safetensors=True)
     method = Method(job.component, job.method, "", job.arguments, AnyLeaf(), job.inputs, job.outputs, {}, ())
     call = MethodCall(module.eval(), method)
     results = []

@@ -85,6 +85,7 @@ def _measure(
             target=artifact.manifest.target,
             device="auto",
             precision=graph.precision,
+            schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in graph.weights})),
             model_file=str(artifact.root / graph.model_file),
             component=component.name,
             library=component.library,

@@ -112,13 +112,20 @@ class Stored:
     nbytes: int
 
     def read(self) -> np.ndarray:
-        """The array, read with one plain read: mapped pages would count against the caller's memory limit."""
-        array = np.fromfile(
-            self.file, dtype=self.dtype.numpy(), count=math.prod(self.shape), offset=self.offset
-        )
+        """The array, read with one plain read: mapped pages would count against the caller's memory limit.
+
+        Four-bit elements, two to a byte with the first in the low bits, come back one to a byte.
+        """
+        if self.dtype.bitwidth == 4:
+            return ir.PackedTensor(self.read_bytes(), self.dtype, shape=self.shape).numpy()
+        return self.read_bytes().view(self.dtype.numpy()).reshape(self.shape)
+
+    def read_bytes(self) -> np.ndarray:
+        """The bytes as they are stored, uint8[nbytes]."""
+        array = np.fromfile(self.file, dtype=np.uint8, count=self.nbytes, offset=self.offset)
         if array.nbytes != self.nbytes:
             raise OSError(f"{self.file}: ends inside '{self.key}'")
-        return array.reshape(self.shape)
+        return array
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,9 @@ class WeightRef(ir.LazyTensor):
         )
 
     def _load(self) -> ir.TensorProtocol:
+        source = self.source
+        if not self.transforms and isinstance(source, Stored) and source.dtype.bitwidth == 4:
+            return ir.PackedTensor(source.read_bytes(), source.dtype, shape=source.shape, name=self.name)
         array = self.source.read()
         for step in self.transforms:
             array = step.apply(array)

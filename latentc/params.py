@@ -84,6 +84,21 @@ class PixelsType(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2] or match[1])
 
 
+class BytesType(click.ParamType[int]):
+    """`600M`, `1.5G`: bytes in decimal units; a plain number is bytes."""
+
+    name = "bytes"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMGT]?)B?", str(value).strip().upper(), re.ASCII)
+        count = int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")) if match else 0
+        if count < 1:
+            self.fail(f"'{value}' is no size on disk; expected bytes, e.g. 600M or 1.5G.", param, ctx)
+        return count
+
+
 class AssignmentType(click.ParamType[tuple[str, str]]):
     """`NAME=VALUE`."""
 

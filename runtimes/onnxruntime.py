@@ -75,6 +75,8 @@ class OrtSessions:
         options.log_severity_level = 4  # What it would print is in the error that we raise.
         # Threads that spin after a run take the cores from PyTorch and from other sessions.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Products with weights of 4 and 8 bits are computed in fp32; the default rounds activations to int8.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if (count := threads()) is not None:
             options.intra_op_num_threads = count
         if name == "directml":

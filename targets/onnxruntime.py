@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.progress import Progress
 from targets.base import Availability, Lowered, Requirements
+from targets.nf4 import as_matmul_bnb4
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.versions import installed, versions
 
@@ -30,7 +31,7 @@ class Options:
 
 
 class OnnxRuntime:
-    """One ONNX file and its external data; the graph is not changed but for `Options.fix`."""
+    """One ONNX file and its external data; the graph is not changed but for `Options.fix` and nf4."""
 
     name = "onnxruntime"
     summary = "ONNX Runtime, on the CPU and on every execution provider that is installed"
@@ -40,7 +41,7 @@ class OnnxRuntime:
         opset=(17, 23),
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="weights",
-        weight_schemes=frozenset({"int8", "int4"}),
+        weight_schemes=frozenset({"int8", "int4", "nf4", "int8-activations"}),
         passes=(),
         dynamic_shapes=True,
     )
@@ -57,7 +58,7 @@ class OnnxRuntime:
             UsageError: `options.fix` names a dimension that the graph does not have.
             LatentcError: the files cannot be written.
         """
-        fixed = fix_dims(graph, parse_fixed(options.fix))
+        fixed = as_matmul_bnb4(fix_dims(graph, parse_fixed(options.fix)))
         files = write_onnx(
             fixed, out_dir / MODEL, progress, f"{graph.graph.name or out_dir.name}: writing weights"
         )

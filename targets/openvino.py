@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
 from targets.base import Availability, Lowered, Requirements
+from targets.nf4 import as_uint4, places
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.versions import installed, versions
 
@@ -45,7 +46,7 @@ class OpenVino:
         opset=(17, 23),
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="weights",
-        weight_schemes=frozenset({"int8", "int4"}),
+        weight_schemes=frozenset({"int8", "int4", "nf4", "int8-activations"}),
         passes=(),
         dynamic_shapes=True,
     )
@@ -65,7 +66,7 @@ class OpenVino:
             UsageError: `options.fix` names a dimension that the graph does not have.
             LatentcError: the files cannot be written, or OpenVINO has no rule for an operator.
         """
-        fixed = fix_dims(graph, parse_fixed(options.fix))
+        fixed, normal_floats = as_uint4(fix_dims(graph, parse_fixed(options.fix)))
         # In out_dir, so that it is on the same disk and goes with the work folder if we are killed.
         temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=out_dir))
         try:
@@ -77,21 +78,25 @@ class OpenVino:
             )
             task = f"{graph.graph.name or out_dir.name}: converting to OpenVINO"
             progress(Event(task, 0, None))
-            self._convert(temporary / "model.onnx", fixed, out_dir)
+            self._convert(temporary / "model.onnx", fixed, normal_floats, out_dir)
             progress(Event(task, 1, 1))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return Lowered(MODEL, (MODEL, WEIGHTS))
 
-    def _convert(self, onnx_file: Path, graph: ir.Model, out_dir: Path) -> None:
+    def _convert(
+        self, onnx_file: Path, graph: ir.Model, normal_floats: frozenset[str], out_dir: Path
+    ) -> None:
         import openvino as ov
 
         core = ov.Core()
         try:
             model = core.read_model(onnx_file)
+            lent = _retype(model, onnx_file, normal_floats)
             _restore_names(model, graph)
             _number_unnamed(model)
             ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
+            del lent
         except RuntimeError as error:
             raise LatentcError(
                 f"OpenVINO {ov.__version__} cannot convert {out_dir.name}: {_first_lines(error)}",
@@ -121,6 +126,41 @@ def _restore_names(model: Any, graph: ir.Model) -> None:
     for port, value in zip(model.outputs, graph.graph.outputs, strict=True):
         if value.name not in port.get_names():
             port.get_tensor().add_names({value.name})
+
+
+def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> list[Any]:
+    """Makes nf4 of the uint4 constants of these names; their bytes stay mapped from the ONNX file's data.
+
+    Returns:
+        The arrays that the new constants point into: OpenVINO does not keep them alive.
+    """
+    lent: list[Any] = []
+    if not names:
+        return lent
+    import numpy as np
+    import openvino as ov
+
+    stored = places(onnx_file, names)
+    for constant in model.get_ordered_ops():
+        if constant.get_type_name() != "Constant" or constant.get_friendly_name() not in names:
+            continue
+        name = constant.get_friendly_name()
+        place = stored.pop(name)
+        data: Any = (
+            np.frombuffer(place, np.uint8)
+            if isinstance(place, bytes)
+            else np.memmap(onnx_file.parent / place.file, np.uint8, "r", place.offset, (place.length,))
+        )
+        lent.append(data)
+        tensor = ov.Tensor(data, ov.Shape(list(constant.get_output_shape(0))), ov.Type.nf4)
+        typed = ov.op.Constant(tensor, shared_memory=True)
+        typed.set_friendly_name(name)
+        for reader in constant.output(0).get_target_inputs():
+            reader.replace_source_output(typed.output(0))
+    if stored:
+        raise LatentcError(f"OpenVINO {ov.__version__} moved the nf4 weight '{min(stored)}'.")
+    model.validate_nodes_and_infer_types()
+    return lent
 
 
 def _number_unnamed(model: Any) -> None:

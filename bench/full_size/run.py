@@ -25,6 +25,8 @@ from bench.memlimit import MIB
 
 LIMITS = {"sd15": 1536, "sdxl": 2560, "flux": 1536, "optimum-intel": 5120}
 """MiB that each is run under."""
+QUANTIZED_LIMITS = {"sd15": 1536, "sdxl": 2560, "flux": 4096}
+"""MiB that each is compiled under with --quantize."""
 MOST_OF_PEER = 0.75
 """Our share of optimum-intel's wall time, at most."""
 FLUX_SECONDS = 90.0
@@ -85,13 +87,15 @@ class Runs:
             make(ARCHITECTURES[name], folder, sparse=name == "flux", tell=lambda line: self.tell(f"  {line}"))
         return folder
 
-    def compile(self, name: str, limit: int) -> Figure:
+    def compile(self, name: str, limit: int, quantize: str = "") -> Figure:
         """`latentc compile` of a model for OpenVINO: the same graphs as the peer's, for all sizes."""
         out = self.work / f"{name}-latentc"
         arguments = ["--target", "openvino", "--precision", "fp16", "--check", "none", "--size", "256..1024"]
         arguments += ["--batch", "1..2", "--task", "text-to-image", "--task", "image-to-image"]
         command = [sys.executable, "-m", "latentc", "compile", str(self.model(name)), str(out), *arguments]
-        return self._run(f"latentc: {name} to OpenVINO fp16", command, limit, out)
+        if quantize:
+            command += ["--quantize", quantize]
+        return self._run(f"latentc: {name} to OpenVINO {quantize or 'fp16'}", command, limit, out)
 
     def peer(self, name: str, limit: int | None) -> Figure:
         """optimum-intel's export of a model to OpenVINO."""
@@ -203,6 +207,14 @@ def measure(runs: Runs, names: Sequence[str], rounds: int, peer: bool) -> list[C
     return claims
 
 
+def measure_quantized(runs: Runs, names: Sequence[str], quantize: str) -> list[Claim]:
+    """Compiles what `names` ask for with quantized weights; returns the claims."""
+    return [
+        _fits(f"{name} to OpenVINO {quantize}", [runs.compile(name, QUANTIZED_LIMITS[name], quantize)])
+        for name in names
+    ]
+
+
 def _fits(what: str, figures: Sequence[Figure]) -> Claim:
     first = figures[0]
     if first.limit is None:
@@ -254,6 +266,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="turns of ours and the peer's (default: 1)")
     parser.add_argument("--no-peer", action="store_true", help="leave optimum-intel out")
     parser.add_argument("--no-limits", action="store_true", help="no hard limits: works without root")
+    parser.add_argument("--quantize", metavar="SPEC", help="compile with quantized weights, and nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - ARCHITECTURES.keys()):
@@ -265,7 +278,12 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         runs = Runs(work.resolve(), not args.no_limits, lambda line: print(line, file=sys.stderr, flush=True))
         try:
-            claims = measure(runs, args.names or list(ARCHITECTURES), args.rounds, not args.no_peer)
+            names = args.names or list(ARCHITECTURES)
+            claims = (
+                measure_quantized(runs, names, args.quantize)
+                if args.quantize
+                else measure(runs, names, args.rounds, not args.no_peer)
+            )
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     if args.json:

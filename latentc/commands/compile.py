@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import AssignmentType, Sizes, SizesType, Span, SpanType, assignments
+from latentc.params import AssignmentType, BytesType, Sizes, SizesType, Span, SpanType, assignments
 
 if TYPE_CHECKING:
     from artifacts.verify import Artifact
     from compiler.build import CompileRequest, Plan
 
 NAME_VALUE = AssignmentType()
+AUTO = "auto"
 
 
 @click.command(
@@ -22,6 +23,7 @@ NAME_VALUE = AssignmentType()
 Examples:
   latentc compile shapes out --target openvino
   latentc compile ./sd15 out --target onnxruntime --precision fp16 --size 256..1024 --batch 1..4
+  latentc compile ./sdxl out --target openvino --quantize unet=int4,text_encoder=int8
   latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
 """,
 )
@@ -86,6 +88,47 @@ Examples:
     help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, or "
     "zeros(2,768) for a tensor whose first axis is the batch. May be repeated.",
 )
+@click.option(
+    "--quantize",
+    metavar="SPEC",
+    default="",
+    help="Store weights in fewer bits: int8, int4, nf4 or int8-activations for all (int4:group=32,asymmetric), "
+    "by component (unet=int4,vae=fp16), as a recipe's .toml file says, or auto for a mix that a budget asks for; "
+    "see docs/quantization.md.",
+)
+@click.option(
+    "--min-psnr",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DB",
+    help="With --quantize auto: the smallest artifact whose pictures are this near PyTorch's.",
+)
+@click.option(
+    "--max-bytes",
+    type=BytesType(),
+    metavar="SIZE",
+    help="With --quantize auto: the best artifact of at most this size on disk, e.g. 600M.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Prompts that int8-activations are measured on, one on each line. [default: the model's own, or general ones]",
+)
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Prompts that are drawn with PyTorch and with the quantized model and compared, where that takes "
+    "less than 15 minutes.",
+)
+@click.option(
+    "--save-recipe",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write what --quantize is for this model as a recipe, which --quantize reads.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @click.option(
@@ -102,6 +145,12 @@ def command(
     check: str,
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
+    quantize: str,
+    min_psnr: float | None,
+    max_bytes: int | None,
+    calibration: str | None,
+    pictures: int,
+    save_recipe: str | None,
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -136,28 +185,74 @@ def command(
         check=check,
         options=assignments(options, "--option"),
         arguments=assignments(arguments, "--arg"),
+        quantize="" if quantize == AUTO else quantize,
+        calibration=_prompts(calibration),
+        pictures=pictures,
         force=force,
     )
+    if save_recipe is not None and not quantize:
+        raise click.UsageError("--save-recipe needs --quantize.")
+    if quantize != AUTO and (min_psnr is not None or max_bytes is not None):
+        raise click.UsageError("--min-psnr and --max-bytes are budgets of --quantize auto.")
+    if quantize == AUTO and dry_run:
+        raise click.UsageError("--quantize auto is measured, not planned: it has no --dry-run.")
     if dry_run:
-        _dry_run(request, json_output)
+        _dry_run(request, json_output, save_recipe)
         return
-    from compiler.build import compile
+    from compiler import auto, build
+
+    def told(plan: Plan) -> None:
+        if not json_output:
+            print_plan(plan)
+        _save_recipe(plan, save_recipe)
 
     with bars() as progress:
-        artifact = compile(request, progress, None if json_output else print_plan)
+        if quantize == AUTO:
+            artifact = auto.compile(request, auto.Budget(min_psnr, max_bytes), progress, told)
+        else:
+            artifact = build.compile(request, progress, told)
     if json_output:
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:
         _print_result(artifact)
 
 
-def _dry_run(request: CompileRequest, json_output: bool) -> None:
+def _prompts(file: str | None) -> tuple[str, ...]:
+    """The lines of a file that are not blank."""
+    if file is None:
+        return ()
+    from pathlib import Path
+
+    from artifacts.errors import UsageError
+
+    lines = tuple(filter(None, map(str.strip, Path(file).read_text(encoding="utf-8").splitlines())))
+    if not lines:
+        raise UsageError(f"--calibration {file}: the file holds no prompt.")
+    return lines
+
+
+def _save_recipe(plan: Plan, file: str | None) -> None:
+    if file is None or plan.recipe is None:
+        return
+    from pathlib import Path
+
+    from artifacts.errors import LatentcError
+    from compiler.quantize.recipe import dump
+
+    try:
+        Path(file).write_text(dump(plan.recipe), encoding="utf-8")
+    except OSError as error:
+        raise LatentcError(f"cannot write the recipe {file}: {error.strerror}.") from error
+
+
+def _dry_run(request: CompileRequest, json_output: bool, save_recipe: str | None) -> None:
     from compiler.build import plan
     from latentc import show
     from latentc.progress import bars
 
     with bars() as progress:
         found = plan(request, progress)
+    _save_recipe(found, save_recipe)
     if json_output:
         show.as_json(found.to_dict())
     else:
@@ -175,7 +270,7 @@ def print_plan(plan: Plan) -> None:
                 row.component,
                 row.method,
                 row.folder,
-                row.precision,
+                f"{row.precision}, {row.scheme}" if row.scheme else row.precision,
                 show.number(row.parameters),
                 show.size(row.bytes),
                 row.shapes,
@@ -195,9 +290,13 @@ def print_plan(plan: Plan) -> None:
 
 def _print_result(artifact: Artifact) -> None:
     from latentc import show
-    from latentc.evidence import summary
+    from latentc.evidence import pictures_line, quantized_line, summary
 
     manifest = artifact.manifest
     total = sum(file.size for file in manifest.files)
     click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
+    if any(graph.weights for graph in manifest.graphs):
+        click.echo(quantized_line(manifest))
+    if manifest.pictures is not None:
+        click.echo(show.plain(pictures_line(manifest.pictures)))
     click.echo(summary(manifest))

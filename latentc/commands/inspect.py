@@ -25,7 +25,8 @@ Examples:
     "--json", "json_output", is_flag=True, help="Print it as JSON; of an artifact, the whole manifest."
 )
 def command(artifact_or_model: str, json_output: bool) -> None:
-    """Show an artifact's components, parameters, precision, bytes, shapes and evidence.
+    """Show an artifact's components, parameters, precision, bytes, shapes and evidence; of a quantized
+    one also its ten worst weights.
 
     Of a MODEL (a diffusers folder, a hub id or a built-in name): its components and parameters. No weight is
     read in either case; latentc verify does that.
@@ -78,7 +79,7 @@ def _print_manifest(manifest: Manifest) -> None:
             (
                 graph.folder,
                 ", ".join(dict.fromkeys(methods[graph.folder])),
-                graph.precision,
+                graph.precision + _schemes(graph),
                 show.number(graph.parameters),
                 show.size(size[graph.folder]),
                 evidence.line(graph.evidence),
@@ -113,6 +114,40 @@ def _print_manifest(manifest: Manifest) -> None:
     for graph in manifest.graphs:
         for line in graph.kept_fp32:
             click.echo(show.plain(f"in fp32   {graph.folder}: {line}"))
+    if any(graph.weights for graph in manifest.graphs):
+        _print_quantized(manifest)
+
+
+def _print_quantized(manifest: Manifest) -> None:
+    from latentc import evidence, show
+
+    click.echo()
+    click.echo(evidence.quantized_line(manifest))
+    if manifest.pictures is not None:
+        click.echo(show.plain(evidence.pictures_line(manifest.pictures)))
+    for note, keys in evidence.notes(manifest).items():
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        click.echo(show.plain(f"  {note} ({keys[0]}{more})"))
+    click.echo("The worst of them:")
+    show.table(
+        ("graph", "weight", "scheme", "bits", "relative error"),
+        (
+            (
+                folder,
+                weight.key,
+                weight.scheme,
+                f"{8 * weight.bytes / weight.parameters:.2f}",
+                f"{weight.error:.2%}",
+            )
+            for folder, weight in evidence.worst_weights(manifest)
+        ),
+        right=("bits", "relative error"),
+    )
+
+
+def _schemes(graph: GraphRecord) -> str:
+    found = sorted({weight.scheme.partition(":")[0] for weight in graph.weights})
+    return f", {' and '.join(found)}" if found else ""
 
 
 def _specs(graph: GraphRecord, specs: Any) -> str:

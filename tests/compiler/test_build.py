@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import DimRange
+from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from compiler import build
+from compiler import job as job_module
+from compiler.job import GraphJob
 from targets.base import Availability, Requirements
 from tests.compiler.made import method, request, stored
 
@@ -94,7 +96,7 @@ def test_out_that_exists_is_refused_before_any_work(folder, tmp_path, monkeypatc
 # --- one graph -----------------------------------------------------------------------------------
 
 
-def job(**changes) -> build._GraphJob:
+def job(**changes) -> GraphJob:
     weights = {"unet": {"w": stored("w", 1000, 1000)}}
     fields = {
         "request": request(Path("out"), check="quick"),
@@ -103,22 +105,23 @@ def job(**changes) -> build._GraphJob:
         "source": SimpleNamespace(components=()),
         "captured": SimpleNamespace(weights=weights, residuals={}, classes={"unet": "diffusers:X"}),
         "method": method(used=frozenset({"w"})),
+        "recipe": None,
         "checker": None,
         "progress": lambda event: None,
     }
-    return build._GraphJob(**(fields | changes))
+    return GraphJob(**(fields | changes))
 
 
 def test_a_check_that_was_not_asked_for_is_not_measured():
-    found = job(request=request(Path("out"), check="none"))._check(Path("model.onnx"))
+    found = job(request=request(Path("out"), check="none"))._check(Path("model.onnx"), ())
     assert (found.check, found.reason, found.error) == ("not measured", "--check none", {})
 
 
 def test_a_check_without_the_memory_for_it_is_not_measured(monkeypatch):
     asked = []
-    monkeypatch.setattr(build, "memory_needed", lambda count: asked.append(count) or 3 * 2**30)
-    monkeypatch.setattr(build, "memory_available", lambda: 2**30)
-    found = job()._check(Path("model.onnx"))
+    monkeypatch.setattr(job_module, "memory_needed", lambda count: asked.append(count) or 3 * 2**30)
+    monkeypatch.setattr(job_module, "memory_available", lambda: 2**30)
+    found = job()._check(Path("model.onnx"), ())
     assert found.check == "not measured"
     assert found.reason == "it takes 3.0 GiB of memory; 1.0 GiB are free"
     assert asked == [1_000_000]
@@ -128,6 +131,10 @@ def test_a_check_without_the_memory_for_it_is_not_measured(monkeypatch):
 def test_what_will_be_written_follows_the_precision(precision, width):
     found = job(request=request(Path("out"), precision=precision))
     assert found.bytes == 1_000_000 * width
+
+
+def quantized(scheme: str, **options) -> Recipe:
+    return Recipe(components={"unet": RecipeComponent(scheme=scheme, options=options)})
 
 
 def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch):
@@ -144,7 +151,13 @@ def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch
     def key(sha="a" * 64, config="{}", **changes) -> str:
         (tmp_path / "config.json").write_text(config)
         component = SimpleNamespace(name="unet", folder=tmp_path)
-        made = job(**{"target": Built(), "source": SimpleNamespace(components=(component,)), **changes})
+        made = job(
+            **{
+                "target": Built(),
+                "source": SimpleNamespace(components=(component,), root=tmp_path),
+                **changes,
+            }
+        )
         return made.key({"unet": (FileRecord(path="unet/model.safetensors", sha256=sha, size=1),)})
 
     keys = [
@@ -154,10 +167,19 @@ def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch
         key(target=Newer()),
         key(options=Options(2)),
         key(method=method(folder="unet_2")),
+        key(recipe=quantized("int8")),
+        key(recipe=quantized("int8", asymmetric=True)),
+        key(recipe=quantized("int8-activations")),
+        key(
+            recipe=quantized("int8-activations"),
+            request=request(Path("out"), check="quick", calibration=("a cat",)),
+        ),
         key(method=method(dims={"batch": DimRange(min=1, max=4)})),
         key(request=request(Path("out"), precision="fp16", check="quick")),
         key(captured=SimpleNamespace(residuals={"unet": ("mean",)}, classes={"unet": "diffusers:X"})),
     ]
     assert len(set(keys)) == len(keys)
     assert key() == keys[0]
+    other = Recipe(components={"vae_decoder": RecipeComponent(scheme="int8")})
+    assert key(recipe=other) == keys[0]
     assert key(request=request(Path("elsewhere"), model="another-name", check="quick")) == keys[0]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from artifacts.manifest import DimRange, Evidence
+from artifacts.manifest import DimRange, Evidence, Recipe, RecipeComponent
 from artifacts.progress import Event
 from artifacts.verify import Artifact
 from compiler import build
 from compiler.plan import Plan, PlannedGraph
+from compiler.quantize.recipe import read
 from tests.latentc.artifacts_made import made
 
 PLAN = Plan(
@@ -142,3 +144,50 @@ def test_a_model_that_is_not_there(latentc, tmp_path):
     assert ended.code == 1
     assert "there is no model" in ended.err
     assert not (tmp_path / "out").exists()
+
+
+def test_quantization_reaches_the_compiler_and_its_recipe_is_saved(latentc, requests, monkeypatch, tmp_path):
+    recipe = Recipe(components={"unet": RecipeComponent(scheme="int8", options={"asymmetric": False})})
+    row = replace(PLAN.components[0], scheme="int8")
+    monkeypatch.setitem(globals(), "PLAN", replace(PLAN, components=(row,), recipe=recipe))
+    file = tmp_path / "recipe.toml"
+    args = ["compile", "m", "out", "-t", "openvino", "--quantize", "unet=int8", "--save-recipe", file]
+    for more in ([], ["--dry-run"]):
+        file.unlink(missing_ok=True)
+        ended = latentc(*args, *more)
+        assert ended.code == 0, ended.err
+        assert requests[-1].quantize == "unet=int8"
+        assert "fp16, int8" in ended.out
+        assert read(str(file)) == recipe
+    found = json.loads(latentc(*args, "--dry-run", "--json").out)
+    assert found["recipe"] == recipe.model_dump(mode="json")
+    assert latentc("compile", "m", "out", "-t", "openvino", "--save-recipe", file).code == 2
+
+
+def test_calibration_prompts_are_read_from_a_file(latentc, requests, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\n  a dog \n", encoding="utf-8")
+    args = ["compile", "m", "out", "-t", "openvino", "--quantize", "unet=int8-activations", "--pictures", "3"]
+    assert latentc(*args, "--calibration", file).code == 0
+    assert (requests[-1].calibration, requests[-1].pictures) == (("a cat", "a dog"), 3)
+    file.write_text("\n", encoding="utf-8")
+    assert latentc(*args, "--calibration", file).code == 2
+
+
+def test_auto_reaches_the_search_with_its_budget(latentc, requests, monkeypatch, tmp_path):
+    from compiler import auto
+
+    asked = []
+
+    def search(request, budget, progress, on_plan):
+        asked.append((request, budget))
+        return build.compile(request, progress, on_plan)
+
+    monkeypatch.setattr(auto, "compile", search)
+    args = ["compile", "m", "out", "-t", "openvino", "--quantize", "auto"]
+    assert latentc(*args, "--min-psnr", "40").code == 0
+    assert latentc(*args, "--max-bytes", "1.5M").code == 0
+    assert [budget for _, budget in asked] == [auto.Budget(min_psnr=40.0), auto.Budget(max_bytes=1_500_000)]
+    assert asked[0][0].quantize == ""
+    assert latentc(*args, "--min-psnr", "40", "--dry-run").code == 2
+    assert latentc("compile", "m", "out", "-t", "openvino", "--min-psnr", "40").code == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from artifacts.manifest import MANIFEST_NAME, Evidence
+from artifacts.manifest import MANIFEST_NAME, Evidence, WeightRecord
 from tests.latentc.artifacts_made import made
 
 
@@ -96,3 +96,26 @@ def test_neither_artifact_nor_model(latentc, tmp_path):
     ended = latentc("inspect", tmp_path / "none")
     assert ended.code == 1
     assert "there is no model" in ended.err
+
+
+def test_a_quantized_artifact_shows_its_worst_weights(latentc, tmp_path):
+    manifest = made(tmp_path)
+    weights = tuple(
+        WeightRecord(
+            key=f"block.{i}.weight", scheme="int4:group=64", parameters=1000, bytes=531, error=i / 1000
+        )
+        for i in range(12)
+    )
+    other = WeightRecord(
+        key="conv_in.weight", scheme="int8", parameters=1000, bytes=1010, error=0.0, note="int8: 36 inputs"
+    )
+    graph = manifest.graphs[0].model_copy(update={"weights": (*weights, other)})
+    made(tmp_path, graphs=(graph,))
+    ended = latentc("inspect", tmp_path)
+    assert ended.code == 0
+    shown = [line for line in ended.out.splitlines() if "block." in line]
+    assert [line.split()[1] for line in shown] == [f"block.{i}.weight" for i in range(11, 1, -1)]
+    assert "1.10%" in shown[0] and "4.25" in shown[0]
+    assert "13 weights with 13,000 parameters, 4.54 bits each." in ended.out
+    assert "int8: 36 inputs (unet: conv_in.weight)" in ended.out
+    assert "fp16, int4 and int8" in ended.out

@@ -3,7 +3,16 @@ from __future__ import annotations
 import click
 import pytest
 
-from latentc.params import AssignmentType, PixelsType, Sizes, SizesType, Span, SpanType, assignments
+from latentc.params import (
+    AssignmentType,
+    BytesType,
+    PixelsType,
+    Sizes,
+    SizesType,
+    Span,
+    SpanType,
+    assignments,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +72,16 @@ def test_what_is_no_assignment_is_refused(text):
 def test_an_option_given_twice_is_refused():
     with pytest.raises(click.BadParameter, match="'fix' is given twice"):
         assignments([("fix", "a=1"), ("fix", "a=2")], "--option")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("600M", 600_000_000), ("1.5g", 1_500_000_000), ("12KB", 12_000), ("7", 7)]
+)
+def test_bytes(text, count):
+    assert BytesType().convert(text, None, None) == count
+
+
+@pytest.mark.parametrize("text", ["0", "M", "-5", "1.5X", "ten"])
+def test_what_is_no_size_on_disk(text):
+    with pytest.raises(click.BadParameter, match="no size on disk"):
+        BytesType().convert(text, None, None)

@@ -93,3 +93,14 @@ def test_the_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "1234.5" in text and "55.5" in text and "killed" in text and "12,000 nodes" in text
     assert isinstance(runs.figures[0], Figure)
+
+
+def test_quantized_compiles_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs = FakeRuns(monkeypatch, tmp_path, [done(100), KILLED])
+    claims = run.measure_quantized(runs, ["sdxl", "flux"], "unet=int4")
+    assert [(claim.what, claim.holds) for claim in claims] == [
+        ("sdxl to OpenVINO unet=int4", True),
+        ("flux to OpenVINO unet=int4", False),
+    ]
+    assert [limit for _, limit in runs.commands] == [2560 * MIB, 4096 * MIB]
+    assert all(command[-2:] == ["--quantize", "unet=int4"] for command, _ in runs.commands)

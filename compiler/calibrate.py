@@ -1,0 +1,197 @@
+"""Runs the pipeline over all its timesteps with one component replaced by its graph, and collects what it is asked
+for: the taps of a tapped graph, or the inputs of a few calls.
+
+`run` is the compiler's side; ``python -m compiler.calibrate`` is the other, in a process of its own. The component
+under calibration is never loaded by PyTorch, the others are PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import ComponentRecord, GraphRecord
+from artifacts.progress import Event, Progress
+from compiler.pictures import Evaluation
+
+
+class Job(BaseModel):
+    """One run.
+
+    Attributes:
+        model, variant, pipeline: the diffusers folder, the variant of its weight files, the pipeline's class path.
+        target: whose session runs the graph.
+        root: what the records' paths are relative to.
+        component, graph: the tapped graph and the component it stands for.
+        taps: the name of the additional output; empty where the graph is not tapped.
+        keep: how many calls' inputs are wanted, spread evenly over all calls, where it is not tapped.
+        result: the file that receives the taps, float32 [calls, taps] (npy), or the inputs (npz).
+    """
+
+    model: str
+    variant: str | None
+    pipeline: str
+    target: str
+    root: str
+    component: ComponentRecord
+    graph: GraphRecord
+    taps: str = ""
+    keep: int = 0
+    evaluation: Evaluation
+    width: int
+    height: int
+    result: str
+
+
+def taps(job: Job, progress: Progress) -> np.ndarray:
+    """The taps of every call of the component, float32 [calls, taps].
+
+    Raises:
+        LatentcError: the pipeline does not run, or never calls the component.
+    """
+    _run(job, f"measuring activations on {len(job.evaluation.prompts)} prompts", progress)
+    found: np.ndarray = np.load(job.result)
+    return found
+
+
+def inputs(job: Job, progress: Progress) -> list[dict[str, np.ndarray]]:
+    """The graph's inputs of `job.keep` calls at most, by name.
+
+    Raises:
+        LatentcError: see `taps`.
+    """
+    _run(job, "recording calls", progress)
+    calls: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(job.result) as arrays:
+        for name in arrays.files:
+            number, _, key = name.partition("/")
+            calls.setdefault(number, {})[key] = arrays[name]
+    return list(calls.values())
+
+
+def _run(job: Job, what: str, progress: Progress) -> None:
+    task = f"{job.graph.folder}: {what}"
+    progress(Event(task, 0, None))
+    ended = subprocess.run(
+        [sys.executable, "-m", "compiler.calibrate"],
+        input=job.model_dump_json(),
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    failure = f"status {ended.returncode} (out of memory?)" if ended.returncode else json.loads(ended.stdout)
+    if failure:
+        raise LatentcError(
+            f"the calibration of '{job.component.name}' failed: {failure}.",
+            f"Quantize its weights only: --quantize {job.component.name}=int8",
+        )
+    progress(Event(task, 1, 1))
+
+
+class Tapped:
+    """Stands between a shell and the session: keeps the taps of each call, hands on the rest."""
+
+    def __init__(self, job: Job) -> None:
+        from runtimes import table
+
+        self._graph = job.graph
+        self._taps = job.taps
+        self._session = table.get(job.target).open(
+            Path(job.root) / job.graph.model_file, "auto", job.graph.precision, None
+        )
+        self.taps: list[np.ndarray] = []
+        self.inputs: list[dict[str, np.ndarray]] = []
+
+    def record(self, graph: str) -> GraphRecord:
+        """The one graph's record."""
+        return self._graph
+
+    def open(self, graph: str) -> None:
+        """It is open."""
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph; see `runtimes.graphs.Graphs.run`."""
+        outputs = self._session.run({n: a for n, a in inputs.items() if n in self._session.inputs})
+        if self._taps:
+            self.taps.append(np.array(outputs.pop(self._taps)))
+        else:
+            self.inputs.append({name: np.array(array) for name, array in inputs.items()})
+        return outputs
+
+
+def collect(job: Job) -> str:
+    """Runs the pipeline in this process and writes `job.result`; returns what went wrong, or nothing."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from runtimes.classes import import_subclass
+    from runtimes.meter import Meter
+    from runtimes.shell import build_shell
+
+    tapped, meter = Tapped(job), Meter()
+    shell = build_shell(job.component, Path(job.root), tapped, lambda: meter)
+    cls: Any = import_subclass(job.pipeline, DiffusionPipeline, "pipeline")
+    pipeline = cls.from_pretrained(
+        job.model,
+        torch_dtype=torch.float32,
+        variant=job.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **{job.component.name: shell},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    given: dict[str, Any] = {"num_inference_steps": job.evaluation.steps, "output_type": "np"}
+    given |= {"width": job.width, "height": job.height}
+    if job.evaluation.guidance is not None:
+        given["guidance_scale"] = job.evaluation.guidance
+    for seed, prompt in enumerate(job.evaluation.prompts):
+        # Other seeds than those that pictures are compared with.
+        pipeline(prompt, generator=torch.Generator("cpu").manual_seed(10_000 + seed), **given)
+    if not tapped.taps and not tapped.inputs:
+        return "the pipeline never called it"
+    if job.taps:
+        with Path(job.result).open("wb") as file:
+            np.save(file, np.stack(tapped.taps))
+    else:
+        count = min(job.keep, len(tapped.inputs))
+        chosen = [tapped.inputs[i * (len(tapped.inputs) - 1) // max(count - 1, 1)] for i in range(count)]
+        arrays: dict[str, Any] = {f"{i}/{n}": a for i, call in enumerate(chosen) for n, a in call.items()}
+        np.savez(job.result, **arrays)
+    return ""
+
+
+def main() -> None:
+    """Answers one job from standard input."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    # Libraries print to standard output now and then; the answer has a stream of its own.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    job = Job.model_validate_json(sys.stdin.read())
+    try:
+        failure = collect(job)
+    except Exception as error:  # whatever it is, the compiler's process must say it
+        failure = f"{type(error).__name__}: {error}"
+    answers.write(json.dumps(failure) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

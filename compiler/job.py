@@ -1,0 +1,236 @@
+"""One graph of a compile: from a captured method to a finished part of the artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.hashing import content_key
+from artifacts.manifest import Evidence, FileRecord, GraphRecord, Recipe, WeightRecord
+from artifacts.progress import Event, Progress
+from artifacts.workspace import Building
+from compiler.capture.capture import Capture
+from compiler.capture.infer import Method
+from compiler.check import Checker, Job, memory_available, memory_needed
+from compiler.pictures import Evaluation, evaluation
+from compiler.plan import Storage, parameters, planned_bytes
+from compiler.quantize.recipe import Choice, choice_of, planned
+from compiler.request import CompileRequest
+from compiler.source import ComponentSource, ModelSource
+from targets.base import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from compiler.lowering import Lowering
+
+# Prompts that activations are measured on: all timesteps of a few pictures.
+CALIBRATION = 4
+
+_PACKAGES = ("latentc", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
+
+
+@dataclass(frozen=True)
+class GraphJob:
+    """One graph, from a captured method to a finished part."""
+
+    request: CompileRequest
+    target: Target
+    options: Any
+    source: ModelSource
+    captured: Capture
+    method: Method
+    recipe: Recipe | None
+    checker: Checker
+    progress: Progress
+
+    @property
+    def component(self) -> ComponentSource:
+        return next(c for c in self.source.components if c.name == self.method.component)
+
+    @property
+    def choice(self) -> Choice:
+        """How the weights are quantized."""
+        return choice_of(self.recipe, self.method)
+
+    @property
+    def precision(self) -> str:
+        """The recipe's, or else the request's."""
+        return self.choice.precision or self.request.precision
+
+    @property
+    def bytes(self) -> int:
+        """A lower bound of what will be written."""
+        storage = Storage(self.precision, self.choice.label, planned(self.choice))
+        # Which weights are quantized is known only from the graph.
+        return planned_bytes(self.method, self.captured, storage) * (9 if self.choice else 10) // 10
+
+    def key(self, files: Mapping[str, tuple[FileRecord, ...]]) -> str:
+        """What the part depends on: the source, the call, the options and the tools that shape the result."""
+        method = self.method
+        return content_key(
+            {
+                "weights": [record.sha256 for record in files[method.component]],
+                "config": (self.component.folder / "config.json").read_text(encoding="utf-8"),
+                "class": self.captured.classes[method.component],
+                "folder": method.folder,
+                "method": method.method,
+                "arguments": {name: tree.model_dump() for name, tree in method.arguments.items()},
+                "result": method.result.model_dump(),
+                "inputs": [spec.model_dump() for spec in (*method.inputs, *method.outputs)],
+                "dims": {name: span.model_dump() for name, span in method.dims.items()},
+                "residuals": list(self.captured.residuals.get(method.component, ())),
+                "target": self.target.name,
+                "options": dataclasses.asdict(self.options),
+                "precision": self.precision,
+                "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
+                "calibration": self._calibration(),
+                "check": self.request.check,
+                "toolchain": toolchain(self.target),
+            }
+        )
+
+    def _calibration(self) -> Any:
+        """What activations are measured with, where they are."""
+        used = "int8-activations" in self.choice.schemes
+        return calibration(self.request, self.source).model_dump() if used else None
+
+    def build(self, building: Building) -> None:
+        """Exports, lowers and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
+        from compiler.digest import graph_digest
+        from compiler.plan import bytes_by_type
+
+        name = self.method.folder
+        # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
+        scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
+        try:
+            self.progress(Event(f"{name}: exporting the graph", 0, None))
+            model, kept, weights = self.lowering(scratch, self.choice).run(self.exported())
+            self.progress(Event(f"{name}: exporting the graph", 1, 1))
+            digest, schemes = graph_digest(model), bytes_by_type(model)
+            # Weights are written under the part's own name in messages.
+            lowered = self.target.lower(model, self.options, building.folder, self.progress)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
+        residual = self._residual(building.folder)
+        evidence = self._check(building.folder / lowered.model_file, weights)
+        record = GraphRecord(
+            folder=name,
+            model_file=f"{name}/{lowered.model_file}",
+            inputs=self.method.inputs,
+            outputs=self.method.outputs,
+            dims=self.method.dims,
+            precision=self.precision,
+            kept_fp32=kept,
+            parameters=parameters(self.method, self.captured),
+            schemes=schemes,
+            digest=digest,
+            weights=weights,
+            evidence=evidence,
+        )
+        building.meta["graph"] = record.model_dump(mode="json")
+        building.meta["residual"] = residual
+
+    def exported(self) -> ir.Model:
+        """The graph in fp32, weights still on disk."""
+        from compiler.export.graph import export_graph
+
+        return export_graph(self.component, self.method, self.captured.weights[self.method.component])
+
+    def lowering(self, scratch: Path, choice: Choice) -> Lowering:
+        """The graph's way to its target.
+
+        Args:
+            scratch: an empty folder that must stay until the graph is written.
+        """
+        from compiler.lowering import Lowering
+
+        return Lowering(
+            target=self.target,
+            options=self.options,
+            source=self.source,
+            captured=self.captured,
+            method=self.method,
+            choice=choice,
+            precision=self.precision,
+            evaluation=calibration(self.request, self.source),
+            size=(self.captured.size.width.min, self.captured.size.height.min),
+            scratch=scratch,
+            progress=self.progress,
+        )
+
+    def _residual(self, folder: Path) -> bool:
+        """Writes the small tensors that pipelines read outside captured methods; once for each component."""
+        names = self.captured.residuals.get(self.method.component, ())
+        first = next(m for m in self.captured.methods if m.component == self.method.component)
+        if not names or first.folder != self.method.folder:
+            return False
+        from safetensors.torch import save_file
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        from compiler.capture.modules import build, real_tensor
+
+        weights = self.captured.weights[self.method.component]
+        module = build(self.component, FakeTensorMode(allow_non_fake_inputs=True))
+        # The library refuses views and tensors that share memory.
+        tensors = {name: real_tensor(module, weights, name).contiguous().clone() for name in names}
+        save_file(tensors, folder / "residual.safetensors")
+        return True
+
+    def _check(self, model_file: Path, weights: tuple[WeightRecord, ...]) -> Evidence:
+        if self.request.check == "none":
+            return Evidence(check="not measured", reason="--check none")
+        needed, available = memory_needed(parameters(self.method, self.captured)), memory_available()
+        if needed > available:
+            reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
+            return Evidence(check="not measured", reason=reason)
+        from compiler.capture.samples import write_points
+
+        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 0, None))
+        count = None if self.request.check == "full" else 1
+        with write_points(self.method, count) as points:
+            method = self.method
+            job = Job(
+                target=self.target.name,
+                device="auto",
+                precision=self.precision,
+                schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights})),
+                model_file=str(model_file),
+                component=method.component,
+                library=self.component.library,
+                class_name=self.component.class_name,
+                folder=str(self.component.folder),
+                method=method.method,
+                arguments=method.arguments,
+                inputs=method.inputs,
+                outputs=method.outputs,
+                points=tuple(str(point) for point in points),
+            )
+            evidence = self.checker.run(job, self.request.check)
+        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 1, 1))
+        return evidence
+
+
+def calibration(request: CompileRequest, source: ModelSource) -> Evaluation:
+    """What is drawn to measure activations: the request's prompts, or the model's own."""
+    found = evaluation(source.root, CALIBRATION)
+    return found.model_copy(update={"prompts": request.calibration}) if request.calibration else found
+
+
+def toolchain(target: Target) -> dict[str, str]:
+    """Package -> version of everything that shapes an artifact."""
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | dict(target.toolchain())

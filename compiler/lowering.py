@@ -1,0 +1,217 @@
+"""From an exported graph to the one that a target lowers: quantized, in its precision, after the target's passes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from artifacts.errors import UsageError
+from artifacts.manifest import ComponentRecord, Evidence, GraphRecord, MethodRecord, WeightRecord
+from artifacts.progress import Progress
+from compiler import calibrate
+from compiler.capture.capture import Capture
+from compiler.capture.infer import Method
+from compiler.check import variant
+from compiler.passes import table
+from compiler.passes.precise import lower_precision
+from compiler.pictures import TASK, Evaluation
+from compiler.quantize import activations
+from compiler.quantize.activations import Range, Site
+from compiler.quantize.apply import QuantizePass
+from compiler.quantize.decide import Decision
+from compiler.quantize.find import Layout
+from compiler.quantize.recipe import Choice
+from compiler.quantize.stream import Scratch
+from compiler.quantize.table import options as scheme_options
+from compiler.source import ComponentSource, ModelSource
+from targets.base import Target
+
+ACTIVATIONS = "int8-activations"
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One graph's way from export to its target.
+
+    Attributes:
+        evaluation: what is drawn to measure activations.
+        size: width and height of those pictures, in pixels.
+        scratch: an empty folder that must stay until the graph is written.
+    """
+
+    target: Target
+    options: Any
+    source: ModelSource
+    captured: Capture
+    method: Method
+    choice: Choice
+    precision: str
+    evaluation: Evaluation
+    size: tuple[int, int]
+    scratch: Path
+    progress: Progress
+
+    def run(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...], tuple[WeightRecord, ...]]:
+        """The graph, what stayed in fp32, and the weights that were quantized into `scratch`.
+
+        Raises:
+            UsageError: activations are to be quantized where they cannot be measured.
+            LatentcError: a weight is not finite, or the calibration fails.
+        """
+        records: tuple[WeightRecord, ...] = ()
+        if self.choice:
+            found, ranges = self._activations(model)
+            kept_float = {
+                key: f"int8 weights only: its input in int8 is off by {known.error:.1%}"
+                for site, known in zip(found, ranges, strict=True)
+                for key in site.keys
+                if known.error * 1000 > self._limit(key)
+            }
+            choose = self._without(kept_float)
+            quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress)
+            model, records = quantize(model).model, quantize.records
+            used = [
+                None if any(key in kept_float for key in site.keys) else known
+                for site, known in zip(found, ranges, strict=True)
+            ]
+            activations.quantize(model, found, used)
+        model, kept = self._lowered(model)
+        return model, kept, records
+
+    def _lowered(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+        requirements = self.target.requirements
+        model, kept = lower_precision(model, self.precision, requirements.typed, self.progress)
+        return table.run(model, requirements.passes), kept
+
+    # --- activations -----------------------------------------------------------------------------
+
+    def _wanted(self, key: str, layout: Layout) -> bool:
+        decision = self.choice.decide(key, layout)
+        return decision is not None and decision.scheme == ACTIVATIONS
+
+    def _limit(self, key: str) -> int:
+        decision = self.choice.decide(key, Layout("linear", (1024, 1024), 0))
+        return int(decision.options.limit) if decision is not None else 0
+
+    def _without(self, kept_float: dict[str, str]) -> Any:
+        def choose(key: str, layout: Layout) -> Decision | None:
+            if key in kept_float:
+                return Decision("int8", scheme_options("int8", {}), kept_float[key])
+            return self.choice.decide(key, layout)
+
+        return choose
+
+    def _activations(self, model: ir.Model) -> tuple[list[Site], list[Range]]:
+        """The activations to quantize, with the ranges that a calibration found."""
+        found = activations.sites(model, self._wanted)
+        if not found:
+            return [], []
+        self._require_one_method()
+        first = self._taps(model, found, None, "first")
+        ranges = activations.first_ranges(first)
+        hard = activations.outliers(ranges)
+        if hard:
+            some = [found[i] for i in hard]
+            second = self._taps(model, some, [ranges[i] for i in hard], "second")
+            columns = [3 * i + k for i in hard for k in range(3)]
+            better = activations.second_ranges([ranges[i] for i in hard], first[:, columns], second)
+            for i, known in zip(hard, better, strict=True):
+                ranges[i] = known
+        return found, ranges
+
+    def _require_one_method(self) -> None:
+        name = self.method.component
+        others = [m.method for m in self.captured.methods if m.component == name]
+        if TASK not in self.captured.pipelines:
+            raise UsageError(
+                f"{ACTIVATIONS} and auto are measured with {TASK}, which is not among the tasks."
+            )
+        if len(others) > 1:
+            raise UsageError(
+                f"{ACTIVATIONS} and auto measure components that are called in one way; '{name}' is called by "
+                f"{', '.join(others)}.",
+                f"Use --quantize {name}=int8",
+            )
+
+    def _taps(
+        self, model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None, name: str
+    ) -> np.ndarray:
+        """Runs the pipeline with the float graph, tapped; float32 [calls, taps]."""
+        with self._runnable(activations.tap(model, found, ranges), name) as job:
+            return calibrate.taps(job.model_copy(update={"taps": activations.TAPS}), self.progress)
+
+    def calls(self, model: ir.Model, count: int) -> list[dict[str, np.ndarray]]:
+        """Inputs of a few calls of the component, spread over the timesteps, as the pipeline makes them.
+
+        Args:
+            model: the float graph; not changed.
+
+        Raises:
+            UsageError: the pipeline cannot be run with this graph alone.
+            LatentcError: it does not run.
+        """
+        self._require_one_method()
+        few = self.evaluation.model_copy(update={"prompts": self.evaluation.prompts[:2]})
+        with self._runnable(model.clone(), "calls") as job:
+            wanted = job.model_copy(update={"keep": count, "evaluation": few})
+            return calibrate.inputs(wanted, self.progress)
+
+    @contextmanager
+    def _runnable(self, model: ir.Model, name: str) -> Iterator[calibrate.Job]:
+        """The graph in files that a session opens, for as long as the block lasts."""
+        folder = self.scratch / name
+        folder.mkdir()
+        try:
+            lowered, _ = self._lowered(model)
+            written = self.target.lower(lowered, self.options, folder, self.progress)
+            shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
+            yield self._job(folder, written.model_file)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def _component(self) -> ComponentSource:
+        return next(c for c in self.source.components if c.name == self.method.component)
+
+    def _job(self, folder: Path, model_file: str) -> calibrate.Job:
+        method = self.method
+        record = MethodRecord(
+            method=method.method, arguments=method.arguments, result=method.result, graph=method.folder
+        )
+        variants = [found for c in self.source.modules if (found := variant(c.weight_files)) is not None]
+        return calibrate.Job(
+            model=str(self.source.root),
+            variant=min(variants, default=None),
+            pipeline=self.captured.pipelines[TASK],
+            target=self.target.name,
+            root=str(folder),
+            component=ComponentRecord(
+                name=method.component,
+                class_path=self.captured.classes[method.component],
+                config="config.json",
+                methods=(record,),
+            ),
+            graph=GraphRecord(
+                folder=method.folder,
+                model_file=model_file,
+                inputs=method.inputs,
+                outputs=method.outputs,
+                dims=method.dims,
+                precision=self.precision,
+                parameters=0,
+                schemes={},
+                digest="",
+                evidence=Evidence(check="not measured"),
+            ),
+            evaluation=self.evaluation,
+            width=self.size[0],
+            height=self.size[1],
+            result=str(folder / "result.npz"),
+        )

@@ -1,0 +1,289 @@
+"""Are a quantized model's pictures still PyTorch's? Both draw the same prompts from the same seeds.
+
+`measure` is the compiler's side; ``python -m compiler.pictures`` is the other, in a process of its own: PyTorch's
+pipeline is drawn with first and freed, then the graphs, which need not be published yet.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from artifacts import strict_json
+from artifacts.errors import LatentcError
+from artifacts.manifest import Manifest, PictureEvidence
+from artifacts.progress import Event, Progress
+
+TASK = "text-to-image"
+EVALUATION = "evaluation.json"
+"""A model folder may bring what it is to be judged by: a JSON object with the fields of `Evaluation`."""
+
+BUDGET = 900.0
+"""Seconds that drawing may take on this machine; a model for which it is more is not measured."""
+
+EQUAL = 100.0
+"""dB that stand for equal pictures, whose ratio is infinite."""
+
+
+class Evaluation(BaseModel):
+    """What is drawn. `guidance` None is the pipeline's own."""
+
+    prompts: tuple[str, ...] = (
+        "a photo of a lighthouse on a cliff at dawn",
+        "a red bicycle leaning against a brick wall",
+        "a bowl of soup with a boiled egg, studio lighting",
+        "portrait of an old fisherman with a gray beard",
+        "a watercolor painting of a mountain village in winter",
+        "a cat asleep on a pile of books",
+        "an astronaut riding a horse on the moon",
+        "a street market at night in the rain, neon signs",
+    )
+    steps: int = 20
+    guidance: float | None = None
+
+
+class Job(BaseModel):
+    """What the other process needs: PyTorch's model, and the artifact-to-be.
+
+    Attributes:
+        model: the diffusers folder; `variant` is that of its weight files ("fp16"), if they have one.
+        loose: a folder with the artifact's index, schedulers and tokenizers.
+        root: what the manifest's paths are relative to.
+        width, height: in pixels.
+        budget: seconds, see `BUDGET`.
+    """
+
+    model: str
+    variant: str | None
+    loose: str
+    root: str
+    manifest: Manifest
+    evaluation: Evaluation
+    width: int
+    height: int
+    budget: float
+
+
+def evaluation(model: Path, count: int) -> Evaluation:
+    """What the model folder says, or else the default, with `count` prompts at most.
+
+    Raises:
+        LatentcError: the folder's file is not what `Evaluation` describes.
+    """
+    file = model / EVALUATION
+    if not file.is_file():
+        found = Evaluation()
+    else:
+        try:
+            found = Evaluation.model_validate(strict_json.loads(file.read_bytes(), str(file)))
+        except ValidationError as error:
+            raise LatentcError(f"{file}: {error.errors()[0]['msg']}.", "See: docs/quantization.md") from error
+    return found.model_copy(update={"prompts": found.prompts[:count]})
+
+
+def measure(job: Job, progress: Progress) -> PictureEvidence:
+    """Draws with both. A model that has no such task, or would take too long, is not measured.
+
+    Raises:
+        LatentcError: the pictures cannot be drawn.
+    """
+    if TASK not in job.manifest.pipelines:
+        return PictureEvidence(reason=f"it does not do {TASK}")
+    count = len(job.evaluation.prompts)
+    progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 0, None))
+    ended = subprocess.run(
+        [sys.executable, "-m", "compiler.pictures"],
+        input=job.model_dump_json(),
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    if ended.returncode:
+        raise LatentcError(
+            f"drawing pictures ended with status {ended.returncode} before it answered (out of memory?).",
+            "Compile without it: --pictures 0",
+        )
+    answer = json.loads(ended.stdout)
+    if "failure" in answer:
+        raise LatentcError(
+            f"the pictures cannot be drawn: {answer['failure']}", "Compile without: --pictures 0"
+        )
+    progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 1, 1))
+    return PictureEvidence.model_validate(answer)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures with values from 0 to 1; `EQUAL` at most."""
+    error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
+    return EQUAL if error == 0 else min(EQUAL, -10 * math.log10(error))
+
+
+def ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Structural similarity of two pictures [height, width, channels] with values from 0 to 1.
+
+    Wang et al. 2004: a Gaussian window of 11 pixels with deviation 1.5, where it lies inside the picture.
+    """
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    mean_a, mean_b = _blurred(a), _blurred(b)
+    var_a, var_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
+    both = _blurred(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * mean_a * mean_b + c1) * (2 * both + c2)
+    return float(np.mean(top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))))
+
+
+def _blurred(picture: np.ndarray) -> np.ndarray:
+    taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    for axis in (0, 1):
+        length = picture.shape[axis] - 10
+        picture = sum(
+            weight * picture.take(range(start, start + length), axis)
+            for start, weight in enumerate(taps / taps.sum())
+        )
+    return picture
+
+
+def compare(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: Job) -> PictureEvidence:
+    """Evidence from pictures [height, width, 3] with values from 0 to 1."""
+    ratios = [psnr(a, b) for a, b in zip(ours, theirs, strict=True)]
+    likeness = [ssim(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return PictureEvidence(
+        prompts=len(ratios),
+        steps=job.evaluation.steps,
+        guidance=job.evaluation.guidance,
+        width=job.width,
+        height=job.height,
+        psnr=sum(ratios) / len(ratios),
+        worst_psnr=min(ratios),
+        ssim=sum(likeness) / len(likeness),
+        worst_ssim=min(likeness),
+    )
+
+
+def _pytorch(job: Job) -> Any:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from runtimes.classes import import_subclass
+
+    cls: Any = import_subclass(job.manifest.pipelines[TASK], DiffusionPipeline, "pipeline")
+    return cls.from_pretrained(
+        job.model, torch_dtype=torch.float32, variant=job.variant, use_safetensors=True, local_files_only=True
+    )
+
+
+def _compiled(job: Job) -> tuple[Any, Callable[[], None]]:
+    from artifacts.progress import silent
+    from runtimes.assemble import assemble
+    from runtimes.graphs import Graphs
+    from runtimes.meter import Meter
+    from runtimes.shell import build_shell
+
+    root, meter = Path(job.root), Meter()
+    graphs = Graphs(root, job.manifest, "auto", None, silent)
+    shells = {c.name: build_shell(c, root, graphs, lambda: meter) for c in job.manifest.components}
+    return assemble(Path(job.loose), job.manifest.pipelines[TASK], shells), graphs.close
+
+
+def _draw(pipeline: Any, job: Job, prompts: Sequence[str], steps: int) -> list[np.ndarray]:
+    import torch
+
+    pipeline.set_progress_bar_config(disable=True)
+    given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "np"}
+    given |= {"width": job.width, "height": job.height}
+    if job.evaluation.guidance is not None:
+        given["guidance_scale"] = job.evaluation.guidance
+    pictures = []
+    for seed, prompt in enumerate(prompts):
+        generator = torch.Generator("cpu").manual_seed(seed)
+        pictures.append(np.asarray(pipeline(prompt, generator=generator, **given).images[0]))
+    return pictures
+
+
+def answer(job: Job) -> PictureEvidence:
+    """Draws all of it in this process, unless the first steps say that it takes too long."""
+    prompts, steps = job.evaluation.prompts, job.evaluation.steps
+    reference = _pytorch(job)
+    start = time.perf_counter()
+    _draw(reference, job, prompts[:1], 2)
+    expected = (time.perf_counter() - start) / 2 * steps * len(prompts) * 2
+    if expected > job.budget:
+        return PictureEvidence(reason=f"it would take {expected / 60:.0f} minutes on this machine")
+    theirs = _draw(reference, job, prompts, steps)
+    del reference
+    pipeline, close = _compiled(job)
+    try:
+        return compare(_draw(pipeline, job, prompts, steps), theirs, job)
+    finally:
+        close()
+
+
+def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Manifest]:
+    """A manifest whose graphs are opened where they lie now.
+
+    Args:
+        folders: graph folder -> where its files are.
+
+    Returns:
+        What the manifest's paths are relative to, and the manifest.
+    """
+    root = Path(os.path.commonpath([str(path.parent) for path in folders.values()]))
+
+    def moved(path: str) -> str:
+        folder, _, name = path.partition("/")
+        return (folders[folder] / name).relative_to(root).as_posix()
+
+    return root, manifest.model_copy(
+        update={
+            "graphs": tuple(
+                g.model_copy(update={"model_file": moved(g.model_file)}) for g in manifest.graphs
+            ),
+            "components": tuple(
+                c.model_copy(
+                    update={
+                        "config": moved(c.config),
+                        "residual": None if c.residual is None else moved(c.residual),
+                    }
+                )
+                for c in manifest.components
+            ),
+        }
+    )
+
+
+def main() -> None:
+    """Answers one job from standard input."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    # Libraries print to standard output now and then; the answer has a stream of its own.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    job = Job.model_validate_json(sys.stdin.read())
+    try:
+        found: dict[str, Any] = answer(job).model_dump(mode="json")
+    except Exception as error:  # whatever it is, the compiler's process must say it
+        found = {"failure": f"{type(error).__name__}: {error}"}
+    answers.write(json.dumps(found) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

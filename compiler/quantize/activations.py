@@ -1,0 +1,219 @@
+"""Activations in int8: where they are, taps that measure their ranges inside a graph, and the Q/DQ pairs.
+
+An activation is the input of products and convolutions whose weights are quantized under a scheme that wants it
+so. What leaves the runtime while it is measured is three numbers for each, and in a second run one for each way
+of cutting its range; no activation does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.passes.rewrite import add_constant, insert
+from compiler.quantize.find import Layout, find
+
+TAPS = "latentc.taps"
+"""The tapped graph's additional output, float32 in one dimension."""
+
+LEVELS = 255
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Parts of the measured range that the second run tries."""
+
+# Below this error of the whole range there is nothing to win by cutting it.
+_GOOD = 0.004
+
+
+@dataclass(frozen=True)
+class Site:
+    """One activation and the weights (keys) of the layers that read it."""
+
+    value: ir.Value
+    readers: tuple[tuple[ir.Node, int], ...]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """An activation's range, and the error of its int8 form.
+
+    Attributes:
+        low, high: what is represented; zero lies between them.
+        error: ``||quantized - float|| / ||float||`` over the calibration.
+    """
+
+    low: float
+    high: float
+    error: float
+
+    @property
+    def scale(self) -> float:
+        """The step; 1 where the activation was always zero."""
+        return (self.high - self.low) / LEVELS or 1.0
+
+    @property
+    def zero(self) -> int:
+        """The uint8 that stands for zero."""
+        return int(np.clip(round(-self.low / self.scale), 0, LEVELS))
+
+
+def sites(model: ir.Model, wanted: Callable[[str, Layout], bool]) -> list[Site]:
+    """The activations of all layers whose weight is `wanted`, in the graph's order."""
+    readers: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+    keys: dict[ir.Value, list[str]] = {}
+    chosen = [f for f in find(model) if f.layout.kind in ("linear", "conv") and wanted(f.key, f.layout)]
+    order = {node: i for i, node in enumerate(model.graph)}
+    for found in chosen:
+        for use in found.value.uses():
+            value = use.node.inputs[0]
+            if value is not None and value.const_value is None:
+                readers.setdefault(value, []).append((use.node, 0))
+                keys.setdefault(value, []).append(found.key)
+    made = [Site(value, tuple(nodes), tuple(dict.fromkeys(keys[value]))) for value, nodes in readers.items()]
+    return sorted(made, key=lambda site: min(order[node] for node, _ in site.readers))
+
+
+def tap(model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None = None) -> ir.Model:
+    """A copy of the graph with one more output, `TAPS`.
+
+    Args:
+        ranges: None for the first run. For the second, one for each site.
+
+    Returns:
+        The copy. Its taps are [sites, 3]: minimum, maximum, mean of squares; in the second run
+        [sites, shares]: the mean squared error of the range cut to that share.
+    """
+    copy = model.clone()
+    twins = dict(zip(_values(model), _values(copy), strict=True))
+    graph = copy.graph
+    ends: list[ir.Value] = []
+    for number, site in enumerate(found):
+        value = twins[site.value]
+        build = _Tap(graph, value)
+        if ranges is None:
+            ends += [build.reduce("ReduceMin", value), build.reduce("ReduceMax", value)]
+            ends.append(build.reduce("ReduceMean", build.node("Mul", value, value)))
+        else:
+            ends += [build.error(cut(ranges[number], share)) for share in SHARES]
+    one = add_constant(graph, np.array([1], np.int64), f"{TAPS}.one")
+    flat = []
+    for end in ends:
+        node = ir.node("Reshape", [end, one])
+        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([1])
+        graph.append(node)
+        flat.append(node.outputs[0])
+    joined = ir.node("Concat", flat, {"axis": 0})
+    out = joined.outputs[0]
+    out.name, out.dtype, out.shape = TAPS, ir.DataType.FLOAT, ir.Shape([len(flat)])
+    graph.append(joined)
+    graph.outputs.append(out)
+    return copy
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    return [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """Appends nodes that read one value to the graph's end."""
+
+    graph: ir.Graph
+    value: ir.Value
+
+    def node(self, op_type: str, *inputs: ir.Value) -> ir.Value:
+        node = ir.node(op_type, list(inputs))
+        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, self.value.shape
+        self.graph.append(node)
+        return node.outputs[0]
+
+    def reduce(self, op_type: str, value: ir.Value) -> ir.Value:
+        node = ir.node(op_type, [value], {"keepdims": 0})
+        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([])
+        self.graph.append(node)
+        return node.outputs[0]
+
+    def error(self, found: Range) -> ir.Value:
+        """Mean squared error of rounding to `found`, in arithmetic that no runtime turns into integers."""
+        scale = self._number(found.scale)
+        low, high = self._number(-float(found.zero)), self._number(float(LEVELS - found.zero))
+        levels = self.node("Round", self.node("Div", self.value, scale))
+        levels = self.node("Min", self.node("Max", levels, low), high)
+        off = self.node("Sub", self.node("Mul", levels, scale), self.value)
+        return self.reduce("ReduceMean", self.node("Mul", off, off))
+
+    def _number(self, number: float) -> ir.Value:
+        return add_constant(self.graph, np.array(number, np.float32), f"{TAPS}.number")
+
+
+def cut(found: Range, share: float) -> Range:
+    """The range with both ends brought nearer to zero."""
+    return Range(found.low * share, found.high * share, found.error)
+
+
+def first_ranges(taps: np.ndarray) -> list[Range]:
+    """Ranges from the first run.
+
+    Args:
+        taps: float32 [calls, sites * 3].
+    """
+    stats = taps.reshape(len(taps), -1, 3).astype(np.float64)
+    low = np.minimum(stats[:, :, 0].min(axis=0), 0)
+    high = np.maximum(stats[:, :, 1].max(axis=0), 0)
+    power = stats[:, :, 2].mean(axis=0)
+    # Rounding is off by a twelfth of the squared step in the mean.
+    noise = ((high - low) / LEVELS) ** 2 / 12
+    error = np.sqrt(np.divide(noise, power, out=np.zeros_like(noise), where=power > 0))
+    return [Range(float(a), float(b), float(e)) for a, b, e in zip(low, high, error, strict=True)]
+
+
+def outliers(ranges: Sequence[Range]) -> list[int]:
+    """The sites that a second run may better."""
+    return [number for number, found in enumerate(ranges) if found.error > _GOOD]
+
+
+def second_ranges(ranges: Sequence[Range], first: np.ndarray, second: np.ndarray) -> list[Range]:
+    """For each site the cut with the least squared error.
+
+    Args:
+        ranges: the sites' ranges from the first run.
+        first: float32 [calls, sites * 3]: their taps then.
+        second: float32 [calls, sites * shares].
+    """
+    power = first.reshape(len(first), -1, 3).astype(np.float64)[:, :, 2].mean(axis=0)
+    errors = second.reshape(len(second), -1, len(SHARES)).astype(np.float64).mean(axis=0)
+    result = []
+    for found, size, row in zip(ranges, power, errors, strict=True):
+        best = int(np.argmin(row))
+        error = float(np.sqrt(row[best] / size)) if size > 0 else 0.0
+        result.append(Range(found.low * SHARES[best], found.high * SHARES[best], error))
+    return result
+
+
+def quantize(model: ir.Model, found: Sequence[Site], ranges: Sequence[Range | None]) -> None:
+    """Puts QuantizeLinear and DequantizeLinear in front of the readers of each site that has a range."""
+    for site, known in zip(found, ranges, strict=True):
+        if known is None:
+            continue
+        name = str(site.value.name)
+        scale = add_constant(model.graph, np.array(known.scale, np.float32), f"{name}.scale")
+        zero = add_constant(model.graph, np.array(known.zero, np.uint8), f"{name}.zero_point")
+        order = {node: i for i, node in enumerate(model.graph)}
+        before = min((node for node, _ in site.readers), key=order.__getitem__)
+        shape = site.value.shape
+        down = insert(
+            before,
+            "QuantizeLinear",
+            [site.value, scale, zero],
+            dtype=ir.DataType.UINT8,
+            shape=shape,
+            before=True,
+        )
+        up = insert(
+            down, "DequantizeLinear", [down.outputs[0], scale, zero], dtype=ir.DataType.FLOAT, shape=shape
+        )
+        for node, index in site.readers:
+            node.replace_input_with(index, up.outputs[0])

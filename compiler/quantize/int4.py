@@ -1,0 +1,163 @@
+"""int4: blocks of 32, 64 or 128 elements along what is summed, each with an fp16 scale.
+
+The scale is the one of a few that leaves the smallest squared error; ``scale=max`` takes the largest
+element's, as ONNX Runtime's and NNCF's plain quantizers do. Symmetric values are -8..7: the element that is
+largest in size lands on -8, whatever its sign, so scales may be negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.quantize.blocks import Blocks, affine, as_half, nonzero
+
+# Shares of the largest element's scale that are tried. Below 1 the largest elements are clipped and all
+# others are finer; a little above 1 the grid may happen to fit better.
+_SHARES = np.array([1, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1], np.float32)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the scheme "int4".
+
+    Attributes:
+        group: elements that share a scale: 32, 64 or 128.
+        asymmetric: a zero point for each group.
+        scale: "mse" for the scale with the smallest squared error, "max" for the largest element's.
+        scales: how scales are stored: "fp16" or "fp32".
+        positive: scales are above zero (TensorRT takes no others); costs about half a decibel.
+        low_rank: rank of a correction in fp16 beside the four bits; 0 for none.
+        small: per cent of a graph's parameters, those in its smallest weights, that stay at int8: they cost
+            little, and a network is most sensitive at its ends, where it is narrow.
+    """
+
+    group: int = 64
+    asymmetric: bool = False
+    scale: str = "mse"
+    scales: str = "fp16"
+    positive: bool = False
+    low_rank: int = 0
+    small: int = 1
+
+
+CHOICES: dict[str, tuple[object, ...]] = {
+    "group": (32, 64, 128),
+    "scale": ("mse", "max"),
+    "scales": ("fp16", "fp32"),
+}
+
+
+class Int4:
+    """4 bits an element, 16 (or 32) a group for its scale, and 4 for a zero point."""
+
+    name = "int4"
+    options: type[Options] = Options
+
+    def block(self, options: Options) -> int | None:
+        """The group."""
+        return options.group
+
+    def element(self, options: Options) -> ir.DataType:
+        """INT4, or UINT4 with zero points."""
+        return ir.DataType.UINT4 if options.asymmetric else ir.DataType.INT4
+
+    def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
+        """See `blocks.Scheme`."""
+        blocks = rows.reshape(-1, options.group)
+        shares = _SHARES if options.scale == "mse" else np.ones(1, np.float32)
+        values, scale, zero = (_asymmetric if options.asymmetric else _symmetric)(blocks, shares, options)
+        shape = (rows.shape[0], rows.shape[1] // options.group)
+        return Blocks(
+            values.reshape(rows.shape), scale.reshape(shape), None if zero is None else zero.reshape(shape)
+        )
+
+    def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
+        """See `blocks.Scheme`."""
+        return affine(blocks)
+
+
+def _rounded(scale: np.ndarray, options: Options) -> np.ndarray:
+    return nonzero(as_half(scale) if options.scales == "fp16" else scale)
+
+
+def _symmetric(
+    blocks: np.ndarray, shares: np.ndarray, options: Options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """[n, group] -> int8 values [n, group], scale [n, 1], no zero points."""
+    peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
+    base = np.abs(peak) / np.float32(7) if options.positive else -peak / np.float32(8)
+    none = np.zeros_like(base)
+    grids = [(_rounded(base * share, options), none) for share in shares]
+    scale, _ = _best(blocks, grids, -8, 7)
+    values = np.clip(np.rint(blocks / scale), -8, 7)
+    return values.astype(np.int8), scale, None
+
+
+def _asymmetric(
+    blocks: np.ndarray, shares: np.ndarray, options: Options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """[n, group] -> uint8 values [n, group], scale [n, 1], uint8 zero points [n, 1]."""
+    low = np.minimum(blocks.min(axis=1, keepdims=True), 0)
+    high = np.maximum(blocks.max(axis=1, keepdims=True), 0)
+    base = (high / 2 - low / 2) * np.float32(2 / 15)
+    grids = []
+    for share in shares:
+        scale = _rounded(base * share, options)
+        grids.append((scale, np.clip(np.rint(-low * share / scale), 0, 15)))
+    scale, zero = _best(blocks, grids, 0, 15)
+    values = np.clip(np.rint(blocks / scale) + zero, 0, 15)
+    return values.astype(np.uint8), scale, zero.astype(np.uint8)
+
+
+def _best(
+    blocks: np.ndarray, grids: list[tuple[np.ndarray, np.ndarray]], low: int, high: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of several grids (scale [n, 1], zero point [n, 1]), for each block the one nearest to it in square."""
+    if len(grids) == 1:
+        return grids[0]
+    # Blocks in columns: arithmetic with one number for each then runs along memory.
+    columns = np.ascontiguousarray(blocks.T)
+    buffer = np.empty_like(columns)
+    # Squares of much smaller and larger numbers are not fp32's.
+    size = float(np.max(np.abs(blocks), initial=0))
+    wide = np.float32 if size == 0 or 1e-12 < size < 1e15 else np.float64
+    best = grids[0]
+    least: np.ndarray | None = None
+    for scale, zero in grids:
+        error = _error(columns, scale[:, 0], zero[:, 0], low, high, buffer, wide)
+        if least is None:
+            least = error
+            continue
+        better = (error < least)[:, None]
+        best = (np.where(better, scale, best[0]), np.where(better, zero, best[1]))
+        least = np.minimum(least, error)
+    return best
+
+
+def _error(
+    columns: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    low: int,
+    high: int,
+    buffer: np.ndarray,
+    wide: type[np.floating],
+) -> np.ndarray:
+    """Squared error [n] of each column of [group, n] on one grid; `buffer` is overwritten."""
+    np.divide(columns, scale, out=buffer)
+    np.rint(buffer, out=buffer)
+    # numpy.clip takes three times as long with arrays for bounds.
+    np.maximum(buffer, low - zero, out=buffer)
+    np.minimum(buffer, high - zero, out=buffer)
+    np.multiply(buffer, scale, out=buffer)
+    np.subtract(buffer, columns, out=buffer)
+    if wide is np.float32:
+        np.multiply(buffer, buffer, out=buffer)
+        return np.asarray(buffer.sum(axis=0))
+    return np.asarray(np.square(buffer, dtype=wide).sum(axis=0))
+
+
+SCHEME = Int4()

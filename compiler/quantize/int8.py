@@ -1,0 +1,65 @@
+"""int8: one scale for each output channel.
+
+Symmetric values are -127..127 with scale max|w| / 127, which is what ONNX Runtime's quantizer makes for
+QInt8; asymmetric ones are 0..255 with a zero point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.quantize.blocks import Blocks, affine, nonzero
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the scheme "int8".
+
+    Attributes:
+        asymmetric: a zero point for each output channel: finer for weights that lie to one side of zero.
+    """
+
+    asymmetric: bool = False
+
+
+class Int8:
+    """8 bits an element, and one fp32 scale a row."""
+
+    name = "int8"
+    options: type[Options] = Options
+
+    def block(self, options: Options) -> int | None:
+        """None: the whole row."""
+        return None
+
+    def element(self, options: Options) -> ir.DataType:
+        """INT8, or UINT8 with zero points."""
+        return ir.DataType.UINT8 if options.asymmetric else ir.DataType.INT8
+
+    def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
+        """See `blocks.Scheme`."""
+        if not options.asymmetric:
+            return symmetric(rows, 127)
+        low = np.minimum(rows.min(axis=1, keepdims=True), 0)
+        high = np.maximum(rows.max(axis=1, keepdims=True), 0)
+        # Halves: the range of two numbers near the largest float is no float.
+        scale = nonzero((high / 2 - low / 2) * np.float32(2 / 255))
+        zero = np.clip(np.rint(-low / scale), 0, 255)
+        values = np.clip(np.rint(rows / scale) + zero, 0, 255).astype(np.uint8)
+        return Blocks(values, scale, zero.astype(np.uint8))
+
+    def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
+        """See `blocks.Scheme`."""
+        return affine(blocks)
+
+
+def symmetric(rows: np.ndarray, top: int) -> Blocks:
+    """Rows over the whole numbers from -top to top."""
+    scale = nonzero(np.max(np.abs(rows), axis=1, keepdims=True) / np.float32(top))
+    return Blocks(np.clip(np.rint(rows / scale), -top, top).astype(np.int8), scale)
+
+
+SCHEME = Int8()

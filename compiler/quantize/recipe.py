@@ -1,0 +1,276 @@
+"""What `--quantize` says: a scheme for all, one for each component, or a recipe in a TOML file.
+
+    int8                                     every component
+    int4:group=32,asymmetric                 options behind a colon
+    unet=int4,text_encoder=int8,vae=fp16     by component; what is not named stays as it is
+    recipe.toml                              by component, and by pattern of weight names
+
+A precision ("fp16") in place of a scheme leaves a component's weights in that precision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
+from compiler.capture.capture import Capture
+from compiler.capture.infer import Method
+from compiler.quantize import table
+from compiler.quantize.decide import Decision, decide, stored_bytes
+from compiler.quantize.find import MIN_ELEMENTS, Layout
+from compiler.weights import Stored
+from targets.base import Target
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+NONE = "none"
+ALL = "*"
+"""The component's name that stands for all that are not named."""
+
+EXAMPLES = "For instance: int8, int4:group=32, unet=int4,text_encoder=int8, or a recipe's .toml file"
+
+
+def read(text: str) -> Recipe:
+    """The recipe that a SPEC or a TOML file holds.
+
+    Raises:
+        UsageError: it is not of the form that this module describes.
+        LatentcError: the file cannot be read.
+    """
+    if text == "auto":
+        raise UsageError("auto is no scheme: it is measured with a budget.", "See: compiler.auto.compile")
+    if text.lower().endswith(".toml"):
+        return load(Path(text))
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    options: dict[str, Any] | None = None
+    for item in (part.strip() for part in text.split(",")):
+        component, spec = _split(item)
+        scheme, _, first = spec.partition(":")
+        if _is_scheme(scheme) and component not in found:
+            options = {}
+            found[component] = (scheme.strip(), options)
+            pairs = [first] if first else []
+        elif options is None or ":" in item or not item or _is_scheme(scheme):
+            why = f"'{component}' is named twice" if _is_scheme(scheme) else f"'{item}' is not understood"
+            there = ", ".join((*table.SCHEMES, *PRECISIONS))
+            raise UsageError(f"--quantize {text}: {why} (schemes: {there}).", EXAMPLES)
+        else:
+            pairs = [item]
+        for pair in pairs:
+            key, is_value, value = pair.partition("=")
+            options[key.strip()] = value.strip() if is_value else True
+    return _checked(
+        Recipe(components={n: RecipeComponent(scheme=s, options=o) for n, (s, o) in found.items()})
+    )
+
+
+def _split(item: str) -> tuple[str, str]:
+    """ "unet=int4:group=32" -> "unet", "int4:group=32"; "int4:group=32" -> "*" and itself."""
+    name, equals, rest = item.partition("=")
+    if equals and ":" not in name and _is_scheme(rest.partition(":")[0]):
+        return name.strip(), rest.strip()
+    return ALL, item
+
+
+def _is_scheme(name: str) -> bool:
+    return name.strip() in (*table.SCHEMES, *PRECISIONS, NONE)
+
+
+def load(file: Path) -> Recipe:
+    """A recipe from its TOML file.
+
+    Raises:
+        LatentcError: there is no such file, or it is no recipe.
+    """
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
+
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        return _checked(Recipe.model_validate(data))
+    except OSError as error:
+        raise LatentcError(f"cannot read the recipe {file}: {error.strerror}.") from error
+    except UsageError as error:
+        raise LatentcError(f"{file}: {error.message}", error.hint) from error
+    except (ValidationError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise LatentcError(f"{file} is no recipe: {what}.", "See: docs/quantization.md") from error
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as TOML; `load` reads it back equal."""
+    lines = ["# What `latentc compile --quantize` reads.", f"version = {recipe.version}"]
+    for name, component in recipe.components.items():
+        lines += ["", f"[components.{_key(name)}]", f"scheme = {_value(component.scheme)}"]
+        if component.options:
+            lines.append(f"options = {_inline(component.options)}")
+        for rule in component.weights:
+            lines += ["", f"[[components.{_key(name)}.weights]]", f"match = {_value(rule.match)}"]
+            lines.append(f"scheme = {_value(rule.scheme)}")
+            if rule.options:
+                lines.append(f"options = {_inline(rule.options)}")
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _value(name)
+
+
+def _value(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _inline(options: Mapping[str, object]) -> str:
+    return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in options.items()) + " }"
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """The recipe with every option given and of its own type.
+
+    Raises:
+        UsageError: an unknown scheme, option or value.
+    """
+    components = {}
+    for name, component in recipe.components.items():
+        rules = tuple(
+            RecipeRule(match=r.match, scheme=r.scheme, options=_options(r.scheme, r.options, False))
+            for r in component.weights
+        )
+        options = _options(component.scheme, component.options, True)
+        components[name] = RecipeComponent(scheme=component.scheme, options=options, weights=rules)
+    return Recipe(components=components)
+
+
+def _options(scheme: str, given: Mapping[str, object], precisions: bool) -> dict[str, Any]:
+    if scheme == NONE or (precisions and scheme in PRECISIONS):
+        if given:
+            raise UsageError(f"'{scheme}' takes no options; found '{next(iter(given))}'.")
+        return {}
+    return dataclasses.asdict(table.options(scheme, given))
+
+
+def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) -> Recipe:
+    """The recipe for a model: one entry for each component, in `names`' order.
+
+    Args:
+        names: component -> its graphs' folders ("vae" -> "vae_encoder", "vae_decoder"). A recipe may name
+            either; a folder's own entry comes first.
+
+    Raises:
+        UsageError: the model has no such component, or the target does not take a scheme or a precision.
+    """
+    known = {*names, *(folder for folders in names.values() for folder in folders), ALL}
+    for name in recipe.components:
+        if name not in known:
+            there = ", ".join(sorted(known - {ALL}))
+            raise UsageError(f"--quantize names '{name}', which the model does not have (it has: {there}).")
+    for name, component in recipe.components.items():
+        for scheme in (component.scheme, *(rule.scheme for rule in component.weights)):
+            _require(target, name, scheme)
+    chosen = {}
+    for name, folders in names.items():
+        for folder in folders:
+            entry = recipe.components.get(folder, recipe.components.get(name, recipe.components.get(ALL)))
+            if entry is not None:
+                chosen[folder] = entry
+    return Recipe(components=chosen)
+
+
+def quantization(spec: str | Recipe, captured: Capture, target: Target) -> Recipe | None:
+    """What a request's `quantize` is for the model; None where nothing is quantized.
+
+    Raises:
+        UsageError, LatentcError: see `read` and `resolve`.
+    """
+    if not spec:
+        return None
+    names: dict[str, list[str]] = {}
+    for method in captured.methods:
+        names.setdefault(method.component, []).append(method.folder)
+    return resolve(read(spec) if isinstance(spec, str) else _checked(spec), names, target)
+
+
+def choice_of(recipe: Recipe | None, method: Method) -> Choice:
+    """The method's part of a resolved recipe."""
+    return Choice(None if recipe is None else recipe.components.get(method.folder))
+
+
+def planned(choice: Choice) -> Callable[[Stored], int | None]:
+    """What a stored tensor will take on disk, as far as its shape tells; None where it is not quantized."""
+
+    def size(stored: Stored) -> int | None:
+        if len(stored.shape) < 2 or math.prod(stored.shape) < MIN_ELEMENTS:
+            return None
+        layout = Layout("linear" if len(stored.shape) == 2 else "conv", stored.shape, 0)
+        decision = choice.decide(stored.key, layout)
+        return None if decision is None else stored_bytes(decision, layout)
+
+    return size
+
+
+def _require(target: Target, name: str, scheme: str) -> None:
+    takes = target.requirements
+    accepted = takes.precisions if scheme in PRECISIONS else {*takes.weight_schemes, NONE}
+    if scheme not in accepted:
+        what = "precision" if scheme in PRECISIONS else "weights"
+        there = ", ".join(sorted(accepted - {NONE})) or "none"
+        instead = [s for s in ("int4", "int8") if s in takes.weight_schemes]
+        raise UsageError(
+            f"target '{target.name}' does not take {scheme} {what} (it takes: {there}).",
+            f"Use --quantize {instead[0]}" if instead and what == "weights" else "Leave --quantize out",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One graph's part of a resolved recipe; None is a graph that is not quantized."""
+
+    component: RecipeComponent | None
+
+    @property
+    def precision(self) -> str | None:
+        """The precision that the recipe names in place of a scheme."""
+        found = self.component
+        return found.scheme if found is not None and found.scheme in PRECISIONS else None
+
+    @property
+    def label(self) -> str:
+        """For people: "int4", "int4 and 2 rules", or nothing."""
+        found = self.component
+        if found is None:
+            return ""
+        scheme = "" if found.scheme in (*PRECISIONS, NONE) else found.scheme
+        rules = f"{len(found.weights)} rules" if found.weights else ""
+        return " and ".join(filter(None, (scheme, rules)))
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """All that it names, precisions included."""
+        found = self.component
+        return frozenset() if found is None else frozenset({found.scheme, *(r.scheme for r in found.weights)})
+
+    def __bool__(self) -> bool:
+        return bool(self.label)
+
+    def decide(self, key: str, layout: Layout) -> Decision | None:
+        """What becomes of a weight: the first rule that matches its key, or else the component's scheme."""
+        found = self.component
+        if found is None:
+            return None
+        rule: RecipeRule | RecipeComponent = next(
+            (r for r in found.weights if fnmatch.fnmatchcase(key, r.match)), found
+        )
+        if rule.scheme in (*PRECISIONS, NONE):
+            return None
+        return decide(rule.scheme, table.options(rule.scheme, rule.options), layout)

@@ -1,0 +1,184 @@
+"""One weight at a time: read, checked, quantized in chunks, measured, and put on disk again."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from artifacts.errors import LatentcError
+from compiler.quantize import low_rank, table
+from compiler.quantize.blocks import is_half
+from compiler.quantize.decide import Decision
+from compiler.quantize.find import Found
+from compiler.weights import Cast, Reshape, Slice, Stored, Transpose, WeightRef
+
+# Elements worked on at once: their temporary arrays stay in a processor's cache.
+_CHUNK = 1 << 17
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """What was made of one weight.
+
+    Attributes:
+        values, scale, zero: in the scratch file. Values lie as the graph reads them ([in, out] for a MatMul),
+            or [rows, inner] where `decision`'s scheme has blocks and the weight is no matrix, or is nf4.
+        left, right: fp16 [rows, rank] and [rank, inner], or None.
+        error: ``||restored - weight|| / ||weight||``.
+        bytes: on disk, all of it.
+    """
+
+    found: Found
+    decision: Decision
+    values: Stored
+    scale: Stored
+    zero: Stored | None
+    left: Stored | None
+    right: Stored | None
+    error: float
+    bytes: int
+
+
+class Scratch:
+    """A file that tensors are appended to and read back from. The caller removes it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._offset = 0
+        file.touch(exist_ok=False)
+
+    def write(self, array: np.ndarray, dtype: ir.DataType, key: str) -> Stored:
+        """Appends an array; four-bit elements come one to a byte and are packed."""
+        shape = array.shape
+        array = np.ascontiguousarray(array)
+        if dtype.bitwidth == 4:
+            flat = array.reshape(-1).view(np.uint8)
+            packed = flat[::2] & 15
+            packed[: flat.size // 2] |= flat[1::2] << 4
+            array = packed
+        with self.file.open("r+b") as stream:
+            stream.seek(0, os.SEEK_END)
+            array.tofile(stream)
+        stored = Stored(self.file, key, dtype, shape, self._offset, array.nbytes)
+        self._offset += array.nbytes
+        return stored
+
+
+def quantize(found: Found, decision: Decision, scratch: Scratch) -> QuantizedWeight:
+    """Quantizes one weight into `scratch`.
+
+    Raises:
+        LatentcError: the weight holds NaN or infinity.
+    """
+    scheme, options, layout = table.get(decision.scheme), decision.options, found.layout
+    rows = _without_widening(found.rows).numpy()
+    left = right = None
+    if decision.low_rank:
+        rows = rows.astype(np.float32)
+        _require_finite(rows, found.key)
+        left, right = low_rank.split(rows, decision.low_rank)
+    block = scheme.block(options) or layout.inner
+    element = scheme.element(options)
+    values = np.empty((layout.rows, layout.inner), element.numpy() if element.bitwidth == 8 else np.uint8)
+    scale = np.empty((layout.rows, layout.inner // block), np.float32)
+    zero = np.empty(scale.shape, np.uint8) if getattr(options, "asymmetric", False) else None
+    step = max(1, _CHUNK // layout.inner)
+
+    def chunk(start: int) -> tuple[float, float]:
+        """Quantizes some rows; the squares of what was lost and of all."""
+        part = slice(start, start + step)
+        wanted = rows[part].astype(np.float32)
+        _require_finite(wanted, found.key)
+        correction = None
+        if left is not None and right is not None:
+            correction = left[part].astype(np.float32) @ right.astype(np.float32)
+        blocks = scheme.quantize(wanted if correction is None else wanted - correction, options)
+        restored = scheme.dequantize(blocks, options)
+        if correction is not None:
+            restored = restored + correction
+        values[part], scale[part] = blocks.values.view(values.dtype), blocks.scale
+        if zero is not None:
+            assert blocks.zero is not None
+            zero[part] = blocks.zero
+        lost = float(np.sum(np.square(restored - wanted, dtype=np.float64)))
+        return lost, float(np.sum(np.square(wanted, dtype=np.float64)))
+
+    # NumPy lets go of the interpreter while it computes.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sums = list(pool.map(chunk, range(0, layout.rows, step)))
+    lost, total = (sum(column) for column in zip(*sums, strict=True))
+    stored = _Writer(found, decision, scratch)
+    wrote = (
+        stored.values(values, element),
+        stored.scale(scale),
+        None if zero is None else stored.zero(zero, element),
+        None if left is None else scratch.write(left, ir.DataType.FLOAT16, f"{found.key}.left"),
+        None if right is None else scratch.write(right, ir.DataType.FLOAT16, f"{found.key}.right"),
+    )
+    size = sum(part.nbytes for part in wrote if part is not None)
+    return QuantizedWeight(found, decision, *wrote, (lost / total) ** 0.5 if total else 0.0, size)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Turns rows into the layout that the graph reads."""
+
+    found: Found
+    decision: Decision
+    scratch: Scratch
+
+    @property
+    def _by_row(self) -> bool:
+        return table.get(self.decision.scheme).block(self.decision.options) is None
+
+    def values(self, array: np.ndarray, element: ir.DataType) -> Stored:
+        layout = self.found.layout
+        if self._by_row and len(layout.shape) > 2:
+            first = (layout.rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
+            array = np.moveaxis(array.reshape(first), 0, layout.channel)
+        elif self._turned:
+            array = array.T
+        return self.scratch.write(array, element, self.found.key)
+
+    def scale(self, array: np.ndarray) -> Stored:
+        dtype = ir.DataType.FLOAT
+        if getattr(self.decision.options, "scales", "fp32") == "fp16" and is_half(array):
+            dtype, array = ir.DataType.FLOAT16, array.astype(np.float16)
+        return self.scratch.write(self._turn(array), dtype, f"{self.found.key}.scale")
+
+    def zero(self, array: np.ndarray, element: ir.DataType) -> Stored:
+        return self.scratch.write(self._turn(array), element, f"{self.found.key}.zero_point")
+
+    @property
+    def _turned(self) -> bool:
+        layout = self.found.layout
+        return layout.channel == 1 and len(layout.shape) == 2 and self.decision.scheme != "nf4"
+
+    def _turn(self, per_block: np.ndarray) -> np.ndarray:
+        if self._by_row:
+            return per_block[:, 0]
+        return per_block.T if self._turned else per_block
+
+
+def _without_widening(weight: WeightRef) -> WeightRef:
+    """The weight in its stored type, where its steps only move and widen elements: they are widened in chunks."""
+    if all(
+        isinstance(s, (Transpose, Reshape, Slice)) or s == Cast(ir.DataType.FLOAT) for s in weight.transforms
+    ):
+        return WeightRef(weight.source, tuple(s for s in weight.transforms if not isinstance(s, Cast)))
+    return weight
+
+
+def _require_finite(array: np.ndarray, key: str) -> None:
+    if not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        raise LatentcError(
+            f"the weight '{key}' holds NaN or infinity (at least {count} elements): it cannot be quantized.",
+            f'Repair the model, or leave the weight as it is: a recipe\'s rule match = "{key}", scheme = "none".',
+        )

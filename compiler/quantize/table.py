@@ -1,0 +1,71 @@
+"""The one visible table of weight schemes: name -> "module:scheme". A new scheme is a file and a line here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from artifacts.errors import UsageError
+from compiler.quantize.blocks import Scheme
+
+SCHEMES: dict[str, str] = {
+    "int8": "compiler.quantize.int8:SCHEME",
+    "int4": "compiler.quantize.int4:SCHEME",
+    "nf4": "compiler.quantize.nf4:SCHEME",
+    "int8-activations": "compiler.quantize.int8_activations:SCHEME",
+}
+
+
+def get(name: str) -> Scheme:
+    """The scheme called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = SCHEMES.get(name)
+    if path is None:
+        raise UsageError(f"there is no weight scheme '{name}' (there are: {', '.join(SCHEMES)}).")
+    module, _, attribute = path.partition(":")
+    return cast(Scheme, getattr(importlib.import_module(module), attribute))
+
+
+def options(name: str, given: Mapping[str, object]) -> Any:
+    """The scheme's options with those that are given; texts become what the option is.
+
+    Raises:
+        UsageError: the scheme has no such option, or not that value of it.
+    """
+    scheme = get(name)
+    module = importlib.import_module(SCHEMES[name].partition(":")[0])
+    fields = {f.name: f for f in dataclasses.fields(scheme.options)}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in fields:
+            raise UsageError(f"the scheme '{name}' has no option '{key}' (it has: {', '.join(fields)}).")
+        kind: Any = type(fields[key].default)
+        values[key] = _value(name, key, value, kind)
+        choices = getattr(module, "CHOICES", {}).get(key)
+        if choices is not None and values[key] not in choices:
+            there = ", ".join(map(str, choices))
+            raise UsageError(f"{name}:{key}={value}: it is one of {there}.")
+    return scheme.options(**values)
+
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def _value(scheme: str, key: str, value: object, kind: type) -> Any:
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        if kind is int and int(cast(int, value)) < 0:
+            raise UsageError(f"{scheme}:{key}={value}: it is at least 0.")
+        return value
+    text = str(value).lower()
+    if kind is bool and text in _TRUE + _FALSE:
+        return text in _TRUE
+    if kind is int and text.isdigit():
+        return int(text)
+    if kind is str:
+        return text
+    raise UsageError(f"{scheme}:{key}={value}: expected {'yes or no' if kind is bool else 'a whole number'}.")

@@ -1,0 +1,51 @@
+"""What a compile is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from artifacts.manifest import DimRange, Recipe
+from compiler.capture.capture import SizeRange
+
+ONE = DimRange(min=1, max=1)
+
+CHECKS = ("quick", "full", "none")
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What to compile, for what, and where to.
+
+    Attributes:
+        model: a diffusers folder, a built-in name or a hub id.
+        out: the artifact's folder; it appears when all is done.
+        target: a name in `targets.table`.
+        precision: of the weights: "fp32", "fp16" or "bf16".
+        tasks: what the artifact does; empty for what the model's own pipeline does.
+        size: declared ranges of the picture, in pixels; None for the model's own size.
+        batch: declared range of pictures a call.
+        check: "quick" (one shape), "full" (ends and inside of every range) or "none".
+        options: the target's own, by name.
+        arguments: more arguments of the pipeline's call, as texts.
+        pictures: prompts whose pictures are compared with PyTorch's where weights are quantized; 0 for none.
+        quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
+        calibration: prompts that activations are measured on; empty for the model's own.
+        force: replace an artifact that is at `out`.
+    """
+
+    model: str
+    out: Path
+    target: str
+    precision: str = "fp16"
+    tasks: tuple[str, ...] = ()
+    size: SizeRange | None = None
+    batch: DimRange = ONE
+    check: str = "quick"
+    options: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    quantize: str | Recipe = ""
+    pictures: int = 8
+    calibration: tuple[str, ...] = ()
+    force: bool = False

@@ -1,0 +1,147 @@
+"""The search under a budget, with a compiler that is a formula; and a weight's sensitivity, measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import PictureEvidence
+from artifacts.progress import silent
+from compiler import auto, sensitivity
+from compiler.auto import Budget, Trial, as_recipe, largest, smallest
+from compiler.quantize.allot import Ladder, Option
+from compiler.quantize.recipe import Choice
+from tests.compiler.made import request
+from tests.compiler.passes.graphs import bind, parse
+
+BESIDE = 5_000
+
+
+def ladder(weights: int = 60) -> Ladder:
+    """Weights of one size whose sensitivities differ by a factor of a thousand."""
+    options = {}
+    for i in range(weights):
+        rate = 10 ** (-6 + 3 * i / weights)
+        options["unet", f"w{i}"] = [
+            Option("int4", 530, rate * 0.01),
+            Option("int8", 1_010, rate * 0.0001),
+            Option("none", 2_000, 0.0),
+        ]
+    return Ladder(options)
+
+
+class Formula:
+    """Compiles nothing: bytes are the weights' and what lies beside them, PSNR follows the predicted error."""
+
+    def __init__(self, of: Ladder, offset: float = 0.0) -> None:
+        self.ladder = of
+        self.offset = offset
+        self.tried: list[int] = []
+
+    def __call__(self, steps: int) -> Trial:
+        self.tried.append(steps)
+        found = self.ladder.at(steps)
+        psnr = 90.0 if found.error < 1e-12 else min(90.0, self.offset - 10 * math.log10(found.error))
+        return Trial(steps, found.bytes + BESIDE, PictureEvidence(psnr=psnr), as_recipe(found))
+
+
+@pytest.mark.parametrize("offset", [-20.0, 0.0, 15.0])
+def test_the_smallest_artifact_above_a_psnr(offset):
+    formula = Formula(ladder(), offset)
+    low, high = formula(0).psnr, formula(len(formula.ladder)).psnr
+    for wanted in np.linspace(low + 1, min(high - 1, 70), 5):
+        formula.tried.clear()
+        best = smallest(formula.ladder, float(wanted), formula)
+        assert wanted <= best.psnr
+        assert best.psnr <= wanted + 2 or formula(best.steps - 1).psnr < wanted
+        assert len(formula.tried) <= auto.TRIALS + 2
+
+
+def test_a_psnr_that_anything_reaches_is_the_smallest_artifact():
+    formula = Formula(ladder())
+    assert smallest(formula.ladder, 1.0, formula).steps == 0
+
+
+def test_a_psnr_out_of_reach_says_what_was_reached():
+    formula = Formula(ladder())
+    with pytest.raises(
+        LatentcError, match=r"95 dB cannot be reached: with no weight in fewer bits it is 90\.0 dB"
+    ):
+        smallest(formula.ladder, 95.0, formula)
+
+
+def test_the_best_artifact_within_bytes():
+    formula = Formula(ladder())
+    for limit in (40_000, 60_000, 100_000):
+        best = largest(formula.ladder, limit, formula)
+        assert best.bytes <= limit < formula.ladder.at(best.steps + 1).bytes + BESIDE
+    everything = largest(formula.ladder, 10**9, formula)
+    assert everything.steps == len(formula.ladder)
+
+
+def test_bytes_out_of_reach_say_what_was_reached():
+    formula = Formula(ladder())
+    with pytest.raises(
+        LatentcError, match=r"30,000 bytes cannot be reached: the smallest artifact has 36,800"
+    ):
+        largest(formula.ladder, 30_000, formula)
+
+
+def test_a_recipe_gives_each_weight_its_own():
+    options = {
+        ("unet", "a[0].weight"): [Option("int4:group=32,small=0", 1, 0.0)],
+        ("unet", "b"): [Option("none", 1, 0.0)],
+    }
+    found = as_recipe(Ladder(options).at(0)).components["unet"]
+    choice = Choice(found)
+    from compiler.quantize.find import Layout
+
+    layout = Layout("linear", (64, 64), 0)
+    decision = choice.decide("a[0].weight", layout)
+    assert decision is not None and (decision.scheme, decision.options.group, decision.options.small) == (
+        "int4",
+        32,
+        0,
+    )
+    assert choice.decide("b", layout) is None and choice.decide("c", layout) is None
+
+
+@pytest.mark.parametrize("budget", [Budget(), Budget(30.0, 100)])
+def test_one_budget_is_wanted(budget, tmp_path):
+    with pytest.raises(UsageError, match="needs one budget"):
+        auto.compile(request(tmp_path / "out", check="quick"), budget)
+
+
+def test_pictures_are_wanted(tmp_path):
+    with pytest.raises(UsageError, match="judges by pictures"):
+        auto.compile(request(tmp_path / "out"), Budget(30.0))
+
+
+def test_sensitivities_are_what_the_output_says(tmp_path):
+    """y = (x . w) . v where v shrinks half of w's channels: w's error counts for less than v's own."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((64, 64)).astype(np.float32)
+    v = rng.standard_normal((64, 64)).astype(np.float32)
+    body = """(float[B,64] x, float[64,64] w, float[64,64] v) => (float[B,64] y) {
+        h = MatMul(x, w)
+        g = Add(x, h)
+        y = MatMul(g, v)
+    }"""
+    model = bind(parse(body), tmp_path, w=w / 80, v=v)
+    calls = [{"x": rng.standard_normal((5, 64)).astype(np.float32)} for _ in range(2)]
+    found = sensitivity.measure(model, "unet", calls, frozenset({"int4", "int8", "nf4"}), silent)
+    assert set(found.options) == {"w", "v"}
+    by = {key: {o.scheme: o for o in options} for key, options in found.options.items()}
+    # All of v's relative error reaches the output, about a hundredth of w's squared.
+    plain = by["v"]["int4:group=64,small=0"]
+    assert 0.005 < plain.error < 0.015
+    assert by["w"]["int4:group=64,small=0"].error < plain.error / 20
+    assert by["v"]["int8"].error < plain.error / 50 and by["v"]["none"] == Option("none", 8192, 0.0)
+    assert "nf4:small=0" in by["v"]
+    sensitivity.save(found, tmp_path / "cache" / "s.json")
+    assert sensitivity.load(tmp_path / "cache" / "s.json") == found
+    assert sensitivity.load(tmp_path / "none.json") is None
+    assert {i.name for i in model.graph.inputs} == {"x"}

@@ -1,0 +1,104 @@
+"""Pictures beside PyTorch's: the figures, what is drawn, and where unpublished graphs lie."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import Manifest
+from artifacts.progress import silent
+from compiler import pictures
+from compiler.pictures import Evaluation, Job, compare, evaluation, measure, psnr, relocated, ssim
+from tests.latentc.artifacts_made import made
+
+
+def job(manifest: Manifest, tmp_path, **changes) -> Job:
+    fields = {
+        "model": str(tmp_path), "variant": None, "loose": str(tmp_path), "root": str(tmp_path),
+        "manifest": manifest, "evaluation": Evaluation(), "width": 64, "height": 64, "budget": 1.0,
+    }  # fmt: skip
+    return Job(**(fields | changes))
+
+
+def test_psnr():
+    zero, half = np.zeros((16, 16, 3)), np.full((16, 16, 3), 0.5)
+    assert psnr(zero, half) == pytest.approx(20 * math.log10(2))
+    assert psnr(half, half) == pictures.EQUAL
+    assert psnr(half, half + 1e-9) == pictures.EQUAL
+
+
+def test_ssim_is_the_definition():
+    rng = np.random.default_rng(0)
+    a = rng.random((16, 13, 2))
+    b = np.clip(a + rng.normal(0, 0.1, a.shape), 0, 1)
+    taps = np.exp(-(np.arange(-5, 6) ** 2) / 4.5)
+    window = np.outer(taps, taps) / taps.sum() ** 2
+    values = []
+    for y in range(6):
+        for x in range(3):
+            for c in range(2):
+                p, q = a[y : y + 11, x : x + 11, c], b[y : y + 11, x : x + 11, c]
+                mp, mq = (window * p).sum(), (window * q).sum()
+                vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
+                cov = (window * (p - mp) * (q - mq)).sum()
+                top = (2 * mp * mq + 1e-4) * (2 * cov + 9e-4)
+                values.append(top / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
+    assert ssim(a, b) == pytest.approx(np.mean(values), abs=1e-12)
+    assert ssim(a, a) == pytest.approx(1)
+
+
+def test_evidence_has_mean_and_worst(tmp_path):
+    ours = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.6)]
+    theirs = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.5)]
+    found = compare(ours, theirs, job(made(tmp_path), tmp_path))
+    assert (found.prompts, found.steps, found.width) == (2, 20, 64)
+    assert found.worst_psnr == pytest.approx(20)
+    assert found.psnr == pytest.approx(60)
+    assert found.worst_ssim < found.ssim < 1
+
+
+def test_a_model_may_bring_its_own_prompts(tmp_path):
+    assert len(evaluation(tmp_path, 8).prompts) == 8
+    file = tmp_path / "evaluation.json"
+    file.write_text('{"prompts": ["a", "b", "c"], "guidance": 3.0, "steps": 4}', encoding="utf-8")
+    assert evaluation(tmp_path, 2) == Evaluation(prompts=("a", "b"), guidance=3.0, steps=4)
+    file.write_text('{"prompts": 7}', encoding="utf-8")
+    with pytest.raises(LatentcError, match=r"evaluation\.json"):
+        evaluation(tmp_path, 2)
+
+
+def test_the_builtin_model_brings_eight():
+    from bench.reference import SHAPES_DIR
+
+    assert len(evaluation(SHAPES_DIR, 100).prompts) == 8
+
+
+def test_graphs_are_found_where_their_parts_lie(tmp_path):
+    manifest = made(tmp_path)
+    root, moved = relocated(manifest, {"unet": tmp_path / "parts" / "abc" / "files"})
+    (graph,), (component,) = moved.graphs, moved.components
+    assert root / graph.model_file == tmp_path / "parts" / "abc" / "files" / "model.onnx"
+    assert root / component.config == tmp_path / "parts" / "abc" / "files" / "config.json"
+    assert graph.folder == "unet"
+
+
+def test_another_task_is_not_measured(tmp_path):
+    manifest = made(tmp_path, pipelines={"inpaint": "diffusers.pipelines:StableDiffusionInpaintPipeline"})
+    assert measure(job(manifest, tmp_path), silent).reason == "it does not do text-to-image"
+
+
+def test_what_would_take_too_long_is_not_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "_pytorch", lambda job: "pytorch")
+    monkeypatch.setattr(
+        pictures, "_draw", lambda pipeline, job, prompts, steps: drawn.append((len(prompts), steps))
+    )
+    clock = iter([0.0, 6.0])
+    monkeypatch.setattr(pictures.time, "perf_counter", lambda: next(clock))
+    found = pictures.answer(job(made(tmp_path), tmp_path, budget=900.0))
+    # Three seconds a step, 20 steps, 8 prompts, twice.
+    assert found.reason == "it would take 16 minutes on this machine"
+    assert drawn == [(1, 2)] and found.psnr is None
