@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 from artifacts.manifest import FileRecord
@@ -59,6 +63,58 @@ def file_record(root: Path, path: Path, progress: Progress = silent) -> FileReco
     with path.open("rb", buffering=0) as stream:
         sha256, size = digest(stream, advance if total >= REPORTED else None)
     return FileRecord(path=name, sha256=sha256, size=size)
+
+
+class BackgroundHashes:
+    """Hashes files one after the other in a thread, while the caller does something else.
+
+    A context manager; leaving it gives up what is not hashed yet. The thread reads, and holds one chunk.
+    """
+
+    def __init__(self, root: Path, files: Sequence[Path]) -> None:
+        """
+        Args:
+            root: the folder that the records' paths start from.
+            files: in `root`; hashed in this order.
+        """
+        self._stop = threading.Event()
+        self._events: dict[Path, Event] = {}
+        self._pool = ThreadPoolExecutor(1, "hashing")
+        self._records = {file: self._pool.submit(self._hash, root, file) for file in dict.fromkeys(files)}
+
+    def record(self, file: Path, progress: Progress = silent) -> FileRecord:
+        """The file's record; waits for it.
+
+        Raises:
+            KeyError: it is none of the files.
+            OSError: it cannot be read.
+        """
+        while True:
+            try:
+                return self._records[file].result(timeout=0.2)
+            except FutureTimeoutError:
+                if file in self._events:
+                    progress(self._events[file])
+
+    def _hash(self, root: Path, file: Path) -> FileRecord:
+        def keep(event: Event) -> None:
+            if self._stop.is_set():
+                raise InterruptedError("nobody waits for this hash any more")
+            self._events[file] = event
+
+        return file_record(root, file, keep)
+
+    def __enter__(self) -> BackgroundHashes:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def content_key(obj: Any) -> str:

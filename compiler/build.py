@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.hashing import file_record
+from artifacts.hashing import BackgroundHashes
 from artifacts.manifest import (
     ComponentRecord,
     FileRecord,
@@ -74,13 +74,16 @@ def compile(
     """
     target, options = _target(request)
     source = open_model(request.model)
-    with Workspace(request.out, request.force, progress) as workspace:
+    with (
+        Workspace(request.out, request.force, progress) as workspace,
+        BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes,
+    ):
         captured = _capture(source, request, progress)
         recipe = quantization(request.quantize, captured, target)
         planned = _plan(request, captured, recipe)
         if on_plan is not None:
             on_plan(planned)
-        files = _hash_sources(source, captured, progress)
+        files = _source_files(source, captured, hashes, progress)
         keys: dict[str, str] = {}
         with Checker() as checker:
             for method in captured.methods:
@@ -124,7 +127,8 @@ def opened(request: CompileRequest, progress: Progress = silent) -> Opened:
         GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress)
         for method in captured.methods
     ]
-    return Opened(_hash_sources(source, captured, progress), tuple(jobs))
+    with BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes:
+        return Opened(_source_files(source, captured, hashes, progress), tuple(jobs))
 
 
 def _published(out: Path) -> Artifact:
@@ -183,16 +187,13 @@ def _capture(source: ModelSource, request: CompileRequest, progress: Progress) -
     return capture(source, request.tasks, request.size, request.batch, given, progress)
 
 
-def _hash_sources(
-    source: ModelSource, captured: Capture, progress: Progress
+def _source_files(
+    source: ModelSource, captured: Capture, hashes: BackgroundHashes, progress: Progress
 ) -> dict[str, tuple[FileRecord, ...]]:
     """Component -> its weight files, hashed."""
     used = {method.component for method in captured.methods}
-    return {
-        c.name: tuple(file_record(source.root, file, progress) for file in c.weight_files)
-        for c in source.modules
-        if c.name in used
-    }
+    parts = [c for c in source.modules if c.name in used]
+    return {c.name: tuple(hashes.record(file, progress) for file in c.weight_files) for c in parts}
 
 
 def _part(workspace: Workspace, key: str) -> Part:

@@ -11,6 +11,7 @@ from compiler.capture.infer import Method
 from compiler.capture.modules import build
 from compiler.export.bind import bind_weights
 from compiler.export.program import export_program
+from compiler.export.quick import quick
 from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
 from compiler.passes import table
@@ -25,8 +26,9 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
         LatentcError: it cannot be exported, or holds for one size only (see `export_program`).
     """
     module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
-    program = export_program(module, method)
-    model = translate(program, method)
+    with quick():
+        program = export_program(module, method)
+        model = translate(program, method)
     label_modules(model)
     bind_weights(model, module, weights)
     del program

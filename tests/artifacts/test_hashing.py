@@ -71,3 +71,37 @@ def test_content_key_tells_values_apart() -> None:
 def test_content_key_takes_json_only(value: object, error: type[Exception]) -> None:
     with pytest.raises(error):
         content_key({"value": value})
+
+
+def test_background_hashes_are_the_files_own(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_text(file.name, encoding="utf-8")
+    with hashing.BackgroundHashes(tmp_path, [*files, files[0], tmp_path / "missing"]) as hashes:
+        assert [hashes.record(file) for file in files] == [hashing.file_record(tmp_path, f) for f in files]
+        with pytest.raises(FileNotFoundError):
+            hashes.record(tmp_path / "missing")
+
+
+def test_leaving_gives_up_what_is_not_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "REPORTED", 1)
+    file = tmp_path / "endless"
+    file.write_bytes(b"x" * 10)
+
+    class Endless:
+        """Never ends, unless its reader does."""
+
+        def readinto(self, buffer: memoryview) -> int:
+            return 1
+
+        def __enter__(self) -> Endless:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Endless())
+    with hashing.BackgroundHashes(tmp_path, [file]) as hashes:
+        pass
+    with pytest.raises(InterruptedError):
+        hashes.record(file)
