@@ -1,102 +1,82 @@
 """Are the artifacts' pictures PyTorch's? ``python -m bench.quality``
 
-Compiles the built-in model for each target in each precision, draws held-out prompts from the same seeds as
-PyTorch in fp32, and prints one row for each artifact: bytes, PSNR (worst and mean) and prompt accuracy. Exits
-with 1 where a picture is further from PyTorch's than `LIMITS` allows, or accuracy by more than a point.
+Compiles the built-in model for each target in each precision, benches them all on held-out prompts, and prints
+one row for each artifact: bytes, PSNR (worst and of all) and prompt accuracy. Exits with 1 where a picture is
+further from PyTorch's than `LIMITS` allows, or accuracy by more than a point.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from bench.gates import check, parse
+from bench.record import Bench, Variant
 
 LIMITS: dict[str, float] = {"fp32": 60.0, "fp16": 50.0, "bf16": 40.0}
 """Lowest PSNR of any picture, in dB, by precision."""
 
 ACCURACY_LOSS = 0.01
 TARGETS = ("onnxruntime", "openvino")
-BATCH = 10
 
 
-@dataclass(frozen=True)
-class Row:
-    """One artifact. `bytes` on disk, PSNR in dB (infinite where the pictures are equal), accuracy from 0 to 1."""
-
-    target: str
-    precision: str
-    bytes: int
-    worst_psnr: float
-    mean_psnr: float
-    accuracy: float
-
-
-def measure(
-    target: str,
-    precision: str,
-    folder: Path,
-    reference: Sequence[Image],
-    prompts: Sequence[Any],
-    guidance: float,
-) -> Row:
-    """Compiles and draws with one artifact.
-
-    Args:
-        reference: PyTorch's picture of each of `prompts` (`bench.reference.drawing.Caption`).
-    """
-    from bench.demo import pixels
-    from bench.interop import psnr
-    from bench.reference.judge import prompt_accuracy
+def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, guidance: float) -> Bench:
+    """Compiles every pair and benches them against PyTorch on the first `prompts` held-out prompts."""
+    from bench.reference.drawing import split
+    from bench.request import BenchRequest, bench, require
     from compiler.build import CompileRequest, compile
-    from runtimes.pipeline import load
 
-    request = CompileRequest(
-        model="shapes",
-        out=folder / f"{target}-{precision}",
-        target=target,
-        precision=precision,
-        batch=DimRange(min=1, max=BATCH),
-        check="full",
-    )
-    artifact = compile(request)
-    with load(artifact.root) as pipeline:
-        pictures = draw(pipeline.diffusers, [caption.text for caption in prompts], guidance)
-    ratios = [psnr(pixels(a), pixels(b)) for a, b in zip(pictures, reference, strict=True)]
-    finite = [ratio for ratio in ratios if math.isfinite(ratio)]
-    return Row(
-        target,
-        precision,
-        sum(file.size for file in artifact.manifest.files),
-        min(ratios),
-        statistics.fmean(finite) if finite else math.inf,
-        prompt_accuracy(pictures, prompts),
-    )
+    require()
+    with tempfile.TemporaryDirectory(prefix="latentc-quality-") as folder:
+        artifacts = []
+        for target in targets:
+            for precision in precisions:
+                print(f"{target} {precision}: compiling", file=sys.stderr, flush=True)
+                out = Path(folder) / f"{target}-{precision}"
+                compile(
+                    CompileRequest(
+                        model="shapes",
+                        out=out,
+                        target=target,
+                        precision=precision,
+                        batch=DimRange(min=1, max=1),
+                        check="full",
+                    )
+                )
+                artifacts.append(str(out))
+        print("drawing", file=sys.stderr, flush=True)
+        request = BenchRequest(
+            artifacts=tuple(artifacts),
+            reference="shapes",
+            prompts=tuple(caption.text for caption in split()[1][:prompts]),
+            seeds=1,
+            guidance=guidance,
+        )
+        return bench(request, ["python", "-m", "bench.quality", *sys.argv[1:]]).bench
 
 
-def draw(pipeline: Any, prompts: Sequence[str], guidance: float) -> list[Image]:
-    """20 steps each, picture `i` from seed `i`."""
-    import torch
-
-    pipeline.set_progress_bar_config(disable=True)
-    pictures: list[Image] = []
-    for start in range(0, len(prompts), BATCH):
-        group = list(prompts[start : start + BATCH])
-        seeds = [torch.Generator("cpu").manual_seed(start + i) for i in range(len(group))]
-        pictures += pipeline(group, num_inference_steps=20, guidance_scale=guidance, generator=seeds).images
-    return pictures
+def short(bench: Bench) -> list[str]:
+    """The gates that artifacts fail."""
+    reference = bench.variants[0].quality
+    own = reference.prompt_accuracy.value if reference else None
+    assert own is not None
+    failed = []
+    for variant in bench.variants[1:]:
+        limits = [
+            f"psnr_worst<{LIMITS[variant.about['precision']]}",
+            f"prompt_accuracy<{max(0.0, own - ACCURACY_LOSS):.6f}",
+            f"prompt_accuracy>{own + ACCURACY_LOSS:.6f}",
+        ]
+        one = bench.model_copy(update={"variants": (bench.variants[0], variant)})
+        failed += [
+            f"{fall.variant}: {fall.gate.text}" for fall in check(one, [parse(text) for text in limits])
+        ]
+    return failed
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -106,50 +86,43 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--precision", action="append", choices=tuple(LIMITS))
     parser.add_argument("--target", action="append", choices=TARGETS)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the bench's record")
     given = parser.parse_args(args)
-    from bench.reference import SHAPES_DIR
-    from bench.reference.drawing import split
-    from bench.reference.folder import load_pipeline
-    from bench.reference.judge import prompt_accuracy
-
-    prompts = split()[1][: given.prompts]
-    reference = draw(load_pipeline(SHAPES_DIR), [caption.text for caption in prompts], given.guidance)
-    own = prompt_accuracy(reference, prompts)
-    rows: list[Row] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="latentc-quality-") as folder:
-            for target in given.target or TARGETS:
-                for precision in given.precision or tuple(LIMITS):
-                    print(f"{target} {precision}: compiling and drawing", file=sys.stderr, flush=True)
-                    rows.append(measure(target, precision, Path(folder), reference, prompts, given.guidance))
+        found = measure(
+            given.target or TARGETS, given.precision or tuple(LIMITS), given.prompts, given.guidance
+        )
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    if given.json:
-        print(json.dumps({"pytorch_accuracy": own, "rows": [asdict(row) for row in rows]}, indent=2))
-    else:
-        print(table(rows, own, len(prompts)))
-    good = [
-        row.worst_psnr >= LIMITS[row.precision] and abs(row.accuracy - own) <= ACCURACY_LOSS for row in rows
-    ]
-    return 0 if all(good) else 1
+    print(found.model_dump_json(indent=2) if given.json else table(found))
+    failed = short(found)
+    for line in failed:
+        print(f"Fell short: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def table(rows: Sequence[Row], own: float, prompts: int) -> str:
+def table(bench: Bench) -> str:
     """Markdown, at most 100 columns."""
+    reference = bench.variants[0].quality
+    own = reference.prompt_accuracy.value if reference else None
     lines = [
-        f"shapes, {prompts} held-out prompts, 20 steps; prompt accuracy of PyTorch in fp32: {own:.1%}",
+        f"shapes, {len(bench.settings.prompts)} held-out prompts, {bench.settings.steps} steps; "
+        f"prompt accuracy of PyTorch in fp32: {own or 0:.1%}",
         "",
-        "| target | precision | size on disk | PSNR, worst | mean | prompt accuracy |",
+        "| target | precision | size on disk | PSNR, worst | of all | prompt accuracy |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    lines += [
-        f"| {row.target} | {row.precision} | {row.bytes / 1e6:.1f} MB | {row.worst_psnr:.1f} dB "
-        f"| {row.mean_psnr:.1f} dB | {row.accuracy:.1%} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_line(variant) for variant in bench.variants[1:])])
+
+
+def _line(variant: Variant) -> str:
+    found = variant.quality
+    assert found is not None and found.psnr.worst is not None and found.psnr.value is not None
+    return (
+        f"| {variant.about['target']} | {variant.about['precision']} | {variant.bytes / 1e6:.1f} MB "
+        f"| {found.psnr.worst:.1f} dB | {found.psnr.value:.1f} dB | {found.prompt_accuracy.value or 0:.1%} |"
+    )
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def build(
     target: str, spec: str, out: Path, prompts: Sequence[str], guidance: float, drawn: Sequence[Drawn] = ()
 ) -> Drawn:
     """Compiles and draws. `drawn` has the artifact whose bytes `auto` is to keep to."""
-    from bench.quality import BATCH, draw
+    from bench.reference.batches import BATCH, draw
     from compiler import auto
     from compiler.build import CompileRequest, compile
     from runtimes.pipeline import load
@@ -159,7 +159,7 @@ def step_times(drawn: Sequence[Drawn], prompt: str, guidance: float) -> list[flo
 
 def row(drawn: Drawn, reference: Sequence[Image], captions: Sequence[Any], step_ms: float) -> Row:
     """The figures of one artifact."""
-    from bench.demo import pixels
+    from bench.reference.batches import pixels
     from bench.reference.judge import prompt_accuracy
     from compiler.pictures import psnr, ssim
 
@@ -224,8 +224,7 @@ def sheet(drawn: Sequence[Drawn], reference: Sequence[Image]) -> Image:
     """Five prompts as PyTorch and as each of the artifacts draws them."""
     from bench import demo
 
-    rows = [demo.Row("PyTorch fp32", 0, (), (), tuple(reference[:5]))]
-    rows += [demo.Row(d.spec or "fp16", 0, (), (), d.pictures[:5]) for d in drawn]
+    rows = {"PyTorch fp32": tuple(reference[:5]), **{d.spec or "fp16": d.pictures[:5] for d in drawn}}
     return demo.strip(rows)
 
 
@@ -241,8 +240,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--update-docs", action="store_true", help=f"also write {SHEET.relative_to(ROOT)}")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(args)
-    from bench.quality import draw
     from bench.reference import SHAPES_DIR
+    from bench.reference.batches import draw
     from bench.reference.drawing import split
     from bench.reference.folder import load_pipeline
     from bench.reference.judge import prompt_accuracy

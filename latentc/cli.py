@@ -20,6 +20,8 @@ from artifacts.errors import LatentcError
 COMMANDS: dict[str, str] = {
     "compile": "latentc.commands.compile:command",
     "generate": "latentc.commands.generate:command",
+    "grid": "latentc.commands.grid:command",
+    "bench": "latentc.commands.bench:command",
     "inspect": "latentc.commands.inspect:command",
     "verify": "latentc.commands.verify:command",
     "targets": "latentc.commands.targets:command",

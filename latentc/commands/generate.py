@@ -140,7 +140,7 @@ def command(
     from latentc import pictures, show
     from latentc.progress import bars
 
-    extra = {name: _value(text) for name, text in assignments(arguments, "--arg").items()}
+    extra = {name: value(text) for name, text in assignments(arguments, "--arg").items()}
     for name in extra.keys() & OWN.keys():
         raise click.BadParameter(f"'{name}' cannot be given so: use {OWN[name]}.", param_hint="'--arg'")
     wanted = _prompts(prompts, prompt_file, needed=not extra)
@@ -152,7 +152,9 @@ def command(
     start = None if image is None else pictures.read(Path(image), "RGB")
     holes = None if mask is None else pictures.read(Path(mask), "L")
     if task is None:
-        task = _task(read_manifest(Path(artifact).absolute()).pipelines, image is not None, mask is not None)
+        task = choose_task(
+            read_manifest(Path(artifact).absolute()).pipelines, image is not None, mask is not None
+        )
 
     from runtimes.pipeline import load
 
@@ -203,14 +205,14 @@ def _prompts(given: tuple[str, ...], file: Any, needed: bool) -> list[str | None
     return found or [None]
 
 
-def _task(tasks: Mapping[str, str], image: bool, mask: bool) -> str | None:
+def choose_task(tasks: Mapping[str, str], image: bool, mask: bool) -> str | None:
     """The artifact's task that these inputs ask for; None for its first, where it has no such task."""
     wanted = "inpaint" if mask else "image-to-image" if image else "text-to-image"
     return wanted if wanted in tasks else None
 
 
-def _value(text: str) -> Any:
-    """JSON where it is JSON ("3", "[207]", "true"), else the text itself."""
+def value(text: str) -> Any:
+    """What `--arg` gives: JSON where it is JSON ("3", "[207]", "true"), else the text itself."""
     import json
 
     try:

@@ -80,7 +80,7 @@ def test_a_wrong_command_line_would_be_seen():
     with pytest.raises(click.UsageError):
         parse("latentc compile shapes out --tarqet openvino")
     with pytest.raises(click.UsageError):
-        parse("latentc bench out")
+        parse("latentc benchmark out")
     assert len(shell_lines()) > 10
 
 

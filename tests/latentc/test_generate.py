@@ -31,15 +31,19 @@ class Fake:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.closed = True
 
     def generate(self, prompt: str | None, **given: Any) -> SimpleNamespace:
-        given.pop("progress")
+        given.pop("progress", None)
         self.calls.append({"prompt": prompt, **given})
         seed = 40 if given["seed"] is None else given["seed"]
-        seeds = tuple(seed + i for i in range(given["images"]))
+        images = given.get("images", 1)
+        seeds = tuple(seed + i for i in range(images))
         pictures = [Image.new("RGB", (2, 2), (s % 256, 0, 0)) for s in seeds for _ in range(self.frames)]
-        parameters = {"prompt": prompt, "steps": given["steps"], "seed": seed, "images": given["images"]}
+        parameters = {"prompt": prompt, "steps": given.get("steps"), "seed": seed, "images": images}
         return SimpleNamespace(
             images=tuple(pictures),
             seed=seed,

@@ -1,0 +1,91 @@
+"""How near pictures are to those of a reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# The weights of multi-scale SSIM's five scales (Wang, Simoncelli, Bovik 2003), and the side of its window.
+MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+WINDOW = 11
+BLACK = 2
+"""A picture with no channel of any pixel above this (of 255) is black."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: which prompt and seed, its pixels (uint8 [height, width, 3]) and its latents
+    (float32 [steps, ...], or None)."""
+
+    prompt: int
+    seed: int
+    image: np.ndarray
+    latents: np.ndarray | None
+
+
+def squared_error(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean squared error of two pictures, of values from 0 to 1.
+
+    Raises:
+        ValueError: they are not of one shape.
+    """
+    if one.shape != other.shape:
+        raise ValueError(f"pictures of {one.shape} and {other.shape} cannot be compared")
+    return float(np.mean(((one.astype(np.float64) - other.astype(np.float64)) / 255) ** 2))
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two pictures in dB; infinite where they are equal."""
+    error = squared_error(one, other)
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Structural similarity, with torchmetrics' Gaussian window of 11 pixels."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    return float(structural_similarity_index_measure(_tensor(one), _tensor(other), data_range=1.0))
+
+
+def ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Multi-scale structural similarity over as many of its five scales as the picture is large enough for."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    betas = MS_SSIM_BETAS[: scales(one.shape)]
+    weights = tuple(beta / sum(betas) for beta in betas)
+    found = multiscale_structural_similarity_index_measure(
+        _tensor(one), _tensor(other), data_range=1.0, betas=weights, normalize="relu"
+    )
+    return float(found)
+
+
+def scales(shape: Sequence[int]) -> int:
+    """How many scales of a picture of [height, width, ...] hold the window; at least one."""
+    side = min(shape[:2])
+    return max(1, len([n for n in range(len(MS_SSIM_BETAS)) if side // 2**n >= WINDOW]))
+
+
+def latent_errors(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
+    """|a - b| / |b| after each step, float64 [steps]; None unless both are there and of one shape."""
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        return None
+    a = ours.reshape(len(ours), -1).astype(np.float64)
+    b = theirs.reshape(len(theirs), -1).astype(np.float64)
+    size = np.linalg.norm(b, axis=1)
+    return np.asarray(np.linalg.norm(a - b, axis=1) / np.where(size == 0, 1, size))
+
+
+def broken(shot: Shot) -> bool:
+    """Whether the picture is black, or its latents are not all finite."""
+    finite = shot.latents is None or bool(np.isfinite(shot.latents).all())
+    return not finite or int(shot.image.max()) <= BLACK
+
+
+def _tensor(image: np.ndarray) -> object:
+    """float32 [1, 3, height, width] from 0 to 1."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None])).float() / 255

@@ -1,0 +1,146 @@
+"""`latentc grid`: one picture over up to three options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from latentc.params import AssignmentType, PixelsType, assignments
+
+
+@click.command(
+    name="grid",
+    short_help="Draw one picture over up to three options.",
+    epilog="""\b
+Examples:
+  latentc grid out --prompt "a large red circle" --x steps=4,8,20 --y guidance=1,4,7
+  latentc grid --prompt "a cat" --x artifact=fp16,int8 --y seed=0,1,2 -o cats
+  latentc grid out --prompt "a cat" --x steps=8,20 --y seed=0,1 --z scheduler=DDIMScheduler,PNDMScheduler
+""",
+)
+@click.argument("artifact", required=False, type=click.Path())
+@click.option(
+    "--x", "x", metavar="OPTION=VALUES", required=True, help="Columns: values with commas between them."
+)
+@click.option("--y", "y", metavar="OPTION=VALUES", help="Rows.")
+@click.option("--z", "z", metavar="OPTION=VALUES", help="Panels.")
+@click.option(
+    "--output",
+    "-o",
+    default="grid",
+    show_default=True,
+    metavar="DIR",
+    help="Where grid.png, grid.csv and cells/ go.",
+)
+@click.option("--prompt", metavar="TEXT", help="What to draw.")
+@click.option("--negative", metavar="TEXT", help="What the picture should not show.")
+@click.option("--image", type=click.Path(), metavar="FILE", help="The picture to start from.")
+@click.option("--mask", type=click.Path(), metavar="FILE", help="White where --image is to be drawn anew.")
+@click.option(
+    "--strength", type=click.FloatRange(0, 1, min_open=True), metavar="NUMBER", help="How much of --image."
+)
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps.")
+@click.option(
+    "--guidance", type=click.FloatRange(0), metavar="NUMBER", help="How closely to follow the prompt."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The noise to start from.",
+)
+@click.option("--size", type=PixelsType(), metavar="WxH", help="Picture size in pixels.")
+@click.option("--scheduler", metavar="CLASS", help="A scheduler of diffusers.")
+@click.option(
+    "--task", metavar="TASK", help="Which of the artifacts' tasks. [default: what the inputs ask for]"
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
+)
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    type=AssignmentType(),
+    metavar="NAME=VALUE",
+    help="A parameter of the pipeline's own. May be repeated.",
+)
+@click.option(
+    "--cell",
+    type=click.IntRange(16, 4096),
+    default=256,
+    show_default=True,
+    metavar="PIXELS",
+    help="Longest side of a picture in the sheet.",
+)
+def command(
+    artifact: str | None,
+    x: str,
+    y: str | None,
+    z: str | None,
+    output: str,
+    prompt: str | None,
+    negative: str | None,
+    image: str | None,
+    mask: str | None,
+    strength: float | None,
+    steps: int | None,
+    guidance: float | None,
+    seed: int,
+    size: tuple[int, int] | None,
+    scheduler: str | None,
+    task: str | None,
+    device: str,
+    arguments: tuple[tuple[str, str], ...],
+    cell: int,
+) -> None:
+    """Draw with ARTIFACT every combination of the axes' values, and put them on one labelled sheet.
+
+    An axis is any option of latentc generate (artifact, device, prompt, negative, steps, guidance, seed,
+    size, scheduler, strength) or any parameter of the pipeline's own. Values that hold commas are written
+    as a JSON list: --x 'prompt=["a, b", "c"]'. Run again, it draws only what is missing.
+    """
+    from pathlib import Path
+
+    from artifacts.reading import read_manifest
+    from bench import grid as grids
+    from latentc import pictures
+    from latentc.commands.generate import choose_task, value
+    from latentc.progress import bars
+
+    if mask is not None and image is None:
+        raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
+    base: dict[str, Any] = {
+        "artifact": artifact,
+        "device": device,
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "image": None if image is None else pictures.read(Path(image), "RGB"),
+        "mask": None if mask is None else pictures.read(Path(mask), "L"),
+        "strength": strength,
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+        "size": None if size is None else "{}x{}".format(*size),
+        "scheduler": scheduler,
+        **{name: value(text) for name, text in assignments(arguments, "--arg").items()},
+    }
+    wanted = grids.Grid(tuple(grids.Axis.parse(text) for text in (x, y, z) if text is not None), base)
+
+    def load(path: str, where: str) -> grids.Drawer:
+        from runtimes.pipeline import load as open_pipeline
+
+        tasks = read_manifest(Path(path).absolute()).pipelines
+        chosen = task or choose_task(tasks, image is not None, mask is not None)
+        return open_pipeline(path, device=where, task=chosen, progress=progress)
+
+    if z is not None and y is None:
+        raise click.UsageError("--z needs --y.")
+    with bars() as progress:
+        cells = grids.run(wanted, Path(output), load, pictures.write, progress, cell)
+    old = sum(each.resumed for each in cells)
+    click.echo(f"{Path(output) / grids.SHEET} ({len(cells)} pictures, {old} of them were there already)")
+    click.echo(str(Path(output) / grids.TABLE))

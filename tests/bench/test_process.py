@@ -1,0 +1,110 @@
+"""Workers as processes: what they answer, what becomes of their errors, what they print, their memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from bench import process, worker
+from bench.process import Watch, Worker, WorkerBug, forget
+
+SCRIPT = """
+import sys
+import numpy as np
+from artifacts.errors import LatentcError, UsageError
+from bench.worker import Drawn, serve
+
+class Engine:
+    def prepare(self):
+        print("a library says hello")
+    def open(self):
+        raise UsageError("no device 'gpu.9' here.", "See: latentc targets")
+    def draw(self, request):
+        if request.prompt == "bug":
+            raise KeyError("oops")
+        if request.prompt == "die":
+            print("last words", file=sys.stderr)
+            sys.stderr.flush()
+            import os
+            os._exit(3)
+        if request.prompt == "memory":
+            self.held = b"1" * (64 << 20)
+        image = np.full((*request.size, 3), request.seed, np.uint8)
+        return Drawn(image, 1.5, (0.5, 0.25), {"unet.forward": (2, 0.5)}, np.ones((2, 4), np.float32))
+
+serve(Engine())
+"""
+
+
+@pytest.fixture
+def asked():
+    root = str(Path(__file__).resolve().parents[2])
+    env = {**os.environ, "PYTHONPATH": root}
+    with Worker("out", [sys.executable, "-c", SCRIPT], env) as found:
+        yield found
+
+
+def draw(asked: Worker, prompt: str, out: Path) -> dict[str, object]:
+    return asked.ask(do="draw", prompt=prompt, seed=7, steps=2, guidance=None, size=[4, 8], out=str(out))
+
+
+def test_a_picture_comes_back_with_its_times(asked: Worker, tmp_path: Path) -> None:
+    assert asked.ask(do="prepare")["seconds"] >= 0  # What it printed is no answer.
+    told = draw(asked, "a", tmp_path / "a.npz")
+    assert told == {"seconds": 1.5, "steps": [0.5, 0.25], "components": {"unet.forward": [2, 0.5]}}
+    image, latents = worker.load(tmp_path / "a.npz")
+    assert image.shape == (4, 8, 3) and (image == 7).all()
+    assert latents is not None and latents.shape == (2, 4)
+
+
+def test_errors_keep_their_kind_hint_and_traceback(asked: Worker, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="out: no device") as told:
+        asked.ask(do="open")
+    assert told.value.hint == "See: latentc targets"
+    with pytest.raises(WorkerBug, match=r"(?s)Traceback.*KeyError: 'oops'"):
+        draw(asked, "bug", tmp_path / "a.npz")
+    assert draw(asked, "a", tmp_path / "a.npz")["seconds"] == 1.5  # It goes on after an error.
+
+
+def test_a_process_that_dies_is_told_with_its_last_words(asked: Worker, tmp_path: Path) -> None:
+    with pytest.raises(LatentcError, match=r"out: its process ended with status 3\.\n(?s:.*)last words"):
+        draw(asked, "die", tmp_path / "a.npz")
+
+
+def test_latents_that_are_not_shown_are_none(tmp_path: Path) -> None:
+    worker.save(tmp_path / "a.npz", worker.Drawn(np.zeros((2, 2, 3), np.uint8), 1.0))
+    assert worker.load(tmp_path / "a.npz")[1] is None
+
+
+def test_memory_that_was_taken_is_seen(asked: Worker, tmp_path: Path) -> None:
+    asked.ask(do="prepare")
+    with Watch(asked.pid) as watch:
+        pass
+    before = watch.peaks()
+    with Watch(asked.pid) as watch:
+        draw(asked, "memory", tmp_path / "a.npz")
+        draw(asked, "a", tmp_path / "a.npz")
+    after = watch.peaks()
+    assert after.total - before.total > 50 << 20
+    if sys.platform == "linux":
+        assert after.anonymous is not None and before.anonymous is not None
+        assert after.anonymous - before.anonymous > 50 << 20
+        assert before.anonymous is not None and before.file_backed is not None
+        assert before.total >= max(before.anonymous, before.file_backed)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache cannot be told here")
+def test_files_are_dropped_from_the_page_cache_and_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1" * 9999)
+    assert forget([tmp_path / "a"])
+    assert (tmp_path / "a").read_bytes() == b"1" * 9999
+
+
+def test_a_system_that_cannot_drop_files_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process.sys, "platform", "win32")
+    assert not forget([tmp_path / "missing"])

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from bench import quality
+from bench.record import Measured
+from tests.bench.benches import made, variant
+
+
+def row(name: str, precision: str, worst: float, accuracy: float):
+    found = variant(name, about={"target": "openvino", "precision": precision})
+    better = found.quality.model_copy(
+        update={
+            "psnr": Measured(value=worst + 3, worst=worst),
+            "prompt_accuracy": Measured(value=accuracy),
+        }
+    )
+    return found.model_copy(update={"quality": better})
+
+
+def test_each_precision_has_its_own_limit_and_accuracy_must_stay(monkeypatch, capsys):
+    # The reference's accuracy is 0.99.
+    found = made(row("fine", "bf16", 41, 0.985), row("far", "fp16", 41, 0.99), row("worse", "fp32", 70, 0.97))
+    assert quality.short(found) == ["far: psnr_worst<50.0", "worse: prompt_accuracy<0.980000"]
+    monkeypatch.setattr(quality, "measure", lambda *given: found)
+    assert quality.main([]) == 1
+    out = capsys.readouterr()
+    assert "| openvino | bf16 | 0.0 MB | 41.0 dB | 44.0 dB | 98.5% |" in out.out
+    assert "Fell short: far: psnr_worst<50.0" in out.err
+
+
+def test_what_is_near_enough_exits_with_0(monkeypatch):
+    found = made(row("fine", "fp32", 60.5, 0.99))
+    monkeypatch.setattr(quality, "measure", lambda *given: found)
+    assert quality.main(["--json"]) == 0
