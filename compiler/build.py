@@ -7,9 +7,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
@@ -27,13 +30,13 @@ from artifacts.manifest import (
 from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
-from artifacts.workspace import Workspace
+from artifacts.workspace import Building, Workspace
 from compiler import pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.check import Checker, memory_available, memory_needed, variant
-from compiler.job import GraphJob, toolchain
+from compiler.job import GraphJob, Lowered, toolchain
 from compiler.plan import Plan, Storage, make_plan
 from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
@@ -85,16 +88,17 @@ def compile(
             on_plan(planned)
         files = _source_files(source, captured, hashes, progress)
         keys: dict[str, str] = {}
-        with Checker() as checker:
+        with Checker() as checker, _Writer() as writer:
             for method in captured.methods:
                 job = GraphJob(request, target, options, source, captured, method, recipe, checker, progress)
                 key = keys[method.folder] = job.key(files)
-                part = workspace.finished(key)
-                if part is not None:
+                if workspace.finished(key) is not None:
                     progress(Event(f"{method.folder}: reused from an earlier run", 1, 1))
                     continue
-                with workspace.build(key, needs=job.bytes) as building:
-                    job.build(building)
+                with ExitStack() as part:
+                    building = part.enter_context(workspace.build(key, needs=job.bytes))
+                    lowered = job.lower(building)
+                    writer.write(job, building, lowered, part)
         graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
         manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
         if any(record.weights for record in manifest.graphs):
@@ -107,6 +111,48 @@ def compile(
             lambda folder: _loose_files(source, captured, folder),
         )
     return _published(request.out)
+
+
+class _Writer:
+    """Writes, checks and hashes one graph in a thread while the next one is exported: two graphs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "writing")
+        self._written: Future[None] | None = None
+
+    def write(self, job: GraphJob, building: Building, lowered: Lowered, part: ExitStack) -> None:
+        """Waits for the graph before this one, and raises what it raised.
+
+        Args:
+            part: what is open for this graph; it is closed when the graph is finished.
+        """
+        self._wait()
+        mine = part.pop_all()
+
+        def finish() -> None:
+            with mine:
+                job.write(building, lowered)
+
+        self._written = self._pool.submit(finish)
+
+    def _wait(self) -> None:
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Also after an error or a Ctrl-C: the work folder must not be left while somebody writes to it.
+        self._pool.shutdown()
+        if error is None:
+            self._wait()
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,24 @@ _PACKAGES = ("latentc", "torch", "diffusers", "transformers", "onnx", "onnx-ir",
 
 
 @dataclass(frozen=True)
+class Lowered:
+    """A graph on its way to its target's files.
+
+    Attributes:
+        kept: what stayed in fp32.
+        weights: how each weight is quantized.
+        scratch: a folder that holds quantized weights until the graph is written.
+        residual: whether the part holds its component's residual tensors.
+    """
+
+    model: ir.Model
+    kept: tuple[str, ...]
+    weights: tuple[WeightRecord, ...]
+    scratch: Path
+    residual: bool
+
+
+@dataclass(frozen=True)
 class GraphJob:
     """One graph, from a captured method to a finished part."""
 
@@ -102,42 +120,44 @@ class GraphJob:
         used = "int8-activations" in self.choice.schemes
         return calibration(self.request, self.source).model_dump() if used else None
 
-    def build(self, building: Building) -> None:
-        """Exports, lowers and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
+    def lower(self, building: Building) -> Lowered:
+        """Exports the graph and gives it the target's form, weights still on disk."""
+        name = self.method.folder
+        # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
+        scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
+        self.progress(Event(f"{name}: exporting the graph", 0, None))
+        model, kept, weights = self.lowering(scratch, self.choice).run(self.exported())
+        self.progress(Event(f"{name}: exporting the graph", 1, 1))
+        return Lowered(model, kept, weights, scratch, self._residual(building.folder))
+
+    def write(self, building: Building, lowered: Lowered) -> None:
+        """Writes and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
         from compiler.digest import graph_digest
         from compiler.plan import bytes_by_type
 
         name = self.method.folder
-        # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
-        scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
-        try:
-            self.progress(Event(f"{name}: exporting the graph", 0, None))
-            model, kept, weights = self.lowering(scratch, self.choice).run(self.exported())
-            self.progress(Event(f"{name}: exporting the graph", 1, 1))
-            digest, schemes = graph_digest(model), bytes_by_type(model)
-            # Weights are written under the part's own name in messages.
-            lowered = self.target.lower(model, self.options, building.folder, self.progress)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        digest, schemes = graph_digest(lowered.model), bytes_by_type(lowered.model)
+        # Weights are written under the part's own name in messages.
+        written = self.target.lower(lowered.model, self.options, building.folder, self.progress)
+        shutil.rmtree(lowered.scratch, ignore_errors=True)
         shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
-        residual = self._residual(building.folder)
-        evidence = self._check(building.folder / lowered.model_file, weights)
+        evidence = self._check(building.folder / written.model_file, lowered.weights)
         record = GraphRecord(
             folder=name,
-            model_file=f"{name}/{lowered.model_file}",
+            model_file=f"{name}/{written.model_file}",
             inputs=self.method.inputs,
             outputs=self.method.outputs,
             dims=self.method.dims,
             precision=self.precision,
-            kept_fp32=kept,
+            kept_fp32=lowered.kept,
             parameters=parameters(self.method, self.captured),
             schemes=schemes,
             digest=digest,
-            weights=weights,
+            weights=lowered.weights,
             evidence=evidence,
         )
         building.meta["graph"] = record.model_dump(mode="json")
-        building.meta["residual"] = residual
+        building.meta["residual"] = lowered.residual
 
     def exported(self) -> ir.Model:
         """The graph in fp32, weights still on disk."""
