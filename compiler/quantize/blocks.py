@@ -33,9 +33,8 @@ class Scheme(Protocol):
 
     Attributes:
         name: as users write it.
-        options: a frozen dataclass whose fields have defaults; bool, int and str fields only.
-        help: option -> what it does, one line each.
-        unsigned: whether it is refused for weights that are not matrices of a product (see `decide`).
+        options: a frozen dataclass of bools, ints and strs with defaults. A `CHOICES` beside it in its module
+            names the values that an option may have, where not all are good.
     """
 
     name: str
