@@ -214,10 +214,14 @@ def answer(job: Job) -> PictureEvidence:
     """Draws all of it in this process, unless the first steps say that it takes too long."""
     prompts, steps = job.evaluation.prompts, job.evaluation.steps
     reference = _pytorch(job)
-    start = time.perf_counter()
-    _draw(reference, job, prompts[:1], 2)
-    expected = (time.perf_counter() - start) / 2 * steps * len(prompts) * 2
-    if expected > job.budget:
+    for _ in range(2):
+        start = time.perf_counter()
+        _draw(reference, job, prompts[:1], 2)
+        expected = (time.perf_counter() - start) / 2 * steps * len(prompts) * 2
+        if expected <= job.budget:
+            break
+        # Much of the first call of a process is not drawing: it is taken again before it counts.
+    else:
         return PictureEvidence(reason=f"it would take {expected / 60:.0f} minutes on this machine")
     theirs = _draw(reference, job, prompts, steps)
     del reference
