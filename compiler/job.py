@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.hashing import content_key
-from artifacts.manifest import Evidence, FileRecord, GraphRecord, Recipe, WeightRecord
+from artifacts.manifest import FileRecord, GraphRecord, Recipe, WeightRecord
 from artifacts.progress import Event, Progress
 from artifacts.workspace import Building
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
-from compiler.check import Checker, Job, memory_available, memory_needed
+from compiler.check import Checker
+from compiler.compare import compare
 from compiler.pictures import Evaluation, evaluation
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
@@ -141,7 +142,18 @@ class GraphJob:
         written = self.target.lower(lowered.model, self.options, building.folder, self.progress)
         shutil.rmtree(lowered.scratch, ignore_errors=True)
         shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
-        evidence = self._check(building.folder / written.model_file, lowered.weights)
+        evidence = compare(
+            self.checker,
+            self.component,
+            self.method,
+            building.folder / written.model_file,
+            target=self.target.name,
+            precision=self.precision,
+            weights=lowered.weights,
+            parameters=parameters(self.method, self.captured),
+            check=self.request.check,
+            progress=self.progress,
+        )
         record = GraphRecord(
             folder=name,
             model_file=f"{name}/{written.model_file}",
@@ -204,39 +216,6 @@ class GraphJob:
         tensors = {name: real_tensor(module, weights, name).contiguous().clone() for name in names}
         save_file(tensors, folder / "residual.safetensors")
         return True
-
-    def _check(self, model_file: Path, weights: tuple[WeightRecord, ...]) -> Evidence:
-        if self.request.check == "none":
-            return Evidence(check="not measured", reason="--check none")
-        needed, available = memory_needed(parameters(self.method, self.captured)), memory_available()
-        if needed > available:
-            reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
-            return Evidence(check="not measured", reason=reason)
-        from compiler.capture.samples import write_points
-
-        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 0, None))
-        count = None if self.request.check == "full" else 1
-        with write_points(self.method, count) as points:
-            method = self.method
-            job = Job(
-                target=self.target.name,
-                device="auto",
-                precision=self.precision,
-                schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights})),
-                model_file=str(model_file),
-                component=method.component,
-                library=self.component.library,
-                class_name=self.component.class_name,
-                folder=str(self.component.folder),
-                method=method.method,
-                arguments=method.arguments,
-                inputs=method.inputs,
-                outputs=method.outputs,
-                points=tuple(str(point) for point in points),
-            )
-            evidence = self.checker.run(job, self.request.check)
-        self.progress(Event(f"{self.method.folder}: comparing with PyTorch", 1, 1))
-        return evidence
 
 
 def calibration(request: CompileRequest, source: ModelSource) -> Evaluation:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
-from artifacts.manifest import Evidence, GraphRecord, Manifest
-from artifacts.progress import Event, Progress, silent
+from artifacts.manifest import Evidence, Manifest
+from artifacts.progress import Progress, silent
 from artifacts.verify import Artifact
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
-from compiler.capture.infer import Method
-from compiler.capture.samples import write_points
-from compiler.check import Checker, Job, memory_available, memory_needed
-from compiler.source import ComponentSource, ModelSource, open_model
+from compiler.check import Checker
+from compiler.compare import compare
+from compiler.source import ModelSource, open_model
 
 
 def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Evidence]:
@@ -41,7 +40,18 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
                     f"the installed libraries do not call '{graph.folder}' as those it was compiled with.",
                     "See what differs: latentc verify ARTIFACT (its notes on the toolchain).",
                 )
-            found[graph.folder] = _measure(artifact, graph, method, source, checker, progress)
+            found[graph.folder] = compare(
+                checker,
+                next(c for c in source.components if c.name == method.component),
+                method,
+                artifact.root / graph.model_file,
+                target=manifest.target,
+                precision=graph.precision,
+                weights=graph.weights,
+                parameters=graph.parameters,
+                check="quick",
+                progress=progress,
+            )
     return found
 
 
@@ -63,40 +73,3 @@ def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Cap
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
     given = parse_given(manifest.arguments)
     return capture(source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress)
-
-
-def _measure(
-    artifact: Artifact,
-    graph: GraphRecord,
-    method: Method,
-    source: ModelSource,
-    checker: Checker,
-    progress: Progress,
-) -> Evidence:
-    needed, available = memory_needed(graph.parameters), memory_available()
-    if needed > available:
-        reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
-        return Evidence(check="not measured", reason=reason)
-    component: ComponentSource = next(c for c in source.components if c.name == method.component)
-    task = f"{graph.folder}: comparing with PyTorch"
-    progress(Event(task, 0, None))
-    with write_points(method, 1) as points:
-        job = Job(
-            target=artifact.manifest.target,
-            device="auto",
-            precision=graph.precision,
-            schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in graph.weights})),
-            model_file=str(artifact.root / graph.model_file),
-            component=component.name,
-            library=component.library,
-            class_name=component.class_name,
-            folder=str(component.folder),
-            method=method.method,
-            arguments=method.arguments,
-            inputs=method.inputs,
-            outputs=method.outputs,
-            points=tuple(str(point) for point in points),
-        )
-        evidence = checker.run(job, "quick")
-    progress(Event(task, 1, 1))
-    return evidence

@@ -11,7 +11,6 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from compiler import build
-from compiler import job as job_module
 from compiler.job import GraphJob
 from targets.base import Availability, Requirements
 from tests.compiler.made import method, request, stored
@@ -110,21 +109,6 @@ def job(**changes) -> GraphJob:
         "progress": lambda event: None,
     }
     return GraphJob(**(fields | changes))
-
-
-def test_a_check_that_was_not_asked_for_is_not_measured():
-    found = job(request=request(Path("out"), check="none"))._check(Path("model.onnx"), ())
-    assert (found.check, found.reason, found.error) == ("not measured", "--check none", {})
-
-
-def test_a_check_without_the_memory_for_it_is_not_measured(monkeypatch):
-    asked = []
-    monkeypatch.setattr(job_module, "memory_needed", lambda count: asked.append(count) or 3 * 2**30)
-    monkeypatch.setattr(job_module, "memory_available", lambda: 2**30)
-    found = job()._check(Path("model.onnx"), ())
-    assert found.check == "not measured"
-    assert found.reason == "it takes 3.0 GiB of memory; 1.0 GiB are free"
-    assert asked == [1_000_000]
 
 
 @pytest.mark.parametrize(("precision", "width"), [("fp32", 4), ("fp16", 2), ("bf16", 2)])

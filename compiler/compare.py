@@ -1,0 +1,67 @@
+"""A graph's files against PyTorch: what both a compile and a later `verify --numerics` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from artifacts.manifest import Evidence, WeightRecord
+from artifacts.progress import Event, Progress
+from compiler.capture.infer import Method
+from compiler.check import Checker, Job, memory_available, memory_needed
+from compiler.source import ComponentSource
+
+
+def compare(
+    checker: Checker,
+    component: ComponentSource,
+    method: Method,
+    model_file: Path,
+    *,
+    target: str,
+    precision: str,
+    weights: Sequence[WeightRecord],
+    parameters: int,
+    check: str,
+    progress: Progress,
+) -> Evidence:
+    """The relative error of a written graph, or that it was not measured and why.
+
+    Args:
+        weights: how the graph's weights are quantized.
+        parameters: of the component; what PyTorch will hold in fp32.
+        check: "quick" (one set of shapes), "full" (all) or "none".
+
+    Raises:
+        LatentcError: the error is beyond its tolerance.
+    """
+    from compiler.capture.samples import write_points
+
+    if check == "none":
+        return Evidence(check="not measured", reason="--check none")
+    needed, available = memory_needed(parameters), memory_available()
+    if needed > available:
+        reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
+        return Evidence(check="not measured", reason=reason)
+    task = f"{method.folder}: comparing with PyTorch"
+    progress(Event(task, 0, None))
+    with write_points(method, None if check == "full" else 1) as points:
+        job = Job(
+            target=target,
+            device="auto",
+            precision=precision,
+            schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights})),
+            model_file=str(model_file),
+            component=method.component,
+            library=component.library,
+            class_name=component.class_name,
+            folder=str(component.folder),
+            method=method.method,
+            arguments=method.arguments,
+            inputs=method.inputs,
+            outputs=method.outputs,
+            points=tuple(str(point) for point in points),
+        )
+        evidence = checker.run(job, check)
+    progress(Event(task, 1, 1))
+    return evidence
