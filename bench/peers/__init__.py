@@ -43,6 +43,8 @@ PEERS: Mapping[str, Peer] = {
         remove=("torchvision",),
     ),
     "optimum-onnx": Peer(("torch", "optimum-onnx", "onnxruntime", "diffusers", "accelerate")),
+    # torch: for the numbers of its generator, so that the noise is PyTorch's.
+    "openvino-genai": Peer(("torch", "openvino-genai", "openvino-tokenizers", "numpy")),
 }
 
 

@@ -1,0 +1,183 @@
+"""Runs in a peer's environment, without our packages: the peer's own pipeline, as a worker of a bench.
+
+python engines.py LOADER JSON, where JSON has the folder that the peer made. Answers as bench/worker.py does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bench import worker
+else:
+    # By its path: our packages, and what they import, are not in this environment.
+    _spec = importlib.util.spec_from_file_location(
+        "latentc_worker", Path(__file__).resolve().parents[1] / "worker.py"
+    )
+    worker = importlib.util.module_from_spec(_spec)
+    sys.modules[_spec.name] = worker
+    _spec.loader.exec_module(worker)
+
+
+def threads() -> int | None:
+    """As our own sessions take them."""
+    text = os.environ.get("LATENTC_THREADS", "")
+    return int(text) if text else None
+
+
+class Diffusers:
+    """A pipeline of diffusers' interface. A step's time is from the end of the one before: the first is not told."""
+
+    package = ""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def prepare(self) -> None:
+        import diffusers
+        import torch
+
+        # diffusers imports a pipeline when it is first asked for.
+        index = json.loads((Path(self.folder) / "model_index.json").read_text(encoding="utf-8"))
+        getattr(diffusers, index["_class_name"].removeprefix("OV").removeprefix("ORT"), None)
+        wanted = threads()
+        if wanted is not None:
+            torch.set_num_threads(wanted)
+
+    def load(self) -> Any:
+        """The pipeline, ready to draw."""
+        raise NotImplementedError
+
+    def open(self) -> dict[str, Any]:
+        self.pipe = self.load()
+        self.pipe.set_progress_bar_config(disable=True)
+        return {"threads": threads(), "about": {self.package: version(self.package)}}
+
+    def draw(self, request: worker.Request) -> worker.Drawn:
+        import torch
+
+        ends: list[float] = []
+        latents: list[np.ndarray] = []
+
+        def end(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            ends.append(time.perf_counter())
+            found = values["latents"]
+            latents.append(np.array(found, np.float32))
+            return values
+
+        given: dict[str, Any] = {
+            "num_inference_steps": request.steps,
+            "generator": torch.Generator("cpu").manual_seed(request.seed),
+            "callback_on_step_end": end,
+        }
+        if request.guidance is not None:
+            given["guidance_scale"] = request.guidance
+        if request.size is not None:
+            given["width"], given["height"] = request.size
+        start = time.perf_counter()
+        picture = self.pipe(request.prompt, **given).images[0]
+        seconds = time.perf_counter() - start
+        image = np.asarray(picture.convert("RGB"))
+        return worker.Drawn(image, seconds, tuple(np.diff(ends).tolist()), {}, np.stack(latents))
+
+
+class OptimumIntel(Diffusers):
+    """optimum-intel's OpenVINO pipeline, at the precision that OpenVINO chooses."""
+
+    package = "optimum-intel"
+
+    def prepare(self) -> None:
+        super().prepare()
+        from optimum.intel import OVDiffusionPipeline  # noqa: F401
+
+    def load(self) -> Any:
+        from optimum.intel import OVDiffusionPipeline
+
+        wanted = threads()
+        config = {} if wanted is None else {"INFERENCE_NUM_THREADS": wanted}
+        return OVDiffusionPipeline.from_pretrained(self.folder, ov_config=config)
+
+
+class OptimumOnnx(Diffusers):
+    """optimum-onnx's pipeline on ONNX Runtime."""
+
+    package = "optimum-onnx"
+
+    def prepare(self) -> None:
+        super().prepare()
+        from optimum.onnxruntime import ORTDiffusionPipeline  # noqa: F401
+
+    def load(self) -> Any:
+        import onnxruntime
+        from optimum.onnxruntime import ORTDiffusionPipeline
+
+        options = onnxruntime.SessionOptions()
+        wanted = threads()
+        if wanted is not None:
+            options.intra_op_num_threads = wanted
+        return ORTDiffusionPipeline.from_pretrained(self.folder, session_options=options)
+
+
+class Genai:
+    """OpenVINO GenAI's pipeline, with its generator of PyTorch's numbers."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def prepare(self) -> None:
+        import openvino_genai  # noqa: F401
+        import torch  # noqa: F401
+
+    def open(self) -> dict[str, Any]:
+        import openvino_genai
+
+        wanted = threads()
+        config = {} if wanted is None else {"INFERENCE_NUM_THREADS": wanted}
+        self.pipe = openvino_genai.Text2ImagePipeline(self.folder, "CPU", **config)
+        return {"threads": wanted, "about": {"openvino-genai": version("openvino-genai")}}
+
+    def draw(self, request: worker.Request) -> worker.Drawn:
+        import openvino_genai
+
+        ends: list[float] = []
+        latents: list[np.ndarray] = []
+
+        def end(step: int, steps: int, latent: Any) -> bool:
+            ends.append(time.perf_counter())
+            latents.append(np.array(latent.data, np.float32))
+            return False  # Go on.
+
+        given: dict[str, Any] = {
+            "num_inference_steps": request.steps,
+            "generator": openvino_genai.TorchGenerator(request.seed),
+            "callback": end,
+        }
+        if request.guidance is not None:
+            given["guidance_scale"] = request.guidance
+        if request.size is not None:
+            given["width"], given["height"] = request.size
+        start = time.perf_counter()
+        tensor = self.pipe.generate(request.prompt, **given)
+        seconds = time.perf_counter() - start
+        shown = np.stack(latents) if len({each.shape for each in latents}) == 1 else None
+        return worker.Drawn(np.array(tensor.data[0]), seconds, tuple(np.diff(ends).tolist()), {}, shown)
+
+
+LOADERS: dict[str, Callable[..., Any]] = {
+    "optimum-intel": OptimumIntel,
+    "optimum-onnx": OptimumOnnx,
+    "openvino-genai": Genai,
+}
+
+if __name__ == "__main__":
+    worker.serve(LOADERS[sys.argv[1]](**json.loads(sys.argv[2])))
