@@ -122,7 +122,7 @@ class WeightRecord(Record):
 
     Attributes:
         key: the stored tensor's name.
-        scheme: with its options, as a recipe's rule would name it ("int4:group=64").
+        scheme: with its options, as a recipe's rule would name it ("int4:group=64"; "none": it was spared).
         parameters: elements.
         bytes: on disk: values, scales, zero points and corrections.
         error: ``||restored - weight|| / ||weight||``.

@@ -50,7 +50,7 @@ def compare(
             target=target,
             device="auto",
             precision=precision,
-            schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights})),
+            schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights} - {"none"})),
             model_file=str(model_file),
             component=method.component,
             library=component.library,

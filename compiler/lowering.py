@@ -24,7 +24,7 @@ from compiler.passes.precise import lower_precision
 from compiler.pictures import TASK, Evaluation
 from compiler.quantize import activations
 from compiler.quantize.activations import Range, Site
-from compiler.quantize.apply import QuantizePass
+from compiler.quantize.apply import QuantizePass, decisions
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Layout
 from compiler.quantize.recipe import Choice
@@ -92,10 +92,6 @@ class Lowering:
 
     # --- activations -----------------------------------------------------------------------------
 
-    def _wanted(self, key: str, layout: Layout) -> bool:
-        decision = self.choice.decide(key, layout)
-        return decision is not None and decision.scheme == ACTIVATIONS
-
     def _limit(self, key: str) -> int:
         decision = self.choice.decide(key, Layout("linear", (1024, 1024), 0))
         return int(decision.options.limit) if decision is not None else 0
@@ -110,7 +106,8 @@ class Lowering:
 
     def _activations(self, model: ir.Model) -> tuple[list[Site], list[Range]]:
         """The activations to quantize, with the ranges that a calibration found."""
-        found = activations.sites(model, self._wanted)
+        wanted = {f.key for f, made in decisions(model, self.choice.decide) if made.scheme == ACTIVATIONS}
+        found = activations.sites(model, lambda key, layout: key in wanted)
         if not found:
             return [], []
         self._require_one_method()

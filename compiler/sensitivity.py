@@ -35,7 +35,7 @@ SCHEMES: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("int4", {"group": 32, "small": 0}),
     ("nf4", {"small": 0}),
     ("int4", {"group": 64, "small": 0, "low_rank": 16}),
-    ("int8", {}),
+    ("int8", {"small": 0}),
 )
 """What a weight may become, beside staying as it is."""
 

@@ -13,7 +13,7 @@ from artifacts.manifest import WeightRecord
 from artifacts.progress import Event, Progress, silent
 from compiler.passes.rewrite import add_constant, add_initializer, insert
 from compiler.quantize.correction import correct
-from compiler.quantize.decide import Decision, spare_small
+from compiler.quantize.decide import Decision, spare_small, stored_bytes
 from compiler.quantize.find import Found, Layout, find
 from compiler.quantize.stream import QuantizedWeight, Scratch, quantize
 from compiler.weights import Stored, WeightRef
@@ -41,14 +41,15 @@ class QuantizePass(ir.passes.InPlacePass):
         self.records: tuple[WeightRecord, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        wanted = [(found, decision) for found in find(model) if (decision := self._choose(found))]
-        spared = spare_small([(found.weight.size, decision) for found, decision in wanted])
-        chosen = [(found, decision) for (found, _), decision in zip(wanted, spared, strict=True)]
+        chosen = decisions(model, self.choose)
         firsts = _first_readers(model.graph, {found.value for found, _ in chosen})
         task = f"{model.graph.name}: quantizing"
         total, done = float(sum(found.weight.nbytes for found, _ in chosen)), 0.0
         records = []
         for found, decision in chosen:
+            if decision.scheme == "none":
+                records.append(_spared(found, decision))
+                continue
             made = quantize(found, decision, self.scratch)
             _Rewrite(model.graph, made, firsts[found.value]).run()
             records.append(_record(made))
@@ -57,8 +58,23 @@ class QuantizePass(ir.passes.InPlacePass):
         self.records = tuple(records)
         return ir.passes.PassResult(model, bool(chosen))
 
-    def _choose(self, found: Found) -> Decision | None:
-        return self.choose(found.key, found.layout)
+
+def decisions(model: ir.Model, choose: Choose) -> list[tuple[Found, Decision]]:
+    """What becomes of each weight of the graph, the smallest spared."""
+    wanted = [(found, made) for found in find(model) if (made := choose(found.key, found.layout)) is not None]
+    spared = spare_small([(found.weight.size, decision) for found, decision in wanted])
+    return [(found, decision) for (found, _), decision in zip(wanted, spared, strict=True)]
+
+
+def _spared(found: Found, decision: Decision) -> WeightRecord:
+    return WeightRecord(
+        key=found.key,
+        scheme=decision.scheme,
+        parameters=found.weight.size,
+        bytes=stored_bytes(decision, found.layout),
+        error=0.0,
+        note=decision.note,
+    )
 
 
 def _record(made: QuantizedWeight) -> WeightRecord:

@@ -20,7 +20,10 @@ _KINDS = {"conv": "a convolution", "transposed conv": "a transposed convolution"
 
 @dataclass(frozen=True)
 class Decision:
-    """A scheme with its options; `note` says why it is not the one that was asked for."""
+    """A scheme with its options; `note` says why it is not the one that was asked for.
+
+    The scheme "none", without options, leaves the weight in the graph's precision.
+    """
 
     scheme: str
     options: Any
@@ -29,6 +32,8 @@ class Decision:
     @property
     def label(self) -> str:
         """As a user would write it: "int4:group=64"; what is as by default is left out, but for the group."""
+        if self.options is None:
+            return self.scheme
         default = type(self.options)()
         parts = [
             f.name if value is True else f"{f.name}={value}"
@@ -75,7 +80,9 @@ def decide(scheme: str, options: Any, layout: Layout) -> Decision:
 
 
 def spare_small(decisions: Sequence[tuple[int, Decision]]) -> list[Decision]:
-    """The decisions for a whole graph, with its smallest weights at int8 as the option `small` asks.
+    """The decisions for a whole graph, with its smallest weights spared as the option `small` asks.
+
+    Those that were to be in four bits are at int8, those that were to be at int8 are left alone.
 
     Args:
         decisions: elements of each weight, and what was decided for it alone.
@@ -86,12 +93,15 @@ def spare_small(decisions: Sequence[tuple[int, Decision]]) -> list[Decision]:
     for index in sorted(range(len(decisions)), key=lambda i: decisions[i][0]):
         size, decision = decisions[index]
         share = getattr(decision.options, "small", 0)
-        if not share:
+        # What has a note has already been given more than was asked for it.
+        if not share or decision.note:
             continue
         spent += size
         if spent * 100 > total * share:
             break
-        result[index] = _int8(f"among the smallest weights, which hold {share}% of the parameters")
+        why = f"among the smallest weights, which hold {share}% of the parameters"
+        eight = decision.scheme.startswith("int8")
+        result[index] = Decision("none", None, f"not quantized: {why}") if eight else _int8(why)
     return result
 
 
@@ -112,6 +122,8 @@ def _no_low_rank(rank: int, layout: Layout) -> str:
 
 def stored_bytes(decision: Decision, layout: Layout) -> int:
     """What the weight takes on disk: values, scales, zero points and correction."""
+    if decision.options is None:
+        return 2 * layout.rows * layout.inner
     scheme, options = table.get(decision.scheme), decision.options
     element = scheme.element(options)
     size = (layout.rows * layout.inner * element.bitwidth + 7) // 8

@@ -20,9 +20,11 @@ class Options:
 
     Attributes:
         asymmetric: a zero point for each output channel: finer for weights that lie to one side of zero.
+        small: per cent of a graph's parameters, those in its smallest weights, that are left alone.
     """
 
     asymmetric: bool = False
+    small: int = 1
 
 
 class Int8:

@@ -23,10 +23,12 @@ class Options:
             whose input is further off stays with int8 weights only.
         bits: of the weights. x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights
             overflow, silently; 7 bits are right everywhere. 8 are for processors with VNNI or AMX and for GPUs.
+        small: per cent of a graph's parameters, those in its smallest weights, whose layers are left alone.
     """
 
     limit: int = 30
     bits: int = 7
+    small: int = 1
 
 
 CHOICES: dict[str, tuple[object, ...]] = {"bits": (7, 8)}

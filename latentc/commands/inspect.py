@@ -146,7 +146,7 @@ def _print_quantized(manifest: Manifest) -> None:
 
 
 def _schemes(graph: GraphRecord) -> str:
-    found = sorted({weight.scheme.partition(":")[0] for weight in graph.weights})
+    found = sorted({weight.scheme.partition(":")[0] for weight in graph.weights} - {"none"})
     return f", {' and '.join(found)}" if found else ""
 
 

@@ -139,7 +139,7 @@ def test_sensitivities_are_what_the_output_says(tmp_path):
     plain = by["v"]["int4:group=64,small=0"]
     assert 0.005 < plain.error < 0.015
     assert by["w"]["int4:group=64,small=0"].error < plain.error / 20
-    assert by["v"]["int8"].error < plain.error / 50 and by["v"]["none"] == Option("none", 8192, 0.0)
+    assert by["v"]["int8:small=0"].error < plain.error / 50 and by["v"]["none"] == Option("none", 8192, 0.0)
     assert "nf4:small=0" in by["v"]
     sensitivity.save(found, tmp_path / "cache" / "s.json")
     assert sensitivity.load(tmp_path / "cache" / "s.json") == found

@@ -29,22 +29,22 @@ INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 1}
 @pytest.mark.parametrize(
     ("text", "means"),
     [
-        ("int8", {"*": ("int8", {})}),
+        ("int8", {"*": ("int8", {"small": 1})}),
         ("int4", {"*": ("int4", INT4)}),
         ("int4:group=32,asymmetric", {"*": ("int4", INT4 | {"group": 32, "asymmetric": True})}),
-        ("int8:asymmetric", {"*": ("int8", {"asymmetric": True})}),
-        ("int8:asymmetric=no", {"*": ("int8", {})}),
+        ("int8:asymmetric", {"*": ("int8", {"asymmetric": True, "small": 1})}),
+        ("int8:asymmetric=no", {"*": ("int8", {"small": 1})}),
         (
             "unet=int4:group=32,scale=max,text_encoder=int8,vae=fp16",
             {
                 "unet": ("int4", INT4 | {"group": 32, "scale": "max"}),
-                "text_encoder": ("int8", {}),
+                "text_encoder": ("int8", {"small": 1}),
                 "vae": ("fp16", {}),
             },
         ),
         (
             "int8,unet=nf4:low_rank=16",
-            {"*": ("int8", {}), "unet": ("nf4", {"scales": "fp16", "small": 1, "low_rank": 16})},
+            {"*": ("int8", {"small": 1}), "unet": ("nf4", {"scales": "fp16", "small": 1, "low_rank": 16})},
         ),
         ("unet=int4, asymmetric", {"unet": ("int4", INT4 | {"asymmetric": True})}),
     ],

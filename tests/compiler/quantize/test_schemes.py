@@ -225,11 +225,11 @@ def test_scales_spread_over_their_blocks():
 def test_the_smallest_weights_stay_at_int8():
     layout = Layout("linear", (256, 128), 0)
     decisions = [
-        (size, decide(scheme, table.options(scheme, {} if scheme == "int8" else {"small": 3}), layout))
+        (size, decide(scheme, table.options(scheme, {"small": 3}), layout))
         for size, scheme in [(9_000, "int4"), (100, "int4"), (150, "int4"), (60, "int8"), (60, "int4")]
     ]
     schemes = [decision.scheme for decision in spare_small(decisions)]
-    assert schemes == ["int4", "int8", "int4", "int8", "int8"]
+    assert schemes == ["int4", "int8", "int4", "none", "int8"]
     assert "3% of the parameters" in spare_small(decisions)[1].note
     none = [(size, decide("int4", table.options("int4", {"small": 0}), layout)) for size, _ in decisions]
     assert {decision.scheme for decision in spare_small(none)} == {"int4"}
