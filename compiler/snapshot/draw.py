@@ -122,11 +122,11 @@ def _kind(module: ModulePrint) -> str:
 
 def _mixed(branch: Branch) -> str:
     """The colour of what costs most in a module that is drawn as one."""
-    best, most = "other", -1
+    costs = dict.fromkeys(reversed(KINDS), 0)
     for _, inner in branch.walk(99):
-        if inner.own is not None and inner.own.cost.flops > most:
-            best, most = _kind(inner.own), inner.own.cost.flops
-    return KINDS[best]
+        if inner.own is not None:
+            costs[_kind(inner.own)] += inner.own.cost.flops
+    return KINDS[max(costs, key=costs.__getitem__)]
 
 
 def _title(branch: Branch) -> str:
