@@ -147,7 +147,9 @@ def test_a_model_that_is_not_there(latentc, tmp_path):
 
 
 def test_quantization_reaches_the_compiler_and_its_recipe_is_saved(latentc, requests, monkeypatch, tmp_path):
-    recipe = Recipe(components={"unet": RecipeComponent(scheme="int8", options={"asymmetric": False, "small": 1})})
+    recipe = Recipe(
+        components={"unet": RecipeComponent(scheme="int8", options={"asymmetric": False, "small": 1})}
+    )
     row = replace(PLAN.components[0], scheme="int8")
     monkeypatch.setitem(globals(), "PLAN", replace(PLAN, components=(row,), recipe=recipe))
     file = tmp_path / "recipe.toml"
