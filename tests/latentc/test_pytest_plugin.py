@@ -11,6 +11,8 @@ import pytest
 from compiler.snapshot.check import write
 from tests.compiler.snapshot.test_prints import snapshot
 
+pytestmark = pytest.mark.slow  # each test starts a pytest of its own
+
 # Stands in for capture and export: the model is whatever its own file says.
 CONFTEST = """
 from pathlib import Path
