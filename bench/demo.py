@@ -33,7 +33,7 @@ PROMPTS = (
     "a small yellow cross at the top on a black background",
     "a large green triangle at the right on a white background",
     "a small purple square at the bottom on a pink background",
-    "a large orange cross in the center on a gray background",
+    "a large orange cross at the center on a gray background",
 )
 SEED = 7
 STEPS = 20

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -61,12 +60,6 @@ class Outcome:
     @property
     def passed(self) -> bool:
         return self.psnr is not None and self.psnr >= MINIMUM
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures of one shape with values from 0 to 1."""
-    error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
-    return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def compare(model: str, request: Mapping[str, Any], work: Path, names: Sequence[str]) -> list[Outcome]:
@@ -131,6 +124,8 @@ def _outcome(
     except LatentcError as error:
         return Outcome(loader.name, loader.target, None, str(error))
     theirs = np.load(picture, allow_pickle=False)
+    from compiler.likeness import psnr
+
     # Ours went through 8 bits a channel on its way to a picture: so does theirs.
     return Outcome(loader.name, loader.target, psnr(np.round(theirs * 255) / 255, ours))
 

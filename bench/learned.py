@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.record import Measured
 from bench.stats import measured
+from compiler.likeness import tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ def lpips(groups: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Measured
 
         def distance(one: np.ndarray, other: np.ndarray) -> float:
             found = learned_perceptual_image_patch_similarity(
-                _tensor(one), _tensor(other), net_type="alex", normalize=True
+                tensor(one / 255), tensor(other / 255), net_type="alex", normalize=True
             )
             return float(found)
 
@@ -159,10 +160,6 @@ def _offline() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _tensor(image: np.ndarray) -> Any:
-    return _bytes(image).float() / 255
 
 
 def _bytes(image: np.ndarray) -> Any:

@@ -1,12 +1,13 @@
-"""How near pictures are to those of a reference."""
+"""How near pictures (uint8 [height, width, 3]) are to those of a reference."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from compiler import likeness
 
 # The weights of multi-scale SSIM's five scales (Wang, Simoncelli, Bovik 2003), and the side of its window.
 MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -27,27 +28,18 @@ class Shot:
 
 
 def squared_error(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean squared error of two pictures, of values from 0 to 1.
-
-    Raises:
-        ValueError: they are not of one shape.
-    """
-    if one.shape != other.shape:
-        raise ValueError(f"pictures of {one.shape} and {other.shape} cannot be compared")
-    return float(np.mean(((one.astype(np.float64) - other.astype(np.float64)) / 255) ** 2))
+    """Mean squared error of two pictures, of values from 0 to 1."""
+    return likeness.squared_error(one / 255, other / 255)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two pictures in dB; infinite where they are equal."""
-    error = squared_error(one, other)
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return likeness.psnr(one / 255, other / 255)
 
 
 def ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """Structural similarity, with torchmetrics' Gaussian window of 11 pixels."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    return float(structural_similarity_index_measure(_tensor(one), _tensor(other), data_range=1.0))
+    """Structural similarity."""
+    return likeness.ssim(one / 255, other / 255)
 
 
 def ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
@@ -57,7 +49,11 @@ def ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
     betas = MS_SSIM_BETAS[: scales(one.shape)]
     weights = tuple(beta / sum(betas) for beta in betas)
     found = multiscale_structural_similarity_index_measure(
-        _tensor(one), _tensor(other), data_range=1.0, betas=weights, normalize="relu"
+        likeness.tensor(one / 255),
+        likeness.tensor(other / 255),
+        data_range=1.0,
+        betas=weights,
+        normalize="relu",
     )
     return float(found)
 
@@ -82,10 +78,3 @@ def broken(shot: Shot) -> bool:
     """Whether the picture is black, or its latents are not all finite."""
     finite = shot.latents is None or bool(np.isfinite(shot.latents).all())
     return not finite or int(shot.image.max()) <= BLACK
-
-
-def _tensor(image: np.ndarray) -> object:
-    """float32 [1, 3, height, width] from 0 to 1."""
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None])).float() / 255

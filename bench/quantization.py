@@ -161,10 +161,11 @@ def row(drawn: Drawn, reference: Sequence[Image], captions: Sequence[Any], step_
     """The figures of one artifact."""
     from bench.reference.batches import pixels
     from bench.reference.judge import prompt_accuracy
-    from compiler.pictures import psnr, ssim
+    from compiler.likeness import psnr, ssim
+    from compiler.pictures import EQUAL
 
     pairs = [(pixels(a), pixels(b)) for a, b in zip(drawn.pictures, reference, strict=True)]
-    ratios = [psnr(*pair) for pair in pairs]
+    ratios = [min(psnr(*pair), EQUAL) for pair in pairs]
     quantized = [weight for graph in drawn.manifest.graphs for weight in graph.weights]
     count = sum(weight.parameters for weight in quantized)
     return Row(

@@ -7,10 +7,6 @@ under calibration is never loaded by PyTorch, the others are PyTorch's own.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from pydantic import BaseModel
 from artifacts.errors import LatentcError
 from artifacts.manifest import ComponentRecord, GraphRecord
 from artifacts.progress import Event, Progress
+from compiler.answering import ask, serve
 from compiler.pictures import Evaluation
 
 
@@ -81,17 +78,10 @@ def inputs(job: Job, progress: Progress) -> list[dict[str, np.ndarray]]:
 def _run(job: Job, what: str, progress: Progress) -> None:
     task = f"{job.graph.folder}: {what}"
     progress(Event(task, 0, None))
-    ended = subprocess.run(
-        [sys.executable, "-m", "compiler.calibrate"],
-        input=job.model_dump_json(),
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-    failure = f"status {ended.returncode} (out of memory?)" if ended.returncode else json.loads(ended.stdout)
-    if failure:
+    found = ask("compiler.calibrate", job)
+    if "failure" in found:
         raise LatentcError(
-            f"the calibration of '{job.component.name}' failed: {failure}.",
+            f"the calibration of '{job.component.name}' failed: {found['failure']}.",
             f"Quantize its weights only: --quantize {job.component.name}=int8",
         )
     progress(Event(task, 1, 1))
@@ -128,8 +118,8 @@ class Tapped:
         return outputs
 
 
-def collect(job: Job) -> str:
-    """Runs the pipeline in this process and writes `job.result`; returns what went wrong, or nothing."""
+def collect(job: Job) -> dict[str, str]:
+    """Runs the pipeline in this process and writes `job.result`; the answer holds at most a "failure"."""
     import torch
     from diffusers import DiffusionPipeline
 
@@ -157,7 +147,7 @@ def collect(job: Job) -> str:
         # Other seeds than those that pictures are compared with.
         pipeline(prompt, generator=torch.Generator("cpu").manual_seed(10_000 + seed), **given)
     if not tapped.taps and not tapped.inputs:
-        return "the pipeline never called it"
+        return {"failure": "the pipeline never called it"}
     if job.taps:
         with Path(job.result).open("wb") as file:
             np.save(file, np.stack(tapped.taps))
@@ -166,32 +156,8 @@ def collect(job: Job) -> str:
         chosen = [tapped.inputs[i * (len(tapped.inputs) - 1) // max(count - 1, 1)] for i in range(count)]
         arrays: dict[str, Any] = {f"{i}/{n}": a for i, call in enumerate(chosen) for n, a in call.items()}
         np.savez(job.result, **arrays)
-    return ""
-
-
-def main() -> None:
-    """Answers one job from standard input."""
-    import logging
-    import warnings
-
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    # Libraries print to standard output now and then; the answer has a stream of its own.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    job = Job.model_validate_json(sys.stdin.read())
-    try:
-        failure = collect(job)
-    except Exception as error:  # whatever it is, the compiler's process must say it
-        failure = f"{type(error).__name__}: {error}"
-    answers.write(json.dumps(failure) + "\n")
-    answers.flush()
+    return {}
 
 
 if __name__ == "__main__":
-    main()
+    serve(Job, collect)

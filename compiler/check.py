@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import AnyLeaf, Evidence, TensorSpec, Tree
+from compiler.answering import serve
 
 TOLERANCE: dict[str, float] = {
     "fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 0.15, "int8-activations": 0.3, "int4": 0.6, "nf4": 0.6,
@@ -220,32 +221,5 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
     return results
 
 
-def main() -> None:
-    """Answers jobs until standard input ends."""
-    import logging
-    import os
-    import signal
-    import warnings
-
-    # A Ctrl-C reaches this process too; the compiler's process answers it, and ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    # Libraries print to standard output now and then; the answers have a stream of their own.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    for line in sys.stdin:
-        job = Job.model_validate_json(line)
-        try:
-            answer: dict[str, Any] = {"errors": _answer(job)}
-        except Exception as error:  # whatever it is, the compiler's process must say it
-            answer = {"failure": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(Job, lambda job: {"errors": _answer(job)})

@@ -6,11 +6,7 @@ pipeline is drawn with first and freed, then the graphs, which need not be publi
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +19,8 @@ from artifacts import strict_json
 from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest, PictureEvidence
 from artifacts.progress import Event, Progress
+from compiler.answering import ask, serve
+from compiler.likeness import psnr, ssim
 
 TASK = "text-to-image"
 EVALUATION = "evaluation.json"
@@ -101,61 +99,18 @@ def measure(job: Job, progress: Progress) -> PictureEvidence:
         return PictureEvidence(reason=f"it does not do {TASK}")
     count = len(job.evaluation.prompts)
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 0, None))
-    ended = subprocess.run(
-        [sys.executable, "-m", "compiler.pictures"],
-        input=job.model_dump_json(),
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-    if ended.returncode:
+    found = ask("compiler.pictures", job)
+    if "failure" in found:
         raise LatentcError(
-            f"drawing pictures ended with status {ended.returncode} before it answered (out of memory?).",
-            "Compile without it: --pictures 0",
-        )
-    answer = json.loads(ended.stdout)
-    if "failure" in answer:
-        raise LatentcError(
-            f"the pictures cannot be drawn: {answer['failure']}", "Compile without: --pictures 0"
+            f"the pictures cannot be drawn: {found['failure']}", "Compile without: --pictures 0"
         )
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 1, 1))
-    return PictureEvidence.model_validate(answer)
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures with values from 0 to 1; `EQUAL` at most."""
-    error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
-    return EQUAL if error == 0 else min(EQUAL, -10 * math.log10(error))
-
-
-def ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """Structural similarity of two pictures [height, width, channels] with values from 0 to 1.
-
-    Wang et al. 2004: a Gaussian window of 11 pixels with deviation 1.5, where it lies inside the picture.
-    """
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    mean_a, mean_b = _blurred(a), _blurred(b)
-    var_a, var_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
-    both = _blurred(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    top = (2 * mean_a * mean_b + c1) * (2 * both + c2)
-    return float(np.mean(top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))))
-
-
-def _blurred(picture: np.ndarray) -> np.ndarray:
-    taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    for axis in (0, 1):
-        length = picture.shape[axis] - 10
-        picture = sum(
-            weight * picture.take(range(start, start + length), axis)
-            for start, weight in enumerate(taps / taps.sum())
-        )
-    return picture
+    return PictureEvidence.model_validate(found)
 
 
 def compare(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: Job) -> PictureEvidence:
     """Evidence from pictures [height, width, 3] with values from 0 to 1."""
-    ratios = [psnr(a, b) for a, b in zip(ours, theirs, strict=True)]
+    ratios = [min(psnr(a, b), EQUAL) for a, b in zip(ours, theirs, strict=True)]
     likeness = [ssim(a, b) for a, b in zip(ours, theirs, strict=True)]
     return PictureEvidence(
         prompts=len(ratios),
@@ -265,29 +220,5 @@ def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Ma
     )
 
 
-def main() -> None:
-    """Answers one job from standard input."""
-    import logging
-    import warnings
-
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    # Libraries print to standard output now and then; the answer has a stream of its own.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    job = Job.model_validate_json(sys.stdin.read())
-    try:
-        found: dict[str, Any] = answer(job).model_dump(mode="json")
-    except Exception as error:  # whatever it is, the compiler's process must say it
-        found = {"failure": f"{type(error).__name__}: {error}"}
-    answers.write(json.dumps(found) + "\n")
-    answers.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(Job, lambda job: answer(job).model_dump(mode="json"))

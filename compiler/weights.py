@@ -214,19 +214,24 @@ class WeightRef(ir.LazyTensor):
         """The same weight with more steps; a cast and its undoing cancel where nothing is lost."""
         chain = list(self.transforms)
         for step in steps:
-            if isinstance(step, Cast) and chain and isinstance(chain[-1], Cast) and self._widens(chain):
-                chain.pop()
+            if isinstance(step, Cast):
+                self._unwiden(chain)
             chain.append(step)
         return WeightRef(self.source, tuple(chain), self.name)
 
-    def _widens(self, chain: list[Transform]) -> bool:
+    def _unwiden(self, chain: list[Transform]) -> None:
+        """Drops a chain's last cast where only the order of elements changes after it, and it lost nothing."""
+        last = len(chain) - 1
+        while last >= 0 and isinstance(chain[last], (Transpose, Reshape, Slice)):
+            last -= 1
+        if last < 0 or not isinstance(chain[last], Cast):
+            return
         dtype = self.source.dtype
-        for step in chain[:-1]:
+        for step in chain[:last]:
             dtype = step.dtype(dtype)
-        return (
-            dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-            and chain[-1].dtype(dtype) == ir.DataType.FLOAT
-        )
+        narrow = dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        if narrow and chain[last].dtype(dtype) == ir.DataType.FLOAT:
+            del chain[last]
 
     def _load(self) -> ir.TensorProtocol:
         source = self.source

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.errors import LatentcError
 from artifacts.manifest import Tree
 from compiler.capture import trees
+from compiler.capture.norm_shapes import NormsByShape
 from runtimes import signature
 
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
@@ -206,7 +207,8 @@ class Recorder:
             # own, or look at values, may want those on the CPU.
             try:
                 self._on_meta = True
-                return run(lambda value: value.to("meta"))
+                with NormsByShape():
+                    return run(lambda value: value.to("meta"))
             except Exception:
                 pass
             finally:

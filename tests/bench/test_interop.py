@@ -9,15 +9,10 @@ import pytest
 
 from artifacts.errors import LatentcError
 from bench import interop, peers
-from bench.interop import LOADERS, MINIMUM, Outcome, psnr
+from bench.interop import LOADERS, MINIMUM, Outcome
 
 REQUEST = {"prompt": "a", "steps": 1, "guidance": 1.0, "seed": 0, "width": 4, "height": 4}
 OURS = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3)
-
-
-def test_psnr() -> None:
-    assert psnr(OURS, OURS) == math.inf
-    assert psnr(OURS, OURS + 0.1) == pytest.approx(20.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("loader", LOADERS, ids=lambda loader: loader.name)

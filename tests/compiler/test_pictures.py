@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest
 from artifacts.progress import silent
 from compiler import pictures
-from compiler.pictures import Evaluation, Job, compare, evaluation, measure, psnr, relocated, ssim
+from compiler.pictures import Evaluation, Job, compare, evaluation, measure, relocated
 from tests.latentc.artifacts_made import made
 
 
@@ -21,33 +19,6 @@ def job(manifest: Manifest, tmp_path, **changes) -> Job:
         "manifest": manifest, "evaluation": Evaluation(), "width": 64, "height": 64, "budget": 1.0,
     }  # fmt: skip
     return Job(**(fields | changes))
-
-
-def test_psnr():
-    zero, half = np.zeros((16, 16, 3)), np.full((16, 16, 3), 0.5)
-    assert psnr(zero, half) == pytest.approx(20 * math.log10(2))
-    assert psnr(half, half) == pictures.EQUAL
-    assert psnr(half, half + 1e-9) == pictures.EQUAL
-
-
-def test_ssim_is_the_definition():
-    rng = np.random.default_rng(0)
-    a = rng.random((16, 13, 2))
-    b = np.clip(a + rng.normal(0, 0.1, a.shape), 0, 1)
-    taps = np.exp(-(np.arange(-5, 6) ** 2) / 4.5)
-    window = np.outer(taps, taps) / taps.sum() ** 2
-    values = []
-    for y in range(6):
-        for x in range(3):
-            for c in range(2):
-                p, q = a[y : y + 11, x : x + 11, c], b[y : y + 11, x : x + 11, c]
-                mp, mq = (window * p).sum(), (window * q).sum()
-                vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
-                cov = (window * (p - mp) * (q - mq)).sum()
-                top = (2 * mp * mq + 1e-4) * (2 * cov + 9e-4)
-                values.append(top / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
-    assert ssim(a, b) == pytest.approx(np.mean(values), abs=1e-12)
-    assert ssim(a, a) == pytest.approx(1)
 
 
 def test_evidence_has_mean_and_worst(tmp_path):
