@@ -56,9 +56,10 @@ def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence
     """Compiles the built-in model for each of `targets` into `out` and benches it against PyTorch."""
     from bench.request import BenchRequest, bench, require
     from compiler.build import CompileRequest, compile
+    from compiler.shared import Shared
 
     require()
-    steps = Steps()
+    steps, shared = Steps(), Shared()
     for target in targets:
         print(f"{target}: compiling", flush=True)
         request = CompileRequest(
@@ -69,7 +70,7 @@ def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence
             batch=DimRange(min=1, max=1),
             force=True,
         )
-        compile(request, steps)
+        compile(request, steps, shared=shared)
     wanted = BenchRequest(
         artifacts=tuple(str(out / f"{target}-{precision}") for target in targets),
         reference="shapes",

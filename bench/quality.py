@@ -30,8 +30,10 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
     from bench.reference.drawing import split
     from bench.request import BenchRequest, bench, require
     from compiler.build import CompileRequest, compile
+    from compiler.shared import Shared
 
     require()
+    shared = Shared()
     with tempfile.TemporaryDirectory(prefix="latentc-quality-") as folder:
         artifacts = []
         for target in targets:
@@ -46,7 +48,8 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
                         precision=precision,
                         batch=DimRange(min=1, max=1),
                         check="full",
-                    )
+                    ),
+                    shared=shared,
                 )
                 artifacts.append(str(out))
         print("drawing", file=sys.stderr, flush=True)

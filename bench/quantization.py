@@ -24,6 +24,7 @@ from artifacts.manifest import DimRange, Manifest
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from compiler.shared import Shared
     from runtimes.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +111,13 @@ class Drawn:
 
 
 def build(
-    target: str, spec: str, out: Path, prompts: Sequence[str], guidance: float, drawn: Sequence[Drawn] = ()
+    target: str,
+    spec: str,
+    out: Path,
+    prompts: Sequence[str],
+    guidance: float,
+    shared: Shared,
+    drawn: Sequence[Drawn] = (),
 ) -> Drawn:
     """Compiles and draws. `drawn` has the artifact whose bytes `auto` is to keep to."""
     from bench.reference.batches import BATCH, draw
@@ -129,9 +136,9 @@ def build(
     if spec.startswith(AUTO):
         like = next(one for one in drawn if (one.target, one.spec) == (target, spec.removeprefix(AUTO)))
         limit = sum(file.size for file in like.manifest.files)
-        artifact = auto.compile(request, auto.Budget(max_bytes=limit))
+        artifact = auto.compile(request, auto.Budget(max_bytes=limit), shared=shared)
     else:
-        artifact = compile(request)
+        artifact = compile(request, shared=shared)
     with load(artifact.root, cache=False) as pipeline:
         pictures = draw(pipeline.diffusers, prompts, guidance)
     return Drawn(target, spec, artifact.root, artifact.manifest, tuple(pictures))
@@ -246,19 +253,21 @@ def main(args: Sequence[str] | None = None) -> int:
     from bench.reference.drawing import split
     from bench.reference.folder import load_pipeline
     from bench.reference.judge import prompt_accuracy
+    from compiler.shared import Shared
 
     captions = split()[1][: max(5, given.prompts)]
     prompts = [caption.text for caption in captions]
     reference = draw(load_pipeline(SHAPES_DIR), prompts, given.guidance)
     own = prompt_accuracy(reference, captions)
     drawn: list[Drawn] = []
+    shared = Shared()
     try:
         with tempfile.TemporaryDirectory(prefix="latentc-quantization-") as folder:
             for target in given.target or TARGETS:
                 for number, spec in enumerate(given.spec or SPECS):
                     print(f"{target} {spec or 'fp16'}: compiling and drawing", file=sys.stderr, flush=True)
                     out = Path(folder) / f"{target}-{number}"
-                    drawn.append(build(target, spec, out, prompts, given.guidance, drawn))
+                    drawn.append(build(target, spec, out, prompts, given.guidance, shared, drawn))
             times = step_times(drawn, prompts[0], given.guidance)
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -27,6 +27,7 @@ from compiler.quantize.allot import Allotment, Ladder
 from compiler.quantize.recipe import Choice, read
 from compiler.request import CompileRequest
 from compiler.sensitivity import SCHEMES, Measured, load, measure, save
+from compiler.shared import Shared
 
 CALLS = 4
 """Calls of each component that sensitivities are measured on."""
@@ -72,6 +73,7 @@ def compile(
     budget: Budget,
     progress: Progress = silent,
     on_plan: Callable[[Plan], None] | None = None,
+    shared: Shared | None = None,
 ) -> Artifact:
     """Finds the mix and compiles it to `request.out`.
 
@@ -83,8 +85,9 @@ def compile(
         raise UsageError("--quantize auto needs one budget: --min-psnr or --max-bytes.")
     if request.check == "none" or not request.pictures:
         raise UsageError("--quantize auto judges by pictures: leave --check none and --pictures 0 out.")
+    shared = shared or Shared()
     with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=_existing(request.out)) as folder:
-        ladder = Ladder(sensitivities(request, Path(folder), progress))
+        ladder = Ladder(sensitivities(request, Path(folder), progress, shared))
 
         def attempt(steps: int) -> Trial:
             allotment = ladder.at(steps)
@@ -92,7 +95,7 @@ def compile(
             number = len(list(Path(folder).glob("trial-*")))
             progress(Event(f"trial {number + 1} of {TRIALS} at most", number, None))
             trial = replace(request, out=Path(folder) / f"trial-{number}", quantize=recipe, force=False)
-            manifest = build.compile(trial, progress).manifest
+            manifest = build.compile(trial, progress, shared=shared).manifest
             pictures = manifest.pictures
             if pictures is None or pictures.psnr is None:
                 # Where no weight is quantized there is nothing to compare.
@@ -108,7 +111,7 @@ def compile(
         if best is None:
             assert budget.max_bytes is not None
             best = largest(ladder, budget.max_bytes, attempt)
-    return build.compile(replace(request, quantize=best.recipe), progress, on_plan)
+    return build.compile(replace(request, quantize=best.recipe), progress, on_plan, shared)
 
 
 def _existing(out: Path) -> Path:
@@ -210,11 +213,13 @@ def as_recipe(allotment: Allotment) -> Recipe:
     return Recipe(components={f: RecipeComponent(weights=tuple(found)) for f, found in rules.items()})
 
 
-def sensitivities(request: CompileRequest, work: Path, progress: Progress) -> dict[tuple[str, str], tuple]:  # type: ignore[type-arg]
+def sensitivities(
+    request: CompileRequest, work: Path, progress: Progress, shared: Shared | None = None
+) -> dict[tuple[str, str], tuple]:  # type: ignore[type-arg]
     """Every weight of every graph -> what it may become; from the cache where that has it."""
     from runtimes.graphs import cache_dir
 
-    opened = build.opened(replace(request, quantize=""), progress)
+    opened = build.opened(replace(request, quantize=""), progress, shared)
     found: dict[tuple[str, str], tuple] = {}  # type: ignore[type-arg]
     for job in opened.jobs:
         drawn = calibration(request, job.source).model_dump()

@@ -40,6 +40,7 @@ from compiler.job import GraphJob, Lowered, toolchain
 from compiler.plan import Plan, Storage, make_plan
 from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
+from compiler.shared import Shared
 from compiler.source import ModelSource, open_model
 from targets import table as targets
 from targets.base import Target
@@ -59,7 +60,10 @@ def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
 
 
 def compile(
-    request: CompileRequest, progress: Progress = silent, on_plan: Callable[[Plan], None] | None = None
+    request: CompileRequest,
+    progress: Progress = silent,
+    on_plan: Callable[[Plan], None] | None = None,
+    shared: Shared | None = None,
 ) -> Artifact:
     """Compiles a model and publishes the artifact.
 
@@ -67,6 +71,7 @@ def compile(
 
     Args:
         on_plan: is told the plan before the work starts.
+        shared: what other compiles of the same model found, and what this one finds.
 
     Returns:
         The artifact at `request.out`.
@@ -81,7 +86,7 @@ def compile(
         Workspace(request.out, request.force, progress) as workspace,
         BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes,
     ):
-        captured = _capture(source, request, progress)
+        captured = _capture(source, request, progress, shared)
         recipe = quantization(request.quantize, captured, target)
         planned = _plan(request, captured, recipe)
         if on_plan is not None:
@@ -90,7 +95,9 @@ def compile(
         keys: dict[str, str] = {}
         with Checker() as checker, _Writer() as writer:
             for method in captured.methods:
-                job = GraphJob(request, target, options, source, captured, method, recipe, checker, progress)
+                job = GraphJob(
+                    request, target, options, source, captured, method, recipe, checker, progress, shared
+                )
                 key = keys[method.folder] = job.key(files)
                 if workspace.finished(key) is not None:
                     progress(Event(f"{method.folder}: reused from an earlier run", 1, 1))
@@ -163,14 +170,14 @@ class Opened:
     jobs: tuple[GraphJob, ...]
 
 
-def opened(request: CompileRequest, progress: Progress = silent) -> Opened:
+def opened(request: CompileRequest, progress: Progress = silent, shared: Shared | None = None) -> Opened:
     """What `compile` works on, without compiling. The jobs cannot check graphs."""
     target, options = _target(request)
     source = open_model(request.model)
-    captured = _capture(source, request, progress)
+    captured = _capture(source, request, progress, shared)
     recipe = quantization(request.quantize, captured, target)
     jobs = [
-        GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress)
+        GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress, shared)
         for method in captured.methods
     ]
     with BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes:
@@ -228,9 +235,17 @@ def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> 
     return make_plan(captured, request.precision, request.out, recipe, storage)
 
 
-def _capture(source: ModelSource, request: CompileRequest, progress: Progress) -> Capture:
-    given = parse_given(request.arguments)
-    return capture(source, request.tasks, request.size, request.batch, given, progress)
+def _capture(
+    source: ModelSource, request: CompileRequest, progress: Progress, shared: Shared | None = None
+) -> Capture:
+    def make() -> Capture:
+        given = parse_given(request.arguments)
+        return capture(source, request.tasks, request.size, request.batch, given, progress)
+
+    if shared is None:
+        return make()
+    asked = (request.tasks, request.size, request.batch, sorted(request.arguments.items()))
+    return shared.capture((source.root, repr(asked)), make)
 
 
 def _source_files(

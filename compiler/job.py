@@ -24,6 +24,7 @@ from compiler.pictures import Evaluation, evaluation
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.request import CompileRequest
+from compiler.shared import Shared
 from compiler.source import ComponentSource, ModelSource
 from targets.base import Target
 
@@ -69,6 +70,7 @@ class GraphJob:
     recipe: Recipe | None
     checker: Checker
     progress: Progress
+    shared: Shared | None = None
 
     @property
     def component(self) -> ComponentSource:
@@ -175,7 +177,13 @@ class GraphJob:
         """The graph in fp32, weights still on disk."""
         from compiler.export.graph import export_graph
 
-        return export_graph(self.component, self.method, self.captured.weights[self.method.component])
+        def export() -> ir.Model:
+            weights = self.captured.weights[self.method.component]
+            return export_graph(self.component, self.method, weights)
+
+        return (
+            export() if self.shared is None else self.shared.graph(self.captured, self.method.folder, export)
+        )
 
     def lowering(self, scratch: Path, choice: Choice) -> Lowering:
         """The graph's way to its target.

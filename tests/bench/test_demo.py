@@ -64,7 +64,7 @@ def made_up(monkeypatch):
         }
         return Outcome(made(*(variant(name) for name in names[1:])), shots)
 
-    monkeypatch.setattr(compiler.build, "compile", lambda request, progress: requests.append(request))
+    monkeypatch.setattr(compiler.build, "compile", lambda request, progress, shared: requests.append(request))
     monkeypatch.setattr(bench.request, "bench", run)
     return requests
 

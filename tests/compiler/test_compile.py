@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
 from artifacts.progress import Event
 from artifacts.verify import open_artifact, verify
 from compiler import build
@@ -83,3 +84,26 @@ def test_a_graph_with_other_weights_fails_and_nothing_appears(sd15, tmp_path, mo
     with pytest.raises(LatentcError, match=r"'text_encoder\.forward' is not PyTorch's: relative error of"):
         build.compile(request(out, model=str(sd15), check="quick"))
     assert not out.exists()
+
+
+def test_compiles_that_share_what_they_find_make_the_same_artifact(sd15, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from compiler.export import graph
+    from compiler.shared import Shared
+
+    exported = []
+    original = graph.export_graph
+
+    def export_graph(component, method, weights):
+        exported.append(method.folder)
+        return original(component, method, weights)
+
+    monkeypatch.setattr(graph, "export_graph", export_graph)
+    shared = Shared()
+    for name in ("one", "other"):
+        build.compile(request(tmp_path / name, model=str(sd15)), shared=shared)
+    build.compile(request(tmp_path / "larger", model=str(sd15), batch=DimRange(min=1, max=2)), shared=shared)
+    assert exported == 2 * ["text_encoder", "unet", "vae_decoder"]
+    one, other = (open_artifact(tmp_path / name).manifest for name in ("one", "other"))
+    assert one.graphs == other.graphs
+    assert {(f.path, f.sha256) for f in one.files} == {(f.path, f.sha256) for f in other.files}

@@ -1,0 +1,34 @@
+"""What several compiles of one model have in common, found once: its capture, and its graphs before any pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from compiler.capture.capture import Capture
+
+
+class Shared:
+    """Captures and exported graphs of this process. Graphs hold no weights: a few megabytes each."""
+
+    def __init__(self) -> None:
+        self._captures: dict[Hashable, Capture] = {}
+        self._graphs: dict[Hashable, ir.Model] = {}
+
+    def capture(self, key: Hashable, make: Callable[[], Capture]) -> Capture:
+        """The capture of that key; made where there is none yet."""
+        if key not in self._captures:
+            self._captures[key] = make()
+        return self._captures[key]
+
+    def graph(self, captured: Capture, folder: str, make: Callable[[], ir.Model]) -> ir.Model:
+        """A copy of that graph, which passes may change; made where there is none yet."""
+        key = (id(captured), folder)  # `captured` is kept here, so that its id stays its own
+        if all(captured is not known for known in self._captures.values()):
+            return make()
+        if key not in self._graphs:
+            self._graphs[key] = make()
+        return self._graphs[key].clone()
