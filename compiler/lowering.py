@@ -22,7 +22,7 @@ from compiler.check import variant
 from compiler.passes import table
 from compiler.passes.precise import lower_precision
 from compiler.pictures import TASK, Evaluation
-from compiler.quantize import activations
+from compiler.quantize import activations, smoothing
 from compiler.quantize.activations import Range, Site
 from compiler.quantize.apply import QuantizePass, decisions
 from compiler.quantize.decide import Decision
@@ -93,8 +93,16 @@ class Lowering:
     # --- activations -----------------------------------------------------------------------------
 
     def _limit(self, key: str) -> int:
+        options = self._options_of(key)
+        return 0 if options is None else int(options.limit)
+
+    def _smoothed(self, site: Site) -> bool:
+        return all(options is not None and options.smooth for options in map(self._options_of, site.keys))
+
+    def _options_of(self, key: str) -> Any:
+        """The options of the weight's scheme; None where it is not quantized."""
         decision = self.choice.decide(key, Layout("linear", (1024, 1024), 0))
-        return int(decision.options.limit) if decision is not None else 0
+        return None if decision is None else decision.options
 
     def _without(self, kept_float: dict[str, str]) -> Any:
         def choose(key: str, layout: Layout) -> Decision | None:
@@ -111,6 +119,7 @@ class Lowering:
         if not found:
             return [], []
         self._require_one_method()
+        self._smooth(model, found)
         first = self._taps(model, found, None, "first")
         ranges = activations.first_ranges(first)
         hard = activations.outliers(ranges)
@@ -141,7 +150,21 @@ class Lowering:
         self, model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None, name: str
     ) -> np.ndarray:
         """Runs the pipeline with the float graph, tapped; float32 [calls, taps]."""
-        with self._runnable(activations.tap(model, found, ranges), name) as job:
+        return self._measured(activations.tap(model, found, ranges), name)
+
+    def _smooth(self, model: ir.Model, found: Sequence[Site]) -> None:
+        """Folds outliers of activations into the weights behind them, where that lowers the measured error."""
+        smoothable = smoothing.smoothable(model, [site for site in found if self._smoothed(site)])
+        if not smoothable:
+            return
+        taps = self._measured(smoothing.tap(model, smoothable), "channels")
+        for one, known in zip(smoothable, smoothing.channels(smoothable, taps), strict=True):
+            by = smoothing.factors(one, known, 2 ** (self._options_of(one.weights[0].key).bits - 1) - 1)
+            if by is not None:
+                smoothing.fold(model, one, by)
+
+    def _measured(self, tapped: ir.Model, name: str) -> np.ndarray:
+        with self._runnable(tapped, name) as job:
             return calibrate.taps(job.model_copy(update={"taps": activations.TAPS}), self.progress)
 
     def calls(self, model: ir.Model, count: int) -> list[dict[str, np.ndarray]]:

@@ -98,6 +98,31 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Multiply:
+    """By one float32 factor for each index along an axis. `factors` are their bytes, so that equal steps are equal."""
+
+    factors: bytes
+    axis: int
+
+    @classmethod
+    def of(cls, factors: np.ndarray, axis: int) -> Multiply:
+        """By `factors`, [length of the axis]."""
+        return cls(factors.astype(np.float32).tobytes(), axis)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        return dtype
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        factors = np.frombuffer(self.factors, np.float32)
+        sides = [1] * array.ndim
+        sides[self.axis] = len(factors)
+        return (array * factors.reshape(sides)).astype(array.dtype, copy=False)
+
+
+@dataclass(frozen=True)
 class Stored:
     """A tensor in a safetensors file: `nbytes` bytes from `offset`, C order, little endian.
 

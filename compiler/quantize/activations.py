@@ -7,6 +7,7 @@ of cutting its range; no activation does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -87,38 +88,50 @@ def tap(model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None =
         [sites, shares]: the mean squared error of the range cut to that share.
     """
     copy = model.clone()
-    twins = dict(zip(_values(model), _values(copy), strict=True))
-    graph = copy.graph
+    same = twins(model, copy)
     ends: list[ir.Value] = []
     for number, site in enumerate(found):
-        value = twins[site.value]
-        build = _Tap(graph, value)
+        value = same[site.value]
+        build = Tap(copy.graph, value)
         if ranges is None:
             ends += [build.reduce("ReduceMin", value), build.reduce("ReduceMax", value)]
             ends.append(build.reduce("ReduceMean", build.node("Mul", value, value)))
         else:
             ends += [build.error(cut(ranges[number], share)) for share in SHARES]
-    one = add_constant(graph, np.array([1], np.int64), f"{TAPS}.one")
-    flat = []
-    for end in ends:
-        node = ir.node("Reshape", [end, one])
-        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([1])
-        graph.append(node)
-        flat.append(node.outputs[0])
-    joined = ir.node("Concat", flat, {"axis": 0})
-    out = joined.outputs[0]
-    out.name, out.dtype, out.shape = TAPS, ir.DataType.FLOAT, ir.Shape([len(flat)])
-    graph.append(joined)
-    graph.outputs.append(out)
+    flat(copy.graph, ends)
     return copy
+
+
+def twins(model: ir.Model, copy: ir.Model) -> dict[ir.Value, ir.Value]:
+    """Each value of a graph -> the same value of its clone."""
+    return dict(zip(_values(model), _values(copy), strict=True))
 
 
 def _values(model: ir.Model) -> list[ir.Value]:
     return [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
 
 
+def flat(graph: ir.Graph, ends: Sequence[ir.Value]) -> None:
+    """Makes the elements of all `ends`, one after the other, the graph's additional output `TAPS`."""
+    all_of_them = add_constant(graph, np.array([-1], np.int64), f"{TAPS}.all")
+    lines, length = [], 0
+    for end in ends:
+        assert end.shape is not None
+        size = math.prod(end.shape.numpy())
+        node = ir.node("Reshape", [end, all_of_them])
+        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([size])
+        graph.append(node)
+        lines.append(node.outputs[0])
+        length += size
+    joined = ir.node("Concat", lines, {"axis": 0})
+    out = joined.outputs[0]
+    out.name, out.dtype, out.shape = TAPS, ir.DataType.FLOAT, ir.Shape([length])
+    graph.append(joined)
+    graph.outputs.append(out)
+
+
 @dataclass(frozen=True)
-class _Tap:
+class Tap:
     """Appends nodes that read one value to the graph's end."""
 
     graph: ir.Graph
@@ -130,9 +143,15 @@ class _Tap:
         self.graph.append(node)
         return node.outputs[0]
 
-    def reduce(self, op_type: str, value: ir.Value) -> ir.Value:
-        node = ir.node(op_type, [value], {"keepdims": 0})
-        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([])
+    def reduce(self, op_type: str, value: ir.Value, axes: Sequence[int] | None = None) -> ir.Value:
+        """Over all axes, or over those; what is left has a shape that is known."""
+        inputs, shape = [value], ir.Shape([])
+        if axes is not None:
+            inputs.append(add_constant(self.graph, np.array(axes, np.int64), f"{TAPS}.axes"))
+            assert self.value.shape is not None
+            shape = ir.Shape([size for axis, size in enumerate(self.value.shape) if axis not in axes])
+        node = ir.node(op_type, inputs, {"keepdims": 0})
+        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, shape
         self.graph.append(node)
         return node.outputs[0]
 

@@ -23,11 +23,13 @@ class Options:
             whose input is further off stays with int8 weights only.
         bits: of the weights. x86 processors without VNNI add pairs of products in 16 bits, which 8-bit weights
             overflow, silently; 7 bits are right everywhere. 8 are for processors with VNNI or AMX and for GPUs.
+        smooth: move outliers of activations into the weights behind them (SmoothQuant), where that lowers the error.
         small: per cent of a graph's parameters, those in its smallest weights, whose layers are left alone.
     """
 
     limit: int = 30
     bits: int = 7
+    smooth: bool = True
     small: int = 1
 
 

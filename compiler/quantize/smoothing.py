@@ -1,0 +1,182 @@
+"""Per-channel smoothing: outliers of an activation move into the weights that read it.
+
+SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): channel j of a norm's result is divided by a factor, in the norm's
+own scale and bias, and row j of every matrix behind it is multiplied by it. In floating point nothing changes. The
+paper's strength is one number for a model; here each norm takes the one of `STRENGTHS` with the least error as its
+own calibration measured it, and none where none helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.passes.rewrite import add_constant
+from compiler.quantize import int8
+from compiler.quantize.activations import LEVELS, Site, Tap, flat, twins
+from compiler.quantize.find import Found, find
+from compiler.weights import Multiply, WeightRef
+
+STRENGTHS = (0.25, 0.5, 0.75)
+"""Of SmoothQuant: 0 would leave all outliers to the activation, 1 all to the weights."""
+
+GAIN = 0.95
+"""Part of the error without smoothing that must not be exceeded for it to be worth a change."""
+
+
+@dataclass(frozen=True)
+class Smoothable:
+    """An activation that a norm makes for quantized matrices alone.
+
+    Attributes:
+        norm: a LayerNormalization over the last axis, with a scale.
+        weights: the matrices, [inner, out] or transposed.
+    """
+
+    norm: ir.Node
+    weights: tuple[Found, ...]
+
+    @property
+    def channels(self) -> int:
+        """How many the norm scales."""
+        shape = self.norm.inputs[1].shape  # type: ignore[union-attr]
+        assert shape is not None
+        return int(shape.numpy()[0])
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What calibration measured of one activation, float64 [channels] each: minimum, maximum, mean of squares."""
+
+    low: np.ndarray
+    high: np.ndarray
+    power: np.ndarray
+
+
+def smoothable(model: ir.Model, found: Sequence[Site]) -> list[Smoothable]:
+    """The sites whose factors can be folded on both sides."""
+    weights = {use.node: f for f in find(model) if f.layout.kind == "linear" for use in f.value.uses()}
+    result = []
+    for site in found:
+        norm = site.value.producer()
+        readers = [node for node, _ in site.readers]
+        if norm is None or norm.op_type != "LayerNormalization" or not _over_last_axis(norm):
+            continue
+        read = [weights.get(use.node) for use in site.value.uses()]
+        if site.value.is_graph_output() or any(f is None for f in read):
+            continue
+        matrices = tuple(dict.fromkeys(f for f in read if f is not None))
+        # Every use of the value and of the weights is one of the site's.
+        if all(use.node in readers for f in matrices for use in f.value.uses()) and len(read) == len(readers):
+            result.append(Smoothable(norm, matrices))
+    return result
+
+
+def _over_last_axis(norm: ir.Node) -> bool:
+    scale = norm.inputs[1]
+    shape = norm.outputs[0].shape
+    if shape is None or scale is None or scale.const_value is None or scale.shape is None:
+        return False
+    bias = norm.inputs[2] if len(norm.inputs) > 2 else None
+    if bias is not None and bias.const_value is None:
+        return False
+    return norm.attributes.get_int("axis", -1) in (-1, len(shape) - 1) and len(scale.shape) == 1
+
+
+def tap(model: ir.Model, found: Sequence[Smoothable]) -> ir.Model:
+    """A copy of the graph whose additional output `TAPS` is, for each of `found` and one after the other, every
+    channel's minimum, maximum and mean of squares."""
+    copy = model.clone()
+    same = twins(model, copy)
+    ends = []
+    for one in found:
+        value = same[one.norm.outputs[0]]
+        build = Tap(copy.graph, value)
+        assert value.shape is not None  # as `smoothable` requires
+        axes = list(range(len(value.shape) - 1))
+        ends += [build.reduce("ReduceMin", value, axes), build.reduce("ReduceMax", value, axes)]
+        ends.append(build.reduce("ReduceMean", build.node("Mul", value, value), axes))
+    flat(copy.graph, ends)
+    return copy
+
+
+def channels(found: Sequence[Smoothable], taps: np.ndarray) -> list[Channels]:
+    """What the taps of `tap` say, float32 [calls, ...] as they come from the runtime."""
+    result = []
+    start = 0
+    for one in found:
+        part = taps[:, start : start + 3 * one.channels].reshape(len(taps), 3, -1).astype(np.float64)
+        start += 3 * one.channels
+        result.append(Channels(part[:, 0].min(axis=0), part[:, 1].max(axis=0), part[:, 2].mean(axis=0)))
+    return result
+
+
+def factors(one: Smoothable, known: Channels, top: int) -> np.ndarray | None:
+    """What each channel is to be divided by, float32 [channels]; None where that does not lower the error.
+
+    Args:
+        top: the largest whole number of the weights' type.
+    """
+    reach = np.maximum(np.abs(known.low), np.abs(known.high))
+    matrices = [_rows(f) for f in one.weights]
+    heights = np.maximum.reduce([np.abs(m).max(axis=0) for m in matrices]).astype(np.float64)
+    least = GAIN * _noise(matrices, known, np.ones(one.channels), top)
+    best = None
+    for strength in STRENGTHS:
+        tried = _tame(reach**strength / np.where(heights > 0, heights, 1) ** (1 - strength))
+        noise = _noise(matrices, known, tried, top)
+        if noise < least:
+            best, least = tried, noise
+    return None if best is None else best.astype(np.float32)
+
+
+def _rows(found: Found) -> np.ndarray:
+    rows: np.ndarray = found.rows.numpy()
+    return rows
+
+
+def _tame(found: np.ndarray) -> np.ndarray:
+    """Positive, and 1 in the geometric mean: channels that are always zero stay as they are."""
+    alive = np.isfinite(found) & (found > 0)
+    if not alive.any():
+        return np.ones_like(found)
+    scaled = found / np.exp(np.mean(np.log(found[alive])))
+    return np.where(alive, np.clip(scaled, 1e-3, 1e3), 1.0)
+
+
+def _noise(matrices: Sequence[np.ndarray], known: Channels, by: np.ndarray, top: int) -> float:
+    """Expected squared error of all results together: of rounding the activation, and of rounding the weights."""
+    low = min(float((known.low / by).min()), 0.0)
+    high = max(float((known.high / by).max()), 0.0)
+    # Rounding is off by a twelfth of the squared step in the mean.
+    step = ((high - low) / LEVELS) ** 2 / 12
+    power = known.power / by**2
+    total = 0.0
+    for matrix in matrices:
+        rows = matrix * by.astype(np.float32)
+        blocks = int8.symmetric(rows, top)
+        off = rows - blocks.values * blocks.scale
+        total += step * float(np.sum(rows.astype(np.float64) ** 2)) + float(
+            np.sum(off.astype(np.float64) ** 2 @ power)
+        )
+    return total
+
+
+def fold(model: ir.Model, one: Smoothable, by: np.ndarray) -> None:
+    """Divides the norm's scale and bias and multiplies the matrices, in place; weights stay on disk."""
+    for index in (1, 2):
+        value = one.norm.inputs[index] if index < len(one.norm.inputs) else None
+        if value is None:
+            continue
+        assert value.const_value is not None
+        divided = value.const_value.numpy().astype(np.float32) / by
+        one.norm.replace_input_with(index, add_constant(model.graph, divided, f"{value.name}.smoothed"))
+        if not value.uses() and value.name is not None:
+            model.graph.initializers.pop(value.name, None)
+    for found in one.weights:
+        weight = found.value.const_value
+        assert isinstance(weight, WeightRef)
+        found.value.const_value = weight.then(Multiply.of(by, 1 - found.layout.channel))
