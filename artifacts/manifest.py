@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "latentc.json"
@@ -137,6 +137,10 @@ class WeightRecord(Record):
     note: str = ""
 
 
+Built = dict[str, JsonValue]
+"""What a target says of the files it wrote, for its own session and for people."""
+
+
 class GraphRecord(Record):
     """One compiled graph: a folder of vendor files.
 
@@ -149,6 +153,7 @@ class GraphRecord(Record):
         schemes: bytes written for each weight scheme ("float16": 1719...).
         digest: SHA-256 of the target-neutral graph's structure.
         weights: those that were quantized.
+        built: what the target says of the files: what they need to run, and what built them.
     """
 
     folder: str
@@ -162,6 +167,7 @@ class GraphRecord(Record):
     schemes: dict[str, int]
     digest: str
     weights: tuple[WeightRecord, ...] = ()
+    built: Built = {}
     evidence: Evidence
 
 

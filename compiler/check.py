@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, Evidence, TensorSpec, Tree
+from artifacts.manifest import AnyLeaf, Built, Evidence, TensorSpec, Tree
 from compiler.answering import serve
 
 TOLERANCE: dict[str, float] = {
@@ -37,7 +37,7 @@ class Job(BaseModel):
     """One graph to check.
 
     Attributes:
-        target, device, precision, model_file: what a session opens.
+        target, device, precision, model_file, built: what a session opens.
         schemes: of the graph's quantized weights.
         library, class_name, folder: what PyTorch loads.
         component, method, arguments, inputs, outputs: how it is called.
@@ -49,6 +49,7 @@ class Job(BaseModel):
     precision: str
     schemes: tuple[str, ...] = ()
     model_file: str
+    built: Built = {}
     component: str
     library: str
     class_name: str
@@ -132,6 +133,8 @@ class Checker:
         answer = json.loads(line)
         if "failure" in answer:
             raise LatentcError(f"the check of '{job.component}.{job.method}' failed: {answer['failure']}")
+        if "lacks" in answer:
+            return Evidence(check="not measured", reason=f"needs {answer['lacks']}")
         return judge(job, answer["errors"], check)
 
 
@@ -174,13 +177,16 @@ def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
     return distance / norm if norm else distance
 
 
-def _answer(job: Job) -> dict[str, float]:
-    """The worst error of each output over the job's points."""
-    points = [dict(np.load(file)) for file in job.points]
-    references = _reference(job, points)
+def _answer(job: Job) -> dict[str, Any]:
+    """What this machine lacks to run the graph, or the worst error of each output over the job's points."""
     from runtimes import table
 
-    session = table.get(job.target).open(Path(job.model_file), job.device, job.precision, None)
+    factory = table.get(job.target)
+    if lacks := factory.lacks(job.built):
+        return {"lacks": lacks}
+    points = [dict(np.load(file)) for file in job.points]
+    references = _reference(job, points)
+    session = factory.open(Path(job.model_file), job.device, job.precision, None, job.built)
     worst: dict[str, float] = {}
     try:
         for point, reference in zip(points, references, strict=True):
@@ -190,7 +196,7 @@ def _answer(job: Job) -> dict[str, float]:
                 worst[spec.name] = float(np.maximum(worst.get(spec.name, 0.0), error))  # NaN stays
     finally:
         session.close()
-    return worst
+    return {"errors": worst}
 
 
 def variant(files: Sequence[Path]) -> str | None:
@@ -222,4 +228,4 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
 
 
 if __name__ == "__main__":
-    serve(Job, lambda job: {"errors": _answer(job)})
+    serve(Job, _answer)

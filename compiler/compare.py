@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from artifacts.manifest import Evidence, WeightRecord
+from artifacts.manifest import Built, Evidence, WeightRecord
 from artifacts.progress import Event, Progress
 from compiler.capture.infer import Method
 from compiler.check import Checker, Job, memory_available, memory_needed
@@ -21,6 +21,7 @@ def compare(
     target: str,
     precision: str,
     weights: Sequence[WeightRecord],
+    built: Built,
     parameters: int,
     check: str,
     progress: Progress,
@@ -29,6 +30,7 @@ def compare(
 
     Args:
         weights: how the graph's weights are quantized.
+        built: what the target said of its files.
         parameters: of the component; what PyTorch will hold in fp32.
         check: "quick" (one set of shapes), "full" (all) or "none".
 
@@ -52,6 +54,7 @@ def compare(
             precision=precision,
             schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights} - {"none"})),
             model_file=str(model_file),
+            built=built,
             component=method.component,
             library=component.library,
             class_name=component.class_name,

@@ -141,7 +141,8 @@ class GraphJob:
         name = self.method.folder
         digest, schemes = graph_digest(lowered.model), bytes_by_type(lowered.model)
         # Weights are written under the part's own name in messages.
-        written = self.target.lower(lowered.model, self.options, building.folder, self.progress)
+        dims = self.method.dims
+        written = self.target.lower(lowered.model, self.options, building.folder, self.progress, dims)
         shutil.rmtree(lowered.scratch, ignore_errors=True)
         shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
         evidence = compare(
@@ -152,6 +153,7 @@ class GraphJob:
             target=self.target.name,
             precision=self.precision,
             weights=lowered.weights,
+            built=written.built,
             parameters=parameters(self.method, self.captured),
             check=self.request.check,
             progress=self.progress,
@@ -168,6 +170,7 @@ class GraphJob:
             schemes=schemes,
             digest=digest,
             weights=lowered.weights,
+            built=written.built,
             evidence=evidence,
         )
         building.meta["graph"] = record.model_dump(mode="json")

@@ -48,6 +48,7 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
                 target=manifest.target,
                 precision=graph.precision,
                 weights=graph.weights,
+                built=graph.built,
                 parameters=graph.parameters,
                 check="quick",
                 progress=progress,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from artifacts.manifest import TensorSpec
+from artifacts.manifest import Built, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,21 @@ class SessionFactory(Protocol):
     def devices(self) -> tuple[Device, ...]:
         """What is here; empty when the vendor's package is missing."""
 
-    def open(self, model_file: Path, device: str, precision: str, cache_dir: Path | None) -> Session:
+    def lacks(self, built: Built) -> str:
+        """What this machine lacks to run a graph, in a few words ("a GPU of sm89"); empty when nothing.
+
+        Args:
+            built: what the target said of the graph's files.
+        """
+
+    def open(
+        self,
+        model_file: Path,
+        device: str,
+        precision: str,
+        cache_dir: Path | None,
+        built: Built | None = None,
+    ) -> Session:
         """Opens one graph.
 
         Args:
@@ -57,6 +71,7 @@ class SessionFactory(Protocol):
             device: a name from `devices`, or "auto".
             precision: the artifact's ("fp32", "fp16", "bf16"): sets how activations are computed.
             cache_dir: where compiled blobs may be kept between starts, or None for nowhere.
+            built: what the target said of the graph's files, as the manifest keeps it.
 
         Raises:
             LatentcError: no such device, or the vendor refused the file.

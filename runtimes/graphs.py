@@ -74,7 +74,11 @@ class Graphs:
                 return
             self._progress(Event(f"opening {graph}", 0, None))
             self._sessions[graph] = self._factory.open(
-                self._root / record.model_file, self._device, record.precision, self._cache_of(record)
+                self._root / record.model_file,
+                self._device,
+                record.precision,
+                self._cache_of(record),
+                record.built,
             )
             self._progress(Event(f"opening {graph}", 1, 1))
 

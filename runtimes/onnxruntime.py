@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts.manifest import TensorSpec
+from artifacts.manifest import Built, TensorSpec
 from runtimes.base import Device
 from runtimes.common import check_inputs, choose, closed, opening, running, threads
 from runtimes.containment import check_external_data
@@ -58,7 +58,18 @@ class OrtSessions:
         found = [Device(name, text) for provider, (name, text) in PROVIDERS.items() if provider in present]
         return tuple(sorted(found, key=lambda d: d.name in NEVER_AUTO))
 
-    def open(self, model_file: Path, device: str, precision: str, cache_dir: Path | None) -> OrtSession:
+    def lacks(self, built: Built) -> str:
+        """Nothing: there is always the CPU."""
+        return ""
+
+    def open(
+        self,
+        model_file: Path,
+        device: str,
+        precision: str,
+        cache_dir: Path | None,
+        built: Built | None = None,
+    ) -> OrtSession:
         """Opens one graph.
 
         `precision` changes nothing: the graph's own types are what ONNX Runtime computes in. `cache_dir` is

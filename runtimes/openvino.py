@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import TensorSpec
+from artifacts.manifest import Built, TensorSpec
 from runtimes.base import Device
 from runtimes.common import check_inputs, choose, closed, opening, running, threads
 from runtimes.containment import check_external_data
@@ -47,7 +47,18 @@ class OpenVinoSessions:
             return ()
         return tuple(sorted(found, key=lambda d: not d.name.startswith("cpu")))
 
-    def open(self, model_file: Path, device: str, precision: str, cache_dir: Path | None) -> OpenVinoSession:
+    def lacks(self, built: Built) -> str:
+        """Nothing: there is always the CPU."""
+        return ""
+
+    def open(
+        self,
+        model_file: Path,
+        device: str,
+        precision: str,
+        cache_dir: Path | None,
+        built: Built | None = None,
+    ) -> OpenVinoSession:
         """Opens one graph.
 
         Without a precision hint, CPUs with AMX and all GPUs would compute an fp32 graph in bf16 or fp16.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from artifacts.manifest import Built, DimRange
 from artifacts.progress import Progress
 
 if TYPE_CHECKING:
@@ -46,10 +47,14 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Lowered:
-    """What `Target.lower` wrote: the file a session opens, and all files, relative to the folder given."""
+    """What `Target.lower` wrote: the file a session opens, and all files, relative to the folder given.
+
+    `built` is what a session must know of the files, and people like to: the manifest keeps it.
+    """
 
     model_file: str
     files: tuple[str, ...]
+    built: Built = field(default_factory=dict)
 
 
 class Target(Protocol):
@@ -64,11 +69,21 @@ class Target(Protocol):
     def available(self) -> Availability:
         """Whether `lower` can run here; never raises, imports the vendor's SDK only inside."""
 
-    def lower(self, graph: ir.Model, options: Any, out_dir: Path, progress: Progress) -> Lowered:
+    def lower(
+        self,
+        graph: ir.Model,
+        options: Any,
+        out_dir: Path,
+        progress: Progress,
+        dims: Mapping[str, DimRange] | None = None,
+    ) -> Lowered:
         """Writes `graph` as this target's files into the existing, empty folder `out_dir`.
 
         Large initializers are lazy tensors: they are read one at a time while they are written and must
         not be kept.
+
+        Args:
+            dims: the declared ranges of the graph's symbolic dimensions, for targets that must know them.
         """
 
     def toolchain(self) -> Mapping[str, str]:

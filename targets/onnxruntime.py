@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artifacts.manifest import DimRange
 from artifacts.progress import Progress
 from targets.base import Availability, Lowered, Requirements
 from targets.nf4 import as_matmul_bnb4
@@ -51,7 +52,14 @@ class OnnxRuntime:
         """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""
         return installed("onnxruntime", "onnx", "onnx_ir")
 
-    def lower(self, graph: ir.Model, options: Options, out_dir: Path, progress: Progress) -> Lowered:
+    def lower(
+        self,
+        graph: ir.Model,
+        options: Options,
+        out_dir: Path,
+        progress: Progress,
+        dims: Mapping[str, DimRange] | None = None,
+    ) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``.
 
         Raises:

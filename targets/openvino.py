@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
+from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress
 from targets.base import Availability, Lowered, Requirements
 from targets.nf4 import as_uint4, places
@@ -56,7 +57,14 @@ class OpenVino:
         """Whether the package openvino is installed."""
         return installed("openvino", "onnx", "onnx_ir")
 
-    def lower(self, graph: ir.Model, options: Options, out_dir: Path, progress: Progress) -> Lowered:
+    def lower(
+        self,
+        graph: ir.Model,
+        options: Options,
+        out_dir: Path,
+        progress: Progress,
+        dims: Mapping[str, DimRange] | None = None,
+    ) -> Lowered:
         """Streams `graph` into ``out_dir/openvino_model.xml`` and ``.bin``.
 
         The weights pass through a temporary ONNX file in `out_dir`, so the disk holds them twice for a while.

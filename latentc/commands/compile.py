@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from latentc.params import AssignmentType, BytesType, Sizes, SizesType, Span, SpanType, assignments
+from latentc.target_options import TargetCommand, given
 
 if TYPE_CHECKING:
     from artifacts.verify import Artifact
@@ -18,12 +19,14 @@ AUTO = "auto"
 
 @click.command(
     name="compile",
+    cls=TargetCommand,
     short_help="Compile a diffusers pipeline for a target.",
     epilog="""\b
 Examples:
   latentc compile shapes out --target openvino
   latentc compile ./sd15 out --target onnxruntime --precision fp16 --size 256..1024 --batch 1..4
   latentc compile ./sdxl out --target openvino --quantize unet=int4,text_encoder=int8
+  latentc compile shapes out --target tensorrt --gpu sm89,sm120
   latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
 """,
 )
@@ -77,7 +80,8 @@ Examples:
     multiple=True,
     type=NAME_VALUE,
     metavar="NAME=VALUE",
-    help="An option of the target's own; latentc targets --json lists them. May be repeated.",
+    help="An option of the target's own, which may also be written --NAME VALUE; "
+    "latentc compile --target TARGET --help lists them.",
 )
 @click.option(
     "--arg",
@@ -183,7 +187,7 @@ def command(
         ),
         batch=DimRange(min=batch.min, max=batch.max),
         check=check,
-        options=assignments(options, "--option"),
+        options=assignments((*options, *given(click.get_current_context())), "--option"),
         arguments=assignments(arguments, "--arg"),
         quantize="" if quantize == AUTO else quantize,
         calibration=_prompts(calibration),

@@ -55,6 +55,8 @@ def command(json_output: bool) -> None:
 
 
 def _describe(name: str, target: Target) -> dict[str, Any]:
+    from latentc.target_options import described
+
     here = target.available()
     order = ("fp32", "fp16", "bf16")
     return {
@@ -66,7 +68,7 @@ def _describe(name: str, target: Target) -> dict[str, Any]:
         "precisions": sorted(target.requirements.precisions, key=order.index),
         "dynamic_shapes": target.requirements.dynamic_shapes,
         "opset": list(target.requirements.opset),
-        "options": _options(target.options),
+        "options": described(target.options),
         "devices": {device.name: device.description for device in _devices(name)} if here.ok else {},
         "toolchain": dict(target.toolchain()) if here.ok else {},
     }
@@ -77,30 +79,3 @@ def _devices(name: str) -> tuple[Device, ...]:
 
     # A target can be built for devices that nothing here runs.
     return table.get(name).devices() if name in table.names() else ()
-
-
-def _options(options: type[Any]) -> list[dict[str, Any]]:
-    import dataclasses
-
-    return [
-        {"name": field.name, "default": field.default, "help": _help(options, field.name)}
-        for field in dataclasses.fields(options)
-    ]
-
-
-def _help(options: type[Any], name: str) -> str:
-    """What the class's docstring says of one attribute: its line "name: ..." and the deeper ones after it."""
-    import inspect
-
-    found: list[str] = []
-    depth = -1
-    for line in (inspect.getdoc(options) or "").splitlines():
-        indent = len(line) - len(line.lstrip())
-        if found and (indent <= depth or not line.strip()):
-            break
-        if found:
-            found.append(line.strip())
-        elif line.strip().startswith(f"{name}:"):
-            depth = indent
-            found.append(line.strip().partition(":")[2].strip())
-    return " ".join(found)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,12 +138,19 @@ def test_the_worst_of_all_points_counts_and_nan_is_the_worst(tmp_path, monkeypat
     session = Session()
     monkeypatch.setattr(check, "_reference", lambda _, points: [[np.array([1.0, 0]), np.ones(2)]] * 3)
     monkeypatch.setattr(
-        "runtimes.table.get", lambda _: type("Factory", (), {"open": lambda *_, **__: session})()
+        "runtimes.table.get",
+        lambda _: SimpleNamespace(lacks=lambda built: "", open=lambda *_, **__: session),
     )
-    found = check._answer(job(points=tuple(files)))
+    found = check._answer(job(points=tuple(files)))["errors"]
     assert found["sample"] == pytest.approx(worst, nan_ok=True)
     assert found["other"] == 0.0
     assert session.closed
+
+
+def test_what_a_machine_lacks_is_told_before_any_model_is_loaded(monkeypatch):
+    factory = SimpleNamespace(lacks=lambda built: f"a GPU of {built['for']}")
+    monkeypatch.setattr("runtimes.table.get", lambda _: factory)
+    assert check._answer(job(built={"for": "sm89"})) == {"lacks": "a GPU of sm89"}
 
 
 # --- the process ---------------------------------------------------------------------------------

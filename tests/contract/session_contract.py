@@ -46,6 +46,9 @@ class SessionContract:
     def denoiser(self, folder: Path, precision: str = "fp32") -> Session:
         return self.open(self.write(Denoiser(precision).model(), folder), precision)
 
+    def test_lacks_nothing_where_its_device_is(self, factory: SessionFactory) -> None:
+        assert factory.lacks({}) == ""
+
     def test_names_and_devices(self, factory: SessionFactory) -> None:
         assert factory.target == self.target
         names = [d.name for d in factory.devices()]

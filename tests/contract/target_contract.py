@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
 from artifacts.progress import Event, silent
 from targets import table
 from targets.base import Lowered, Target
 from tests.contract.graphs import WIDTH, Denoiser
+
+DIMS = {"batch": DimRange(min=1, max=5), "tokens": DimRange(min=1, max=17)}
 
 
 class TargetContract:
@@ -26,7 +29,12 @@ class TargetContract:
         return table.get(self.name)
 
     def lower(self, target: Target, denoiser: Denoiser, folder: Path, progress: Any = silent) -> Lowered:
-        return target.lower(denoiser.model(target.requirements.opset[0]), target.options(), folder, progress)
+        graph = denoiser.model(target.requirements.opset[0])
+        return target.lower(graph, target.options(), folder, progress, DIMS)
+
+    def stored(self, folder: Path) -> int:
+        """Bytes of the files that hold the weights as they were given."""
+        return sum(p.stat().st_size for p in folder.iterdir())
 
     def test_says_what_it_is(self, target: Target) -> None:
         assert target.name == self.name
@@ -73,7 +81,7 @@ class TargetContract:
         denoiser = Denoiser("fp16")
         graph = denoiser.model(target.requirements.opset[0])
         before = {n: v.const_value for n, v in graph.graph.initializers.items()}
-        target.lower(graph, target.options(), tmp_path, silent)
+        target.lower(graph, target.options(), tmp_path, silent, DIMS)
         assert sorted(denoiser.reads.names) == sorted(denoiser.weights())
         assert denoiser.reads.most == 1
         assert {n: v.const_value for n, v in graph.graph.initializers.items()} == before
@@ -83,7 +91,7 @@ class TargetContract:
         for precision in ("fp32", "fp16", "bf16"):
             (tmp_path / precision).mkdir()
             self.lower(target, Denoiser(precision), tmp_path / precision)
-            sizes[precision] = sum(p.stat().st_size for p in (tmp_path / precision).iterdir())
+            sizes[precision] = self.stored(tmp_path / precision)
         saved = 2 * 3 * WIDTH * WIDTH
         for precision in ("fp16", "bf16"):
             assert sizes["fp32"] - sizes[precision] == pytest.approx(saved, abs=3000)
@@ -113,8 +121,8 @@ class TargetContract:
             pytest.skip("this target has no such option")
         graph = Denoiser().model(target.requirements.opset[0])
         with pytest.raises(UsageError, match=r"no symbolic dimension 'width' \(it has: batch, tokens\)"):
-            target.lower(graph, target.options(fix="width=2"), tmp_path, silent)
+            target.lower(graph, target.options(fix="width=2"), tmp_path, silent, DIMS)
         with pytest.raises(UsageError, match=r"name=size.*'batch'"):
-            target.lower(graph, target.options(fix="batch"), tmp_path, silent)
-        target.lower(graph, target.options(fix="batch=2, tokens=3"), tmp_path, silent)
+            target.lower(graph, target.options(fix="batch"), tmp_path, silent, DIMS)
+        target.lower(graph, target.options(fix="batch=2, tokens=3"), tmp_path, silent, DIMS)
         assert str(graph.graph.inputs[0].shape) == "[batch,tokens,64]"

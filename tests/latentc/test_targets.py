@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from latentc.cli import main
 from targets import table
 from targets.base import Availability, Requirements
 
@@ -68,3 +69,27 @@ def test_json_tells_scripts_the_options(latentc, missing):
     assert found["onnxruntime"]["available"] is True
     assert "cpu" in found["onnxruntime"]["devices"]
     assert found["onnxruntime"]["toolchain"]["onnxruntime"]
+
+
+def test_a_targets_options_are_the_commands_own(latentc):
+    out = latentc("compile", "--target", "tensorrt", "--help").out
+    assert "--gpu" in out
+    assert "--builder" in out
+    assert "--builder" not in latentc("compile", "--target", "onnxruntime", "--help").out
+
+
+@pytest.mark.parametrize("given", [("--fix", "batch"), ("--fix=batch",), ("-o", "fix=batch")])
+def test_an_option_reaches_the_target(latentc, monkeypatch, tmp_path, given):
+    seen = []
+    monkeypatch.setattr(
+        "compiler.build.compile", lambda request, *_: seen.append(dict(request.options)) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        main(["compile", "shapes", str(tmp_path / "out"), "--target", "onnxruntime", *given])
+    assert seen == [{"fix": "batch"}]
+
+
+def test_an_option_of_another_target(latentc, tmp_path):
+    ended = latentc("compile", "shapes", tmp_path / "out", "-t", "onnxruntime", "--gpu", "sm89")
+    assert ended.code == 2
+    assert "--gpu" in ended.err

@@ -41,7 +41,9 @@ class Factory:
     def devices(self) -> tuple[Device, ...]:
         return (Device("cpu", ""),)
 
-    def open(self, model_file: Path, device: str, precision: str, cache_dir: Path | None) -> Session:
+    def open(
+        self, model_file: Path, device: str, precision: str, cache_dir: Path | None, built: Any
+    ) -> Session:
         self.opened.append((model_file, device, precision, cache_dir))
         self.sessions.append(Session())
         return self.sessions[-1]

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
+from artifacts.progress import Event, silent
+from artifacts.verify import Artifact, open_artifact
+from compiler.build import CompileRequest, compile
+from targets import tensorrt, tensorrt_build
+from targets.tensorrt import BUILDERS, TARGET, Options, choose, make_profile
+from tests.contract.graphs import Denoiser
+from tests.contract.target_contract import DIMS, TargetContract
+
+VENDOR = BUILDERS["rtx"].module
+needs_builder = pytest.mark.skipif(
+    importlib.util.find_spec(VENDOR) is None, reason=f"the package '{VENDOR}' is not installed"
+)
+GPUS = ("sm86", "sm89", "sm120")
+
+
+@needs_builder
+@pytest.mark.slow
+class TestTensorRt(TargetContract):
+    name = "tensorrt"
+    vendor = VENDOR
+
+    def stored(self, folder: Path) -> int:
+        """An engine holds them as it likes; the ONNX file beside it is what is counted."""
+        return sum(p.stat().st_size for p in folder.glob("model.onnx*"))
+
+
+# --- which builder, which GPUs -------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if both builders were installed."""
+    monkeypatch.setattr(tensorrt, "installed", lambda *modules: tensorrt.Availability(True))
+
+
+@pytest.fixture
+def neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = tensorrt.Availability(False, f"the package '{VENDOR}' is not installed", "pip install x")
+    monkeypatch.setattr(tensorrt, "installed", lambda *modules: answer)
+
+
+@pytest.mark.parametrize(
+    ("builder", "gpu", "expected"),
+    [
+        ("auto", "", ("rtx", GPUS)),
+        ("auto", "sm89, SM120,sm89", ("rtx", ("sm89", "sm120"))),
+        ("rtx", "current", ("rtx", ("current",))),
+        ("tensorrt", "", ("tensorrt", ("current",))),
+    ],
+)
+def test_builders_and_gpus(both: None, builder: str, gpu: str, expected: tuple[str, tuple[str, ...]]) -> None:
+    assert choose(builder, gpu) == expected
+
+
+@pytest.mark.parametrize(
+    ("builder", "gpu", "message"),
+    [
+        (
+            "auto",
+            "sm90",
+            r"TensorRT-RTX or TensorRT does not build for 'sm90' \(it does for: sm75, .*current\)",
+        ),
+        ("tensorrt", "sm89", r"^TensorRT does not build for 'sm89' \(it does for: current\)"),
+        ("rtx", "current,sm89", r"'current' stands alone"),
+        ("polygraphy", "", r"no builder 'polygraphy' \(there are: auto, rtx, tensorrt\)"),
+    ],
+)
+def test_what_no_builder_does(both: None, builder: str, gpu: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose(builder, gpu)
+
+
+def test_without_a_builder(neither: None) -> None:
+    with pytest.raises(LatentcError, match=r'not installed.\nRun: pip install "latentc\[tensorrt\]"'):
+        choose("auto", "")
+    answer = TARGET.available()
+    assert not answer.ok
+    assert VENDOR in answer.reason
+    assert answer.install == 'pip install "latentc[tensorrt]"'
+
+
+# --- profiles ------------------------------------------------------------------------------------
+
+
+def test_profiles_are_the_declared_ranges() -> None:
+    found = make_profile(Denoiser().model(), DIMS, {"tokens": 4})
+    assert found == {
+        "sample": ((1, 1, 64), (3, 4, 64), (5, 17, 64)),
+        "flag": ((1,), (3,), (5,)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("dims", "tuned", "message"),
+    [
+        (DIMS, {"tokens": 18}, r"--profile tokens=18 is outside the declared 1..17"),
+        (DIMS, {"width": 1}, r"no symbolic dimension 'width' \(it has: batch, tokens\)"),
+        (
+            {"batch": DimRange(min=1, max=2)},
+            {},
+            r"range of the dimension 'tokens' of 'sample'; none is declared",
+        ),
+    ],
+)
+def test_wrong_profiles(dims: dict[str, DimRange], tuned: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_profile(Denoiser().model(), dims, tuned)
+
+
+# --- the process that builds ---------------------------------------------------------------------
+
+
+@needs_builder
+def test_a_graph_that_the_parser_refuses(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\xff")
+    with pytest.raises(LatentcError, match=r"unet: building failed: the ONNX parser refused the graph"):
+        tensorrt_build.run(job(tmp_path), silent, "unet: building")
+
+
+def test_a_builder_that_is_not_there(tmp_path: Path) -> None:
+    wanted = job(tmp_path).model_copy(update={"module": "no_such_builder"})
+    with pytest.raises(LatentcError, match=r"building failed: ModuleNotFoundError: .*no_such_builder"):
+        tensorrt_build.run(wanted, silent, "unet: building")
+
+
+def job(folder: Path) -> tensorrt_build.Job:
+    return tensorrt_build.Job(
+        module=VENDOR,
+        onnx=str(folder / "model.onnx"),
+        engine=str(folder / "model.engine"),
+        capabilities=("sm89",),
+        profile={},
+    )
+
+
+@needs_builder
+@pytest.mark.slow
+def test_a_build_is_cancelled_by_its_progress(tmp_path: Path) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if "engine" in event.task and event.completed:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        TARGET.lower(Denoiser("fp16").model(), Options(gpu="sm89"), tmp_path, stop, DIMS)
+    assert not (tmp_path / "model.engine").exists()
+
+
+# --- shapes, for three GPUs ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("tensorrt") / "shapes"
+    batch = DimRange(min=1, max=4)
+    request = CompileRequest(
+        "shapes", out, "tensorrt", batch=batch, options={"gpu": ",".join(GPUS), "profile": ""}
+    )
+    return compile(request)
+
+
+@needs_builder
+@pytest.mark.slow
+def test_the_engines_of_shapes(shapes: Artifact) -> None:
+    found = open_artifact(shapes.root).manifest
+    assert found == shapes.manifest
+    for graph in found.graphs:
+        built = graph.built
+        engine = (shapes.root / graph.model_file).read_bytes()
+        assert built["builder"] == "rtx"
+        assert built["version"] == tensorrt.version_here("rtx")
+        assert built["compute_capabilities"] == list(GPUS)
+        assert built["sha256"] == hashlib.sha256(engine).hexdigest()
+        # The graph's own inputs and outputs, by name and in order.
+        for kind, specs in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+            tensors = built[kind]
+            assert [(t["name"], t["dtype"]) for t in tensors] == [(s.name, s.dtype) for s in specs]
+            for tensor, spec in zip(tensors, specs, strict=True):
+                assert [d if isinstance(d, int) else -1 for d in spec.shape] == tensor["shape"]
+        assert graph.evidence.check == "not measured"
+    unet = next(g for g in found.graphs if g.folder == "unet")
+    assert unet.built["profiles"] == [
+        {
+            "sample": [[1, 4, 16, 16], [4, 4, 16, 16], [8, 4, 16, 16]],
+            "encoder_hidden_states": [[1, 77, 128], [4, 77, 128], [8, 77, 128]],
+        }
+    ]
+    for kind in ("convolution", "matrix_multiply", "softmax"):
+        assert set(unet.built["layers"][kind]) == {"float16"}
+    # The timestep's phases stay in fp32.
+    assert set(unet.built["layers"]["unary"]) == {"float32"}
+
+
+@needs_builder
+@pytest.mark.slow
+def test_an_engine_that_was_tampered_with(shapes: Artifact) -> None:
+    from runtimes.tensorrt import SESSION
+
+    graph = shapes.manifest.graphs[0]
+    file = shapes.root / graph.model_file
+    engine = bytearray(file.read_bytes())
+    engine[len(engine) // 2] ^= 1
+    file.write_bytes(engine)
+    try:
+        with pytest.raises(LatentcError, match=r"text_encoder/model.engine: has SHA-256"):
+            open_artifact(shapes.root)
+        with pytest.raises(LatentcError, match=r"not the engine that the manifest names"):
+            SESSION.open(file, "auto", "fp16", None, graph.built)
+    finally:
+        engine[len(engine) // 2] ^= 1
+        file.write_bytes(engine)
