@@ -127,6 +127,8 @@ class Shapes:
             if given is not None:
                 out.type = ir.SequenceType(ir.TensorType(given))
             return
+        if node.op_type == "Split":
+            self._split(node)
         if out.type is None:
             dtype = self._dtype(node)
             if dtype is not None:
@@ -147,6 +149,28 @@ class Shapes:
                 and any(e is not None for e in elements)
             ):
                 self._contents[out] = elements
+
+    def _split(self, node: ir.Node) -> None:
+        """The lengths of the parts, where they are known; equal ones where no lengths are given."""
+        given = dims(node.inputs[0])
+        if given is None:
+            return
+        axis = int_attribute(node, "axis", 0) % len(given)
+        lengths: Dims | None
+        if len(node.inputs) > 1 and node.inputs[1] is not None:
+            lengths = self.contents(node.inputs[1])
+        else:
+            count, length = len(node.outputs), given[axis]
+            even = isinstance(length, int) and length % count == 0
+            lengths = (length // count,) * count if isinstance(length, int) and even else None
+        if lengths is None or len(lengths) != len(node.outputs):
+            lengths = (None,) * len(node.outputs)
+        for part, length in zip(node.outputs, lengths, strict=True):
+            known = dims(part)
+            if known is None or None in known:
+                part.shape = ir.Shape([*given[:axis], length, *given[axis + 1 :]])
+            if part.type is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
+                part.dtype = node.inputs[0].dtype
 
     # --- element types ---------------------------------------------------------------------------
 
