@@ -136,13 +136,15 @@ class GraphJob:
     def write(self, building: Building, lowered: Lowered) -> None:
         """Writes and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
         from compiler.digest import graph_digest
+        from compiler.passes.table import simplify
         from compiler.plan import bytes_by_type
 
         name = self.method.folder
         digest, schemes = graph_digest(lowered.model), bytes_by_type(lowered.model)
         # Weights are written under the part's own name in messages.
-        dims = self.method.dims
-        written = self.target.lower(lowered.model, self.options, building.folder, self.progress, dims)
+        written = self.target.lower(
+            lowered.model, self.options, building.folder, self.progress, self.method.dims, simplify
+        )
         shutil.rmtree(lowered.scratch, ignore_errors=True)
         shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
         evidence = compare(

@@ -190,7 +190,9 @@ class Lowering:
         folder.mkdir()
         try:
             lowered, _ = self._lowered(model)
-            written = self.target.lower(lowered, self.options, folder, self.progress, self.method.dims)
+            written = self.target.lower(
+                lowered, self.options, folder, self.progress, self.method.dims, table.simplify
+            )
             shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
             yield self._job(folder, written.model_file)
         finally:

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """One device that a vendor can run on here: `name` is what `--device` takes ("cpu", "gpu.0")."""
+    """One device that a vendor can run on here.
+
+    Attributes:
+        name: what `--device` takes ("cpu", "gpu.0").
+        note: what a user is told when it is what runs, such as that it stands in for another.
+    """
 
     name: str
     description: str
+    note: str = ""
 
 
 class Session(Protocol):

@@ -50,6 +50,13 @@ class Graphs:
         self._locks = {g.folder: threading.Lock() for g in manifest.graphs}
         self._closed = False
 
+    @property
+    def note(self) -> str:
+        """What a user is told of the device that runs the graphs, such as that it stands in for another."""
+        found = self._factory.devices()
+        chosen = [d for d in found if self._device in ("auto", d.name)]
+        return chosen[0].note if chosen else ""
+
     def record(self, graph: str) -> GraphRecord:
         """The manifest's record of the graph in folder `graph`.
 

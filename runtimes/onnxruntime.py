@@ -80,23 +80,34 @@ class OrtSessions:
         """
         name = choose(device, self.devices(), self.target, INSTALL)
         check_external_data(model_file)
-        import onnxruntime as ort
+        return OrtSession(inference_session(model_file, name, self.target), model_file.parent.name)
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # What it would print is in the error that we raise.
-        # Threads that spin after a run take the cores from PyTorch and from other sessions.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Products with weights of 4 and 8 bits are computed in fp32; the default rounds activations to int8.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        if (count := threads()) is not None:
-            options.intra_op_num_threads = count
-        if name == "directml":
-            options.enable_mem_pattern = False
-            options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        providers = [provider for provider, (n, _) in PROVIDERS.items() if n in (name, "cpu")]
-        with opening(model_file, self.target):
-            session = ort.InferenceSession(str(model_file), options, providers=providers)
-        return OrtSession(session, model_file.parent.name)
+
+def inference_session(model_file: Path, device: str, target: str) -> Any:
+    """An `InferenceSession` of one file, whose external data has been checked.
+
+    Args:
+        device: a name in `PROVIDERS`; what its provider has no kernel for runs on the CPU.
+
+    Raises:
+        LatentcError: onnxruntime refused the file.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # What it would print is in the error that we raise.
+    # Threads that spin after a run take the cores from PyTorch and from other sessions.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Products with weights of 4 and 8 bits are computed in fp32; the default rounds activations to int8.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if (count := threads()) is not None:
+        options.intra_op_num_threads = count
+    if device == "directml":  # The provider refuses anything else.
+        options.enable_mem_pattern = False
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    providers = [provider for provider, (name, _) in PROVIDERS.items() if name in (device, "cpu")]
+    with opening(model_file, target):
+        return ort.InferenceSession(str(model_file), options, providers=providers)
 
 
 class OrtSession:

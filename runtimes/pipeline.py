@@ -60,6 +60,10 @@ def load(
 class Pool(Runner, Protocol):
     """What a pipeline needs of `runtimes.graphs.Graphs`."""
 
+    @property
+    def note(self) -> str:
+        """What a user is told of the device."""
+
     def open_all(self) -> None:
         """Opens every graph."""
 
@@ -91,6 +95,11 @@ class Pipeline:
             LatentcError: no such device, or the vendor refused a file.
         """
         self._graphs.open_all()
+
+    @property
+    def note(self) -> str:
+        """What a user should know of the device that runs it; mostly nothing."""
+        return self._graphs.note
 
     def close(self) -> None:
         """Frees all graphs; twice is harmless."""

@@ -14,6 +14,7 @@ ENTRY_POINTS = "latentc.sessions"
 SESSIONS: dict[str, str] = {
     "onnxruntime": "runtimes.onnxruntime:SESSION",
     "openvino": "runtimes.openvino:SESSION",
+    "directml": "runtimes.directml:SESSION",
     "tensorrt": "runtimes.tensorrt:SESSION",
 }
 

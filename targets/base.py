@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,6 +57,11 @@ class Lowered:
     built: Built = field(default_factory=dict)
 
 
+def unchanged(graph: ir.Model) -> ir.Model:
+    """The graph itself."""
+    return graph
+
+
 class Target(Protocol):
     """One vendor. Each file of `targets/` offers one instance; `targets.table` names it."""
 
@@ -76,6 +81,7 @@ class Target(Protocol):
         out_dir: Path,
         progress: Progress,
         dims: Mapping[str, DimRange] | None = None,
+        simplify: Callable[[ir.Model], ir.Model] = unchanged,
     ) -> Lowered:
         """Writes `graph` as this target's files into the existing, empty folder `out_dir`.
 
@@ -84,6 +90,7 @@ class Target(Protocol):
 
         Args:
             dims: the declared ranges of the graph's symbolic dimensions, for targets that must know them.
+            simplify: folds, in place, what becomes constant once a target has fixed dimensions of a copy.
         """
 
     def toolchain(self) -> Mapping[str, str]:

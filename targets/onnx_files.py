@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,64 @@ def fix_dims(graph: ir.Model, fixed: Mapping[str, int]) -> ir.Model:
     return copy
 
 
-def require_static(graph: ir.Model, target: str) -> None:
-    """Raises LatentcError when an input of `graph` still has a symbolic dimension."""
+def symbols(graph: ir.Model) -> dict[str, tuple[str, ...]]:
+    """Symbolic dimension -> the inputs that have it, in their order."""
+    import onnx_ir as ir
+
+    found: dict[str, list[str]] = {}
     for value in graph.graph.inputs:
-        if value.shape is None or value.shape.is_dynamic():
-            raise LatentcError(f"target '{target}' takes fixed shapes only; '{value.name}' is {value.shape}.")
+        for d in dict.fromkeys(value.shape or ()):
+            if isinstance(d, ir.SymbolicDim):
+                found.setdefault(str(d.value), []).append(str(value.name))
+    return {name: tuple(inputs) for name, inputs in found.items()}
+
+
+def infer_shapes(graph: ir.Model, simplify: Callable[[ir.Model], ir.Model]) -> ir.Model:
+    """Fills in, in place, the types and shapes that follow from the inputs'; weights are not read.
+
+    Args:
+        simplify: turns shape arithmetic that has become known into constants, from which more shapes follow.
+    """
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    before = -1
+    while (left := _unknown(graph)) != before:
+        before = left
+        with _inferable(graph):
+            graph = infer(graph).model
+        graph = simplify(graph)
+    return graph
+
+
+def _unknown(graph: ir.Model) -> int:
+    return sum(
+        value.shape is None or value.shape.is_dynamic() or value.type is None
+        for node in graph.graph
+        for value in node.outputs
+    )
+
+
+@contextmanager
+def _inferable(graph: ir.Model) -> Iterator[None]:
+    """The graph as onnx's inference takes it: without its weights, which it would read, and as below."""
+    import onnx_ir as ir
+
+    weights = [(v, v.const_value) for v in graph.graph.initializers.values()]
+    weights = [(v, tensor) for v, tensor in weights if isinstance(tensor, (ir.LazyTensor, ir.ExternalTensor))]
+    # It does not see through GroupNormalization; InstanceNormalization too has its first input's shape.
+    norms = [node for node in graph.graph if node.op_type == "GroupNormalization" and node.domain == ""]
+    for value, _ in weights:
+        value.const_value = None
+    for node in norms:
+        node.op_type = "InstanceNormalization"
+    try:
+        yield
+    finally:
+        for value, tensor in weights:
+            value.const_value = tensor
+        for node in norms:
+            node.op_type = "GroupNormalization"
 
 
 def write_onnx(graph: ir.Model, model_file: Path, progress: Progress, task: str) -> tuple[str, ...]:
@@ -127,3 +181,44 @@ def write_onnx(graph: ir.Model, model_file: Path, progress: Progress, task: str)
         ) from error
     progress(Event(task, total, total, "bytes"))
     return tuple(n for n in (model_file.name, data) if (model_file.parent / n).is_file())
+
+
+def write_sharing(graph: ir.Model, first: ir.Model, model_file: Path, first_file: Path) -> None:
+    """Writes `graph` as `model_file`, over the data file that `write_onnx` wrote of `first` to `first_file`.
+
+    Tensors of `first` are found by identity: the two share them, as clones do. Larger ones that `graph` alone has
+    are read once and put at the end of the data file. `graph` refers to the files afterwards.
+
+    Raises:
+        LatentcError: the disk is full or the folder is not writable.
+    """
+    import onnx_ir as ir
+
+    written = ir.load(first_file).graph.initializers
+    stored = {id(v.const_value): written[n].const_value for n, v in first.graph.initializers.items()}
+    data = first_file.with_name(first_file.name + "_data")
+    try:
+        for name, value in graph.graph.initializers.items():
+            tensor = value.const_value
+            assert tensor is not None
+            if id(tensor) not in stored and tensor.nbytes > PAGE:
+                stored[id(tensor)] = _append(tensor, name, data)
+            value.const_value = stored.get(id(tensor), tensor)
+        ir.save(graph, model_file)
+    except OSError as error:
+        raise LatentcError(
+            f"cannot write {model_file}: {error}.", "Free some space or choose another folder."
+        ) from error
+
+
+def _append(tensor: ir.TensorProtocol, name: str, data: Path) -> ir.ExternalTensor:
+    import onnx_ir as ir
+
+    with data.open("ab") as file:
+        file.write(b"\0" * (-file.tell() % PAGE))
+        offset = file.tell()
+        file.write(tensor.tobytes())
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor(
+        data.name, offset, tensor.nbytes, tensor.dtype, shape=shape, name=name, base_dir=data.parent
+    )

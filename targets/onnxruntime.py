@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.manifest import DimRange
 from artifacts.progress import Progress
-from targets.base import Availability, Lowered, Requirements
+from targets.base import Availability, Lowered, Requirements, unchanged
 from targets.nf4 import as_matmul_bnb4
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.versions import installed, versions
@@ -59,6 +59,7 @@ class OnnxRuntime:
         out_dir: Path,
         progress: Progress,
         dims: Mapping[str, DimRange] | None = None,
+        simplify: Callable[[ir.Model], ir.Model] = unchanged,
     ) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress
-from targets.base import Availability, Lowered, Requirements
+from targets.base import Availability, Lowered, Requirements, unchanged
 from targets.nf4 import as_uint4, places
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.versions import installed, versions
@@ -64,6 +64,7 @@ class OpenVino:
         out_dir: Path,
         progress: Progress,
         dims: Mapping[str, DimRange] | None = None,
+        simplify: Callable[[ir.Model], ir.Model] = unchanged,
     ) -> Lowered:
         """Streams `graph` into ``out_dir/openvino_model.xml`` and ``.bin``.
 

@@ -14,6 +14,7 @@ ENTRY_POINTS = "latentc.targets"
 TARGETS: dict[str, str] = {
     "onnxruntime": "targets.onnxruntime:TARGET",
     "openvino": "targets.openvino:TARGET",
+    "directml": "targets.directml:TARGET",
     "tensorrt": "targets.tensorrt:TARGET",
 }
 

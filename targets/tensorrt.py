@@ -7,7 +7,7 @@ for the one that is. They share their interface: what differs is in `BUILDERS`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Progress
-from targets.base import Availability, Lowered, Requirements
+from targets.base import Availability, Lowered, Requirements, unchanged
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.tensorrt_build import Job, Profile, run
 from targets.versions import installed, versions
@@ -121,6 +121,7 @@ class TensorRt:
         out_dir: Path,
         progress: Progress,
         dims: Mapping[str, DimRange] | None = None,
+        simplify: Callable[[ir.Model], ir.Model] = unchanged,
     ) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``, and builds ``model.engine`` of them.
 

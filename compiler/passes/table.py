@@ -25,6 +25,8 @@ PASSES: dict[str, str] = {
     "cse": "compiler.passes.cse:CsePass",
 }
 
+SIMPLIFY: tuple[str, ...] = ("fold", "dead", "cse")
+
 DEFAULT: tuple[str, ...] = ("inline", "fold", "sdpa", "fold", "dead", "cse")
 
 
@@ -73,3 +75,8 @@ def run(
         if check:
             check_model(model, name)
     return model
+
+
+def simplify(model: ir.Model) -> ir.Model:
+    """What a target runs after it has fixed dimensions: shape arithmetic becomes constants. Changed in place."""
+    return run(model, SIMPLIFY)

@@ -160,6 +160,8 @@ def command(
 
     written: list[dict[str, Any]] = []
     with bars() as progress, load(artifact, device=device, task=task, progress=progress) as pipeline:
+        if pipeline.note:
+            click.echo(f"Note: {pipeline.note}", err=True)
         for prompt in wanted:
             result = pipeline.generate(
                 prompt,

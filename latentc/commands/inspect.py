@@ -114,8 +114,16 @@ def _print_manifest(manifest: Manifest) -> None:
     for graph in manifest.graphs:
         for line in graph.kept_fp32:
             click.echo(show.plain(f"in fp32   {graph.folder}: {line}"))
+    for graph in manifest.graphs:
+        if told := "; ".join(f"{name} {value}" for name, value in graph.built.items() if _is_plain(value)):
+            click.echo(show.plain(f"built     {graph.folder}: {told}"))
     if any(graph.weights for graph in manifest.graphs):
         _print_quantized(manifest)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether people read it as it is; the rest of what a target says is for its session."""
+    return isinstance(value, (str, int, float)) and value != ""
 
 
 def _print_quantized(manifest: Manifest) -> None:

@@ -29,6 +29,8 @@ class TargetContract:
         return table.get(self.name)
 
     def lower(self, target: Target, denoiser: Denoiser, folder: Path, progress: Any = silent) -> Lowered:
+        if denoiser.precision not in target.requirements.precisions:
+            pytest.skip(f"{self.name} does not take {denoiser.precision}")
         graph = denoiser.model(target.requirements.opset[0])
         return target.lower(graph, target.options(), folder, progress, DIMS)
 
@@ -88,12 +90,13 @@ class TargetContract:
 
     def test_weights_are_stored_in_their_precision(self, target: Target, tmp_path: Path) -> None:
         sizes = {}
-        for precision in ("fp32", "fp16", "bf16"):
+        taken = [p for p in ("fp32", "fp16", "bf16") if p in target.requirements.precisions]
+        for precision in taken:
             (tmp_path / precision).mkdir()
             self.lower(target, Denoiser(precision), tmp_path / precision)
             sizes[precision] = self.stored(tmp_path / precision)
         saved = 2 * 3 * WIDTH * WIDTH
-        for precision in ("fp16", "bf16"):
+        for precision in taken[1:]:
             assert sizes["fp32"] - sizes[precision] == pytest.approx(saved, abs=3000)
 
     def test_same_graph_same_files(self, target: Target, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_wrong_requests_exit_2(latentc, requests, args, message):
 def test_an_unknown_target_names_those_there_are(latentc, tmp_path):
     ended = latentc("compile", "m", tmp_path / "out", "--target", "openvno")
     assert ended.code == 2
-    assert "there is no target 'openvno' (there are: onnxruntime, openvino, tensorrt)" in ended.err
+    assert "there is no target 'openvno' (there are: onnxruntime, openvino, directml, tensorrt)" in ended.err
     assert "latentc targets" in ended.err
 
 

@@ -21,6 +21,8 @@ TIMINGS = Timings(total=1.5, opening=0.5, components={"unet.forward": MethodTime
 class Fake:
     """Stands for a loaded pipeline: remembers its calls, draws pictures whose red is the seed."""
 
+    note = ""
+
     def __init__(self) -> None:
         self.loaded: dict[str, Any] = {}
         self.calls: list[dict[str, Any]] = []
@@ -187,3 +189,10 @@ def test_a_pipeline_without_pictures_says_what_it_has(latentc, fake):
     ended = latentc("generate", "out", "a")
     assert ended.code == 1
     assert "returned no pictures (it returned: image_embeds)" in ended.err
+
+
+def test_what_stands_in_for_the_device_is_told(latentc, fake):
+    fake.note = "it runs on the CPU now"
+    ended = latentc("generate", "out", "a hat")
+    assert ended.code == 0
+    assert "Note: it runs on the CPU now" in ended.err

@@ -119,3 +119,10 @@ def test_a_quantized_artifact_shows_its_worst_weights(latentc, tmp_path):
     assert "13 weights with 13,000 parameters, 4.54 bits each." in ended.out
     assert "int8: 36 inputs (unet: conv_in.weight)" in ended.out
     assert "fp16, int4 and int8" in ended.out
+
+
+def test_what_the_target_says_of_its_files(latentc, tmp_path):
+    manifest = made(tmp_path)
+    built = {"coverage": "4 of 4 nodes", "graphs": [{"file": "a"}], "empty": ""}
+    made(tmp_path, graphs=(manifest.graphs[0].model_copy(update={"built": built}),))
+    assert "built     unet: coverage 4 of 4 nodes\n" in latentc("inspect", tmp_path).out
