@@ -8,6 +8,7 @@ the PSNR to PyTorch's picture.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -98,11 +99,12 @@ def strip(rows: dict[str, tuple[Image, ...]], scale: int = 2) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     side = next(iter(rows.values()))[0].width * scale
-    gap, label = 8, 150
+    font = ImageFont.load_default(16)
+    gap = 8
+    label = max(150, 2 * gap + math.ceil(max(font.getlength(name) for name in rows)))
     size = (label + (side + gap) * len(PROMPTS) + gap, (side + gap) * len(rows) + gap)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(16)
     for y, (name, row) in enumerate(rows.items()):
         top = gap + y * (side + gap)
         pen.text((gap, top + side // 2), name, fill="black", font=font, anchor="lm")

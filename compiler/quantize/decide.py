@@ -93,14 +93,14 @@ def spare_small(decisions: Sequence[tuple[int, Decision]]) -> list[Decision]:
     for index in sorted(range(len(decisions)), key=lambda i: decisions[i][0]):
         size, decision = decisions[index]
         share = getattr(decision.options, "small", 0)
-        # What has a note has already been given more than was asked for it.
-        if not share or decision.note:
+        eight = decision.scheme.startswith("int8")
+        # Eight bits with a note are already more than was asked for.
+        if not share or (eight and decision.note):
             continue
         spent += size
         if spent * 100 > total * share:
             break
         why = f"among the smallest weights, which hold {share}% of the parameters"
-        eight = decision.scheme.startswith("int8")
         result[index] = Decision("none", None, f"not quantized: {why}") if eight else _int8(why)
     return result
 

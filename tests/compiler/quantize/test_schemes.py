@@ -233,3 +233,11 @@ def test_the_smallest_weights_stay_at_int8():
     assert "3% of the parameters" in spare_small(decisions)[1].note
     none = [(size, decide("int4", table.options("int4", {"small": 0}), layout)) for size, _ in decisions]
     assert {decision.scheme for decision in spare_small(none)} == {"int4"}
+
+
+def test_a_small_weight_is_spared_whatever_four_bits_it_was_to_have():
+    options = table.options("int4", {"low_rank": 16, "small": 3})
+    layouts = [Layout("linear", (64, 32), 1), Layout("linear", (1024, 1024), 1)]
+    decisions = [(layout.rows * layout.inner, decide("int4", options, layout)) for layout in layouts]
+    assert "too small for rank 16" in decisions[0][1].note
+    assert [decision.scheme for decision in spare_small(decisions)] == ["int8", "int4"]
