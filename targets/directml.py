@@ -49,7 +49,10 @@ class DirectMl:
     """ONNX files that DirectML's provider runs whole, and one that the CPU runs."""
 
     name = "directml"
-    summary = "DirectML through ONNX Runtime, on any GPU of a Windows PC; can be built anywhere"
+    summary = (
+        "DirectML through ONNX Runtime, on any GPU of a Windows PC; can be built anywhere, "
+        "and runs where this did: pip install onnxruntime-directml"
+    )
     # Of opset 21 only DequantizeLinear is needed, for int4; of 22 on, the provider lacks Conv and others.
     requirements = Requirements(
         opset=(17, 21),
