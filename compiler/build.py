@@ -42,6 +42,7 @@ from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
 from compiler.shared import Shared
 from compiler.source import ModelSource, open_model
+from runtimes import table as sessions
 from targets import table as targets
 from targets.base import Target
 
@@ -93,10 +94,10 @@ def compile(
             on_plan(planned)
         files = _source_files(source, captured, hashes, progress)
         keys: dict[str, str] = {}
-        with Checker() as checker, _Writer() as writer:
+        with Checker() as checker, _Writer(progress) as writer:
             for method in captured.methods:
                 job = GraphJob(
-                    request, target, options, source, captured, method, recipe, checker, progress, shared
+                    request, target, options, source, captured, method, recipe, checker, writer.report, shared
                 )
                 key = keys[method.folder] = job.key(files)
                 if workspace.finished(key) is not None:
@@ -120,10 +121,16 @@ def compile(
     return _published(request.out)
 
 
+class _Stopped(Exception):
+    """Raised in the writing thread when nobody wants its graph any more."""
+
+
 class _Writer:
     """Writes, checks and hashes one graph in a thread while the next one is exported: two graphs at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stopping = False
         self._pool = ThreadPoolExecutor(1, "writing")
         self._written: Future[None] | None = None
 
@@ -142,6 +149,12 @@ class _Writer:
 
         self._written = self._pool.submit(finish)
 
+    def report(self, event: Event) -> None:
+        """The jobs' progress. After an error or a Ctrl-C it raises, which ends the work wherever it is."""
+        if self._stopping:
+            raise _Stopped
+        self._progress(event)
+
     def _wait(self) -> None:
         written, self._written = self._written, None
         if written is not None:
@@ -157,6 +170,7 @@ class _Writer:
         trace: TracebackType | None,
     ) -> None:
         # Also after an error or a Ctrl-C: the work folder must not be left while somebody writes to it.
+        self._stopping = error is not None
         self._pool.shutdown()
         if error is None:
             self._wait()
@@ -277,6 +291,10 @@ def _pictures(
     """The quantized model's pictures beside PyTorch's, from graphs that are not published yet."""
     if not request.pictures or request.check == "none":
         return PictureEvidence(reason="--check none" if request.pictures else "--pictures 0")
+    factory = sessions.get(manifest.target)
+    lacks = next(filter(None, (factory.lacks(graph.built) for graph in manifest.graphs)), "")
+    if lacks:
+        return PictureEvidence(reason=f"needs {lacks}")
     needed = memory_needed(sum(graph.parameters for graph in manifest.graphs))
     available = memory_available()
     if needed > available:

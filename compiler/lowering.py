@@ -31,6 +31,7 @@ from compiler.quantize.recipe import Choice
 from compiler.quantize.stream import Scratch
 from compiler.quantize.table import options as scheme_options
 from compiler.source import ComponentSource, ModelSource
+from targets import table as targets
 from targets.base import Target
 
 ACTIVATIONS = "int8-activations"
@@ -81,16 +82,29 @@ class Lowering:
                 None if any(key in kept_float for key in site.keys) else known
                 for site, known in zip(found, ranges, strict=True)
             ]
-            activations.quantize(model, found, used)
-        model, kept = self._lowered(model)
+            activations.quantize(model, found, used, self._symmetric)
+        model, kept = self._lowered(model, self.target)
         return model, kept, records
 
-    def _lowered(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-        requirements = self.target.requirements
+    def _lowered(self, model: ir.Model, target: Target) -> tuple[ir.Model, tuple[str, ...]]:
+        requirements = target.requirements
         model, kept = lower_precision(model, self.precision, requirements.typed, self.progress)
         return table.run(model, requirements.passes), kept
 
     # --- activations -----------------------------------------------------------------------------
+
+    @property
+    def _symmetric(self) -> bool:
+        return self.target.requirements.activations == "int8"
+
+    @property
+    def _measuring(self) -> tuple[Target, Any]:
+        """The target that runs graphs during the compile, and its options."""
+        name = self.target.requirements.stand_in
+        if not name:
+            return self.target, self.options
+        target = targets.get(name)
+        return target, target.options()
 
     def _limit(self, key: str) -> int:
         options = self._options_of(key)
@@ -121,7 +135,7 @@ class Lowering:
         self._require_one_method()
         self._smooth(model, found)
         first = self._taps(model, found, None, "first")
-        ranges = activations.first_ranges(first)
+        ranges = activations.first_ranges(first, self._symmetric)
         hard = activations.outliers(ranges)
         if hard:
             some = [found[i] for i in hard]
@@ -189,9 +203,10 @@ class Lowering:
         folder = self.scratch / name
         folder.mkdir()
         try:
-            lowered, _ = self._lowered(model)
-            written = self.target.lower(
-                lowered, self.options, folder, self.progress, self.method.dims, table.simplify
+            target, options = self._measuring
+            lowered, _ = self._lowered(model, target)
+            written = target.lower(
+                lowered, options, folder, self.progress, self.method.dims, table.simplify
             )
             shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
             yield self._job(folder, written.model_file)
@@ -212,7 +227,7 @@ class Lowering:
             model=str(self.source.root),
             variant=min(variants, default=None),
             pipeline=self.captured.pipelines[TASK],
-            target=self.target.name,
+            target=self._measuring[0].name,
             root=str(folder),
             component=ComponentRecord(
                 name=method.component,

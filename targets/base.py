@@ -35,6 +35,11 @@ class Requirements:
         weight_schemes: quantization schemes it can hold ("int8", "int4", "nf4", ...).
         passes: names of the compiler's passes to run last, in order.
         dynamic_shapes: whether symbolic dimensions may remain.
+        activations: element type of quantized activations: "uint8" with a zero point, or "int8" without.
+        scheme_options: options that a weight scheme must have here; others are refused by name, and defaults
+            give way.
+        stand_in: the target that runs this one's float graphs where they must be measured during a compile,
+            for a target whose device is seldom there; empty for itself.
     """
 
     opset: tuple[int, int]
@@ -43,6 +48,9 @@ class Requirements:
     weight_schemes: frozenset[str]
     passes: tuple[str, ...]
     dynamic_shapes: bool
+    activations: str = "uint8"
+    scheme_options: Mapping[str, Mapping[str, bool | int | str]] = field(default_factory=dict)
+    stand_in: str = ""
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,17 @@ class TensorRt:
         opset=(17, 21),
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="strong",
-        weight_schemes=frozenset(),
+        weight_schemes=frozenset({"int8", "int4", "int8-activations"}),
         passes=(),
         dynamic_shapes=True,
+        # Its quantization has no zero points and no negative scales; its int8 products do not overflow.
+        activations="int8",
+        scheme_options={
+            "int8": {"asymmetric": False},
+            "int4": {"asymmetric": False, "positive": True},
+            "int8-activations": {"bits": 8},
+        },
+        stand_in="onnxruntime",
     )
     options: type[Options] = Options
 
@@ -112,7 +120,8 @@ class TensorRt:
         found = [installed(builder.module, "onnx", "onnx_ir") for builder in BUILDERS.values()]
         if any(answer.ok for answer in found):
             return Availability(True)
-        return Availability(False, found[0].reason, INSTALL)
+        modules = " nor ".join(f"'{builder.module}'" for builder in BUILDERS.values())
+        return Availability(False, f"neither {modules} is installed", INSTALL)
 
     def lower(
         self,

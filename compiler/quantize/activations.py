@@ -173,15 +173,19 @@ def cut(found: Range, share: float) -> Range:
     return Range(found.low * share, found.high * share, found.error)
 
 
-def first_ranges(taps: np.ndarray) -> list[Range]:
+def first_ranges(taps: np.ndarray, symmetric: bool = False) -> list[Range]:
     """Ranges from the first run.
 
     Args:
         taps: float32 [calls, sites * 3].
+        symmetric: ranges have zero in their middle, for types without a zero point.
     """
     stats = taps.reshape(len(taps), -1, 3).astype(np.float64)
     low = np.minimum(stats[:, :, 0].min(axis=0), 0)
     high = np.maximum(stats[:, :, 1].max(axis=0), 0)
+    if symmetric:
+        high = np.maximum(high, -low)
+        low = -high
     power = stats[:, :, 2].mean(axis=0)
     # Rounding is off by a twelfth of the squared step in the mean.
     noise = ((high - low) / LEVELS) ** 2 / 12
@@ -212,14 +216,23 @@ def second_ranges(ranges: Sequence[Range], first: np.ndarray, second: np.ndarray
     return result
 
 
-def quantize(model: ir.Model, found: Sequence[Site], ranges: Sequence[Range | None]) -> None:
-    """Puts QuantizeLinear and DequantizeLinear in front of the readers of each site that has a range."""
+def quantize(
+    model: ir.Model, found: Sequence[Site], ranges: Sequence[Range | None], symmetric: bool = False
+) -> None:
+    """Puts QuantizeLinear and DequantizeLinear in front of the readers of each site that has a range.
+
+    Args:
+        symmetric: the ranges are; activations are int8 without a zero point, else uint8 with one.
+    """
+    dtype = ir.DataType.INT8 if symmetric else ir.DataType.UINT8
     for site, known in zip(found, ranges, strict=True):
         if known is None:
             continue
         name = str(site.value.name)
         scale = add_constant(model.graph, np.array(known.scale, np.float32), f"{name}.scale")
-        zero = add_constant(model.graph, np.array(known.zero, np.uint8), f"{name}.zero_point")
+        # int8 in place of uint8: the same steps, counted from the middle.
+        stands_for_zero = np.array(0 if symmetric else known.zero, dtype.numpy())
+        zero = add_constant(model.graph, stands_for_zero, f"{name}.zero_point")
         order = {node: i for i, node in enumerate(model.graph)}
         before = min((node for node, _ in site.readers), key=order.__getitem__)
         shape = site.value.shape
@@ -227,7 +240,7 @@ def quantize(model: ir.Model, found: Sequence[Site], ranges: Sequence[Range | No
             before,
             "QuantizeLinear",
             [site.value, scale, zero],
-            dtype=ir.DataType.UINT8,
+            dtype=dtype,
             shape=shape,
             before=True,
         )

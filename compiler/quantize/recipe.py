@@ -168,7 +168,8 @@ def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) 
             either; a folder's own entry comes first.
 
     Raises:
-        UsageError: the model has no such component, or the target does not take a scheme or a precision.
+        UsageError: the model has no such component, or the target does not take a scheme, an option of it or
+            a precision.
     """
     known = {*names, *(folder for folders in names.values() for folder in folders), ALL}
     for name in recipe.components:
@@ -178,6 +179,7 @@ def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) 
     for name, component in recipe.components.items():
         for scheme in (component.scheme, *(rule.scheme for rule in component.weights)):
             _require(target, name, scheme)
+    recipe = _fitted(recipe, target)
     chosen = {}
     for name, folders in names.items():
         for folder in folders:
@@ -230,6 +232,35 @@ def _require(target: Target, name: str, scheme: str) -> None:
             f"target '{target.name}' does not take {scheme} {what} (it takes: {there}).",
             f"Use --quantize {instead[0]}" if instead and what == "weights" else "Leave --quantize out",
         )
+
+
+def _fitted(recipe: Recipe, target: Target) -> Recipe:
+    """The recipe with the options that the target asks for.
+
+    Raises:
+        UsageError: an option that is not the default is another than the target takes.
+    """
+
+    def options(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = target.requirements.scheme_options.get(scheme, {})
+        default = dataclasses.asdict(table.options(scheme, {})) if wanted else {}
+        for key, value in wanted.items():
+            if given[key] not in (value, default[key]):
+                raise UsageError(
+                    f"target '{target.name}' does not take {scheme} with {key}={given[key]} (it takes: {value}).",
+                    f"Leave '{key}' out",
+                )
+        return {**given, **wanted}
+
+    components = {}
+    for name, component in recipe.components.items():
+        rules = tuple(
+            rule.model_copy(update={"options": options(rule.scheme, rule.options)})
+            for rule in component.weights
+        )
+        given = options(component.scheme, component.options)
+        components[name] = component.model_copy(update={"options": given, "weights": rules})
+    return recipe.model_copy(update={"components": components})
 
 
 @dataclasses.dataclass(frozen=True)

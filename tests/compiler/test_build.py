@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange, Recipe, RecipeComponent
+from artifacts.progress import Event
 from compiler import build
 from compiler.job import GraphJob
 from targets.base import Availability, Requirements
@@ -167,3 +170,25 @@ def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch
     other = Recipe(components={"vae_decoder": RecipeComponent(scheme="int8")})
     assert key(recipe=other) == keys[0]
     assert key(request=request(Path("elsewhere"), model="another-name", check="quick")) == keys[0]
+
+
+# --- a compile that is stopped -------------------------------------------------------------------
+
+
+def test_a_stopped_compile_ends_the_writing_at_its_next_report():
+    started, ended, reports = threading.Event(), threading.Event(), []
+
+    class Job:
+        def write(self, building, lowered):
+            try:
+                while True:
+                    writer.report(Event("building the engine", 1, 100))
+                    started.set()
+            finally:
+                ended.set()
+
+    with pytest.raises(KeyboardInterrupt), build._Writer(reports.append) as writer:
+        writer.write(Job(), None, None, ExitStack())
+        assert started.wait(10)
+        raise KeyboardInterrupt
+    assert ended.is_set()

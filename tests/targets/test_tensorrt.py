@@ -203,6 +203,55 @@ def test_the_engines_of_shapes(shapes: Artifact) -> None:
     assert set(unet.built["layers"]["unary"]) == {"float32"}
 
 
+# What each scheme makes of the UNet's convolutions and products: element types that its layers must have.
+SCHEMES = {
+    "int8": {"dequantize": {"float16"}, "constant": {"int8", "float16"}},
+    "int4": {"dequantize": {"float16"}, "constant": {"int4", "int8", "float16"}},
+    "int8-activations": {"quantize": {"int8"}, "dequantize": {"float16"}, "constant": {"int8", "float16"}},
+}
+
+
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_quantized_engines_of_shapes(scheme: str, shapes: Artifact, tmp_path: Path) -> None:
+    gpu = {"gpu": ",".join(GPUS)}
+    quantize = f"unet={scheme}"
+    artifact = compile(CompileRequest("shapes", tmp_path / "out", "tensorrt", options=gpu, quantize=quantize))
+    found, plain = (
+        next(g for g in manifest.graphs if g.folder == "unet")
+        for manifest in (artifact.manifest, shapes.manifest)
+    )
+    assert found.built["compute_capabilities"] == list(GPUS)
+    layers = found.built["layers"]
+    for kind, types in SCHEMES[scheme].items():
+        assert types <= set(layers[kind])
+    for kind in ("convolution", "matrix_multiply"):
+        assert layers[kind] == plain.built["layers"][kind]  # of what was restored: in fp16, as many as ever
+    weights = [w for w in found.weights if w.scheme != "none"]
+    assert layers["dequantize"]["float16"] >= len(weights) > 100
+    assert (artifact.root / "unet/model.onnx_data").stat().st_size < 0.65 * (
+        shapes.root / "unet/model.onnx_data"
+    ).stat().st_size
+    assert artifact.manifest.pictures is not None
+    assert artifact.manifest.pictures.reason.startswith("needs an NVIDIA GPU of sm86 or sm89 or sm120")
+
+
+def test_nf4_is_refused_by_name(tmp_path: Path) -> None:
+    request = CompileRequest("shapes", tmp_path / "out", "tensorrt", quantize="unet=nf4")
+    with pytest.raises(
+        UsageError, match=r"does not take nf4 weights \(it takes: int4, int8, int8-act"
+    ) as caught:
+        compile(request)
+    assert caught.value.hint == "Use --quantize int4"
+
+
+def test_zero_points_are_refused_by_name(tmp_path: Path) -> None:
+    request = CompileRequest("shapes", tmp_path / "out", "tensorrt", quantize="unet=int4:asymmetric")
+    with pytest.raises(UsageError, match=r"'tensorrt' does not take int4 with asymmetric=True"):
+        compile(request)
+
+
 @needs_builder
 @pytest.mark.slow
 def test_an_engine_that_was_tampered_with(shapes: Artifact) -> None:
@@ -214,7 +263,7 @@ def test_an_engine_that_was_tampered_with(shapes: Artifact) -> None:
     engine[len(engine) // 2] ^= 1
     file.write_bytes(engine)
     try:
-        with pytest.raises(LatentcError, match=r"text_encoder/model.engine: has SHA-256"):
+        with pytest.raises(LatentcError, match=r"'text_encoder/model.engine': has SHA-256"):
             open_artifact(shapes.root)
         with pytest.raises(LatentcError, match=r"not the engine that the manifest names"):
             SESSION.open(file, "auto", "fp16", None, graph.built)

@@ -99,6 +99,23 @@ def test_pairs_stand_in_front_of_the_readers(kind, tmp_path):
     assert 0.002 < error(evaluate(made.model, [made.x]), [reference]) < 0.03
 
 
+@pytest.mark.parametrize("kind", ["matmul", "conv"])
+def test_symmetric_pairs_are_int8_with_zero_in_the_middle(kind, tmp_path):
+    made = case(kind, tmp_path)
+    (reference,) = evaluate(made.model, [made.x])
+    some = sites(made.model, everything)
+    *_, taps = evaluate(tap(made.model, some), [made.x])
+    ranges = first_ranges(taps[None], symmetric=True)
+    assert all(found.low == -found.high and found.zero == 128 for found in ranges)
+    quantized(made, tmp_path, "int8-activations")
+    activations.quantize(made.model, some, ranges, symmetric=True)
+    (down,) = (node for node in made.model.graph if node.op_type == "QuantizeLinear")
+    zero = down.inputs[2].const_value
+    assert zero.dtype == ir.DataType.INT8 and zero.numpy() == 0
+    assert down.outputs[0].dtype == ir.DataType.INT8
+    assert 0.002 < error(evaluate(made.model, [made.x]), [reference]) < 0.03
+
+
 def test_a_site_without_a_range_stays_float(tmp_path):
     model = two(tmp_path)
     activations.quantize(model, sites(model, everything), [None])

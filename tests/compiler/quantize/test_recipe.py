@@ -148,6 +148,18 @@ def test_what_the_model_or_the_target_does_not_have_is_refused(monkeypatch):
         resolve(read("unet=int8,vae=bf16"), NAMES, target)
 
 
+def test_a_target_that_needs_options_gets_them_and_refuses_others():
+    target = targets.get("tensorrt")
+    found = resolve(read("int4:group=32"), NAMES, target)
+    assert found.components["unet"].options["positive"] is True
+    assert found.components["unet"].options["group"] == 32
+    assert resolve(found, NAMES, target) == found
+    with pytest.raises(
+        UsageError, match=r"'tensorrt' does not take int8 with asymmetric=True \(it takes: False"
+    ):
+        resolve(read("unet=int8:asymmetric"), NAMES, target)
+
+
 def test_the_first_rule_that_matches_decides(tmp_path):
     file = tmp_path / "r.toml"
     file.write_text(
