@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -11,8 +12,12 @@ from artifacts.manifest import DimRange
 from artifacts.progress import Event, silent
 from artifacts.verify import Artifact, open_artifact
 from compiler.build import CompileRequest, compile
+from compiler.passes.precise import lower_precision
+from compiler.quantize import activations
 from targets import tensorrt, tensorrt_build
 from targets.tensorrt import BUILDERS, TARGET, Options, choose, make_profile
+from tests.compiler.passes.graphs import evaluate
+from tests.compiler.quantize.made import case, quantized
 from tests.contract.graphs import Denoiser
 from tests.contract.target_contract import DIMS, TargetContract
 
@@ -203,6 +208,27 @@ def test_the_engines_of_shapes(shapes: Artifact) -> None:
     assert set(unet.built["layers"]["unary"]) == {"float32"}
 
 
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int8", "int4", "int8-activations"])
+@pytest.mark.parametrize("kind", ["matmul", "gemm", "conv"])
+def test_the_network_holds_what_was_quantized(scheme: str, kind: str, tmp_path: Path) -> None:
+    made = case(kind, tmp_path)
+    some = activations.sites(made.model, lambda key, layout: True)
+    *_, taps = evaluate(activations.tap(made.model, some), [made.x])
+    quantized(made, tmp_path, scheme, **TARGET.requirements.scheme_options[scheme])
+    if scheme == "int8-activations":
+        activations.quantize(made.model, some, activations.first_ranges(taps[None], True), True)
+    model, _ = lower_precision(made.model, "fp16", TARGET.requirements.typed)
+    (tmp_path / "out").mkdir()
+    lowered = TARGET.lower(model, Options(gpu="sm89"), tmp_path / "out", silent, DIMS)
+    layers = cast(dict[str, dict[str, int]], lowered.built["layers"])
+    assert ("int4" if scheme == "int4" else "int8") in layers["constant"]
+    assert layers.get("quantize", {}) == ({"int8": 1} if scheme == "int8-activations" else {})
+    assert layers["dequantize"] == {"float16": 2 if scheme == "int8-activations" else 1}
+    assert layers["convolution" if kind == "conv" else "matrix_multiply"] == {"float16": 1}
+
+
 # What each scheme makes of the UNet's convolutions and products: element types that its layers must have.
 SCHEMES = {
     "int8": {"dequantize": {"float16"}, "constant": {"int8", "float16"}},
@@ -217,7 +243,12 @@ SCHEMES = {
 def test_the_quantized_engines_of_shapes(scheme: str, shapes: Artifact, tmp_path: Path) -> None:
     gpu = {"gpu": ",".join(GPUS)}
     quantize = f"unet={scheme}"
-    artifact = compile(CompileRequest("shapes", tmp_path / "out", "tensorrt", options=gpu, quantize=quantize))
+    calibration = ("a large red circle at the left on a blue background",)
+    artifact = compile(
+        CompileRequest(
+            "shapes", tmp_path / "out", "tensorrt", options=gpu, quantize=quantize, calibration=calibration
+        )
+    )
     found, plain = (
         next(g for g in manifest.graphs if g.folder == "unet")
         for manifest in (artifact.manifest, shapes.manifest)
