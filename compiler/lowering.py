@@ -205,9 +205,7 @@ class Lowering:
         try:
             target, options = self._measuring
             lowered, _ = self._lowered(model, target)
-            written = target.lower(
-                lowered, options, folder, self.progress, self.method.dims, table.simplify
-            )
+            written = target.lower(lowered, options, folder, self.progress, self.method.dims, table.simplify)
             shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
             yield self._job(folder, written.model_file)
         finally:
