@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+from artifacts.manifest import Built
 from compiler import compare
 from tests.compiler.made import method
 
 
 def measured(**changes):
-    asked = {"target": "t", "precision": "fp32", "weights": (), "parameters": 1_000_000, "check": "quick"}
+    asked = {
+        "target": "t", "precision": "fp32", "weights": (), "built": Built(), "parameters": 1_000_000,
+        "check": "quick",
+    }  # fmt: skip
     component = SimpleNamespace()
     return compare.compare(
         None, component, method(), Path("model.onnx"), progress=lambda event: None, **(asked | changes)
