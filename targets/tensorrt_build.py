@@ -74,7 +74,7 @@ def run(job: Job, progress: Progress, task: str) -> Built:
         text=True,
         encoding="utf-8",
     )
-    with _ended(process):
+    with _ended(process, Path(job.engine)):
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(job.model_dump_json())
         process.stdin.close()
@@ -87,22 +87,27 @@ def run(job: Job, progress: Progress, task: str) -> Built:
             done = max(done, said["done"])
             progress(Event(task, round(min(done, 0.99) * 100), 100))
         code = process.wait()
-    if "failure" in answer:
-        raise LatentcError(
-            f"{task} failed: {answer['failure']}",
-            "Use --target onnxruntime, or report the model with this message.",
-        )
-    if code or "sha256" not in answer:
-        raise LatentcError(f"{task} ended with status {code} before it was done (out of memory?).")
-    progress(Event(task, 100, 100))
+        if "failure" in answer:
+            raise LatentcError(
+                f"{task} failed: {answer['failure']}",
+                "Use --target onnxruntime, or report the model with this message.",
+            )
+        if code or "sha256" not in answer:
+            raise LatentcError(f"{task} ended with status {code} before it was done (out of memory?).")
+        progress(Event(task, 100, 100))
     return answer
 
 
 @contextmanager
-def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Ends the process when the block raises."""
+def _ended(process: subprocess.Popen[str], engine: Path) -> Iterator[None]:
+    """Ends the process when the block raises, and removes what it wrote."""
     try:
         yield
+    except BaseException:
+        process.kill()
+        process.wait()
+        engine.unlink(missing_ok=True)
+        raise
     finally:
         if process.poll() is None:
             process.kill()
