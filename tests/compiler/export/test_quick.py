@@ -7,14 +7,14 @@ from compiler.export.quick import quick
 
 
 def test_torch_is_as_it_was_afterwards():
-    from torch._dynamo import config
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     registry = _registration.ONNXRegistry.__dict__["from_torchlib"]
-    before = config.fake_tensor_cache_enabled
+    entry = FakeTensorMode._output_from_cache_entry
     with quick():
-        assert not config.fake_tensor_cache_enabled
+        assert FakeTensorMode._output_from_cache_entry is not entry
         assert set(norm_shapes.RULES) <= set(fake_impls.FAST_OP_IMPLEMENTATIONS)
-    assert config.fake_tensor_cache_enabled == before
+    assert FakeTensorMode._output_from_cache_entry is entry
     assert not set(norm_shapes.RULES) & set(fake_impls.FAST_OP_IMPLEMENTATIONS)
     assert _registration.ONNXRegistry.__dict__["from_torchlib"] is registry
 
