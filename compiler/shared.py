@@ -25,10 +25,8 @@ class Shared:
         return self._captures[key]
 
     def graph(self, captured: Capture, folder: str, make: Callable[[], ir.Model]) -> ir.Model:
-        """A copy of that graph, which passes may change; made where there is none yet."""
-        key = (id(captured), folder)  # `captured` is kept here, so that its id stays its own
-        if all(captured is not known for known in self._captures.values()):
-            return make()
+        """A copy, which passes may change, of a graph of one of these captures; made where there is none yet."""
+        key = (id(captured), folder)  # captures are kept, so that their ids stay theirs
         if key not in self._graphs:
             self._graphs[key] = make()
         return self._graphs[key].clone()

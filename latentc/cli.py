@@ -16,16 +16,17 @@ import click
 
 from artifacts.errors import LatentcError
 
-# Name -> module:object, in the order in which `latentc --help` lists them.
-COMMANDS: dict[str, str] = {
-    "compile": "latentc.commands.compile:command",
-    "generate": "latentc.commands.generate:command",
-    "grid": "latentc.commands.grid:command",
-    "bench": "latentc.commands.bench:command",
-    "inspect": "latentc.commands.inspect:command",
-    "verify": "latentc.commands.verify:command",
-    "targets": "latentc.commands.targets:command",
-    "graph": "latentc.commands.graph:command",
+# Name -> module:object and what `latentc --help` says of it, in the order in which it lists them. The words stand
+# here, beside each command's own docstring (a test compares them), so that help imports no command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "compile": ("latentc.commands.compile:command", "Compile a diffusers pipeline for a target."),
+    "generate": ("latentc.commands.generate:command", "Draw pictures with an artifact."),
+    "grid": ("latentc.commands.grid:command", "Draw one picture over up to three options."),
+    "bench": ("latentc.commands.bench:command", "Measure speed, memory and quality against PyTorch."),
+    "inspect": ("latentc.commands.inspect:command", "Show what is in an artifact or a model."),
+    "verify": ("latentc.commands.verify:command", "Check an artifact's files, and its numbers too."),
+    "targets": ("latentc.commands.targets:command", "List the targets, and what is missing for each."),
+    "graph": ("latentc.commands.graph:command", "Snapshot a model's graphs, and say what changed."),
 }
 
 INTERRUPTED = 130  # what a shell reports for a command ended by Ctrl-C
@@ -38,11 +39,14 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        path = COMMANDS.get(cmd_name)
-        if path is None:
+        if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = path.partition(":")
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         return cast(click.Command, getattr(import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

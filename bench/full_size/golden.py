@@ -1,7 +1,7 @@
 """`python -m bench.full_size.golden [NAME ...]`: the graphs of full-size public models, held to their golden files.
 
 The golden files are `tests/golden/NAME.graph`. Each is exported from published configs, without weights. Prints what
-changed and exits 1; `--update` accepts it, and writes files that are not there yet.
+changed and exits 1; `--update` accepts it, and writes the file of a name that has none yet.
 """
 
 from __future__ import annotations
@@ -140,13 +140,16 @@ def processes() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.full_size.golden", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(GOLDEN)} (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of: {', '.join(GOLDEN)} (default: those with a file)"
+    )
     parser.add_argument("--update", action="store_true", help="accept what changed")
     parser.add_argument(
         "--jobs", type=int, default=0, help="models at a time (default: one a core, as memory allows)"
     )
     args = parser.parse_args(arguments)
-    jobs = [(name, args.update) for name in args.names or GOLDEN]
+    names = args.names or [name for name in GOLDEN if (FOLDER / f"{name}.graph").exists()]
+    jobs = [(name, args.update) for name in names]
     failed = False
     # A process for each: what libraries keep of one model is gone before the next.
     with multiprocessing.get_context("spawn").Pool(args.jobs or processes(), maxtasksperchild=1) as pool:

@@ -28,7 +28,7 @@ class Options:
         asymmetric: a zero point for each group.
         scale: "mse" for the scale with the smallest squared error, "max" for the largest element's.
         scales: how scales are stored: "fp16" or "fp32".
-        positive: scales are above zero (TensorRT takes no others); costs about half a decibel.
+        positive: scales are above zero (TensorRT takes no others): a little worse than either sign.
         low_rank: rank of a correction in fp16 beside the four bits; 0 for none.
         small: per cent of a graph's parameters, those in its smallest weights, that stay at int8: they cost
             little, and a network is most sensitive at its ends, where it is narrow.
