@@ -27,6 +27,8 @@ LIMITS = {"sd15": 1536, "sdxl": 2560, "flux": 1536, "optimum-intel": 5120}
 """MiB that each is run under."""
 QUANTIZED_LIMITS = {"sd15": 1536, "sdxl": 2560, "flux": 4096}
 """MiB that each is compiled under with --quantize."""
+STORED = {"flux": "bf16"}
+"""What published weights are stored in, where that is not fp16."""
 MOST_OF_PEER = 0.75
 """Our share of optimum-intel's wall time, at most."""
 FLUX_SECONDS = 90.0
@@ -77,14 +79,15 @@ class Runs:
         self.tell = tell
         self.figures: list[Figure] = []
 
-    def model(self, name: str) -> Path:
-        """The model's folder; made when it is not there, FLUX's without numbers: its graph is measured."""
-        folder = self.work / name
+    def model(self, name: str, hollow: bool = False) -> Path:
+        """The model's folder; made when it is not there, `hollow` without numbers, for graphs."""
+        folder = self.work / (f"{name}-hollow" if hollow else name)
         if not (folder / "model_index.json").exists():
             if folder.exists():
                 shutil.rmtree(folder)
             self.tell(f"making {name} ({ARCHITECTURES[name].source})")
-            make(ARCHITECTURES[name], folder, sparse=name == "flux", tell=lambda line: self.tell(f"  {line}"))
+            dtype = STORED.get(name, "fp16")
+            make(ARCHITECTURES[name], folder, dtype, hollow, tell=lambda line: self.tell(f"  {line}"))
         return folder
 
     def compile(self, name: str, limit: int, quantize: str = "") -> Figure:
@@ -96,6 +99,20 @@ class Runs:
         if quantize:
             command += ["--quantize", quantize]
         return self._run(f"latentc: {name} to OpenVINO {quantize or 'fp16'}", command, limit, out)
+
+    def artifact(self, what: str, name: str, out: Path, arguments: Sequence[str], limit: int) -> Figure:
+        """`latentc compile` of a model for OpenVINO; what it makes stays."""
+        command = [
+            sys.executable,
+            "-m",
+            "latentc",
+            "compile",
+            str(self.model(name)),
+            str(out),
+            "--target",
+            "openvino",
+        ]
+        return self._run(what, [*command, *arguments], limit)
 
     def peer(self, name: str, limit: int | None) -> Figure:
         """optimum-intel's export of a model to OpenVINO."""
@@ -115,7 +132,8 @@ class Runs:
 
     def graph(self, name: str, component: str, limit: int) -> Figure:
         """A component's graph without its weights."""
-        command = [sys.executable, "-m", "bench.full_size.graph", str(self.model(name)), component]
+        model = self.model(name, hollow=True)
+        command = [sys.executable, "-m", "bench.full_size.graph", str(model), component]
         return self._run(f"latentc: graph of {name}'s {component}", command, limit)
 
     def _run(
@@ -145,7 +163,8 @@ class Runs:
             raise LatentcError(f"{what} failed (exit status {usage.status}):\n" + "\n".join(lines[-15:]))
         if out and out.exists():
             shutil.rmtree(out)
-        detail = json.loads(lines[-1]) if not out and lines and not usage.killed else {}
+        told = lines[-1] if lines and not usage.killed else ""
+        detail = json.loads(told) if told.startswith("{") else {}
         figure = Figure(
             what,
             limit,
@@ -170,7 +189,7 @@ def measure(runs: Runs, names: Sequence[str], rounds: int, peer: bool) -> list[C
             ours.append(runs.compile("sd15", LIMITS["sd15"]))
             if peer:
                 theirs.append(runs.peer("sd15", None))
-        claims.append(_fits("SD 1.5 to OpenVINO fp16", ours))
+        claims.append(fits("SD 1.5 to OpenVINO fp16", ours))
         if peer:
             share = statistics.median(f.seconds for f in ours) / statistics.median(f.seconds for f in theirs)
             claims.append(
@@ -191,11 +210,11 @@ def measure(runs: Runs, names: Sequence[str], rounds: int, peer: bool) -> list[C
                 )
             )
     if "sdxl" in names:
-        claims.append(_fits("SDXL to OpenVINO fp16", [runs.compile("sdxl", LIMITS["sdxl"])]))
+        claims.append(fits("SDXL to OpenVINO fp16", [runs.compile("sdxl", LIMITS["sdxl"])]))
     if "flux" in names:
         flux = runs.graph("flux", "transformer", LIMITS["flux"])
         seconds = flux.detail.get("export", 0.0)
-        claims.append(_fits("FLUX.1-dev's transformer: its graph", [flux]))
+        claims.append(fits("FLUX.1-dev's transformer: its graph", [flux]))
         claims.append(
             Claim(
                 "FLUX.1-dev's transformer: its graph, exported and folded",
@@ -210,12 +229,13 @@ def measure(runs: Runs, names: Sequence[str], rounds: int, peer: bool) -> list[C
 def measure_quantized(runs: Runs, names: Sequence[str], quantize: str) -> list[Claim]:
     """Compiles what `names` ask for with quantized weights; returns the claims."""
     return [
-        _fits(f"{name} to OpenVINO {quantize}", [runs.compile(name, QUANTIZED_LIMITS[name], quantize)])
+        fits(f"{name} to OpenVINO {quantize}", [runs.compile(name, QUANTIZED_LIMITS[name], quantize)])
         for name in names
     ]
 
 
-def _fits(what: str, figures: Sequence[Figure]) -> Claim:
+def fits(what: str, figures: Sequence[Figure]) -> Claim:
+    """That all of them were done under their limit."""
     first = figures[0]
     if first.limit is None:
         return Claim(what, "done under a hard limit", "not measured", None)

@@ -25,3 +25,23 @@ def test_the_flops_and_parameters_of_sdxl_are_the_published_ones():
     calls = 2 * 50 / graph.sizes["batch"]
     assert graph.cost.flops * calls / 2 == pytest.approx(338e12, rel=0.02)
     assert graph.cost.parameters == 2_567_463_684
+
+
+def test_the_flops_and_parameters_of_sd15_are_the_published_ones():
+    # BK-SDM's count for Stable Diffusion 1.4 at 512x512 (github.com/Nota-NetsPresso/BK-SDM, issue 53): convolutions
+    # and linear layers alone, so the products of attention are added here: 2 * queries * keys * width for each.
+    def attention(*layers):
+        return sum(2 * count * queries * keys * width for count, queries, keys, width in layers)
+
+    levels = ((5, 64**2, 320), (5, 32**2, 640), (5, 16**2, 1280), (1, 8**2, 1280))
+    looks = [(n, q, keys, width) for n, q, width in levels for keys in (q, 77)]
+    published = {
+        "text_encoder": (6_545_882_112 + attention((12, 77, 77, 768)), 123_060_480),
+        "unet": (338_749_194_240 + attention(*looks), 859_520_964),
+        "vae_decoder": (1_240_079_532_032 + attention((1, 64**2, 64**2, 512)), 49_490_179),
+    }
+    found = {graph.name: graph for graph in read(FOLDER / "sd15.graph").graphs if graph.form == "fp32"}
+    for name, (products, parameters) in published.items():
+        graph = found[name]
+        assert graph.cost.flops / 2 / graph.sizes["batch"] == pytest.approx(products, rel=0.02), name
+        assert graph.cost.parameters == pytest.approx(parameters, rel=1e-6), name
