@@ -8,12 +8,18 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from artifacts.errors import LatentcError
 from compiler.export_fixes.rewritten import recordable
 from compiler.source import ComponentSource
 from compiler.weights import Seeded, Stored
+
+# Tables of more elements that checkpoints store (SD 3.5's positions: 226 million) are weights like any other.
+_TABLE_ELEMENTS = 65536
+# Tables of more are not computed where that can be helped.
+_LARGE_ELEMENTS = 1 << 24
 
 
 def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
@@ -25,11 +31,9 @@ def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
     Raises:
         LatentcError: the config does not fit the class.
     """
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False), _default_dtype(torch.float32):
+    with _default_dtype(torch.float32):
         try:
-            module = _construct(component)
+            module = _without_weights(component)
         except (TypeError, ValueError, KeyError, OSError) as error:
             raise LatentcError(
                 f"'{component.name}' ({component.class_name}) cannot be built: {error}"
@@ -47,7 +51,61 @@ def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
                     fake = torch.empty(parameter.shape, dtype=dtype)
                 seen[id(parameter)] = torch.nn.Parameter(fake, requires_grad=False)
             owner._parameters[name] = seen[id(parameter)]
+        for name, buffer in list(owner._buffers.items()):
+            if buffer is not None and buffer.device.type == "meta":
+                with mode:
+                    owner._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
     return recordable(module.eval())
+
+
+def _without_weights(component: ComponentSource) -> torch.nn.Module:
+    """The module with parameters on the meta device and real buffers.
+
+    A constructor may compute a table that the checkpoint stores as well (SD 3.5's positions: 0.9 GB, and four times
+    that on the way). It is not computed then: the buffer is on the meta device, like a parameter.
+    """
+    from accelerate import init_empty_weights
+
+    try:
+        with init_empty_weights(include_buffers=False), _SmallTables():
+            return _construct(component)
+    except _LargeTable:
+        pass
+    with torch.device("meta"):
+        module = _construct(component)
+    if _has_only_stored_tables(module):
+        return module
+    with init_empty_weights(include_buffers=False):
+        return _construct(component)
+
+
+class _LargeTable(Exception):
+    """A constructor computes a table that is large for a compile that holds no model."""
+
+
+class _SmallTables(TorchFunctionMode):
+    """While it is open, computing more than `_LARGE_ELEMENTS` numbers at once raises `_LargeTable`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        # torch.empty is how every parameter begins, and takes no memory until it is written.
+        computed = func is not torch.empty and isinstance(result, torch.Tensor)
+        if computed and result.device.type == "cpu" and result.numel() > _LARGE_ELEMENTS:
+            raise _LargeTable
+        return result
+
+
+def _has_only_stored_tables(module: torch.nn.Module) -> bool:
+    """Whether all that a constructor computed are large tables that checkpoints store."""
+    stored = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
+    for owner in module.modules():
+        fields = {k: v for k, v in vars(owner).items() if k not in ("_parameters", "_buffers", "_modules")}
+        if any(isinstance(leaf, torch.Tensor) for leaf in torch.utils._pytree.tree_leaves(fields)):
+            return False
+        tables = [buffer for buffer in owner._buffers.values() if buffer is not None]
+        if any(id(table) not in stored or table.numel() <= _TABLE_ELEMENTS for table in tables):
+            return False
+    return True
 
 
 def _construct(component: ComponentSource) -> torch.nn.Module:
@@ -85,9 +143,10 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
     by_tensor = {id(wanted[name]): stored for name, stored in found.items()}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     missing = []
-    for name in parameters:
+    uncomputed = [name for name, tensor in wanted.items() if isinstance(tensor, FakeTensor)]
+    for name in dict.fromkeys((*parameters, *uncomputed)):
         if name not in found:
-            if id(parameters[name]) in by_tensor:
+            if name in parameters and id(parameters[name]) in by_tensor:
                 found[name] = by_tensor[id(parameters[name])]
             else:
                 missing.append(name)
@@ -106,10 +165,6 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
                 "Its config.json and its weights are of different models.",
             )
     return found
-
-
-# Tables of more elements that checkpoints store (SD 3.5's positions: 226 million) are weights like any other.
-_TABLE_ELEMENTS = 65536
 
 
 def seeded(module: torch.nn.Module) -> dict[str, Stored]:

@@ -13,6 +13,8 @@ from compiler.capture.infer import Method
 
 PARAMETERS = 20_000_000
 """Graphs of more are not run: a check of a full-size graph should need no more memory than its graph."""
+FLOPS = 100_000_000_000
+"""Nor are graphs of more work: an autoencoder of few parameters takes minutes for a large picture."""
 
 # Of the spread of a result. Kernels of different CPUs differ by 1e-5, a wrong graph by 1.
 _TOLERANCE = 2e-3

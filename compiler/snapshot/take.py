@@ -182,7 +182,7 @@ def _prints(
         "sizes": largest(method),
     }
     neutral = fingerprint(graph, form=NEUTRAL, **facts)
-    if neutral.cost.parameters <= numeric.PARAMETERS:
+    if neutral.cost.parameters <= numeric.PARAMETERS and neutral.cost.flops <= numeric.FLOPS:
         neutral = replace(neutral, numeric=numeric.measure(graph, method))
     yield neutral
     for form in wanted:

@@ -1,0 +1,71 @@
+"""Modules without weights: what constructors compute is real, but for large tables that checkpoints store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from artifacts.errors import LatentcError
+from compiler.capture import modules
+from compiler.source import ComponentSource
+
+CONFIG = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "num_layers": 1,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 64,
+    "out_channels": 4,
+    "pos_embed_max_size": 96,
+}
+"""A table of 96 * 96 * 16 numbers, stored in checkpoints."""
+
+
+def component(folder: Path, **config: object) -> ComponentSource:
+    text = json.dumps({"_class_name": "SD3Transformer2DModel", **CONFIG, **config})
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    return ComponentSource("transformer", "diffusers", "SD3Transformer2DModel", folder)
+
+
+def test_a_large_table_that_is_stored_is_not_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(modules, "_LARGE_ELEMENTS", 50_000)
+    module = modules.build(component(tmp_path), FakeTensorMode())
+    table = module.get_buffer("pos_embed.pos_embed")
+    assert isinstance(table, FakeTensor)
+    assert table.shape == (1, 96 * 96, 16)
+    assert "pos_embed.pos_embed" in modules.seeded(module)
+
+
+def test_a_large_table_that_is_not_stored_where_it_should_be_is_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(modules, "_LARGE_ELEMENTS", 50_000)
+    source = component(tmp_path)
+    module = modules.build(source, FakeTensorMode())
+    stored = modules.seeded(module)
+    monkeypatch.setattr(
+        ComponentSource, "stored", {k: v for k, v in stored.items() if k != "pos_embed.pos_embed"}
+    )
+    monkeypatch.setattr(ComponentSource, "weight_files", (tmp_path / "model.safetensors",))
+    with pytest.raises(
+        LatentcError, match="has 1 weights that are not in model.safetensors: pos_embed.pos_embed"
+    ):
+        modules.bind(module, source)
+
+
+@pytest.mark.parametrize(("limit", "config"), [(1 << 24, {}), (300, {"pos_embed_max_size": None})])
+def test_other_tables_are_computed(tmp_path, monkeypatch, limit, config):
+    # The second one is large, but no checkpoint holds it.
+    monkeypatch.setattr(modules, "_LARGE_ELEMENTS", limit)
+    from diffusers import SD3Transformer2DModel
+
+    module = modules.build(component(tmp_path, **config), FakeTensorMode())
+    plain = SD3Transformer2DModel(**{**CONFIG, **config})
+    assert torch.equal(module.get_buffer("pos_embed.pos_embed"), plain.get_buffer("pos_embed.pos_embed"))
+    assert module.get_parameter("pos_embed.proj.weight").device.type == "cpu"
