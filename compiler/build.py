@@ -45,6 +45,7 @@ from compiler.source import ModelSource, open_model
 from runtimes import table as sessions
 from targets import table as targets
 from targets.base import Target
+from targets.options import parse
 
 __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
 
@@ -223,22 +224,7 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)
-    return target, _options(target, request.options)
-
-
-def _options(target: Target, texts: Mapping[str, str]) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(target.options)}
-    values: dict[str, Any] = {}
-    for name, text in texts.items():
-        if name not in fields:
-            there = ", ".join(fields) or "none"
-            raise UsageError(f"target '{target.name}' has no option '{name}' (it has: {there}).")
-        kind: Any = type(fields[name].default)
-        try:
-            values[name] = text.lower() in ("1", "true", "yes", "on") if kind is bool else kind(text)
-        except ValueError:
-            raise UsageError(f"--option {name}={text}: expected {kind.__name__}.") from None
-    return target.options(**values)
+    return target, parse(target, request.options)
 
 
 def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> Plan:

@@ -26,7 +26,8 @@ from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.request import CompileRequest
 from compiler.shared import Shared
 from compiler.source import ComponentSource, ModelSource
-from targets.base import Target
+from runtimes.graphs import cache_dir
+from targets.base import Context, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -142,9 +143,8 @@ class GraphJob:
         name = self.method.folder
         digest, schemes = graph_digest(lowered.model), bytes_by_type(lowered.model)
         # Weights are written under the part's own name in messages.
-        written = self.target.lower(
-            lowered.model, self.options, building.folder, self.progress, self.method.dims, simplify
-        )
+        context = Context(self.progress, self.method.dims, simplify, cache_dir())
+        written = self.target.lower(lowered.model, self.options, building.folder, context)
         shutil.rmtree(lowered.scratch, ignore_errors=True)
         shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
         evidence = compare(

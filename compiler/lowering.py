@@ -32,7 +32,7 @@ from compiler.quantize.stream import Scratch
 from compiler.quantize.table import options as scheme_options
 from compiler.source import ComponentSource, ModelSource
 from targets import table as targets
-from targets.base import Target
+from targets.base import Context, Target
 
 ACTIVATIONS = "int8-activations"
 
@@ -205,7 +205,8 @@ class Lowering:
         try:
             target, options = self._measuring
             lowered, _ = self._lowered(model, target)
-            written = target.lower(lowered, options, folder, self.progress, self.method.dims, table.simplify)
+            context = Context(self.progress, self.method.dims, table.simplify)
+            written = target.lower(lowered, options, folder, context)
             shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
             yield self._job(folder, written.model_file)
         finally:

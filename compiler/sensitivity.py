@@ -28,6 +28,7 @@ from compiler.quantize.decide import Decision, decide, stored_bytes
 from compiler.quantize.find import Found, find
 from runtimes import table as sessions
 from targets import table as targets
+from targets.base import Context
 
 SCHEMES: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("int4", {"group": 128, "small": 0}),
@@ -98,7 +99,7 @@ def _open(model: ir.Model, found: Sequence[Found], place: Path) -> Any:
         value.const_value = None
         copy.graph.inputs.append(value)
     target = targets.get("onnxruntime")
-    lowered = target.lower(copy, target.options(), place, lambda event: None)
+    lowered = target.lower(copy, target.options(), place, Context())
     return sessions.get("onnxruntime").open(place / lowered.model_file, "cpu", "fp32", None)
 
 

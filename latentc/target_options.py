@@ -41,7 +41,8 @@ def _help(options: type[Any], name: str) -> str:
 class TargetCommand(click.Command):
     """A command with ``--target``, which takes the options of the target that is named as its own, too.
 
-    ``--gpu sm89`` is ``--option gpu=sm89``; ``--target NAME --help`` lists them.
+    ``--gpu sm89`` is ``--option gpu=sm89``; ``--target NAME --help`` lists them. With ``--rebuild`` the target is
+    that of the artifact.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -54,7 +55,11 @@ class TargetCommand(click.Command):
         if target is None:
             return own
         taken = {text for parameter in own for text in parameter.opts}
-        return own + [_option(row) for row in described(target.options) if f"--{row['name']}" not in taken]
+        return own + [
+            _option(row)
+            for row in described(target.options)
+            if f"--{row['name'].replace('_', '-')}" not in taken
+        ]
 
 
 def given(ctx: click.Context) -> tuple[tuple[str, str], ...]:
@@ -74,6 +79,8 @@ def _named(args: list[str]) -> Target | None:
             name = args[i + 1] if i + 1 < len(args) else None
         elif arg.startswith("--target="):
             name = arg.partition("=")[2]
+    if name is None and "--rebuild" in args:
+        name = _compiled_for(args)
     if name is None:
         return None
     from targets import table
@@ -81,15 +88,35 @@ def _named(args: list[str]) -> Target | None:
     return table.get(name)
 
 
-def _option(row: dict[str, Any]) -> click.Option:
-    def keep(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            ctx.meta[_META][1][row["name"]] = value
+def _compiled_for(args: list[str]) -> str | None:
+    """The target of the artifact that the arguments name; None where they name nothing, as the command says itself.
 
+    Raises:
+        LatentcError: it is no artifact.
+    """
+    from pathlib import Path
+
+    from artifacts.manifest import MANIFEST_NAME
+    from artifacts.reading import read_manifest
+
+    # An option's value may come first; it is no folder with a manifest.
+    words = [arg for arg in args if not arg.startswith("-")]
+    found = [word for word in words if (Path(word) / MANIFEST_NAME).is_file()]
+    return read_manifest(Path((found or words)[0])).target if words else None
+
+
+def _option(row: dict[str, Any]) -> click.Option:
+    def keep(ctx: click.Context, parameter: click.Parameter, value: str | bool | None) -> None:
+        if value is not None:
+            ctx.meta[_META][1][row["name"]] = str(value)
+
+    name = f"--{row['name'].replace('_', '-')}"
+    flag = isinstance(row["default"], bool)
     return click.Option(
-        [f"--{row['name'].replace('_', '-')}", row["name"]],
-        type=str,
-        metavar="VALUE",
+        [f"{name}/--no-{name[2:]}" if flag else name, row["name"]],
+        type=bool if flag else str,
+        default=None,
+        metavar=None if flag else "VALUE",
         expose_value=False,
         callback=keep,
         help=f"{row['help'].replace('``', '')}",

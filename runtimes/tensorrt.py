@@ -11,7 +11,8 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.base import Device
 from runtimes.common import check_inputs, choose, closed, opening, running
-from targets.tensorrt import BUILDERS, Builder, version_here
+from runtimes.containment import check_external_data
+from targets.tensorrt import BUILDERS, MODEL, Builder, version_here
 from targets.tensorrt_build import dtype_name
 
 if TYPE_CHECKING:
@@ -77,28 +78,42 @@ class TensorRtSessions:
             )
         name = choose(device, self.devices(), self.target, builder.install)
         with opening(model_file, self.target):
-            return TensorRtSession(builder, engine, model_file.parent.name, name, cache_dir)
+            return TensorRtSession(builder, engine, model_file, name, cache_dir, built)
 
 
 class TensorRtSession:
     """One engine, one execution context and one stream; tensors are PyTorch's, bound by address."""
 
     def __init__(
-        self, builder: Builder, engine: bytes, name: str, device: str, cache_dir: Path | None
+        self,
+        builder: Builder,
+        engine: bytes,
+        model_file: Path,
+        device: str,
+        cache_dir: Path | None,
+        built: Built,
     ) -> None:
         import importlib
 
         import torch
 
         trt: Any = importlib.import_module(builder.module)
-        self._name = name
+        self._name = model_file.parent.name
         self._device = torch.device("cuda", int(device.partition(".")[2] or 0))
         self._said: list[str] = []
         with torch.cuda.device(self._device):
             self._runtime: Any = trt.Runtime(_logger(trt, self._said))
+            if built.get("version_compatible"):
+                # Such an engine brings the code of the runtime that it needs; it is the one that was compiled.
+                self._runtime.engine_host_code_allowed = True
             self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
                 raise LatentcError("; ".join(self._said) or "the engine was refused")
+            if built.get("strip"):
+                self._refit(trt, model_file.with_name(MODEL))
+            if built.get("weight_streaming"):
+                # Before the first context. As many weights as fit stay on the GPU.
+                self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
             self._cache = _Kernels(trt, self._engine, cache_dir)
             self._context: Any = self._cache.context()
             self._stream: Any = torch.cuda.Stream(self._device)
@@ -108,6 +123,17 @@ class TensorRtSession:
         self._host = {s.name for s in specs if self._engine.get_tensor_location(s.name) == on_host}
         self.inputs: Mapping[str, TensorSpec] = {s.name: s for s in specs if is_input[s.name]}
         self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in specs if not is_input[s.name]}
+
+    def _refit(self, trt: Any, onnx_file: Path) -> None:
+        """Fills a stripped engine with the weights of the ONNX file that it was built of."""
+        check_external_data(onnx_file)
+        logger = _logger(trt, self._said)
+        refitter = trt.Refitter(self._engine, logger)
+        parser = trt.OnnxParserRefitter(refitter, logger)
+        if not parser.refit_from_file(str(onnx_file)) or not refitter.refit_cuda_engine():
+            raise LatentcError(
+                "; ".join(self._said) or f"the weights of {onnx_file.name} do not fit the engine"
+            )
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the engine once; see `runtimes.base.Session.run`."""
@@ -223,12 +249,22 @@ def _builder(built: Built) -> Builder:
     if name not in BUILDERS:
         raise LatentcError(f"there is no builder '{name}' (there are: {', '.join(BUILDERS)}).")
     builder, here = BUILDERS[name], version_here(name)
-    if here != version:
+    if here != version and not (built.get("version_compatible") and _opens(here, version)):
         raise LatentcError(
             f"the engine needs {builder.title} {version}, which built it; here is: {here or 'none'}.",
             f"Run: pip install {' '.join(f'{package}=={version}' for package in builder.packages)}",
         )
     return builder
+
+
+def _opens(here: str, version: str) -> bool:
+    """Whether the version that is here opens version-compatible engines of `version`: not older, of its major."""
+
+    def parts(text: str) -> list[int]:
+        return [int(part) for part in text.split(".") if part.isdigit()]
+
+    ours, theirs = parts(here), parts(version)
+    return ours[:1] == theirs[:1] and ours >= theirs
 
 
 def _gpus() -> list[tuple[str, str]]:

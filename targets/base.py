@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts.manifest import Built, DimRange
-from artifacts.progress import Progress
+from artifacts.progress import Progress, silent
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -70,6 +70,36 @@ def unchanged(graph: ir.Model) -> ir.Model:
     return graph
 
 
+@dataclass(frozen=True)
+class Context:
+    """What a graph is lowered in, beside its target's options.
+
+    Attributes:
+        progress: told how far it is; what it raises ends the work.
+        dims: the declared ranges of the graph's symbolic dimensions.
+        simplify: folds, in place, what becomes constant once a target has fixed dimensions of a copy.
+        cache: a folder for what makes the next build faster; None for nowhere.
+    """
+
+    progress: Progress = silent
+    dims: Mapping[str, DimRange] = field(default_factory=dict)
+    simplify: Callable[[ir.Model], ir.Model] = unchanged
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """How a target's files are made again from what they keep, without the model.
+
+    Attributes:
+        graph: the file of a component's folder that holds the graph as `Target.lower` took it.
+        applied: options that are in that graph already, and cannot be given again.
+    """
+
+    graph: str
+    applied: frozenset[str] = frozenset()
+
+
 class Target(Protocol):
     """One vendor. Each file of `targets/` offers one instance; `targets.table` names it."""
 
@@ -78,27 +108,17 @@ class Target(Protocol):
     requirements: Requirements
     options: type[Any]
     """A frozen dataclass of this target's own options, each with a default and a docstring line."""
+    rebuild: Rebuild | None
+    """How its files are made again from themselves; None where they do not hold the graph."""
 
     def available(self) -> Availability:
         """Whether `lower` can run here; never raises, imports the vendor's SDK only inside."""
 
-    def lower(
-        self,
-        graph: ir.Model,
-        options: Any,
-        out_dir: Path,
-        progress: Progress,
-        dims: Mapping[str, DimRange] | None = None,
-        simplify: Callable[[ir.Model], ir.Model] = unchanged,
-    ) -> Lowered:
+    def lower(self, graph: ir.Model, options: Any, out_dir: Path, context: Context) -> Lowered:
         """Writes `graph` as this target's files into the existing, empty folder `out_dir`.
 
         Large initializers are lazy tensors: they are read one at a time while they are written and must
         not be kept.
-
-        Args:
-            dims: the declared ranges of the graph's symbolic dimensions, for targets that must know them.
-            simplify: folds, in place, what becomes constant once a target has fixed dimensions of a copy.
         """
 
     def toolchain(self) -> Mapping[str, str]:

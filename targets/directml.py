@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, DimRange
-from artifacts.progress import Event, Progress
-from targets.base import Availability, Lowered, Requirements, unchanged
+from artifacts.progress import Event
+from targets.base import Availability, Context, Lowered, Rebuild, Requirements, unchanged
 from targets.directml_check import Coverage, require_covered
 from targets.directml_fuse import fuse
 from targets.directml_table import table
@@ -63,20 +63,13 @@ class DirectMl:
         dynamic_shapes=False,
     )
     options: type[Options] = Options
+    rebuild = Rebuild(TWIN, frozenset({"fix"}))
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime's CPU provider is needed to check them."""
         return installed("onnxruntime", "onnx", "onnx_ir")
 
-    def lower(
-        self,
-        graph: ir.Model,
-        options: Options,
-        out_dir: Path,
-        progress: Progress,
-        dims: Mapping[str, DimRange] | None = None,
-        simplify: Callable[[ir.Model], ir.Model] = unchanged,
-    ) -> Lowered:
+    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``; fixed graphs lie beside them.
 
         Raises:
@@ -86,11 +79,11 @@ class DirectMl:
         """
         named = graph.graph.name or out_dir.name
         plain = fix_dims(graph, parse_fixed(options.fix))
-        progress(Event(f"{named}: checking against DirectML's kernels", 0, None))
-        points = sizes(plain, dims or {})
-        fixed = {_file(point): (point, _covered(at_size(plain, point, simplify))) for point in points}
-        progress(Event(f"{named}: checking against DirectML's kernels", 1, 1))
-        files = write_onnx(plain, out_dir / TWIN, progress, f"{named}: writing weights")
+        context.progress(Event(f"{named}: checking against DirectML's kernels", 0, None))
+        points = sizes(plain, context.dims)
+        fixed = {_file(point): (point, _covered(at_size(plain, point, context.simplify))) for point in points}
+        context.progress(Event(f"{named}: checking against DirectML's kernels", 1, 1))
+        files = write_onnx(plain, out_dir / TWIN, context.progress, f"{named}: writing weights")
         for name, (_, (model, _)) in fixed.items():
             write_sharing(model, plain, out_dir / name, out_dir / TWIN)
         built: Built = {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts.manifest import DimRange
-from artifacts.progress import Progress
-from targets.base import Availability, Lowered, Requirements, unchanged
+from targets.base import Availability, Context, Lowered, Requirements
 from targets.nf4 import as_matmul_bnb4
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.versions import installed, versions
@@ -47,20 +45,13 @@ class OnnxRuntime:
         dynamic_shapes=True,
     )
     options: type[Options] = Options
+    rebuild = None
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""
         return installed("onnxruntime", "onnx", "onnx_ir")
 
-    def lower(
-        self,
-        graph: ir.Model,
-        options: Options,
-        out_dir: Path,
-        progress: Progress,
-        dims: Mapping[str, DimRange] | None = None,
-        simplify: Callable[[ir.Model], ir.Model] = unchanged,
-    ) -> Lowered:
+    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``.
 
         Raises:
@@ -69,7 +60,7 @@ class OnnxRuntime:
         """
         fixed = as_matmul_bnb4(fix_dims(graph, parse_fixed(options.fix)))
         files = write_onnx(
-            fixed, out_dir / MODEL, progress, f"{graph.graph.name or out_dir.name}: writing weights"
+            fixed, out_dir / MODEL, context.progress, f"{graph.graph.name or out_dir.name}: writing weights"
         )
         return Lowered(MODEL, files)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import DimRange
-from artifacts.progress import Event, Progress
-from targets.base import Availability, Lowered, Requirements, unchanged
+from artifacts.progress import Event
+from targets.base import Availability, Context, Lowered, Requirements
 from targets.nf4 import as_uint4, places
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.versions import installed, versions
@@ -52,20 +51,13 @@ class OpenVino:
         dynamic_shapes=True,
     )
     options: type[Options] = Options
+    rebuild = None
 
     def available(self) -> Availability:
         """Whether the package openvino is installed."""
         return installed("openvino", "onnx", "onnx_ir")
 
-    def lower(
-        self,
-        graph: ir.Model,
-        options: Options,
-        out_dir: Path,
-        progress: Progress,
-        dims: Mapping[str, DimRange] | None = None,
-        simplify: Callable[[ir.Model], ir.Model] = unchanged,
-    ) -> Lowered:
+    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/openvino_model.xml`` and ``.bin``.
 
         The weights pass through a temporary ONNX file in `out_dir`, so the disk holds them twice for a while.
@@ -82,13 +74,13 @@ class OpenVino:
             write_onnx(
                 fixed,
                 temporary / "model.onnx",
-                progress,
+                context.progress,
                 f"{graph.graph.name or out_dir.name}: writing weights",
             )
             task = f"{graph.graph.name or out_dir.name}: converting to OpenVINO"
-            progress(Event(task, 0, None))
+            context.progress(Event(task, 0, None))
             self._convert(temporary / "model.onnx", fixed, normal_floats, out_dir)
-            progress(Event(task, 1, 1))
+            context.progress(Event(task, 1, 1))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return Lowered(MODEL, (MODEL, WEIGHTS))

@@ -7,7 +7,7 @@ for the one that is. They share their interface: what differs is in `BUILDERS`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from artifacts.progress import Progress
-from targets.base import Availability, Lowered, Requirements, unchanged
+from targets.base import Availability, Context, Lowered, Rebuild, Requirements
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.tensorrt_build import Job, Profile, run
 from targets.versions import installed, versions
@@ -41,6 +40,7 @@ class Builder:
         capabilities: compute capabilities that it builds for with no such GPU here.
         default: those that are built for when none is named.
         install: the command that installs it.
+        times: whether it measures kernels while it builds; what it measured is then kept for the next build.
     """
 
     title: str
@@ -49,6 +49,7 @@ class Builder:
     capabilities: tuple[str, ...]
     default: tuple[str, ...]
     install: str
+    times: bool
 
 
 BUILDERS: dict[str, Builder] = {
@@ -59,6 +60,7 @@ BUILDERS: dict[str, Builder] = {
         capabilities=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
         default=("sm86", "sm89", "sm120"),
         install=INSTALL,
+        times=False,  # It has no such GPU: "timing cache operations are no-ops", as it says itself.
     ),
     "tensorrt": Builder(
         title="TensorRT",
@@ -67,9 +69,18 @@ BUILDERS: dict[str, Builder] = {
         capabilities=(),
         default=(CURRENT,),
         install="pip install tensorrt",
+        times=True,
     ),
 }
 """In the order of preference of ``--builder auto``."""
+
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    "strip": ("STRIP_PLAN", "REFIT_IDENTICAL"),
+    "weight_streaming": ("WEIGHT_STREAMING",),
+    "version_compatible": ("VERSION_COMPATIBLE",),
+}
+"""Option -> the builder's flags. What a builder does not do with them here, it says itself, and the compile ends."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +94,18 @@ class Options:
             "auto": the first of them that can build for `gpu`.
         profile: sizes that kernels are tuned for, as ``name=size`` with commas between them; by default the middle
             of each declared range.
+        strip: leave the weights out of the engine; they are taken from the ONNX file when it is opened.
+        weight_streaming: build an engine whose weights may stay in the computer's memory where the GPU's is too small.
+        version_compatible: build an engine that newer versions of TensorRT of the same major number open, too.
         fix: symbolic dimensions to make fixed, as ``name=size`` with commas between them.
     """
 
     gpu: str = ""
     builder: str = "auto"
     profile: str = ""
+    strip: bool = False
+    weight_streaming: bool = False
+    version_compatible: bool = False
     fix: str = ""
 
 
@@ -114,6 +131,7 @@ class TensorRt:
         stand_in="onnxruntime",
     )
     options: type[Options] = Options
+    rebuild = Rebuild(MODEL, frozenset({"fix"}))
 
     def available(self) -> Availability:
         """Whether one of the builders is installed."""
@@ -123,15 +141,7 @@ class TensorRt:
         modules = " nor ".join(f"'{builder.module}'" for builder in BUILDERS.values())
         return Availability(False, f"neither {modules} is installed", INSTALL)
 
-    def lower(
-        self,
-        graph: ir.Model,
-        options: Options,
-        out_dir: Path,
-        progress: Progress,
-        dims: Mapping[str, DimRange] | None = None,
-        simplify: Callable[[ir.Model], ir.Model] = unchanged,
-    ) -> Lowered:
+    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``, and builds ``model.engine`` of them.
 
         The engine is built in a process of its own, which holds the weights once; its memory is free afterwards.
@@ -142,17 +152,19 @@ class TensorRt:
         """
         builder, capabilities = choose(options.builder, options.gpu)
         fixed = fix_dims(graph, parse_fixed(options.fix))
-        profile = make_profile(fixed, dims or {}, parse_fixed(options.profile))
+        profile = make_profile(fixed, context.dims, parse_fixed(options.profile))
         name = graph.graph.name or out_dir.name
-        files = write_onnx(fixed, out_dir / MODEL, progress, f"{name}: writing weights")
+        files = write_onnx(fixed, out_dir / MODEL, context.progress, f"{name}: writing weights")
         job = Job(
             module=BUILDERS[builder].module,
             onnx=str(out_dir / MODEL),
             engine=str(out_dir / ENGINE),
             capabilities=capabilities,
             profile=profile,
+            flags={name: flags for name, flags in FLAGS.items() if getattr(options, name)},
+            timings=str(context.cache / "tensorrt") if context.cache and BUILDERS[builder].times else "",
         )
-        built = run(job, progress, f"{name}: building the {BUILDERS[builder].title} engine")
+        built = run(job, context.progress, f"{name}: building the {BUILDERS[builder].title} engine")
         return Lowered(ENGINE, (*files, ENGINE), {"builder": builder, **built})
 
     def toolchain(self) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ process, and a build is cancelled by ending it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -42,6 +43,8 @@ class Job(BaseModel):
         engine: the file to write.
         capabilities: compute capabilities ("sm89"), or "current" alone.
         profile: the shapes of inputs with symbolic dimensions.
+        flags: option -> names of the builder's flags that it sets.
+        timings: a folder for what the builder measured of kernels; empty for none.
     """
 
     module: str
@@ -49,6 +52,8 @@ class Job(BaseModel):
     engine: str
     capabilities: tuple[str, ...]
     profile: Profile
+    flags: dict[str, tuple[str, ...]] = {}
+    timings: str = ""
 
 
 def run(job: Job, progress: Progress, task: str) -> Built:
@@ -88,9 +93,12 @@ def run(job: Job, progress: Progress, task: str) -> Built:
             progress(Event(task, round(min(done, 0.99) * 100), 100))
         code = process.wait()
         if "failure" in answer:
+            options = " ".join(f"--{name.replace('_', '-')}" for name in job.flags)
             raise LatentcError(
-                f"{task} failed: {answer['failure']}",
-                "Use --target onnxruntime, or report the model with this message.",
+                f"{task}{f' with {options}' if options else ''} failed: {answer['failure']}",
+                f"Leave out {options}, or build where there is an NVIDIA GPU."
+                if options
+                else "Use --target onnxruntime, or report the model with this message.",
             )
         if code or "sha256" not in answer:
             raise LatentcError(f"{task} ended with status {code} before it was done (out of memory?).")
@@ -193,6 +201,7 @@ def _build(job: Job, answers: _Answers) -> Built:
     sha256 = hashlib.sha256(serialized).hexdigest()
     with Path(job.engine).open("wb") as file:
         file.write(serialized)
+    _keep_timings(config, job)
     return {
         "version": trt.__version__,
         "compute_capabilities": list(_capabilities(job)),
@@ -200,6 +209,7 @@ def _build(job: Job, answers: _Answers) -> Built:
         "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
         "layers": _layers(network),
+        **dict.fromkeys(job.flags, True),
         "sha256": sha256,
     }
 
@@ -234,8 +244,47 @@ def _config(trt: Any, builder: Any, job: Job, answers: _Answers) -> Any:
             profile.set_shape(name, *shapes)
         if config.add_optimization_profile(profile) < 0:
             raise LatentcError("the builder refused the optimization profile")
+    for name in itertools.chain.from_iterable(job.flags.values()):
+        if not hasattr(trt.BuilderFlag, name):
+            raise LatentcError(f"this version has no flag {name}")
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    _use_timings(config, job)
     config.progress_monitor = _monitor(trt, answers)
     return config
+
+
+def _timings(job: Job) -> Path | None:
+    """The file of the timing cache, one for each GPU: timings of another are refused."""
+    if not job.timings:
+        return None
+    return Path(job.timings) / f"{job.module}-{'-'.join(_capabilities(job))}.timings"
+
+
+def _use_timings(config: Any, job: Job) -> None:
+    """Gives the builder what an earlier build measured. It refuses another version's, and begins afresh."""
+    file = _timings(job)
+    if file is None:
+        return
+    known = file.read_bytes() if file.is_file() else b""
+    for data in (known, b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+
+
+def _keep_timings(config: Any, job: Job) -> None:
+    """Writes what the builder measured; a folder that cannot be written costs time, not function."""
+    file = _timings(job)
+    cache = None if file is None else config.get_timing_cache()
+    if file is None or cache is None:
+        return
+    temporary = file.with_suffix(".new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(cache.serialize())
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
 
 
 def _monitor(trt: Any, answers: _Answers) -> Any:

@@ -32,10 +32,11 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
     from compiler.capture.samples import points
     from runtimes import table as sessions
     from targets import table as targets
+    from targets.base import Context
 
     target = targets.get(_TARGET)
     with tempfile.TemporaryDirectory(prefix="latentc-graph-") as folder:
-        lowered = target.lower(model.clone(), target.options(), Path(folder), lambda event: None)
+        lowered = target.lower(model.clone(), target.options(), Path(folder), Context())
         session = sessions.get(_TARGET).open(Path(folder) / lowered.model_file, "cpu", "fp32", None)
         try:
             results = session.run(next(points(method, 1)))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from latentc.params import AssignmentType, BytesType, Sizes, SizesType, Span, SpanType, assignments
 from latentc.target_options import TargetCommand, given
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from artifacts.verify import Artifact
     from compiler.build import CompileRequest, Plan
 
@@ -28,13 +31,12 @@ Examples:
   latentc compile ./sdxl out --target openvino --quantize unet=int4,text_encoder=int8
   latentc compile shapes out --target tensorrt --gpu sm89,sm120
   latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
+  latentc compile out out-50 --rebuild --gpu sm120
 """,
 )
 @click.argument("model")
 @click.argument("out", type=click.Path())
-@click.option(
-    "--target", "-t", required=True, metavar="NAME", help="What to compile for; see: latentc targets."
-)
+@click.option("--target", "-t", metavar="NAME", help="What to compile for; see: latentc targets.  [required]")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16"]),
@@ -133,6 +135,12 @@ Examples:
     metavar="FILE",
     help="Write what --quantize is for this model as a recipe, which --quantize reads.",
 )
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="MODEL is an artifact that holds its graphs: make its files again from them, with other options of the "
+    "target's own (another GPU) or newer tools. The source model is not needed.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @click.option(
@@ -141,7 +149,7 @@ Examples:
 def command(
     model: str,
     out: str,
-    target: str,
+    target: str | None,
     precision: str,
     tasks: tuple[str, ...],
     size: Sizes | None,
@@ -155,6 +163,7 @@ def command(
     calibration: str | None,
     pictures: int,
     save_recipe: str | None,
+    rebuild: bool,
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -170,9 +179,14 @@ def command(
 
     from artifacts.manifest import DimRange
     from compiler.build import CompileRequest, SizeRange
-    from latentc import show
     from latentc.progress import bars
 
+    own = assignments((*options, *given(click.get_current_context())), "--option")
+    if rebuild:
+        _rebuild(model, Path(out), own, force, json_output)
+        return
+    if target is None:
+        raise click.UsageError("Missing option '--target' / '-t'.")
     request = CompileRequest(
         model=model,
         out=Path(out),
@@ -187,7 +201,7 @@ def command(
         ),
         batch=DimRange(min=batch.min, max=batch.max),
         check=check,
-        options=assignments((*options, *given(click.get_current_context())), "--option"),
+        options=own,
         arguments=assignments(arguments, "--arg"),
         quantize="" if quantize == AUTO else quantize,
         calibration=_prompts(calibration),
@@ -215,6 +229,34 @@ def command(
             artifact = auto.compile(request, auto.Budget(min_psnr, max_bytes), progress, told)
         else:
             artifact = build.compile(request, progress, told)
+    _tell(artifact, json_output)
+
+
+# What `--rebuild` goes with, beside the target's own options.
+_OF_A_REBUILD = frozenset({"model", "out", "options", "rebuild", "force", "json_output"})
+
+
+def _rebuild(artifact: str, out: Path, options: dict[str, str], force: bool, json_output: bool) -> None:
+    from pathlib import Path
+
+    from compiler.rebuild import RebuildRequest, rebuild
+    from latentc.progress import bars
+
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name not in _OF_A_REBUILD and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[0]} does not go with --rebuild: the artifact's graphs stay as they are."
+            )
+    with bars() as progress:
+        made = rebuild(RebuildRequest(Path(artifact), out, options, force), progress)
+    _tell(made, json_output)
+
+
+def _tell(artifact: Artifact, json_output: bool) -> None:
+    from latentc import show
+
     if json_output:
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:

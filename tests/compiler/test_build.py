@@ -16,6 +16,7 @@ from artifacts.progress import Event
 from compiler import build
 from compiler.job import GraphJob
 from targets.base import Availability, Requirements
+from targets.options import parse
 from tests.compiler.made import method, request, stored
 
 
@@ -73,10 +74,10 @@ def test_a_target_that_is_not_installed_says_how_to_install_it(tmp_path, monkeyp
 
 def test_options_are_of_their_defaults_types():
     texts = {"level": "3", "fast": "yes", "name": "y"}
-    assert build._options(MadeUp(), texts) == Options(3, True, "y")
-    assert build._options(MadeUp(), {"fast": "0"}) == Options()
+    assert parse(MadeUp(), texts) == Options(3, True, "y")
+    assert parse(MadeUp(), {"fast": "0"}) == Options()
     with pytest.raises(UsageError, match="--option level=high: expected int"):
-        build._options(MadeUp(), {"level": "high"})
+        parse(MadeUp(), {"level": "high"})
 
 
 def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path):

@@ -13,10 +13,10 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from artifacts.progress import silent
 from runtimes import table as sessions
 from runtimes.base import Session, SessionFactory
 from targets import table as targets
+from targets.base import Context
 from targets.onnx_files import symbols
 from tests.contract.graphs import WIDTH, Denoiser, identity, model, named, value
 
@@ -41,7 +41,7 @@ class SessionContract:
         folder.mkdir(parents=True, exist_ok=True)
         target = targets.get(self.target)
         dims = {name: DimRange(min=1, max=2) for name in symbols(graph)}
-        return folder / target.lower(graph, target.options(**options), folder, silent, dims).model_file
+        return folder / target.lower(graph, target.options(**options), folder, Context(dims=dims)).model_file
 
     def open(self, file: Path, precision: str = "fp32", cache: Path | None = None) -> Session:
         return sessions.get(self.target).open(file, "cpu", precision, cache)

@@ -7,13 +7,14 @@ import importlib.util
 from pathlib import Path
 from typing import Any, ClassVar
 
+import onnx_ir as ir
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, silent
 from targets import table
-from targets.base import Lowered, Target
+from targets.base import Context, Lowered, Target
 from tests.contract.graphs import WIDTH, Denoiser
 
 DIMS = {"batch": DimRange(min=1, max=5), "tokens": DimRange(min=1, max=17)}
@@ -32,7 +33,7 @@ class TargetContract:
         if denoiser.precision not in target.requirements.precisions:
             pytest.skip(f"{self.name} does not take {denoiser.precision}")
         graph = denoiser.model(target.requirements.opset[0])
-        return target.lower(graph, target.options(), folder, progress, DIMS)
+        return target.lower(graph, target.options(), folder, Context(progress, DIMS))
 
     def stored(self, folder: Path) -> int:
         """Bytes of the files that hold the weights as they were given."""
@@ -83,7 +84,7 @@ class TargetContract:
         denoiser = Denoiser("fp16")
         graph = denoiser.model(target.requirements.opset[0])
         before = {n: v.const_value for n, v in graph.graph.initializers.items()}
-        target.lower(graph, target.options(), tmp_path, silent, DIMS)
+        target.lower(graph, target.options(), tmp_path, Context(dims=DIMS))
         assert sorted(denoiser.reads.names) == sorted(denoiser.weights())
         assert denoiser.reads.most == 1
         assert {n: v.const_value for n, v in graph.graph.initializers.items()} == before
@@ -119,13 +120,27 @@ class TargetContract:
         with pytest.raises((LatentcError, FileNotFoundError), match=r"missing|cannot write"):
             self.lower(target, Denoiser(), tmp_path / "missing")
 
+    def test_is_built_again_from_what_it_keeps(self, target: Target, tmp_path: Path) -> None:
+        if target.rebuild is None:
+            pytest.skip("this target keeps no graph")
+        assert target.rebuild.applied <= {f.name for f in dataclasses.fields(target.options)}
+        first, again = tmp_path / "first", tmp_path / "again"
+        for folder in (first, again):
+            folder.mkdir()
+        lowered = self.lower(target, Denoiser("fp16"), first)
+        assert target.rebuild.graph in lowered.files
+        kept = ir.load(first / target.rebuild.graph)
+        rebuilt = target.lower(kept, target.options(), again, Context(dims=DIMS))
+        assert (rebuilt.files, rebuilt.built.keys()) == (lowered.files, lowered.built.keys())
+        assert self.stored(again) == pytest.approx(self.stored(first), rel=0.01)
+
     def test_fixed_dimensions(self, target: Target, tmp_path: Path) -> None:
         if "fix" not in {f.name for f in dataclasses.fields(target.options)}:
             pytest.skip("this target has no such option")
         graph = Denoiser().model(target.requirements.opset[0])
         with pytest.raises(UsageError, match=r"no symbolic dimension 'width' \(it has: batch, tokens\)"):
-            target.lower(graph, target.options(fix="width=2"), tmp_path, silent, DIMS)
+            target.lower(graph, target.options(fix="width=2"), tmp_path, Context(dims=DIMS))
         with pytest.raises(UsageError, match=r"name=size.*'batch'"):
-            target.lower(graph, target.options(fix="batch"), tmp_path, silent, DIMS)
-        target.lower(graph, target.options(fix="batch=2, tokens=3"), tmp_path, silent, DIMS)
+            target.lower(graph, target.options(fix="batch"), tmp_path, Context(dims=DIMS))
+        target.lower(graph, target.options(fix="batch=2, tokens=3"), tmp_path, Context(dims=DIMS))
         assert str(graph.graph.inputs[0].shape) == "[batch,tokens,64]"

@@ -9,8 +9,8 @@ import pytest
 import runtimes.directml as directml
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
-from artifacts.progress import silent
 from runtimes.directml import ON_CPU, SESSION
+from targets.base import Context
 from targets.directml import TARGET
 from tests.contract.graphs import Denoiser
 from tests.contract.session_contract import SessionContract
@@ -46,7 +46,7 @@ def test_one_graph_is_opened_for_each_size_that_is_asked_for(
 ) -> None:
     import onnxruntime as ort
 
-    written = TARGET.lower(Denoiser().model(20), TARGET.options(), tmp_path, silent, DIMS)
+    written = TARGET.lower(Denoiser().model(20), TARGET.options(), tmp_path, Context(dims=DIMS))
     session = SESSION.open(tmp_path / written.model_file, "auto", "fp32", None, written.built)
     assert not pretended
     assert session.inputs["sample"].shape == ("batch", "tokens", 64)
@@ -71,7 +71,7 @@ def test_one_graph_is_opened_for_each_size_that_is_asked_for(
 def test_without_the_provider_the_error_says_what_to_install(tmp_path: Path) -> None:
     if len(SESSION.devices()) > 1:
         pytest.skip("DirectML's provider is here")
-    written = TARGET.lower(Denoiser().model(20), TARGET.options(), tmp_path, silent, DIMS)
+    written = TARGET.lower(Denoiser().model(20), TARGET.options(), tmp_path, Context(dims=DIMS))
     with pytest.raises(LatentcError, match=r"no DmlExecutionProvider.*\n.*pip install onnxruntime-directml"):
         SESSION.open(tmp_path / written.model_file, "directml", "fp32", None, written.built)
     (cpu,) = SESSION.devices()
@@ -81,7 +81,7 @@ def test_without_the_provider_the_error_says_what_to_install(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("file", ["../other.onnx", "C:other.onnx", "a/b.onnx", ""])
 def test_a_file_elsewhere_is_refused(file: str, tmp_path: Path, pretended: list[tuple[str, Any]]) -> None:
-    written = TARGET.lower(Denoiser().model(20), TARGET.options(), tmp_path, silent, DIMS)
+    written = TARGET.lower(Denoiser().model(20), TARGET.options(), tmp_path, Context(dims=DIMS))
     built: Any = {"graphs": [{"file": file, "dims": {"batch": 2}}]}
     with pytest.raises(LatentcError, match="not a plain file name"):
         SESSION.open(tmp_path / written.model_file, "directml", "fp32", None, built)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
+from artifacts.progress import silent
 from runtimes import tensorrt
 from runtimes.tensorrt import SESSION
+from targets.onnx_files import write_onnx
 from targets.tensorrt import BUILDERS
+from tests.contract.graphs import Denoiser
 
 ENGINE = b"not an engine, but nobody gets as far as to see"
 GPU = [("NVIDIA GeForce RTX 4090", "sm89")]
@@ -106,6 +112,84 @@ def test_another_builder(
     gpus(monkeypatch, GPU)
     with pytest.raises(LatentcError, match=message):
         SESSION.open(engine, "auto", "fp16", None, built(**change))
+
+
+@pytest.mark.parametrize(
+    ("version", "opens"),
+    [("1.2.3", True), ("1.2.2", True), ("1.1.9", True), ("1.2.4", False), ("0.9.0", False), ("2.0.0", False)],
+)
+def test_version_compatible_engines_open_in_newer_versions(
+    version: str, opens: bool, monkeypatch: pytest.MonkeyPatch, engine: Path
+) -> None:
+    gpus(monkeypatch, [])
+    told = built(version=version, version_compatible=True)
+    expected = "needs an NVIDIA GPU" if opens else f"needs TensorRT-RTX {version}, which built it"
+    with pytest.raises(LatentcError, match=expected):
+        SESSION.open(engine, "auto", "fp16", None, told)
+
+
+class Vendor:
+    """What a session calls of TensorRT, written down in order."""
+
+    TensorIOMode = SimpleNamespace(INPUT=0)
+    TensorLocation = SimpleNamespace(HOST=1)
+
+    def __init__(self, refits: bool = True) -> None:
+        self.calls: list[str] = []
+        engine = SimpleNamespace(num_io_tensors=0)
+        engine.get_weight_streaming_automatic_budget = lambda: 7
+        engine.create_execution_context = lambda: self.calls.append(
+            f"context, budget {getattr(engine, 'weight_streaming_budget_v2', None)}"
+        )
+        runtime = SimpleNamespace(engine_host_code_allowed=False)
+
+        def deserialize(data: bytes) -> SimpleNamespace:
+            self.calls.append(f"engine, host code {runtime.engine_host_code_allowed}")
+            return engine
+
+        def refit_from_file(name: str) -> bool:
+            self.calls.append(f"weights of {Path(name).name}")
+            return refits
+
+        runtime.deserialize_cuda_engine = deserialize
+        self.Runtime = lambda logger: runtime
+        self.Refitter = lambda of, logger: SimpleNamespace(refit_cuda_engine=lambda: refits)
+        self.OnnxParserRefitter = lambda refitter, logger: SimpleNamespace(refit_from_file=refit_from_file)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ({}, ["engine, host code False", "context, budget None"]),
+        ({"strip": True}, ["engine, host code False", "weights of model.onnx", "context, budget None"]),
+        ({"weight_streaming": True}, ["engine, host code False", "context, budget 7"]),
+        ({"version_compatible": True}, ["engine, host code True", "context, budget None"]),
+    ],
+)
+def test_how_each_kind_of_engine_is_opened(
+    flag: dict[str, object], expected: list[str], monkeypatch: pytest.MonkeyPatch, engine: Path
+) -> None:
+    vendor = opened(monkeypatch, engine, Vendor())
+    SESSION.open(engine, "auto", "fp16", None, built(**flag))
+    assert vendor.calls == expected
+
+
+def test_weights_that_do_not_fit_a_stripped_engine(monkeypatch: pytest.MonkeyPatch, engine: Path) -> None:
+    opened(monkeypatch, engine, Vendor(refits=False))
+    with pytest.raises(LatentcError, match=r"weights of model\.onnx do not fit the engine"):
+        SESSION.open(engine, "auto", "fp16", None, built(strip=True))
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, engine: Path, vendor: Vendor) -> Vendor:
+    """A machine with `vendor` and a GPU, and the ONNX file beside the engine."""
+    torch = pytest.importorskip("torch")
+    gpus(monkeypatch, GPU)
+    monkeypatch.setitem(sys.modules, BUILDERS["rtx"].module, vendor)  # type: ignore[arg-type]
+    monkeypatch.setattr(tensorrt, "_logger", lambda trt, said: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    write_onnx(Denoiser().model(), engine.with_name("model.onnx"), silent, "")
+    return vendor
 
 
 def test_devices_are_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

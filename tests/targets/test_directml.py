@@ -10,10 +10,10 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from artifacts.progress import silent
 from compiler.passes.precise import lower_precision
 from compiler.passes.table import simplify
 from runtimes.directml import SESSION
+from targets.base import Context
 from targets.directml import TARGET, sizes
 from tests.compiler.passes.graphs import error, evaluate
 from tests.compiler.quantize.made import KINDS, case, quantized
@@ -29,7 +29,7 @@ class TestDirectMl(TargetContract):
 
 
 def test_sizes_share_one_weight_file(tmp_path: Path) -> None:
-    written = TARGET.lower(Denoiser("fp16").model(), TARGET.options(), tmp_path, silent, DIMS)
+    written = TARGET.lower(Denoiser("fp16").model(), TARGET.options(), tmp_path, Context(dims=DIMS))
     assert written.files == (
         "model.onnx", "model.onnx_data", "directml-batch1-tokens3.onnx", "directml-batch2-tokens3.onnx",
     )  # fmt: skip
@@ -60,7 +60,9 @@ def test_quantized_weights_stay_compressed_and_on_the_gpu(
     graph, _ = lower_precision(made.model, "fp16", "strong")
     out = tmp_path / "out"
     out.mkdir()
-    written = TARGET.lower(graph, TARGET.options(), out, silent, {"batch": DIMS["batch"]}, simplify)
+    written = TARGET.lower(
+        graph, TARGET.options(), out, Context(dims={"batch": DIMS["batch"]}, simplify=simplify)
+    )
     total = written.built["coverage"].split()[2]
     assert written.built["coverage"].startswith(f"{total} of {total} nodes")
     stored = ir.load(out / "directml-batch2.onnx").graph.initializers["w"]
@@ -84,7 +86,7 @@ def test_nf4_is_refused_and_int4_offered() -> None:
 def test_a_dimension_without_a_declared_size_is_refused(tmp_path: Path) -> None:
     expected = r"'tokens' of sample has no declared size.\n.*fix=tokens=SIZE"
     with pytest.raises(LatentcError, match=expected):
-        TARGET.lower(Denoiser().model(), TARGET.options(), tmp_path, silent, {"batch": DIMS["batch"]})
+        TARGET.lower(Denoiser().model(), TARGET.options(), tmp_path, Context(dims={"batch": DIMS["batch"]}))
 
 
 def test_which_sizes_a_range_means() -> None:
@@ -114,7 +116,7 @@ def test_a_node_without_a_kernel_is_refused_before_anything_is_written(tmp_path:
     with pytest.raises(
         LatentcError, match=r"HardSwish 'act' of blocks\.3\.act: the provider has no such operator"
     ):
-        TARGET.lower(graph, TARGET.options(), tmp_path, silent)
+        TARGET.lower(graph, TARGET.options(), tmp_path, Context())
     assert not list(tmp_path.iterdir())
 
 
@@ -132,7 +134,9 @@ def test_what_is_constant_at_one_size_alone_is_stored_behind_the_weights(tmp_pat
             next(n for n in graph.graph if n.op_type == "MatMul").replace_input_with(1, made)
         return graph
 
-    written = TARGET.lower(Denoiser().model(), TARGET.options(), tmp_path, silent, DIMS, simplify)
+    written = TARGET.lower(
+        Denoiser().model(), TARGET.options(), tmp_path, Context(dims=DIMS, simplify=simplify)
+    )
     graphs: Any = written.built["graphs"]
     assert len(graphs) == 2
     for row in graphs:

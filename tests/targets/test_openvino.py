@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.progress import silent
+from targets.base import Context
 from targets.openvino import TARGET, Options
 from tests.contract.graphs import Denoiser, model, named, value
 from tests.contract.target_contract import TargetContract
@@ -20,7 +20,7 @@ class TestOpenVino(TargetContract):
 
 @pytest.mark.parametrize(("precision", "element"), [("fp32", "f32"), ("fp16", "f16"), ("bf16", "bf16")])
 def test_constants_keep_their_element_type(precision: str, element: str, tmp_path: Path) -> None:
-    TARGET.lower(Denoiser(precision).model(), Options(), tmp_path, silent)
+    TARGET.lower(Denoiser(precision).model(), Options(), tmp_path, Context())
     layers = ElementTree.parse(tmp_path / "openvino_model.xml").getroot().iter("layer")
     data = [layer.find("data") for layer in layers if layer.get("type") == "Const"]
     large = [d for d in data if d is not None and int(d.get("size", "0")) >= 8192]
@@ -32,6 +32,6 @@ def test_an_operator_without_a_rule_is_our_error(tmp_path: Path) -> None:
     node = ir.node("NoSuchOperator", [x])
     graph = model([x], [named(node, "y", ir.DataType.FLOAT, ["n"])], [node])
     with pytest.raises(LatentcError, match=r"cannot convert .*NoSuchOperator") as raised:
-        TARGET.lower(graph, Options(), tmp_path, silent)
+        TARGET.lower(graph, Options(), tmp_path, Context())
     assert "--target onnxruntime" in raised.value.hint
     assert not list(tmp_path.iterdir())

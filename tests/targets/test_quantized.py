@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from artifacts.progress import silent
 from compiler.passes.precise import lower_precision
 from runtimes import table as runtimes
 from targets import table as targets
+from targets.base import Context
 from tests.compiler.passes.graphs import error, evaluate
 from tests.compiler.quantize.made import KINDS, Case, case, quantized
 
@@ -35,7 +35,7 @@ def written(
     out = folder / target
     out.mkdir()
     chosen = targets.get(target)
-    lowered = chosen.lower(model, chosen.options(), out, silent)
+    lowered = chosen.lower(model, chosen.options(), out, Context())
     assert {p.name for p in out.iterdir()} == set(lowered.files)
     return made, record, out / lowered.model_file
 

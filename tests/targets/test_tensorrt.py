@@ -14,8 +14,11 @@ from artifacts.verify import Artifact, open_artifact
 from compiler.build import CompileRequest, compile
 from compiler.passes.precise import lower_precision
 from compiler.quantize import activations
+from compiler.rebuild import RebuildRequest, rebuild
 from targets import tensorrt, tensorrt_build
-from targets.tensorrt import BUILDERS, TARGET, Options, choose, make_profile
+from targets.base import Context
+from targets.onnx_files import write_onnx
+from targets.tensorrt import BUILDERS, FLAGS, TARGET, Options, choose, make_profile
 from tests.compiler.passes.graphs import evaluate
 from tests.compiler.quantize.made import case, quantized
 from tests.contract.graphs import Denoiser
@@ -138,6 +141,74 @@ def test_a_builder_that_is_not_there(tmp_path: Path) -> None:
         tensorrt_build.run(wanted, silent, "unet: building")
 
 
+# What TensorRT-RTX 1.7 says of each option where there is no NVIDIA driver; None: it takes it.
+REFUSED = {
+    "strip": r"unet: building with --strip failed: .*CUDA_SUCCESS",
+    "version_compatible": r"unet: building with --version-compatible failed: .*libnvinfer_lean",
+    "weight_streaming": None,
+}
+
+
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.parametrize("option", FLAGS)
+def test_what_the_builder_refuses_it_says_and_nothing_is_left_out(option: str, tmp_path: Path) -> None:
+    write_onnx(Denoiser("fp16").model(), tmp_path / "model.onnx", silent, "")
+    profile = make_profile(Denoiser().model(), DIMS, {})
+    wanted = job(tmp_path).model_copy(update={"flags": {option: FLAGS[option]}, "profile": profile})
+    if has_driver() or REFUSED[option] is None:
+        assert tensorrt_build.run(wanted, silent, "unet: building")[option] is True
+        return
+    with pytest.raises(LatentcError, match=str(REFUSED[option])) as caught:
+        tensorrt_build.run(wanted, silent, "unet: building")
+    assert caught.value.hint.startswith(f"Leave out --{option.replace('_', '-')}, or build where")
+    assert not (tmp_path / "model.engine").exists()
+
+
+def test_options_become_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None) -> None:
+    jobs: list[tensorrt_build.Job] = []
+    monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {})
+    for name in FLAGS:
+        graph = Denoiser("fp16").model()
+        TARGET.lower(graph, Options(gpu="sm89", **{name: True}), tmp_path, Context(dims=DIMS))  # type: ignore[arg-type]
+    assert [job.flags for job in jobs] == [{name: flags} for name, flags in FLAGS.items()]
+
+
+@pytest.mark.parametrize(("builder", "kept"), [("rtx", False), ("tensorrt", True)])
+def test_timings_are_kept_for_the_builder_that_takes_them(
+    builder: str, kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None
+) -> None:
+    jobs: list[tensorrt_build.Job] = []
+    monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {})
+    context = Context(dims=DIMS, cache=tmp_path / "cache")
+    TARGET.lower(Denoiser("fp16").model(), Options(builder=builder), tmp_path, context)
+    assert jobs[0].timings == (str(tmp_path / "cache" / "tensorrt") if kept else "")
+
+
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_timings_are_written_and_read_again(tmp_path: Path) -> None:
+    """With TensorRT-RTX, whose caches are empty: the calls are the same."""
+    write_onnx(Denoiser("fp16").model(), tmp_path / "model.onnx", silent, "")
+    wanted = job(tmp_path).model_copy(
+        update={"timings": str(tmp_path / "cache"), "profile": make_profile(Denoiser().model(), DIMS, {})}
+    )
+    file = tmp_path / "cache" / f"{VENDOR}-sm89.timings"
+    tensorrt_build.run(wanted, silent, "unet: building")
+    first = file.read_bytes()
+    assert first
+    file.write_bytes(b"of another version")
+    tensorrt_build.run(wanted, silent, "unet: building")
+    assert file.read_bytes() == first
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def has_driver() -> bool:
+    torch = pytest.importorskip("torch")
+    return bool(torch.cuda.is_available())
+
+
 def job(folder: Path) -> tensorrt_build.Job:
     return tensorrt_build.Job(
         module=VENDOR,
@@ -159,7 +230,7 @@ def test_a_build_is_cancelled_by_its_progress(tmp_path: Path) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        TARGET.lower(Denoiser("fp16").model(), Options(gpu="sm89"), tmp_path, stop, DIMS)
+        TARGET.lower(Denoiser("fp16").model(), Options(gpu="sm89"), tmp_path, Context(stop, DIMS))
     assert not (tmp_path / "model.engine").exists()
 
 
@@ -221,7 +292,7 @@ def test_the_network_holds_what_was_quantized(scheme: str, kind: str, tmp_path: 
         activations.quantize(made.model, some, activations.first_ranges(taps[None], True), True)
     model, _ = lower_precision(made.model, "fp16", TARGET.requirements.typed)
     (tmp_path / "out").mkdir()
-    lowered = TARGET.lower(model, Options(gpu="sm89"), tmp_path / "out", silent, DIMS)
+    lowered = TARGET.lower(model, Options(gpu="sm89"), tmp_path / "out", Context(dims=DIMS))
     layers = cast(dict[str, dict[str, int]], lowered.built["layers"])
     assert ("int4" if scheme == "int4" else "int8") in layers["constant"]
     assert layers.get("quantize", {}) == ({"int8": 1} if scheme == "int8-activations" else {})
@@ -266,6 +337,25 @@ def test_the_quantized_engines_of_shapes(scheme: str, shapes: Artifact, tmp_path
     ).stat().st_size
     assert artifact.manifest.pictures is not None
     assert artifact.manifest.pictures.reason.startswith("needs an NVIDIA GPU of sm86 or sm89 or sm120")
+
+
+@needs_builder
+@pytest.mark.slow
+def test_engines_of_shapes_are_built_again_for_another_gpu(shapes: Artifact, tmp_path: Path) -> None:
+    request = RebuildRequest(shapes.root, tmp_path / "out", {"gpu": "sm75", "profile": "batch=1"})
+    found = rebuild(request).manifest
+    assert found.options == {**shapes.manifest.options, "gpu": "sm75", "profile": "batch=1"}
+    for before, after in zip(shapes.manifest.graphs, found.graphs, strict=True):
+        assert after.built["compute_capabilities"] == ["sm75"]
+        assert after.built["layers"] == before.built["layers"]
+        assert after.built["sha256"] != before.built["sha256"]
+        assert after.evidence.reason.startswith(
+            "built again without the model; before: needs an NVIDIA GPU of sm86"
+        )
+    weights = [
+        {f.path: f.sha256 for f in m.files if f.path.endswith(".onnx_data")} for m in (shapes.manifest, found)
+    ]
+    assert weights[0] == weights[1]
 
 
 def test_nf4_is_refused_by_name(tmp_path: Path) -> None:
