@@ -59,7 +59,7 @@ class DirectMl:
         precisions=frozenset({"fp32", "fp16"}),
         typed="strong",
         weight_schemes=frozenset({"int8", "int4"}),
-        passes=(),
+        passes=("single",),
         dynamic_shapes=False,
     )
     options: type[Options] = Options

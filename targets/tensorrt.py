@@ -119,7 +119,7 @@ class TensorRt:
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="strong",
         weight_schemes=frozenset({"int8", "int4", "int8-activations"}),
-        passes=(),
+        passes=("single",),
         dynamic_shapes=True,
         # Its quantization has no zero points and no negative scales; its int8 products do not overflow.
         activations="int8",

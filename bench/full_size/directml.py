@@ -53,9 +53,9 @@ def check(name: str, components: frozenset[str] = frozenset()) -> Iterator[Row]:
     from compiler.capture.capture import capture
     from compiler.export.graph import export_graph
     from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
-    from compiler.passes.table import simplify
+    from compiler.passes.table import run, simplify
     from compiler.source import open_model
-    from targets.directml import at_size, sizes
+    from targets.directml import TARGET, at_size, sizes
     from targets.directml_check import coverage
 
     with tempfile.TemporaryDirectory(prefix="latentc-directml-") as folder:
@@ -70,6 +70,7 @@ def check(name: str, components: frozenset[str] = frozenset()) -> Iterator[Row]:
             part = next(c for c in source.modules if c.name == method.component)
             graph = export_graph(part, method, captured.weights[method.component])
             graph = PrecisionStrongPass(StrongOptions(precision="fp16"))(graph).model
+            graph = run(graph, TARGET.requirements.passes)
             point = sizes(graph, method.dims)[-1]
             found = coverage(at_size(graph, point, simplify))
             yield Row(method.folder, dict(point), found, time.perf_counter() - start)

@@ -23,6 +23,7 @@ PASSES: dict[str, str] = {
     "sdpa": "compiler.passes.sdpa:SdpaPass",
     "dead": "compiler.passes.dead:DeadPass",
     "cse": "compiler.passes.cse:CsePass",
+    "single": "compiler.passes.single:SinglePass",
 }
 
 SIMPLIFY: tuple[str, ...] = ("fold", "dead", "cse")

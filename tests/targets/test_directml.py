@@ -10,9 +10,11 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
+from compiler.build import CompileRequest, SizeRange, compile
 from compiler.passes.precise import lower_precision
 from compiler.passes.table import simplify
-from runtimes.directml import SESSION
+from runtimes.directml import ON_CPU, SESSION
+from runtimes.pipeline import load
 from targets.base import Context
 from targets.directml import TARGET, sizes
 from tests.compiler.passes.graphs import error, evaluate
@@ -74,6 +76,22 @@ def test_quantized_weights_stay_compressed_and_on_the_gpu(
     assert error([found], evaluate(exact.model, [made.x])) < (
         0.02 if record.scheme.startswith("int8") else 0.15
     )
+
+
+@pytest.mark.slow
+def test_shapes_draws_on_the_cpu(tmp_path: Path) -> None:
+    """What a machine without DirectML makes of an artifact for it: the twin's picture, and that it says so."""
+    side = DimRange(min=64, max=64)
+    request = CompileRequest("shapes", tmp_path / "out", "directml", size=SizeRange(side, side), check="none")
+    compile(request)
+    with load(tmp_path / "out", device="cpu", cache=False) as pipeline:
+        assert pipeline.note == ON_CPU
+        found = pipeline.generate("a large red circle at the left on a blue background", seed=0, steps=8)
+    (image,) = found.images
+    assert image.size == (64, 64)
+    red, _, blue = np.asarray(image, np.float32).transpose(2, 0, 1)
+    assert (red - blue)[24:40, 8:24].mean() > 30
+    assert (blue - red)[:8, 48:].mean() > 30
 
 
 def test_nf4_is_refused_and_int4_offered() -> None:
