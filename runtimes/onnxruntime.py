@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.base import Device
 from runtimes.common import check_inputs, choose, closed, opening, running, threads
@@ -29,6 +32,9 @@ PROVIDERS = {
 }
 # CoreML compiles graphs of dynamic shapes poorly and in fp16; it is there for who asks.
 NEVER_AUTO = frozenset({"coreml"})
+# Devices with memory of their own that tensors are placed in before a run and fetched from after it, under ONNX
+# Runtime's name of that memory. For the others it copies by itself, node by node where it must.
+MEMORY = {"cuda": "cuda"}
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 # ONNX Runtime's names of element types -> NumPy's (ml_dtypes' for bfloat16).
@@ -78,9 +84,23 @@ class OrtSessions:
         Raises:
             LatentcError: no such device, the external data is not beside the model, or the file was refused.
         """
-        name = choose(device, self.devices(), self.target, INSTALL)
+        devices = self.devices()
+        names = [choose(device, devices, self.target, INSTALL)]
+        if device == "auto":  # A package for GPUs lists them on machines that have none.
+            names = [d.name for d in devices]
         check_external_data(model_file)
-        return OrtSession(inference_session(model_file, name, self.target), model_file.parent.name)
+        for name in names[:-1]:
+            with suppress(NotStarted):
+                return self._open(model_file, name)
+        return self._open(model_file, names[-1])
+
+    def _open(self, model_file: Path, device: str) -> OrtSession:
+        session = inference_session(model_file, device, self.target)
+        return OrtSession(session, model_file.parent.name, MEMORY.get(device))
+
+
+class NotStarted(LatentcError):
+    """An execution provider that is installed, and for which this machine has no device or no libraries."""
 
 
 def inference_session(model_file: Path, device: str, target: str) -> Any:
@@ -90,6 +110,7 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
         device: a name in `PROVIDERS`; what its provider has no kernel for runs on the CPU.
 
     Raises:
+        NotStarted: the device's provider did not start; ONNX Runtime would run all of it on the CPU.
         LatentcError: onnxruntime refused the file.
     """
     import onnxruntime as ort
@@ -106,16 +127,29 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
         options.enable_mem_pattern = False
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     providers = [provider for provider, (name, _) in PROVIDERS.items() if name in (device, "cpu")]
-    with opening(model_file, target):
-        return ort.InferenceSession(str(model_file), options, providers=providers)
+    with opening(model_file, target), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It warns of a provider that is missing; we raise.
+        # Its own fallback opens the file once more, on the CPU, and tells standard output.
+        session = ort.InferenceSession(str(model_file), options, providers=providers, enable_fallback=0)
+    if providers[0] not in session.get_providers():
+        raise NotStarted(
+            f"ONNX Runtime's {providers[0]} did not start: there is no such device here, or its libraries are missing.",
+            "Use --device cpu, or install what the provider needs: https://onnxruntime.ai/docs/execution-providers",
+        )
+    return session
 
 
 class OrtSession:
     """One `InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
 
-    def __init__(self, session: Any, name: str) -> None:
+    def __init__(self, session: Any, name: str, memory: str | None = None) -> None:
+        """
+        Args:
+            memory: where tensors lie during a run, under ONNX Runtime's name ("cuda"); None for wherever it likes.
+        """
         self._session: Any = session
         self._name = name
+        self._memory = memory
         self.inputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_inputs()}
         self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_outputs()}
 
@@ -125,10 +159,24 @@ class OrtSession:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)
         with running(self._name, "onnxruntime", inputs):
-            values = self._session.run_with_ort_values(
-                list(self.outputs), {name: _lend(array) for name, array in inputs.items()}
-            )
-        return {name: _own(value) for name, value in zip(self.outputs, values, strict=True)}
+            if self._memory is None:
+                lent = {name: _lend(array) for name, array in inputs.items()}
+                values = self._session.run_with_ort_values(list(self.outputs), lent)
+            else:
+                values = self._run_bound(inputs, self._memory)
+            return {name: _own(value) for name, value in zip(self.outputs, values, strict=True)}
+
+    def _run_bound(self, inputs: Mapping[str, np.ndarray], memory: str) -> Any:
+        """One run on tensors that lie in the device's memory: one copy in, one copy out, none between nodes."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, _lend(array, memory))
+        for name, spec in self.outputs.items():
+            binding.bind_output(
+                name, "cpu" if spec.dtype == "bfloat16" else memory
+            )  # `_own` reads its bytes.
+        self._session.run_with_iobinding(binding)
+        return binding.get_outputs()
 
     def close(self) -> None:
         """Frees the session; twice is harmless."""
@@ -141,15 +189,15 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=TYPES.get(text, text), shape=shape)
 
 
-def _lend(array: np.ndarray) -> Any:
-    """An OrtValue on the array's own memory, which it keeps alive."""
+def _lend(array: np.ndarray, memory: str = "cpu") -> Any:
+    """An OrtValue on the array's own memory, which it keeps alive; in another `memory`, a copy."""
     import numpy as np
     import onnxruntime as ort
 
     array = np.ascontiguousarray(array).reshape(array.shape)
     if array.dtype.name == "bfloat16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
-    return ort.OrtValue.ortvalue_from_numpy(array)
+    return ort.OrtValue.ortvalue_from_numpy(array, memory)
 
 
 def _own(value: Any) -> np.ndarray:

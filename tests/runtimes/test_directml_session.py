@@ -31,9 +31,11 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     opened: list[tuple[str, Any]] = []
     real = ort.InferenceSession
 
-    def session(file: str, options: Any, providers: list[str]) -> Any:
+    def session(file: str, options: Any, providers: list[str], **more: Any) -> Any:
         opened.append((Path(file).name, (options, providers)))
-        return real(file, options, providers=["CPUExecutionProvider"])
+        made = real(file, options, providers=["CPUExecutionProvider"], **more)
+        made.get_providers = lambda: providers
+        return made
 
     monkeypatch.setattr(ort, "InferenceSession", session)
     both = ["DmlExecutionProvider", "CPUExecutionProvider"]

@@ -7,11 +7,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
-from artifacts.errors import LatentcError
+from artifacts.errors import LatentcError, UsageError
+from runtimes.base import Device
 from runtimes.containment import check_external_data
-from runtimes.onnxruntime import SESSION
+from runtimes.onnxruntime import SESSION, OrtSession, OrtSessions, inference_session
 from tests.contract.graphs import Denoiser, identity
 from tests.contract.session_contract import SessionContract
 
@@ -28,6 +30,60 @@ class TestOnnxRuntime(SessionContract):
         assert found.dtype == given.dtype
         assert found.tolist() == given.tolist()
         assert session.run({"in": given[:0]})["out"].shape == (0,)
+
+
+class TestBound(TestOnnxRuntime):
+    """The way of a GPU: tensors are placed in the device's memory, which is the CPU's here."""
+
+    def open(self, file: Path, precision: str = "fp32", cache: Path | None = None) -> OrtSession:
+        check_external_data(file)
+        return OrtSession(inference_session(file, "cpu", self.target), file.parent.name, "cpu")
+
+
+def test_tensors_are_placed_on_the_gpu_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(OrtSessions, "devices", lambda self: (Device("cuda", "GPU"), Device("cpu", "CPU")))
+    monkeypatch.setattr("runtimes.onnxruntime.inference_session", lambda file, device, target: device)
+    monkeypatch.setattr(
+        "runtimes.onnxruntime.OrtSession", lambda session, name, memory: opened.append((session, memory))
+    )
+    file = TestOnnxRuntime().write(Denoiser().model(), tmp_path)
+    for device in ("cuda", "cpu", "auto"):
+        SESSION.open(file, device, "fp32", None)
+    assert opened == [("cuda", "cuda"), ("cpu", None), ("cuda", "cuda")]
+
+
+def test_a_provider_that_does_not_start_is_never_the_cpu_in_silence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As with onnxruntime-gpu on a machine without an NVIDIA GPU."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is here")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    file = TestOnnxRuntime().write(Denoiser().model(), tmp_path)
+    with pytest.raises(
+        LatentcError, match=r"^ONNX Runtime's CUDAExecutionProvider did not start: .*\n.*--device cpu"
+    ):
+        SESSION.open(file, "cuda", "fp32", None)
+    inputs = Denoiser().inputs()
+    assert (
+        SESSION.open(file, "auto", "fp32", None).run(inputs)["flipped"].tolist() == (~inputs["flag"]).tolist()
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_that_is_not_installed_is_told_in_one_line(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is here")
+    file = TestOnnxRuntime().write(Denoiser().model(), tmp_path)
+    with pytest.raises(
+        UsageError, match=r"^target 'onnxruntime' has no device 'cuda' here \(there are: .*cpu"
+    ):
+        SESSION.open(file, "cuda", "fp32", None)
 
 
 @pytest.mark.parametrize(
