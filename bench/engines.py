@@ -140,7 +140,7 @@ class TorchEngine:
             raise LatentcError(f"PyTorch cannot load {self.root} as {cls.__name__}: {error}") from error
         self._meter = Meter()
         if self.precision != "fp32":
-            _noise_in_fp32(self.pipe, dtype)
+            noise_in_fp32(self.pipe, dtype)
         for name in self.methods:
             self._time(name)
         self._scheduler = getattr(self.pipe, "scheduler", None)
@@ -249,7 +249,7 @@ def _watched(cls: type, keep: Callable[[np.ndarray], None]) -> type:
     return type(cls.__name__, (cls,), {"__module__": cls.__module__, "step": step})
 
 
-def _noise_in_fp32(pipe: Any, dtype: Any) -> None:
+def noise_in_fp32(pipe: Any, dtype: Any) -> None:
     """Makes `pipe` draw its noise in fp32 and cast it: in another type one seed is another picture."""
     import torch
 

@@ -32,7 +32,7 @@ def compiled(runs: Runs, quantize: str) -> tuple[Figure, Path]:
     """An artifact for 512x512, and what compiling it took."""
     calibration = runs.work / "calibration.txt"
     calibration.write_text(PROMPT + "\n", encoding="utf-8")
-    arguments = ["--precision", "bf16", "--check", "none", "--size", "512", "--force"]
+    arguments = ["--target", "openvino", "--precision", "bf16", "--check", "none", "--size", "512", "--force"]
     if quantize:
         arguments += ["--quantize", quantize, "--calibration", str(calibration)]
     out = runs.work / f"sd15-{'int8-activations' if quantize else 'bf16'}"

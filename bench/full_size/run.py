@@ -101,17 +101,8 @@ class Runs:
         return self._run(f"latentc: {name} to OpenVINO {quantize or 'fp16'}", command, limit, out)
 
     def artifact(self, what: str, name: str, out: Path, arguments: Sequence[str], limit: int) -> Figure:
-        """`latentc compile` of a model for OpenVINO; what it makes stays."""
-        command = [
-            sys.executable,
-            "-m",
-            "latentc",
-            "compile",
-            str(self.model(name)),
-            str(out),
-            "--target",
-            "openvino",
-        ]
+        """`latentc compile` of a model; what it makes stays."""
+        command = [sys.executable, "-m", "latentc", "compile", str(self.model(name)), str(out)]
         return self._run(what, [*command, *arguments], limit)
 
     def peer(self, name: str, limit: int | None) -> Figure:
