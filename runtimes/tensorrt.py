@@ -99,7 +99,7 @@ class TensorRtSession:
 
         trt: Any = importlib.import_module(builder.module)
         self._name = model_file.parent.name
-        self._device = torch.device("cuda", int(device.partition(".")[2] or 0))
+        self._device = _device(device)
         self._said: list[str] = []
         with torch.cuda.device(self._device):
             self._runtime: Any = trt.Runtime(_logger(trt, self._said))
@@ -278,6 +278,13 @@ def _gpus() -> list[tuple[str, str]]:
         major, minor = torch.cuda.get_device_capability(i)
         found.append((torch.cuda.get_device_name(i), f"sm{major}{minor}"))
     return found
+
+
+def _device(name: str) -> Any:
+    """PyTorch's device of ours: "cuda.1" is its "cuda:1"."""
+    import torch
+
+    return torch.device("cuda", int(name.partition(".")[2] or 0))
 
 
 def _logger(trt: Any, said: list[str]) -> Any:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import DimRange
+from artifacts.manifest import Built, DimRange
 from runtimes import table as sessions
 from runtimes.base import Session, SessionFactory
 from targets import table as targets
@@ -32,6 +32,9 @@ class SessionContract:
     target: ClassVar[str]
     vendor: ClassVar[str]
     """The vendor's importable module."""
+    device: ClassVar[str] = "cpu"
+    built: ClassVar[dict[Path, Built]] = {}
+    """What the target said of each model file that `write` wrote."""
 
     @pytest.fixture
     def factory(self) -> SessionFactory:
@@ -40,11 +43,13 @@ class SessionContract:
     def write(self, graph: ir.Model, folder: Path, **options: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         target = targets.get(self.target)
-        dims = {name: DimRange(min=1, max=2) for name in symbols(graph)}
-        return folder / target.lower(graph, target.options(**options), folder, Context(dims=dims)).model_file
+        dims = {name: DimRange(min=1, max=32) for name in symbols(graph)}
+        written = target.lower(graph, target.options(**options), folder, Context(dims=dims))
+        self.built[folder / written.model_file] = written.built
+        return folder / written.model_file
 
     def open(self, file: Path, precision: str = "fp32", cache: Path | None = None) -> Session:
-        return sessions.get(self.target).open(file, "cpu", precision, cache)
+        return sessions.get(self.target).open(file, self.device, precision, cache, self.built.get(file))
 
     def denoiser(self, folder: Path, precision: str = "fp32") -> Session:
         if precision not in targets.get(self.target).requirements.precisions:
@@ -57,7 +62,7 @@ class SessionContract:
     def test_names_and_devices(self, factory: SessionFactory) -> None:
         assert factory.target == self.target
         names = [d.name for d in factory.devices()]
-        assert "cpu" in names
+        assert self.device in names
         assert len(names) == len(set(names))
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -184,18 +189,18 @@ class SessionContract:
 
     def test_no_such_device(self, factory: SessionFactory, tmp_path: Path) -> None:
         file = self.write(Denoiser().model(), tmp_path)
-        with pytest.raises(UsageError, match=r"no device 'gpu\.9' here \(there are: .*cpu"):
-            factory.open(file, "gpu.9", "fp32", None)
-        assert factory.open(file, "auto", "fp32", None).inputs
+        with pytest.raises(UsageError, match=r"no device 'gpu\.9' here \(there are: .*" + self.device):
+            factory.open(file, "gpu.9", "fp32", None, self.built[file])
+        assert factory.open(file, "auto", "fp32", None, self.built[file]).inputs
 
     def test_damaged_and_missing_files(self, factory: SessionFactory, tmp_path: Path) -> None:
         file = self.write(Denoiser().model(), tmp_path)
         file.write_bytes(b"\xff garbage")
         with pytest.raises(LatentcError, match=file.name):
-            factory.open(file, "cpu", "fp32", None)
+            factory.open(file, self.device, "fp32", None, self.built[file])
         file.unlink()
         with pytest.raises(LatentcError, match=file.name):
-            factory.open(file, "cpu", "fp32", None)
+            factory.open(file, self.device, "fp32", None, self.built[file])
 
     def test_links_are_refused(self, factory: SessionFactory, tmp_path: Path) -> None:
         file = self.write(Denoiser().model(), tmp_path / "real")
@@ -207,7 +212,7 @@ class SessionContract:
         except OSError:
             pytest.skip("no symbolic links here")
         with pytest.raises(LatentcError, match="plain file"):
-            factory.open(file, "cpu", "fp32", None)
+            factory.open(file, self.device, "fp32", None, self.built[file])
 
     def test_without_the_vendors_package(
         self, factory: SessionFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -223,7 +228,7 @@ class SessionContract:
         monkeypatch.setattr(builtins, "__import__", missing)
         assert factory.devices() == ()
         with pytest.raises(LatentcError, match=rf"not installed.\nRun: pip install {self.vendor}"):
-            factory.open(file, "cpu", "fp32", None)
+            factory.open(file, self.device, "fp32", None, self.built[file])
 
     def test_a_cache_changes_nothing_but_time(self, tmp_path: Path) -> None:
         file = self.write(Denoiser("fp16").model(), tmp_path / "unet")

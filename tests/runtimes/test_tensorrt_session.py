@@ -15,10 +15,14 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from artifacts.progress import silent
 from runtimes import tensorrt
+from runtimes.base import SessionFactory
 from runtimes.tensorrt import SESSION
+from targets.base import Availability
 from targets.onnx_files import write_onnx
 from targets.tensorrt import BUILDERS
 from tests.contract.graphs import Denoiser
+from tests.contract.session_contract import SessionContract
+from tests.runtimes import pretended_tensorrt
 
 ENGINE = b"not an engine, but nobody gets as far as to see"
 GPU = [("NVIDIA GeForce RTX 4090", "sm89")]
@@ -49,6 +53,52 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gpus(monkeypatch: pytest.MonkeyPatch, found: list[tuple[str, str]]) -> None:
     monkeypatch.setattr(tensorrt, "_gpus", lambda: found)
+
+
+class TestPretended(SessionContract):
+    """All that a session does but for the GPU: ONNX Runtime on the CPU plays TensorRT."""
+
+    target = "tensorrt"
+    vendor = BUILDERS["rtx"].module
+    device = "cuda"
+
+    @pytest.fixture(autouse=True)
+    def pretended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch = pytest.importorskip("torch")
+        monkeypatch.setitem(sys.modules, self.vendor, pretended_tensorrt)
+        monkeypatch.setattr("targets.tensorrt.run", pretended_tensorrt.build)
+        monkeypatch.setattr("targets.tensorrt.installed", lambda *modules: Availability(True))
+        monkeypatch.setattr(tensorrt, "_device", lambda name: torch.device("cpu"))
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "Stream", pretended_tensorrt.Stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", pretended_tensorrt.Stream)
+        gpus(monkeypatch, GPU)
+
+    def test_lacks_nothing_where_its_device_is(self, factory: SessionFactory) -> None:
+        assert factory.lacks(built()) == ""
+
+    def test_empty_arrays(self, tmp_path: Path) -> None:
+        """Profiles begin at 1: an empty tensor is refused with what the engine is for."""
+        session = self.open(self.write(Denoiser().model(), tmp_path))
+        with pytest.raises(
+            LatentcError, match=r"not built for 'sample' of \[0, 3, 64\] \(it is for: \[1, 1, 64\]"
+        ):
+            session.run(Denoiser().inputs(0, 3))
+
+    def test_links_are_refused(self, factory: SessionFactory, tmp_path: Path) -> None:
+        pytest.skip("an engine holds its weights; see test_a_link_is_refused")
+
+    def test_without_the_vendors_package(
+        self, factory: SessionFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = self.write(Denoiser().model(), tmp_path)
+        monkeypatch.setattr(tensorrt, "version_here", lambda builder: "")
+        assert factory.devices() == ()
+        with pytest.raises(LatentcError, match=r"needs TensorRT-RTX 1\.2\.3, which built it; here is: none"):
+            factory.open(file, "cuda", "fp32", None, self.built[file])
+
+    def test_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.skip("a GPU has no threads of ours")
 
 
 @pytest.mark.parametrize(
