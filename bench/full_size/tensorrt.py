@@ -60,12 +60,13 @@ def main() -> None:
             for scheme in args.schemes or SCHEMES:
                 figure, size = compiled(runs, scheme, args.gpu)
                 claims.append(fits(f"SD 1.5 to TensorRT {scheme} for {args.gpu}", [figure]))
-                sizes.append(f"{scheme}: engines of {size:,} MiB")
+                if size:
+                    sizes.append(f"{scheme}: engines of {size:,} MiB; ")
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     print(table(runs.figures, claims))
     here = environment(False)
-    print(f"\n{'; '.join(sizes)}. {here.processor}, {here.cores} cores")
+    print(f"\n{''.join(sizes)}{here.processor}, {here.cores} cores")
     sys.exit(1 if any(claim.holds is False for claim in claims) else 0)
 
 
