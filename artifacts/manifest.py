@@ -149,6 +149,7 @@ class GraphRecord(Record):
         model_file: the file that a session opens, relative to the artifact.
         dims: declared ranges of the symbolic dimensions used in `inputs` and `outputs`.
         precision: "fp32", "fp16" or "bf16".
+        rewrites: names of the exact rewrites that the graph got.
         kept_fp32: what stayed in fp32 in a lower-precision graph, and why (one line each).
         schemes: bytes written for each weight scheme ("float16": 1719...).
         digest: SHA-256 of the target-neutral graph's structure.
@@ -162,6 +163,7 @@ class GraphRecord(Record):
     outputs: tuple[TensorSpec, ...]
     dims: dict[str, DimRange]
     precision: str
+    rewrites: tuple[str, ...] = ()
     kept_fp32: tuple[str, ...] = ()
     parameters: int
     schemes: dict[str, int]

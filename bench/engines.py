@@ -74,7 +74,14 @@ class ArtifactEngine:
         seconds = time.perf_counter() - start
         times = result.timings
         components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
-        return Drawn(_pixels(result.images), seconds, times.steps, components, self._latents.stacked())
+        return Drawn(
+            _pixels(result.images),
+            seconds,
+            times.steps,
+            components,
+            self._latents.stacked(),
+            self._latents.first_after(start),
+        )
 
 
 @dataclass
@@ -201,7 +208,14 @@ class TorchEngine:
         times = self._meter.timings()
         components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
         images = merge([dict(output)])[1]
-        return Drawn(_pixels(images), seconds, times.steps, components, self._latents.stacked())
+        return Drawn(
+            _pixels(images),
+            seconds,
+            times.steps,
+            components,
+            self._latents.stacked(),
+            self._latents.first_after(start),
+        )
 
 
 def classes(manifest: Manifest) -> tuple[str, ...]:
@@ -214,15 +228,26 @@ class Latents:
 
     def __init__(self, pipe: Any) -> None:
         self._found: list[np.ndarray] = []
+        self._first: float | None = None
         scheduler = getattr(pipe, "scheduler", None)
         if callable(getattr(scheduler, "step", None)):
             # The class, not the instance: pipelines and `generate` copy schedulers.
             assert scheduler is not None
-            scheduler.__class__ = _watched(type(scheduler), self._found.append)
+            scheduler.__class__ = _watched(type(scheduler), self._keep)
+
+    def _keep(self, sample: np.ndarray) -> None:
+        if not self._found:
+            self._first = time.perf_counter()
+        self._found.append(sample)
 
     def clear(self) -> None:
         """Before a new picture."""
         self._found.clear()
+        self._first = None
+
+    def first_after(self, start: float) -> float | None:
+        """Seconds from `start`, of `time.perf_counter`, to the end of the first step; None where none was seen."""
+        return None if self._first is None else self._first - start
 
     def stacked(self) -> np.ndarray | None:
         """float32 [steps, ...] of one picture; None where nothing was seen, or shapes varied."""

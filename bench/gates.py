@@ -60,6 +60,7 @@ METRICS: Mapping[str, Metric] = {
     "image_s": Metric(lambda v: v.speed.image_s.median if v.speed else None, "s", time=True),
     "load_s": Metric(_start("warm", lambda s: s.load_s), "s", time=True),
     "load_cold_s": Metric(_start("cold", lambda s: s.load_s), "s", time=True),
+    "first_step_s": Metric(_start("cold", lambda s: s.first_step_s), "s", time=True),
     "first_image_s": Metric(_start("cold", lambda s: s.first_image_s), "s", time=True),
     "memory": Metric(_start("warm", lambda s: s.memory.total), "bytes", digits=0),
     "memory_anonymous": Metric(_start("warm", lambda s: s.memory.anonymous), "bytes", digits=0),

@@ -80,13 +80,16 @@ class Start(Record):
 
     Attributes:
         import_s: importing the libraries, in seconds.
-        load_s: from the files to graphs that can run.
+        load_s: from the files to a pipeline that can be called. Some compile their graphs here, others when the
+            first inputs come.
+        first_step_s: loading, and the first picture up to the end of its first step; None where it is not told.
         first_image_s: loading and drawing the first picture.
         memory: None where it was not watched.
     """
 
     import_s: float
     load_s: float
+    first_step_s: float | None = None
     first_image_s: float
     memory: Memory
 

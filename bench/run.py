@@ -161,11 +161,13 @@ def _begin(track: Track, asked: Asked, settings: Settings, folder: Path) -> Star
         known = asked.ask(do="open")
         drawn = _ask(asked, settings, 0, 0, folder / "first.npz")
     peaks = watch.peaks()
+    first = drawn.get("first_step")
     track.threads = known.get("threads")
     track.about = known.get("about", {})
     return Start(
         import_s=imports,
         load_s=known["seconds"],
+        first_step_s=None if first is None else known["seconds"] + first,
         first_image_s=known["seconds"] + drawn["seconds"],
         memory=Memory(total=peaks.total, anonymous=peaks.anonymous, file_backed=peaks.file_backed),
     )

@@ -40,6 +40,7 @@ class Drawn:
         steps: seconds of each denoising step; empty where the engine does not tell.
         components: "unet.forward" -> its calls and the seconds of all of them.
         latents: float32 [steps, ...], after each step; None where the engine does not show them.
+        first_step: seconds from the call to the end of the first step; None where the engine does not tell.
     """
 
     image: np.ndarray
@@ -47,6 +48,7 @@ class Drawn:
     steps: tuple[float, ...] = ()
     components: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     latents: np.ndarray | None = None
+    first_step: float | None = None
 
 
 class Engine(Protocol):
@@ -108,6 +110,7 @@ def _do(engine: Engine, request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "seconds": drawn.seconds,
         "steps": list(drawn.steps),
+        "first_step": drawn.first_step,
         "components": {name: list(pair) for name, pair in drawn.components.items()},
     }
 

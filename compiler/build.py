@@ -40,6 +40,7 @@ from compiler.job import GraphJob, Lowered, toolchain
 from compiler.plan import Plan, Storage, make_plan
 from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
+from compiler.rewrites import chosen
 from compiler.shared import Shared
 from compiler.source import ModelSource, open_model
 from runtimes import table as sessions
@@ -209,7 +210,7 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     """The target and its options.
 
     Raises:
-        UsageError: an unknown target, option or check, or a precision that the target does not take.
+        UsageError: an unknown target, option, check or rewrite, or a precision that the target does not take.
         LatentcError: the target's tools are not here.
     """
     target = targets.get(request.target)
@@ -221,6 +222,7 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
         )
     if request.check not in CHECKS:
         raise UsageError(f"there is no check '{request.check}' (there are: {', '.join(CHECKS)}).")
+    chosen(target.name, request.precision, request.rewrites)
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)

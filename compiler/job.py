@@ -24,6 +24,7 @@ from compiler.pictures import Evaluation, evaluation
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.request import CompileRequest
+from compiler.rewrites import apply, chosen
 from compiler.shared import Shared
 from compiler.source import ComponentSource, ModelSource
 from runtimes.graphs import cache_dir
@@ -45,6 +46,7 @@ class Lowered:
     """A graph on its way to its target's files.
 
     Attributes:
+        rewrites: the exact rewrites that changed it.
         kept: what stayed in fp32.
         weights: how each weight is quantized.
         scratch: a folder that holds quantized weights until the graph is written.
@@ -52,6 +54,7 @@ class Lowered:
     """
 
     model: ir.Model
+    rewrites: tuple[str, ...]
     kept: tuple[str, ...]
     weights: tuple[WeightRecord, ...]
     scratch: Path
@@ -88,6 +91,11 @@ class GraphJob:
         return self.choice.precision or self.request.precision
 
     @property
+    def rewrites(self) -> tuple[str, ...]:
+        """The exact rewrites that are tried on the graph."""
+        return chosen(self.target.name, self.precision, self.request.rewrites)
+
+    @property
     def bytes(self) -> int:
         """A lower bound of what will be written."""
         storage = Storage(self.precision, self.choice.label, planned(self.choice))
@@ -112,6 +120,7 @@ class GraphJob:
                 "target": self.target.name,
                 "options": dataclasses.asdict(self.options),
                 "precision": self.precision,
+                "rewrites": list(self.rewrites),
                 "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
                 "calibration": self._calibration(),
                 "check": self.request.check,
@@ -130,9 +139,10 @@ class GraphJob:
         # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
         scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
         self.progress(Event(f"{name}: exporting the graph", 0, None))
-        model, kept, weights = self.lowering(scratch, self.choice).run(self.exported())
+        model, rewrites = apply(self.exported(), self.rewrites)
+        model, kept, weights = self.lowering(scratch, self.choice).run(model)
         self.progress(Event(f"{name}: exporting the graph", 1, 1))
-        return Lowered(model, kept, weights, scratch, self._residual(building.folder))
+        return Lowered(model, rewrites, kept, weights, scratch, self._residual(building.folder))
 
     def write(self, building: Building, lowered: Lowered) -> None:
         """Writes and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
@@ -167,6 +177,7 @@ class GraphJob:
             outputs=self.method.outputs,
             dims=self.method.dims,
             precision=self.precision,
+            rewrites=lowered.rewrites,
             kept_fp32=lowered.kept,
             parameters=parameters(self.method, self.captured),
             schemes=schemes,

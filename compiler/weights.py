@@ -98,6 +98,25 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Pad:
+    """`after` zeros at the end of one axis."""
+
+    axis: int
+    after: int
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[: self.axis], shape[self.axis] + self.after, *shape[self.axis + 1 :])
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        return dtype
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        padded = np.zeros(self.shape(array.shape), array.dtype)
+        padded[(slice(None),) * self.axis + (slice(array.shape[self.axis]),)] = array
+        return padded
+
+
+@dataclass(frozen=True)
 class Multiply:
     """By one float32 factor for each index along an axis. `factors` are their bytes, so that equal steps are equal."""
 
@@ -245,9 +264,9 @@ class WeightRef(ir.LazyTensor):
         return WeightRef(self.source, tuple(chain), self.name)
 
     def _unwiden(self, chain: list[Transform]) -> None:
-        """Drops a chain's last cast where only the order of elements changes after it, and it lost nothing."""
+        """Drops a chain's last cast where elements are only moved after it, and it lost nothing."""
         last = len(chain) - 1
-        while last >= 0 and isinstance(chain[last], (Transpose, Reshape, Slice)):
+        while last >= 0 and isinstance(chain[last], (Transpose, Reshape, Slice, Pad)):
             last -= 1
         if last < 0 or not isinstance(chain[last], Cast):
             return

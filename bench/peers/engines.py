@@ -88,7 +88,8 @@ class Diffusers:
         picture = self.pipe(request.prompt, **given).images[0]
         seconds = time.perf_counter() - start
         image = np.asarray(picture.convert("RGB"))
-        return worker.Drawn(image, seconds, tuple(np.diff(ends).tolist()), {}, np.stack(latents))
+        steps = tuple(np.diff(ends).tolist())
+        return worker.Drawn(image, seconds, steps, {}, np.stack(latents), ends[0] - start)
 
 
 class OptimumIntel(Diffusers):
@@ -170,7 +171,9 @@ class Genai:
         tensor = self.pipe.generate(request.prompt, **given)
         seconds = time.perf_counter() - start
         shown = np.stack(latents) if len({each.shape for each in latents}) == 1 else None
-        return worker.Drawn(np.array(tensor.data[0]), seconds, tuple(np.diff(ends).tolist()), {}, shown)
+        steps = tuple(np.diff(ends).tolist())
+        first = ends[0] - start if ends else None
+        return worker.Drawn(np.array(tensor.data[0]), seconds, steps, {}, shown, first)
 
 
 LOADERS: dict[str, Callable[..., Any]] = {

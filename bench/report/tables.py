@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.record import Bench, Measured, Memory, Spread, Variant
+from bench.record import Bench, Measured, Memory, Spread, Start, Variant
 
 DASH = "-"
 
@@ -57,6 +57,11 @@ def memory(found: Memory | None) -> str:
     return DASH if found is None else size(found.total)
 
 
+def first_step(found: Start | None) -> str:
+    """ "4.21 s"."""
+    return DASH if found is None or found.first_step_s is None else f"{found.first_step_s:.2f} s"
+
+
 def kinds(found: Memory | None) -> str:
     """ "441.7 / 201.3 MB": anonymous and file-backed."""
     if found is None or found.anonymous is None or found.file_backed is None:
@@ -80,6 +85,7 @@ SPEED: tuple[Column, ...] = (
         lambda v: f"{v.cold.load_s:.2f} s" if v.cold else DASH,
     ),
     Column("warm", "fresh process, second start", lambda v: f"{v.warm.load_s:.2f} s" if v.warm else DASH),
+    Column("1st step", "from load to the end of the first step, cold", lambda v: first_step(v.cold)),
     Column(
         "1st image",
         "from load to the first picture, cold",

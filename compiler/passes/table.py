@@ -1,9 +1,9 @@
 """The visible, ordered list of passes.
 
 Each entry of `PASSES` is "module:class"; the class is an `onnx_ir.passes.PassBase` made with no arguments.
-`DEFAULT` runs on every exported graph, in order (`sdpa` leaves constants for a second `fold`); a target's
-own `requirements.passes` run after it. Passes with options (precision) are made by their users and handed to
-`run` in the same list.
+`DEFAULT` runs on every exported graph, in order (`sdpa` leaves constants for a second `fold`). Then come the rewrites
+that are on for the target (`compiler.rewrites`) and, after quantization and precision, the target's own
+`requirements.passes`. Passes with options (precision) are made by their users and handed to `run` in the same list.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ PASSES: dict[str, str] = {
     "dead": "compiler.passes.dead:DeadPass",
     "cse": "compiler.passes.cse:CsePass",
     "single": "compiler.passes.single:SinglePass",
+    "split-linear": "compiler.passes.split_linear:SplitLinearPass",
+    "multi-head-attention": "compiler.passes.multi_head_attention:MultiHeadAttentionPass",
+    "pad-heads": "compiler.passes.pad_heads:PadHeadsPass",
 }
 
 SIMPLIFY: tuple[str, ...] = ("fold", "dead", "cse")

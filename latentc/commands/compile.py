@@ -141,6 +141,13 @@ Examples:
     help="MODEL is an artifact that holds its graphs: make its files again from them, with other options of the "
     "target's own (another GPU) or newer tools. The source model is not needed.",
 )
+@click.option(
+    "--rewrites",
+    metavar="NAME,...|none",
+    default="",
+    help="Exact rewrites that make the graphs faster; docs/speed.md has the names and what each gains. "
+    "[default: those that pay on the target]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @click.option(
@@ -164,6 +171,7 @@ def command(
     pictures: int,
     save_recipe: str | None,
     rebuild: bool,
+    rewrites: str,
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -206,6 +214,7 @@ def command(
         quantize="" if quantize == AUTO else quantize,
         calibration=_prompts(calibration),
         pictures=pictures,
+        rewrites=rewrites,
         force=force,
     )
     if save_recipe is not None and not quantize:

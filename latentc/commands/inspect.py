@@ -112,6 +112,9 @@ def _print_manifest(manifest: Manifest) -> None:
     for name, value in facts.items():
         click.echo(f"{name:<10}{show.plain(value)}")
     for graph in manifest.graphs:
+        if graph.rewrites:
+            click.echo(show.plain(f"rewritten {graph.folder}: {', '.join(graph.rewrites)}"))
+    for graph in manifest.graphs:
         for line in graph.kept_fp32:
             click.echo(show.plain(f"in fp32   {graph.folder}: {line}"))
     for graph in manifest.graphs:

@@ -82,7 +82,7 @@ class Scripted:
             return Drawn(image, 0.5)
         latents = np.full((len(self.steps), 1, 4), float(self.level), np.float32)
         components = {"unet.forward": (len(self.steps), sum(self.steps) / 2)}
-        return Drawn(image, sum(self.steps) + 0.5, self.steps, components, latents)
+        return Drawn(image, sum(self.steps) + 0.5, self.steps, components, latents, 0.25 + self.steps[0])
 
 
 def subject(name: str, kind: Any = "artifact", **changes: Any) -> Subject:
@@ -119,7 +119,7 @@ def spread(median: float) -> Spread:
 
 def begun(load: float = 1.0) -> Start:
     memory = Memory(total=800, anonymous=600, file_backed=200)
-    return Start(import_s=1.0, load_s=load, first_image_s=load + 1, memory=memory)
+    return Start(import_s=1.0, load_s=load, first_step_s=load + 0.5, first_image_s=load + 1, memory=memory)
 
 
 def variant(name: str = "out", step: float = 100.0, psnr: float = 40.0, **changes: Any) -> Variant:

@@ -64,6 +64,14 @@ def test_equal_pictures_are_infinitely_near_and_equally_fast() -> None:
     assert found.speed.step_ratio is not None and found.speed.step_ratio.value == 1.0
 
 
+def test_the_first_step_is_from_the_start_of_loading() -> None:
+    found = scripted(one=Scripted(steps=(0.5, 0.1)), silent=Scripted(steps=()))
+    (one, silent) = (found.variant(name) for name in ("one", "silent"))
+    assert one is not None and one.cold is not None and silent is not None and silent.cold is not None
+    assert one.cold.first_step_s == pytest.approx(one.cold.load_s + 0.75)
+    assert silent.cold.first_step_s is None
+
+
 def test_speed_is_of_the_medians_and_against_the_reference_of_each_round() -> None:
     found = scripted(fast=Scripted(steps=(0.05, 0.05))).variant("fast")
     assert found is not None and found.speed is not None

@@ -1,0 +1,102 @@
+"""Exact rewrites that make a graph faster on one target and not on another: which there are, and where each is on.
+
+Images differ by rounding only. `python -m bench.rewrites` measures them again; docs/speed.md has what it printed, and
+what was tried and did not pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from artifacts.errors import UsageError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NONE = "none"
+
+ANY = frozenset({"fp32", "fp16", "bf16"})
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One pass of `compiler.passes.table`, of the same name.
+
+    Attributes:
+        summary: what it does, for people.
+        on: target -> precisions in which it is on by default.
+        runs: targets whose runtime can run the result.
+        why: for people: what it gains where it is on, and why it is off elsewhere.
+    """
+
+    summary: str
+    on: Mapping[str, frozenset[str]]
+    runs: frozenset[str]
+    why: str
+
+
+REWRITES: Mapping[str, Rewrite] = {
+    "split-linear": Rewrite(
+        "a linear layer whose result is only cut into parts (GEGLU) becomes one for each part",
+        on={"openvino": ANY, "onnxruntime": ANY},
+        runs=frozenset({"openvino", "onnxruntime", "tensorrt", "directml"}),
+        why="no copy of the activations, which OpenVINO makes with a reference kernel",
+    ),
+    "multi-head-attention": Rewrite(
+        "attention without a mask becomes ONNX Runtime's MultiHeadAttention",
+        on={"onnxruntime": ANY},
+        runs=frozenset({"onnxruntime"}),
+        why="its kernel never holds all scores, and needs no transposes; other runtimes fuse attention themselves",
+    ),
+    "pad-heads": Rewrite(
+        "attention heads of 33 to 63 are padded with zeros to 64, in the weights",
+        on={"openvino": frozenset({"bf16"})},
+        runs=frozenset({"openvino", "onnxruntime"}),
+        why="AMX's tiles are 32 deep; arithmetic in fp32 gets slower by the zeros",
+    ),
+}
+
+
+def chosen(target: str, precision: str, asked: str = "") -> tuple[str, ...]:
+    """The rewrites of a graph, in the order in which they run.
+
+    Args:
+        asked: names with commas between them, "none", or empty for those that are on.
+
+    Raises:
+        UsageError: there is no such rewrite, or the target cannot run its result.
+    """
+    if not asked:
+        return tuple(name for name, each in REWRITES.items() if precision in each.on.get(target, ()))
+    if asked == NONE:
+        return ()
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in REWRITES:
+            raise UsageError(
+                f"there is no rewrite '{name}' (there are: {', '.join(REWRITES)}, or {NONE} alone).",
+                f"For instance: --rewrites {next(iter(REWRITES))}",
+            )
+        if target not in REWRITES[name].runs:
+            there = ", ".join(sorted(REWRITES[name].runs))
+            raise UsageError(f"the rewrite '{name}' is for {there}; found --target {target}.")
+    return tuple(name for name in REWRITES if name in names)
+
+
+def apply(model: ir.Model, names: tuple[str, ...]) -> tuple[ir.Model, tuple[str, ...]]:
+    """The exported graph, in fp32, rewritten, and the rewrites that found something. No weight is read.
+
+    Args:
+        model: changed in place.
+    """
+    from compiler.passes import table
+
+    done = []
+    for name in names:
+        result = table.make(name)(model)
+        model = result.model
+        if result.modified:
+            done.append(name)
+    return table.run(model, ("dead",)) if done else model, tuple(done)

@@ -1,0 +1,175 @@
+"""The rewrites that make graphs faster: what they leave, and that rounding is all that changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from artifacts.errors import UsageError
+from compiler import rewrites
+from compiler.passes import table
+from compiler.weights import WeightRef
+from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse
+
+_RNG = np.random.default_rng(0)
+
+
+def _array(*shape: int) -> np.ndarray:
+    return _RNG.standard_normal(shape).astype(np.float32)
+
+
+def _geglu(folder: Path, shape: str = "N,5,8", tail: str = "", split: str = "axis=-1") -> ir.Model:
+    model = parse(
+        f"""(float[{shape}] x, float[8,12] w, float[12] b) => (float[{shape.replace("8", "6")}] y{tail}) {{
+        h = MatMul(x, w)
+        z = Add(b, h)
+        u, v = Split<{split}, num_outputs=2>(z)
+        g = Gelu(v)
+        y = Mul(u, g)
+    }}"""
+    )
+    model.graph.opset_imports[""] = 21
+    model = bind(model, folder, w=_array(8, 12), b=_array(12))
+    from compiler.passes.check import complete
+
+    complete(model)
+    return model
+
+
+def test_a_split_linear_becomes_two(tmp_path: Path) -> None:
+    model = _geglu(tmp_path)
+    x = _array(3, 5, 8)
+    want = evaluate(model, [x])
+    rewrites.apply(model, ("split-linear",))
+    assert ops(model) == {"MatMul": 2, "Add": 2, "Gelu": 1, "Mul": 1}
+    assert error(evaluate(model, [x]), want) < 1e-6
+    assert all(isinstance(v.const_value, WeightRef) for v in model.graph.initializers.values())
+    assert {v.const_value.key for v in model.graph.initializers.values()} == {"w", "b"}
+
+
+@pytest.mark.parametrize("given", [{"shape": "N,8"}, {"shape": "N,1,8"}, {"tail": ", float[N,5,12] z"}])
+def test_a_split_of_few_rows_or_of_what_others_read_stays(tmp_path: Path, given: dict[str, str]) -> None:
+    model = _geglu(tmp_path, **given)
+    before = ops(model)
+    table.run(model, ("split-linear",))
+    assert ops(model) == before
+
+
+def test_a_split_of_the_tokens_stays(tmp_path: Path) -> None:
+    model = parse(
+        """(float[N,6,8] x, float[8,12] w) => (float[N,3,12] u, float[N,3,12] v) {
+        z = MatMul(x, w)
+        u, v = Split<axis=1, num_outputs=2>(z)
+    }"""
+    )
+    model = bind(model, tmp_path, w=_array(8, 12))
+    table.run(model, ("split-linear",))
+    assert ops(model) == {"MatMul": 1, "Split": 1}
+
+
+_TOKENS = 1024
+
+
+def _attention(
+    folder: Path, heads: int = 2, size: int = 40, queries: int = 16, mask: str = "", keys: int = _TOKENS
+) -> ir.Model:
+    """Cross attention over `keys` tokens, as `sdpa` leaves it; its projections have no bias but the values'."""
+    width = heads * size
+    model = parse(
+        f"""(float[N,{queries},24] x, float[N,{keys},24] c, float[24,{width}] wq, float[24,{width}] wk,
+             float[24,{width}] wv, float[{width}] bv, float[{width},24] wo{mask and ", float[16,1024] m"})
+           => (float[N,{queries},24] y) {{
+        split = Constant<value_ints=[0, 0, {heads}, {size}]>()
+        flat = Constant<value_ints=[0, 0, {width}]>()
+        scale = Constant<value_float=0.158>()
+        q = MatMul(x, wq)
+        k = MatMul(c, wk)
+        v0 = MatMul(c, wv)
+        v = Add(v0, bv)
+        qs = Reshape(q, split)
+        ks = Reshape(k, split)
+        vs = Reshape(v, split)
+        qt = Transpose<perm=[0,2,1,3]>(qs)
+        kt = Transpose<perm=[0,2,3,1]>(ks)
+        vt = Transpose<perm=[0,2,1,3]>(vs)
+        scaled = Mul(qt, scale)
+        scores = MatMul(scaled, kt)
+        {mask or "masked = Identity(scores)"}
+        p = Softmax<axis=-1>(masked)
+        o = MatMul(p, vt)
+        ot = Transpose<perm=[0,2,1,3]>(o)
+        rows = Reshape(ot, flat)
+        y = MatMul(rows, wo)
+    }}"""
+    )
+    arrays = {"wq": (24, width), "wk": (24, width), "wv": (24, width), "bv": (width,), "wo": (width, 24)}
+    bind(model, folder, **{name: np.float32(0.3) * _array(*shape) for name, shape in arrays.items()})
+    return table.run(model, ("fold", "dead"))
+
+
+def _feeds() -> list[np.ndarray]:
+    return [_array(2, 16, 24), _array(2, _TOKENS, 24)]
+
+
+def test_attention_becomes_one_node_of_onnx_runtime(tmp_path: Path) -> None:
+    model = _attention(tmp_path)
+    feeds = _feeds()
+    want = evaluate(model, feeds)
+    rewrites.apply(model, ("multi-head-attention",))
+    table.simplify(model)
+    assert ops(model) == {"MatMul": 4, "Add": 1, "MultiHeadAttention": 1}
+    assert model.graph.opset_imports["com.microsoft"] == 1
+    assert error(evaluate(model, feeds), want) < 1e-6
+
+
+def test_attention_with_a_mask_stays(tmp_path: Path) -> None:
+    model = _attention(tmp_path, mask="masked = Add(scores, m)")
+    before = ops(model)
+    table.run(model, ("multi-head-attention",))
+    assert ops(model) == before
+    assert "com.microsoft" not in model.graph.opset_imports
+
+
+def test_heads_are_padded_in_the_weights(tmp_path: Path) -> None:
+    model = _attention(tmp_path)
+    before, feeds = ops(model), _feeds()
+    want = evaluate(model, feeds)
+    rewrites.apply(model, ("pad-heads",))
+    assert ops(model) == before
+    shapes = {name: tuple(v.shape) for name, v in model.graph.initializers.items() if name[0] in "wb"}
+    assert shapes == {"wq": (24, 128), "wk": (24, 128), "wv": (24, 128), "bv": (128,), "wo": (128, 24)}
+    assert error(evaluate(model, feeds), want) < 1e-6
+    table.run(model, (), check=True)
+
+
+@pytest.mark.parametrize("given", [{"size": 32}, {"size": 64}, {"size": 80}, {"keys": 77}])
+def test_heads_of_other_sizes_or_with_few_keys_stay(tmp_path: Path, given: dict[str, int]) -> None:
+    model = _attention(tmp_path, **given)
+    before = {name: v.shape for name, v in model.graph.initializers.items()}
+    table.run(model, ("pad-heads",))
+    assert {name: v.shape for name, v in model.graph.initializers.items()} == before
+
+
+def test_which_rewrites_a_graph_gets() -> None:
+    assert rewrites.chosen("openvino", "fp16") == ("split-linear",)
+    assert rewrites.chosen("openvino", "bf16") == ("split-linear", "pad-heads")
+    assert rewrites.chosen("onnxruntime", "fp32") == ("split-linear", "multi-head-attention")
+    assert rewrites.chosen("tensorrt", "fp16") == ()
+    assert rewrites.chosen("onnxruntime", "fp32", "none") == ()
+    assert rewrites.chosen("onnxruntime", "fp32", "multi-head-attention, split-linear") == (
+        "split-linear",
+        "multi-head-attention",
+    )
+    with pytest.raises(UsageError, match="no rewrite 'fast'"):
+        rewrites.chosen("openvino", "fp16", "fast")
+    with pytest.raises(UsageError, match="is for onnxruntime; found --target openvino"):
+        rewrites.chosen("openvino", "fp16", "multi-head-attention")
+
+
+def test_every_rewrite_is_a_pass() -> None:
+    assert set(rewrites.REWRITES) <= set(table.PASSES)
+    for each in rewrites.REWRITES.values():
+        assert set(each.on) <= each.runs
