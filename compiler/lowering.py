@@ -83,12 +83,12 @@ class Lowering:
                 for site, known in zip(found, ranges, strict=True)
             ]
             activations.quantize(model, found, used, self._symmetric)
-        model, kept = self._lowered(model, self.target)
+        model, kept = self._lowered(model, self.target, self.precision)
         return model, kept, records
 
-    def _lowered(self, model: ir.Model, target: Target) -> tuple[ir.Model, tuple[str, ...]]:
+    def _lowered(self, model: ir.Model, target: Target, precision: str) -> tuple[ir.Model, tuple[str, ...]]:
         requirements = target.requirements
-        model, kept = lower_precision(model, self.precision, requirements.typed, self.progress)
+        model, kept = lower_precision(model, precision, requirements.typed, self.progress)
         return table.run(model, requirements.passes), kept
 
     # --- activations -----------------------------------------------------------------------------
@@ -204,7 +204,9 @@ class Lowering:
         folder.mkdir()
         try:
             target, options = self._measuring
-            lowered, _ = self._lowered(model, target)
+            # A runtime that computes in fp32 maps such weights from the file; others it holds twice.
+            stored = "fp32" if target.requirements.typed == "weights" else self.precision
+            lowered, _ = self._lowered(model, target, stored)
             context = Context(self.progress, self.method.dims, table.simplify)
             written = target.lower(lowered, options, folder, context)
             shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
