@@ -37,6 +37,9 @@ SPECS = (
     "unet=int4:group=32",
     "unet=int4:asymmetric",
     "unet=int4:low_rank=16",
+    "unet=int4:method=awq",
+    "unet=int4:method=scale-estimation",
+    "unet=int4:method=gptq",
     "unet=nf4",
     "unet=int8-activations",
     "unet=int8-activations:bits=8",
@@ -208,6 +211,17 @@ def failures(rows: Sequence[Row], own: float) -> list[str]:
     return found
 
 
+def takes(target: str, spec: str) -> bool:
+    """Whether the target has the methods that the spec names."""
+    from compiler.quantize.recipe import Choice, read
+    from targets import table
+
+    if not spec or spec.startswith(AUTO):
+        return True
+    named = {method for component in read(spec).components.values() for method in Choice(component).methods}
+    return named <= table.get(target).requirements.int4_methods
+
+
 def table(rows: Sequence[Row], own: float, prompts: int) -> str:
     """Markdown, at most 120 columns."""
     lines = [
@@ -264,7 +278,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="latentc-quantization-") as folder:
             for target in given.target or TARGETS:
-                for number, spec in enumerate(given.spec or SPECS):
+                specs = given.spec or [spec for spec in SPECS if takes(target, spec)]
+                for number, spec in enumerate(specs):
                     print(f"{target} {spec or 'fp16'}: compiling and drawing", file=sys.stderr, flush=True)
                     out = Path(folder) / f"{target}-{number}"
                     drawn.append(build(target, spec, out, prompts, given.guidance, shared, drawn))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -31,13 +32,13 @@ from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from artifacts.workspace import Building, Workspace
-from compiler import pictures
+from compiler import data_aware, pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.check import Checker, memory_available, memory_needed, variant
 from compiler.job import GraphJob, Lowered, toolchain
-from compiler.plan import Plan, Storage, make_plan
+from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
 from compiler.rewrites import chosen
@@ -230,11 +231,25 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
 
 
 def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> Plan:
+    """What will be done.
+
+    Raises:
+        LatentcError: weights are to follow the data, and there is too little memory for that.
+    """
+
     def storage(method: Method) -> Storage:
         choice = choice_of(recipe, method)
         return Storage(choice.precision or request.precision, choice.label, planned(choice))
 
-    return make_plan(captured, request.precision, request.out, recipe, storage)
+    found = make_plan(captured, request.precision, request.out, recipe, storage)
+    peak = found.peak_memory
+    for method in captured.methods:
+        if methods := choice_of(recipe, method).methods:
+            sizes = [math.prod(stored.shape) for stored in used_weights(method, captured)]
+            needed = data_aware.memory_needed(sum(sizes), max(sizes, default=0))
+            data_aware.require(method.component, needed, methods)
+            peak = max(peak, needed)
+    return dataclasses.replace(found, peak_memory=peak)
 
 
 def _capture(
@@ -355,7 +370,7 @@ def _manifest(
         ),
         graphs=tuple(record for record, _ in graphs.values()),
         files=files,
-        toolchain=toolchain(target),
+        toolchain=toolchain(target, *(choice_of(recipe, method) for method in captured.methods)),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -60,15 +60,19 @@ def taps(job: Job, progress: Progress) -> np.ndarray:
     return found
 
 
-def inputs(job: Job, progress: Progress) -> list[dict[str, np.ndarray]]:
-    """The graph's inputs of `job.keep` calls at most, by name.
+def record(job: Job, progress: Progress) -> None:
+    """Leaves the graph's inputs of `job.keep` calls at most in `job.result`, for `read_inputs`.
 
     Raises:
         LatentcError: see `taps`.
     """
     _run(job, "recording calls", progress)
+
+
+def read_inputs(file: Path) -> list[dict[str, np.ndarray]]:
+    """The recorded calls: input name -> array."""
     calls: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(job.result) as arrays:
+    with np.load(file) as arrays:
         for name in arrays.files:
             number, _, key = name.partition("/")
             calls.setdefault(number, {})[key] = arrays[name]

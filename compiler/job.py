@@ -28,6 +28,7 @@ from compiler.rewrites import apply, chosen
 from compiler.shared import Shared
 from compiler.source import ComponentSource, ModelSource
 from runtimes.graphs import cache_dir
+from targets import data_aware
 from targets.base import Context, Target
 
 if TYPE_CHECKING:
@@ -124,13 +125,13 @@ class GraphJob:
                 "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
                 "calibration": self._calibration(),
                 "check": self.request.check,
-                "toolchain": toolchain(self.target),
+                "toolchain": toolchain(self.target, self.choice),
             }
         )
 
     def _calibration(self) -> Any:
-        """What activations are measured with, where they are."""
-        used = "int8-activations" in self.choice.schemes
+        """What activations are measured with, where they are, and what the data is that weights follow."""
+        used = "int8-activations" in self.choice.schemes or self.choice.methods
         return calibration(self.request, self.source).model_dump() if used else None
 
     def lower(self, building: Building) -> Lowered:
@@ -248,12 +249,14 @@ def calibration(request: CompileRequest, source: ModelSource) -> Evaluation:
     return found.model_copy(update={"prompts": request.calibration}) if request.calibration else found
 
 
-def toolchain(target: Target) -> dict[str, str]:
-    """Package -> version of everything that shapes an artifact."""
+def toolchain(target: Target, *choices: Choice) -> dict[str, str]:
+    """Package -> version of everything that shapes an artifact whose graphs are quantized by `choices`."""
     found = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    if any(choice.methods for choice in choices):
+        found |= data_aware.toolchain()
     return found | dict(target.toolchain())

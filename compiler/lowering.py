@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from artifacts.errors import UsageError
 from artifacts.manifest import ComponentRecord, Evidence, GraphRecord, MethodRecord, WeightRecord
 from artifacts.progress import Progress
-from compiler import calibrate
+from compiler import calibrate, data_aware
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
 from compiler.check import variant
@@ -28,11 +28,12 @@ from compiler.quantize.apply import QuantizePass, decisions
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Layout
 from compiler.quantize.recipe import Choice
-from compiler.quantize.stream import Scratch
+from compiler.quantize.stream import Given, Scratch
 from compiler.quantize.table import options as scheme_options
 from compiler.source import ComponentSource, ModelSource
 from targets import table as targets
 from targets.base import Context, Target
+from targets.data_aware import Weight
 
 ACTIVATIONS = "int8-activations"
 
@@ -63,7 +64,7 @@ class Lowering:
         """The graph, what stayed in fp32, and the weights that were quantized into `scratch`.
 
         Raises:
-            UsageError: activations are to be quantized where they cannot be measured.
+            UsageError: activations are to be quantized, or weights by the data, where they cannot be measured.
             LatentcError: a weight is not finite, or the calibration fails.
         """
         records: tuple[WeightRecord, ...] = ()
@@ -76,7 +77,8 @@ class Lowering:
                 if known.error * 1000 > self._limit(key)
             }
             choose = self._without(kept_float)
-            quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress)
+            given = self._data_aware(model, choose)
+            quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress, given)
             model, records = quantize(model).model, quantize.records
             used = [
                 None if any(key in kept_float for key in site.keys) else known
@@ -149,14 +151,12 @@ class Lowering:
     def _require_one_method(self) -> None:
         name = self.method.component
         others = [m.method for m in self.captured.methods if m.component == name]
+        what = f"{ACTIVATIONS}, auto and int4 with a method"
         if TASK not in self.captured.pipelines:
-            raise UsageError(
-                f"{ACTIVATIONS} and auto are measured with {TASK}, which is not among the tasks."
-            )
+            raise UsageError(f"{what} are measured with {TASK}, which is not among the tasks.")
         if len(others) > 1:
             raise UsageError(
-                f"{ACTIVATIONS} and auto measure components that are called in one way; '{name}' is called by "
-                f"{', '.join(others)}.",
+                f"{what} measure components that are called in one way; '{name}' is called by {', '.join(others)}.",
                 f"Use --quantize {name}=int8",
             )
 
@@ -181,6 +181,39 @@ class Lowering:
         with self._runnable(tapped, name) as job:
             return calibrate.taps(job.model_copy(update={"taps": activations.TAPS}), self.progress)
 
+    # --- values that follow the data -------------------------------------------------------------
+
+    def _data_aware(self, model: ir.Model, choose: Any) -> dict[str, Callable[[], Given]]:
+        """Initializer -> what its method made of it. The files that are read lie in `scratch`."""
+        wanted: dict[str, list[Weight]] = {}
+        for found, made in decisions(model, choose):
+            # A second reader would get a weight that the first one's input is divided out of.
+            if made.method and len(found.value.uses()) == 1:
+                weight = Weight(str(found.value.name), made.options.group, made.options.asymmetric)
+                wanted.setdefault(made.method, []).append(weight)
+        if not wanted:
+            return {}
+        result: dict[str, Callable[[], Given]] = {}
+        with self._recorded(model, data_aware.CALLS, data_aware.PROMPTS) as job:
+            graph = Path(job.root) / job.graph.model_file
+            for method, weights in wanted.items():
+                out = self.scratch / method
+                out.mkdir()
+                result |= data_aware.run(
+                    graph, Path(job.result), method, weights, out, self.progress, self.method.folder
+                )
+        return result
+
+    @contextmanager
+    def _recorded(self, model: ir.Model, count: int, prompts: int) -> Iterator[calibrate.Job]:
+        """A job that has left the inputs of `count` calls in its result, with the float graph beside it."""
+        self._require_one_method()
+        few = self.evaluation.model_copy(update={"prompts": self.evaluation.prompts[:prompts]})
+        with self._runnable(model.clone(), "calls") as job:
+            job = job.model_copy(update={"keep": count, "evaluation": few})
+            calibrate.record(job, self.progress)
+            yield job
+
     def calls(self, model: ir.Model, count: int) -> list[dict[str, np.ndarray]]:
         """Inputs of a few calls of the component, spread over the timesteps, as the pipeline makes them.
 
@@ -191,11 +224,8 @@ class Lowering:
             UsageError: the pipeline cannot be run with this graph alone.
             LatentcError: it does not run.
         """
-        self._require_one_method()
-        few = self.evaluation.model_copy(update={"prompts": self.evaluation.prompts[:2]})
-        with self._runnable(model.clone(), "calls") as job:
-            wanted = job.model_copy(update={"keep": count, "evaluation": few})
-            return calibrate.inputs(wanted, self.progress)
+        with self._recorded(model, count, prompts=2) as job:
+            return calibrate.read_inputs(Path(job.result))
 
     @contextmanager
     def _runnable(self, model: ir.Model, name: str) -> Iterator[calibrate.Job]:

@@ -31,7 +31,7 @@ class CompileRequest:
         arguments: more arguments of the pipeline's call, as texts.
         pictures: prompts whose pictures are compared with PyTorch's where weights are quantized; 0 for none.
         quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
-        calibration: prompts that activations are measured on; empty for the model's own.
+        calibration: prompts that activations, and int4 with a method, are measured on; empty for the model's own.
         rewrites: names of exact rewrites that the graphs get (`compiler.rewrites`), with commas between them, or
             "none"; empty for those that are on for the target.
         force: replace an artifact that is at `out`.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts.errors import LatentcError
 from artifacts.progress import Event
 from targets.base import Availability, Context, Lowered, Requirements
+from targets.data_aware import METHODS
 from targets.nf4 import as_uint4, places
 from targets.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.versions import installed, versions
@@ -49,6 +50,7 @@ class OpenVino:
         weight_schemes=frozenset({"int8", "int4", "nf4", "int8-activations"}),
         passes=(),
         dynamic_shapes=True,
+        int4_methods=frozenset(METHODS),
     )
     options: type[Options] = Options
     rebuild = None

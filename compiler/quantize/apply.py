@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,14 @@ from compiler.passes.rewrite import add_constant, add_initializer, insert
 from compiler.quantize.correction import correct
 from compiler.quantize.decide import Decision, spare_small, stored_bytes
 from compiler.quantize.find import Found, Layout, find
-from compiler.quantize.stream import QuantizedWeight, Scratch, quantize
+from compiler.quantize.stream import Given, QuantizedWeight, Scratch, quantize
 from compiler.weights import Stored, WeightRef
 from targets import nf4
 
 Choose = Callable[[str, Layout], "Decision | None"]
 """A weight's key and layout -> what becomes of it; None for nothing."""
+
+LEFT_OUT = "it left this weight out"
 
 
 class QuantizePass(ir.passes.InPlacePass):
@@ -33,11 +35,21 @@ class QuantizePass(ir.passes.InPlacePass):
         records: what was done, in the graph's order, after the pass has run.
     """
 
-    def __init__(self, choose: Choose, scratch: Scratch, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        choose: Choose,
+        scratch: Scratch,
+        progress: Progress = silent,
+        given: Mapping[str, Callable[[], Given]] | None = None,
+    ) -> None:
+        """Args:
+        given: initializer -> reads the values that a method has chosen for it.
+        """
         super().__init__()
         self.choose = choose
         self.scratch = scratch
         self.progress = progress
+        self.given = given or {}
         self.records: tuple[WeightRecord, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -50,7 +62,10 @@ class QuantizePass(ir.passes.InPlacePass):
             if decision.scheme == "none":
                 records.append(_spared(found, decision))
                 continue
-            made = quantize(found, decision, self.scratch)
+            given = self.given.get(str(found.value.name)) if decision.method else None
+            if decision.method and given is None:
+                decision = decision.without_method(LEFT_OUT)
+            made = quantize(found, decision, self.scratch, None if given is None else given())
             _Rewrite(model.graph, made, firsts[found.value]).run()
             records.append(_record(made))
             done += found.weight.nbytes
@@ -121,9 +136,20 @@ class _Rewrite:
         new.name = f"{name}.restored"
         for node, index in readers:
             node.replace_input_with(index, new)
+            if self.made.inputs is not None:
+                self._scale_input(node, self.made.inputs, name)
         if self.made.left is not None:
             for node, _ in readers:
                 correct(self.graph, self.made, name, node)
+
+    def _scale_input(self, product: ir.Node, by: np.ndarray, name: str) -> None:
+        """What was divided out of the weight, multiplied into the other factor of its product."""
+        x = product.inputs[0]
+        assert x is not None
+        factor = add_constant(self.graph, by.astype(np.float32), f"{name}.inputs")
+        kind = ir.DataType.FLOAT
+        scaled = insert(product, "Mul", [x, factor], dtype=kind, shape=x.shape, before=True)
+        product.replace_input_with(0, scaled.outputs[0])
 
     def _restored(self, values: ir.Value, scale: ir.Value, name: str) -> ir.Value:
         layout, stored = self.made.found.layout, self.made.scale.shape

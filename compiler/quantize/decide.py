@@ -9,6 +9,7 @@ from typing import Any
 
 from compiler.quantize import table
 from compiler.quantize.find import Layout
+from compiler.quantize.int4 import NO_METHOD
 
 GROUPS = (128, 64, 32)
 NARROWS = 8
@@ -47,6 +48,18 @@ class Decision:
         """Rank of the correction, 0 for none."""
         return int(getattr(self.options, "low_rank", 0))
 
+    @property
+    def method(self) -> str:
+        """The algorithm that chooses the values by the data; empty for none."""
+        found = getattr(self.options, "method", NO_METHOD)
+        return "" if found == NO_METHOD else str(found)
+
+    def without_method(self, why: str) -> Decision:
+        """The same without its method, and the reason."""
+        options = dataclasses.replace(self.options, method=NO_METHOD)
+        note = f"no {self.method}: {why}"
+        return Decision(self.scheme, options, f"{self.note}; {note}" if self.note else note)
+
 
 def decide(scheme: str, options: Any, layout: Layout) -> Decision:
     """The scheme for a weight of this layout."""
@@ -76,7 +89,8 @@ def decide(scheme: str, options: Any, layout: Layout) -> Decision:
         if why:
             options = dataclasses.replace(options, low_rank=0)
             note = f"{note}; {why}" if note else why
-    return Decision(scheme, options, note)
+    made = Decision(scheme, options, note)
+    return made.without_method(_KINDS[layout.kind]) if made.method and layout.kind != "linear" else made
 
 
 def spare_small(decisions: Sequence[tuple[int, Decision]]) -> list[Decision]:

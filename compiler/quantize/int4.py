@@ -3,6 +3,9 @@
 The scale is the one of a few that leaves the smallest squared error; ``scale=max`` takes the largest
 element's, as ONNX Runtime's and NNCF's plain quantizers do. Symmetric values are -8..7: the element that is
 largest in size lands on -8, whatever its sign, so scales may be negative.
+
+``method`` leaves the choice for matrices of products to an algorithm that knows what they are multiplied with: see
+`compiler.data_aware`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from artifacts.errors import UsageError
 from compiler.quantize.blocks import Blocks, affine, as_half, nonzero
+from targets.data_aware import METHODS
+
+NO_METHOD = "none"
 
 # Shares of the largest element's scale that are tried. Below 1 the largest elements are clipped and all
 # others are finer; a little above 1 the grid may happen to fit better.
@@ -32,6 +39,10 @@ class Options:
         low_rank: rank of a correction in fp16 beside the four bits; 0 for none.
         small: per cent of a graph's parameters, those in its smallest weights, that stay at int8: they cost
             little, and a network is most sensitive at its ends, where it is narrow.
+        method: "awq", "scale-estimation" or "gptq" where values are to follow the data; "none" where not.
+
+    Raises:
+        UsageError: a method together with `low_rank` or `positive`, which none of them knows.
     """
 
     group: int = 64
@@ -41,12 +52,21 @@ class Options:
     positive: bool = False
     low_rank: int = 0
     small: int = 1
+    method: str = NO_METHOD
+
+    def __post_init__(self) -> None:
+        other = "low_rank" if self.low_rank else "positive" if self.positive else ""
+        if self.method != NO_METHOD and other:
+            raise UsageError(
+                f"int4:method={self.method} cannot be had with '{other}'.", f"Leave '{other}' out"
+            )
 
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "group": (32, 64, 128),
     "scale": ("mse", "max"),
     "scales": ("fp16", "fp32"),
+    "method": (NO_METHOD, *METHODS),
 }
 
 

@@ -27,6 +27,7 @@ from compiler.capture.infer import Method
 from compiler.quantize import table
 from compiler.quantize.decide import Decision, decide, stored_bytes
 from compiler.quantize.find import MIN_ELEMENTS, Layout
+from compiler.quantize.int4 import NO_METHOD
 from compiler.weights import Stored
 from targets.base import Target
 
@@ -82,6 +83,40 @@ def _split(item: str) -> tuple[str, str]:
 
 def _is_scheme(name: str) -> bool:
     return name.strip() in (*table.SCHEMES, *PRECISIONS, NONE)
+
+
+def with_method(recipe: Recipe, method: str) -> Recipe:
+    """The recipe with the method in every int4 that names none.
+
+    Raises:
+        UsageError: there is no int4 in it.
+    """
+
+    def options(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        takes = scheme == "int4" and given["method"] == NO_METHOD
+        return {**given, "method": method} if takes else dict(given)
+
+    named = [s for c in recipe.components.values() for s in (c.scheme, *(r.scheme for r in c.weights))]
+    if "int4" not in named:
+        there = ", ".join(dict.fromkeys(named))
+        raise UsageError(
+            f"--method {method} is a way to choose int4's values; --quantize has none (it has: {there}).",
+            f"For instance: --quantize unet=int4 --method {method}",
+        )
+    return _checked(_mapped(recipe, options))
+
+
+def _mapped(recipe: Recipe, options: Callable[[str, Mapping[str, Any]], dict[str, Any]]) -> Recipe:
+    """The recipe with other options, made of each scheme and those it has."""
+    components = {}
+    for name, component in recipe.components.items():
+        rules = tuple(
+            rule.model_copy(update={"options": options(rule.scheme, rule.options)})
+            for rule in component.weights
+        )
+        given = options(component.scheme, component.options)
+        components[name] = component.model_copy(update={"options": given, "weights": rules})
+    return recipe.model_copy(update={"components": components})
 
 
 def load(file: Path) -> Recipe:
@@ -242,6 +277,13 @@ def _fitted(recipe: Recipe, target: Target) -> Recipe:
     """
 
     def options(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        method, takes = given.get("method", NO_METHOD), target.requirements.int4_methods
+        if method not in (NO_METHOD, *takes):
+            raise UsageError(
+                f"target '{target.name}' does not take int4 with method={method} "
+                f"(it takes: {', '.join(sorted(takes)) or 'none'}).",
+                "Use --quantize int4, without a method",
+            )
         wanted = target.requirements.scheme_options.get(scheme, {})
         default = dataclasses.asdict(table.options(scheme, {})) if wanted else {}
         for key, value in wanted.items():
@@ -252,15 +294,7 @@ def _fitted(recipe: Recipe, target: Target) -> Recipe:
                 )
         return {**given, **wanted}
 
-    components = {}
-    for name, component in recipe.components.items():
-        rules = tuple(
-            rule.model_copy(update={"options": options(rule.scheme, rule.options)})
-            for rule in component.weights
-        )
-        given = options(component.scheme, component.options)
-        components[name] = component.model_copy(update={"options": given, "weights": rules})
-    return recipe.model_copy(update={"components": components})
+    return _mapped(recipe, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,6 +324,14 @@ class Choice:
         """All that it names, precisions included."""
         found = self.component
         return frozenset() if found is None else frozenset({found.scheme, *(r.scheme for r in found.weights)})
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """What chooses values by the data (`targets.data_aware.METHODS`)."""
+        found = self.component
+        options = [] if found is None else [found.options, *(rule.options for rule in found.weights)]
+        named = (str(given.get("method", NO_METHOD)) for given in options)
+        return frozenset(named) - {NO_METHOD}
 
     def __bool__(self) -> bool:
         return bool(self.label)

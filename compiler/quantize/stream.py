@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from artifacts.errors import LatentcError
 from compiler.quantize import low_rank, table
-from compiler.quantize.blocks import is_half
+from compiler.quantize.blocks import Blocks, is_half
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Found
 from compiler.weights import Cast, Reshape, Slice, Stored, Transpose, WeightRef
@@ -30,6 +30,7 @@ class QuantizedWeight:
         values, scale, zero: in the scratch file. Values lie as the graph reads them ([in, out] for a MatMul),
             or [rows, inner] where `decision`'s scheme has blocks and the weight is no matrix, or is nf4.
         left, right: fp16 [rows, rank] and [rank, inner], or None.
+        inputs: see `Given`.
         error: ``||restored - weight|| / ||weight||``.
         bytes: on disk, all of it.
     """
@@ -41,8 +42,29 @@ class QuantizedWeight:
     zero: Stored | None
     left: Stored | None
     right: Stored | None
+    inputs: np.ndarray | None
     error: float
     bytes: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """A weight's values as another algorithm than its scheme's has chosen them.
+
+    Attributes:
+        inputs: float32 [inner] that the layer's input is multiplied by, for the values are those of a weight that
+            was divided by it; None for ones.
+    """
+
+    blocks: Blocks
+    inputs: np.ndarray | None
+
+    def rows(self, part: slice) -> Blocks:
+        """Some of the rows."""
+        blocks = self.blocks
+        return Blocks(
+            blocks.values[part], blocks.scale[part], None if blocks.zero is None else blocks.zero[part]
+        )
 
 
 class Scratch:
@@ -70,8 +92,13 @@ class Scratch:
         return stored
 
 
-def quantize(found: Found, decision: Decision, scratch: Scratch) -> QuantizedWeight:
+def quantize(
+    found: Found, decision: Decision, scratch: Scratch, given: Given | None = None
+) -> QuantizedWeight:
     """Quantizes one weight into `scratch`.
+
+    Args:
+        given: the values; by default those that the scheme finds.
 
     Raises:
         LatentcError: the weight holds NaN or infinity.
@@ -98,8 +125,13 @@ def quantize(found: Found, decision: Decision, scratch: Scratch) -> QuantizedWei
         correction = None
         if left is not None and right is not None:
             correction = left[part].astype(np.float32) @ right.astype(np.float32)
-        blocks = scheme.quantize(wanted if correction is None else wanted - correction, options)
+        if given is None:
+            blocks = scheme.quantize(wanted if correction is None else wanted - correction, options)
+        else:
+            blocks = given.rows(part)
         restored = scheme.dequantize(blocks, options)
+        if given is not None and given.inputs is not None:
+            restored *= given.inputs
         if correction is not None:
             restored = restored + correction
         values[part], scale[part] = blocks.values.view(values.dtype), blocks.scale
@@ -122,7 +154,10 @@ def quantize(found: Found, decision: Decision, scratch: Scratch) -> QuantizedWei
         None if right is None else scratch.write(right, ir.DataType.FLOAT16, f"{found.key}.right"),
     )
     size = sum(part.nbytes for part in wrote if part is not None)
-    return QuantizedWeight(found, decision, *wrote, (lost / total) ** 0.5 if total else 0.0, size)
+    inputs = None if given is None else given.inputs
+    if inputs is not None:
+        size += 2 * inputs.size  # in the graph's precision
+    return QuantizedWeight(found, decision, *wrote, inputs, (lost / total) ** 0.5 if total else 0.0, size)
 
 
 @dataclass(frozen=True)

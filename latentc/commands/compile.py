@@ -13,6 +13,7 @@ from latentc.target_options import TargetCommand, given
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from artifacts.manifest import Recipe
     from artifacts.verify import Artifact
     from compiler.build import CompileRequest, Plan
 
@@ -103,6 +104,12 @@ Examples:
     "see docs/quantization.md.",
 )
 @click.option(
+    "--method",
+    type=click.Choice(["awq", "scale-estimation", "gptq"]),
+    help="With int4: choose its values by what the component is called with, through NNCF. Its memory must hold "
+    "the component several times over. [default: by the weight alone, one at a time]",
+)
+@click.option(
     "--min-psnr",
     type=click.FloatRange(min=0, min_open=True),
     metavar="DB",
@@ -118,7 +125,8 @@ Examples:
     "--calibration",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Prompts that int8-activations are measured on, one on each line. [default: the model's own, or general ones]",
+    help="Prompts that int8-activations and --method measure on, one on each line. "
+    "[default: the model's own, or general ones]",
 )
 @click.option(
     "--pictures",
@@ -165,6 +173,7 @@ def command(
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
     quantize: str,
+    method: str | None,
     min_psnr: float | None,
     max_bytes: int | None,
     calibration: str | None,
@@ -195,6 +204,8 @@ def command(
         return
     if target is None:
         raise click.UsageError("Missing option '--target' / '-t'.")
+    if method is not None and quantize in ("", AUTO):
+        raise click.UsageError("--method is a way to choose int4's values: it needs --quantize with an int4.")
     request = CompileRequest(
         model=model,
         out=Path(out),
@@ -211,7 +222,7 @@ def command(
         check=check,
         options=own,
         arguments=assignments(arguments, "--arg"),
-        quantize="" if quantize == AUTO else quantize,
+        quantize=_quantization(quantize, method),
         calibration=_prompts(calibration),
         pictures=pictures,
         rewrites=rewrites,
@@ -270,6 +281,15 @@ def _tell(artifact: Artifact, json_output: bool) -> None:
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:
         _print_result(artifact)
+
+
+def _quantization(spec: str, method: str | None) -> str | Recipe:
+    """What the compiler is asked for; a method needs the SPEC taken apart."""
+    if method is None:
+        return "" if spec == AUTO else spec
+    from compiler.quantize.recipe import read, with_method
+
+    return with_method(read(spec), method)
 
 
 def _prompts(file: str | None) -> tuple[str, ...]:

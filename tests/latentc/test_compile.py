@@ -176,6 +176,17 @@ def test_calibration_prompts_are_read_from_a_file(latentc, requests, tmp_path):
     assert latentc(*args, "--calibration", file).code == 2
 
 
+def test_a_method_is_put_into_the_spec(latentc, requests):
+    args = ["compile", "m", "out", "-t", "openvino", "--method", "gptq"]
+    assert latentc(*args, "--quantize", "unet=int4,vae=int8").code == 0
+    assert requests[-1].quantize == read("unet=int4:method=gptq,vae=int8")
+    for wrong in ([], ["--quantize", "auto"], ["--quantize", "int8"], ["--quantize", "nf4"]):
+        ended = latentc(*args, *wrong)
+        assert (ended.code, len(requests)) == (2, 1)
+        assert "--method" in ended.err
+    assert latentc(*args[:-1], "rtn", "--quantize", "int4").code == 2
+
+
 def test_auto_reaches_the_search_with_its_budget(latentc, requests, monkeypatch, tmp_path):
     from compiler import auto
 

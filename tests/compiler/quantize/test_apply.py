@@ -13,7 +13,7 @@ from compiler.quantize import table
 from compiler.quantize.apply import QuantizePass
 from compiler.quantize.decide import decide
 from compiler.quantize.find import find
-from compiler.quantize.stream import Scratch
+from compiler.quantize.stream import Given, Scratch
 from compiler.weights import Cast, Transpose, WeightRef
 from targets.nf4 import as_matmul_bnb4
 from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse, weight
@@ -96,6 +96,42 @@ def test_a_low_rank_correction_is_added(kind, scheme, tmp_path):
     (got,) = evaluate(as_matmul_bnb4(lowered), [made.x])
     assert error([got], [reference]) < 2 * record.error
     assert record.bytes > without.bytes
+
+
+@pytest.mark.parametrize("kind", ["matmul", "gemm"])
+def test_values_from_elsewhere_are_written_with_what_was_divided_out(kind, tmp_path):
+    made = case(kind, tmp_path)
+    (reference,) = evaluate(made.model, [made.x])
+    options = table.options("int4", {"method": "awq"})
+    rows = np.ascontiguousarray(made.weight.T if kind == "matmul" else made.weight)
+    by = np.linspace(0.5, 3, rows.shape[1], dtype=np.float32)
+    given = Given(table.get("int4").quantize(rows / by, options), by)
+    run = QuantizePass(
+        lambda key, layout: decide("int4", options, layout),
+        Scratch(tmp_path / "s"),
+        given={"w": lambda: given},
+    )
+    run(made.model)
+    (record,) = run.records
+    restored = table.get("int4").dequantize(given.blocks, options) * by
+    assert record.error == pytest.approx(error([restored], [rows]), rel=1e-3)
+    assert (record.scheme, record.note) == ("int4:group=64,method=awq", "")
+    assert record.bytes == rows.size // 2 + rows.size // 64 * 2 + 2 * rows.shape[1]
+    (got,) = evaluate(made.model, [made.x])
+    x = made.x @ restored.T
+    bias = reference - made.x @ rows.T
+    assert error([got], [x + bias]) < 1e-5
+    assert ops(made.model)["Mul"] == 1
+
+
+def test_a_weight_that_a_method_left_out_is_plain_int4_and_says_so(tmp_path):
+    made = case("matmul", tmp_path)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (same,) = quantized(case("matmul", plain, made.weight), plain, "int4").records
+    (record,) = quantized(made, tmp_path, "int4", method="gptq").records
+    assert (record.scheme, record.note) == ("int4:group=64", "no gptq: it left this weight out")
+    assert (record.bytes, record.error) == (same.bytes, same.error)
 
 
 def test_each_weight_is_read_once_and_none_is_kept(tmp_path, monkeypatch):

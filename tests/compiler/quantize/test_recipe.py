@@ -12,7 +12,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Recipe
 from compiler.quantize import recipe as recipes
 from compiler.quantize.find import Layout
-from compiler.quantize.recipe import Choice, dump, load, read, resolve
+from compiler.quantize.recipe import Choice, dump, load, read, resolve, with_method
 from targets import table as targets
 
 NAMES = {"text_encoder": ["text_encoder"], "unet": ["unet"], "vae": ["vae_encoder", "vae_decoder"]}
@@ -23,7 +23,7 @@ def said(recipe: Recipe) -> dict[str, tuple[str, dict]]:
     return {n: (c.scheme, {k: v for k, v in c.options.items() if v}) for n, c in recipe.components.items()}
 
 
-INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 1}
+INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 1, "method": "none"}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,9 @@ def test_specs(text, means):
         ("int8:asymmetric=perhaps", "expected yes or no"),
         ("nf4:low_rank=many", "expected a whole number"),
         ("vae=fp16:group=32", "'fp16' takes no options"),
+        ("int4:method=rtn", "int4:method=rtn: it is one of none, awq, scale-estimation, gptq"),
+        ("int4:method=awq,low_rank=16", "int4:method=awq cannot be had with 'low_rank'"),
+        ("int4:method=gptq,positive", "int4:method=gptq cannot be had with 'positive'"),
     ],
 )
 def test_what_is_not_a_spec(text, message):
@@ -158,6 +161,36 @@ def test_a_target_that_needs_options_gets_them_and_refuses_others():
         UsageError, match=r"'tensorrt' does not take int8 with asymmetric=True \(it takes: False"
     ):
         resolve(read("unet=int8:asymmetric"), NAMES, target)
+
+
+def test_a_method_goes_to_every_int4_that_names_none(tmp_path):
+    file = tmp_path / "r.toml"
+    file.write_text(
+        '[components.unet]\nscheme="int8"\n[[components.unet.weights]]\nmatch="a.*"\nscheme="int4"\n'
+        '[components.vae]\nscheme="int4"\noptions={method="awq"}\n',
+        encoding="utf-8",
+    )
+    found = with_method(load(file), "gptq")
+    assert found.components["unet"].scheme == "int8"
+    assert found.components["unet"].weights[0].options["method"] == "gptq"
+    assert found.components["vae"].options["method"] == "awq"
+    assert with_method(read("int4"), "awq") == read("int4:method=awq")
+    with pytest.raises(UsageError, match=r"--quantize has none \(it has: int8, fp16\)"):
+        with_method(read("int8,vae=fp16"), "awq")
+
+
+def test_a_method_is_for_products_on_targets_that_take_it():
+    resolved = resolve(read("unet=int4:method=gptq"), NAMES, targets.get("openvino"))
+    choice = Choice(resolved.components["unet"])
+    assert choice.methods == {"gptq"} and not Choice(read("int4").components["*"]).methods
+    assert choice.decide("a", LINEAR).label == "int4:group=64,method=gptq"
+    conv = choice.decide("a", Layout("conv", (64, 64, 3, 3), 0))
+    assert (conv.label, conv.method, conv.note) == ("int4:group=64", "", "no gptq: a convolution")
+    for name in ("onnxruntime", "tensorrt"):
+        with pytest.raises(
+            UsageError, match=rf"'{name}' does not take int4 with method=gptq \(it takes: none"
+        ):
+            resolve(read("unet=int4:method=gptq"), NAMES, targets.get(name))
 
 
 def test_the_first_rule_that_matches_decides(tmp_path):
