@@ -1,0 +1,24 @@
+"""The bench of layers: what it compares computes the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench import layers
+from bench.layers import TRIES, Try
+from tests.compiler.passes.graphs import error, evaluate
+
+
+@pytest.mark.parametrize("each", [t for t in TRIES if t.name != "pad-heads"], ids=lambda t: t.name)
+def test_both_sides_are_one_function(each: Try) -> None:
+    if each.other is layers.fused_projections:
+        pytest.skip("its weights are one tensor, of other noise")
+    x = np.random.default_rng(0).standard_normal((2, 16, 64), np.float32)
+    assert error(evaluate(each.other(16, 64), [x]), evaluate(each.base(16, 64), [x])) < 1e-5
+
+
+def test_a_row_for_each_target_and_size() -> None:
+    small = [Try("split-linear", TRIES[0].base, TRIES[0].other, ((16, 64),))]
+    (row,) = layers.measure(small, 1, ["onnxruntime"])
+    assert row.startswith("| onnxruntime | split-linear | 16 x 64 | ")
