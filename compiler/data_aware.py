@@ -31,11 +31,11 @@ look at."""
 PROMPTS = 4
 """Of which they are at most."""
 
-# At the peak, in bytes (measured: products of 1280x1280 in fp16, 32 calls of 128 tokens; NNCF 3.4, OpenVINO 2026.4).
+# At the peak, in bytes (measured: 48 products of 1280x1280, 32 calls of 128 tokens; NNCF 3.4, OpenVINO 2026.4).
 # What the libraries take themselves (measured: 364 MiB);
 _BASE_MEMORY = 400 * 2**20
-# for each of the component's parameters, while the whole of it is open and its activations are recorded (measured: 14
-# with 79 M parameters; NNCF's post-training quantization takes 15);
+# for each of the component's parameters, while the whole of it is open and its activations are recorded (measured: 14,
+# stored in fp16 or in fp32; NNCF's post-training quantization takes 15);
 _BYTES_A_PARAMETER = 15
 # and for each element of its largest weight, while that is worked on (measured: 43 with scale estimation).
 _BYTES_OF_LARGEST = 45

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.quantization import AUTO, LIMITS, SPECS, Row, failures, table
+from bench.quantization import AUTO, LIMITS, SPECS, Row, failures, table, takes
 
 GOOD = Row("openvino", "unet=int4", 3_000_000, 4.25, 2_000_000, 2_010_000, 41.2, 37.0, 0.991, 0.94, 5.0)
 
@@ -53,3 +53,10 @@ def test_auto_is_held_to_what_it_has_the_size_of():
     assert failures([uniform, auto], 0.95) == ["openvino auto=nf4: 42.9 dB, nf4 has 40.0 at the same size"]
     assert failures([uniform, replace(auto, psnr=43.0)], 0.95) == []
     assert "| `auto`, size of `nf4` |" in table([auto], 0.95, 5)
+
+
+def test_a_method_is_measured_where_a_target_takes_it():
+    assert takes("openvino", "unet=int4:method=gptq")
+    assert not takes("onnxruntime", "unet=int4:method=gptq")
+    for spec in ("", "unet=int4", "auto=int4:small=0"):
+        assert takes("onnxruntime", spec)
