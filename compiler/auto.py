@@ -35,6 +35,9 @@ CALLS = 4
 TRIALS = 7
 """Compiles that a search may take."""
 
+PATIENCE = 4 * 3600.0
+"""Seconds that a trial's pictures may take: who asks for a search has time, and without pictures there is none."""
+
 CLOSE = 0.5
 """dB above the wanted PSNR at which the search is content."""
 
@@ -86,6 +89,7 @@ def compile(
     if request.check == "none" or not request.pictures:
         raise UsageError("--quantize auto judges by pictures: leave --check none and --pictures 0 out.")
     shared = shared or Shared()
+    request = replace(request, patience=max(request.patience, PATIENCE))
     with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=_existing(request.out)) as folder:
         ladder = Ladder(sensitivities(request, Path(folder), progress, shared))
 

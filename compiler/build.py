@@ -316,7 +316,7 @@ def _pictures(
             evaluation=pictures.evaluation(source.root, request.pictures),
             width=manifest.sizes["width"].min,
             height=manifest.sizes["height"].min,
-            budget=pictures.BUDGET,
+            budget=request.patience,
         )
         return pictures.measure(job, progress)
 

@@ -26,9 +26,6 @@ TASK = "text-to-image"
 EVALUATION = "evaluation.json"
 """A model folder may bring what it is to be judged by: a JSON object with the fields of `Evaluation`."""
 
-BUDGET = 900.0
-"""Seconds that drawing may take on this machine; a model for which it is more is not measured."""
-
 EQUAL = 100.0
 """dB that stand for equal pictures, whose ratio is infinite."""
 
@@ -58,7 +55,7 @@ class Job(BaseModel):
         loose: a folder with the artifact's index, schedulers and tokenizers.
         root: what the manifest's paths are relative to.
         width, height: in pixels.
-        budget: seconds, see `BUDGET`.
+        budget: seconds that drawing may take on this machine; what takes more is not measured.
     """
 
     model: str

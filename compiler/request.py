@@ -30,6 +30,7 @@ class CompileRequest:
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
         pictures: prompts whose pictures are compared with PyTorch's where weights are quantized; 0 for none.
+        patience: seconds that drawing them may take; a model for which it is more is not measured.
         quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
         calibration: prompts that activations, and int4 with a method, are measured on; empty for the model's own.
         rewrites: names of exact rewrites that the graphs get (`compiler.rewrites`), with commas between them, or
@@ -49,6 +50,7 @@ class CompileRequest:
     arguments: Mapping[str, str] = field(default_factory=dict)
     quantize: str | Recipe = ""
     pictures: int = 8
+    patience: float = 900.0
     calibration: tuple[str, ...] = ()
     rewrites: str = ""
     force: bool = False
