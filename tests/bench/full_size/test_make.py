@@ -111,13 +111,13 @@ def test_shards_hold_what_one_file_would(tmp_path: Path, monkeypatch: pytest.Mon
     from safetensors.numpy import load_file
 
     shapes = {"a.weight": (6, 5), "a.bias": (6,), "norm.weight": (7,), "b.weight": (3, 2, 2)}
+    monkeypatch.setattr(weights, "BLOCK", 7)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     assert weights.write(tmp_path / "whole", "w", shapes, "fp32", 3, sparse=False) == 4 * (30 + 6 + 7 + 12)
     whole = load_file(tmp_path / "whole" / "w.safetensors")
     assert not whole["a.bias"].any() and (whole["norm.weight"] == 1).all() and whole["b.weight"].std() > 0
     monkeypatch.setattr(weights, "SHARD_BYTES", 150)
-    monkeypatch.setattr(weights, "BLOCK", 7)
     weights.write(tmp_path / "parts", "w", shapes, "fp32", 3, sparse=False)
     index = json.loads((tmp_path / "parts" / "w.safetensors.index.json").read_text(encoding="utf-8"))
     assert sorted(set(index["weight_map"].values())) == [
