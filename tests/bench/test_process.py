@@ -56,7 +56,12 @@ def draw(asked: Worker, prompt: str, out: Path) -> dict[str, object]:
 def test_a_picture_comes_back_with_its_times(asked: Worker, tmp_path: Path) -> None:
     assert asked.ask(do="prepare")["seconds"] >= 0  # What it printed is no answer.
     told = draw(asked, "a", tmp_path / "a.npz")
-    assert told == {"seconds": 1.5, "steps": [0.5, 0.25], "components": {"unet.forward": [2, 0.5]}}
+    assert told == {
+        "seconds": 1.5,
+        "steps": [0.5, 0.25],
+        "first_step": None,
+        "components": {"unet.forward": [2, 0.5]},
+    }
     image, latents = worker.load(tmp_path / "a.npz")
     assert image.shape == (4, 8, 3) and (image == 7).all()
     assert latents is not None and latents.shape == (2, 4)
