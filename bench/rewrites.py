@@ -131,7 +131,6 @@ class Bench:
                 if inputs:
                     yield from self._ahead(what, inputs, base, note)
         if self.target == "openvino":
-            yield self._shapes()
 
     def _default(self, name: str) -> str:
         precisions = REWRITES[name].on.get(self.target, frozenset())
@@ -179,14 +178,6 @@ class Bench:
         note = f"{note}; at most: the part is timed by itself"
         middle = statistics.median(left)
         yield Row(self.target, what, "off", middle, min(left), max(left), None, note)
-
-    def _shapes(self) -> Row:
-        """A session that has met two shapes compiles for any; one that has met one shape, for that."""
-        with self._opened(self.graph.clone()) as any_shape, self._opened(self.graph.clone()) as one_shape:
-            any_shape.run({n: _half(a, 0) for n, a in self.inputs.items()})
-            base, other = self._call(any_shape), self._call(one_shape)
-            note = "compiled for the shapes that come, as long as they stay"
-            return self._row("known shapes", "on", base, other, note)
 
     def _call(self, session: Session) -> Call:
         given = {name: self.inputs[name] for name in session.inputs}

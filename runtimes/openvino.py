@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,6 @@ TYPES = {
     "boolean": "bool",
     **{f"{c}{n}": f"{k}{n}" for c, k in (("i", "int"), ("u", "uint")) for n in (8, 16, 32, 64)},
 }
-
-# A shape that stayed for fewer runs was not worth the compile that it cost.
-WORTH = 8
 
 
 class OpenVinoSessions:
@@ -62,7 +59,7 @@ class OpenVinoSessions:
         cache_dir: Path | None,
         built: Built | None = None,
     ) -> OpenVinoSession:
-        """Opens one graph; one with symbolic dimensions is compiled when its first inputs are here.
+        """Opens one graph.
 
         Without a precision hint, CPUs with AMX and all GPUs would compute an fp32 graph in bf16 or fp16.
 
@@ -90,13 +87,9 @@ class OpenVinoSessions:
             config["INFERENCE_NUM_THREADS"] = count
         if cache_dir is not None:
             config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
-            if weights.is_file():
-                config["WEIGHTS_PATH"] = str(weights)
         with opening(model_file, self.target):
-            graph = core.read_model(model_file)
-            return OpenVinoSession(
-                graph, lambda: core.compile_model(graph, name, config), model_file.parent.name
-            )
+            model = core.compile_model(model_file, name, config)
+            return OpenVinoSession(model, model_file.parent.name)
 
     def _precision(self, core: Any, device: str, precision: str) -> dict[str, Any]:
         """The hint that makes `device` compute in the artifact's precision, where it can.
@@ -116,74 +109,41 @@ class OpenVinoSessions:
 
 
 class OpenVinoSession:
-    """One graph and one request. Inputs are lent to it, outputs are copied out of it.
+    """One compiled model and one request. Inputs are lent to it, outputs are copied out of it."""
 
-    A graph whose dimensions are all known runs faster: layouts are chosen and memory is planned once. So one with
-    symbolic dimensions is compiled for the shapes that come, and where those change from call to call, as it is.
-    """
-
-    def __init__(self, graph: Any, build: Callable[[], Any], name: str) -> None:
-        self._graph: Any = graph
-        self._build: Callable[[], Any] | None = build
+    def __init__(self, model: Any, name: str) -> None:
+        self._model: Any = model
+        self._request: Any = model.create_infer_request()
         self._name = name
-        self.inputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, graph.inputs)}
-        self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, graph.outputs)}
-        self._symbolic = {port: port.get_partial_shape() for port in graph.inputs}
-        self._shapes: tuple[tuple[int, ...], ...] | None = None  # None for any.
-        self._runs = 0
-        self._model: Any = None
-        self._request: Any = None
-        if all(shape.is_static for shape in self._symbolic.values()):
-            self._compile(None)
+        self.inputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.inputs)}
+        self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.outputs)}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once; see `runtimes.base.Session.run`."""
-        if self._build is None:
+        if self._request is None:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)
         import numpy as np
 
         with running(self._name, "openvino", inputs):
             # A read-only or sliced array cannot be shared; 0-d stays 0-d.
-            lent = [
-                np.require(inputs[n], requirements=["C", "A", "W"]).reshape(inputs[n].shape)
-                for n in self.inputs
-            ]
-            self._ready(tuple(array.shape for array in lent))
-            result = self._request.infer(lent, share_inputs=True, share_outputs=False)
+            lent = {
+                n: np.require(a, requirements=["C", "A", "W"]).reshape(a.shape) for n, a in inputs.items()
+            }
+            result = self._request.infer(
+                [lent[name] for name in self.inputs], share_inputs=True, share_outputs=False
+            )
         return {name: result[i] for i, name in enumerate(self.outputs)}
-
-    def _ready(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Makes the request one that takes these shapes."""
-        if self._request is None:
-            self._compile(shapes if _has_elements(shapes) else None)
-        elif self._shapes is not None and self._shapes != shapes:
-            self._compile(shapes if self._runs >= WORTH and _has_elements(shapes) else None)
-        self._runs += 1
-
-    def _compile(self, shapes: tuple[tuple[int, ...], ...] | None) -> None:
-        self._request = self._model = None  # Not two at a time.
-        sizes = self._symbolic.values() if shapes is None else map(list, shapes)
-        assert self._build is not None
-        if any(shape.is_dynamic for shape in self._symbolic.values()):
-            self._graph.reshape(dict(zip(self._symbolic, sizes, strict=True)))
-        self._model = self._build()
-        self._request = self._model.create_infer_request()
-        self._shapes, self._runs = shapes, 0
 
     def close(self) -> None:
         """Frees the request and the compiled model; twice is harmless."""
-        self._request = self._model = self._graph = self._build = None
-        self._symbolic = {}
+        self._request = None
+        self._model = None
 
 
 def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
         return stream.read(64)
-
-
-def _has_elements(shapes: tuple[tuple[int, ...], ...]) -> bool:
-    return all(size > 0 for shape in shapes for size in shape)
 
 
 def _spec(port: Any) -> TensorSpec:
