@@ -130,7 +130,6 @@ class Bench:
             ):
                 if inputs:
                     yield from self._ahead(what, inputs, base, note)
-        if self.target == "openvino":
 
     def _default(self, name: str) -> str:
         precisions = REWRITES[name].on.get(self.target, frozenset())
