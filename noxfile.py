@@ -18,7 +18,6 @@ DIFFUSERS = ("0.41.0", "0.42.1")
 @nox.parametrize("torch", TORCH)
 def graphs(session: nox.Session, torch: str, diffusers: str) -> None:
     """Compares the golden graphs with those that these versions make."""
-    session.install(f"torch=={torch}")
     session.install("-c", "constraints.txt", "-e", ".")
     # Versions that this project does not ask for yet are put over those that it does.
     session.install(f"torch=={torch}")

@@ -28,8 +28,8 @@ GAIN = 1.3
 PROMPT = "a photo of a lighthouse on a cliff at dawn"
 
 
-def compiled(runs: Runs, quantize: str) -> tuple[Figure, Path]:
-    """An artifact for 512x512, and what compiling it took."""
+def compiled(runs: Runs, quantize: str) -> Figure:
+    """What compiling an artifact for 512x512 took; it stays in the work folder."""
     calibration = runs.work / "calibration.txt"
     calibration.write_text(PROMPT + "\n", encoding="utf-8")
     arguments = ["--target", "openvino", "--precision", "bf16", "--check", "none", "--size", "512", "--force"]
@@ -37,7 +37,7 @@ def compiled(runs: Runs, quantize: str) -> tuple[Figure, Path]:
         arguments += ["--quantize", quantize, "--calibration", str(calibration)]
     out = runs.work / f"sd15-{'int8-activations' if quantize else 'bf16'}"
     what = f"latentc: sd15 to OpenVINO {'W8A8' if quantize else 'bf16'}"
-    return runs.artifact(what, "sd15", out, arguments, LIMIT), out
+    return runs.artifact(what, "sd15", out, arguments, LIMIT)
 
 
 def step_times(roots: list[Path], rounds: int) -> list[list[float]]:
@@ -59,6 +59,18 @@ def step_times(roots: list[Path], rounds: int) -> list[list[float]]:
             pipeline.close()
 
 
+def faster(roots: list[Path], rounds: int) -> Claim:
+    """What a step in bf16 takes beside one in W8A8; not measured where a compile did not get through."""
+    what, required = "SD 1.5, 512x512, a step in bf16 beside one in W8A8", f"at least {GAIN} times as long"
+    if not all(root.exists() for root in roots):
+        return Claim(what, required, "not measured", None)
+    plain, quantized = step_times(roots, rounds)
+    ratios = [a / b for a, b in zip(plain, quantized, strict=True)]
+    gain = statistics.median(ratios)
+    found = f"{gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {statistics.median(plain):.2f} s and "
+    return Claim(what, required, found + f"{statistics.median(quantized):.2f} s", gain >= GAIN)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.full_size.activations", description=__doc__)
     parser.add_argument(
@@ -78,24 +90,11 @@ def main() -> None:
         try:
             roots = [runs.work / "sd15-bf16", runs.work / "sd15-int8-activations"]
             if not args.reuse:
-                compiled(runs, "")
-                claims.append(
-                    fits("SD 1.5 to OpenVINO, UNet W8A8", [compiled(runs, "unet=int8-activations")[0]])
-                )
-            plain, quantized = step_times(roots, args.rounds)
+                figures = [compiled(runs, quantize) for quantize in ("", "unet=int8-activations")]
+                claims.append(fits("SD 1.5 to OpenVINO, UNet W8A8", figures[1:]))
+            claims.append(faster(roots, args.rounds))
         except LatentcError as error:
             sys.exit(f"Error: {error}")
-    ratios = [a / b for a, b in zip(plain, quantized, strict=True)]
-    gain = statistics.median(ratios)
-    claims.append(
-        Claim(
-            "SD 1.5, 512x512, a step in bf16 beside one in W8A8",
-            f"at least {GAIN} times as long",
-            f"{gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f}; {statistics.median(plain):.2f} s and "
-            f"{statistics.median(quantized):.2f} s)",
-            gain >= GAIN,
-        )
-    )
     print(table(runs.figures, claims))
     here = environment(False)
     print(f"\n{here.processor}, {here.cores} cores; instructions: {instructions()}")

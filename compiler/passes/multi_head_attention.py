@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from compiler.passes.match import maker, sole_reader
 from compiler.passes.rewrite import add_constant, alias, insert
 from compiler.passes.shapes import constant, dims, int_attribute, ints_attribute, same
 
@@ -30,8 +31,8 @@ class MultiHeadAttentionPass(ir.passes.InPlacePass):
 
 def _fuse(softmax: ir.Node, graph: ir.Graph) -> bool:
     scores = softmax.inputs[0]
-    product, end = _maker(scores, "MatMul"), _reader(softmax.outputs[0], "MatMul")
-    turned = None if end is None else _reader(end.outputs[0], "Transpose")
+    product, end = maker(scores, "MatMul"), sole_reader(softmax.outputs[0], "MatMul")
+    turned = None if end is None else sole_reader(end.outputs[0], "Transpose")
     if product is None or end is None or turned is None or len(scores.uses()) != 1:  # type: ignore[union-attr]
         return False
     if int_attribute(softmax, "axis", -1) not in (-1, 3) or end.inputs[0] is not softmax.outputs[0]:
@@ -73,20 +74,9 @@ def _fuse(softmax: ir.Node, graph: ir.Graph) -> bool:
     return True
 
 
-def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == op_type and node.domain == "" else None
-
-
-def _reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    uses = value.uses()
-    node = next(iter(uses)).node if len(uses) == 1 and not value.is_graph_output() else None
-    return node if node is not None and node.op_type == op_type and node.domain == "" else None
-
-
 def _scale(queries: ir.Value | None) -> tuple[float, ir.Value | None]:
     """The number that the queries are multiplied by, and the queries without it."""
-    node = _maker(queries, "Mul")
+    node = maker(queries, "Mul")
     for side in (1, 0) if node is not None else ():
         assert node is not None
         number, other = constant(node.inputs[side]), node.inputs[1 - side]
@@ -98,7 +88,7 @@ def _scale(queries: ir.Value | None) -> tuple[float, ir.Value | None]:
 
 def _rows(value: ir.Value | None, perm: tuple[int, ...]) -> ir.Value | None:
     """What `value` is a transpose of, by `perm` from [batch, tokens, heads, size]."""
-    node = _maker(value, "Transpose")
+    node = maker(value, "Transpose")
     return node.inputs[0] if node is not None and ints_attribute(node, "perm") == perm else None
 
 
@@ -107,7 +97,7 @@ def _flat(value: ir.Value, before: ir.Node, graph: ir.Graph) -> ir.Value:
     shape = dims(value)
     assert shape is not None
     width = shape[2] * shape[3]  # type: ignore[operator]
-    split = _maker(value, "Reshape")
+    split = maker(value, "Reshape")
     if split is not None and same(dims(split.inputs[0]), (*shape[:2], width)):
         assert split.inputs[0] is not None
         return split.inputs[0]

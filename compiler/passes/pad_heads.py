@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from compiler.passes.match import sole_maker, sole_reader
 from compiler.passes.rewrite import add_constant, add_initializer
 from compiler.passes.shapes import Dims, constant, dims, int_attribute, ints_attribute
 from compiler.weights import Pad, Reshape, WeightRef
@@ -35,7 +36,7 @@ class PadHeadsPass(ir.passes.InPlacePass):
 
 def _pad(softmax: ir.Node, graph: ir.Graph) -> bool:
     scores = dims(softmax.inputs[0])
-    product, end = _only(softmax.inputs[0], "MatMul"), _reader(softmax.outputs[0], "MatMul")
+    product, end = sole_maker(softmax.inputs[0], "MatMul"), sole_reader(softmax.outputs[0], "MatMul")
     if product is None or end is None or end.inputs[0] is not softmax.outputs[0] or scores is None:
         return False
     if len(scores) != 4 or not isinstance(scores[-1], int) or scores[-1] < FEWEST_KEYS:
@@ -73,25 +74,25 @@ class _Split:
     @classmethod
     def of(cls, value: ir.Value | None) -> _Split | None:
         path, weights = [], []
-        scaled = _only(value, "Mul")
+        scaled = sole_maker(value, "Mul")
         if scaled is not None:
             side = next((i for i in (0, 1) if _is_number(scaled.inputs[i])), None)
             if side is None:
                 return None
             path.append(scaled)
             value = scaled.inputs[1 - side]
-        turned = _only(value, "Transpose")
-        split = None if turned is None else _only(turned.inputs[0], "Reshape")
+        turned = sole_maker(value, "Transpose")
+        split = None if turned is None else sole_maker(turned.inputs[0], "Reshape")
         if turned is None or split is None or ints_attribute(turned, "perm") not in _HEADS_FIRST:
             return None
         shape, flat = dims(split.outputs[0]), dims(split.inputs[0])
         if not _splits(shape, flat):
             return None
-        product = _only(split.inputs[0], "MatMul")
-        added = _only(split.inputs[0], "Add")
+        product = sole_maker(split.inputs[0], "MatMul")
+        added = sole_maker(split.inputs[0], "Add")
         if added is not None:
             path.append(added)
-            product = _only(added.inputs[0], "MatMul") or _only(added.inputs[1], "MatMul")
+            product = sole_maker(added.inputs[0], "MatMul") or sole_maker(added.inputs[1], "MatMul")
             bias = added.inputs[0] if product is added.inputs[1].producer() else added.inputs[1]  # type: ignore[union-attr]
             if not _is_own(bias, 1) or dims(bias) != (flat or ())[-1:]:
                 return None
@@ -129,9 +130,9 @@ class _Join:
 
     @classmethod
     def of(cls, value: ir.Value) -> _Join | None:
-        turned = _reader(value, "Transpose")
-        join = None if turned is None else _reader(turned.outputs[0], "Reshape")
-        product = None if join is None else _reader(join.outputs[0], "MatMul")
+        turned = sole_reader(value, "Transpose")
+        join = None if turned is None else sole_reader(turned.outputs[0], "Reshape")
+        product = None if join is None else sole_reader(join.outputs[0], "MatMul")
         if (
             turned is None
             or join is None
@@ -166,18 +167,6 @@ def _splits(heads: Dims | None, flat: Dims | None) -> bool:
         and flat[2] == number * size
         and heads[:2] == flat[:2]
     )
-
-
-def _only(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """What makes `value`, where one node alone reads it."""
-    node = None if value is None or value.is_graph_output() or len(value.uses()) != 1 else value.producer()
-    return node if node is not None and node.op_type == op_type and node.domain == "" else None
-
-
-def _reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    uses = value.uses()
-    node = next(iter(uses)).node if len(uses) == 1 and not value.is_graph_output() else None
-    return node if node is not None and node.op_type == op_type and node.domain == "" else None
 
 
 def _is_number(value: ir.Value | None) -> bool:

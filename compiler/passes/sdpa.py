@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from compiler.passes.match import maker
 from compiler.passes.rewrite import add_constant, alias, insert, remove
 from compiler.passes.shapes import Dims, constant, dims, ints_attribute, same
 
@@ -27,11 +28,11 @@ class SdpaPass(ir.passes.InPlacePass):
         for softmax in [n for n in graph if n.op_type == "Softmax" and n.domain == ""]:
             scores = softmax.inputs[0]
             mask: ir.Value | None = None
-            add = _maker(scores, "Add")
+            add = maker(scores, "Add")
             if add is not None:
                 product, mask = _product_and_mask(add)
             else:
-                product = _maker(scores, "MatMul")
+                product = maker(scores, "MatMul")
             if product is None:
                 continue
             modified |= _untangle_keys(product, graph)
@@ -46,14 +47,9 @@ class SdpaPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == op_type and node.domain == "" else None
-
-
 def _product_and_mask(add: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     for side in (0, 1):
-        product = _maker(add.inputs[side], "MatMul")
+        product = maker(add.inputs[side], "MatMul")
         if product is not None and same(dims(product.outputs[0]), dims(add.outputs[0])):
             return product, add.inputs[1 - side]
     return None, None
@@ -64,12 +60,12 @@ def _product_and_mask(add: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
 
 def _untangle_keys(product: ir.Node, graph: ir.Graph) -> bool:
     """Reshape to 3-D, Transpose, Reshape back becomes one Transpose of the last two axes."""
-    scaled = _maker(product.inputs[1], "Mul")
-    back = _maker(product.inputs[1], "Reshape")
+    scaled = maker(product.inputs[1], "Mul")
+    back = maker(product.inputs[1], "Reshape")
     if scaled is not None:
-        back = _maker(scaled.inputs[0], "Reshape") or _maker(scaled.inputs[1], "Reshape")
-    turn = None if back is None else _maker(back.inputs[0], "Transpose")
-    flat = None if turn is None else _maker(turn.inputs[0], "Reshape")
+        back = maker(scaled.inputs[0], "Reshape") or maker(scaled.inputs[1], "Reshape")
+    turn = None if back is None else maker(back.inputs[0], "Transpose")
+    flat = None if turn is None else maker(turn.inputs[0], "Reshape")
     if back is None or turn is None or flat is None or ints_attribute(turn, "perm") != (0, 2, 1):
         return False
     keys = flat.inputs[0]
@@ -81,7 +77,7 @@ def _untangle_keys(product: ir.Node, graph: ir.Graph) -> bool:
         return False
     rank = len(given)
     perm = (*range(rank - 2), rank - 1, rank - 2)
-    inner = _maker(keys, "Transpose")
+    inner = maker(keys, "Transpose")
     if inner is not None and (first := ints_attribute(inner, "perm")) is not None:
         keys, perm = inner.inputs[0], tuple(first[i] for i in perm)
     new = insert(
@@ -100,7 +96,7 @@ def _all_known(shape: Dims) -> bool:
 
 def _scale(value: ir.Value | None) -> tuple[ir.Node, ir.Value, np.ndarray] | None:
     """The Mul by one number that makes `value`: the node, what it multiplies, and the number."""
-    node = _maker(value, "Mul")
+    node = maker(value, "Mul")
     if node is None:
         return None
     for side in (1, 0):
@@ -139,8 +135,8 @@ def _merge_scales(product: ir.Node, graph: ir.Graph) -> bool:
 
 def _narrow_mask(add: ir.Node, mask: ir.Value) -> bool:
     """``Where(Expand(condition), 0, low)``: adding broadcasts anyway, so the condition stays small."""
-    where = _maker(mask, "Where")
-    expand = None if where is None else _maker(where.inputs[0], "Expand")
+    where = maker(mask, "Where")
+    expand = None if where is None else maker(where.inputs[0], "Expand")
     if where is None or expand is None or len(mask.uses()) != len({u.node for u in mask.uses()}):
         return False
     condition = expand.inputs[0]

@@ -10,6 +10,7 @@ from itertools import accumulate, pairwise
 
 import onnx_ir as ir
 
+from compiler.passes.match import sole_maker
 from compiler.passes.rewrite import add_initializer, alias, insert
 from compiler.passes.shapes import dims, int_attribute
 from compiler.weights import Slice, WeightRef
@@ -58,24 +59,15 @@ def _apart(split: ir.Node, graph: ir.Graph) -> bool:
 
 def _linear(value: ir.Value | None) -> tuple[ir.Node | None, ir.Value | None]:
     """The product that makes `value`, and the bias that is added to it; neither has another reader."""
-    node = _only(value)
-    if node is None or node.op_type == "MatMul":
-        return node, None
-    if node.op_type == "Add":
-        for side in (0, 1):
-            product, bias = _only(node.inputs[side]), node.inputs[1 - side]
-            if product is not None and product.op_type == "MatMul" and _is_weight(bias, 1):
-                # A bias of one element broadcasts: it has no parts.
-                return (product, bias) if dims(bias) == (dims(value) or ())[-1:] else (None, None)
+    add = sole_maker(value, "Add")
+    if add is None:
+        return sole_maker(value, "MatMul"), None
+    for side in (0, 1):
+        product, bias = sole_maker(add.inputs[side], "MatMul"), add.inputs[1 - side]
+        # A bias of one element broadcasts: it has no parts.
+        if product is not None and _is_weight(bias, 1) and dims(bias) == (dims(value) or ())[-1:]:
+            return product, bias
     return None, None
-
-
-def _only(value: ir.Value | None) -> ir.Node | None:
-    """What makes `value`, where one node alone reads it."""
-    if value is None or value.is_graph_output() or len(value.uses()) != 1:
-        return None
-    node = value.producer()
-    return node if node is not None and node.domain == "" else None
 
 
 def _is_weight(value: ir.Value | None, rank: int) -> bool:
