@@ -1,17 +1,19 @@
 """`--quantize auto`: a budget in, the mix of schemes out.
 
-Every weight's sensitivity is measured once (and kept for later runs), bits are allotted by what they buy, and the
-whole artifact is then compiled and its pictures compared with PyTorch's, again and again, until the budget holds with
-little to spare or is shown to be out of reach.
+Every weight's sensitivity is measured once (and kept for later runs), what each graph's error does to the picture is
+drawn, bits are allotted by what they buy, and the whole artifact is then compiled and its pictures compared with
+PyTorch's, again and again, until the budget holds with little to spare or is shown to be out of reach.
 """
 
 from __future__ import annotations
 
 import glob
 import math
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from artifacts.errors import LatentcError, UsageError
@@ -22,6 +24,7 @@ from artifacts.verify import Artifact
 from compiler import build
 from compiler.check import memory_available, memory_needed
 from compiler.job import GraphJob, calibration
+from compiler.pictures import EQUAL
 from compiler.plan import Plan, parameters
 from compiler.quantize.allot import Allotment, Ladder
 from compiler.quantize.recipe import Choice, read
@@ -34,6 +37,9 @@ CALLS = 4
 
 TRIALS = 7
 """Compiles that a search may take."""
+
+PICTURES = 4
+"""Prompts that a graph's part in the picture is measured on."""
 
 PATIENCE = 4 * 3600.0
 """Seconds that a trial's pictures may take: who asks for a search has time, and without pictures there is none."""
@@ -57,18 +63,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """An allotment that was compiled: how many steps, bytes of the artifact, and its pictures."""
+    """An allotment that was compiled: bytes of the artifact, and its pictures where they were drawn."""
 
-    steps: int
+    allotment: Allotment
     bytes: int
     pictures: PictureEvidence
-    recipe: Recipe
 
     @property
     def psnr(self) -> float:
         """dB, mean."""
         assert self.pictures.psnr is not None
         return self.pictures.psnr
+
+
+Attempt = Callable[[Allotment, int], Trial]
+"""Compiles an allotment and draws that many prompts."""
 
 
 def compile(
@@ -89,33 +98,45 @@ def compile(
     if request.check == "none" or not request.pictures:
         raise UsageError("--quantize auto judges by pictures: leave --check none and --pictures 0 out.")
     shared = shared or Shared()
-    request = replace(request, patience=max(request.patience, PATIENCE))
-    with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=_existing(request.out)) as folder:
-        ladder = Ladder(sensitivities(request, Path(folder), progress, shared))
+    with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=_existing(request.out)) as temporary:
+        folder = Path(temporary)
+        asked = replace(request, patience=max(request.patience, PATIENCE), references=folder)
+        numbers = count(1)
 
-        def attempt(steps: int) -> Trial:
-            allotment = ladder.at(steps)
-            recipe = as_recipe(allotment)
-            number = len(list(Path(folder).glob("trial-*")))
-            progress(Event(f"trial {number + 1} of {TRIALS} at most", number, None))
-            trial = replace(request, out=Path(folder) / f"trial-{number}", quantize=recipe, force=False)
+        def attempt(allotment: Allotment, prompts: int) -> Trial:
+            number = next(numbers)
+            progress(Event(f"trial {number}", 0, None))
+            trial = replace(asked, out=folder / f"trial-{number}", quantize=as_recipe(allotment), force=False)
+            trial = replace(trial, pictures=prompts, check=asked.check if prompts else "none")
             manifest = build.compile(trial, progress, shared=shared).manifest
-            pictures = manifest.pictures
-            if pictures is None or pictures.psnr is None:
-                # Where no weight is quantized there is nothing to compare.
-                reason = "" if pictures is None else pictures.reason
-                if reason:
-                    raise LatentcError(
-                        f"--quantize auto needs pictures, and they are not measured: {reason}."
-                    )
-                pictures = PictureEvidence(psnr=math.inf)
-            return Trial(steps, sum(file.size for file in manifest.files), pictures, recipe)
+            shutil.rmtree(trial.out)
+            progress(Event(f"trial {number}", 1, 1))
+            size = sum(file.size for file in manifest.files)
+            return Trial(allotment, size, _drawn(manifest.pictures) if prompts else PictureEvidence())
 
-        best = smallest(ladder, budget.min_psnr, attempt) if budget.min_psnr is not None else None
-        if best is None:
+        options = sensitivities(asked, folder, progress, shared)
+        ladder = Ladder(options, rates(Ladder(options), min(request.pictures, PICTURES), attempt))
+        if budget.min_psnr is not None:
+            best = smallest(ladder, budget.min_psnr, lambda one: attempt(one, request.pictures))
+        else:
             assert budget.max_bytes is not None
-            best = largest(ladder, budget.max_bytes, attempt)
-    return build.compile(replace(request, quantize=best.recipe), progress, on_plan, shared)
+            best = largest(ladder, budget.max_bytes, request.pictures, attempt)
+        wanted = replace(asked, quantize=as_recipe(best.allotment))
+        return build.compile(wanted, progress, on_plan, shared)
+
+
+def _drawn(pictures: PictureEvidence | None) -> PictureEvidence:
+    """A trial's pictures.
+
+    Raises:
+        LatentcError: they are not measured.
+    """
+    if pictures is not None and pictures.psnr is not None:
+        return pictures
+    if pictures is not None and pictures.reason:
+        raise LatentcError(f"--quantize auto needs pictures, and they are not measured: {pictures.reason}.")
+    # Where no weight is quantized there is nothing to compare.
+    return PictureEvidence(psnr=math.inf)
 
 
 def _existing(out: Path) -> Path:
@@ -126,75 +147,90 @@ def _existing(out: Path) -> Path:
     return folder
 
 
-def smallest(ladder: Ladder, wanted: float, attempt: Callable[[int], Trial]) -> Trial:
+def rates(ladder: Ladder, prompts: int, attempt: Attempt) -> dict[str, float]:
+    """What a graph's squared error becomes in the picture: squared error there for each that is predicted.
+
+    Sensitivities end at a graph's own output, and one graph's output is not another's: what a text encoder gets wrong
+    moves the whole picture, what a decoder gets wrong stays where it is. Each graph is drawn once at its smallest, the
+    others at their best.
+    """
+    found: dict[str, float] = {}
+    for folder in ladder.folders:
+        allotment = ladder.only(folder)
+        trial = attempt(allotment, prompts)
+        if trial.psnr < EQUAL and allotment.error:
+            found[folder] = 10 ** (-trial.psnr / 10) / allotment.error
+    # Graphs that the pictures do not need (another task's) are treated as the most sensitive that they do.
+    most = max(found.values(), default=1.0)
+    return {folder: found.get(folder, most) for folder in ladder.folders}
+
+
+def smallest(ladder: Ladder, wanted: float, attempt: Callable[[Allotment], Trial]) -> Trial:
     """The smallest artifact whose PSNR is at least `wanted`.
 
     PSNR falls by 10 dB for each tenfold of the squared error: one trial says where the next should be, and what was
     tried bounds where it can be.
 
+    Args:
+        ladder: its errors are squared errors of the picture.
+
     Raises:
         LatentcError: not even the best of all is that good.
     """
-    good: Trial | None = None
-    bad: Trial | None = None
-    steps = _guess(ladder)
+    good: tuple[int, Trial] | None = None
+    bad: tuple[int, Trial] | None = None
+    # Aimed at the middle of what is close enough.
+    steps = ladder.down_to(10 ** (-(wanted + CLOSE / 2) / 10))
     for _ in range(TRIALS):
-        trial = attempt(steps)
+        trial = attempt(ladder.at(steps))
         if trial.psnr >= wanted:
-            good = trial
+            good = steps, trial
             if trial.psnr <= wanted + CLOSE or steps == 0:
                 break
         else:
-            bad = trial
-        low, high = 0 if bad is None else bad.steps + 1, len(ladder) if good is None else good.steps
+            bad = steps, trial
+        low, high = 0 if bad is None else bad[0] + 1, len(ladder) if good is None else good[0]
         if low > len(ladder) or (good is not None and low >= high):
             break
-        # Aimed at the middle of what is close enough.
-        error = ladder.at(steps).error * 10 ** ((trial.psnr - wanted - CLOSE / 2) / 10)
+        error = trial.allotment.error * 10 ** ((trial.psnr - wanted - CLOSE / 2) / 10)
         steps = min(max(ladder.down_to(error), low), high - 1 if good is not None else high)
     if good is not None:
-        return good
+        return good[1]
     assert bad is not None
-    if bad.steps < len(ladder):
-        last = attempt(len(ladder))
-        if last.psnr >= wanted:
-            return last
-        bad = last
+    last = bad[1] if bad[0] == len(ladder) else attempt(ladder.at(len(ladder)))
+    if last.psnr >= wanted:
+        return last
     raise LatentcError(
-        f"a PSNR of {wanted:g} dB cannot be reached: with no weight in fewer bits it is {bad.psnr:.1f} dB "
-        f"({bad.bytes:,} bytes).",
+        f"a PSNR of {wanted:g} dB cannot be reached: with no weight in fewer bits it is {last.psnr:.1f} dB "
+        f"({last.bytes:,} bytes).",
         "Ask for less, or for more precision: --precision fp32",
     )
 
 
-def _guess(ladder: Ladder) -> int:
-    """Half way between the smallest and the best, by size."""
-    ends = ladder.at(0).bytes, ladder.at(len(ladder)).bytes
-    return ladder.within((2 * ends[0] + ends[1]) // 3) or 0
-
-
-def largest(ladder: Ladder, limit: int, attempt: Callable[[int], Trial]) -> Trial:
+def largest(ladder: Ladder, limit: int, prompts: int, attempt: Attempt) -> Trial:
     """The best artifact of at most `limit` bytes.
 
-    What an artifact holds beside its weights is known from a first trial.
+    What an artifact holds beside its weights is known from a trial, and is a little different in the next: schemes
+    need nodes, too. No pictures are drawn for that.
 
     Raises:
         LatentcError: not even the smallest fits.
     """
-    steps = ladder.within(limit)
-    first = trial = attempt(0 if steps is None else steps)
-    fitting = trial if trial.bytes <= limit else None
-    for _ in range(TRIALS - 2):
-        beside = trial.bytes - ladder.at(trial.steps).bytes
-        steps = ladder.within(limit - beside)
-        if steps is None or steps == trial.steps:
+    best: Trial | None = None
+    tried: list[Allotment] = []
+    beside = 0
+    for _ in range(TRIALS):
+        allotment = ladder.fill(limit - beside)
+        if allotment is None or allotment in tried:
             break
-        trial = attempt(steps)
-        if trial.bytes <= limit and (fitting is None or trial.steps > fitting.steps):
-            fitting = trial
-    if fitting is not None:
-        return fitting
-    least = first if first.steps == 0 else attempt(0)
+        trial = attempt(allotment, 0)
+        tried.append(allotment)
+        if trial.bytes <= limit and (best is None or allotment.error < best.allotment.error):
+            best = trial
+        beside = trial.bytes - allotment.bytes
+    if best is not None:
+        return best
+    least = attempt(ladder.at(0), prompts)
     if least.bytes <= limit:
         return least
     raise LatentcError(

@@ -317,6 +317,7 @@ def _pictures(
             width=manifest.sizes["width"].min,
             height=manifest.sizes["height"].min,
             budget=request.patience,
+            references="" if request.references is None else str(request.references),
         )
         return pictures.measure(job, progress)
 

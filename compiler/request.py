@@ -31,6 +31,7 @@ class CompileRequest:
         arguments: more arguments of the pipeline's call, as texts.
         pictures: prompts whose pictures are compared with PyTorch's where weights are quantized; 0 for none.
         patience: seconds that drawing them may take; a model for which it is more is not measured.
+        references: a folder where PyTorch's pictures are kept for the next compile that compares the same ones.
         quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
         calibration: prompts that activations, and int4 with a method, are measured on; empty for the model's own.
         rewrites: names of exact rewrites that the graphs get (`compiler.rewrites`), with commas between them, or
@@ -51,6 +52,7 @@ class CompileRequest:
     quantize: str | Recipe = ""
     pictures: int = 8
     patience: float = 900.0
+    references: Path | None = None
     calibration: tuple[str, ...] = ()
     rewrites: str = ""
     force: bool = False

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from compiler.capture import norm_shapes
+from compiler.export.scopes import SCOPES
 
 # An export makes millions of small objects that live to its end: looking for cycles among them frees nothing.
 _ALLOCATIONS_PER_COLLECTION = 200_000
 _registries: dict[Any, Any] = {}
+_signatures: dict[tuple[str, str, int], Any] = {}
 
 
 @contextmanager
@@ -21,7 +25,16 @@ def quick() -> Iterator[None]:
     before = gc.get_threshold()
     gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, *before[1:])
     try:
-        with _remembered_numbers(), _results_made_once(), _norms_by_shape(), _one_registry():
+        with (
+            _remembered_numbers(),
+            _results_made_once(),
+            _results_from_templates(),
+            _signatures_once(),
+            _no_listings(),
+            _norms_by_shape(),
+            _one_registry(),
+            _no_stack_traces(),
+        ):
             yield
     finally:
         gc.set_threshold(*before)
@@ -165,3 +178,102 @@ def _one_registry() -> Iterator[None]:
         yield
     finally:
         registry.from_torchlib = original  # type: ignore[method-assign,assignment]
+
+
+@contextmanager
+def _no_stack_traces() -> Iterator[None]:
+    """Where in a model's source each node was made is looked up in a thousand files; the module's path will do."""
+    from torch.fx import config
+
+    name = "do_not_emit_stack_traces"
+    before = getattr(config, name, None)
+    if before is None:  # older than the option
+        yield
+        return
+    setattr(config, name, True)
+    try:
+        yield
+    finally:
+        setattr(config, name, before)
+
+
+@contextmanager
+def _results_from_templates() -> Iterator[None]:
+    """A call that torch has seen before gives a tensor of known shape; torch makes it from its symbolic sizes, and
+    computes from them again how it lies in memory. Here it is a second handle of the first one: a tenth of an export.
+
+    Private to torch; where it looks different, nothing is changed.
+    """
+    from torch._subclasses import fake_tensor
+
+    mode, kind = fake_tensor.FakeTensorMode, fake_tensor.FakeTensor
+    name = "_get_output_tensor_from_cache_entry"
+    original = mode.__dict__.get(name)
+    fields = {"inplace_idx", "view_idx", "metadata"}
+    known = getattr(getattr(fake_tensor, "_DispatchCacheEntryOutputInfo", None), "__dataclass_fields__", ())
+    if original is None or not fields <= set(known) or original.__code__.co_argcount != 6:
+        yield
+        return
+    templates: dict[int, tuple[Any, Any]] = {}
+
+    def made(self: Any, state: Any, entry: Any, key: Any, func: Any, args: Any) -> Any:
+        if entry.metadata is None or entry.inplace_idx is not None:
+            return original(self, state, entry, key, func, args)
+        if id(entry) not in templates:
+            found = original(self, state, entry, key, func, args)
+            with fake_tensor.in_kernel_invocation_manager(self):
+                plain = found.as_subclass(torch.Tensor)
+            templates[id(entry)] = entry, plain  # the entry is kept, so that its id stays its own
+            return found
+        return kind(self, templates[id(entry)][1], entry.metadata.device)
+
+    setattr(mode, name, made)
+    try:
+        yield
+    finally:
+        setattr(mode, name, original)
+
+
+@contextmanager
+def _signatures_once() -> Iterator[None]:
+    """Each ONNX operator's signature is read from its schema once, and not for every node."""
+    from onnx_ir.schemas import OpSignature
+
+    original = OpSignature.from_op_schema
+
+    def from_op_schema(schema: Any) -> Any:
+        key = (schema.domain, schema.name, schema.since_version)
+        if key not in _signatures:
+            _signatures[key] = original(schema)
+        return _signatures[key]
+
+    OpSignature.from_op_schema = from_op_schema  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        OpSignature.from_op_schema = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def _no_listings() -> Iterator[None]:
+    """Torch writes on each ONNX node what it was made from; `compiler.export.scopes` keeps the modules' names alone.
+
+    Private to torch; where it looks different, nothing is changed.
+    """
+    from torch.onnx._internal.exporter import _core
+
+    names = ("_set_node_metadata", "_get_node_namespace")
+    before, scopes_of = (getattr(_core, name, None) for name in names)
+    code = getattr(before, "__code__", None)
+    if scopes_of is None or code is None or names[1] not in code.co_names or code.co_argcount != 2:
+        yield
+        return
+
+    def write(node: Any, made: Any) -> None:
+        made.metadata_props[SCOPES] = repr(scopes_of(node)[2])
+
+    setattr(_core, names[0], write)
+    try:
+        yield
+    finally:
+        setattr(_core, names[0], before)

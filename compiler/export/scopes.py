@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import lru_cache
 
 import onnx_ir as ir
 
 MODULE = "latentc.module"
 """Key of a node's metadata: the path of its module in the component, "" for the component itself."""
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch.onnx writes it."""
 _TORCH = "pkg.torch."
 
 # What torch adds between the calls of modules, such as sizes that it looks up, has names that are no paths.
@@ -27,16 +29,18 @@ def label_modules(model: ir.Model) -> None:
     """
     nodes = [node for graph in (model.graph, *(f.graph for f in model.functions.values())) for node in graph]
     for node in nodes:
-        scopes = node.metadata_props.get(_SCOPES)
+        scopes = node.metadata_props.get(SCOPES)
         for key in [k for k in node.metadata_props if k.startswith(_TORCH) or k == "namespace"]:
             del node.metadata_props[key]
-        path = None if scopes is None else _path(ast.literal_eval(scopes))
+        path = None if scopes is None else _path(scopes)
         if path is not None:
             node.metadata_props[MODULE] = path
 
 
-def _path(scopes: list[str]) -> str | None:
+@lru_cache(maxsize=1024)
+def _path(written: str) -> str | None:
     """Scopes from the outermost module to the operator itself -> the innermost module's path, where one is known."""
+    scopes: list[str] = ast.literal_eval(written)
     if len(scopes) < 2:
         return ""
     path = _CALL.sub("", scopes[-2])

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
 from compiler.export_fixes.complex_pairs import without_complex
+from compiler.export_fixes.known_operators import use_known_operators
 
 OPSET = 21
 
@@ -25,8 +26,8 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
         LatentcError: an operator has no ONNX form.
     """
     _drop_assertions(program)
+    use_known_operators(program.graph)
     program = without_complex(program)
-    _split_composites(program)
     with _quiet(), _decomposing_only_if_needed(), _promoting_from_known_types():
         try:
             exported = torch.onnx.export(
@@ -54,28 +55,6 @@ def _drop_assertions(program: ExportedProgram) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and "_assert" in str(node.target):
             graph.erase_node(node)
-
-
-def _split_composites(program: ExportedProgram) -> None:
-    """Writes composite operators that promote types as the operators they consist of, in place.
-
-    torch.onnx promotes the operands of those; it does not know the composites.
-    """
-    aten: Any = torch.ops.aten
-    graph = program.graph_module.graph
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target is not aten.outer.default:
-            continue
-        with graph.inserting_before(node):
-            parts = []
-            for operand, axis in zip(node.args, (1, 0), strict=True):
-                part = graph.call_function(aten.unsqueeze.default, (operand, axis))
-                part.meta = {**node.meta, "val": operand.meta["val"].unsqueeze(axis)}
-                parts.append(part)
-            product = graph.call_function(aten.mul.Tensor, tuple(parts))
-            product.meta = dict(node.meta)
-        node.replace_all_uses_with(product)
-        graph.erase_node(node)
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -64,15 +64,22 @@ Pair = tuple[Node, Node]
 
 
 def without_complex(program: ExportedProgram) -> ExportedProgram:
-    """The same program on real tensors alone; `program` itself when there is nothing to do.
+    """The same program on real tensors alone; `program` itself when there is nothing to do. Use the result: `program`
+    may have been changed on the way.
 
     Raises:
         LatentcError: an input, a result or a weight is complex, or an operator has no rule.
     """
     if not any(_is_complex(node.meta.get("val")) for node in program.graph.nodes):
         return program
-    # In-place operators become functional ones, and nothing is decomposed yet.
-    return _Rewriter(program.run_decompositions({})).run()
+    if any(_is_mutable(node.target) for node in program.graph.nodes):
+        # In-place operators become functional ones, and nothing is decomposed yet. The program is traced anew.
+        program = program.run_decompositions({})
+    return _Rewriter(program).run()
+
+
+def _is_mutable(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _is_complex(value: Any) -> bool:

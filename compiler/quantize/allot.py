@@ -8,7 +8,7 @@ best one, and any budget is a place in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 
@@ -70,17 +70,35 @@ def _gain(old: Option, new: Option) -> float:
 
 
 class Ladder:
-    """All allotments worth having, by how many steps are taken: 0 is the smallest, `len` the best."""
+    """All allotments worth having, by how many steps are taken: 0 is the smallest, `len` the best.
 
-    def __init__(self, options: Mapping[tuple[str, str], Sequence[Option]]) -> None:
-        hulls = {key: hull(choices) for key, choices in options.items()}
+    Args:
+        options: of each weight (graph folder, key).
+        rates: by graph folder, what the errors of its weights are multiplied with to be comparable to those of other
+            graphs; 1 where it is not in.
+    """
+
+    def __init__(
+        self, options: Mapping[tuple[str, str], Sequence[Option]], rates: Mapping[str, float] | None = None
+    ) -> None:
+        rates = rates or {}
+        hulls = {}
+        for key, choices in options.items():
+            rate = rates.get(key[0], 1.0)
+            hulls[key] = hull([replace(option, error=option.error * rate) for option in choices])
         self._first = {key: choices[0] for key, choices in hulls.items()}
+        self._last = {key: choices[-1] for key, choices in hulls.items()}
         steps = [Step(key, old, new) for key, choices in hulls.items() for old, new in pairwise(choices)]
         # A weight's own steps come in their order: their gains fall.
         self.steps = sorted(steps, key=lambda step: -step.gain)
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The graphs whose weights have a choice, sorted."""
+        return tuple(sorted({step.key[0] for step in self.steps}))
 
     def at(self, count: int) -> Allotment:
         """The allotment after the first `count` steps."""
@@ -89,16 +107,26 @@ class Ladder:
             chosen[step.key] = step.new
         return Allotment(chosen)
 
-    def within(self, size: int) -> int | None:
-        """The most steps whose weights take at most `size` bytes; None where not even the first do."""
-        total = sum(option.bytes for option in self._first.values())
-        if total > size:
+    def only(self, folder: str) -> Allotment:
+        """One graph at its smallest, all others at their best."""
+        return Allotment({key: (self._first if key[0] == folder else self._last)[key] for key in self._first})
+
+    def fill(self, size: int) -> Allotment | None:
+        """The steps in their order whose weights take at most `size` bytes; one that does not fit is left out, and with
+        it those of the same weight behind it. None where not even the smallest fits."""
+        chosen, left, full = dict(self._first), size - Allotment(self._first).bytes, set()
+        if left < 0:
             return None
-        for count, step in enumerate(self.steps):
-            total += step.new.bytes - step.old.bytes
-            if total > size:
-                return count
-        return len(self.steps)
+        for step in self.steps:
+            if step.key in full:
+                continue
+            more = step.new.bytes - step.old.bytes
+            if more > left:
+                full.add(step.key)
+                continue
+            chosen[step.key] = step.new
+            left -= more
+        return Allotment(chosen)
 
     def down_to(self, error: float) -> int:
         """The fewest steps whose predicted squared error is at most `error`; all of them where none is."""

@@ -12,7 +12,8 @@ from artifacts.manifest import PictureEvidence
 from artifacts.progress import silent
 from compiler import auto, sensitivity
 from compiler.auto import Budget, Trial, as_recipe, largest, smallest
-from compiler.quantize.allot import Ladder, Option
+from compiler.pictures import EQUAL
+from compiler.quantize.allot import Allotment, Ladder, Option
 from compiler.quantize.recipe import Choice
 from tests.compiler.made import request
 from tests.compiler.passes.graphs import bind, parse
@@ -39,30 +40,36 @@ class Formula:
     def __init__(self, of: Ladder, offset: float = 0.0) -> None:
         self.ladder = of
         self.offset = offset
-        self.tried: list[int] = []
+        self.tried: list[Allotment] = []
 
-    def __call__(self, steps: int) -> Trial:
-        self.tried.append(steps)
-        found = self.ladder.at(steps)
+    def __call__(self, found: Allotment, prompts: int = 8) -> Trial:
+        self.tried.append(found)
         psnr = 90.0 if found.error < 1e-12 else min(90.0, self.offset - 10 * math.log10(found.error))
-        return Trial(steps, found.bytes + BESIDE, PictureEvidence(psnr=psnr), as_recipe(found))
+        # The fewer bits, the more nodes.
+        nodes = sum(10 for option in found.chosen.values() if option.scheme != "none")
+        return Trial(found, found.bytes + BESIDE + nodes, PictureEvidence(psnr=psnr if prompts else None))
+
+    def at(self, steps: int) -> Trial:
+        return self(self.ladder.at(steps))
 
 
 @pytest.mark.parametrize("offset", [-20.0, 0.0, 15.0])
 def test_the_smallest_artifact_above_a_psnr(offset):
     formula = Formula(ladder(), offset)
-    low, high = formula(0).psnr, formula(len(formula.ladder)).psnr
+    low, high = formula.at(0).psnr, formula.at(len(formula.ladder)).psnr
     for wanted in np.linspace(low + 1, min(high - 1, 70), 5):
         formula.tried.clear()
         best = smallest(formula.ladder, float(wanted), formula)
+        tried = len(formula.tried)
+        smaller = [one for n in range(len(formula.ladder)) if (one := formula.at(n)).bytes < best.bytes]
         assert wanted <= best.psnr
-        assert best.psnr <= wanted + 2 or formula(best.steps - 1).psnr < wanted
-        assert len(formula.tried) <= auto.TRIALS + 2
+        assert best.psnr <= wanted + 2 or smaller[-1].psnr < wanted
+        assert tried <= auto.TRIALS + 2
 
 
 def test_a_psnr_that_anything_reaches_is_the_smallest_artifact():
     formula = Formula(ladder())
-    assert smallest(formula.ladder, 1.0, formula).steps == 0
+    assert smallest(formula.ladder, 1.0, formula).allotment == formula.ladder.at(0)
 
 
 def test_a_psnr_out_of_reach_says_what_was_reached():
@@ -76,18 +83,50 @@ def test_a_psnr_out_of_reach_says_what_was_reached():
 def test_the_best_artifact_within_bytes():
     formula = Formula(ladder())
     for limit in (40_000, 60_000, 100_000):
-        best = largest(formula.ladder, limit, formula)
-        assert best.bytes <= limit < formula.ladder.at(best.steps + 1).bytes + BESIDE
-    everything = largest(formula.ladder, 10**9, formula)
-    assert everything.steps == len(formula.ladder)
+        best = largest(formula.ladder, limit, 8, formula)
+        assert limit - 1_000 < best.bytes <= limit
+        assert best.pictures.psnr is None, "sizes need no pictures"
+        assert len(formula.tried) <= auto.TRIALS
+        formula.tried.clear()
+    everything = largest(formula.ladder, 10**9, 8, formula)
+    assert everything.allotment == formula.ladder.at(len(formula.ladder))
 
 
 def test_bytes_out_of_reach_say_what_was_reached():
     formula = Formula(ladder())
     with pytest.raises(
-        LatentcError, match=r"30,000 bytes cannot be reached: the smallest artifact has 36,800"
+        LatentcError,
+        match=r"30,000 bytes cannot be reached: the smallest artifact has 37,400 \(PSNR 40\.9 dB",
     ):
-        largest(formula.ladder, 30_000, formula)
+        largest(formula.ladder, 30_000, 8, formula)
+
+
+def test_what_a_graphs_error_does_to_the_picture_is_measured():
+    """Two graphs of equal sensitivities, one moving the picture a hundred times as much; a third is not drawn."""
+    worth = {"text_encoder": 100.0, "unet": 1.0, "vae_encoder": 0.0}
+    options = {
+        (folder, f"w{i}"): [
+            Option("int4", 530, 0.01),
+            Option("int8", 1_010, 0.0001),
+            Option("none", 2_000, 0.0),
+        ]
+        for folder in worth
+        for i in range(3)
+    }
+
+    def attempt(found: Allotment, prompts: int) -> Trial:
+        error = sum(worth[folder] * option.error for (folder, _), option in found.chosen.items()) / 1000
+        psnr = EQUAL if error == 0 else -10 * math.log10(error)
+        return Trial(found, found.bytes, PictureEvidence(psnr=psnr))
+
+    found = auto.rates(Ladder(options), 4, attempt)
+    assert found == pytest.approx({"text_encoder": 0.1, "unet": 0.001, "vae_encoder": 0.1})
+    # Room for three weights at int8: the text encoder's.
+    chosen = Ladder({key: o for key, o in options.items() if key[0] != "vae_encoder"}, found).fill(
+        3 * 530 + 3 * 1_010
+    )
+    assert chosen is not None
+    assert {key[0] for key, option in chosen.chosen.items() if option.scheme == "int8"} == {"text_encoder"}
 
 
 def test_a_recipe_gives_each_weight_its_own():

@@ -43,14 +43,19 @@ def test_no_choice_of_the_same_size_is_better(weights):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(OPTIONS, min_size=1, max_size=4), st.integers(0, 220))
-def test_a_budget_is_a_place_in_the_list(weights, budget):
+def test_a_budget_is_filled(weights, budget):
     ladder = Ladder({("unet", str(i)): options for i, options in enumerate(weights)})
-    count = ladder.within(budget)
-    if count is None:
+    found = ladder.fill(budget)
+    if found is None:
         assert ladder.at(0).bytes > budget
     else:
-        assert ladder.at(count).bytes <= budget
-        assert count == len(ladder) or ladder.at(count + 1).bytes > budget
+        assert found.bytes <= budget
+        # No prefix of the steps that fits is better, and no next step of any weight fits any more.
+        fitting = [one for n in range(len(ladder) + 1) if (one := ladder.at(n)).bytes <= budget]
+        assert found.error <= fitting[-1].error
+        for key, option in found.chosen.items():
+            more = [s.new.bytes - s.old.bytes for s in ladder.steps if s.key == key and s.old == option]
+            assert all(found.bytes + one > budget for one in more)
     fewest = ladder.down_to(float(budget))
     assert ladder.at(fewest).error <= budget or fewest == len(ladder)
     assert fewest == 0 or ladder.at(fewest - 1).error > budget

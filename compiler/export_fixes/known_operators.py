@@ -1,0 +1,146 @@
+"""Operators that torch.onnx has no translation for, written as those it has.
+
+One of them in a program has torch.onnx decompose all of it, by tracing it anew under symbolic shapes: that takes longer
+than everything else. What has no rule here, or does not fit its rule, is decomposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+_aten: Any = torch.ops.aten
+
+
+def use_known_operators(graph: Graph) -> None:
+    """Replaces what there is a rule for, in place; results and their types stay the same.
+
+    Args:
+        graph: of an exported program, its nodes with the fake tensors they make ("val").
+    """
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        with graph.inserting_before(node):
+            rule = _RULES.get(node.target, _functional if node.target._schema.is_mutable else None)
+            result = None if rule is None else rule(graph, node)
+        if result is not None:
+            node.replace_all_uses_with(result)
+            graph.erase_node(node)
+
+
+def _made(graph: Graph, like: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
+    """A node that makes what `like` makes."""
+    node = graph.call_function(target, args, kwargs)
+    node.meta = dict(like.meta)
+    return node
+
+
+def _outer(graph: Graph, node: Node) -> Node:
+    """An outer product promotes types, and torch.onnx promotes those of a product."""
+    parts = []
+    for operand, axis in zip(node.args, (1, 0), strict=True):
+        part = graph.call_function(_aten.unsqueeze.default, (operand, axis))
+        part.meta = {**node.meta, "val": operand.meta["val"].unsqueeze(axis)}  # type: ignore[union-attr]
+        parts.append(part)
+    return _made(graph, node, _aten.mul.Tensor, *parts)
+
+
+def _and(graph: Graph, node: Node) -> Node:
+    return _made(graph, node, _aten.bitwise_and.Tensor, *node.args)
+
+
+def _or(graph: Graph, node: Node) -> Node:
+    return _made(graph, node, _aten.bitwise_or.Tensor, *node.args)
+
+
+def _number_minus(graph: Graph, node: Node) -> Node | None:
+    """x.rsub(number) is number - x."""
+    x, number, *alpha = node.args
+    result = node.meta["val"]
+    if not isinstance(number, (int, float)) or alpha or node.kwargs or result.dtype != x.meta["val"].dtype:  # type: ignore[union-attr]
+        return None
+    constant = graph.call_function(_aten.full.default, ([], number), {"dtype": result.dtype})
+    constant.meta = {**node.meta, "val": result.new_empty(())}
+    return _made(graph, node, _aten.sub.Tensor, constant, x)
+
+
+def _transposed(graph: Graph, node: Node) -> Node:
+    """The transposed convolutions as the general one, whose arguments have another order and are all there."""
+    rank = node.meta["val"].dim() - 2
+    defaults: tuple[Any, ...] = (None, None, None, [1] * rank, [0] * rank, [0] * rank, 1, [1] * rank)
+    given = (*node.args, *defaults[len(node.args) :])
+    x, weight, bias, stride, padding, output_padding, groups, dilation = given
+    arguments = (x, weight, bias, stride, padding, dilation, True, output_padding, groups)
+    return _made(graph, node, _aten.convolution.default, *arguments)
+
+
+def _nearest_exact(graph: Graph, node: Node) -> Node | None:
+    """By a whole factor, the exact nearest neighbour is the usual one: (i + 0.5) / n and i / n have one floor."""
+    x, size, factors = node.args
+    if size is not None or not isinstance(factors, Iterable):
+        return None
+    if not all(isinstance(f, (int, float)) and float(f).is_integer() and f >= 1 for f in factors):
+        return None
+    return _made(graph, node, _aten.upsample_nearest2d.vec, x, None, factors)
+
+
+def _same(graph: Graph, node: Node) -> Any:
+    return node.args[0]
+
+
+def _functional(graph: Graph, node: Node) -> Node | None:
+    """x.add_(y) as add(x, y), which everything behind it reads in place of x.
+
+    Only where x is a fresh result that nothing else is a view of.
+    """
+    packet = node.target._opname  # type: ignore[union-attr]
+    x = node.args[0]
+    if not packet.endswith("_") or not hasattr(_aten, packet[:-1]) or not isinstance(x, Node):
+        return None
+    functional = getattr(getattr(_aten, packet[:-1]), node.target._overloadname, None)  # type: ignore[union-attr]
+    fresh = x.op == "call_function" and not _is_view(x)
+    if functional is None or not fresh or any(_is_view(user) for user in x.users if user is not node):
+        return None
+    if node.meta["val"].dtype != functional(*_values(node)).dtype:
+        return None
+    made = _made(graph, node, functional, *node.args, **node.kwargs)
+    behind = set(_after(node))
+    x.replace_all_uses_with(made, delete_user_cb=lambda user: user in behind)
+    return made
+
+
+def _values(node: Node) -> tuple[Any, ...]:
+    return tuple(arg.meta["val"] if isinstance(arg, Node) else arg for arg in node.args)
+
+
+def _after(node: Node) -> Iterable[Node]:
+    while node.next.op != "root":
+        node = node.next
+        yield node
+
+
+def _is_view(node: Node) -> bool:
+    """Whether its result may share memory with an argument."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True
+    schema = node.target._schema
+    # What returns its argument where nothing is to be done does not say so in its schema's aliases.
+    maybe = torch.Tag.maybe_aliasing_or_mutating in node.target.tags
+    return maybe or any(r.alias_info is not None for r in schema.returns)
+
+
+_RULES: dict[Any, Callable[[Graph, Node], Node | None]] = {
+    _aten.outer.default: _outer,
+    _aten.__and__.Tensor: _and,
+    _aten.__or__.Tensor: _or,
+    _aten.rsub.Scalar: _number_minus,
+    _aten.conv_transpose1d.default: _transposed,
+    _aten.conv_transpose2d.input: _transposed,
+    _aten.conv_transpose3d.input: _transposed,
+    _aten._upsample_nearest_exact2d.vec: _nearest_exact,
+    _aten.detach_.default: _same,
+}
