@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+# Tests at a time. A file of tests stays together: its tests share what they compile.
+JOBS ?= 2
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check golden lint types imports docs clean
@@ -13,10 +16,10 @@ demo: $(VENV)/.base  ## Compile the built-in model for each target and draw besi
 	$(PY) -m bench.demo
 
 test: lint types imports  ## Lint, types, import rules and every test
-	$(PY) -m pytest
+	$(PYTEST)
 
 check: lint types imports  ## The same without the slow tests: under three minutes
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 golden: $(VENV)/.test  ## Export the full-size public models and hold their graphs to tests/golden
 	$(PY) -m bench.full_size.golden

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.errors import LatentcError
 from artifacts.manifest import Tree
 from compiler.capture import trees
-from compiler.capture.norm_shapes import NormsByShape
+from compiler.capture.by_shape import by_shape
 from runtimes import signature
 
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
@@ -207,7 +207,7 @@ class Recorder:
             # own, or look at values, may want those on the CPU.
             try:
                 self._on_meta = True
-                with NormsByShape():
+                with by_shape():
                     return run(lambda value: value.to("meta"))
             except Exception:
                 pass

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compiler.capture import norm_shapes
+from compiler.capture.by_shape import RULES
 from compiler.export.scopes import SCOPES
 
 # An export makes millions of small objects that live to its end: looking for cycles among them frees nothing.
@@ -142,7 +142,7 @@ def _norms_by_shape() -> Iterator[None]:
 
         return run
 
-    added = {op: within(rule) for op, rule in norm_shapes.RULES.items() if op not in table}
+    added = {op: within(rule) for op, rule in RULES.items() if op not in table}
     table.update(added)
     try:
         yield

@@ -2,7 +2,7 @@ import torch
 from torch._subclasses import fake_impls
 from torch.onnx._internal.exporter import _registration
 
-from compiler.capture import norm_shapes
+from compiler.capture.by_shape import RULES
 from compiler.export.quick import quick
 
 
@@ -13,9 +13,9 @@ def test_torch_is_as_it_was_afterwards():
     entry = FakeTensorMode._output_from_cache_entry
     with quick():
         assert FakeTensorMode._output_from_cache_entry is not entry
-        assert set(norm_shapes.RULES) <= set(fake_impls.FAST_OP_IMPLEMENTATIONS)
+        assert set(RULES) <= set(fake_impls.FAST_OP_IMPLEMENTATIONS)
     assert FakeTensorMode._output_from_cache_entry is entry
-    assert not set(norm_shapes.RULES) & set(fake_impls.FAST_OP_IMPLEMENTATIONS)
+    assert not set(RULES) & set(fake_impls.FAST_OP_IMPLEMENTATIONS)
     assert _registration.ONNXRegistry.__dict__["from_torchlib"] is registry
 
 

@@ -1,7 +1,9 @@
+import copy
+
 import pytest
 import torch
 
-from compiler.capture.norm_shapes import RULES, NormsByShape
+from compiler.capture.by_shape import RULES, by_shape
 
 aten = torch.ops.aten
 CALLS = [
@@ -25,9 +27,26 @@ def test_a_rule_gives_what_torch_gives(op, shape, rest, dtype):
         assert (ours.shape, ours.dtype, ours.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
 
 
-def test_numbers_are_still_worked_out():
-    x = torch.rand(2, 8)
-    norm = torch.nn.LayerNorm(8)
-    with NormsByShape():
-        assert norm(x).equal(norm(x)) and norm(x).std() > 0.5
-        assert norm.to("meta")(x.to("meta")).shape == (2, 8)
+MODULES = [
+    (torch.nn.LayerNorm(8), (2, 3, 8)),
+    (torch.nn.GroupNorm(2, 8), (2, 8, 5)),
+    (torch.nn.Linear(8, 6), (2, 3, 8)),
+    (torch.nn.Linear(8, 6, bias=False), (8,)),
+]
+
+
+@pytest.mark.parametrize(("module", "shape"), MODULES)
+def test_modules_have_their_shapes_on_meta_and_their_numbers_elsewhere(module, shape):
+    x = torch.rand(shape)
+    expected = module(x)
+    before = torch.nn.functional.linear
+    with by_shape(), torch.no_grad():
+        assert module(x).equal(expected)
+        made = copy.deepcopy(module).to("meta")(x.to("meta"))
+    assert torch.nn.functional.linear is before
+    assert (made.shape, made.dtype, made.device.type) == (expected.shape, expected.dtype, "meta")
+
+
+def test_what_does_not_fit_is_an_error_still():
+    with by_shape(), pytest.raises(RuntimeError, match="cannot be multiplied"):
+        torch.nn.Linear(8, 6, device="meta")(torch.empty(2, 7, device="meta"))
