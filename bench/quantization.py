@@ -45,8 +45,7 @@ SPECS = (
     "unet=int8-activations:bits=8",
     "int8",
     "int4",
-    "int4:small=0",
-    "auto=int4:small=0",
+    "auto=int4",
     "nf4",
     "auto=nf4",
 )
