@@ -112,7 +112,11 @@ def _values(model: ir.Model) -> list[ir.Value]:
 
 
 def flat(graph: ir.Graph, ends: Sequence[ir.Value]) -> None:
-    """Makes the elements of all `ends`, one after the other, the graph's additional output `TAPS`."""
+    """Makes the elements of all `ends`, one after the other, the graph's additional output `TAPS`.
+
+    It comes first: runtimes that order nodes by what outputs need (OpenVINO does) then measure each activation as soon
+    as it is there. Behind the others, all activations would be kept until the graph's own output is done.
+    """
     all_of_them = add_constant(graph, np.array([-1], np.int64), f"{TAPS}.all")
     lines, length = [], 0
     for end in ends:
@@ -127,7 +131,7 @@ def flat(graph: ir.Graph, ends: Sequence[ir.Value]) -> None:
     out = joined.outputs[0]
     out.name, out.dtype, out.shape = TAPS, ir.DataType.FLOAT, ir.Shape([length])
     graph.append(joined)
-    graph.outputs.append(out)
+    graph.outputs.insert(0, out)
 
 
 @dataclass(frozen=True)

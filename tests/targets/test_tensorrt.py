@@ -286,7 +286,7 @@ def test_the_engines_of_shapes(shapes: Artifact) -> None:
 def test_the_network_holds_what_was_quantized(scheme: str, kind: str, tmp_path: Path) -> None:
     made = case(kind, tmp_path)
     some = activations.sites(made.model, lambda key, layout: True)
-    *_, taps = evaluate(activations.tap(made.model, some), [made.x])
+    taps, *_ = evaluate(activations.tap(made.model, some), [made.x])
     quantized(made, tmp_path, scheme, **TARGET.requirements.scheme_options[scheme])
     if scheme == "int8-activations":
         activations.quantize(made.model, some, activations.first_ranges(taps[None], True), True)

@@ -41,7 +41,7 @@ def test_the_first_taps_are_the_ranges(tmp_path):
     x = np.random.default_rng(1).standard_normal((7, 64)).astype(np.float32)
     tapped = tap(model, sites(model, everything))
     assert [v.name for v in model.graph.outputs] == ["y", "z"]
-    y, z, taps = evaluate(tapped, [x])
+    taps, y, z = evaluate(tapped, [x])
     a = np.maximum(x, 0)
     assert np.allclose(taps, [0, a.max(), (a * a).mean()], rtol=1e-5)
     assert error([y, z], evaluate(model, [x])) == 0
@@ -55,10 +55,10 @@ def test_the_second_taps_are_what_rounding_costs(tmp_path):
     x = rng.standard_normal((50, 64)).astype(np.float32)
     x[3, 5] = 100  # an outlier
     some = sites(model, everything)
-    _, _, first = evaluate(tap(model, some), [x])
+    first, *_ = evaluate(tap(model, some), [x])
     ranges = first_ranges(first[None])
     assert outliers(ranges) == [0]
-    _, _, second = evaluate(tap(model, some, ranges), [x])
+    second, *_ = evaluate(tap(model, some, ranges), [x])
     assert second.shape == (len(SHARES),)
     a = np.maximum(x, 0).astype(np.float64)
     for share, got in zip(SHARES, second, strict=True):
@@ -90,7 +90,7 @@ def test_pairs_stand_in_front_of_the_readers(kind, tmp_path):
     made = case(kind, tmp_path)
     (reference,) = evaluate(made.model, [made.x])
     some = sites(made.model, everything)
-    *_, taps = evaluate(tap(made.model, some), [made.x])
+    taps, *_ = evaluate(tap(made.model, some), [made.x])
     ranges = first_ranges(taps[None])
     (record,) = quantized(made, tmp_path, "int8-activations").records
     assert record.scheme == "int8-activations"
@@ -104,7 +104,7 @@ def test_symmetric_pairs_are_int8_with_zero_in_the_middle(kind, tmp_path):
     made = case(kind, tmp_path)
     (reference,) = evaluate(made.model, [made.x])
     some = sites(made.model, everything)
-    *_, taps = evaluate(tap(made.model, some), [made.x])
+    taps, *_ = evaluate(tap(made.model, some), [made.x])
     ranges = first_ranges(taps[None], symmetric=True)
     assert all(found.low == -found.high and found.zero == 128 for found in ranges)
     quantized(made, tmp_path, "int8-activations")
@@ -129,7 +129,7 @@ def test_openvino_runs_the_pairs_as_int8_kernels(tmp_path):
         folder.mkdir()
         made = case(kind, folder)
         some = sites(made.model, everything)
-        *_, taps = evaluate(tap(made.model, some), [made.x])
+        taps, *_ = evaluate(tap(made.model, some), [made.x])
         quantized(made, folder, "int8-activations")
         activations.quantize(made.model, some, first_ranges(taps[None]))
         ir.save(made.model, folder / "m.onnx")
@@ -148,3 +148,32 @@ def test_weights_have_seven_bits_unless_asked():
     for given, top in (({}, 63), ({"bits": 8}, 127)):
         values = scheme.quantize(rows, table.options("int8-activations", given)).values
         assert (np.abs(values).max(axis=1) == top).all()
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_an_activation_is_measured_as_soon_as_it_is_there(second, tmp_path):
+    """OpenVINO would else keep all of them until the graph's own output is done."""
+    openvino = pytest.importorskip("openvino")
+    depth = 6
+    weights = [f"w{i}" for i in range(depth)]
+    lines = [f"h{i} = MatMul({f'r{i - 1}' if i else 'x'}, w{i})\n r{i} = Relu(h{i})" for i in range(depth)]
+    given = ", ".join(f"float[64,64] {name}" for name in weights)
+    body = f"(float[B,64] x, {given}) => (float[B,64] r{depth - 1}) {{ {' '.join(lines)} }}"
+    rng = np.random.default_rng(0)
+    model = bind(
+        parse(body), tmp_path, **{name: rng.standard_normal((64, 64)).astype(np.float32) for name in weights}
+    )
+    some = sites(model, everything)
+    ir.save(
+        tap(model, some, [Range(-1.0, 1.0, 0.1)] * len(some) if second else None), tmp_path / "model.onnx"
+    )
+    compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU")
+    nodes = {op.get_friendly_name(): op.get_rt_info() for op in compiled.get_runtime_model().get_ops()}
+    order = sorted(nodes, key=lambda name: int(nodes[name]["execOrder"].astype(int)))
+    measured = 0
+    for name in order:
+        if name in {f"h{i}" for i in range(depth)}:
+            # Before the second product, the first one's input has been measured, and so on.
+            assert measured >= int(name[1:]) * (len(SHARES) if second else 3)
+        measured += "ReduceM" in name
+    assert measured == depth * (len(SHARES) if second else 3)

@@ -43,7 +43,7 @@ def calls(count=3):
 
 def measured(model, found):
     tapped = smoothing.tap(model, found)
-    return channels(found, np.stack([evaluate(tapped, [x])[-1] for x in calls()]))
+    return channels(found, np.stack([evaluate(tapped, [x])[0] for x in calls()]))
 
 
 def test_the_taps_are_each_channels(tmp_path):
@@ -61,7 +61,7 @@ def test_the_taps_are_each_channels(tmp_path):
 def quantized_error(model, inputs):
     """Of the products with activations and weights in int8."""
     found = sites(model, everything)
-    taps = np.stack([evaluate(activations.tap(model, found), [x])[-1] for x in calls()])
+    taps = np.stack([evaluate(activations.tap(model, found), [x])[0] for x in calls()])
     copy = model.clone()
     activations.quantize(copy, sites(copy, everything), first_ranges(taps))
     for weight in smoothing.find(copy):
