@@ -61,7 +61,7 @@ def test_the_flops_and_parameters_of_flux_are_the_published_ones():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_models_still_have_these_graphs():
-    """What `make golden` does; ten minutes or so."""
+    """What `make golden` does; thirteen minutes or so."""
     command = [sys.executable, "-m", "bench.full_size.golden"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
