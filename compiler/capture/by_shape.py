@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -50,10 +51,9 @@ def by_shape() -> Iterator[None]:
     """While it is open, modules' norms and linear layers of tensors without numbers (on the meta device) are done by
     shape alone."""
     functions = torch.nn.functional
-    originals = {name: getattr(functions, name) for name in _FUNCTIONS}
 
     def replaced(name: str) -> Callable[..., torch.Tensor]:
-        shape, original = _FUNCTIONS[name], originals[name]
+        shape, original = _FUNCTIONS[name], getattr(functions, name)
 
         def function(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             if x.device.type == "meta":
@@ -63,13 +63,9 @@ def by_shape() -> Iterator[None]:
 
         return function
 
-    for name in _FUNCTIONS:
-        setattr(functions, name, replaced(name))
-    try:
+    ours: dict[str, Any] = {name: replaced(name) for name in _FUNCTIONS}
+    with patch.multiple(functions, **ours):
         yield
-    finally:
-        for name, original in originals.items():
-            setattr(functions, name, original)
 
 
 def _own(x: torch.Tensor, *_: Any, **__: Any) -> Sequence[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -40,8 +41,7 @@ def quick() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-@contextmanager
-def _remembered_numbers() -> Iterator[None]:
+def _remembered_numbers() -> AbstractContextManager[Any]:
     """Whether a size is a number is asked millions of times, and sympy walks the whole expression each time.
 
     Private to torch; where it looks different, nothing is changed.
@@ -52,8 +52,7 @@ def _remembered_numbers() -> Iterator[None]:
     before = (SymNode.__dict__.get("expr"), SymNode.__dict__.get("maybe_as_int"))
     code: Any = getattr(getattr(before[0], "fget", None), "__code__", None)
     if code is None or before[1] is None or not set(fields) <= set(code.co_names):
-        yield
-        return
+        return nullcontext()
     numbers: dict[Any, bool] = {}
 
     def is_number(expression: Any) -> bool:
@@ -76,17 +75,10 @@ def _remembered_numbers() -> Iterator[None]:
         now = expr(self)
         return int(now) if isinstance(now, int) or is_number(now) else None
 
-    SymNode.expr = property(expr)  # type: ignore[method-assign,assignment]
-    SymNode.maybe_as_int = maybe_as_int  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        SymNode.expr = before[0]  # type: ignore[method-assign,assignment]
-        SymNode.maybe_as_int = before[1]  # type: ignore[method-assign]
+    return patch.multiple(SymNode, expr=property(expr), maybe_as_int=maybe_as_int)
 
 
-@contextmanager
-def _results_made_once() -> Iterator[None]:
+def _results_made_once() -> AbstractContextManager[Any]:
     """Torch keeps the shapes of every call that it has seen, and makes each new result a second time to be sure that
     the kept ones will do: a fifth of an export under symbolic sizes. Here the first result is taken for the second.
 
@@ -95,12 +87,10 @@ def _results_made_once() -> Iterator[None]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     names = ("_get_output_info_for_cache_entry", "_output_from_cache_entry")
-    before = [FakeTensorMode.__dict__.get(name) for name in names]
-    describe, make = before
+    describe, make = (FakeTensorMode.__dict__.get(name) for name in names)
     code = getattr(describe, "__code__", None)
     if make is None or code is None or names[1] not in code.co_names or code.co_argcount != 7:
-        yield
-        return
+        return nullcontext()
     at_hand: list[Any] = []
 
     def described(self: Any, *args: Any) -> Any:
@@ -113,17 +103,12 @@ def _results_made_once() -> Iterator[None]:
     def made(self: Any, *args: Any) -> Any:
         return at_hand[0] if at_hand else make(self, *args)
 
-    for name, ours in zip(names, (described, made), strict=True):
-        setattr(FakeTensorMode, name, ours)
-    try:
-        yield
-    finally:
-        for name, original in zip(names, before, strict=True):
-            setattr(FakeTensorMode, name, original)
+    ours: dict[str, Any] = dict(zip(names, (described, made), strict=True))
+    replaced: AbstractContextManager[Any] = patch.multiple(FakeTensorMode, **ours)
+    return replaced
 
 
-@contextmanager
-def _norms_by_shape() -> Iterator[None]:
+def _norms_by_shape() -> AbstractContextManager[Any]:
     """A norm's result has the shape of its input; torch would run some thirty operators to find that.
 
     Private to torch; where it is not there, nothing is changed.
@@ -132,8 +117,7 @@ def _norms_by_shape() -> Iterator[None]:
 
     table = getattr(fake_impls, "FAST_OP_IMPLEMENTATIONS", None)
     if not isinstance(table, dict):
-        yield
-        return
+        return nullcontext()
 
     def within(rule: Any) -> Any:
         def run(mode: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,17 +126,10 @@ def _norms_by_shape() -> Iterator[None]:
 
         return run
 
-    added = {op: within(rule) for op, rule in RULES.items() if op not in table}
-    table.update(added)
-    try:
-        yield
-    finally:
-        for op in added:
-            table.pop(op, None)
+    return patch.dict(table, {op: within(rule) for op, rule in RULES.items() if op not in table})
 
 
-@contextmanager
-def _one_registry() -> Iterator[None]:
+def _one_registry() -> AbstractContextManager[Any]:
     """torch.onnx parses the source of all its translations anew for each export; here, once a process.
 
     Private to torch; where it looks different, nothing is changed.
@@ -162,8 +139,7 @@ def _one_registry() -> Iterator[None]:
     registry = _registration.ONNXRegistry
     original = registry.__dict__.get("from_torchlib")
     if not isinstance(original, classmethod):
-        yield
-        return
+        return nullcontext()
 
     def from_torchlib(cls: Any, *args: Any, **kwargs: Any) -> Any:
         key = (*args, *sorted(kwargs.items()))
@@ -173,32 +149,20 @@ def _one_registry() -> Iterator[None]:
         own.functions = {target: list(found) for target, found in own.functions.items()}
         return own
 
-    registry.from_torchlib = classmethod(from_torchlib)  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        registry.from_torchlib = original  # type: ignore[method-assign,assignment]
+    return patch.object(registry, "from_torchlib", classmethod(from_torchlib))
 
 
-@contextmanager
-def _no_stack_traces() -> Iterator[None]:
+def _no_stack_traces() -> AbstractContextManager[Any]:
     """Where in a model's source each node was made is looked up in a thousand files; the module's path will do."""
     from torch.fx import config
 
     name = "do_not_emit_stack_traces"
-    before = getattr(config, name, None)
-    if before is None:  # older than the option
-        yield
-        return
-    setattr(config, name, True)
-    try:
-        yield
-    finally:
-        setattr(config, name, before)
+    return (
+        patch.object(config, name, True) if hasattr(config, name) else nullcontext()
+    )  # older than the option
 
 
-@contextmanager
-def _results_from_templates() -> Iterator[None]:
+def _results_from_templates() -> AbstractContextManager[Any]:
     """A call that torch has seen before gives a tensor of known shape; torch makes it from its symbolic sizes, and
     computes from them again how it lies in memory. Here it is a second handle of the first one: a tenth of an export.
 
@@ -212,8 +176,7 @@ def _results_from_templates() -> Iterator[None]:
     fields = {"inplace_idx", "view_idx", "metadata"}
     known = getattr(getattr(fake_tensor, "_DispatchCacheEntryOutputInfo", None), "__dataclass_fields__", ())
     if original is None or not fields <= set(known) or original.__code__.co_argcount != 6:
-        yield
-        return
+        return nullcontext()
     templates: dict[int, tuple[Any, Any]] = {}
 
     def made(self: Any, state: Any, entry: Any, key: Any, func: Any, args: Any) -> Any:
@@ -227,15 +190,10 @@ def _results_from_templates() -> Iterator[None]:
             return found
         return kind(self, templates[id(entry)][1], entry.metadata.device)
 
-    setattr(mode, name, made)
-    try:
-        yield
-    finally:
-        setattr(mode, name, original)
+    return patch.object(mode, name, made)
 
 
-@contextmanager
-def _signatures_once() -> Iterator[None]:
+def _signatures_once() -> AbstractContextManager[Any]:
     """Each ONNX operator's signature is read from its schema once, and not for every node."""
     from onnx_ir.schemas import OpSignature
 
@@ -247,15 +205,10 @@ def _signatures_once() -> Iterator[None]:
             _signatures[key] = original(schema)
         return _signatures[key]
 
-    OpSignature.from_op_schema = from_op_schema  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        OpSignature.from_op_schema = original  # type: ignore[method-assign]
+    return patch.object(OpSignature, "from_op_schema", from_op_schema)
 
 
-@contextmanager
-def _no_listings() -> Iterator[None]:
+def _no_listings() -> AbstractContextManager[Any]:
     """Torch writes on each ONNX node what it was made from; `compiler.export.scopes` keeps the modules' names alone.
 
     Private to torch; where it looks different, nothing is changed.
@@ -266,14 +219,9 @@ def _no_listings() -> Iterator[None]:
     before, scopes_of = (getattr(_core, name, None) for name in names)
     code = getattr(before, "__code__", None)
     if scopes_of is None or code is None or names[1] not in code.co_names or code.co_argcount != 2:
-        yield
-        return
+        return nullcontext()
 
     def write(node: Any, made: Any) -> None:
         made.metadata_props[SCOPES] = repr(scopes_of(node)[2])
 
-    setattr(_core, names[0], write)
-    try:
-        yield
-    finally:
-        setattr(_core, names[0], before)
+    return patch.object(_core, names[0], write)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
@@ -99,8 +100,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     }
 
 
-@contextmanager
-def _decomposing_only_if_needed() -> Iterator[None]:
+def _decomposing_only_if_needed() -> AbstractContextManager[Any]:
     """While it is open, torch.onnx decomposes only programs that hold an operator it has no translation for.
 
     The decomposition traces the program anew under symbolic shapes: two thirds of the time of an export.
@@ -110,8 +110,7 @@ def _decomposing_only_if_needed() -> Iterator[None]:
 
     original = getattr(_fx_passes, "decompose_with_registry", None)
     if original is None:
-        yield
-        return
+        return nullcontext()
 
     def decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
         known = set(_decomp.get_onnx_implemented_overloads(registry))
@@ -125,15 +124,10 @@ def _decomposing_only_if_needed() -> Iterator[None]:
                 return original(program, registry)  # type: ignore[no-any-return]
         return program
 
-    _fx_passes.decompose_with_registry = decompose  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        _fx_passes.decompose_with_registry = original
+    return patch.object(_fx_passes, "decompose_with_registry", decompose)
 
 
-@contextmanager
-def _promoting_from_known_types() -> Iterator[None]:
+def _promoting_from_known_types() -> AbstractContextManager[Any]:
     """While it is open, torch.onnx's type promotion reads the types that a program already carries.
 
     It runs every operator of the program anew to learn them: another third of the time of an export. Operators
@@ -143,8 +137,7 @@ def _promoting_from_known_types() -> Iterator[None]:
 
     interpreter = getattr(type_promotion, "_TypePromotionInterpreter", None)
     if interpreter is None or not hasattr(type_promotion, "get_type_promotion_rule"):
-        yield
-        return
+        return nullcontext()
     original = interpreter.run_node
 
     def run_node(self: Any, node: torch.fx.Node) -> Any:
@@ -159,11 +152,7 @@ def _promoting_from_known_types() -> Iterator[None]:
                 return torch.fx.Interpreter.run_node(self, node)
         return node.meta["val"]
 
-    interpreter.run_node = run_node
-    try:
-        yield
-    finally:
-        interpreter.run_node = original
+    return patch.object(interpreter, "run_node", run_node)
 
 
 @contextmanager

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import torch
 
 from artifacts.manifest import DimRange, TensorLeaf, TensorSpec
 from compiler.build import CompileRequest, SizeRange
 from compiler.capture.infer import Method
 from compiler.weights import Stored
+
+
+class Function(torch.nn.Module):
+    """A function of one tensor as a module, to be exported."""
+
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
 
 
 def spec(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:

@@ -9,6 +9,7 @@ import torch
 
 from artifacts.errors import LatentcError
 from compiler.export_fixes.complex_pairs import without_complex
+from tests.compiler.made import Function
 
 
 class Rotary(torch.nn.Module):
@@ -23,15 +24,6 @@ class Rotary(torch.nn.Module):
         pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
         rotation = self.table[ids].to(torch.complex64).unsqueeze(2)
         return torch.view_as_real(pairs * rotation).flatten(3)
-
-
-class Function(torch.nn.Module):
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 def _z(x: torch.Tensor) -> torch.Tensor:

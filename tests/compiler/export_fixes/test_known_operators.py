@@ -9,17 +9,9 @@ import torch
 from torch.nn import functional
 
 from compiler.export_fixes.known_operators import use_known_operators
+from tests.compiler.made import Function
 
 aten = torch.ops.aten
-
-
-class Function(torch.nn.Module):
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
 
 
 def _added(x: torch.Tensor) -> torch.Tensor:
