@@ -36,7 +36,7 @@ CALLS = 4
 """Calls of each component that sensitivities are measured on."""
 
 TRIALS = 7
-"""Compiles that a search may take."""
+"""Compiles that a search may take, beside the one of each graph that `rates` draws."""
 
 PICTURES = 4
 """Prompts that a graph's part in the picture is measured on."""
@@ -115,7 +115,10 @@ def compile(
             return Trial(allotment, size, _drawn(manifest.pictures) if prompts else PictureEvidence())
 
         options = sensitivities(asked, folder, progress, shared)
-        ladder = Ladder(options, rates(Ladder(options), min(request.pictures, PICTURES), attempt))
+        ladder = Ladder(options)
+        if budget.max_bytes is not None and ladder.fill(budget.max_bytes) is None:
+            raise _too_small(budget.max_bytes, attempt(ladder.at(0), request.pictures))
+        ladder = Ladder(options, rates(ladder, min(request.pictures, PICTURES), attempt))
         if budget.min_psnr is not None:
             best = smallest(ladder, budget.min_psnr, lambda one: attempt(one, request.pictures))
         else:
@@ -233,7 +236,11 @@ def largest(ladder: Ladder, limit: int, prompts: int, attempt: Attempt) -> Trial
     least = attempt(ladder.at(0), prompts)
     if least.bytes <= limit:
         return least
-    raise LatentcError(
+    raise _too_small(limit, least)
+
+
+def _too_small(limit: int, least: Trial) -> LatentcError:
+    return LatentcError(
         f"{limit:,} bytes cannot be reached: the smallest artifact has {least.bytes:,} "
         f"(PSNR {least.psnr:.1f} dB).",
         "Allow more bytes, or leave a task out.",

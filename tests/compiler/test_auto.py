@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +100,22 @@ def test_bytes_out_of_reach_say_what_was_reached():
         match=r"30,000 bytes cannot be reached: the smallest artifact has 37,400 \(PSNR 40\.9 dB",
     ):
         largest(formula.ladder, 30_000, 8, formula)
+
+
+def test_bytes_below_the_weights_alone_draw_no_graph(tmp_path, monkeypatch):
+    tried: list[int] = []
+
+    def built(trial, *_, **__):
+        tried.append(trial.pictures)
+        trial.out.mkdir()
+        file = SimpleNamespace(size=37_400)
+        return SimpleNamespace(manifest=SimpleNamespace(files=[file], pictures=PictureEvidence(psnr=40.9)))
+
+    monkeypatch.setattr(auto.build, "compile", built)
+    monkeypatch.setattr(auto, "sensitivities", lambda *_: {("unet", "w"): [Option("int4", 530, 0.1)]})
+    with pytest.raises(LatentcError, match=r"500 bytes cannot be reached: the smallest artifact has 37,400"):
+        auto.compile(request(tmp_path / "out", check="quick", pictures=8), Budget(max_bytes=500))
+    assert tried == [8], "only the smallest is compiled, to say what was reached"
 
 
 def test_what_a_graphs_error_does_to_the_picture_is_measured():
