@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
+
+PREFIX = "text_model."
 
 
 def save_pipeline(
@@ -31,6 +34,7 @@ def save_pipeline(
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     finish_tokenizer(folder / "tokenizer")
+    finish_text_encoder(folder / "text_encoder")
 
 
 def finish_tokenizer(folder: Path) -> None:
@@ -44,6 +48,14 @@ def finish_tokenizer(folder: Path) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     kept = {name: value for name, value in settings.items() if name not in ("is_local", "local_files_only")}
     path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def finish_text_encoder(folder: Path) -> None:
+    """Name the weights as checkpoints on model hubs do. transformers 5.23 leaves their common prefix out, which older
+    releases do not know: they would draw from random weights."""
+    file = folder / "model.safetensors"
+    tensors = {f"{PREFIX}{key.removeprefix(PREFIX)}": tensor for key, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:

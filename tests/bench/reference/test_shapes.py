@@ -42,6 +42,13 @@ def test_weights_are_fp16_safetensors_and_nothing_is_pickled() -> None:
         assert types == {"F16"}, path
 
 
+def test_text_encoder_weights_have_the_names_that_every_transformers_release_reads() -> None:
+    from safetensors import safe_open
+
+    with safe_open(SHAPES_DIR / "text_encoder" / "model.safetensors", framework="np") as tensors:
+        assert all(key.startswith("text_model.") for key in tensors.keys())  # noqa: SIM118
+
+
 def test_no_file_names_a_path_of_the_machine_it_was_trained_on() -> None:
     for path in files():
         if path.suffix == ".json":
