@@ -124,16 +124,19 @@ class OpenVinoSession:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)
         import numpy as np
+        import openvino as ov
 
         with running(self._name, "openvino", inputs):
             # A read-only or sliced array cannot be shared; 0-d stays 0-d.
             lent = {
                 n: np.require(a, requirements=["C", "A", "W"]).reshape(a.shape) for n, a in inputs.items()
             }
-            result = self._request.infer(
-                [lent[name] for name in self.inputs], share_inputs=True, share_outputs=False
-            )
-        return {name: result[i] for i, name in enumerate(self.outputs)}
+            # Tensors set one by one: `infer` looks for the kind of what it was given in Python, half a millisecond.
+            for i, name in enumerate(self.inputs):
+                self._request.set_input_tensor(i, ov.Tensor(lent[name], shared_memory=True))
+            self._request.start_async()
+            self._request.wait()
+            return {n: self._request.get_output_tensor(i).data.copy() for i, n in enumerate(self.outputs)}
 
     def close(self) -> None:
         """Frees the request and the compiled model; twice is harmless."""

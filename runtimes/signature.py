@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from artifacts.errors import LatentcError
@@ -18,6 +19,11 @@ def signature(cls: type, method: str) -> inspect.Signature:
     function = getattr(cls, method, None)
     if not callable(function):
         raise LatentcError(f"the installed {cls.__module__}.{cls.__qualname__} has no method '{method}'.")
+    return _without_self(function)
+
+
+@lru_cache(maxsize=1024)  # Read at every call of every component.
+def _without_self(function: Callable[..., Any]) -> inspect.Signature:
     whole = inspect.signature(function)
     return whole.replace(parameters=list(whole.parameters.values())[1:])
 

@@ -184,13 +184,10 @@ def fit_dims(
     for spec in specs:
         shape = arrays[spec.name].shape
         for axis, (want, have) in enumerate(zip(spec.shape, shape, strict=True)):
-            if isinstance(want, int):
-                limits = DimRange(min=want, max=want)
-            elif want in sizes:
-                limits = DimRange(min=sizes[want], max=sizes[want])
-            else:
-                limits = dims.get(want, DimRange(min=0, max=2**63 - 1))
-            if not limits.min <= have <= limits.max:
+            limits = dims.get(want) if isinstance(want, str) else None
+            known = want if isinstance(want, int) else sizes.get(want)
+            low, high = (limits.min, limits.max) if known is None and limits is not None else (known, known)
+            if low is not None and high is not None and not low <= have <= high:
                 wanted = shape_text([_dim_text(d, dims) for d in spec.shape])
                 if isinstance(want, str) and want in sizes:
                     wanted += f" with {want} = {sizes[want]} as in the other inputs"
