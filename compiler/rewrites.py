@@ -50,6 +50,12 @@ REWRITES: Mapping[str, Rewrite] = {
         runs=frozenset({"onnxruntime"}),
         why="its kernel never holds all scores, and needs no transposes; other runtimes fuse attention themselves",
     ),
+    "instance-norm": Rewrite(
+        "group norms become instance norms of whole groups, then a product and a sum",
+        on={"onnxruntime": ANY},
+        runs=frozenset({"onnxruntime", "openvino"}),
+        why="its CPU has no kernel for group norms and takes them apart; OpenVINO has one",
+    ),
     "pad-heads": Rewrite(
         "attention heads of 33 to 63 are padded with zeros to 64, in the weights",
         on={"openvino": frozenset({"bf16"})},

@@ -26,6 +26,7 @@ PASSES: dict[str, str] = {
     "single": "compiler.passes.single:SinglePass",
     "split-linear": "compiler.passes.split_linear:SplitLinearPass",
     "multi-head-attention": "compiler.passes.multi_head_attention:MultiHeadAttentionPass",
+    "instance-norm": "compiler.passes.instance_norm:InstanceNormPass",
     "pad-heads": "compiler.passes.pad_heads:PadHeadsPass",
 }
 

@@ -153,10 +153,57 @@ def test_heads_of_other_sizes_or_with_few_keys_stay(tmp_path: Path, given: dict[
     assert {name: v.shape for name, v in model.graph.initializers.items()} == before
 
 
+def _group_norm(folder: Path, shape: str) -> ir.Model:
+    model = parse(
+        f"""(float[{shape}] x, float[8] scale, float[8] bias) => (float[{shape}] y) {{
+        y = GroupNormalization<num_groups=4, epsilon=0.25>(x, scale, bias)
+    }}"""
+    )
+    model.graph.opset_imports[""] = 21
+    return bind(model, folder, scale=_array(8), bias=_array(8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [
+        ("N,8,3,5", set()),
+        ("N,8,3,W", set()),
+        ("2,8,5", set()),
+        ("N,8,H,W", {"Shape"}),
+        ("N,8,T,H,W", {"Shape"}),
+    ],
+)
+def test_a_group_norm_becomes_an_instance_norm(tmp_path: Path, shape: str, more: set[str]) -> None:
+    model = _group_norm(tmp_path, shape)
+    sizes = {"N": 2, "T": 2, "H": 3, "W": 5}
+    x = 4 * _array(*(sizes.get(each) or int(each) for each in shape.split(","))) + 3
+    want = evaluate(model, [x])
+    rewrites.apply(model, ("instance-norm",))
+    plain = {"Reshape": 2, "InstanceNormalization": 1, "Mul": 1, "Add": 1}
+    assert ops(model) == plain | dict.fromkeys(more, 1)
+    assert error(evaluate(model, [x]), want) < 1e-6
+    weights = [
+        v.const_value for v in model.graph.initializers.values() if isinstance(v.const_value, WeightRef)
+    ]
+    assert {weight.key for weight in weights} == {"scale", "bias"}
+    assert model.graph.outputs[0].name == "y"
+    table.run(model, (), check=True)
+
+
+def test_a_group_norm_of_unknown_channels_stays(tmp_path: Path) -> None:
+    model = _group_norm(tmp_path, "N,C,3,5")
+    table.run(model, ("instance-norm",))
+    assert ops(model) == {"GroupNormalization": 1}
+
+
 def test_which_rewrites_a_graph_gets() -> None:
     assert rewrites.chosen("openvino", "fp16") == ("split-linear",)
     assert rewrites.chosen("openvino", "bf16") == ("split-linear", "pad-heads")
-    assert rewrites.chosen("onnxruntime", "fp32") == ("split-linear", "multi-head-attention")
+    assert rewrites.chosen("onnxruntime", "fp32") == (
+        "split-linear",
+        "multi-head-attention",
+        "instance-norm",
+    )
     assert rewrites.chosen("tensorrt", "fp16") == ()
     assert rewrites.chosen("onnxruntime", "fp32", "none") == ()
     assert rewrites.chosen("onnxruntime", "fp32", "multi-head-attention, split-linear") == (
