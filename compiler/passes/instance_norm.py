@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from compiler.passes.rewrite import add_constant, add_initializer, alias, insert
+from compiler.passes.rewrite import add_constant, alias, insert
 from compiler.passes.shapes import dims
-from compiler.weights import Reshape, WeightRef
 
 
 class InstanceNormPass(ir.passes.InPlacePass):
@@ -69,12 +68,7 @@ def _shape(x: ir.Value, before: ir.Node, graph: ir.Graph) -> ir.Value:
 
 
 def _wide(vector: ir.Value, size: int, axes: int, before: ir.Node, graph: ir.Graph) -> ir.Value:
-    """[channels] as [channels, 1, ...], to be broadcast over pictures."""
+    """[channels] as [channels, 1, ...], to be broadcast over pictures. In the graph: as vectors they stay in fp32."""
     wanted = (size, *(1 for _ in range(axes)))
-    weight = vector.const_value
-    if isinstance(weight, WeightRef) and not vector.is_graph_input():
-        wide = weight.then(Reshape(wanted))
-        wide.name = f"{vector.name}.wide"
-        return add_initializer(graph, wide, wide.name)
     to = add_constant(graph, np.array(wanted, np.int64), f"{vector.name}.wide")
     return insert(before, "Reshape", [vector, to], dtype=vector.dtype, shape=wanted, before=True).outputs[0]
