@@ -7,10 +7,11 @@ of one thread, in turn, as `bench.rewrites` does.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -48,9 +49,9 @@ class Try:
 
 
 def _model(
-    body: str, tokens: int, channels: int, weights: dict[str, tuple[int, ...]], opset: int = 21
+    body: str, port: tuple[int, ...], weights: Mapping[str, tuple[int, ...]], opset: int = 21
 ) -> ir.Model:
-    """A graph from `x` to `y`, float32 [2, tokens, channels]; `weights` are noise that is stored nowhere."""
+    """A graph from `x` to `y`, float32 of shape `port`; `weights` are noise that is stored nowhere."""
     import onnx
     import onnx_ir as ir
 
@@ -59,9 +60,9 @@ def _model(
     from compiler.weights import Seeded, WeightRef
 
     given = ", ".join(f"float[{','.join(map(str, shape))}] {name}" for name, shape in weights.items())
-    port = f"float[2,{tokens},{channels}]"
+    floats = f"float[{','.join(map(str, port))}]"
     head = f'<ir_version: 10, opset_import: ["" : {opset}]> layer'
-    text = f"{head} ({port} x, {given}) => ({port} y) {{ {body} }}"
+    text = f"{head} ({floats} x, {given}) => ({floats} y) {{ {body} }}"
     model = ir.from_proto(onnx.parser.parse_model(text))
     for value in list(model.graph.inputs)[1:]:
         shape = weights[str(value.name)]
@@ -84,7 +85,19 @@ def geglu(tokens: int, channels: int) -> ir.Model:
     """
     wide = 8 * channels
     weights = {"wide": (channels, wide), "bias": (wide,), "back": (wide // 2, channels)}
-    return _model(body, tokens, channels, weights)
+    return _model(body, (2, tokens, channels), weights)
+
+
+def group_norm(tokens: int, channels: int) -> ir.Model:
+    """A group norm and its SiLU, as residual blocks have them, of pictures of `tokens` pixels."""
+    body = """
+        n = GroupNormalization<num_groups=32, epsilon=0.00001>(x, scale, bias)
+        s = Sigmoid(n)
+        y = Mul(n, s)
+    """
+    weights = {"scale": (channels,), "bias": (channels,)}
+    side = math.isqrt(tokens)
+    return _model(body, (2, channels, side, side), weights)
 
 
 _APART = "q = MatMul(x, wq)\n k = MatMul(x, wk)\n v = MatMul(x, wv)"
@@ -112,7 +125,7 @@ def _attention(projections: str, tokens: int, channels: int) -> ir.Model:
         rows = Reshape(ot, flat)
         y = MatMul(rows, wo)
     """
-    return _model(body, tokens, channels, _square(projections, channels))
+    return _model(body, (2, tokens, channels), _square(projections, channels))
 
 
 def _square(projections: str, channels: int) -> dict[str, tuple[int, ...]]:
@@ -140,7 +153,7 @@ def operator(tokens: int, channels: int) -> ir.Model:
         rows = Attention<q_num_heads={HEADS}, kv_num_heads={HEADS}, scale={size**-0.5:.9f}>(q, k, v)
         y = MatMul(rows, wo)
     """
-    return _model(body, tokens, channels, _square(_APART, channels), 23)
+    return _model(body, (2, tokens, channels), _square(_APART, channels), 23)
 
 
 def rewritten(build: Build, name: str) -> Build:
@@ -167,6 +180,7 @@ TRIES: tuple[Try, ...] = (
         _TWO,
         ("onnxruntime",),
     ),
+    Try("instance-norm", group_norm, rewritten(group_norm, "instance-norm"), _TWO),
     Try("pad-heads", attention, rewritten(attention, "pad-heads"), ((4096, 320),), ("openvino",), "bf16"),
     Try("one product for queries, keys and values", attention, fused_projections, ((1024, 640),)),
     Try("ONNX's Attention of opset 23", attention, operator, ((1024, 640),)),
@@ -181,11 +195,12 @@ def measure(tries: Sequence[Try], rounds: int, targets: Sequence[str]) -> Iterat
     for each in tries:
         for target in [t for t in each.targets if t in targets]:
             for tokens, channels in each.sizes:
-                noise = np.random.default_rng(0).standard_normal((2, tokens, channels), np.float32)
                 with tempfile.TemporaryDirectory(prefix="latentc-layers-") as folder, ExitStack() as stack:
                     calls: list[Call] = []
                     for name, build in (("base", each.base), ("other", each.other)):
                         session = _open(build(tokens, channels), target, Path(folder) / name, each.precision)
+                        shape = session.inputs["x"].shape
+                        noise = np.random.default_rng(0).standard_normal(shape, np.float32)  # type: ignore[arg-type]
                         stack.callback(session.close)
                         calls.append(partial(session.run, {"x": noise}))
                     ratios = pairs.ratios(*calls)
