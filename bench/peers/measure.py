@@ -223,7 +223,10 @@ def _subject(peer: Peer, model: ModelSource, manifest: object, maker: Maker) -> 
     """
     if peer.loader is None:
         here = pytorch(model, manifest, "text-to-image", peer.name, **peer.options)  # type: ignore[arg-type]
-        return dataclasses.replace(here, kind="peer", about=dict(peer.about))
+        # What torch.compile made in an earlier run would be there at a cold start.
+        made = tempfile.mkdtemp(prefix="torch-compile-", dir=maker.work)
+        env = {**here.env, "TORCHINDUCTOR_CACHE_DIR": made}
+        return dataclasses.replace(here, kind="peer", about=dict(peer.about), env=env)
     assert peer.export is not None
     out, took = maker.export(peer.export)
     if took.error:
@@ -308,6 +311,9 @@ def main(args: Sequence[str] | None = None) -> int:
         "--peer", action="append", choices=[p.name for p in PEERS], help="of these only; may be repeated"
     )
     parser.add_argument(
+        "--ours", action="append", choices=[each.name for each in OURS], help="the same of our own"
+    )
+    parser.add_argument(
         "--limit", type=int, metavar="MIB", help="hard memory limit of every export and compile"
     )
     parser.add_argument("--work", type=Path, help="where what is made is kept (default: a temporary folder)")
@@ -335,6 +341,7 @@ def main(args: Sequence[str] | None = None) -> int:
         task="text-to-image",
         threads=given.threads,
     )
+    ours = [each for each in OURS if not given.ours or each.name in given.ours]
     chosen = [peer for peer in PEERS if not given.peer or peer.name in given.peer]
     command = ["python", "-m", "bench.peers.measure", *(sys.argv[1:] if args is None else args)]
     with tempfile.TemporaryDirectory(prefix="latentc-peers-") as temporary:
@@ -343,7 +350,7 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             model = open_model(given.model)
             maker = Maker(model, work, given.limit * MIB if given.limit else None, tell)
-            outcome = measure(request, model, OURS, chosen, maker, command, progress)
+            outcome = measure(request, model, ours, chosen, maker, command, progress)
         except LatentcError as error:
             tell(f"Error: {error}")
             return error.exit_code

@@ -83,6 +83,8 @@ def test_all_are_made_from_one_model_and_an_export_serves_two(tmp_path: Path, be
     assert not {"LATENTC_CACHE", "LATENTC_THREADS"} & set(intel.env)
     given = json.loads(by_name["torch.compile bf16"].command[-1])
     assert (given["precision"], given["channels_last"], given["compile"]) == ("bf16", True, True)
+    caches = [other.env["TORCHINDUCTOR_CACHE_DIR"] for other in others if other.about["target"] == "pytorch"]
+    assert len(set(caches)) == len(caches) == 3 and not any(list(Path(each).iterdir()) for each in caches)
     assert all(other.kind == "peer" for other in others)
     own = outcome.bench.variant(OURS[0].name.replace(" ", "-"))
     assert own is not None and own.compile_s == 2.5
