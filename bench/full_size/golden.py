@@ -138,7 +138,7 @@ def processes() -> int:
     return max(1, min(os.cpu_count() or 1, memory_available() // _MEMORY))
 
 
-# What jobs import, half a minute of it.
+# What jobs need, half a minute of it.
 _IMPORTS = ("compiler.snapshot.take", "bench.full_size.classes")
 
 
@@ -163,8 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     names = args.names or [name for name in GOLDEN if (FOLDER / f"{name}.graph").exists()]
     # The longest first, so that no process ends long before the others: long texts are large graphs.
-    files = {name: FOLDER / f"{name}.graph" for name in names}
-    names.sort(key=lambda name: -files[name].stat().st_size if files[name].exists() else 0)
+    sizes = {file.stem: file.stat().st_size for file in FOLDER.glob("*.graph")}
+    names.sort(key=lambda name: -sizes.get(name, 0))
     jobs = [(name, args.update) for name in names]
     failed = False
     # A process for each: what libraries keep of one model is gone before the next.
