@@ -6,6 +6,8 @@ Processes that are forked from one that has it need not do it again.
 from __future__ import annotations
 
 import importlib
+import logging
+from contextlib import suppress
 
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -14,9 +16,11 @@ from compiler.export.quick import quick
 from compiler.export.translate import OPSET
 
 for _one in PUBLISHED.values():
-    getattr(importlib.import_module("diffusers"), _one.pipeline)
-    for _part in _one.parts:
-        getattr(importlib.import_module(_part.library), _part.class_name, None)
+    # What a version of diffusers lacks, or cannot import, is said by the process that wants it.
+    for _library, _class in (("diffusers", _one.pipeline), *((p.library, p.class_name) for p in _one.parts)):
+        with suppress(ImportError, AttributeError, RuntimeError):
+            getattr(importlib.import_module(_library), _class)
 importlib.import_module("diffusers.pipelines.auto_pipeline")
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # It warns of torchvision's operators.
 with quick():
     ONNXRegistry.from_torchlib(opset_version=OPSET)
