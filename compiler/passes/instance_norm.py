@@ -28,7 +28,7 @@ def _apart(norm: ir.Node, graph: ir.Graph) -> bool:
     shape, groups = dims(x), norm.attributes["num_groups"].as_int()
     if shape is None or x.dtype is None or not isinstance(shape[1], int):
         return False
-    if not (_is_vector(scale, shape[1]) and _is_vector(bias, shape[1])):
+    if not dims(scale) == dims(bias) == (shape[1],):
         return False  # Before opset 21 they are one for each group.
     name, dtype = norm.outputs[0].name, x.dtype
     ones, zeros = (
@@ -41,20 +41,13 @@ def _apart(norm: ir.Node, graph: ir.Graph) -> bool:
     inputs = [rows.outputs[0], ones, zeros]
     normed = insert(norm, "InstanceNormalization", inputs, {"epsilon": epsilon}, dtype=dtype, before=True)
     normed.outputs[0].shape = rows.outputs[0].shape
-    back = insert(norm, "Reshape", [normed.outputs[0], _shape(x, norm, graph)], before=True)
-    values = back.outputs
+    inputs = [normed.outputs[0], _shape(x, norm, graph)]
+    value = insert(norm, "Reshape", inputs, dtype=dtype, shape=x.shape, before=True).outputs[0]
     for op_type, vector in (("Mul", scale), ("Add", bias)):
-        values[0].dtype, values[0].shape = dtype, x.shape
-        values = insert(
-            norm, op_type, [values[0], _wide(vector, shape[1], len(shape) - 2, norm, graph)], before=True
-        ).outputs
-    values[0].dtype, values[0].shape = dtype, x.shape
-    alias(norm, values)
+        inputs = [value, _wide(vector, shape[1], len(shape) - 2, norm, graph)]
+        value = insert(norm, op_type, inputs, dtype=dtype, shape=x.shape, before=True).outputs[0]
+    alias(norm, [value])
     return True
-
-
-def _is_vector(value: ir.Value, size: int) -> bool:
-    return dims(value) == (size,)
 
 
 def _shape(x: ir.Value, before: ir.Node, graph: ir.Graph) -> ir.Value:

@@ -90,6 +90,19 @@ def test_all_are_made_from_one_model_and_an_export_serves_two(tmp_path: Path, be
     assert own is not None and own.compile_s == 2.5
 
 
+def test_a_few_of_ours_and_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def stop(request: Any, model: Any, ours: Any, others: Any, *rest: Any) -> Outcome:
+        asked.extend([*ours, *others])
+        raise LatentcError("enough")
+
+    monkeypatch.setattr(measure, "measure", stop)
+    names = ["latentc onnxruntime fp32", "optimum-onnx fp32"]
+    assert measure.main(["--ours", names[0], "--peer", names[1], "--work", str(tmp_path)]) == 1
+    assert [each.name for each in asked] == names
+
+
 def test_a_peer_that_cannot_be_made_is_a_row(tmp_path: Path, benched: list[Any]) -> None:
     outcome = run(Fake(tmp_path, fails=("optimum-onnx: export",)))
     found = outcome.bench.variant("optimum-onnx fp32")
