@@ -217,7 +217,12 @@ class Environment(Record):
 
 
 class Bench(Record):
-    """The whole document. `reference`: the name of the variant that the others are compared with, or None."""
+    """The whole document.
+
+    Attributes:
+        reference: the name of the variant that the others are compared with, or None.
+        reopened: how many times a process was started again because not all fit in memory together.
+    """
 
     schema_version: Literal[1] = 1
     created: str
@@ -226,6 +231,7 @@ class Bench(Record):
     environment: Environment
     reference: str | None
     variants: tuple[Variant, ...]
+    reopened: int = 0
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,7 @@ from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress, silent
 from bench import compare, worker
 from bench.environment import environment
+from bench.kept import Kept
 from bench.metrics import Shot, psnr
 from bench.process import Watch, Worker, forget
 from bench.record import (
@@ -33,6 +34,7 @@ from bench.record import (
 )
 from bench.stats import measured, spread
 from bench.subjects import Subject
+from compiler.check import memory_available
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Track:
     shots: list[Shot] = field(default_factory=list)
     times: list[Timed] = field(default_factory=list)
     error: str = ""
+
+    @property
+    def name(self) -> str:
+        """The subject's."""
+        return self.subject.name
+
+    @property
+    def needed(self) -> int:
+        """Bytes that its process held at most when it was alone; 0 before that."""
+        return 0 if self.cold is None else self.cold.memory.total
 
 
 @dataclass(frozen=True)
@@ -96,48 +108,56 @@ def run(
     progress: Progress = silent,
     env: Mapping[str, str] | None = None,
     start: Starter = start_process,
+    room: int | None = None,
 ) -> Outcome:
     """Measures `subjects`.
 
     Every subject is first started cold (nothing compiled in its cache, its files not in the page cache where
     the system allows that) and draws one picture, alone. Then each is started again, warm, draws one picture
     that is not counted, and stays; and all of them draw the same prompts and seeds in turn, A B B A, so that
-    what disturbs the machine for a while disturbs all of them.
+    what disturbs the machine for a while disturbs all of them. Where they do not fit in memory together, the one
+    whose turn is longest ago is ended, and started again like that before its next.
 
     Args:
         reference: the name of the subject that the others are compared with, or None.
         command: what to type to run it again.
         env: variables of all workers.
+        room: bytes for all processes together; None for nine tenths of what is free.
 
     Raises:
         LatentcError: a subject that is not of another project cannot be opened or draw.
     """
     tracks = [Track(subject) for subject in subjects]
-    with tempfile.TemporaryDirectory(prefix="latentc-bench-") as folder, ExitStack() as stack:
-        caches = [Path(folder) / f"cache-{i}" for i in range(len(tracks))]
+    with tempfile.TemporaryDirectory(prefix="latentc-bench-") as temporary:
+        folder = Path(temporary)
+        own = {
+            track.name: {**(env or {}), "LATENTC_CACHE": str(folder / f"cache-{number}")}
+            for number, track in enumerate(tracks)
+        }
         where = environment(evicted=forget(()))
         # The reference comes last: what is wrong with an artifact is told before the slowest is started.
-        for track, cache in sorted(
-            zip(tracks, caches, strict=True), key=lambda t: t[0].subject.name == reference
-        ):
-            own = {**(env or {}), "LATENTC_CACHE": str(cache)}
-            progress(Event(f"{track.subject.name}: cold start", 0, None))
+        for track in sorted(tracks, key=lambda track: track.name == reference):
+            progress(Event(f"{track.name}: cold start", 0, None))
             with _row(track):
                 forget(track.subject.files)
-                with start(track.subject, own) as asked:
-                    track.cold = _begin(track, asked, settings, Path(folder))
-            progress(Event(f"{track.subject.name}: cold start", 1, 1))
-        open_workers: dict[str, Asked] = {}
-        for track, cache in zip(tracks, caches, strict=True):
-            if track.error:
-                continue
-            own = {**(env or {}), "LATENTC_CACHE": str(cache)}
-            with _row(track):
-                asked = stack.enter_context(start(track.subject, own))
-                track.warm = _begin(track, asked, settings, Path(folder))
-                open_workers[track.subject.name] = asked
-        _rounds(tracks, open_workers, settings, Path(folder), progress)
-    return _outcome(tracks, reference, settings, command, where)
+                with start(track.subject, own[track.name]) as asked:
+                    track.cold = _begin(track, asked, settings, folder)
+            progress(Event(f"{track.name}: cold start", 1, 1))
+
+        @contextmanager
+        def warm(track: Track) -> Iterator[Asked]:
+            with start(track.subject, own[track.name]) as asked:
+                begun = _begin(track, asked, settings, folder)
+                track.warm = track.warm or begun
+                yield asked
+
+        with Kept(memory_available() * 9 // 10 if room is None else room, warm) as workers:
+            for track in tracks:
+                if not track.error:
+                    with _row(track):
+                        workers.get(track)
+            _rounds(tracks, workers, settings, folder, progress)
+    return _outcome(tracks, reference, settings, command, where, workers.reopened)
 
 
 class _row(AbstractContextManager[None]):
@@ -187,7 +207,7 @@ def _ask(asked: Asked, settings: Settings, prompt: int, seed: int, out: Path) ->
 
 def _rounds(
     tracks: Sequence[Track],
-    workers: Mapping[str, Asked],
+    workers: Kept[Track, Asked],
     settings: Settings,
     folder: Path,
     progress: Progress,
@@ -201,7 +221,7 @@ def _rounds(
                 continue
             file = folder / "picture.npz"
             with _row(track):
-                told = _ask(workers[track.subject.name], settings, prompt, seed, file)
+                told = _ask(workers.get(track), settings, prompt, seed, file)
                 image, latents = worker.load(file)
                 track.shots.append(Shot(prompt, settings.seeds[seed], image, latents))
                 components = {name: (pair[0], pair[1]) for name, pair in told["components"].items()}
@@ -216,6 +236,7 @@ def _outcome(
     settings: Settings,
     command: Sequence[str],
     where: Any,
+    reopened: int,
 ) -> Outcome:
     base = next((track for track in tracks if track.subject.name == reference), None)
     variants = tuple(_variant(track, base, settings) for track in tracks)
@@ -226,6 +247,7 @@ def _outcome(
         environment=where,
         reference=reference,
         variants=variants,
+        reopened=reopened,
     )
     return Outcome(bench, {track.subject.name: tuple(track.shots) for track in tracks if not track.error})
 

@@ -193,7 +193,7 @@ def measure(
     command: Sequence[str],
     progress: Callable[[Event], None],
 ) -> Outcome:
-    """Makes everything and benches it against PyTorch in fp32.
+    """Makes everything and benches it, and the request's artifacts, against PyTorch in fp32.
 
     Raises:
         LatentcError: one of ours failed.
@@ -202,7 +202,7 @@ def measure(
     for name, (_, took) in made.items():
         if took.error:
             raise LatentcError(f"{name}: {took.error}")
-    roots = [str(out) for out, _ in made.values()]
+    roots = [*(str(out) for out, _ in made.values()), *request.artifacts]
     manifest = read_manifest(Path(roots[0]))
     subjects, failed = [], []
     for peer in others:
@@ -314,6 +314,13 @@ def main(args: Sequence[str] | None = None) -> int:
         "--ours", action="append", choices=[each.name for each in OURS], help="the same of our own"
     )
     parser.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="one of the model that was compiled before, beside those that are made; may be repeated",
+    )
+    parser.add_argument(
         "--limit", type=int, metavar="MIB", help="hard memory limit of every export and compile"
     )
     parser.add_argument("--work", type=Path, help="where what is made is kept (default: a temporary folder)")
@@ -332,7 +339,7 @@ def main(args: Sequence[str] | None = None) -> int:
             tell(event.task)
 
     request = BenchRequest(
-        artifacts=(),
+        artifacts=tuple(given.artifact),
         prompts=given.prompts,
         steps=given.steps,
         seeds=given.seeds,

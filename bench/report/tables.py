@@ -195,7 +195,12 @@ def notes(bench: Bench) -> list[str]:
             kept = (missing if found.value is None else unusual).setdefault(found.reason, [])
             if name not in kept:
                 kept.append(name)
+    apart = (
+        "Not all processes fit in memory together: those whose turn was longest ago were ended, and started again "
+        f"with a picture that is not counted, {bench.reopened} times."
+    )
     return [
+        *([apart] if bench.reopened else []),
         *(f"{', '.join(names)}: {reason}." for reason, names in unusual.items()),
         *(f"Not measured: {', '.join(names)}: {reason}." for reason, names in missing.items()),
     ]

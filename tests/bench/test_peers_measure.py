@@ -90,6 +90,15 @@ def test_all_are_made_from_one_model_and_an_export_serves_two(tmp_path: Path, be
     assert own is not None and own.compile_s == 2.5
 
 
+def test_artifacts_that_are_there_stand_beside_those_that_are_made(
+    tmp_path: Path, benched: list[Any]
+) -> None:
+    maker = Fake(tmp_path)
+    request = BenchRequest(artifacts=("mine",))
+    measure.measure(request, maker.model, OURS[:1], (), maker, ["again"], lambda event: None)
+    assert [Path(path).name for path in benched[0].artifacts] == ["latentc-openvino-fp16", "mine"]
+
+
 def test_a_few_of_ours_and_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

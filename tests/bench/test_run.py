@@ -54,6 +54,19 @@ def test_all_start_cold_then_warm_with_the_same_cache_and_then_take_turns() -> N
     assert outcome.bench.variants[0].threads == 3
 
 
+def test_those_that_do_not_fit_in_memory_together_are_ended_and_started_again() -> None:
+    log: list[tuple[str, str]] = []
+    engines = {name: Scripted() for name in "RS"}
+    subjects = [subject(name) for name in "RS"]
+    apart = run(subjects, "R", settings(), [], start=starter(engines, log), room=1).bench
+    # Cold: S, R. Warm: R, S. Then the turns R S, S R, R S, S R.
+    assert "".join(name for name, _ in log) == "SR" + "RS" + "RS" + "R" + "S" + "R"
+    assert apart.reopened == 5
+    assert all(v.speed is not None and v.speed.image_s.count == 4 for v in apart.variants)
+    together = run(subjects, "R", settings(), [], start=starter(engines), room=2**60).bench
+    assert together.reopened == 0
+
+
 def test_equal_pictures_are_infinitely_near_and_equally_fast() -> None:
     found = scripted(same=Scripted()).variant("same")
     assert found is not None and found.quality is not None and found.speed is not None

@@ -182,6 +182,11 @@ def test_columns_without_figures_are_left_out() -> None:
     assert "PSNR dB" in heads and not heads & {"LPIPS", "CLIP", "FID"}
 
 
+def test_processes_that_did_not_fit_together_are_noted() -> None:
+    apart = made(variant()).model_copy(update={"reopened": 7})
+    assert "ended, and started again with a picture that is not counted, 7 times" in tables.notes(apart)[0]
+
+
 def test_what_was_measured_in_another_way_is_noted() -> None:
     found = variant()
     assert found.quality is not None
