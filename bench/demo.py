@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event
+from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,9 +141,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", action="append", help="of these targets only; may be repeated")
     parser.add_argument("--update-docs", action="store_true", help=f"also write {STRIP.relative_to(ROOT)}")
     given = parser.parse_args(args)
-    # The libraries remark on what is not installed beside them.
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
+    quiet_libraries()
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
     try:

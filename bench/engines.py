@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from bench.worker import Drawn, Request, serve
+from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -308,7 +308,5 @@ ENGINES: dict[str, Any] = {"artifact": ArtifactEngine, "pytorch": TorchEngine}
 
 
 if __name__ == "__main__":
-    # The libraries remark on what is not installed beside them.
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
+    quiet_libraries()
     serve(ENGINES[sys.argv[1]](**json.loads(sys.argv[2])))

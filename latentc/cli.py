@@ -15,6 +15,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from artifacts.errors import LatentcError
+from runtimes.quiet import quiet_libraries
 
 # Name -> module:object and what `latentc --help` says of it, in the order in which it lists them. The words stand
 # here, beside each command's own docstring (a test compares them), so that help imports no command.
@@ -102,9 +103,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     A `LatentcError` is printed without a traceback; any other exception is a bug and keeps its own.
     """
-    # These libraries remark on what is not installed beside them; set the variables to hear it.
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
+    quiet_libraries()
     # A character that the terminal's encoding lacks is escaped; it must not end the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -12,6 +12,7 @@ from artifacts.manifest import Built, TensorSpec
 from runtimes.base import Device
 from runtimes.common import check_inputs, choose, closed, opening, running
 from runtimes.containment import check_external_data
+from runtimes.scratch import Scratch, scratch
 from targets.tensorrt import BUILDERS, MODEL, Builder, version_here
 from targets.tensorrt_build import dtype_name
 
@@ -82,7 +83,10 @@ class TensorRtSessions:
 
 
 class TensorRtSession:
-    """One engine, one execution context and one stream; tensors are PyTorch's, bound by address."""
+    """One engine, one execution context and one stream; tensors are PyTorch's, bound by address.
+
+    Activations lie in a block that all engines of the device share.
+    """
 
     def __init__(
         self,
@@ -117,6 +121,7 @@ class TensorRtSession:
             self._cache = _Kernels(trt, self._engine, cache_dir)
             self._context: Any = self._cache.context()
             self._stream: Any = torch.cuda.Stream(self._device)
+        self._scratch: Scratch | None = scratch(self._device)
         specs = [_spec(self._engine, i) for i in range(self._engine.num_io_tensors)]
         is_input = {s.name: self._engine.get_tensor_mode(s.name) == trt.TensorIOMode.INPUT for s in specs}
         on_host = trt.TensorLocation.HOST
@@ -137,21 +142,23 @@ class TensorRtSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the engine once; see `runtimes.base.Session.run`."""
-        if self._context is None:
+        if self._context is None or self._scratch is None:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)
         import torch
 
         with running(self._name, "tensorrt", inputs), torch.cuda.device(self._device):
             given = {name: self._place(name, array) for name, array in inputs.items()}
-            return {name: _to_numpy(tensor) for name, tensor in self._run(given).items()}
+            with self._scratch.lock:
+                results = self._run(given, self._scratch)
+            return {name: _to_numpy(tensor) for name, tensor in results.items()}
 
     def _place(self, name: str, array: np.ndarray) -> Any:
         tensor = _to_torch(array)
         return tensor if name in self._host else tensor.to(self._device)
 
-    def _run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """One run on tensors that lie on the device."""
+    def _run(self, inputs: Mapping[str, Any], memory: Scratch) -> dict[str, Any]:
+        """One run on tensors that lie on the device, to its end."""
         import torch
 
         context = self._context
@@ -164,6 +171,8 @@ class TensorRtSession:
                     "Compile it for that size: --size, --batch",
                 )
             context.set_tensor_address(name, tensor.data_ptr())
+        if needed := context.update_device_memory_size_for_shapes():
+            context.set_device_memory(*memory.at_least(needed))
         results = {}
         for name, spec in self.outputs.items():
             shape = tuple(context.get_tensor_shape(name))
@@ -188,6 +197,7 @@ class TensorRtSession:
         self._context = None
         self._engine = None
         self._runtime = None
+        self._scratch = None
 
 
 class _Kernels:
@@ -198,12 +208,15 @@ class _Kernels:
 
     def __init__(self, trt: Any, engine: Any, folder: Path | None) -> None:
         self._engine = engine
+        # Activations are given to the context at each run.
+        self._memory: Any = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._file = None if folder is None else folder / KERNELS
         self._cache: Any = None
         self._config: Any = None
         if not hasattr(trt, "IRuntimeCache"):
             return
         self._config = engine.create_runtime_config()
+        self._config.set_execution_context_allocation_strategy(self._memory)
         dynamic = any(
             -1 in tuple(engine.get_tensor_shape(engine.get_tensor_name(i)))
             for i in range(engine.num_io_tensors)
@@ -219,7 +232,7 @@ class _Kernels:
     def context(self) -> Any:
         """A new execution context of the engine."""
         if self._config is None:
-            return self._engine.create_execution_context()
+            return self._engine.create_execution_context(self._memory)
         return self._engine.create_execution_context(self._config)
 
     def keep(self) -> None:

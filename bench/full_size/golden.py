@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
 from bench.full_size.published import PUBLISHED
+from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from compiler.snapshot.diff import Change
@@ -161,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--jobs", type=int, default=0, help="models at a time (default: one a core, as memory allows)"
     )
     args = parser.parse_args(arguments)
+    quiet_libraries()
     names = args.names or [name for name in GOLDEN if (FOLDER / f"{name}.graph").exists()]
     # The longest first, so that no process ends long before the others: long texts are large graphs.
     sizes = {file.stem: file.stat().st_size for file in FOLDER.glob("*.graph")}

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from bench.request import BenchRequest, bench
 from bench.run import Outcome
 from bench.subjects import Subject, pytorch
 from compiler.source import ModelSource, open_model
+from runtimes.quiet import quiet_libraries
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "peers.md"
 
@@ -273,10 +275,10 @@ def _complete(
 
 
 def page(found: Bench, model: str) -> str:
-    """docs/peers.md."""
+    """The table as a page of the docs."""
     parts = [
         "# Beside other projects",
-        "<!-- Written by `python -m bench.peers.measure --update-docs`. -->",
+        "<!-- Written by the command at its end. -->",
         f"The model `{model}` on one machine, everything made from the same files, drawn from the same seeds, in turn; "
         "what each column means is in [bench.md](bench.md). `made in` is each project's own export or compile, ours "
         "without the check of its numbers. Each project runs with its own defaults, in an environment of its own.",
@@ -292,7 +294,7 @@ def page(found: Bench, model: str) -> str:
             for v in found.variants
             if set(v.about) - {"target", "precision"}
         ),
-        "```sh\npython -m bench.peers.measure --update-docs\n```",
+        f"```sh\n{shlex.join(found.command)}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -325,8 +327,12 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--work", type=Path, help="where what is made is kept (default: a temporary folder)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write the report of latentc bench")
-    parser.add_argument("--update-docs", action="store_true", help="also write docs/peers.md")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write it as a page of the docs")
+    parser.add_argument(
+        "--update-docs", action="store_const", const=PAGE, dest="page", help="the same to docs/peers.md"
+    )
     given = parser.parse_args(args)
+    quiet_libraries()
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -365,8 +371,8 @@ def main(args: Sequence[str] | None = None) -> int:
     print(markdown.page(found))
     if given.report:
         report.write(outcome, given.report)
-    if given.update_docs:
-        PAGE.write_text(page(found, given.model), encoding="utf-8", newline="\n")
+    if given.page:
+        given.page.write_text(page(found, given.model), encoding="utf-8", newline="\n")
     return 0
 
 

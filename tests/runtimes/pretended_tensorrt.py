@@ -37,6 +37,7 @@ class ILogger:
 
 TensorIOMode = SimpleNamespace(INPUT=0, OUTPUT=1)
 TensorLocation = SimpleNamespace(DEVICE=0, HOST=1)
+ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, USER_MANAGED=2)
 
 
 def build(job: Job, progress: Progress, task: str) -> Built:
@@ -85,7 +86,8 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
         return self.profile[name]
 
-    def create_execution_context(self) -> Context:
+    def create_execution_context(self, strategy: int) -> Context:
+        assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
         return Context(self)
 
 
@@ -95,6 +97,13 @@ class Context:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._places: dict[str, int] = {}
         self._results: dict[str, np.ndarray] = {}
+        self._scratch: tuple[int, int] | None = None
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return sum(map(math.prod, self._shapes.values()))
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self._scratch = address, size
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self._engine.profile.get(name, [shape] * 3)
@@ -112,6 +121,10 @@ class Context:
         return self._results[name].shape
 
     def execute_async_v3(self, stream: int) -> bool:
+        address, size = self._scratch or (0, 0)
+        if size < self.update_device_memory_size_for_shapes():
+            return False
+        ctypes.memset(address, 255, size)  # an engine leaves there what it likes
         for name, array in self._results.items():
             made = np.ascontiguousarray(array)
             ctypes.memmove(self._places[name], made.ctypes.data, made.nbytes)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +20,7 @@ from artifacts.manifest import Built
 from artifacts.progress import silent
 from runtimes import tensorrt
 from runtimes.base import SessionFactory
+from runtimes.scratch import scratch
 from runtimes.tensorrt import SESSION
 from targets.base import Availability
 from targets.onnx_files import write_onnx
@@ -96,6 +101,36 @@ class TestPretended(SessionContract):
         assert factory.devices() == ()
         with pytest.raises(LatentcError, match=r"needs TensorRT-RTX 1\.2\.3, which built it; here is: none"):
             factory.open(file, "cuda", "fp32", None, self.built[file])
+
+    def test_engines_of_a_device_compute_in_one_block_that_goes_with_the_last(self, tmp_path: Path) -> None:
+        file = self.write(Denoiser().model(), tmp_path)
+        first, second = self.open(file), self.open(file)
+        small, large = Denoiser().inputs(1, 1), Denoiser().inputs(5, 17)
+        first.run(small)
+        block = scratch("cpu")
+        address, size = block.at_least(0)
+        second.run(small)
+        assert block.at_least(0) == (address, size)
+        second.run(large)
+        first.run(small)  # in a part of what the other has needed
+        assert block.at_least(0)[1] > size
+        first.close(), second.close()
+        kept = weakref.ref(block)
+        del block
+        gc.collect()
+        assert kept() is None
+
+    def test_engines_compute_one_at_a_time(self, tmp_path: Path) -> None:
+        session = self.open(self.write(Denoiser().model(), tmp_path))
+        inputs = Denoiser().inputs(1, 1)
+        block = scratch("cpu")
+        with ThreadPoolExecutor(1) as pool, block.lock:
+            running = pool.submit(session.run, inputs)
+            with pytest.raises(Late):
+                running.result(timeout=0.2)
+            block.lock.release()
+            assert running.result(timeout=60).keys() == session.outputs.keys()
+            block.lock.acquire()
 
     def test_threads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("a GPU has no threads of ours")
@@ -183,13 +218,14 @@ class Vendor:
 
     TensorIOMode = SimpleNamespace(INPUT=0)
     TensorLocation = SimpleNamespace(HOST=1)
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="our")
 
     def __init__(self, refits: bool = True) -> None:
         self.calls: list[str] = []
         engine = SimpleNamespace(num_io_tensors=0)
         engine.get_weight_streaming_automatic_budget = lambda: 7
-        engine.create_execution_context = lambda: self.calls.append(
-            f"context, budget {getattr(engine, 'weight_streaming_budget_v2', None)}"
+        engine.create_execution_context = lambda memory: self.calls.append(
+            f"context, {memory} memory, budget {getattr(engine, 'weight_streaming_budget_v2', None)}"
         )
         runtime = SimpleNamespace(engine_host_code_allowed=False)
 
@@ -210,10 +246,13 @@ class Vendor:
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        ({}, ["engine, host code False", "context, budget None"]),
-        ({"strip": True}, ["engine, host code False", "weights of model.onnx", "context, budget None"]),
-        ({"weight_streaming": True}, ["engine, host code False", "context, budget 7"]),
-        ({"version_compatible": True}, ["engine, host code True", "context, budget None"]),
+        ({}, ["engine, host code False", "context, our memory, budget None"]),
+        (
+            {"strip": True},
+            ["engine, host code False", "weights of model.onnx", "context, our memory, budget None"],
+        ),
+        ({"weight_streaming": True}, ["engine, host code False", "context, our memory, budget 7"]),
+        ({"version_compatible": True}, ["engine, host code True", "context, our memory, budget None"]),
     ],
 )
 def test_how_each_kind_of_engine_is_opened(

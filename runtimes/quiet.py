@@ -1,0 +1,14 @@
+"""What libraries remark that a user can do nothing about."""
+
+from __future__ import annotations
+
+import os
+
+
+def quiet_libraries() -> None:
+    """For commands, before they import: transformers and diffusers remark on what is not installed beside them.
+
+    Who sets their variables hears them.
+    """
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
