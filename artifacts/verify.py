@@ -14,6 +14,7 @@ from artifacts.hashing import digest
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.reading import open_regular, read_manifest
+from artifacts.remembered import Remembered
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Finding:
         return f"{paths.shown(self.path)}: {self.problem}"
 
 
-def verify(path: Path | str, *, deep: bool = True, progress: Progress = silent) -> tuple[Finding, ...]:
+def verify(
+    path: Path | str, *, deep: bool = True, progress: Progress = silent, remembered: Remembered | None = None
+) -> tuple[Finding, ...]:
     """Everything that is wrong with the files of the artifact at `path`; empty when nothing is.
 
     Each listed file must be there, be a plain file (no link of either kind, no device), and have its size
@@ -44,6 +47,7 @@ def verify(path: Path | str, *, deep: bool = True, progress: Progress = silent) 
     Args:
         deep: also read every file, once, and compare its SHA-256.
         progress: told of the bytes read.
+        remembered: files that need not be read again; what is read is added.
 
     Raises:
         LatentcError: there is no manifest, or it does not hold, so that nothing else can be checked.
@@ -58,12 +62,14 @@ def verify(path: Path | str, *, deep: bool = True, progress: Progress = silent) 
     ]
     return (
         *missing,
-        *_changed(root, manifest, found, deep, progress),
+        *_changed(root, manifest, found, deep, progress, remembered),
         *(Finding(name, _unlisted(info)) for name, info in _strangers(manifest, found)),
     )
 
 
-def open_artifact(path: Path | str, hashes: bool = True, progress: Progress = silent) -> Artifact:
+def open_artifact(
+    path: Path | str, hashes: bool = True, progress: Progress = silent, memory: Path | None = None
+) -> Artifact:
     """The artifact at `path`, if it may be run.
 
     As `verify`, but lets unlisted files pass where nobody would open them: a picture saved into the
@@ -72,18 +78,23 @@ def open_artifact(path: Path | str, hashes: bool = True, progress: Progress = si
     Args:
         hashes: read every file, once, and compare its SHA-256; else only names, kinds and sizes are checked.
         progress: told of the bytes read.
+        memory: a folder that keeps which files were compared before: those that have not changed since are not
+            read again. None reads all.
 
     Raises:
         LatentcError: it does not hold; the message names the first files that are wrong.
     """
     root = Path(os.path.abspath(path))
     manifest = read_manifest(root)
+    remembered = None if memory is None else Remembered(memory, root)
     read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
     wrong = [
         finding
-        for finding in verify(root, deep=hashes, progress=progress)
+        for finding in verify(root, deep=hashes, progress=progress, remembered=remembered)
         if not _harmless(finding, manifest, read_from)
     ]
+    if remembered is not None:
+        remembered.save()
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise LatentcError(
@@ -124,7 +135,12 @@ def _unlisted(info: os.stat_result) -> str:
 
 
 def _changed(
-    root: Path, manifest: Manifest, found: dict[str, os.stat_result], deep: bool, progress: Progress
+    root: Path,
+    manifest: Manifest,
+    found: dict[str, os.stat_result],
+    deep: bool,
+    progress: Progress,
+    remembered: Remembered | None,
 ) -> list[Finding]:
     """The listed files that are there and are not what they were."""
     total, done = sum(file.size for file in manifest.files), 0
@@ -141,7 +157,12 @@ def _changed(
             continue
         problem = _kind(info) or _size(info.st_size, file)
         if deep and not problem:
+            if remembered is not None and remembered.knows(file.path, info, file.sha256):
+                advance(file.size)
+                continue
             problem = _content(root / file.path, file, info, advance)
+            if remembered is not None and not problem:
+                remembered.add(file.path, info, file.sha256)
         if problem:
             findings.append(Finding(file.path, problem))
     return findings

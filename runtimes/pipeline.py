@@ -33,18 +33,21 @@ def load(
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
+    A file that was verified before and has not changed since is not read again, where `cache` is on.
+
     Args:
         path: the artifact's folder.
         device: one that `latentc targets` lists for the artifact's target, or "auto".
         task: one of the artifact's, or None for its first.
-        cache: keep compiled graphs between starts, in $LATENTC_CACHE or the user's cache folder.
+        cache: keep compiled graphs between starts, and which files were verified, in $LATENTC_CACHE or the user's
+            cache folder.
         progress: told of verifying, opening and, unless `generate` is given its own, of steps.
 
     Raises:
         LatentcError: the artifact is damaged, or needs a library or device that is not here.
         UsageError: it has no such task.
     """
-    artifact = open_artifact(path, progress=progress)
+    artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
     manifest = artifact.manifest
     tasks = list(manifest.pipelines)
     chosen = tasks[0] if task is None else task

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import MANIFEST_NAME
+from artifacts.manifest import MANIFEST_NAME, FileRecord
 from artifacts.progress import Event
 from artifacts.reading import read_manifest, split_class_path
-from artifacts.verify import open_artifact, verify
+from artifacts.verify import _content, open_artifact, verify
 
 MODEL = "unet/model.onnx"
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file kinds")
@@ -49,6 +49,75 @@ def refuse(artifact: Path, message: str, hashes: bool = True) -> None:
     with pytest.raises(LatentcError, match=message) as caught:
         open_artifact(artifact, hashes)
     assert "latentc verify" in caught.value.hint
+
+
+def read(artifact: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Opens it; the names of the files that were read for it."""
+    names: list[str] = []
+
+    def noted(path: Path, file: FileRecord, *rest: Any) -> str:
+        names.append(file.path)
+        return _content(path, file, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("artifacts.verify._content", noted)
+        # A file's change of state cannot be dated back.
+        patched.setattr("artifacts.remembered.SETTLED_NS", -(10**18))
+        open_artifact(artifact, memory=memory)
+    return names
+
+
+def test_what_was_compared_and_has_not_changed_is_not_read_again(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "memory"
+    listed = [file.path for file in read_manifest(artifact).files]
+    assert read(artifact, memory, monkeypatch) == listed
+    assert read(artifact, memory, monkeypatch) == []
+    before = (artifact / MODEL).stat()
+    data = (artifact / MODEL).read_bytes()
+    (artifact / MODEL).write_bytes(data)  # the same again
+    os.utime(artifact / MODEL, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert read(artifact, memory, monkeypatch) == [MODEL]
+    (artifact / MODEL).write_bytes(data[::-1])  # as long, at another time
+    os.utime(artifact / MODEL, ns=(before.st_atime_ns, before.st_mtime_ns + 2))
+    for _ in range(2):
+        with pytest.raises(LatentcError, match="has SHA-256"):
+            read(artifact, memory, monkeypatch)
+    # What a person asks to be verified is read, whatever is remembered.
+    assert set(problems(artifact)) == {MODEL}
+
+
+@posix
+def test_a_change_that_hides_its_time_is_found(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(artifact, tmp_path / "memory", monkeypatch)
+    before = (artifact / MODEL).stat()
+    (artifact / MODEL).write_bytes((artifact / MODEL).read_bytes()[::-1])
+    os.utime(artifact / MODEL, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(LatentcError, match="has SHA-256"):
+        read(artifact, tmp_path / "memory", monkeypatch)
+
+
+def test_what_is_new_is_not_remembered(artifact: Path, tmp_path: Path) -> None:
+    open_artifact(artifact, memory=tmp_path / "memory")
+    assert not (tmp_path / "memory").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"unet/model.onnx": 3}', "{", "\udcff"])
+def test_a_memory_that_is_damaged_or_cannot_be_written_costs_time_alone(
+    text: str, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "memory"
+    read(artifact, memory, monkeypatch)
+    (kept,) = memory.iterdir()
+    kept.write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert MODEL in read(artifact, memory, monkeypatch)
+    assert read(artifact, memory, monkeypatch) == []
+    in_the_way = tmp_path / "a file"
+    in_the_way.write_text("")
+    assert MODEL in read(artifact, in_the_way, monkeypatch)
 
 
 def test_changed_content(artifact: Path) -> None:
