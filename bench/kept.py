@@ -59,6 +59,12 @@ class Kept(Generic[Each, Opened]):
         self._open[each.name] = found
         return found[2]
 
+    def drop(self, each: Each) -> None:
+        """Closes `each` if it is open: it will not be asked for again."""
+        found = self._open.pop(each.name, None)
+        if found is not None:
+            found[1].close()
+
     def __enter__(self) -> Kept[Each, Opened]:
         return self
 

@@ -226,6 +226,8 @@ def _rounds(
                 track.shots.append(Shot(prompt, settings.seeds[seed], image, latents))
                 components = {name: (pair[0], pair[1]) for name, pair in told["components"].items()}
                 track.times.append(Timed(told["seconds"], tuple(told["steps"]), components))
+            if track.error:
+                workers.drop(track)
             progress(Event("drawing in turn", sum(len(t.shots) for t in tracks), total, "pictures"))
     progress(Event("drawing in turn", total, total, "pictures"))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from artifacts.errors import LatentcError
 from artifacts.progress import Event
@@ -189,8 +189,8 @@ def _number_unnamed(model: Any) -> None:
 def _mark_stored_narrow(file: Path) -> None:
     """Marks, in the IR, what widens a weight of 16 bits as OpenVINO's own compression marks it, "decompression".
 
-    Without the mark OpenVINO widens all of them while it loads, and then holds what its kernels made of those as
-    well: twice the memory, and twice the time. Its Python interface cannot set such a mark.
+    Without the mark OpenVINO widens all of them while it loads, and holds them beside what its kernels then make of
+    them. Its Python interface cannot set such a mark.
     """
     tree = ElementTree.parse(file)
     net = tree.getroot()

@@ -161,7 +161,7 @@ class Maker:
             if out.exists():
                 shutil.rmtree(out)
             python = str(peers.python(export.peer, self.tell))
-            command = [python, *export.arguments, "--model", str(Path(self.model.root).absolute()), str(out)]
+            command = [python, *export.arguments, "--model", str(self.model.root.absolute()), str(out)]
             self._exports[export] = out, self._run(f"{export.peer}: export", command, peer=True)
         return self._exports[export]
 

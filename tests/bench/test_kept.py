@@ -59,6 +59,17 @@ def test_one_alone_may_have_more_than_there_is() -> None:
     assert asked(5, "aab") == (["+a", "-a", "+b"], 0)
 
 
+def test_what_is_dropped_is_closed_and_leaves_its_room() -> None:
+    log = Log()
+    with Kept(20, log.opened) as kept:
+        kept.get(One("a"))
+        kept.get(One("b"))
+        kept.drop(One("a"))
+        kept.drop(One("z"))
+        kept.get(One("c"))
+        assert log.lines == ["+a", "+b", "-a", "+c"]
+
+
 def test_what_cannot_be_opened_is_not_kept_and_the_others_are_closed_with_the_error() -> None:
     log = Log(fails="b")
     with pytest.raises(ValueError, match="b"), Kept(100, log.opened) as kept:

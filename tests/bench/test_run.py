@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -114,6 +115,22 @@ def test_another_project_that_fails_is_a_row_with_its_error() -> None:
         assert found is not None and "out of paint" in found.error and found.speed is None
     good = bench.variant("good")
     assert good is not None and good.speed is not None and good.speed.image_s.count == 4
+
+
+def test_what_failed_is_ended_at_once_and_takes_no_more_memory() -> None:
+    ended: list[str] = []
+    engines = {"ref": Scripted(), "peer": Scripted(fail_at=2)}
+    inner = starter(engines)
+
+    @contextmanager
+    def start(one: Any, env: Any) -> Any:
+        with inner(one, env) as asked:
+            yield asked
+        ended.append(f"{one.name} {len(engines['ref'].drawn)}")
+
+    run([subject("ref"), subject("peer", "peer")], "ref", settings(), [], start=start)
+    # Cold and warm once each; then the peer fails in its first turn, after one picture of the reference's four.
+    assert ended == ["peer 0", "ref 1", "peer 3", "ref 6"]
 
 
 def test_our_own_failure_ends_the_bench() -> None:
