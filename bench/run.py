@@ -218,6 +218,7 @@ def _rounds(
     for number, (prompt, seed) in enumerate(pictures):
         for track in order if number % 2 == 0 else reversed(order):
             if track.error:
+                workers.drop(track)
                 continue
             file = folder / "picture.npz"
             with _row(track):
@@ -226,8 +227,6 @@ def _rounds(
                 track.shots.append(Shot(prompt, settings.seeds[seed], image, latents))
                 components = {name: (pair[0], pair[1]) for name, pair in told["components"].items()}
                 track.times.append(Timed(told["seconds"], tuple(told["steps"]), components))
-            if track.error:
-                workers.drop(track)
             progress(Event("drawing in turn", sum(len(t.shots) for t in tracks), total, "pictures"))
     progress(Event("drawing in turn", total, total, "pictures"))
 
