@@ -49,9 +49,13 @@ class Try:
 
 
 def _model(
-    body: str, port: tuple[int, ...], weights: Mapping[str, tuple[int, ...]], opset: int = 21
+    body: str,
+    port: tuple[int, ...],
+    weights: Mapping[str, tuple[int, ...]],
+    opset: int = 21,
+    out: tuple[int, ...] = (),
 ) -> ir.Model:
-    """A graph from `x` to `y`, float32 of shape `port`; `weights` are noise that is stored nowhere."""
+    """A graph from `x` to `y`, float32 of shape `port`, or `out`; `weights` are noise that is stored nowhere."""
     import onnx
     import onnx_ir as ir
 
@@ -60,9 +64,9 @@ def _model(
     from compiler.weights import Seeded, WeightRef
 
     given = ", ".join(f"float[{','.join(map(str, shape))}] {name}" for name, shape in weights.items())
-    floats = f"float[{','.join(map(str, port))}]"
+    x, y = (f"float[{','.join(map(str, shape))}]" for shape in (port, out or port))
     head = f'<ir_version: 10, opset_import: ["" : {opset}]> layer'
-    text = f"{head} ({floats} x, {given}) => ({floats} y) {{ {body} }}"
+    text = f"{head} ({x} x, {given}) => ({y} y) {{ {body} }}"
     model = ir.from_proto(onnx.parser.parse_model(text))
     for value in list(model.graph.inputs)[1:]:
         shape = weights[str(value.name)]
@@ -98,6 +102,18 @@ def group_norm(tokens: int, channels: int) -> ir.Model:
     weights = {"scale": (channels,), "bias": (channels,)}
     side = math.isqrt(tokens)
     return _model(body, (2, channels, side, side), weights)
+
+
+def enlarged(tokens: int, channels: int) -> ir.Model:
+    """A picture of `tokens` pixels, enlarged twice, and its convolution, as between the levels of a UNet."""
+    body = """
+        s = Constant<value = float[4] {1, 1, 2, 2}>()
+        u = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(x, , s)
+        y = Conv<pads=[1, 1, 1, 1]>(u, w, b)
+    """
+    side = math.isqrt(tokens)
+    weights = {"w": (channels, channels, 3, 3), "b": (channels,)}
+    return _model(body, (2, channels, side, side), weights, out=(2, channels, 2 * side, 2 * side))
 
 
 _APART = "q = MatMul(x, wq)\n k = MatMul(x, wk)\n v = MatMul(x, wv)"
@@ -173,6 +189,7 @@ _TWO = ((4096, 320), (1024, 640))
 
 TRIES: tuple[Try, ...] = (
     Try("split-linear", geglu, rewritten(geglu, "split-linear"), _TWO),
+    Try("sub-pixel-conv", enlarged, rewritten(enlarged, "sub-pixel-conv"), ((1024, 640), (256, 1280))),
     Try(
         "multi-head-attention",
         attention,

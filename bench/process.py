@@ -162,13 +162,13 @@ class Watch:
 
     def peaks(self) -> Peaks:
         """What was seen up to now; the total is the system's own figure where it keeps one."""
-        total = max(self._total, _high_water(self._process.pid) or 0)
+        total = max(self._total, high_water(self._process.pid) or 0)
         if not self._kinds:
             return Peaks(total, None, None)
         return Peaks(total, self._anonymous, self._file)
 
 
-def _high_water(pid: int) -> int | None:
+def high_water(pid: int) -> int | None:
     """Bytes that the process held at most, by the kernel's count; None where it keeps none."""
     if sys.platform != "linux":
         return None

@@ -34,7 +34,7 @@ from bench.record import (
 )
 from bench.stats import measured, spread
 from bench.subjects import Subject
-from compiler.check import memory_available
+from compiler import memory
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def run(
                 track.warm = track.warm or begun
                 yield asked
 
-        with Kept(memory_available() * 9 // 10 if room is None else room, warm) as workers:
+        with Kept(memory.available() * 9 // 10 if room is None else room, warm) as workers:
             for track in tracks:
                 if not track.error:
                     with _row(track):

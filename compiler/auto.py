@@ -21,8 +21,8 @@ from artifacts.hashing import content_key
 from artifacts.manifest import PictureEvidence, Recipe, RecipeComponent, RecipeRule
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
-from compiler import build
-from compiler.check import memory_available, memory_needed
+from compiler import build, memory
+from compiler.check import memory_needed
 from compiler.job import GraphJob, calibration
 from compiler.pictures import EQUAL
 from compiler.plan import Plan, parameters
@@ -283,7 +283,7 @@ def sensitivities(
 
 
 def _measured(job: GraphJob, work: Path, progress: Progress) -> Measured:
-    needed, available = memory_needed(parameters(job.method, job.captured)), memory_available()
+    needed, available = memory_needed(parameters(job.method, job.captured)), memory.available()
     if needed > available:
         raise LatentcError(
             f"measuring the sensitivities of '{job.method.folder}' takes {needed / 2**30:.1f} GiB of memory; "

@@ -32,11 +32,11 @@ from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from artifacts.workspace import Building, Workspace
-from compiler import data_aware, pictures
+from compiler import data_aware, memory, pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
-from compiler.check import Checker, memory_available, memory_needed, variant
+from compiler.check import Checker, memory_needed, variant
 from compiler.job import GraphJob, Lowered, toolchain
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize.recipe import choice_of, planned, quantization
@@ -299,7 +299,7 @@ def _pictures(
     if lacks:
         return PictureEvidence(reason=f"needs {lacks}")
     needed = memory_needed(sum(graph.parameters for graph in manifest.graphs))
-    available = memory_available()
+    available = memory.available()
     if needed > available:
         reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
         return PictureEvidence(reason=reason)

@@ -66,23 +66,6 @@ def memory_needed(parameters: int) -> int:
     return _BASE_MEMORY + int(parameters * 4 * 1.3)
 
 
-def memory_available() -> int:
-    """Bytes that can be had here: free memory, or less where a control group says so."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            top, now = Path(limit).read_text(encoding="ascii"), Path(used).read_text(encoding="ascii")
-            available = min(available, int(top) - int(now))
-        except (OSError, ValueError):
-            continue
-    return available
-
-
 class Checker:
     """Checks graphs in one subprocess, started at the first. Use it as a context manager."""
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from artifacts.manifest import Built, Evidence, WeightRecord
 from artifacts.progress import Event, Progress
+from compiler import memory
 from compiler.capture.infer import Method
-from compiler.check import Checker, Job, memory_available, memory_needed
+from compiler.check import Checker, Job, memory_needed
 from compiler.source import ComponentSource
 
 
@@ -41,7 +42,7 @@ def compare(
 
     if check == "none":
         return Evidence(check="not measured", reason="--check none")
-    needed, available = memory_needed(parameters), memory_available()
+    needed, available = memory_needed(parameters), memory.available()
     if needed > available:
         reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
         return Evidence(check="not measured", reason=reason)

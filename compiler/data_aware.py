@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
+from compiler import memory
 from compiler.answering import ask, serve
 from compiler.calibrate import read_inputs
-from compiler.check import memory_available
 from compiler.quantize.blocks import Blocks
 from compiler.quantize.stream import Given
 from targets import data_aware
@@ -79,7 +79,7 @@ def require(component: str, needed: int, methods: Iterable[str]) -> None:
     here = data_aware.available()
     if not here.ok:
         raise LatentcError(f"int4 with method={names} cannot be had here: {here.reason}.", here.install)
-    free = memory_available()
+    free = memory.available()
     if needed > free:
         raise LatentcError(
             f"int4 with method={names} holds all of '{component}' several times over: it takes about "

@@ -117,6 +117,30 @@ class Pad:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """Neighbours added up, in float32. `axes`: each axis, and how many neighbours become one, in order."""
+
+    axes: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        merged = list(shape)
+        for axis, sizes in self.axes:
+            if sum(sizes) != shape[axis]:
+                raise ValueError(f"cannot merge {sizes} along axis {axis} of {shape}")
+            merged[axis] = len(sizes)
+        return tuple(merged)
+
+    def dtype(self, dtype: ir.DataType) -> ir.DataType:
+        return ir.DataType.FLOAT
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        array = array.astype(np.float32, copy=False)
+        for axis, sizes in self.axes:
+            array = np.add.reduceat(array, np.cumsum((0, *sizes[:-1])), axis=axis)
+        return array
+
+
+@dataclass(frozen=True)
 class Multiply:
     """By one float32 factor for each index along an axis. `factors` are their bytes, so that equal steps are equal."""
 

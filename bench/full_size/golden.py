@@ -12,13 +12,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from bench.full_size.published import PUBLISHED
+from compiler import memory
 from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -28,9 +31,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[2] / "tests" / "golden"
 """Where the golden files are: in the source tree, which is what they watch over."""
 
-
-# What exporting one of them takes at its peak, in bytes.
-_MEMORY = 1536 * 2**20
+LIBRARIES = 700
+"""What the libraries take that all models share, in MiB."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class Golden:
     Attributes:
         components: those that no other entry has. Text encoders and autoencoders are shared by many models.
         why: what this entry adds to the others.
+        peak: MiB that exporting it takes beside the libraries, as this command tells; for running several at a time.
         sides: pixels of a side, from and to, where graphs that hold for a range are watched; None for the
             model's own size.
     """
 
     components: tuple[str, ...]
     why: str
+    peak: int
     sides: tuple[int, int] | None = None
 
     def options(self) -> Options:
@@ -60,30 +64,37 @@ class Golden:
 
 GOLDEN: Mapping[str, Golden] = {
     "sd15": Golden(
-        ("text_encoder", "unet", "vae"), "CLIP-L; the first UNet; the autoencoder of SD and SDXL", (256, 512)
+        ("text_encoder", "unet", "vae"),
+        "CLIP-L; the first UNet; the autoencoder of SD and SDXL",
+        1000,
+        (256, 512),
     ),
-    "sd21": Golden(("text_encoder", "unet"), "OpenCLIP-H; linear projections"),
-    "sdxl": Golden(("text_encoder_2", "unet"), "CLIP-bigG; size conditioning", (512, 1024)),
-    "sdxl-refiner": Golden(("unet",), "four levels of XL"),
-    "sdxl-controlnet": Golden(("controlnet", "unet"), "residuals as inputs and outputs"),
+    "sd21": Golden(("text_encoder", "unet"), "OpenCLIP-H; linear projections", 1000),
+    "sdxl": Golden(("text_encoder_2", "unet"), "CLIP-bigG; size conditioning", 1000, (512, 1024)),
+    "sdxl-refiner": Golden(("unet",), "four levels of XL", 1000),
+    "sdxl-controlnet": Golden(("controlnet", "unet"), "residuals as inputs and outputs", 1000),
     "sd35-medium": Golden(
-        ("transformer", "vae"), "dual attention; the autoencoder of 16 channels", (512, 1024)
+        ("transformer", "vae"), "dual attention; the autoencoder of 16 channels", 1000, (512, 1024)
     ),
-    "sd35-large": Golden(("transformer",), "38 joint blocks"),
+    "sd35-large": Golden(("transformer",), "38 joint blocks", 1000),
     "flux": Golden(
-        ("text_encoder_2", "transformer"), "T5-XXL at 512 tokens; guidance embedding", (512, 1024)
+        ("text_encoder_2", "transformer"), "T5-XXL at 512 tokens; guidance embedding", 1000, (512, 1024)
     ),
-    "flux-schnell": Golden(("transformer",), "no guidance embedding"),
-    "pixart-sigma": Golden(("transformer",), "cross-attention with a mask; positions computed from the size"),
-    "sana": Golden(("text_encoder", "transformer", "vae"), "Gemma 2; linear attention; a deep autoencoder"),
-    "kandinsky22-prior": Golden(("image_encoder", "prior"), "CLIP's vision; a prior of embeddings"),
-    "kandinsky22": Golden(("unet", "movq"), "added key and value projections; spatial norms"),
-    "cascade-prior": Golden(("prior",), "stage C"),
-    "cascade-decoder": Golden(("decoder", "vqgan"), "stages B and A"),
-    "auraflow": Golden(("text_encoder", "transformer"), "Pile-T5; joint blocks, then single ones"),
-    "lumina2": Golden(("transformer",), "grouped queries; complex rotary embeddings"),
+    "flux-schnell": Golden(("transformer",), "no guidance embedding", 1000),
+    "pixart-sigma": Golden(
+        ("transformer",), "cross-attention with a mask; positions computed from the size", 1000
+    ),
+    "sana": Golden(
+        ("text_encoder", "transformer", "vae"), "Gemma 2; linear attention; a deep autoencoder", 1000
+    ),
+    "kandinsky22-prior": Golden(("image_encoder", "prior"), "CLIP's vision; a prior of embeddings", 1000),
+    "kandinsky22": Golden(("unet", "movq"), "added key and value projections; spatial norms", 1000),
+    "cascade-prior": Golden(("prior",), "stage C", 1000),
+    "cascade-decoder": Golden(("decoder", "vqgan"), "stages B and A", 1000),
+    "auraflow": Golden(("text_encoder", "transformer"), "Pile-T5; joint blocks, then single ones", 1000),
+    "lumina2": Golden(("transformer",), "grouped queries; complex rotary embeddings", 1000),
     "qwen-image": Golden(
-        ("text_encoder", "transformer", "vae"), "Qwen 2.5 VL; 60 blocks; a causal autoencoder"
+        ("text_encoder", "transformer", "vae"), "Qwen 2.5 VL; 60 blocks; a causal autoencoder", 1000
     ),
 }
 
@@ -115,13 +126,17 @@ def check(name: str, update: bool = False, folder: Path = FOLDER) -> tuple[Chang
         return checking.check(str(model), file, update=update)
 
 
-def _told(job: tuple[str, bool]) -> tuple[str, bool]:
+def _peak(name: str) -> int:
+    return GOLDEN[name].peak if name in GOLDEN else 0
+
+
+def _told(name: str, update: bool) -> tuple[str, bool]:
     """What to print of one entry, and whether it is a failure. Versions of the tools are none."""
+    from bench.process import high_water
     from compiler.snapshot.diff import allowed
     from compiler.snapshot.report import as_text
 
-    name, update = job
-    start = time.perf_counter()
+    start, before = time.perf_counter(), high_water(os.getpid())
     try:
         changes = check(name, update)
     except LatentcError as error:
@@ -129,21 +144,62 @@ def _told(job: tuple[str, bool]) -> tuple[str, bool]:
     left = allowed(changes, ["metadata"])
     text = as_text(left, len(changes) - len(left), name)
     first, newline, rest = text.partition("\n")
-    return f"{first} [{time.perf_counter() - start:.0f} s]{newline}{rest}", bool(left) and not update
+    after = high_water(os.getpid())
+    took = f"{time.perf_counter() - start:.0f} s"
+    if before is not None and after is not None:
+        took += f", {(after - before) / 2**20:,.0f} MiB"
+    return f"{first} [{took}]{newline}{rest}", bool(left) and not update
 
 
-def processes() -> int:
-    """How many models to export at a time: one for each core that has the memory for it."""
-    from compiler.check import memory_available
+def _answer(name: str, update: bool, pipe: Connection) -> None:
+    """The whole of a process: sends what `_told` returned, or what a bug raised."""
+    try:
+        pipe.send(_told(name, update))
+    except Exception:
+        pipe.send((f"{name}: {traceback.format_exc()}", True))
 
-    return max(1, min(os.cpu_count() or 1, memory_available() // _MEMORY))
+
+def run(names: Sequence[str], update: bool, room: int, processes: int) -> Iterator[tuple[str, bool]]:
+    """What `_told` says of each, as they end.
+
+    Each has a process of its own, so that what libraries keep of one model is gone before the next. Two run at a time
+    where there is a core and, by `Golden.peak`, memory for both.
+
+    Args:
+        names: in the order in which to begin; what does not fit beside what runs lets others go first.
+        room: MiB for all of them, libraries included.
+        processes: at most so many at a time.
+    """
+    context = _context()
+    waiting = list(names)
+    running: dict[Connection, tuple[str, Any]] = {}
+    while waiting or running:
+        left = room - LIBRARIES - sum(_peak(name) for name, _ in running.values())
+        fits = next((n for n in waiting if _peak(n) <= left or not running), None)
+        if fits is not None and len(running) < processes:
+            waiting.remove(fits)
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_answer, args=(fits, update, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            running[ours] = fits, process
+            continue
+        ready = wait(list(running))
+        for pipe in [pipe for pipe in running if pipe in ready]:
+            name, process = running.pop(pipe)
+            try:
+                yield pipe.recv()
+            except EOFError:
+                process.join()
+                yield f"{name}: its process ended with status {process.exitcode}.", True
+            process.join()
 
 
 # What jobs need, half a minute of it.
 _IMPORTS = ("compiler.snapshot.take", "bench.full_size.classes")
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext:
     """Processes that begin with `_IMPORTS` done once, where the system can fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -164,16 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     quiet_libraries()
     names = args.names or [name for name in GOLDEN if (FOLDER / f"{name}.graph").exists()]
-    # The longest first, so that no process ends long before the others: long texts are large graphs.
-    sizes = {file.stem: file.stat().st_size for file in FOLDER.glob("*.graph")}
-    names.sort(key=lambda name: -sizes.get(name, 0))
-    jobs = [(name, args.update) for name in names]
+    # The largest first, so that no process ends long before the others.
+    names = sorted(names, key=_peak, reverse=True)
     failed = False
-    # A process for each: what libraries keep of one model is gone before the next.
-    with _context().Pool(args.jobs or processes(), maxtasksperchild=1) as pool:
-        for text, wrong in pool.imap_unordered(_told, jobs):
-            print(text, flush=True)
-            failed |= wrong
+    for text, wrong in run(names, args.update, memory.available() // 2**20, args.jobs or os.cpu_count() or 1):
+        print(text, flush=True)
+        failed |= wrong
     sys.exit(int(failed))
 
 

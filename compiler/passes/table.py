@@ -25,6 +25,7 @@ PASSES: dict[str, str] = {
     "cse": "compiler.passes.cse:CsePass",
     "single": "compiler.passes.single:SinglePass",
     "split-linear": "compiler.passes.split_linear:SplitLinearPass",
+    "sub-pixel-conv": "compiler.passes.sub_pixel_conv:SubPixelConvPass",
     "multi-head-attention": "compiler.passes.multi_head_attention:MultiHeadAttentionPass",
     "instance-norm": "compiler.passes.instance_norm:InstanceNormPass",
     "pad-heads": "compiler.passes.pad_heads:PadHeadsPass",

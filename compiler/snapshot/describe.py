@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.passes.shapes import is_small
-from compiler.weights import Cast, Joined, Reshape, Slice, Transform, Transpose, WeightRef
+from compiler.weights import Cast, Joined, Merge, Reshape, Slice, Transform, Transpose, WeightRef
 
 # Constants of up to this many elements are written out.
 _WRITTEN = 8
@@ -78,6 +78,8 @@ def _step(step: Transform) -> str:
         return "reshaped"  # to the shape that stands before
     if isinstance(step, Slice):
         return f"sliced {step.axis}:{step.start}:{step.stop}"
+    if isinstance(step, Merge):
+        return "merged " + " ".join(f"{axis}:{','.join(map(str, sizes))}" for axis, sizes in step.axes)
     names = getattr(step, "__dataclass_fields__", {})
     plain = [f"{name}={value}" for name in names if _is_plain(value := getattr(step, name))]
     return " ".join([type(step).__name__.lower(), *plain])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -216,17 +215,3 @@ def test_a_check_that_ends_says_with_what(answering, code):
 
 def test_memory_grows_with_the_parameters():
     assert memory_needed(10**9) - memory_needed(0) >= 4 * 10**9
-
-
-def test_a_control_group_limits_the_memory(monkeypatch):
-    files = {"memory.max": "1000", "memory.current": "400"}
-
-    def read(path: Path, **_) -> str:
-        if path.name in files:
-            return files[path.name]
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(Path, "read_text", read)
-    assert check.memory_available() == 600
-    files["memory.max"] = "max"
-    assert check.memory_available() > 10_000

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.weights import Cast, Joined, Reshape, Slice, Stored, Transpose, WeightRef
+from compiler.weights import Cast, Joined, Merge, Reshape, Slice, Stored, Transpose, WeightRef
 
 FLOAT, HALF, BFLOAT, DOUBLE = (
     ir.DataType.FLOAT,
@@ -96,6 +96,29 @@ def test_casts_cancel_across_what_only_moves_elements(tmp_path, array):
     ref = WeightRef(stored(tmp_path, array, HALF)).then(Cast(FLOAT), Transpose((2, 1, 0)), Cast(HALF))
     assert ref.transforms == (Transpose((2, 1, 0)), Cast(HALF))
     np.testing.assert_array_equal(ref.numpy(), array.astype(np.float16).T)
+
+
+def test_neighbours_are_added_up_before_rounding(tmp_path, array):
+    ref = WeightRef(stored(tmp_path, array / 3)).then(
+        Cast(FLOAT), Merge(((1, (1, 2)), (2, (3, 1)))), Cast(HALF)
+    )
+    whole = (array / 3).astype(np.float32)
+    rows = np.stack([whole[:, 0], whole[:, 1] + whole[:, 2]], 1)
+    both = np.stack([rows[..., :3].sum(-1), rows[..., 3]], -1)
+    assert (tuple(ref.shape.numpy()), ref.dtype) == ((2, 2, 2), HALF)
+    np.testing.assert_array_equal(ref.numpy(), both.astype(np.float16))
+
+
+def test_merged_neighbours_of_16_bits_stay_in_32_until_they_are_cast(tmp_path, array):
+    ref = WeightRef(stored(tmp_path, array, HALF)).then(Cast(FLOAT), Merge(((1, (3,)),)))
+    assert ref.dtype == FLOAT
+    narrow = ref.then(Cast(HALF))
+    assert narrow.transforms == (Cast(FLOAT), Merge(((1, (3,)),)), Cast(HALF))
+
+
+def test_what_does_not_add_up_to_the_axis_is_refused(tmp_path, array):
+    with pytest.raises(ValueError, match="axis 1"):
+        WeightRef(stored(tmp_path, array)).then(Merge(((1, (1, 1)),)))
 
 
 def test_bfloat16_is_rounded_to_even(tmp_path):

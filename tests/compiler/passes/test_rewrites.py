@@ -196,11 +196,97 @@ def test_a_group_norm_of_unknown_channels_stays(tmp_path: Path) -> None:
     assert ops(model) == {"GroupNormalization": 1}
 
 
+_NEAREST = "mode='nearest', coordinate_transformation_mode='asymmetric', nearest_mode='floor'"
+
+
+def _enlarged(
+    folder: Path,
+    kernel: tuple[int, int] = (3, 3),
+    times: str = "1, 1, 2, 2",
+    how: str = _NEAREST.replace("'", '"'),
+    conv: str = "pads=[1,1,1,1]",
+    bias: str = ", b",
+    tail: str = "",
+) -> ir.Model:
+    """A picture enlarged, and a convolution of that; `tail` is one more output."""
+    model = parse(
+        f"""(float[N,4,H,W] x, float[5,4,{kernel[0]},{kernel[1]}] w, float[5] b)
+            => (float[N,5,P,Q] y{tail}) {{
+        s = Constant<value = float[4] {{{times}}}>()
+        u = Resize<{how}>(x, , s)
+        y = Conv<{conv}>(u, w{bias})
+    }}"""
+    )
+    model.graph.opset_imports[""] = 21
+    return table.run(bind(model, folder, w=_array(5, 4, *kernel), b=_array(5)), ("fold", "dead"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"bias": ""},
+        {"times": "1, 1, 3, 3"},
+        {"kernel": (5, 5), "conv": "pads=[2,2,2,2]"},
+        {"kernel": (5, 3), "conv": "pads=[2,1,2,1]", "times": "1, 1, 4, 4"},
+        {"kernel": (2, 2), "conv": "pads=[0,1,1,0]"},
+        {"kernel": (4, 1), "conv": "pads=[2,0,1,0]"},
+        {"conv": "pads=[0,0,2,2], strides=[1,1], dilations=[1,1], group=1"},
+        {"conv": "pads=[2,0,0,2]"},
+    ],
+)
+def test_a_convolution_of_an_enlarged_picture_becomes_some_of_the_picture(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    model = _enlarged(tmp_path, **given)  # type: ignore[arg-type]
+    x = _array(2, 4, 3, 5)
+    want = evaluate(model, [x])
+    assert rewrites.apply(model, ("sub-pixel-conv",))[1] == ("sub-pixel-conv",)
+    times = int(given.get("times", "2")[-1])
+    assert ops(model) == {"Conv": times**2, "Concat": 1, "DepthToSpace": 1}
+    assert error(evaluate(model, [x]), want) < 1e-6
+    weights = [v.const_value for v in model.graph.initializers.values()]
+    assert all(isinstance(each, WeightRef) for each in weights)
+    assert {each.key for each in weights if isinstance(each, WeightRef)} <= {"w", "b"}
+    if given == {}:
+        assert [each.shape.numpy() for each in weights if each is not None and each.shape.rank() == 4] == [
+            (5, 4, 2, 2)
+        ] * 4
+    assert model.graph.outputs[0].name == "y"
+    table.run(model, (), check=True)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"kernel": (1, 1), "conv": "pads=[0,0,0,0]"},
+        {"conv": "pads=[0,0,0,0]"},
+        {"conv": "pads=[1,1,1,1], strides=[2,2]"},
+        {"conv": "pads=[2,2,2,2], dilations=[2,2]"},
+        {"conv": 'auto_pad="SAME_UPPER"'},
+        {"times": "1, 1, 2, 3"},
+        {"times": "1, 1, 1.5, 1.5"},
+        {"times": "1, 2, 2, 2", "kernel": (3, 3), "conv": "pads=[1,1,1,1], group=2"},
+        {"how": 'mode="linear", coordinate_transformation_mode="asymmetric"'},
+        {"how": 'mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="floor"'},
+        {"how": 'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="ceil"'},
+        {"tail": ", float[N,4,P,Q] u"},
+    ],
+)
+def test_other_convolutions_and_other_enlarging_stay(tmp_path: Path, given: dict[str, str]) -> None:
+    model = _enlarged(tmp_path, **given)  # type: ignore[arg-type]
+    before = ops(model)
+    table.run(model, ("sub-pixel-conv",))
+    assert ops(model) == before
+
+
 def test_which_rewrites_a_graph_gets() -> None:
-    assert rewrites.chosen("openvino", "fp16") == ("split-linear",)
-    assert rewrites.chosen("openvino", "bf16") == ("split-linear", "pad-heads")
+    assert rewrites.chosen("openvino", "fp16") == ("split-linear", "sub-pixel-conv")
+    assert rewrites.chosen("openvino", "bf16") == ("split-linear", "sub-pixel-conv")
+    assert rewrites.chosen("openvino", "bf16", "pad-heads") == ("pad-heads",)
     assert rewrites.chosen("onnxruntime", "fp32") == (
         "split-linear",
+        "sub-pixel-conv",
         "multi-head-attention",
         "instance-norm",
     )

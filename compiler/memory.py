@@ -1,0 +1,56 @@
+"""How much memory a process can still have here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where Linux shows its control groups: those of version 2, or, in "memory", those of version 1."""
+OWN = Path("/proc/self/cgroup")
+"""The groups of this process, one line for each hierarchy: "4:memory:/a/b", or "0::/a/b" of version 2."""
+
+
+def available() -> int:
+    """Bytes that can be had: the system's free memory, or less where a control group of this process says so.
+
+    Files that the system keeps in memory count as free: it drops them first.
+    """
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_left_in_groups()])
+
+
+def _left_in_groups() -> Iterator[int]:
+    for folder, limit, used, cached in _groups():
+        try:
+            top, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+            stat = dict(
+                line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+        yield max(0, top - now + sum(int(stat.get(name, 0)) for name in cached))
+
+
+def _groups() -> Iterator[tuple[Path, str, str, tuple[str, ...]]]:
+    """The folders of this process's groups, up to the first; the files in them, and what cached files are called."""
+    try:
+        lines = OWN.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    # A container often sees its own group as the first, and a path that is not there.
+    places = {"memory": "/", "": "/"} | {
+        kinds: path for _, kinds, path in (line.split(":", 2) for line in lines)
+    }
+    for root, path, files in (
+        (CGROUPS / "memory", places["memory"], ("memory.limit_in_bytes", "memory.usage_in_bytes", _TOTAL)),
+        (CGROUPS, places[""], ("memory.max", "memory.current", _FILES)),
+    ):
+        steps = path.strip("/").split("/")
+        for depth in range(len(steps), -1, -1):
+            yield (root.joinpath(*steps[:depth]), *files)
+
+
+_FILES = ("active_file", "inactive_file")
+_TOTAL = ("total_active_file", "total_inactive_file")
