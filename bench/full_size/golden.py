@@ -66,35 +66,35 @@ GOLDEN: Mapping[str, Golden] = {
     "sd15": Golden(
         ("text_encoder", "unet", "vae"),
         "CLIP-L; the first UNet; the autoencoder of SD and SDXL",
-        1000,
+        200,
         (256, 512),
     ),
-    "sd21": Golden(("text_encoder", "unet"), "OpenCLIP-H; linear projections", 1000),
-    "sdxl": Golden(("text_encoder_2", "unet"), "CLIP-bigG; size conditioning", 1000, (512, 1024)),
-    "sdxl-refiner": Golden(("unet",), "four levels of XL", 1000),
-    "sdxl-controlnet": Golden(("controlnet", "unet"), "residuals as inputs and outputs", 1000),
+    "sd21": Golden(("text_encoder", "unet"), "OpenCLIP-H; linear projections", 300),
+    "sdxl": Golden(("text_encoder_2", "unet"), "CLIP-bigG; size conditioning", 300, (512, 1024)),
+    "sdxl-refiner": Golden(("unet",), "four levels of XL", 400),
+    "sdxl-controlnet": Golden(("controlnet", "unet"), "residuals as inputs and outputs", 1400),
     "sd35-medium": Golden(
-        ("transformer", "vae"), "dual attention; the autoencoder of 16 channels", 1000, (512, 1024)
+        ("transformer", "vae"), "dual attention; the autoencoder of 16 channels", 950, (512, 1024)
     ),
-    "sd35-large": Golden(("transformer",), "38 joint blocks", 1000),
+    "sd35-large": Golden(("transformer",), "38 joint blocks", 900),
     "flux": Golden(
-        ("text_encoder_2", "transformer"), "T5-XXL at 512 tokens; guidance embedding", 1000, (512, 1024)
+        ("text_encoder_2", "transformer"), "T5-XXL at 512 tokens; guidance embedding", 500, (512, 1024)
     ),
-    "flux-schnell": Golden(("transformer",), "no guidance embedding", 1000),
+    "flux-schnell": Golden(("transformer",), "no guidance embedding", 550),
     "pixart-sigma": Golden(
-        ("transformer",), "cross-attention with a mask; positions computed from the size", 1000
+        ("transformer",), "cross-attention with a mask; positions computed from the size", 650
     ),
     "sana": Golden(
-        ("text_encoder", "transformer", "vae"), "Gemma 2; linear attention; a deep autoencoder", 1000
+        ("text_encoder", "transformer", "vae"), "Gemma 2; linear attention; a deep autoencoder", 500
     ),
-    "kandinsky22-prior": Golden(("image_encoder", "prior"), "CLIP's vision; a prior of embeddings", 1000),
-    "kandinsky22": Golden(("unet", "movq"), "added key and value projections; spatial norms", 1000),
-    "cascade-prior": Golden(("prior",), "stage C", 1000),
-    "cascade-decoder": Golden(("decoder", "vqgan"), "stages B and A", 1000),
-    "auraflow": Golden(("text_encoder", "transformer"), "Pile-T5; joint blocks, then single ones", 1000),
-    "lumina2": Golden(("transformer",), "grouped queries; complex rotary embeddings", 1000),
+    "kandinsky22-prior": Golden(("image_encoder", "prior"), "CLIP's vision; a prior of embeddings", 200),
+    "kandinsky22": Golden(("unet", "movq"), "added key and value projections; spatial norms", 250),
+    "cascade-prior": Golden(("prior",), "stage C", 450),
+    "cascade-decoder": Golden(("decoder", "vqgan"), "stages B and A", 500),
+    "auraflow": Golden(("text_encoder", "transformer"), "Pile-T5; joint blocks, then single ones", 400),
+    "lumina2": Golden(("transformer",), "grouped queries; complex rotary embeddings", 800),
     "qwen-image": Golden(
-        ("text_encoder", "transformer", "vae"), "Qwen 2.5 VL; 60 blocks; a causal autoencoder", 1000
+        ("text_encoder", "transformer", "vae"), "Qwen 2.5 VL; 60 blocks; a causal autoencoder", 1400
     ),
 }
 
