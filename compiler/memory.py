@@ -10,6 +10,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 """The groups of this process, one line for each hierarchy: "4:memory:/a/b", or "0::/a/b" of version 2."""
 
+# What a group's own figures call files in memory: version 2, and version 1 with the groups inside of it.
+_FILES = ("active_file", "inactive_file")
+_TOTAL = ("total_active_file", "total_inactive_file")
+
 
 def available() -> int:
     """Bytes that can be had: the system's free memory, or less where a control group of this process says so.
@@ -50,7 +54,3 @@ def _groups() -> Iterator[tuple[Path, str, str, tuple[str, ...]]]:
         steps = path.strip("/").split("/")
         for depth in range(len(steps), -1, -1):
             yield (root.joinpath(*steps[:depth]), *files)
-
-
-_FILES = ("active_file", "inactive_file")
-_TOTAL = ("total_active_file", "total_inactive_file")

@@ -117,7 +117,7 @@ def test_another_project_that_fails_is_a_row_with_its_error() -> None:
     assert good is not None and good.speed is not None and good.speed.image_s.count == 4
 
 
-def test_what_failed_is_ended_at_once_and_takes_no_more_memory() -> None:
+def test_what_failed_is_ended_before_its_next_turn() -> None:
     ended: list[str] = []
     engines = {"ref": Scripted(), "peer": Scripted(fail_at=2)}
     inner = starter(engines)
