@@ -26,6 +26,10 @@ class TestOpenVino(SessionContract):
         assert not first._model.get_property("LOADED_FROM_CACHE")
         assert second._model.get_property("LOADED_FROM_CACHE")
 
+    def test_activations_are_not_rounded_unasked(self, tmp_path: Path) -> None:
+        opened: Any = self.open(self.write(Denoiser("fp32").model(), tmp_path / "unet"))
+        assert opened._model.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
 
 class _Core:
     """Stands for `openvino.Core`, with the capabilities of some device."""
