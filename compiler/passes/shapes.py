@@ -272,6 +272,13 @@ def _gather(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
     return (*first[:axis], *index, *first[axis + 1 :])
 
 
+def _gather_nd(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
+    index, batch = dims(node.inputs[1]), int_attribute(node, "batch_dims", 0)
+    if first is None or index is None or not isinstance(index[-1], int):
+        return None
+    return (*index[:-1], *first[batch + index[-1] :])
+
+
 def slice_bounds(shapes: Shapes, node: ir.Node) -> list[tuple[int, int, int, int]] | None:
     """(axis, start, end, step) of a Slice node as written, when all are constants, otherwise None."""
     first = dims(node.inputs[0])
@@ -406,10 +413,16 @@ def _tile(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
 
 def _range(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
     ends = [constant(v) for v in node.inputs]
-    if any(e is None for e in ends):
+    if all(e is not None for e in ends):
+        start, limit, delta = (float(e.reshape(-1)[0]) for e in ends if e is not None)
+        return (max(math.ceil((limit - start) / delta), 0),)
+    known = [shapes.contents(v) for v in node.inputs]  # of integers, which may be sizes
+    if any(e is None or len(e) != 1 for e in known):
         return (None,)
-    start, limit, delta = (float(e.reshape(-1)[0]) for e in ends if e is not None)
-    return (max(math.ceil((limit - start) / delta), 0),)
+    begin, end, step = (e[0] for e in known if e is not None)
+    if isinstance(begin, int) and isinstance(end, int) and isinstance(step, int) and step:
+        return (max(-(-(end - begin) // step), 0),)
+    return (end,) if (begin, step) == (0, 1) else (None,)
 
 
 def _shape_of(shapes: Shapes, node: ir.Node, first: Dims | None) -> Dims | None:
@@ -421,6 +434,7 @@ _SHAPES: dict[str, Callable[[Shapes, ir.Node, Dims | None], Dims | None]] = {
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Range": _range,

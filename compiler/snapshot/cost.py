@@ -138,6 +138,12 @@ def written(node: ir.Node) -> int:
     return total
 
 
+def unknown(node: ir.Node) -> bool:
+    """Whether sizes of what the node writes are not known, so that `flops` and `written` count nothing of it."""
+    read = (v for v in node.outputs if v.uses() or v.is_graph_output())
+    return any(static(value) is None and not isinstance(value.type, ir.SequenceType) for value in read)
+
+
 def _matmul(node: ir.Node) -> int:
     out, left = static(node.outputs[0]), static(node.inputs[0])
     return 2 * math.prod(out) * left[-1] if out is not None and left else 0

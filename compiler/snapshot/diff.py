@@ -177,6 +177,7 @@ def _cost(a: GraphPrint, b: GraphPrint) -> Iterator[str]:
         ("FLOPs", a.cost.flops, b.cost.flops),
         ("parameters", a.cost.parameters, b.cost.parameters),
         ("bytes written", a.cost.bytes, b.cost.bytes),
+        ("operators of unknown size", a.cost.unknown, b.cost.unknown),
     ):
         if mine != theirs:
             share = f"{100 * (theirs - mine) / mine:+.2g} %" if mine else f"{theirs:+,}"

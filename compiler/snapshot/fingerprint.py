@@ -50,7 +50,7 @@ def fingerprint(
             patterns=dict(c.patterns),
             weights=c.weights,
             reads=reads[path],
-            cost=Cost(c.flops, c.parameters, c.bytes),
+            cost=Cost(c.flops, c.parameters, c.bytes, c.unknown),
             digest=digests[path][:12],
         )
         for path, c in found.items()
@@ -74,12 +74,13 @@ class _Collected:
         self.ops: Counter[str] = Counter()
         self.patterns: Counter[str] = Counter()
         self.weights: dict[str, str] = {}
-        self.flops = self.parameters = self.bytes = 0
+        self.flops = self.parameters = self.bytes = self.unknown = 0
 
     def add(self, node: ir.Node, words: str) -> None:
         self.ops[_with_neighbours(node, words)] += 1
         self.flops += cost.flops(node)
         self.bytes += cost.written(node)
+        self.unknown += cost.unknown(node)
 
 
 def _with_neighbours(node: ir.Node, words: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
 from artifacts.errors import LatentcError
@@ -23,14 +23,21 @@ class Cost:
         flops: two for each multiply-accumulate of a matrix product or convolution.
         parameters: elements of the weights.
         bytes: what the operators write.
+        unknown: operators whose results have sizes that do not follow from the inputs'; nothing is counted of them.
     """
 
     flops: int = 0
     parameters: int = 0
     bytes: int = 0
+    unknown: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.flops + other.flops, self.parameters + other.parameters, self.bytes + other.bytes)
+        return Cost(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+    def text(self) -> str:
+        """As it stands in a snapshot."""
+        known = f"{self.flops} FLOPs, {self.parameters} parameters, {self.bytes} bytes"
+        return f"{known}, {self.unknown} operators of unknown size" if self.unknown else known
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,12 @@ class ModulePrint:
 
     def lines(self) -> tuple[str, ...]:
         """As they stand in the text; equal for equal modules."""
-        c = self.cost
         return (
             *(f"op {text} x{count}" for text, count in sorted(self.ops.items())),
             *(f"pattern {name} x{count}" for name, count in sorted(self.patterns.items())),
             *(f"weight {name} {text}" for name, text in sorted(self.weights.items())),
             *(f"read {text} x{count}" for text, count in sorted(self.reads.items())),
-            f"cost {c.flops} FLOPs, {c.parameters} parameters, {c.bytes} bytes",
+            f"cost {self.cost.text()}",
             f"digest {self.digest}",
         )
 
@@ -143,7 +149,6 @@ class Snapshot:
 
 
 def _graph_lines(graph: GraphPrint) -> Iterator[str]:
-    cost = graph.cost
     yield f"graph {graph.key}"
     if graph.targets:
         yield f"targets {', '.join(graph.targets)}"
@@ -152,7 +157,7 @@ def _graph_lines(graph: GraphPrint) -> Iterator[str]:
     yield from (f"input {text}" for text in graph.inputs)
     yield from (f"output {text}" for text in graph.outputs)
     yield "sizes " + ", ".join(f"{name}={size}" for name, size in sorted(graph.sizes.items()))
-    yield f"total {cost.flops} FLOPs, {cost.parameters} parameters, {cost.bytes} bytes"
+    yield f"total {graph.cost.text()}"
     yield from (f"total {count} {name}" for name, count in sorted(graph.patterns.items()))
     yield from (f"total {count} {name}" for name, count in sorted(graph.op_types.items()))
     yield from (f"numeric {line}" for line in graph.numeric)

@@ -9,7 +9,7 @@ import click
 from latentc.params import AssignmentType, Sizes, SizesType, Span, SpanType, assignments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from compiler.snapshot.diff import Change
     from compiler.snapshot.prints import GraphPrint, Snapshot
@@ -196,6 +196,17 @@ def _tell_graphs(taken: Snapshot) -> None:
         ),
         right=("operators", "parameters", "FLOPs", "bytes written"),
     )
+    _tell_unknown(taken.graphs)
+
+
+def _tell_unknown(graphs: Iterable[GraphPrint]) -> None:
+    """What a table's figures leave out."""
+    for graph in graphs:
+        if graph.cost.unknown:
+            click.echo(
+                f"{graph.key}: at least that; the sizes of {graph.cost.unknown} operators' results do not follow "
+                "from those of the inputs."
+            )
 
 
 def _conclude(
@@ -279,6 +290,7 @@ def _rows(graph: GraphPrint, depth: int) -> list[dict[str, object]]:
             "flops": branch.cost.flops,
             "parameters": branch.cost.parameters,
             "bytes": branch.cost.bytes,
+            "unknown": branch.cost.unknown,
         }
         for level, branch in tree(graph).walk(depth)
     ]
@@ -307,3 +319,4 @@ def _print_tree(graph: GraphPrint, depth: int) -> None:
         ),
         right=("operators", "FLOPs", "share", "parameters", "bytes written"),
     )
+    _tell_unknown([graph])

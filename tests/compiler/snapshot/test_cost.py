@@ -82,3 +82,22 @@ def test_views_write_nothing():
 def test_what_is_made_of_constants_alone_is_none_of_the_call():
     node = only("(float[B,4] a) => (float16[2] y) <float[2] w = {1, 2}> { y = Cast<to=10>(w) }", B=3)
     assert cost.written(node) == 0
+
+
+def test_what_is_not_known_is_told():
+    body = """(float[B,4] a, float[4,5] w) => (float[N,5] y) {
+        places = NonZero(a)
+        turned = Transpose(places)
+        index = Cast<to=1>(turned)
+        k = Constant<value_ints=[-1, 4]>()
+        b = Reshape(index, k)
+        y = MatMul(b, w)
+    }"""
+    graph = cost.at_sizes(parse(body), {"B": 3}).graph
+    unknown = [node.op_type for node in graph if cost.unknown(node)]
+    assert unknown == ["NonZero", "Transpose", "Cast", "Reshape", "MatMul"]
+    assert cost.flops(list(graph)[-1]) == 0
+    assert not any(cost.unknown(node) for node in cost.at_sizes(parse(BRANCH), {"B": 3}).graph)
+
+
+BRANCH = "(float[B,4] a, float[4,5] w) => (float[B,5] y) { y = MatMul(a, w) }"

@@ -14,7 +14,7 @@ def module(**changes: object) -> ModulePrint:
         "patterns": {"group norm + SiLU": 1},
         "weights": {"weight": "float32 [8, 8] transposed 1,0", "^table": "int8 [4]"},
         "reads": {"Add <- ^^other, _": 1},
-        "cost": Cost(10, 68, 32),
+        "cost": Cost(10, 68, 32, 2),
         "digest": "0123456789ab",
     }
     return ModulePrint(**(fields | changes))  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def test_equal_modules_are_written_once():
 
 
 def test_totals_are_of_all_modules():
-    assert graph().cost == Cost(30, 204, 96)
+    assert graph().cost == Cost(30, 204, 96, 6)
     assert graph().patterns == {"group norm + SiLU": 3}
     assert graph().op_types == {"Add": 6, "LayerNormalization": 3}
 
