@@ -94,7 +94,7 @@ class GraphJob:
     @property
     def rewrites(self) -> tuple[str, ...]:
         """The exact rewrites that are tried on the graph."""
-        return chosen(self.target.name, self.precision, self.request.rewrites)
+        return chosen(self.target.name, self.precision, self.request.rewrites, self.choice.compressed)
 
     @property
     def bytes(self) -> int:

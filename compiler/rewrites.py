@@ -29,12 +29,14 @@ class Rewrite:
         on: target -> precisions in which it is on by default.
         runs: targets whose runtime can run the result.
         why: for people: what it gains where it is on, and why it is off elsewhere.
+        compressed: whether it is on, too, where weights alone are in fewer bits, so that they are small.
     """
 
     summary: str
     on: Mapping[str, frozenset[str]]
     runs: frozenset[str]
     why: str
+    compressed: bool = True
 
 
 REWRITES: Mapping[str, Rewrite] = {
@@ -48,7 +50,9 @@ REWRITES: Mapping[str, Rewrite] = {
         "a convolution of a picture enlarged by repeating pixels becomes smaller ones of the picture itself",
         on={"openvino": ANY, "onnxruntime": ANY},
         runs=frozenset({"openvino", "onnxruntime", "tensorrt", "directml"}),
-        why="4/9 of the multiplications, for twice the size and 3x3 taps; their weights become 16/9",
+        why="4/9 of the multiplications, for twice the size and 3x3 taps; their weights become 16/9, and sums of taps "
+        "lose more in few bits than the taps: a pattern that the eye sees",
+        compressed=False,
     ),
     "multi-head-attention": Rewrite(
         "attention without a mask becomes ONNX Runtime's MultiHeadAttention",
@@ -71,17 +75,19 @@ REWRITES: Mapping[str, Rewrite] = {
 }
 
 
-def chosen(target: str, precision: str, asked: str = "") -> tuple[str, ...]:
+def chosen(target: str, precision: str, asked: str = "", compressed: bool = False) -> tuple[str, ...]:
     """The rewrites of a graph, in the order in which they run.
 
     Args:
+        compressed: the graph's weights are in fewer bits, and its activations are not.
         asked: names with commas between them, "none", or empty for those that are on.
 
     Raises:
         UsageError: there is no such rewrite, or the target cannot run its result.
     """
     if not asked:
-        return tuple(name for name, each in REWRITES.items() if precision in each.on.get(target, ()))
+        on = (name for name, each in REWRITES.items() if precision in each.on.get(target, ()))
+        return tuple(name for name in on if REWRITES[name].compressed or not compressed)
     if asked == NONE:
         return ()
     names = [name.strip() for name in asked.split(",")]

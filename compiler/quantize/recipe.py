@@ -24,7 +24,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
-from compiler.quantize import table
+from compiler.quantize import int8_activations, table
 from compiler.quantize.decide import Decision, decide, stored_bytes
 from compiler.quantize.find import MIN_ELEMENTS, Layout
 from compiler.quantize.int4 import NO_METHOD
@@ -324,6 +324,11 @@ class Choice:
         """All that it names, precisions included."""
         found = self.component
         return frozenset() if found is None else frozenset({found.scheme, *(r.scheme for r in found.weights)})
+
+    @property
+    def compressed(self) -> bool:
+        """Whether weights are stored in fewer bits and the activations are not."""
+        return bool(self.schemes - {*PRECISIONS, NONE, int8_activations.SCHEME.name})
 
     @property
     def methods(self) -> frozenset[str]:

@@ -283,6 +283,8 @@ def test_other_convolutions_and_other_enlarging_stay(tmp_path: Path, given: dict
 def test_which_rewrites_a_graph_gets() -> None:
     assert rewrites.chosen("openvino", "fp16") == ("split-linear", "sub-pixel-conv")
     assert rewrites.chosen("openvino", "bf16") == ("split-linear", "sub-pixel-conv")
+    assert rewrites.chosen("openvino", "fp16", compressed=True) == ("split-linear",)
+    assert rewrites.chosen("openvino", "fp16", "sub-pixel-conv", compressed=True) == ("sub-pixel-conv",)
     assert rewrites.chosen("openvino", "bf16", "pad-heads") == ("pad-heads",)
     assert rewrites.chosen("onnxruntime", "fp32") == (
         "split-linear",

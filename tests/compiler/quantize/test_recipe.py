@@ -209,6 +209,10 @@ def test_the_first_rule_that_matches_decides(tmp_path):
 
 
 def test_a_precision_in_place_of_a_scheme():
+    whether = {
+        text: Choice(read(text).components["*"]).compressed for text in ("int4", "int8-activations", "fp16")
+    }
+    assert whether == {"int4": True, "int8-activations": False, "fp16": False} and not Choice(None).compressed
     choice = Choice(read("fp16").components["*"])
     assert (choice.precision, choice.label, bool(choice)) == ("fp16", "", False)
     assert choice.decide("a", LINEAR) is None
