@@ -8,34 +8,43 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from artifacts.manifest import FileRecord
 from artifacts.progress import Event, Progress, silent
 
-CHUNK = 1 << 20
+CHUNK = 1 << 22
 """Bytes read at a time."""
 
 REPORTED = 64 << 20
 """Bytes from which a file's progress is reported; smaller files are over before a person could read it."""
 
 
-def digest(stream: BinaryIO, advance: Callable[[int], None] | None = None) -> tuple[str, int]:
+def digest(stream: BinaryIO, expected: int, advance: Callable[[int], None] | None = None) -> tuple[str, int]:
     """The SHA-256 (lowercase hex) and the number of bytes from here to the end of `stream`.
 
     Args:
         stream: opened for reading bytes.
+        expected: bytes that it has; another number is found all the same.
         advance: told the number of bytes of each chunk, after it was read.
     """
     sha, size = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(CHUNK))
-    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
-        sha.update(buffer[:count])
-        size += count
-        if advance is not None:
-            advance(count)
+    now, later = (memoryview(bytearray(min(CHUNK, expected + 1))) for _ in range(2))
+    read = cast(RawIOBase, stream).readinto
+    # A chunk is hashed while the next is read: from a disk both take about as long.
+    with ThreadPoolExecutor(1, "reading") as reader:
+        count = read(now)
+        while count:
+            upcoming = reader.submit(read, later) if size + count < expected else None
+            sha.update(now[:count])
+            size += count
+            if advance is not None:
+                advance(count)
+            count = read(later) if upcoming is None else upcoming.result()
+            now, later = later, now
     return sha.hexdigest(), size
 
 
@@ -61,14 +70,14 @@ def file_record(root: Path, path: Path, progress: Progress = silent) -> FileReco
         progress(Event(f"hashing {name}", done, total, "bytes"))
 
     with path.open("rb", buffering=0) as stream:
-        sha256, size = digest(stream, advance if total >= REPORTED else None)
+        sha256, size = digest(stream, total, advance if total >= REPORTED else None)
     return FileRecord(path=name, sha256=sha256, size=size)
 
 
 class BackgroundHashes:
     """Hashes files one after the other in a thread, while the caller does something else.
 
-    A context manager; leaving it gives up what is not hashed yet. The thread reads, and holds one chunk.
+    A context manager; leaving it gives up what is not hashed yet. It holds two chunks.
     """
 
     def __init__(self, root: Path, files: Sequence[Path]) -> None:

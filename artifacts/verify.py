@@ -185,7 +185,7 @@ def _size(size: int, file: FileRecord) -> str:
 def _content(path: Path, file: FileRecord, info: os.stat_result, advance: Callable[[int], None]) -> str:
     try:
         with open_regular(path, info) as stream:
-            sha256, size = digest(stream, advance)
+            sha256, size = digest(stream, file.size, advance)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     if problem := _size(size, file):
