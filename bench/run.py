@@ -71,8 +71,15 @@ class Track:
 
     @property
     def needed(self) -> int:
-        """Bytes that its process held at most when it was alone; 0 before that."""
-        return 0 if self.cold is None else self.cold.memory.total
+        """Bytes that its process held at most when it was alone, and that cannot be dropped; 0 before that.
+
+        Pages of mapped files are only counted where they cannot be told apart: they are weights, which runtimes have
+        in a form of their own once they have drawn.
+        """
+        if self.cold is None:
+            return 0
+        memory = self.cold.memory
+        return memory.total if memory.anonymous is None else memory.anonymous
 
 
 @dataclass(frozen=True)
