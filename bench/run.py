@@ -119,11 +119,11 @@ def run(
 ) -> Outcome:
     """Measures `subjects`.
 
-    Every subject is first started cold (nothing compiled in its cache, its files not in the page cache where
-    the system allows that) and draws one picture, alone. Then each is started again, warm, draws one picture
-    that is not counted, and stays; and all of them draw the same prompts and seeds in turn, A B B A, so that
-    what disturbs the machine for a while disturbs all of them. Where they do not fit in memory together, the one
-    whose turn is longest ago is ended, and started again like that before its next.
+    Every subject is first started twice, alone, and draws one picture each time: cold (nothing compiled in its
+    cache, its files not in the page cache where the system allows that), and warm. Then all are started again,
+    draw one picture that is not counted, and stay; and all of them draw the same prompts and seeds in turn,
+    A B B A, so that what disturbs the machine for a while disturbs all of them. Where they do not fit in memory
+    together, the one whose turn is longest ago is ended, and started again like that before its next.
 
     Args:
         reference: the name of the subject that the others are compared with, or None.
@@ -144,21 +144,22 @@ def run(
         where = environment(evicted=forget(()))
         # The reference comes last: what is wrong with an artifact is told before the slowest is started.
         for track in sorted(tracks, key=lambda track: track.name == reference):
-            progress(Event(f"{track.name}: cold start", 0, None))
+            progress(Event(f"{track.name}: starts", 0, None))
             with _row(track):
                 forget(track.subject.files)
                 with start(track.subject, own[track.name]) as asked:
                     track.cold = _begin(track, asked, settings, folder)
-            progress(Event(f"{track.name}: cold start", 1, 1))
+                with start(track.subject, own[track.name]) as asked:
+                    track.warm = _begin(track, asked, settings, folder)
+            progress(Event(f"{track.name}: starts", 1, 1))
 
         @contextmanager
-        def warm(track: Track) -> Iterator[Asked]:
+        def opened(track: Track) -> Iterator[Asked]:
             with start(track.subject, own[track.name]) as asked:
-                begun = _begin(track, asked, settings, folder)
-                track.warm = track.warm or begun
+                _begin(track, asked, settings, folder)
                 yield asked
 
-        with Kept(memory.available() * 9 // 10 if room is None else room, warm) as workers:
+        with Kept(memory.available() * 9 // 10 if room is None else room, opened) as workers:
             for track in tracks:
                 if not track.error:
                     with _row(track):

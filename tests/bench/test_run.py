@@ -45,12 +45,12 @@ def test_all_start_cold_then_warm_with_the_same_cache_and_then_take_turns() -> N
 
     subjects = [subject("R"), subject("S")]
     outcome = run(subjects, "R", settings(), [], start=starter({"R": Noted("R"), "S": Noted("S")}, log))
-    # Cold: the artifact before the reference. Warm: as they were named. Then in turn, A B B A.
-    assert [name for name, _ in log] == ["S", "R", "R", "S"]
+    # Cold and warm: the artifact before the reference. To stay: as they were named. Then in turn, A B B A.
+    assert [name for name, _ in log] == ["S", "S", "R", "R", "R", "S"]
     caches = {name: {cache for n, cache in log if n == name} for name in "RS"}
     assert len(caches["R"]) == len(caches["S"]) == 1 and caches["R"] != caches["S"]
-    assert order[:4] == ["Sa0", "Ra0", "Ra0", "Sa0"]
-    assert order[4:] == ["Ra0", "Sa0", "Sb0", "Rb0", "Ra1", "Sa1", "Sb1", "Rb1"]
+    assert order[:6] == ["Sa0", "Sa0", "Ra0", "Ra0", "Ra0", "Sa0"]
+    assert order[6:] == ["Ra0", "Sa0", "Sb0", "Rb0", "Ra1", "Sa1", "Sb1", "Rb1"]
     assert [len(shots) for shots in outcome.shots.values()] == [4, 4]
     assert outcome.bench.variants[0].threads == 3
 
@@ -60,8 +60,8 @@ def test_those_that_do_not_fit_in_memory_together_are_ended_and_started_again() 
     engines = {name: Scripted() for name in "RS"}
     subjects = [subject(name) for name in "RS"]
     apart = run(subjects, "R", settings(), [], start=starter(engines, log), room=1).bench
-    # Cold: S, R. Warm: R, S. Then the turns R S, S R, R S, S R.
-    assert "".join(name for name, _ in log) == "SR" + "RS" + "RS" + "R" + "S" + "R"
+    # Cold and warm: S, R. To stay: R, S. Then the turns R S, S R, R S, S R.
+    assert "".join(name for name, _ in log) == "SSRR" + "RS" + "RS" + "R" + "S" + "R"
     assert apart.reopened == 5
     assert all(v.speed is not None and v.speed.image_s.count == 4 for v in apart.variants)
     together = run(subjects, "R", settings(), [], start=starter(engines), room=2**60).bench
@@ -119,7 +119,7 @@ def test_another_project_that_fails_is_a_row_with_its_error() -> None:
 
 def test_what_failed_is_ended_before_its_next_turn() -> None:
     ended: list[str] = []
-    engines = {"ref": Scripted(), "peer": Scripted(fail_at=2)}
+    engines = {"ref": Scripted(), "peer": Scripted(fail_at=3)}
     inner = starter(engines)
 
     @contextmanager
@@ -129,8 +129,8 @@ def test_what_failed_is_ended_before_its_next_turn() -> None:
         ended.append(f"{one.name} {len(engines['ref'].drawn)}")
 
     run([subject("ref"), subject("peer", "peer")], "ref", settings(), [], start=start)
-    # Cold and warm once each; then the peer fails in its first turn, after one picture of the reference's four.
-    assert ended == ["peer 0", "ref 1", "peer 3", "ref 6"]
+    # Three starts each; then the peer fails in its first turn, after one picture of the reference's four.
+    assert ended == ["peer 0", "peer 0", "ref 1", "ref 2", "peer 4", "ref 7"]
 
 
 def test_our_own_failure_ends_the_bench() -> None:
