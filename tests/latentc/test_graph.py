@@ -121,6 +121,15 @@ def test_show_lists_modules_and_draws_them(latentc, tmp_path):
     assert "mid.norm" in [row["module"] for row in deeper["unet (fp32)"]]
 
 
+def test_show_says_what_its_figures_leave_out(latentc, tmp_path):
+    write(tmp_path / "known.graph", snapshot(graph(modules=MODULES)))
+    write(tmp_path / "x.graph", snapshot())
+    assert "at least that" not in latentc("graph", "show", tmp_path / "known.graph").out
+    assert "the sizes of 6 operators' results" in latentc("graph", "show", tmp_path / "x.graph").out
+    rows = json.loads(latentc("graph", "show", tmp_path / "x.graph", "--json").out)["unet (fp32)"]
+    assert rows[0]["unknown"] == 6
+
+
 def test_a_graph_that_is_not_there_cannot_be_shown(latentc, files):
     ended = latentc("graph", "show", files / "a.graph", "--graph", "vae")
     assert ended.code == 2

@@ -29,6 +29,9 @@ def test_a_mixed_compile_is_checked_told_and_rebuilt_from_its_recipe(sd15, tmp_p
         "vae_decoder": "fp16",
     }
     assert not graphs["vae_decoder"].weights
+    # Sums of taps lose more in few bits than the taps.
+    assert "sub-pixel-conv" in graphs["vae_decoder"].rewrites
+    assert "sub-pixel-conv" not in graphs["unet"].rewrites
     assert {w.scheme for w in graphs["text_encoder"].weights} - {"none"} == {"int8"}
     assert {w.scheme for w in graphs["unet"].weights} <= {"int4:group=32", "int8", "none"}
     assert "int4:group=32" in {w.scheme for w in graphs["unet"].weights}
