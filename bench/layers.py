@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING
 from artifacts.progress import silent
 from bench.rewrites import TARGETS, Call, Pairs
 from runtimes.common import THREADS
+from targets.base import Rewrite
+from targets.onnxruntime.target import MULTI_HEAD_ATTENTION
+from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -60,8 +63,8 @@ def _model(
     import onnx_ir as ir
 
     from compiler.passes import table
-    from compiler.passes.check import complete
-    from compiler.weights import Seeded, WeightRef
+    from targets.graph.check import complete
+    from targets.graph.weights import Seeded, WeightRef
 
     given = ", ".join(f"float[{','.join(map(str, shape))}] {name}" for name, shape in weights.items())
     x, y = (f"float[{','.join(map(str, shape))}]" for shape in (port, out or port))
@@ -172,14 +175,14 @@ def operator(tokens: int, channels: int) -> ir.Model:
     return _model(body, (2, tokens, channels), _square(_APART, channels), 23)
 
 
-def rewritten(build: Build, name: str) -> Build:
-    """What the rewrite `name` makes of it."""
+def rewritten(build: Build, rewrite: Rewrite) -> Build:
+    """What the rewrite makes of it."""
 
     def made(tokens: int, channels: int) -> ir.Model:
-        from compiler.rewrites import apply
+        from compiler.road import apply
 
-        model, done = apply(build(tokens, channels), (name,))
-        assert done, f"{name} finds nothing"
+        model, done = apply(build(tokens, channels), (rewrite,))
+        assert done, f"{rewrite.name} finds nothing"
         return model
 
     return made
@@ -188,17 +191,17 @@ def rewritten(build: Build, name: str) -> Build:
 _TWO = ((4096, 320), (1024, 640))
 
 TRIES: tuple[Try, ...] = (
-    Try("split-linear", geglu, rewritten(geglu, "split-linear"), _TWO),
-    Try("sub-pixel-conv", enlarged, rewritten(enlarged, "sub-pixel-conv"), ((1024, 640), (256, 1280))),
+    Try("split-linear", geglu, rewritten(geglu, SPLIT_LINEAR), _TWO),
+    Try("sub-pixel-conv", enlarged, rewritten(enlarged, SUB_PIXEL_CONV), ((1024, 640), (256, 1280))),
     Try(
         "multi-head-attention",
         attention,
-        rewritten(attention, "multi-head-attention"),
+        rewritten(attention, MULTI_HEAD_ATTENTION),
         _TWO,
         ("onnxruntime",),
     ),
-    Try("instance-norm", group_norm, rewritten(group_norm, "instance-norm"), _TWO),
-    Try("pad-heads", attention, rewritten(attention, "pad-heads"), ((4096, 320),), ("openvino",), "bf16"),
+    Try("instance-norm", group_norm, rewritten(group_norm, INSTANCE_NORM), _TWO),
+    Try("pad-heads", attention, rewritten(attention, PAD_HEADS), ((4096, 320),), ("openvino",), "bf16"),
     Try("one product for queries, keys and values", attention, fused_projections, ((1024, 640),)),
     Try("ONNX's Attention of opset 23", attention, operator, ((1024, 640),)),
 )

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
-from compiler.rewrites import REWRITES, chosen
+from compiler.road import Road, apply, chosen
+from targets import table as targets
+from targets.base import PRECISIONS, Rewrite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,12 +113,11 @@ class Bench:
 
     def rows(self) -> Iterator[Row]:
         """Each rewrite by itself, all that are on together, and what else a step could do without."""
-        on = chosen(self.target, self.precision)
+        on = chosen(targets.get(self.target), self.precision)
         with self._opened(self.graph.clone()) as session:
             base = self._call(session)
-            for name, rewrite in REWRITES.items():
-                if self.target in rewrite.runs:
-                    yield from self._rewrite(name, (name,), base, self._default(name), rewrite.why)
+            for rewrite in targets.get(self.target).requirements.rewrites:
+                yield from self._rewrite(rewrite.name, (rewrite,), base, _default(rewrite), rewrite.why)
             if len(on) > 1:
                 yield from self._rewrite("all that are on", on, base, "on", "")
             yield self._guidance(session, base)
@@ -131,19 +132,11 @@ class Bench:
                 if inputs:
                     yield from self._ahead(what, inputs, base, note)
 
-    def _default(self, name: str) -> str:
-        precisions = REWRITES[name].on.get(self.target, frozenset())
-        if not precisions or precisions >= {"fp32", "fp16", "bf16"}:
-            return "on" if precisions else "off"
-        return f"on in {', '.join(sorted(precisions))}"
-
     def _rewrite(
-        self, name: str, passes: tuple[str, ...], base: Call, default: str, why: str
+        self, name: str, rewrites: tuple[Rewrite, ...], base: Call, default: str, why: str
     ) -> Iterator[Row]:
         """Nothing where the graph has nothing to rewrite."""
-        from compiler.rewrites import apply
-
-        model, done = apply(self.graph.clone(), passes)
+        model, done = apply(self.graph.clone(), rewrites)
         if done:
             with self._opened(model) as session:
                 yield self._row(name, default, base, self._call(session), why)
@@ -186,14 +179,11 @@ class Bench:
     def _opened(self, model: ir.Model) -> Iterator[Session]:
         from artifacts.progress import silent
         from compiler.passes import table
-        from compiler.passes.precise import lower_precision
         from runtimes import table as sessions
-        from targets import table as targets
         from targets.base import Context
 
         target = targets.get(self.target)
-        model, _ = lower_precision(model, self.precision, target.requirements.typed)
-        model = table.run(model, target.requirements.passes)
+        model = Road.to(target, self.precision).without_rewrites().run(model).model
         folder = Path(tempfile.mkdtemp(dir=self.work))
         try:
             context = Context(silent, self.method.dims, table.simplify)
@@ -205,6 +195,12 @@ class Bench:
                 session.close()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _default(rewrite: Rewrite) -> str:
+    if not rewrite.on or rewrite.on >= PRECISIONS:
+        return "on" if rewrite.on else "off"
+    return f"on in {', '.join(sorted(rewrite.on))}"
 
 
 def ahead(model: ir.Model, names: frozenset[str]) -> ir.Model | None:

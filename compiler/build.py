@@ -41,7 +41,7 @@ from compiler.job import GraphJob, Lowered, toolchain
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
-from compiler.rewrites import chosen
+from compiler.road import chosen
 from compiler.shared import Shared
 from compiler.source import ModelSource, open_model
 from runtimes import table as sessions
@@ -223,7 +223,7 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
         )
     if request.check not in CHECKS:
         raise UsageError(f"there is no check '{request.check}' (there are: {', '.join(CHECKS)}).")
-    chosen(target.name, request.precision, request.rewrites)
+    chosen(target, request.precision, request.rewrites)
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)

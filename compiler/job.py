@@ -24,7 +24,7 @@ from compiler.pictures import Evaluation, evaluation
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.request import CompileRequest
-from compiler.rewrites import apply, chosen
+from compiler.road import Road
 from compiler.shared import Shared
 from compiler.source import ComponentSource, ModelSource
 from runtimes.graphs import cache_dir
@@ -92,9 +92,9 @@ class GraphJob:
         return self.choice.precision or self.request.precision
 
     @property
-    def rewrites(self) -> tuple[str, ...]:
-        """The exact rewrites that are tried on the graph."""
-        return chosen(self.target.name, self.precision, self.request.rewrites, self.choice.compressed)
+    def road(self) -> Road:
+        """What the graph goes through on its way to the target."""
+        return Road.to(self.target, self.precision, self.request.rewrites, self.choice.compressed)
 
     @property
     def bytes(self) -> int:
@@ -121,7 +121,7 @@ class GraphJob:
                 "target": self.target.name,
                 "options": dataclasses.asdict(self.options),
                 "precision": self.precision,
-                "rewrites": list(self.rewrites),
+                "rewrites": [rewrite.name for rewrite in self.road.rewrites],
                 "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
                 "calibration": self._calibration(),
                 "check": self.request.check,
@@ -140,10 +140,17 @@ class GraphJob:
         # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
         scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
         self.progress(Event(f"{name}: exporting the graph", 0, None))
-        model, rewrites = apply(self.exported(), self.rewrites)
-        model, kept, weights = self.lowering(scratch, self.choice).run(model)
+        weights: list[WeightRecord] = []
+
+        def quantize(model: ir.Model) -> ir.Model:
+            model, records = self.lowering(scratch, self.choice).quantize(model)
+            weights.extend(records)
+            return model
+
+        arrived = self.road.run(self.exported(), quantize, self.progress)
         self.progress(Event(f"{name}: exporting the graph", 1, 1))
-        return Lowered(model, rewrites, kept, weights, scratch, self._residual(building.folder))
+        residual = self._residual(building.folder)
+        return Lowered(arrived.model, arrived.rewrites, arrived.kept, tuple(weights), scratch, residual)
 
     def write(self, building: Building, lowered: Lowered) -> None:
         """Writes and checks the graph in ``building.folder``; its record goes into ``building.meta``."""

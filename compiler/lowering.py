@@ -1,4 +1,4 @@
-"""From an exported graph to the one that a target lowers: quantized, in its precision, after the target's passes."""
+"""Quantization of one graph on its road to a target, with what has to be measured for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
 from compiler.check import variant
 from compiler.passes import table
-from compiler.passes.precise import lower_precision
 from compiler.pictures import TASK, Evaluation
 from compiler.quantize import activations, smoothing
 from compiler.quantize.activations import Range, Site
@@ -30,6 +29,7 @@ from compiler.quantize.find import Layout
 from compiler.quantize.recipe import Choice
 from compiler.quantize.stream import Given, Scratch
 from compiler.quantize.table import options as scheme_options
+from compiler.road import Road
 from compiler.source import ComponentSource, ModelSource
 from targets import table as targets
 from targets.base import Context, Target
@@ -40,7 +40,7 @@ ACTIVATIONS = "int8-activations"
 
 @dataclass(frozen=True)
 class Lowering:
-    """One graph's way from export to its target.
+    """How the weights and activations of one graph are quantized.
 
     Attributes:
         evaluation: what is drawn to measure activations.
@@ -60,8 +60,8 @@ class Lowering:
     scratch: Path
     progress: Progress
 
-    def run(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...], tuple[WeightRecord, ...]]:
-        """The graph, what stayed in fp32, and the weights that were quantized into `scratch`.
+    def quantize(self, model: ir.Model) -> tuple[ir.Model, tuple[WeightRecord, ...]]:
+        """The graph, and the weights that were quantized into `scratch`.
 
         Raises:
             UsageError: activations are to be quantized, or weights by the data, where they cannot be measured.
@@ -85,13 +85,7 @@ class Lowering:
                 for site, known in zip(found, ranges, strict=True)
             ]
             activations.quantize(model, found, used, self._symmetric)
-        model, kept = self._lowered(model, self.target, self.precision)
-        return model, kept, records
-
-    def _lowered(self, model: ir.Model, target: Target, precision: str) -> tuple[ir.Model, tuple[str, ...]]:
-        requirements = target.requirements
-        model, kept = lower_precision(model, precision, requirements.typed, self.progress)
-        return table.run(model, requirements.passes), kept
+        return model, records
 
     # --- activations -----------------------------------------------------------------------------
 
@@ -236,9 +230,9 @@ class Lowering:
             target, options = self._measuring
             # A runtime that computes in fp32 maps such weights from the file; others it holds twice.
             stored = "fp32" if target.requirements.typed == "weights" else self.precision
-            lowered, _ = self._lowered(model, target, stored)
+            arrived = Road.to(target, stored).without_rewrites().run(model, progress=self.progress)
             context = Context(self.progress, self.method.dims, table.simplify)
-            written = target.lower(lowered, options, folder, context)
+            written = target.lower(arrived.model, options, folder, context)
             shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
             yield self._job(folder, written.model_file)
         finally:

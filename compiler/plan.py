@@ -14,8 +14,8 @@ from artifacts.disk import free_bytes
 from artifacts.manifest import DimRange, Recipe, TensorSpec
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
-from compiler.weights import Stored
-from targets.nf4 import is_indices
+from targets.graph.nf4 import is_indices
+from targets.graph.weights import Stored
 
 # Python, torch, diffusers, transformers and one component's graph while it is exported, in bytes (measured:
 # SD 1.5's UNet, 0.56 GB; SDXL's and FLUX's under 1 GB).

@@ -11,6 +11,9 @@ from compiler.capture.capture import SizeRange
 
 ONE = DimRange(min=1, max=1)
 
+PRECISION = "fp16"
+"""In which weights are stored where nothing else is asked for."""
+
 CHECKS = ("quick", "full", "none")
 
 
@@ -34,7 +37,7 @@ class CompileRequest:
         references: a folder where PyTorch's pictures are kept for the next compile that compares the same ones.
         quantize: how weights are quantized, as `compiler.quantize.recipe` reads it; empty for not at all.
         calibration: prompts that activations, and int4 with a method, are measured on; empty for the model's own.
-        rewrites: names of exact rewrites that the graphs get (`compiler.rewrites`), with commas between them, or
+        rewrites: names of exact rewrites that the graphs get (`compiler.road`), with commas between them, or
             "none"; empty for those that are on for the target.
         force: replace an artifact that is at `out`.
     """
@@ -42,7 +45,7 @@ class CompileRequest:
     model: str
     out: Path
     target: str
-    precision: str = "fp16"
+    precision: str = PRECISION
     tasks: tuple[str, ...] = ()
     size: SizeRange | None = None
     batch: DimRange = ONE

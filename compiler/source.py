@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import Entry, read_header
-from compiler.weights import Stored
 from runtimes.classes import component_class
+from targets.graph.weights import Stored
 
 BUILTIN_MODELS = "latentc.models"
 """Entry-point group of built-in models: name -> "module:object", a folder."""

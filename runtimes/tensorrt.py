@@ -13,8 +13,8 @@ from runtimes.base import Device
 from runtimes.common import check_inputs, choose, closed, opening, running
 from runtimes.containment import check_external_data
 from runtimes.scratch import Scratch, scratch
-from targets.tensorrt import BUILDERS, MODEL, Builder, version_here
-from targets.tensorrt_build import dtype_name
+from targets.tensorrt.build import dtype_name
+from targets.tensorrt.target import BUILDERS, MODEL, Builder, version_here
 
 if TYPE_CHECKING:
     import numpy as np

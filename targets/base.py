@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,35 @@ class Availability:
     install: str = ""
 
 
+PRECISIONS = frozenset({"fp32", "fp16", "bf16"})
+"""In which weights can be stored."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """An exact rewrite: a graph pass after which a runtime is faster and pictures differ by rounding only.
+
+    Attributes:
+        name: as `--rewrites` takes it.
+        path: "module:class" of the pass, an `onnx_ir.passes.PassBase` made with no arguments.
+        summary: what it does, for people.
+        why: for people: what it gains where it is on, and why it is off elsewhere.
+        on: precisions in which it is on by default.
+        compressed: whether it is on, too, where weights alone are in fewer bits, so that they are small.
+    """
+
+    name: str
+    path: str
+    summary: str
+    why: str
+    on: frozenset[str] = PRECISIONS
+    compressed: bool = True
+
+    def off(self) -> Rewrite:
+        """The same for a target that runs its result, but does not gain: it has to be asked for."""
+        return replace(self, on=frozenset())
+
+
 @dataclass(frozen=True)
 class Requirements:
     """What a graph must be before `Target.lower` takes it.
@@ -34,6 +63,7 @@ class Requirements:
             in the lower precision behind a Cast), "strong" when the graph's own types are what runs.
         weight_schemes: quantization schemes it can hold ("int8", "int4", "nf4", ...).
         passes: names of the compiler's passes to run last, in order.
+        rewrites: the exact rewrites whose results its runtime can run, in the order in which they are applied.
         dynamic_shapes: whether symbolic dimensions may remain.
         activations: element type of quantized activations: "uint8" with a zero point, or "int8" without.
         scheme_options: options that a weight scheme must have here; others are refused by name, and defaults
@@ -49,6 +79,7 @@ class Requirements:
     weight_schemes: frozenset[str]
     passes: tuple[str, ...]
     dynamic_shapes: bool
+    rewrites: tuple[Rewrite, ...] = ()
     activations: str = "uint8"
     scheme_options: Mapping[str, Mapping[str, bool | int | str]] = field(default_factory=dict)
     int4_methods: frozenset[str] = frozenset()

@@ -12,10 +12,10 @@ from targets.base import Target
 ENTRY_POINTS = "latentc.targets"
 
 TARGETS: dict[str, str] = {
-    "onnxruntime": "targets.onnxruntime:TARGET",
-    "openvino": "targets.openvino:TARGET",
-    "directml": "targets.directml:TARGET",
-    "tensorrt": "targets.tensorrt:TARGET",
+    "onnxruntime": "targets.onnxruntime.target:TARGET",
+    "openvino": "targets.openvino.target:TARGET",
+    "directml": "targets.directml.target:TARGET",
+    "tensorrt": "targets.tensorrt.target:TARGET",
 }
 
 

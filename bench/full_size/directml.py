@@ -18,7 +18,7 @@ from pathlib import Path
 
 from artifacts.errors import LatentcError
 from bench.full_size.published import PUBLISHED
-from targets.directml_check import Coverage, Fallback
+from targets.directml.check import Coverage, Fallback
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ def check(name: str, components: frozenset[str] = frozenset()) -> Iterator[Row]:
     from bench.full_size.make import make_configs
     from compiler.capture.capture import capture
     from compiler.export.graph import export_graph
-    from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
-    from compiler.passes.table import run, simplify
+    from compiler.passes.table import simplify
+    from compiler.request import PRECISION
+    from compiler.road import Road
     from compiler.source import open_model
-    from targets.directml import TARGET, at_size, sizes
-    from targets.directml_check import coverage
+    from targets import table as targets
+    from targets.directml.check import coverage
+    from targets.directml.target import TARGET, at_size, sizes
 
     with tempfile.TemporaryDirectory(prefix="latentc-directml-") as folder:
         model = Path(folder) / name
@@ -69,8 +71,7 @@ def check(name: str, components: frozenset[str] = frozenset()) -> Iterator[Row]:
             start = time.perf_counter()
             part = next(c for c in source.modules if c.name == method.component)
             graph = export_graph(part, method, captured.weights[method.component])
-            graph = PrecisionStrongPass(StrongOptions(precision="fp16"))(graph).model
-            graph = run(graph, TARGET.requirements.passes)
+            graph = Road.to(targets.get(TARGET.name), PRECISION).run(graph, read_weights=False).model
             point = sizes(graph, method.dims)[-1]
             found = coverage(at_size(graph, point, simplify))
             yield Row(method.folder, dict(point), found, time.perf_counter() - start)

@@ -28,7 +28,7 @@ def measure(model: str, component: str) -> dict[str, float]:
     from compiler.capture.capture import SizeRange, capture
     from compiler.export.graph import export_graph
     from compiler.source import open_model
-    from compiler.weights import WeightRef
+    from targets.graph.weights import WeightRef
 
     start = time.perf_counter()
     source = open_model(model)

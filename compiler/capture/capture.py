@@ -20,9 +20,9 @@ from compiler.capture.infer import Method, methods
 from compiler.capture.recorder import Recorder
 from compiler.capture.tasks import own_task, pipeline_for
 from compiler.source import ModelSource
-from compiler.weights import Stored
 from runtimes.assemble import assemble
 from runtimes.classes import class_path
+from targets.graph.weights import Stored
 
 # Sizes tried where neither the request nor the pipeline's own defaults tell one.
 _FALLBACK_SIZE = 512
@@ -77,7 +77,7 @@ def capture(
         batch: declared range of images a call.
         given: more arguments of the call, by name.
         weightless: do not look for weight files: the folder may hold configs alone. What would be read of them
-            is noise (`compiler.weights.Seeded`).
+            is noise (`targets.graph.weights.Seeded`).
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.

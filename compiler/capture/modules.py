@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from artifacts.errors import LatentcError
-from compiler.export_fixes.rewritten import recordable
+from compiler.capture.rewritten import recordable
 from compiler.source import ComponentSource
-from compiler.weights import Seeded, Stored
+from targets.graph.weights import Seeded, Stored
 
 # Tables of more elements that checkpoints store (SD 3.5's positions: 226 million) are weights like any other.
 _TABLE_ELEMENTS = 65536

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from artifacts.errors import LatentcError
-from compiler.weights import Cast, Stored, WeightRef
+from targets.graph.weights import Cast, Stored, WeightRef
 
 _PREFIX = "module."  # `MethodCall.module`
 

@@ -16,7 +16,7 @@ from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
 from compiler.passes import table
 from compiler.source import ComponentSource
-from compiler.weights import Stored
+from targets.graph.weights import Stored
 
 
 def export_graph(component: ComponentSource, method: Method, weights: Mapping[str, Stored]) -> ir.Model:

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 
 from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
-from compiler.export_fixes.complex_pairs import without_complex
-from compiler.export_fixes.known_operators import use_known_operators
+from compiler.export.complex_pairs import without_complex
+from compiler.export.known_operators import use_known_operators
 
 OPSET = 21
 

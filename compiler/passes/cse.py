@@ -6,9 +6,9 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
-from compiler.passes.rewrite import alias
-from compiler.passes.shapes import is_small
-from compiler.weights import WeightRef
+from targets.graph.edit import alias
+from targets.graph.shapes import is_small
+from targets.graph.weights import WeightRef
 
 # Ops that give another result each time they run.
 RANDOM_OPS = frozenset(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from compiler.passes.rewrite import add_constant, insert
-from compiler.passes.shapes import (
+from targets.graph.edit import add_constant, insert
+from targets.graph.shapes import (
     Dims,
     Shapes,
     constant,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from compiler.passes.cse import attributes_key
-from compiler.passes.rewrite import add_initializer
-from compiler.passes.shapes import Shapes, int_attribute, ints_attribute, slice_bounds, static
-from compiler.weights import Cast, Joined, Reshape, Slice, Transform, Transpose, WeightRef
+from targets.graph.edit import add_initializer
+from targets.graph.shapes import Shapes, int_attribute, ints_attribute, slice_bounds, static
+from targets.graph.weights import Cast, Joined, Reshape, Slice, Transform, Transpose, WeightRef
 
 # A weight with other uses is stored once more for each way it is transformed: only when it is small.
 _COPIED_BYTES = 1 << 16

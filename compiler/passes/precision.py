@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from artifacts.errors import UsageError
 from artifacts.progress import Event, Progress, silent
-from compiler.weights import Stored, WeightRef
+from targets.graph.shapes import is_small
+from targets.graph.weights import Stored, WeightRef
 
 LOWER: dict[str, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 """Precision, as a user names it -> element type."""
@@ -78,13 +79,18 @@ def audit(weight: ir.TensorProtocol, precision: str) -> float | None:
     return largest_seen if not largest_seen <= largest(dtype) else None
 
 
-def out_of_range(model: ir.Model, precision: str, progress: Progress = silent) -> dict[str, float]:
+def out_of_range(
+    model: ir.Model, precision: str, progress: Progress = silent, *, read_weights: bool = True
+) -> dict[str, float]:
     """The fp32 weights that `precision` cannot hold: initializer name -> largest absolute value.
 
     Reads one weight at a time and keeps none. Those whose stored type answers are not read.
+
+    Args:
+        read_weights: without it weights on disk count as within; constants in memory are still looked at.
     """
     found: dict[str, float] = {}
-    weights = list(_float_weights(model))
+    weights = [(n, w) for n, w in _float_weights(model) if read_weights or is_small(w)]
     total = float(sum(w.nbytes for _, w in weights))
     done = 0.0
     for name, weight in weights:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compiler.passes.check import complete
 from compiler.passes.precision import EXTREME, element_type, fits, lowered
-from compiler.passes.rewrite import add_initializer
-from compiler.passes.shapes import constant
-from compiler.weights import Cast, WeightRef
+from targets.graph.check import complete
+from targets.graph.edit import add_initializer
+from targets.graph.shapes import constant
+from targets.graph.weights import Cast, WeightRef
 
 FULL_PRECISION: dict[str, str] = {
     "Sin": "a phase needs absolute precision: an angle of 1000 is off by 0.25 in fp16 and by 4 in bf16",

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from compiler.passes.precision import element_type, lowered
-from compiler.passes.rewrite import add_initializer
-from compiler.passes.shapes import is_small
-from compiler.weights import Cast
+from targets.graph.edit import add_initializer
+from targets.graph.shapes import is_small
+from targets.graph.weights import Cast
 
 _TABLE_ELEMENTS = 65536
 

@@ -2,7 +2,7 @@
 
 Each entry of `PASSES` is "module:class"; the class is an `onnx_ir.passes.PassBase` made with no arguments.
 `DEFAULT` runs on every exported graph, in order (`sdpa` leaves constants for a second `fold`). Then come the rewrites
-that are on for the target (`compiler.rewrites`) and, after quantization and precision, the target's own
+that are on for the target (`compiler.road`) and, after quantization and precision, the target's own
 `requirements.passes`. Passes with options (precision) are made by their users and handed to `run` in the same list.
 """
 
@@ -23,12 +23,7 @@ PASSES: dict[str, str] = {
     "sdpa": "compiler.passes.sdpa:SdpaPass",
     "dead": "compiler.passes.dead:DeadPass",
     "cse": "compiler.passes.cse:CsePass",
-    "single": "compiler.passes.single:SinglePass",
-    "split-linear": "compiler.passes.split_linear:SplitLinearPass",
-    "sub-pixel-conv": "compiler.passes.sub_pixel_conv:SubPixelConvPass",
-    "multi-head-attention": "compiler.passes.multi_head_attention:MultiHeadAttentionPass",
-    "instance-norm": "compiler.passes.instance_norm:InstanceNormPass",
-    "pad-heads": "compiler.passes.pad_heads:PadHeadsPass",
+    "without-fp64": "compiler.passes.without_fp64:WithoutFp64Pass",
 }
 
 SIMPLIFY: tuple[str, ...] = ("fold", "dead", "cse")
@@ -45,6 +40,11 @@ def make(name: str) -> ir.passes.PassBase:
     path = PASSES.get(name)
     if path is None:
         raise UsageError(f"there is no graph pass '{name}' (there are: {', '.join(PASSES)}).")
+    return load(path)
+
+
+def load(path: str) -> ir.passes.PassBase:
+    """The pass at "module:class"."""
     module, _, attribute = path.partition(":")
     return cast(ir.passes.PassBase, getattr(importlib.import_module(module), attribute)())
 
@@ -61,7 +61,7 @@ def run(
     Args:
         model: changed in place.
         names: names from `PASSES`, or passes made with options.
-        check: validates the graph after each pass (`compiler.passes.check`), for debugging.
+        check: validates the graph after each pass (`targets.graph.check`), for debugging.
         dump: an existing folder that receives the graph as text after each pass: "00-export.txt",
             "01-inline.txt", ...; weights are named, not written.
 
@@ -69,7 +69,7 @@ def run(
         UsageError: an unknown name.
         InvariantError: `check` found an invalid graph; the message names the pass.
     """
-    from compiler.passes.check import check_model, dump_text
+    from targets.graph.check import check_model, dump_text
 
     passes = [(make(item), item) if isinstance(item, str) else (item, type(item).__name__) for item in names]
     if dump is not None:

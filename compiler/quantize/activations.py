@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compiler.passes.rewrite import add_constant, insert
 from compiler.quantize.find import Layout, find
+from targets.graph.edit import add_constant, insert
 
 TAPS = "latentc.taps"
 """The tapped graph's additional output, float32 in one dimension."""

@@ -11,13 +11,13 @@ import onnx_ir as ir
 
 from artifacts.manifest import WeightRecord
 from artifacts.progress import Event, Progress, silent
-from compiler.passes.rewrite import add_constant, add_initializer, insert
 from compiler.quantize.correction import correct
 from compiler.quantize.decide import Decision, spare_small, stored_bytes
 from compiler.quantize.find import Found, Layout, find
 from compiler.quantize.stream import Given, QuantizedWeight, Scratch, quantize
-from compiler.weights import Stored, WeightRef
-from targets import nf4
+from targets.graph import nf4
+from targets.graph.edit import add_constant, add_initializer, insert
+from targets.graph.weights import Stored, WeightRef
 
 Choose = Callable[[str, Layout], "Decision | None"]
 """A weight's key and layout -> what becomes of it; None for nothing."""

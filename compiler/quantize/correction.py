@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from compiler.passes.rewrite import add_initializer, insert
 from compiler.quantize.stream import QuantizedWeight
-from compiler.weights import Reshape, Stored, Transform, Transpose, WeightRef
+from targets.graph.edit import add_initializer, insert
+from targets.graph.weights import Reshape, Stored, Transform, Transpose, WeightRef
 
 
 def correct(graph: ir.Graph, made: QuantizedWeight, name: str, node: ir.Node) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from compiler.passes.shapes import int_attribute
-from compiler.weights import Reshape, Transpose, WeightRef
+from targets.graph.shapes import int_attribute
+from targets.graph.weights import Reshape, Transpose, WeightRef
 
 # Smaller ones and vectors (biases, scales of norms) cost nothing and move every channel.
 MIN_ELEMENTS = 1024

@@ -28,8 +28,8 @@ from compiler.quantize import int8_activations, table
 from compiler.quantize.decide import Decision, decide, stored_bytes
 from compiler.quantize.find import MIN_ELEMENTS, Layout
 from compiler.quantize.int4 import NO_METHOD
-from compiler.weights import Stored
 from targets.base import Target
+from targets.graph.weights import Stored
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 NONE = "none"

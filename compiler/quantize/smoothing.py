@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compiler.passes.rewrite import add_constant
 from compiler.quantize import int8
 from compiler.quantize.activations import LEVELS, Site, Tap, flat, twins
 from compiler.quantize.find import Found, find
-from compiler.weights import Multiply, WeightRef
+from targets.graph.edit import add_constant
+from targets.graph.weights import Multiply, WeightRef
 
 STRENGTHS = (0.25, 0.5, 0.75)
 """Of SmoothQuant: 0 would leave all outliers to the activation, 1 all to the weights."""

@@ -15,7 +15,7 @@ from compiler.quantize import low_rank, table
 from compiler.quantize.blocks import Blocks, is_half
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Found
-from compiler.weights import Cast, Reshape, Slice, Stored, Transpose, WeightRef
+from targets.graph.weights import Cast, Reshape, Slice, Stored, Transpose, WeightRef
 
 # Elements worked on at once: their temporary arrays stay in a processor's cache.
 _CHUNK = 1 << 17

@@ -31,13 +31,8 @@ def write(file: Path, snapshot: Snapshot) -> None:
     Raises:
         LatentcError: it cannot be written.
     """
-    write_text(file, snapshot.text())
-
-
-def write_text(file: Path, text: str) -> None:
-    """As `write`, any text."""
     try:
-        file.write_text(text, encoding="utf-8", newline="\n")
+        file.write_text(snapshot.text(), encoding="utf-8", newline="\n")
     except OSError as error:
         raise LatentcError(f"{file} cannot be written: {error}") from error
 

@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "signature": "names, types and shapes of inputs and outputs",
     "opset": "versions of the operator sets",
     "numeric": "results on seeded weights",
+    "rewrites": "exact rewrites that matched before, or match now",
     "patterns": "groups of operators that runtimes fuse",
     "casts": "conversions between types",
     "quantization": "quantized weights and what unpacks them",
@@ -102,6 +103,13 @@ def _graph(a: GraphPrint, b: GraphPrint) -> Iterator[Change]:
         yield change("metadata", f"made of {a.source} -> {b.source}")
     if a.targets != b.targets:
         yield change("metadata", f"for {', '.join(a.targets)} -> {', '.join(b.targets)}")
+    for name in sorted(set(a.rewrites) | set(b.rewrites)):
+        if name not in b.rewrites:
+            yield change("rewrites", f"the rewrite {name} finds nothing any more")
+        elif name not in a.rewrites:
+            yield change("rewrites", f"the rewrite {name} finds something now")
+    if a.precision != b.precision:
+        yield change("casts", f"precision {a.precision or 'none'} -> {b.precision or 'none'}")
     for what, mine, theirs in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
         yield from (change(kind, text) for kind, text in _signature(what, mine, theirs))
     for domain in sorted(a.opset.keys() | b.opset.keys()):

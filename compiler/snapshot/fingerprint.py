@@ -22,13 +22,15 @@ def fingerprint(
     source: str = "",
     sizes: Mapping[str, int] | None = None,
     targets: tuple[str, ...] = (),
+    precision: str = "",
+    rewrites: tuple[str, ...] = (),
 ) -> GraphPrint:
     """What is worth comparing of a graph.
 
     Args:
         model: is not changed. Nodes tell their module by `compiler.export.scopes.MODULE`; of a graph without any,
             all nodes belong to the root.
-        name, form, source, targets: as in `GraphPrint`.
+        name, form, source, targets, precision, rewrites: as in `GraphPrint`.
         sizes: of each symbolic dimension, for the costs.
     """
     sizes = dict(sizes or {})
@@ -66,6 +68,8 @@ def fingerprint(
         modules=modules,
         digest=digest(fixed, words),
         targets=targets,
+        precision=precision,
+        rewrites=rewrites,
     )
 
 

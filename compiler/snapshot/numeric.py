@@ -27,7 +27,7 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
     """One line for each output: its mean, its spread, and a weighted sum that tells places apart.
 
     Args:
-        model: the target-neutral graph, whose weights are `compiler.weights.Seeded`.
+        model: the target-neutral graph, whose weights are `targets.graph.weights.Seeded`.
     """
     from compiler.capture.samples import points
     from runtimes import table as sessions

@@ -10,7 +10,7 @@ from functools import cached_property
 from artifacts.errors import LatentcError
 from compiler.snapshot.paths import compress, expand
 
-HEAD = "latentc graph snapshot 1"
+HEAD = "latentc graph snapshot 2"
 
 Counts = Mapping[str, int]
 
@@ -77,7 +77,7 @@ class GraphPrint:
 
     Attributes:
         name: its folder in an artifact ("unet", "vae_decoder").
-        form: "fp32" for the target-neutral graph, or what targets ask for: "fp16 weights".
+        form: "fp32" for the target-neutral graph, or the targets that take it so: "directml, tensorrt".
         source: class and method that it answers.
         opset: domain -> version ("" is ONNX's own).
         inputs, outputs: "name dtype [shape]".
@@ -85,7 +85,9 @@ class GraphPrint:
         modules: path -> its print.
         digest: of the whole wiring, independent of all names.
         numeric: results on seeded weights, a line each; empty for large models.
-        targets: who asks for this form.
+        targets: who takes this form.
+        precision: how weights are stored and who decides on activations: "fp16 weights"; empty for the neutral graph.
+        rewrites: names of the exact rewrites that changed something.
     """
 
     name: str
@@ -99,6 +101,8 @@ class GraphPrint:
     digest: str
     numeric: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    precision: str = ""
+    rewrites: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -152,6 +156,9 @@ def _graph_lines(graph: GraphPrint) -> Iterator[str]:
     yield f"graph {graph.key}"
     if graph.targets:
         yield f"targets {', '.join(graph.targets)}"
+    if graph.precision:
+        yield f"precision {graph.precision}"
+    yield from (f"rewrite {name}" for name in graph.rewrites)
     yield f"source {graph.source}"
     yield from (f"opset {domain or 'onnx'} {version}" for domain, version in sorted(graph.opset.items()))
     yield from (f"input {text}" for text in graph.inputs)
@@ -231,8 +238,8 @@ class _Graph:
     def __init__(self, key: str) -> None:
         name, _, form = key.partition(" (")
         self.name, self.form = name, form.removesuffix(")")
-        self.one: dict[str, str] = {"source": "", "digest": "", "targets": ""}
-        self.many: dict[str, list[str]] = {"input": [], "output": [], "numeric": []}
+        self.one: dict[str, str] = {"source": "", "digest": "", "targets": "", "precision": ""}
+        self.many: dict[str, list[str]] = {"input": [], "output": [], "numeric": [], "rewrite": []}
         self.opset: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.modules: dict[str, ModulePrint] = {}
@@ -296,6 +303,8 @@ class _Graph:
             digest=self.one["digest"],
             numeric=tuple(self.many["numeric"]),
             targets=tuple(name for name in self.one["targets"].split(", ") if name),
+            precision=self.one["precision"],
+            rewrites=tuple(self.many["rewrite"]),
         )
 
 

@@ -1,4 +1,7 @@
-"""A model's configs become its snapshot: captured, exported and passed as a compile does, reading no weight."""
+"""A model's configs become its snapshot: captured, exported and taken to each target as a compile does.
+
+No weight is read.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
-import onnx_ir as ir
-
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress, silent
@@ -16,9 +17,8 @@ from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.export.graph import export_graph
-from compiler.passes import table as passes
-from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
-from compiler.passes.precision_weights import PrecisionWeightsPass, WeightOptions
+from compiler.request import PRECISION
+from compiler.road import Road
 from compiler.snapshot import numeric
 from compiler.snapshot.fingerprint import fingerprint
 from compiler.snapshot.prints import GraphPrint, Snapshot
@@ -28,50 +28,39 @@ from targets import table as targets
 _PACKAGES = ("torch", "diffusers", "transformers", "onnxscript")
 
 NEUTRAL = "fp32"
-"""The form of a graph before any target's passes."""
+"""The form of a graph before it is taken to any target."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What passes run after the default ones, and for whom.
+    """A graph as `latentc compile` hands it to targets when nothing but the target is asked for.
 
     Attributes:
-        precision, typed, passes: as in `targets.base.Requirements`.
-        targets: who asks for it.
+        targets: whose road it is; those with equal roads share one.
     """
 
-    precision: str
-    typed: str
-    passes: tuple[str, ...]
+    road: Road
     targets: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """ "fp16 weights", and the passes when there are any."""
-        return "+".join((f"{self.precision} {self.typed}", *self.passes))
-
-    def apply(self, model: ir.Model) -> ir.Model:
-        """A copy of the graph in this form; all weights count as within range, as none is read."""
-        model = model.clone()
-        if self.precision != "fp32":
-            strong = PrecisionStrongPass(StrongOptions(precision=self.precision))
-            weights = PrecisionWeightsPass(WeightOptions(precision=self.precision))
-            model = (strong if self.typed == "strong" else weights)(model).model
-        return passes.run(model, self.passes)
+        """Of its graphs in a snapshot."""
+        return ", ".join(self.targets)
 
 
 def forms(names: Sequence[str]) -> tuple[Form, ...]:
-    """The forms that these targets ask for; those that ask for the same share one.
+    """The forms of these targets.
 
     Raises:
         UsageError: there is no such target.
     """
-    found: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    users: dict[Road, list[str]] = {}
     for name in names:
-        wanted = targets.get(name).requirements
-        precision = "fp16" if "fp16" in wanted.precisions else min(wanted.precisions)
-        found.setdefault((precision, wanted.typed, wanted.passes), []).append(name)
-    return tuple(Form(*key, targets=tuple(users)) for key, users in found.items())
+        target = targets.get(name)
+        takes = target.requirements.precisions
+        precision = PRECISION if PRECISION in takes else min(takes)
+        users.setdefault(Road.to(target, precision), []).append(name)
+    return tuple(Form(road, tuple(names)) for road, names in users.items())
 
 
 @dataclass(frozen=True)
@@ -186,7 +175,15 @@ def _prints(
         neutral = replace(neutral, numeric=numeric.measure(graph, method))
     yield neutral
     for form in wanted:
-        yield fingerprint(form.apply(graph), form=form.name, targets=form.targets, **facts)
+        arrived = form.road.run(graph.clone(), read_weights=False)
+        yield fingerprint(
+            arrived.model,
+            form=form.name,
+            targets=form.targets,
+            precision=f"{form.road.precision} {form.road.typed}",
+            rewrites=arrived.rewrites,
+            **facts,
+        )
 
 
 def largest(method: Method) -> dict[str, int]:

@@ -232,21 +232,22 @@ def _conclude(
     epilog="""\b
 Examples:
   latentc graph show sd15.graph
-  latentc graph show ./sdxl --graph unet --depth 3 --svg unet.svg
+  latentc graph show ./sdxl --graph unet --form openvino --depth 3
 """,
 )
 @click.argument("what", metavar="FILE|MODEL")
 @click.option("--graph", "name", metavar="NAME", help="Only this graph. [default: all]")
-@click.option("--form", default="fp32", show_default=True, help="Which form of the graphs.")
+@click.option(
+    "--form",
+    default="fp32",
+    show_default=True,
+    help="Which form of the graphs: fp32, before any target, or a target's name.",
+)
 @click.option(
     "--depth", type=click.IntRange(0, 12), default=1, show_default=True, help="Levels of modules to list."
 )
-@click.option(
-    "--svg", "picture", type=click.Path(), metavar="FILE",
-    help="Also draw the graph (--graph), each module as wide as it is costly.",
-)  # fmt: skip
 @click.option("--json", "json_output", is_flag=True, help="Print the table as JSON.")
-def show(what: str, name: str | None, form: str, depth: int, picture: str | None, json_output: bool) -> None:
+def show(what: str, name: str | None, form: str, depth: int, json_output: bool) -> None:
     """Show graphs by module: operators, patterns, FLOPs, parameters, and bytes written.
 
     Of a snapshot, or of a model, which is then snapshot first.
@@ -254,22 +255,15 @@ def show(what: str, name: str | None, form: str, depth: int, picture: str | None
     from pathlib import Path
 
     from artifacts.errors import UsageError
-    from compiler.snapshot.check import read, write_text
+    from compiler.snapshot.check import read
     from compiler.snapshot.take import Options
     from latentc import show as printing
 
     taken = read(Path(what)) if Path(what).is_file() else _take(what, Options())
-    graphs = [g for g in taken.graphs if g.form == form and name in (None, g.name)]
+    graphs = [g for g in taken.graphs if form in (g.form, *g.targets) and name in (None, g.name)]
     if not graphs:
         there = ", ".join(g.key for g in taken.graphs)
         raise UsageError(f"{what} has no graph {name or ''} ({form}); there are: {there}.")
-    if picture is not None and len(graphs) > 1:
-        names = ", ".join(g.name for g in graphs)
-        raise UsageError(f"--svg draws one graph; there are: {names}.", "Name it: --graph " + graphs[-1].name)
-    if picture is not None:
-        from compiler.snapshot.draw import svg
-
-        write_text(Path(picture), svg(graphs[0]))
     if json_output:
         printing.as_json({g.key: _rows(g, depth) for g in graphs})
         return

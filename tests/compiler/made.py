@@ -14,7 +14,7 @@ import torch
 from artifacts.manifest import DimRange, TensorLeaf, TensorSpec
 from compiler.build import CompileRequest, SizeRange
 from compiler.capture.infer import Method
-from compiler.weights import Stored
+from targets.graph.weights import Stored
 
 
 class Function(torch.nn.Module):

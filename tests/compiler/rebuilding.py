@@ -9,7 +9,7 @@ from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, DimRange, Manifest, PictureEvidence, TensorSpec
 from artifacts.progress import silent
 from targets.base import Context
-from targets.directml import TARGET
+from targets.directml.target import TARGET
 from tests.contract.graphs import Denoiser
 from tests.latentc.artifacts_made import made
 

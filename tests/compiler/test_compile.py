@@ -67,7 +67,7 @@ def test_a_run_takes_up_the_parts_of_an_interrupted_one(sd15, tmp_path):
 def test_a_graph_with_other_weights_fails_and_nothing_appears(sd15, tmp_path, monkeypatch):
     """The files that were written are checked, with the weights in them, against the model's own."""
     pytest.importorskip("onnxruntime")
-    from targets.onnxruntime import OnnxRuntime
+    from targets.onnxruntime.target import OnnxRuntime
 
     lower = OnnxRuntime.lower
 

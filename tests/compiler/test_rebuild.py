@@ -21,7 +21,7 @@ from compiler import rebuild as module
 from compiler.rebuild import RebuildRequest, rebuild
 from runtimes.directml import SESSION
 from targets.base import Context
-from targets.directml import TARGET
+from targets.directml.target import TARGET
 from tests.compiler.rebuilding import DIMS, compiled
 from tests.contract.graphs import Denoiser
 

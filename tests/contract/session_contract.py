@@ -17,7 +17,7 @@ from runtimes import table as sessions
 from runtimes.base import Session, SessionFactory
 from targets import table as targets
 from targets.base import Context
-from targets.onnx_files import symbols
+from targets.graph.onnx_files import symbols
 from tests.contract.graphs import WIDTH, Denoiser, identity, model, named, value
 
 # Relative to the output's norm. bf16 artifacts may be computed in bf16, the others must not be.

@@ -11,7 +11,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from runtimes.directml import ON_CPU, SESSION
 from targets.base import Context
-from targets.directml import TARGET
+from targets.directml.target import TARGET
 from tests.contract.graphs import Denoiser
 from tests.contract.session_contract import SessionContract
 

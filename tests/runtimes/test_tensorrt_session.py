@@ -23,8 +23,8 @@ from runtimes.base import SessionFactory
 from runtimes.scratch import scratch
 from runtimes.tensorrt import SESSION
 from targets.base import Availability
-from targets.onnx_files import write_onnx
-from targets.tensorrt import BUILDERS
+from targets.graph.onnx_files import write_onnx
+from targets.tensorrt.target import BUILDERS
 from tests.contract.graphs import Denoiser
 from tests.contract.session_contract import SessionContract
 from tests.runtimes import pretended_tensorrt

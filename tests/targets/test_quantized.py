@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from compiler.passes.precise import lower_precision
+from compiler.passes.lower_precision import lower_precision
 from runtimes import table as runtimes
 from targets import table as targets
 from targets.base import Context

@@ -135,7 +135,7 @@ def test_a_stored_value_has_the_type_that_it_has_in_the_module(tmp_path):
     import numpy as np
     import onnx_ir as ir
 
-    from compiler.weights import Stored
+    from targets.graph.weights import Stored
 
     module = torch.nn.Module()
     module.register_buffer("ids", torch.zeros(1, dtype=torch.int64))

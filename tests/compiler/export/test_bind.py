@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
 from compiler.export.bind import bind_weights
-from compiler.weights import Cast, WeightRef
+from targets.graph.weights import Cast, WeightRef
 from tests.compiler.made import stored
 
 FLOAT, HALF, INT = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from compiler.weights import Stored, WeightRef
+from targets.graph.weights import Stored, WeightRef
 
 _TYPES = {"F32": ir.DataType.FLOAT, "I64": ir.DataType.INT64}
 

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from compiler.weights import Stored, WeightRef
+from targets.graph.weights import Stored, WeightRef
 
 
 def parse(body: str) -> ir.Model:

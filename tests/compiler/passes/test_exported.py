@@ -10,7 +10,7 @@ import torch
 from compiler.passes import table
 from compiler.passes.precision_strong import PrecisionStrongPass
 from compiler.passes.precision_weights import PrecisionWeightsPass
-from compiler.weights import WeightRef
+from targets.graph.weights import WeightRef
 from tests.compiler.passes.exported import CASES, export, feeds
 from tests.compiler.passes.graphs import error, evaluate, ops
 

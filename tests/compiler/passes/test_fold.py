@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from compiler.passes import table
-from compiler.weights import Joined, Slice, Transpose, WeightRef
+from targets.graph.weights import Joined, Slice, Transpose, WeightRef
 from tests.compiler.passes.graphs import bind, error, evaluate, ghost, ops, parse
 
 FOLD = ("fold", "dead")

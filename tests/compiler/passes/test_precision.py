@@ -13,7 +13,7 @@ from compiler.passes import table
 from compiler.passes.precision import audit, out_of_range, overflow_islands, saturated
 from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
 from compiler.passes.precision_weights import PrecisionWeightsPass, WeightOptions
-from compiler.weights import Cast, Stored, WeightRef
+from targets.graph.weights import Cast, Stored, WeightRef
 from tests.compiler.passes.graphs import bind, error, evaluate, ghost, ops, parse, weight
 
 _LINEAR = """(float[N,32] x, float[32,64] w, float[64] b) => (float[N,64] y) {

@@ -8,14 +8,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compiler.passes.precise import lower_precision
+from compiler.passes.lower_precision import lower_precision
 from compiler.quantize import table
 from compiler.quantize.apply import QuantizePass
 from compiler.quantize.decide import decide
 from compiler.quantize.find import find
 from compiler.quantize.stream import Given, Scratch
-from compiler.weights import Cast, Transpose, WeightRef
-from targets.nf4 import as_matmul_bnb4
+from targets.graph.nf4 import as_matmul_bnb4
+from targets.graph.weights import Cast, Transpose, WeightRef
 from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse, weight
 from tests.compiler.quantize.made import KINDS, case, quantized
 

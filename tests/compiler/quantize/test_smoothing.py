@@ -11,7 +11,7 @@ import pytest
 from compiler.quantize import activations, smoothing
 from compiler.quantize.activations import Range, first_ranges, sites
 from compiler.quantize.smoothing import Channels, channels, factors, fold, smoothable
-from compiler.weights import Multiply, WeightRef
+from targets.graph.weights import Multiply, WeightRef
 from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse
 
 NORM = """(float[B,6,64] x, float[64] s, float[64] t, float[64,64] w, float[64,64] v) => (float[B,6,64] y, float[B,6,64] z) {

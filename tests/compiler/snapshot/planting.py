@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from compiler.capture.infer import Method
 from compiler.export.scopes import MODULE
-from compiler.passes.rewrite import add_constant, alias, insert
 from compiler.snapshot.diff import Change, diff
 from compiler.snapshot.fingerprint import fingerprint
 from compiler.snapshot.prints import Snapshot
-from compiler.weights import Seeded, Transpose, WeightRef
+from targets.graph.edit import add_constant, alias, insert
+from targets.graph.weights import Seeded, Transpose, WeightRef
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
 

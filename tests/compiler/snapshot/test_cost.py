@@ -8,8 +8,8 @@ import onnx.reference
 import onnx_ir as ir
 import pytest
 
-from compiler.passes.shapes import static
 from compiler.snapshot import cost
+from targets.graph.shapes import static
 from tests.compiler.passes.graphs import parse
 
 

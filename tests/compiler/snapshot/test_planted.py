@@ -95,7 +95,7 @@ def test_a_module_by_another_name_is_a_change_of_names_alone(unet, exported):
         if hasattr(ref, "source"):
             import dataclasses
 
-            from compiler.weights import WeightRef
+            from targets.graph.weights import WeightRef
 
             source = dataclasses.replace(ref.source, key=ref.source.key.replace("mid_block", "middle"))
             value.const_value = WeightRef(source, ref.transforms)

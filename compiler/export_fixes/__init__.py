@@ -1,1 +1,0 @@
-"""Rewrites of exported programs that give every operator an ONNX form; each looks at the graph alone."""

@@ -1,0 +1,137 @@
+"""What a graph goes through on its way from the exporter to a target: one road, which a compile, a calibration, a
+snapshot and the benches all take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from artifacts.errors import UsageError
+from artifacts.progress import Progress, silent
+from compiler.passes import table
+from compiler.passes.lower_precision import lower_precision
+from targets.base import Rewrite, Target
+
+NONE = "none"
+
+Quantize = Callable[[ir.Model], ir.Model]
+"""Puts quantized weights and activations into a graph in fp32; may change it in place."""
+
+
+def unquantized(model: ir.Model) -> ir.Model:
+    """Weights stay as they are."""
+    return model
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A graph that its target takes.
+
+    Attributes:
+        rewrites: names of those that changed something.
+        kept: what stayed in fp32, with the reason, one line each.
+    """
+
+    model: ir.Model
+    rewrites: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Road:
+    """The steps, in their order: exact rewrites, quantization, precision, the target's passes.
+
+    Two targets whose roads are equal get equal graphs.
+
+    Attributes:
+        precision: in which weights are stored: "fp32", "fp16" or "bf16".
+        typed, passes: as in `targets.base.Requirements`.
+    """
+
+    rewrites: tuple[Rewrite, ...]
+    precision: str
+    typed: str
+    passes: tuple[str, ...]
+
+    @classmethod
+    def to(cls, target: Target, precision: str, asked: str = "", compressed: bool = False) -> Road:
+        """The road of a compile for `target`; the arguments are those of `chosen`.
+
+        Raises:
+            UsageError: what `chosen` raises.
+        """
+        requirements = target.requirements
+        rewrites = chosen(target, precision, asked, compressed)
+        return cls(rewrites, precision, requirements.typed, requirements.passes)
+
+    @property
+    def name(self) -> str:
+        """ "fp16 weights", with the target's passes and the rewrites that are tried."""
+        rewrites = (f"{rewrite.name}" for rewrite in self.rewrites)
+        return "+".join((f"{self.precision} {self.typed}", *self.passes, *rewrites))
+
+    def without_rewrites(self) -> Road:
+        """For a graph that has been rewritten."""
+        return replace(self, rewrites=())
+
+    def run(
+        self,
+        model: ir.Model,
+        quantize: Quantize = unquantized,
+        progress: Progress = silent,
+        *,
+        read_weights: bool = True,
+    ) -> Arrived:
+        """Takes an exported graph, in fp32, to its target. Weights stay on disk; quantized ones are the callback's.
+
+        Args:
+            model: changed in place.
+            read_weights: look for weights beyond the precision's range, which stay in fp32; without it those
+                on disk count as within.
+        """
+        model, done = apply(model, self.rewrites)
+        model = quantize(model)
+        model, kept = lower_precision(model, self.precision, self.typed, progress, read_weights=read_weights)
+        return Arrived(table.run(model, self.passes), done, kept)
+
+
+def apply(model: ir.Model, rewrites: tuple[Rewrite, ...]) -> tuple[ir.Model, tuple[str, ...]]:
+    """The exported graph, in fp32, rewritten, and the names of what found something. No weight is read.
+
+    Args:
+        model: changed in place.
+    """
+    done = []
+    for rewrite in rewrites:
+        result = table.load(rewrite.path)(model)
+        model = result.model
+        if result.modified:
+            done.append(rewrite.name)
+    return table.run(model, ("dead",)) if done else model, tuple(done)
+
+
+def chosen(target: Target, precision: str, asked: str = "", compressed: bool = False) -> tuple[Rewrite, ...]:
+    """The rewrites of a graph, in the order in which they run.
+
+    Args:
+        asked: names with commas between them, "none", or empty for those that are on.
+        compressed: the graph's weights are in fewer bits, and its activations are not.
+
+    Raises:
+        UsageError: the target has no such rewrite.
+    """
+    offered = target.requirements.rewrites
+    if not asked:
+        return tuple(r for r in offered if precision in r.on and (r.compressed or not compressed))
+    if asked == NONE:
+        return ()
+    names = {name.strip() for name in asked.split(",")}
+    if unknown := sorted(names - {r.name for r in offered}):
+        there = ", ".join((*(r.name for r in offered), f"or {NONE} alone"))
+        raise UsageError(
+            f"target '{target.name}' has no rewrite '{unknown[0]}' (it has: {there}).",
+            f"For instance: --rewrites {offered[0].name if offered else NONE}",
+        )
+    return tuple(r for r in offered if r.name in names)

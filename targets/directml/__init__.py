@@ -1,0 +1,1 @@
+"""DirectML: ONNX Runtime on Windows, with its kernels as data."""

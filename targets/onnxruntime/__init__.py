@@ -1,0 +1,1 @@
+"""ONNX Runtime: the target, and the passes that its kernels want."""

@@ -1,0 +1,221 @@
+"""OpenVINO: ``openvino_model.xml`` and ``.bin``, as `optimum.intel` reads them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from artifacts.errors import LatentcError
+from artifacts.progress import Event
+from targets.base import Availability, Context, Lowered, Requirements
+from targets.data_aware import METHODS
+from targets.graph.nf4 import as_uint4, places
+from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
+from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
+from targets.versions import installed, versions
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MODEL = "openvino_model.xml"
+WEIGHTS = "openvino_model.bin"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the target "openvino".
+
+    Attributes:
+        fix: symbolic dimensions to make fixed, as ``name=size`` with commas between them; a graph without any
+            symbolic dimension is what NPUs take.
+    """
+
+    fix: str = ""
+
+
+class OpenVino:
+    """OpenVINO IR. The graph goes through OpenVINO's ONNX frontend, which maps the weights and loads none."""
+
+    name = "openvino"
+    summary = "OpenVINO, on Intel CPUs, GPUs and NPUs and on ARM CPUs"
+    # The frontend reads opset 21's blockwise int4 DequantizeLinear and 23's Attention.
+    requirements = Requirements(
+        opset=(17, 23),
+        precisions=frozenset({"fp32", "fp16", "bf16"}),
+        typed="weights",
+        weight_schemes=frozenset({"int8", "int4", "nf4", "int8-activations"}),
+        passes=(),
+        rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, INSTANCE_NORM.off(), PAD_HEADS.off()),
+        dynamic_shapes=True,
+        int4_methods=frozenset(METHODS),
+    )
+    options: type[Options] = Options
+    rebuild = None
+
+    def available(self) -> Availability:
+        """Whether the package openvino is installed."""
+        return installed("openvino", "onnx", "onnx_ir")
+
+    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
+        """Streams `graph` into ``out_dir/openvino_model.xml`` and ``.bin``.
+
+        The weights pass through a temporary ONNX file in `out_dir`, so the disk holds them twice for a while.
+        Weights keep their stored element type; input and output names become tensor names.
+
+        Raises:
+            UsageError: `options.fix` names a dimension that the graph does not have.
+            LatentcError: the files cannot be written, or OpenVINO has no rule for an operator.
+        """
+        fixed, normal_floats = as_uint4(fix_dims(graph, parse_fixed(options.fix)))
+        # In out_dir, so that it is on the same disk and goes with the work folder if we are killed.
+        temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=out_dir))
+        try:
+            write_onnx(
+                fixed,
+                temporary / "model.onnx",
+                context.progress,
+                f"{graph.graph.name or out_dir.name}: writing weights",
+            )
+            task = f"{graph.graph.name or out_dir.name}: converting to OpenVINO"
+            context.progress(Event(task, 0, None))
+            self._convert(temporary / "model.onnx", fixed, normal_floats, out_dir)
+            context.progress(Event(task, 1, 1))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Lowered(MODEL, (MODEL, WEIGHTS))
+
+    def _convert(
+        self, onnx_file: Path, graph: ir.Model, normal_floats: frozenset[str], out_dir: Path
+    ) -> None:
+        import openvino as ov
+
+        core = ov.Core()
+        try:
+            model = core.read_model(onnx_file)
+            lent = _retype(model, onnx_file, normal_floats)
+            _restore_names(model, graph)
+            _number_unnamed(model)
+            ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
+            _mark_stored_narrow(out_dir / MODEL)
+            del lent
+        except RuntimeError as error:
+            raise LatentcError(
+                f"OpenVINO {ov.__version__} cannot convert {out_dir.name}: {_first_lines(error)}",
+                "Use --target onnxruntime, or a newer openvino.",
+            ) from error
+        finally:
+            # The model maps the temporary file; Windows cannot delete it before this is gone.
+            model = None
+
+    def toolchain(self) -> Mapping[str, str]:
+        """Versions of onnx, onnx-ir and openvino."""
+        return versions("onnx", "onnx-ir", "openvino")
+
+
+def _restore_names(model: Any, graph: ir.Model) -> None:
+    """Gives every input and output exactly the graph's name: the frontend may add or move tensor names."""
+    for kind, ports, values in (
+        ("inputs", model.inputs, graph.graph.inputs),
+        ("outputs", model.outputs, graph.graph.outputs),
+    ):
+        if len(ports) != len(values):
+            raise LatentcError(f"OpenVINO kept {len(ports)} of the graph's {len(values)} {kind}.")
+    for port, value in zip(model.inputs, graph.graph.inputs, strict=True):
+        if value.name not in port.get_names():
+            port.get_tensor().set_names({value.name})
+        port.get_node().set_friendly_name(value.name)
+    for port, value in zip(model.outputs, graph.graph.outputs, strict=True):
+        if value.name not in port.get_names():
+            port.get_tensor().add_names({value.name})
+
+
+def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> list[Any]:
+    """Makes nf4 of the uint4 constants of these names; their bytes stay mapped from the ONNX file's data.
+
+    Returns:
+        The arrays that the new constants point into: OpenVINO does not keep them alive.
+    """
+    lent: list[Any] = []
+    if not names:
+        return lent
+    import numpy as np
+    import openvino as ov
+
+    stored = places(onnx_file, names)
+    for constant in model.get_ordered_ops():
+        if constant.get_type_name() != "Constant" or constant.get_friendly_name() not in names:
+            continue
+        name = constant.get_friendly_name()
+        place = stored.pop(name)
+        data: Any = (
+            np.frombuffer(place, np.uint8)
+            if isinstance(place, bytes)
+            else np.memmap(onnx_file.parent / place.file, np.uint8, "r", place.offset, (place.length,))
+        )
+        lent.append(data)
+        tensor = ov.Tensor(data, ov.Shape(list(constant.get_output_shape(0))), ov.Type.nf4)
+        typed = ov.op.Constant(tensor, shared_memory=True)
+        typed.set_friendly_name(name)
+        for reader in constant.output(0).get_target_inputs():
+            reader.replace_source_output(typed.output(0))
+    if stored:
+        raise LatentcError(f"OpenVINO {ov.__version__} moved the nf4 weight '{min(stored)}'.")
+    model.validate_nodes_and_infer_types()
+    return lent
+
+
+def _number_unnamed(model: Any) -> None:
+    """Numbers what the frontend named itself ("Constant_69") from 0 in each model.
+
+    OpenVINO numbers across the process: the same graph would give another file, and another hash, each time.
+    """
+    ops = model.get_ordered_ops()
+    names = [op.get_friendly_name() for op in ops]
+    own = [
+        n.startswith(f"{op.get_type_name()}_") and n.rpartition("_")[2].isdigit()
+        for op, n in zip(ops, names, strict=True)
+    ]
+    taken = {n for n, is_own in zip(names, own, strict=True) if not is_own}
+    fresh = (n for i in itertools.count() if (n := f"unnamed_{i}") not in taken)
+    for op, is_own in zip(ops, own, strict=True):
+        if is_own:
+            op.set_friendly_name(next(fresh))
+
+
+def _mark_stored_narrow(file: Path) -> None:
+    """Marks, in the IR, what widens a weight of 16 bits as OpenVINO's own compression marks it, "decompression".
+
+    Without the mark OpenVINO widens all of them while it loads, and holds them beside what its kernels then make of
+    them. Its Python interface cannot set such a mark.
+    """
+    tree = ElementTree.parse(file)
+    net = tree.getroot()
+    layers = {layer.attrib["id"]: layer for layer in net.iterfind("layers/layer")}
+    for edge in net.iterfind("edges/edge"):
+        maker, reader = layers[edge.attrib["from-layer"]], layers[edge.attrib["to-layer"]]
+        if (maker.attrib["type"], reader.attrib["type"]) != ("Const", "Convert"):
+            continue
+        kinds = [layer.find("data") for layer in (maker, reader)]
+        stored, wide = (data.attrib if data is not None else {} for data in kinds)
+        if stored.get("element_type") not in ("f16", "bf16") or wide.get("destination_type") != "f32":
+            continue
+        info = reader.find("rt_info")
+        if info is None:
+            info = ElementTree.Element("rt_info")
+            reader.insert(1, info)  # after "data"
+        ElementTree.SubElement(info, "attribute", {"name": "decompression", "version": "0"})
+    tree.write(file, encoding="utf-8", xml_declaration=True)
+
+
+def _first_lines(error: BaseException, count: int = 6) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:count])
+
+
+TARGET = OpenVino()

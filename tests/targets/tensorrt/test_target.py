@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
+from artifacts.progress import Event, silent
+from artifacts.verify import Artifact, open_artifact
+from compiler.build import CompileRequest, compile
+from compiler.passes.lower_precision import lower_precision
+from compiler.quantize import activations
+from compiler.rebuild import RebuildRequest, rebuild
+from targets.base import Context
+from targets.graph.onnx_files import write_onnx
+from targets.tensorrt import build as tensorrt_build
+from targets.tensorrt import target as tensorrt
+from targets.tensorrt.target import BUILDERS, FLAGS, TARGET, Options, choose, make_profile
+from tests.compiler.passes.graphs import evaluate
+from tests.compiler.quantize.made import case, quantized
+from tests.contract.graphs import Denoiser
+from tests.contract.target_contract import DIMS, TargetContract
+
+VENDOR = BUILDERS["rtx"].module
+needs_builder = pytest.mark.skipif(
+    importlib.util.find_spec(VENDOR) is None, reason=f"the package '{VENDOR}' is not installed"
+)
+GPUS = ("sm86", "sm89", "sm120")
+
+
+@needs_builder
+@pytest.mark.slow
+class TestTensorRt(TargetContract):
+    name = "tensorrt"
+    vendor = VENDOR
+
+    def stored(self, folder: Path) -> int:
+        """An engine holds them as it likes; the ONNX file beside it is what is counted."""
+        return sum(p.stat().st_size for p in folder.glob("model.onnx*"))
+
+
+# --- which builder, which GPUs -------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if both builders were installed."""
+    monkeypatch.setattr(tensorrt, "installed", lambda *modules: tensorrt.Availability(True))
+
+
+@pytest.fixture
+def neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = tensorrt.Availability(False, f"the package '{VENDOR}' is not installed", "pip install x")
+    monkeypatch.setattr(tensorrt, "installed", lambda *modules: answer)
+
+
+@pytest.mark.parametrize(
+    ("builder", "gpu", "expected"),
+    [
+        ("auto", "", ("rtx", GPUS)),
+        ("auto", "sm89, SM120,sm89", ("rtx", ("sm89", "sm120"))),
+        ("rtx", "current", ("rtx", ("current",))),
+        ("tensorrt", "", ("tensorrt", ("current",))),
+    ],
+)
+def test_builders_and_gpus(both: None, builder: str, gpu: str, expected: tuple[str, tuple[str, ...]]) -> None:
+    assert choose(builder, gpu) == expected
+
+
+@pytest.mark.parametrize(
+    ("builder", "gpu", "message"),
+    [
+        (
+            "auto",
+            "sm90",
+            r"TensorRT-RTX or TensorRT does not build for 'sm90' \(it does for: sm75, .*current\)",
+        ),
+        ("tensorrt", "sm89", r"^TensorRT does not build for 'sm89' \(it does for: current\)"),
+        ("rtx", "current,sm89", r"'current' stands alone"),
+        ("polygraphy", "", r"no builder 'polygraphy' \(there are: auto, rtx, tensorrt\)"),
+    ],
+)
+def test_what_no_builder_does(both: None, builder: str, gpu: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose(builder, gpu)
+
+
+def test_without_a_builder(neither: None) -> None:
+    with pytest.raises(LatentcError, match=r'not installed.\nRun: pip install "latentc\[tensorrt\]"'):
+        choose("auto", "")
+    answer = TARGET.available()
+    assert not answer.ok
+    assert VENDOR in answer.reason
+    assert answer.install == 'pip install "latentc[tensorrt]"'
+
+
+# --- profiles ------------------------------------------------------------------------------------
+
+
+def test_profiles_are_the_declared_ranges() -> None:
+    found = make_profile(Denoiser().model(), DIMS, {"tokens": 4})
+    assert found == {
+        "sample": ((1, 1, 64), (3, 4, 64), (5, 17, 64)),
+        "flag": ((1,), (3,), (5,)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("dims", "tuned", "message"),
+    [
+        (DIMS, {"tokens": 18}, r"--profile tokens=18 is outside the declared 1..17"),
+        (DIMS, {"width": 1}, r"no symbolic dimension 'width' \(it has: batch, tokens\)"),
+        (
+            {"batch": DimRange(min=1, max=2)},
+            {},
+            r"range of the dimension 'tokens' of 'sample'; none is declared",
+        ),
+    ],
+)
+def test_wrong_profiles(dims: dict[str, DimRange], tuned: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_profile(Denoiser().model(), dims, tuned)
+
+
+# --- the process that builds ---------------------------------------------------------------------
+
+
+@needs_builder
+def test_a_graph_that_the_parser_refuses(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\xff")
+    with pytest.raises(LatentcError, match=r"unet: building failed: the ONNX parser refused the graph"):
+        tensorrt_build.run(job(tmp_path), silent, "unet: building")
+
+
+def test_a_builder_that_is_not_there(tmp_path: Path) -> None:
+    wanted = job(tmp_path).model_copy(update={"module": "no_such_builder"})
+    with pytest.raises(LatentcError, match=r"building failed: ModuleNotFoundError: .*no_such_builder"):
+        tensorrt_build.run(wanted, silent, "unet: building")
+
+
+# What TensorRT-RTX 1.7 says of each option where there is no NVIDIA driver; None: it takes it.
+REFUSED = {
+    "strip": r"unet: building with --strip failed: .*CUDA_SUCCESS",
+    "version_compatible": r"unet: building with --version-compatible failed: .*libnvinfer_lean",
+    "weight_streaming": None,
+}
+
+
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.parametrize("option", FLAGS)
+def test_what_the_builder_refuses_it_says_and_nothing_is_left_out(option: str, tmp_path: Path) -> None:
+    write_onnx(Denoiser("fp16").model(), tmp_path / "model.onnx", silent, "")
+    profile = make_profile(Denoiser().model(), DIMS, {})
+    wanted = job(tmp_path).model_copy(update={"flags": {option: FLAGS[option]}, "profile": profile})
+    if has_driver() or REFUSED[option] is None:
+        assert tensorrt_build.run(wanted, silent, "unet: building")[option] is True
+        return
+    with pytest.raises(LatentcError, match=str(REFUSED[option])) as caught:
+        tensorrt_build.run(wanted, silent, "unet: building")
+    assert caught.value.hint.startswith(f"Leave out --{option.replace('_', '-')}, or build where")
+    assert not (tmp_path / "model.engine").exists()
+
+
+def test_options_become_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None) -> None:
+    jobs: list[tensorrt_build.Job] = []
+    monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {})
+    for name in FLAGS:
+        graph = Denoiser("fp16").model()
+        TARGET.lower(graph, Options(gpu="sm89", **{name: True}), tmp_path, Context(dims=DIMS))  # type: ignore[arg-type]
+    assert [job.flags for job in jobs] == [{name: flags} for name, flags in FLAGS.items()]
+
+
+@pytest.mark.parametrize(("builder", "kept"), [("rtx", False), ("tensorrt", True)])
+def test_timings_are_kept_for_the_builder_that_takes_them(
+    builder: str, kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None
+) -> None:
+    jobs: list[tensorrt_build.Job] = []
+    monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {})
+    context = Context(dims=DIMS, cache=tmp_path / "cache")
+    TARGET.lower(Denoiser("fp16").model(), Options(builder=builder), tmp_path, context)
+    assert jobs[0].timings == (str(tmp_path / "cache" / "tensorrt") if kept else "")
+
+
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_timings_are_written_and_read_again(tmp_path: Path) -> None:
+    """With TensorRT-RTX, whose caches are empty: the calls are the same."""
+    write_onnx(Denoiser("fp16").model(), tmp_path / "model.onnx", silent, "")
+    wanted = job(tmp_path).model_copy(
+        update={"timings": str(tmp_path / "cache"), "profile": make_profile(Denoiser().model(), DIMS, {})}
+    )
+    file = tmp_path / "cache" / f"{VENDOR}-sm89.timings"
+    tensorrt_build.run(wanted, silent, "unet: building")
+    first = file.read_bytes()
+    assert first
+    file.write_bytes(b"of another version")
+    tensorrt_build.run(wanted, silent, "unet: building")
+    assert file.read_bytes() == first
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def has_driver() -> bool:
+    torch = pytest.importorskip("torch")
+    return bool(torch.cuda.is_available())
+
+
+def job(folder: Path) -> tensorrt_build.Job:
+    return tensorrt_build.Job(
+        module=VENDOR,
+        onnx=str(folder / "model.onnx"),
+        engine=str(folder / "model.engine"),
+        capabilities=("sm89",),
+        profile={},
+    )
+
+
+@needs_builder
+@pytest.mark.slow
+def test_a_build_is_cancelled_by_its_progress(tmp_path: Path) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if "engine" in event.task and event.completed:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        TARGET.lower(Denoiser("fp16").model(), Options(gpu="sm89"), tmp_path, Context(stop, DIMS))
+    assert not (tmp_path / "model.engine").exists()
+
+
+# --- shapes, for three GPUs ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("tensorrt") / "shapes"
+    batch = DimRange(min=1, max=4)
+    request = CompileRequest(
+        "shapes", out, "tensorrt", batch=batch, options={"gpu": ",".join(GPUS), "profile": ""}
+    )
+    return compile(request)
+
+
+@needs_builder
+@pytest.mark.slow
+def test_the_engines_of_shapes(shapes: Artifact) -> None:
+    found = open_artifact(shapes.root).manifest
+    assert found == shapes.manifest
+    for graph in found.graphs:
+        built = graph.built
+        engine = (shapes.root / graph.model_file).read_bytes()
+        assert built["builder"] == "rtx"
+        assert built["version"] == tensorrt.version_here("rtx")
+        assert built["compute_capabilities"] == list(GPUS)
+        assert built["sha256"] == hashlib.sha256(engine).hexdigest()
+        # The graph's own inputs and outputs, by name and in order.
+        for kind, specs in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+            tensors = built[kind]
+            assert [(t["name"], t["dtype"]) for t in tensors] == [(s.name, s.dtype) for s in specs]
+            for tensor, spec in zip(tensors, specs, strict=True):
+                assert [d if isinstance(d, int) else -1 for d in spec.shape] == tensor["shape"]
+        assert graph.evidence.check == "not measured"
+    unet = next(g for g in found.graphs if g.folder == "unet")
+    assert unet.built["profiles"] == [
+        {
+            "sample": [[1, 4, 16, 16], [4, 4, 16, 16], [8, 4, 16, 16]],
+            "encoder_hidden_states": [[1, 77, 128], [4, 77, 128], [8, 77, 128]],
+        }
+    ]
+    for kind in ("convolution", "matrix_multiply", "softmax"):
+        assert set(unet.built["layers"][kind]) == {"float16"}
+    # The timestep's phases stay in fp32.
+    assert set(unet.built["layers"]["unary"]) == {"float32"}
+
+
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int8", "int4", "int8-activations"])
+@pytest.mark.parametrize("kind", ["matmul", "gemm", "conv"])
+def test_the_network_holds_what_was_quantized(scheme: str, kind: str, tmp_path: Path) -> None:
+    made = case(kind, tmp_path)
+    some = activations.sites(made.model, lambda key, layout: True)
+    taps, *_ = evaluate(activations.tap(made.model, some), [made.x])
+    quantized(made, tmp_path, scheme, **TARGET.requirements.scheme_options[scheme])
+    if scheme == "int8-activations":
+        activations.quantize(made.model, some, activations.first_ranges(taps[None], True), True)
+    model, _ = lower_precision(made.model, "fp16", TARGET.requirements.typed)
+    (tmp_path / "out").mkdir()
+    lowered = TARGET.lower(model, Options(gpu="sm89"), tmp_path / "out", Context(dims=DIMS))
+    layers = cast(dict[str, dict[str, int]], lowered.built["layers"])
+    assert ("int4" if scheme == "int4" else "int8") in layers["constant"]
+    assert layers.get("quantize", {}) == ({"int8": 1} if scheme == "int8-activations" else {})
+    assert layers["dequantize"] == {"float16": 2 if scheme == "int8-activations" else 1}
+    assert layers["convolution" if kind == "conv" else "matrix_multiply"] == {"float16": 1}
+
+
+# What each scheme makes of the UNet's convolutions and products: element types that its layers must have.
+SCHEMES = {
+    "int8": {"dequantize": {"float16"}, "constant": {"int8", "float16"}},
+    "int4": {"dequantize": {"float16"}, "constant": {"int4", "int8", "float16"}},
+    "int8-activations": {"quantize": {"int8"}, "dequantize": {"float16"}, "constant": {"int8", "float16"}},
+}
+
+
+@needs_builder
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_quantized_engines_of_shapes(scheme: str, shapes: Artifact, tmp_path: Path) -> None:
+    gpu = {"gpu": ",".join(GPUS)}
+    quantize = f"unet={scheme}"
+    calibration = ("a large red circle at the left on a blue background",)
+    artifact = compile(
+        CompileRequest(
+            "shapes", tmp_path / "out", "tensorrt", options=gpu, quantize=quantize, calibration=calibration
+        )
+    )
+    found, plain = (
+        next(g for g in manifest.graphs if g.folder == "unet")
+        for manifest in (artifact.manifest, shapes.manifest)
+    )
+    assert found.built["compute_capabilities"] == list(GPUS)
+    layers = found.built["layers"]
+    for kind, types in SCHEMES[scheme].items():
+        assert types <= set(layers[kind])
+    for kind in ("convolution", "matrix_multiply"):
+        assert layers[kind] == plain.built["layers"][kind]  # of what was restored: in fp16, as many as ever
+    weights = [w for w in found.weights if w.scheme != "none"]
+    assert layers["dequantize"]["float16"] >= len(weights) > 100
+    assert (artifact.root / "unet/model.onnx_data").stat().st_size < 0.65 * (
+        shapes.root / "unet/model.onnx_data"
+    ).stat().st_size
+    assert artifact.manifest.pictures is not None
+    assert artifact.manifest.pictures.reason.startswith("needs an NVIDIA GPU of sm86 or sm89 or sm120")
+
+
+@needs_builder
+@pytest.mark.slow
+def test_engines_of_shapes_are_built_again_for_another_gpu(shapes: Artifact, tmp_path: Path) -> None:
+    request = RebuildRequest(shapes.root, tmp_path / "out", {"gpu": "sm75", "profile": "batch=1"})
+    found = rebuild(request).manifest
+    assert found.options == {**shapes.manifest.options, "gpu": "sm75", "profile": "batch=1"}
+    for before, after in zip(shapes.manifest.graphs, found.graphs, strict=True):
+        assert after.built["compute_capabilities"] == ["sm75"]
+        assert after.built["layers"] == before.built["layers"]
+        assert after.built["sha256"] != before.built["sha256"]
+        assert after.evidence.reason.startswith(
+            "built again without the model; before: needs an NVIDIA GPU of sm86"
+        )
+    weights = [
+        {f.path: f.sha256 for f in m.files if f.path.endswith(".onnx_data")} for m in (shapes.manifest, found)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_nf4_is_refused_by_name(tmp_path: Path) -> None:
+    request = CompileRequest("shapes", tmp_path / "out", "tensorrt", quantize="unet=nf4")
+    with pytest.raises(
+        UsageError, match=r"does not take nf4 weights \(it takes: int4, int8, int8-act"
+    ) as caught:
+        compile(request)
+    assert caught.value.hint == "Use --quantize int4"
+
+
+def test_zero_points_are_refused_by_name(tmp_path: Path) -> None:
+    request = CompileRequest("shapes", tmp_path / "out", "tensorrt", quantize="unet=int4:asymmetric")
+    with pytest.raises(UsageError, match=r"'tensorrt' does not take int4 with asymmetric=True"):
+        compile(request)
+
+
+@needs_builder
+@pytest.mark.slow
+def test_an_engine_that_was_tampered_with(shapes: Artifact) -> None:
+    from runtimes.tensorrt import SESSION
+
+    graph = shapes.manifest.graphs[0]
+    file = shapes.root / graph.model_file
+    engine = bytearray(file.read_bytes())
+    engine[len(engine) // 2] ^= 1
+    file.write_bytes(engine)
+    try:
+        with pytest.raises(LatentcError, match=r"'text_encoder/model.engine': has SHA-256"):
+            open_artifact(shapes.root)
+        with pytest.raises(LatentcError, match=r"not the engine that the manifest names"):
+            SESSION.open(file, "auto", "fp16", None, graph.built)
+    finally:
+        engine[len(engine) // 2] ^= 1
+        file.write_bytes(engine)
