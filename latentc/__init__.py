@@ -1,6 +1,6 @@
 """latentc compiles any diffusers pipeline for the device it will run on, and proves that the result is right.
 
-The public API is `compile` and `load`; all else is imported when it is first asked for.
+The public API is `compile`, `load` and their errors; all else is imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -8,15 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from artifacts.errors import LatentcError, UsageError
     from compiler.build import CompileRequest, compile
     from runtimes import load
 
-__all__ = ["CompileRequest", "__version__", "compile", "load"]
+__all__ = ["CompileRequest", "LatentcError", "UsageError", "__version__", "compile", "load"]
 
 # Name -> where it is. A plain table instead of imports: `import latentc` must cost nothing.
 _EXPORTS = {
     "compile": "compiler.build:compile",
     "CompileRequest": "compiler.build:CompileRequest",
+    "LatentcError": "artifacts.errors:LatentcError",
+    "UsageError": "artifacts.errors:UsageError",
     "load": "runtimes:load",
 }
 

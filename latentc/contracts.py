@@ -1,0 +1,33 @@
+"""What another package imports to add a target: the contracts and what they are made of.
+
+It has these names from a checkout and from a wheel alike; the packages behind them lie elsewhere in a wheel.
+"""
+
+from __future__ import annotations
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import Built, DimRange, TensorSpec
+from artifacts.progress import Event, Progress, silent
+from runtimes.base import Device, Session, SessionFactory
+from targets.base import Availability, Context, Lowered, Rebuild, Requirements, Rewrite, Target
+
+__all__ = [
+    "Availability",
+    "Built",
+    "Context",
+    "Device",
+    "DimRange",
+    "Event",
+    "LatentcError",
+    "Lowered",
+    "Progress",
+    "Rebuild",
+    "Requirements",
+    "Rewrite",
+    "Session",
+    "SessionFactory",
+    "Target",
+    "TensorSpec",
+    "UsageError",
+    "silent",
+]
