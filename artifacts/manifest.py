@@ -176,13 +176,16 @@ class GraphRecord(Record):
 class MethodRecord(Record):
     """One captured way of calling a component, answered by the graph whose folder is `graph`.
 
-    `arguments` are by the method's own parameter names, defaults filled in.
+    `arguments` are by the method's own parameter names, defaults filled in. `state` is what the pipeline had set on
+    the module for the call, by its path there ("mid_block.attn1.processor"); an object's items are its attributes. A
+    call of a module on which something else is set does not fit.
     """
 
     method: str
     arguments: dict[str, Tree]
     result: Tree
     graph: str
+    state: dict[str, Tree] = {}
 
 
 class ComponentRecord(Record):

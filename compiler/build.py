@@ -362,7 +362,13 @@ def _manifest(
                 class_path=captured.classes[name],
                 config=f"{found[0].folder}/config.json",
                 methods=tuple(
-                    MethodRecord(method=m.method, arguments=m.arguments, result=m.result, graph=m.folder)
+                    MethodRecord(
+                        method=m.method,
+                        arguments=m.arguments,
+                        result=m.result,
+                        graph=m.folder,
+                        state=m.state,
+                    )
                     for m in found
                 ),
                 residual=f"{found[0].folder}/residual.safetensors" if graphs[found[0].folder][1] else None,

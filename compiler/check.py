@@ -40,7 +40,7 @@ class Job(BaseModel):
         target, device, precision, model_file, built: what a session opens.
         schemes: of the graph's quantized weights.
         library, class_name, folder: what PyTorch loads.
-        component, method, arguments, inputs, outputs: how it is called.
+        component, method, arguments, inputs, outputs, state: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
     """
 
@@ -58,6 +58,7 @@ class Job(BaseModel):
     arguments: dict[str, Tree]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    state: dict[str, Tree] = {}
     points: tuple[str, ...]
 
 
@@ -200,7 +201,18 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
     kind = variant(source.weight_files)
     cls: Any = source.cls
     module = cls.from_pretrained(job.folder, torch_dtype=torch.float32, variant=kind, use_safetensors=True)
-    method = Method(job.component, job.method, "", job.arguments, AnyLeaf(), job.inputs, job.outputs, {}, ())
+    method = Method(
+        job.component,
+        job.method,
+        folder="",
+        arguments=job.arguments,
+        result=AnyLeaf(),
+        inputs=job.inputs,
+        outputs=job.outputs,
+        dims={},
+        shapes=(),
+        state=job.state,
+    )
     call = MethodCall(module.eval(), method)
     results = []
     with torch.no_grad():

@@ -64,6 +64,7 @@ def compare(
             arguments=method.arguments,
             inputs=method.inputs,
             outputs=method.outputs,
+            state=method.state,
             points=tuple(str(point) for point in points),
         )
         evidence = checker.run(job, check)

@@ -245,7 +245,11 @@ class Lowering:
     def _job(self, folder: Path, model_file: str) -> calibrate.Job:
         method = self.method
         record = MethodRecord(
-            method=method.method, arguments=method.arguments, result=method.result, graph=method.folder
+            method=method.method,
+            arguments=method.arguments,
+            result=method.result,
+            graph=method.folder,
+            state=method.state,
         )
         variants = [found for c in self.source.modules if (found := variant(c.weight_files)) is not None]
         return calibrate.Job(

@@ -31,11 +31,13 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
     source = _source(manifest, progress)
     captured = _capture(manifest, source, progress)
     methods = {method.folder: method for method in captured.methods}
+    states = {method.graph: method.state for part in manifest.components for method in part.methods}
     found: dict[str, Evidence] = {}
     with Checker() as checker:
         for graph in manifest.graphs:
             method = methods.get(graph.folder)
-            if method is None or (method.inputs, method.outputs) != (graph.inputs, graph.outputs):
+            recorded = (graph.inputs, graph.outputs, states.get(graph.folder))
+            if method is None or (method.inputs, method.outputs, method.state) != recorded:
                 raise LatentcError(
                     f"the installed libraries do not call '{graph.folder}' as those it was compiled with.",
                     "See what differs: latentc verify ARTIFACT (its notes on the toolchain).",

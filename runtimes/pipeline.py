@@ -19,7 +19,7 @@ from runtimes.graphs import Graphs, cache_dir
 from runtimes.meter import Cancelled, Meter
 from runtimes.options import arguments, check_range, parameters, parse_size, synonym
 from runtimes.result import Result, merge
-from runtimes.shell import Runner, build_shell
+from runtimes.shell import Runner, build_shell, undone_on_failure
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
@@ -87,8 +87,10 @@ class Pipeline:
         self._progress = progress
         self._meter = Meter()
         self._lock = threading.Lock()
-        shells = {c.name: build_shell(c, root, graphs, lambda: self._meter) for c in manifest.components}
-        self.diffusers: Any = assemble(root, manifest.pipelines[task], shells)
+        self._shells = {
+            c.name: build_shell(c, root, graphs, lambda: self._meter) for c in manifest.components
+        }
+        self.diffusers: Any = assemble(root, manifest.pipelines[task], self._shells)
         self._scheduler = getattr(self.diffusers, "scheduler", None)
 
     def open(self) -> None:
@@ -238,7 +240,7 @@ class Pipeline:
         given = arguments(self.diffusers, full, extra)
         if "return_dict" in known:
             given["return_dict"] = True
-        with torch.no_grad():
+        with torch.no_grad(), undone_on_failure(self._shells.values()):
             output = self.diffusers(**given)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 

@@ -7,7 +7,8 @@ module built on the meta device has all of that and no memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ from runtimes.classes import import_subclass
 from runtimes.meter import Meter
 from runtimes.residual import put_residual
 from runtimes.signature import bind, defaults, signature
+from runtimes.state import Watch, mismatch
 from runtimes.tree import Mismatch, fit_dims, match_arguments, rebuild, to_array
 
 if TYPE_CHECKING:
@@ -34,8 +36,19 @@ WEIGHT_METHODS = (
     "load_state_dict",
     "save_pretrained",
 )
-# Methods that move or cast a module. Sessions have their device and precision already.
+# Methods that move or cast a module, or trade its memory for time. Sessions have their device and precision already,
+# and a memory plan of their own.
 MOVE_METHODS = ("to", "cpu", "cuda", "float", "half", "bfloat16", "double")
+MEMORY_METHODS = (
+    "set_attention_slice",
+    "enable_slicing",
+    "disable_slicing",
+    "enable_gradient_checkpointing",
+    "disable_gradient_checkpointing",
+    "enable_xformers_memory_efficient_attention",
+    "disable_xformers_memory_efficient_attention",
+    "set_use_memory_efficient_attention_xformers",
+)
 
 
 class Runner(Protocol):
@@ -49,6 +62,22 @@ class Runner(Protocol):
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs a graph once."""
+
+
+_WATCH = "_latentc_watch"
+
+
+@contextmanager
+def undone_on_failure(shells: Iterable[Any]) -> Iterator[None]:
+    """A call of the pipeline that fails leaves nothing set on its shells that was not set before."""
+    watches: list[Watch] = [getattr(shell, _WATCH) for shell in shells]
+    before = [watch.changed() for watch in watches]
+    try:
+        yield
+    except BaseException:
+        for watch, changed in zip(watches, before, strict=True):
+            watch.put_back(changed)
+        raise
 
 
 def build_shell(
@@ -77,12 +106,19 @@ def build_shell(
     by_method: dict[str, list[MethodRecord]] = {}
     for method in record.methods:
         by_method.setdefault(method.method, []).append(method)
+    owners = {name: module.get_submodule(name.rpartition(".")[0]) for name in by_method}
+    ours: dict[int, list[str]] = {id(module): [_WATCH]}
+    for name, owner in owners.items():
+        ours.setdefault(id(owner), []).append(name.rpartition(".")[2])
+    watch = Watch(module, ours)
+    object.__setattr__(module, _WATCH, watch)
     for name, records in by_method.items():
-        path, _, leaf = name.rpartition(".")
-        owner = module.get_submodule(path)
+        owner, leaf = owners[name], name.rpartition(".")[2]
         owner_class = cls if owner is module else type(owner)
         signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
-        object.__setattr__(owner, leaf, _answer(owner_class, record.name, name, records, runner, meter))
+        object.__setattr__(
+            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, watch)
+        )
     return module
 
 
@@ -134,6 +170,7 @@ def _shell_class(cls: type, component: str) -> type:
         "device": property(lambda self: torch.device("cpu")),
         "dtype": property(lambda self: torch.float32),
         **dict.fromkeys(MOVE_METHODS, stay),
+        **{name: stay for name in MEMORY_METHODS if hasattr(cls, name)},
         **{name: refuse for name in WEIGHT_METHODS if hasattr(cls, name)},
     }
     return type(cls.__name__, (cls,), body)
@@ -163,15 +200,21 @@ def _answer(
     records: list[MethodRecord],
     runner: Runner,
     meter: Callable[[], Meter],
+    watch: Watch,
 ) -> Callable[..., Any]:
-    """The method `name`, answered by the first record that fits the call."""
+    """The method `name`, answered by the first record that fits the call and what is set on the module."""
     method = name.rpartition(".")[2]
     known = defaults(cls, method)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bound = bind(cls, method, args, kwargs)
         reasons: list[Mismatch] = []
+        hint = "See what it was compiled for: latentc inspect ARTIFACT"
         for record in records:
+            if (other := mismatch(record.state, watch)) is not None:
+                reasons.append(other)
+                hint = "Call it with the options it was compiled for, or compile with yours: --arg NAME=VALUE"
+                continue
             graph = runner.record(record.graph)
             arrays = _arrays(record, graph, bound, known)
             if isinstance(arrays, Mismatch):
@@ -185,7 +228,7 @@ def _answer(
         raise LatentcError(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),
-            "See what it was compiled for: latentc inspect ARTIFACT",
+            hint,
         )
 
     call.__name__ = method

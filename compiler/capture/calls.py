@@ -10,6 +10,7 @@ import torch
 from artifacts.manifest import TensorSpec
 from compiler.capture import trees
 from compiler.capture.infer import Method
+from compiler.capture.state import put_state
 from runtimes.signature import signature
 
 DTYPES: dict[str, torch.dtype] = {
@@ -25,10 +26,15 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 class MethodCall(torch.nn.Module):
-    """``forward(*tensors)`` calls the captured method as its pipeline does and returns the tensors of the result."""
+    """``forward(*tensors)`` calls the captured method as its pipeline does and returns the tensors of the result.
+
+    The module is in eval mode; it gets what the pipeline had set on it.
+    """
 
     def __init__(self, module: torch.nn.Module, method: Method) -> None:
         super().__init__()
+        self.training = False
+        put_state(module, method.state)
         self.module = module
         self.method = method
 

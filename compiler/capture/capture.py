@@ -87,8 +87,8 @@ def capture(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     notes: list[str] = []
     built, weights = _modules(source, mode, progress, notes, weightless)
-    pipe = assemble(source.root, class_path(source.pipeline_class()), built)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name))
+    pipe = assemble(source.root, class_path(source.pipeline_class()), built)
     run = _Runner(recorder, given or {}, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}

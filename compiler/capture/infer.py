@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 
-from artifacts.manifest import DimRange, MappingNode, TensorSpec, Tree
+from artifacts.errors import LatentcError
+from artifacts.manifest import AnyLeaf, DimRange, MappingNode, TensorSpec, Tree
 from compiler.capture import trees
 from compiler.capture.arguments import Point
 from compiler.capture.recorder import Call, Spec
@@ -48,6 +49,8 @@ class Method:
         values: for each of `shapes`, the inputs that were more than the dry run's own zeros.
         used: names of the parameters and buffers that the method reads.
         fixed: constants of the call that change with the picture's size, so that the graph has one size only.
+        state: what the pipeline had set on the module, by its path there; a leaf that fits anything where the call
+            does not depend on it.
     """
 
     component: str
@@ -62,6 +65,7 @@ class Method:
     values: tuple[dict[str, torch.Tensor], ...] = ()
     used: frozenset[str] = frozenset()
     fixed: tuple[str, ...] = ()
+    state: dict[str, Tree] = field(default_factory=dict)
 
 
 def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...]:
@@ -69,7 +73,11 @@ def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...
 
     Args:
         points: what the calls were made at. Declared ranges are those of points that are not `extra`.
+
+    Raises:
+        LatentcError: what the pipeline sets on a module for a call follows its sizes, or changes with every step.
     """
+    _check_states(calls, points)
     groups: dict[str, list[Call]] = {}
     for call in calls:
         groups.setdefault(_form(call), []).append(call)
@@ -86,7 +94,44 @@ def _form(call: Call) -> str:
         tree = trees.with_number(tree, path, "#")
     ranks = {name: (str(spec.dtype), len(spec.shape)) for name, spec in call.inputs.items()}
     outputs = {name: (str(spec.dtype), len(spec.shape)) for name, spec in call.outputs.items()}
-    return json.dumps([call.component, call.method, tree.model_dump(), ranks, outputs], default=str)
+    form = [call.component, call.method, tree.model_dump(), ranks, outputs, _state_form(call)]
+    return json.dumps(form, default=str)
+
+
+# States of one module in one call of the pipeline, each a graph with all its weights: a few stages, not every step.
+_MOST_STATES = 3
+
+
+def _state_form(call: Call) -> str:
+    read = {path: tree.model_dump() for path, tree in call.state.items() if not isinstance(tree, AnyLeaf)}
+    return json.dumps(read, sort_keys=True)
+
+
+def _check_states(calls: Sequence[Call], points: Sequence[Point]) -> None:
+    """A graph is for one state: those that follow sizes or steps would each hold for what was tried alone."""
+    states: dict[tuple[str, str], dict[int, dict[str, Call]]] = {}
+    for call in calls:
+        at = states.setdefault((call.component, call.method), {}).setdefault(call.point, {})
+        at.setdefault(_state_form(call), call)
+    for (component, method), by_point in states.items():
+        for number, seen in by_point.items():
+            others = next(s for n, s in by_point.items() if points[n].guided == points[number].guided)
+            follows = seen.keys() != others.keys()
+            if not follows and len(seen) <= _MOST_STATES:
+                continue
+            changing = sorted(
+                {p for c in (*seen.values(), *others.values()) for p in c.state if _differs(p, seen, others)}
+            )
+            raise LatentcError(
+                f"'{component}.{method}' depends on what its pipeline sets at '{changing[0]}' for the call, which "
+                f"{'is not the same in calls of other sizes' if follows else 'changes from step to step'}.",
+                "Leave that out of the call, if the pipeline has an argument for it: --arg NAME=VALUE",
+            )
+
+
+def _differs(path: str, *states: Mapping[str, Call]) -> bool:
+    found = [call.state.get(path) for calls in states for call in calls.values()]
+    return any(tree != found[0] for tree in found)
 
 
 def _folder(call: Call, taken: set[str]) -> str:
@@ -146,6 +191,7 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
         values=tuple(_values(group[i], varying) for i in order),
         used=frozenset().union(*(call.used for call in group)),
         fixed=tuple(".".join(str(part) for part in path) for path in fixed),
+        state={path: tree for call in group for path, tree in call.state.items()},
     )
 
 

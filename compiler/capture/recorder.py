@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Tree
 from compiler.capture import trees
 from compiler.capture.by_shape import by_shape
+from compiler.capture.state import as_state, reads
 from runtimes import signature
+from runtimes.state import Watch, as_data
 
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
 
@@ -43,6 +45,7 @@ class Call:
         point: which call of the pipeline it belongs to.
         values: the tensor arguments that held more than the dry run's own zeros.
         used: names of the parameters and buffers that the call read.
+        state: what the pipeline had set on the module, by its path there; see `compiler.capture.state`.
     """
 
     component: str
@@ -55,6 +58,17 @@ class Call:
     point: int
     values: dict[str, torch.Tensor]
     used: frozenset[str]
+    state: dict[str, Tree] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a module gives back, tensors without data, and what it read for that."""
+
+    flat: trees.Flat
+    result: Any
+    used: frozenset[str]
+    state: dict[str, Tree]
 
 
 class Recorder:
@@ -63,7 +77,8 @@ class Recorder:
     def __init__(self, modules: Mapping[str, torch.nn.Module], mode: FakeTensorMode, read: Any) -> None:
         """
         Args:
-            modules: component name -> module with fake parameters.
+            modules: component name -> module with fake parameters, as it was built: what is set on it from now on
+                is part of the calls.
             mode: the mode of those parameters.
             read: (component, name) -> the real tensor of a parameter or buffer.
         """
@@ -74,7 +89,9 @@ class Recorder:
         self._modules = modules
         self._inside = False
         self._point = 0
-        self._seen: dict[Any, tuple[trees.Flat, Any, frozenset[str]]] = {}
+        self._seen: dict[Any, _Answer] = {}
+        ours = {id(module): _answered(module) for module in modules.values()}
+        self._watches = {name: Watch(module, ours) for name, module in modules.items()}
         self._used: set[str] = set()
         self._names: dict[Any, list[str]] = {}
         self._on_meta = False
@@ -98,23 +115,14 @@ class Recorder:
             torch.nn.Module.__getattr__ = read_attribute  # type: ignore[method-assign]
             for module, names in wrapped:
                 for name in names:
-                    del module.__dict__[name]
+                    module.__dict__.pop(name, None)
 
     def _wrap(self, component: str, module: torch.nn.Module) -> list[str]:
-        names = []
-        cls = type(module)
-        for name in _MOVES:
-            # Fake parameters cannot be moved or cast, and precision is not the pipeline's to choose.
-            module.__dict__[name] = lambda *args, **kwargs: module
-            names.append(name)
-        for name in dir(cls):
-            function = inspect.getattr_static(cls, name)
-            if name.startswith("_") or hasattr(torch.nn.Module, name) and name != "forward":
-                continue
-            if isinstance(function, types.FunctionType):
-                module.__dict__[name] = self._answer(component, module, name)
-                names.append(name)
-        return names
+        # Fake parameters cannot be moved or cast, and precision is not the pipeline's to choose.
+        stay = dict.fromkeys(_MOVES, lambda *args, **kwargs: module)
+        answers = {name: self._answer(component, module, name) for name in _methods(type(module))}
+        module.__dict__.update(stay | answers)
+        return _answered(module)
 
     def _answer(self, component: str, module: torch.nn.Module, method: str) -> Any:
         original = getattr(type(module), method)
@@ -137,18 +145,32 @@ class Recorder:
         arguments = signature.bind(type(module), method, args, kwargs)
         shapes, flat = trees.flatten_arguments(method, arguments)
         inputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in flat.tensors.items()}
-        key = (component, method, repr(shapes), tuple((n, s.dtype, s.shape) for n, s in inputs.items()))
+        changed = self._watches[component].changed()
+        settings = {path: as_data(field.value) or id(field.value) for path, field in changed.items()}
+        specs = tuple((n, s.dtype, s.shape) for n, s in inputs.items())
+        key = (component, method, repr(shapes), specs, repr(settings))
         if key not in self._seen:
             self._seen[key] = self._run(component, module, method, args, kwargs, frozenset(inputs))
-        out, result, used = self._seen[key]
-        outputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in out.tensors.items()}
+            self._watches[component].absorb()
+        answer = self._seen[key]
+        outputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in answer.flat.tensors.items()}
         values = {name: tensor.clone() for name, tensor in flat.tensors.items() if bool(tensor.any())}
         self.calls.append(
             Call(
-                component, method, shapes, inputs, flat.numbers, out.tree, outputs, self._point, values, used
+                component,
+                method,
+                shapes,
+                inputs,
+                flat.numbers,
+                answer.flat.tree,
+                outputs,
+                self._point,
+                values,
+                answer.used,
+                answer.state,
             )
         )
-        return trees.map_tensors(result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
+        return trees.map_tensors(answer.result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
 
     def _run(
         self,
@@ -158,10 +180,12 @@ class Recorder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         taken: frozenset[str],
-    ) -> tuple[trees.Flat, Any, frozenset[str]]:
+    ) -> _Answer:
+        changed = self._watches[component].changed()
         self._inside = True
         try:
-            result, names = self._shapes(module, method, args, kwargs, taken)
+            with reads(changed) as read:
+                result, names = self._shapes(module, method, args, kwargs, taken)
         except LatentcError:
             raise
         except Exception as error:
@@ -172,7 +196,8 @@ class Recorder:
         finally:
             self._inside = False
         flat = trees.flatten_result(method, result, taken, names)
-        return flat, result, frozenset(self._used)
+        state = as_state(component, method, changed, read)
+        return _Answer(flat, result, frozenset(self._used), state)
 
     def _shapes(
         self,
@@ -236,3 +261,19 @@ class Recorder:
             return self._read(component, prefix + name)
 
         return read
+
+
+def _methods(cls: type) -> list[str]:
+    """The public methods that a pipeline may call and torch's own modules do not have, with `forward`."""
+    names = []
+    for name in dir(cls):
+        function = inspect.getattr_static(cls, name)
+        if name.startswith("_") or hasattr(torch.nn.Module, name) and name != "forward":
+            continue
+        if isinstance(function, types.FunctionType):
+            names.append(name)
+    return names
+
+
+def _answered(module: torch.nn.Module) -> list[str]:
+    return [*_MOVES, *_methods(type(module))]

@@ -6,6 +6,7 @@ than everything else. What has no rule here, or does not fit its rule, is decomp
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,6 +30,44 @@ def use_known_operators(graph: Graph) -> None:
             result = None if rule is None else rule(graph, node)
         if result is not None:
             node.replace_all_uses_with(result)
+            graph.erase_node(node)
+
+
+def slice_chunks(graph: Graph) -> None:
+    """Replaces chunks of symbolic size by slices, in place.
+
+    For programs that will be decomposed: torch makes of such a chunk a split into a sequence, of sizes that are
+    computed, which few runtimes take. torch.onnx translates the chunk itself well.
+    """
+    for node in list(graph.nodes):
+        parts = node.meta.get("val")
+        if node.target is not _aten.chunk.default or not isinstance(parts, (list, tuple)):
+            continue
+        x, count, *rest = node.args
+        axis = rest[0] if rest else node.kwargs.get("dim", 0)
+        size = parts[0].shape[axis]
+        if (
+            isinstance(size, int)
+            or len(parts) != count
+            or any(part.shape != parts[0].shape for part in parts)
+        ):
+            continue
+        with graph.inserting_before(node):
+            whole = graph.call_function(_aten.sym_size.int, (x, axis))
+            whole.meta["val"] = x.meta["val"].shape[axis]
+            more = graph.call_function(operator.add, (whole, count - 1))
+            more.meta["val"] = whole.meta["val"] + count - 1
+            step = graph.call_function(operator.floordiv, (more, count))
+            step.meta["val"] = more.meta["val"] // count
+            for user in list(node.users):
+                index = user.args[1]
+                ends = []
+                for factor in (index, index + 1):
+                    end = graph.call_function(operator.mul, (step, factor))
+                    end.meta["val"] = step.meta["val"] * factor
+                    ends.append(end)
+                user.replace_all_uses_with(_made(graph, user, _aten.slice.Tensor, x, axis, *ends))
+                graph.erase_node(user)
             graph.erase_node(node)
 
 
@@ -88,6 +127,23 @@ def _nearest_exact(graph: Graph, node: Node) -> Node | None:
     return _made(graph, node, _aten.upsample_nearest2d.vec, x, None, factors)
 
 
+def _diagonal(graph: Graph, node: Node) -> Node | None:
+    """x.fill_diagonal_(value) of a matrix, by a mask: torch's own strides over x, which it cannot do to a view."""
+    x, value, *wrap = node.args
+    matrix = node.meta["val"]
+    if matrix.dim() != 2 or any(wrap) or node.kwargs.get("wrap"):
+        return None
+    sizes = []
+    for axis, size in enumerate(matrix.shape):
+        if not isinstance(size, int):
+            size, symbol = graph.call_function(_aten.sym_size.int, (x, axis)), size
+            size.meta["val"] = symbol
+        sizes.append(size)
+    mask = graph.call_function(_aten.eye.m, tuple(sizes), {"dtype": torch.bool})
+    mask.meta = {**node.meta, "val": matrix.new_empty(matrix.shape, dtype=torch.bool)}
+    return _made(graph, node, _aten.masked_fill_.Scalar, x, mask, value)
+
+
 def _same(graph: Graph, node: Node) -> Any:
     return node.args[0]
 
@@ -143,4 +199,5 @@ _RULES: dict[Any, Callable[[Graph, Node], Node | None]] = {
     _aten.conv_transpose3d.input: _transposed,
     _aten._upsample_nearest_exact2d.vec: _nearest_exact,
     _aten.detach_.default: _same,
+    _aten.fill_diagonal_.default: _diagonal,
 }

@@ -25,7 +25,7 @@ def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
         {axis: Dim.AUTO for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in method.inputs
     )
-    wrapper = MethodCall(module, method).eval()
+    wrapper = MethodCall(module, method)
     try:
         # Sizes of 0 and 1 are not special: an artifact is run at batch 1, too.
         oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
 from compiler.export.complex_pairs import without_complex
-from compiler.export.known_operators import use_known_operators
+from compiler.export.known_operators import slice_chunks, use_known_operators
 
 OPSET = 21
 
@@ -121,6 +121,8 @@ def _decomposing_only_if_needed() -> AbstractContextManager[Any]:
             if target.name() == "aten::sym_constrain_range_for_size":
                 continue
             if target not in known or target._schema.is_mutable:
+                slice_chunks(program.graph)
+                program.graph_module.recompile()
                 return original(program, registry)  # type: ignore[no-any-return]
         return program
 

@@ -48,6 +48,16 @@ def sd3() -> Any:
     )
 
 
+def sd3_pag() -> Any:
+    """StableDiffusion3PAGPipeline: attention processors are set for the call, and back."""
+    import inspect
+
+    from diffusers import StableDiffusion3PAGPipeline
+
+    taken = inspect.signature(StableDiffusion3PAGPipeline.__init__).parameters
+    return StableDiffusion3PAGPipeline(**{n: part for n, part in sd3().components.items() if n in taken})
+
+
 def _flux_transformer(guidance: bool = True) -> Any:
     from diffusers import FluxTransformer2DModel
 

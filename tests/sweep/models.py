@@ -201,12 +201,15 @@ _FLUX_TASKS = {"text-to-image": _text, "image-to-image": _image_sized, "inpaint"
 CASES: Mapping[str, Case] = MappingProxyType(
     {
         "sd15": Case(sd.sd15, _SD_TASKS),
+        "sd15-pag": Case(sd.sd15_pag, {"text-to-image": _negative}),
         "sd15-inpaint": Case(sd.sd15_inpaint, {"inpaint": _inpaint}),
         "sd2": Case(sd.sd2, {"text-to-image": _negative}),
         "lcm": Case(sd.lcm, {"text-to-image": _text, "image-to-image": _image}),
         "sdxl": Case(sd.sdxl, _SD_TASKS),
+        "sdxl-pag": Case(sd.sdxl_pag, {"text-to-image": _negative}),
         "sdxl-refiner": Case(sd.sdxl_refiner, {"image-to-image": _image}),
         "sd3": Case(flow.sd3, {"text-to-image": _negative, "image-to-image": _image_sized}, multiple=16),
+        "sd3-pag": Case(flow.sd3_pag, {"text-to-image": _negative}, multiple=16),
         "flux": Case(flow.flux, _FLUX_TASKS, multiple=16),
         "flux-schnell": Case(flow.flux_schnell, {"text-to-image": _text}, multiple=16),
         "flux-kontext": Case(

@@ -74,6 +74,13 @@ def sd15() -> Any:
     )
 
 
+def sd15_pag() -> Any:
+    """StableDiffusionPAGPipeline: attention processors are set for the call, and back."""
+    from diffusers import StableDiffusionPAGPipeline
+
+    return StableDiffusionPAGPipeline(**sd15().components, requires_safety_checker=False)
+
+
 def sd2() -> Any:
     """StableDiffusionPipeline as 2.x has it: v-prediction, linear projections, heads of one size, DDIM."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -126,6 +133,13 @@ def sdxl() -> Any:
         scheduler=EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading", **_BETAS),
         add_watermarker=False,
     )
+
+
+def sdxl_pag() -> Any:
+    """StableDiffusionXLPAGPipeline: attention processors are set for the call, and back."""
+    from diffusers import StableDiffusionXLPAGPipeline
+
+    return StableDiffusionXLPAGPipeline(**sdxl().components, add_watermarker=False)
 
 
 def sdxl_refiner() -> Any:

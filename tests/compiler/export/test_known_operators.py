@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compiler.export.known_operators import use_known_operators
+from compiler.export.known_operators import slice_chunks, use_known_operators
 from tests.compiler.made import Function
 
 aten = torch.ops.aten
@@ -20,6 +20,12 @@ def _added(x: torch.Tensor) -> torch.Tensor:
     y += x
     y.mul_(before)
     return y.sum(-1) - y[0].sum(-1)
+
+
+def _diagonal_filled(x: torch.Tensor) -> torch.Tensor:
+    y = x[0, 0] * 2
+    y[:3, 1:].fill_diagonal_(0.5)
+    return y
 
 
 def _added_to_a_view(x: torch.Tensor) -> torch.Tensor:
@@ -71,6 +77,7 @@ WRITTEN: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
         "_upsample_nearest_exact2d",
     ),
     "in place": (_added, "add_"),
+    "diagonal of a view": (_diagonal_filled, "fill_diagonal_"),
 }
 
 LEFT: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
@@ -111,6 +118,27 @@ def test_results_are_the_same(name: str) -> None:
         ]
         expected = function(x.clone())
         torch.testing.assert_close(program.module()(x.clone()), expected)
+
+
+def test_chunks_of_symbolic_size_become_slices() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        first, second, third = x.chunk(3)
+        return first.sum(0) + 2 * second.sum(0) - third.sum(0)
+
+    automatic = ({0: torch.export.Dim.AUTO},)
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    with oblivious:
+        program = torch.export.export(
+            Function(function), (torch.rand(6, 2),), dynamic_shapes=automatic, strict=False
+        )
+    assert "chunk" in _names(program)
+    slice_chunks(program.graph)
+    program.graph.lint()
+    program.graph_module.recompile()
+    assert "chunk" not in _names(program)
+    for size in (5, 6, 9, 11):  # the last chunk may be smaller
+        x = torch.arange(2.0 * size).reshape(size, 2)
+        torch.testing.assert_close(program.graph_module(x)[0], function(x))
 
 
 def test_no_program_of_known_operators_is_traced_again(monkeypatch: pytest.MonkeyPatch) -> None:

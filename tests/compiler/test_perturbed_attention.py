@@ -1,0 +1,64 @@
+"""A pipeline that sets attention processors for its call: drawn with them, without them, and never silently otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtimes
+from artifacts.errors import LatentcError
+from artifacts.manifest import DimRange, Manifest
+from compiler.build import CompileRequest, SizeRange, compile
+from tests.sweep.models import CASES
+
+pytestmark = pytest.mark.slow
+
+CASE = CASES["sd15-pag"]
+PROMPT = "a large red circle"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float, np.ndarray]]:
+    """The model's folder, and PyTorch's picture by the scale of its perturbation."""
+    folder = tmp_path_factory.mktemp("models") / "pag"
+    pipe = CASE.build()
+    pipe.save_pretrained(folder)
+    return folder, {scale: draw(pipe, pag_scale=scale) for scale in (0.0, 3.0)}
+
+
+def draw(pipe: Any, **given: Any) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    return np.asarray(pipe(**CASE.arguments("text-to-image"), **given).images)
+
+
+def compiled(model: Path, out: Path, **arguments: str) -> Manifest:
+    side = DimRange(min=CASE.size, max=CASE.size)
+    request = CompileRequest(
+        model=str(model), out=out, target="onnxruntime", size=SizeRange(side, side), arguments=arguments
+    )
+    return compile(request).manifest
+
+
+@pytest.mark.parametrize(("arguments", "scale", "other"), [({}, 3.0, 0.0), ({"pag_scale": "0"}, 0.0, 3.0)])
+def test_it_draws_what_it_was_compiled_for_and_refuses_the_other(
+    model: tuple[Path, dict[float, np.ndarray]],
+    arguments: dict[str, str],
+    scale: float,
+    other: float,
+    tmp_path: Path,
+) -> None:
+    folder, pictures = model
+    manifest = compiled(folder, tmp_path / "out", **arguments)
+    methods = [m for part in manifest.components if part.name == "unet" for m in part.methods]
+    assert all(any("processor" in path for path in m.state) == bool(scale) for m in methods)
+    assert all(graph.evidence.check == "quick" for graph in manifest.graphs)
+    with runtimes.load(tmp_path / "out", device="cpu", cache=False) as pipeline:
+        for _ in range(2):
+            found = draw(pipeline.diffusers, pag_scale=scale)
+            assert np.abs(found - pictures[scale]).max() < 1e-3 < np.abs(found - pictures[other]).max()
+            with pytest.raises(LatentcError, match="processor: expected a") as caught:
+                pipeline.generate(PROMPT, steps=1, pag_scale=other)
+            assert "--arg" in caught.value.hint

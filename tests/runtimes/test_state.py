@@ -1,0 +1,135 @@
+"""A shell answers calls only while what is set on it is what was set when it was compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import AnyLeaf, ConstLeaf, ObjectNode, Tree
+from runtimes.classes import class_path
+from runtimes.meter import Meter
+from runtimes.shell import build_shell, undone_on_failure
+from tests.runtimes import tiny
+from tests.runtimes.conftest import Compiled
+
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
+PLAIN = ObjectNode(class_path=class_path(AttnProcessor), items={})
+
+
+def shell(compiled: Compiled, name: str = "unet", state: dict[str, Tree] | None = None) -> Any:
+    record = next(c for c in compiled.manifest.components if c.name == name)
+    methods = tuple(m.model_copy(update={"state": state or {}}) for m in record.methods)
+    meter = Meter()
+    changed = record.model_copy(update={"methods": methods})
+    return build_shell(changed, compiled.root, compiled.pool(), lambda: meter)
+
+
+def draw(unet: Any) -> Any:
+    return unet(torch.zeros(2, 4, 16, 16), 7, torch.zeros(2, tiny.TEXT_LENGTH, 8), return_dict=False)[0]
+
+
+def attention(unet: Any) -> Any:
+    return unet.get_submodule(ATTENTION)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "a processor": lambda unet: setattr(attention(unet), "processor", AttnProcessor()),
+    "all processors": lambda unet: unet.set_attn_processor(AttnProcessor()),
+    "an attribute": lambda unet: setattr(attention(unet), "scale", 0.5),
+    "a new attribute": lambda unet: unet.enable_freeu(0.9, 0.2, 1.2, 1.4),
+    "an attribute of a processor": lambda unet: setattr(attention(unet).processor, "strength", 2),
+    "training": lambda unet: unet.train(),
+    "a module": lambda unet: setattr(attention(unet), "to_q", torch.nn.Linear(16, 16)),
+    "a weight in place": lambda unet: attention(unet).to_q.weight.add_(1),
+    "a hook": lambda unet: attention(unet).register_forward_hook(lambda module, args, out: out),
+    "a class": lambda unet: setattr(
+        attention(unet), "__class__", type("Attention", (type(attention(unet)),), {})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_not_set_at_the_compile_is_refused(compiled: Compiled, name: str) -> None:
+    unet = shell(compiled)
+    draw(unet)
+    with torch.no_grad():
+        CHANGES[name](unet)
+    for _ in range(2):  # and not at the first call alone
+        with pytest.raises(LatentcError, match=r"unet.forward is not compiled for this call. \w") as caught:
+            draw(unet)
+    assert "--arg" in caught.value.hint
+
+
+def test_once_set_back_it_answers_again(compiled: Compiled) -> None:
+    unet = shell(compiled)
+    before = unet.attn_processors
+    unet.set_attn_processor(AttnProcessor())
+    with pytest.raises(
+        LatentcError, match=r"expected an? AttnProcessor2_0 \(as it was built\), found an? AttnP"
+    ):
+        draw(unet)
+    unet.set_attn_processor(before)
+    draw(unet)
+    unet.set_attn_processor(AttnProcessor2_0())  # the same again, in other objects
+    draw(unet)
+
+
+def test_what_was_set_at_the_compile_is_required(compiled: Compiled) -> None:
+    unet = shell(compiled, state={f"{ATTENTION}.processor": PLAIN})
+    with pytest.raises(
+        LatentcError, match=r"processor: expected an? AttnProcessor, found an? AttnProcessor2_0"
+    ):
+        draw(unet)
+    attention(unet).processor = AttnProcessor()
+    draw(unet)
+    attention(unet).processor.strength = 1
+    with pytest.raises(LatentcError, match="processor: expected"):
+        draw(unet)
+
+
+def test_what_the_graph_does_not_depend_on_may_be_set_or_not(compiled: Compiled) -> None:
+    unet = shell(compiled, state={"mid_block.note": AnyLeaf()})
+    draw(unet)
+    unet.mid_block.note = object()
+    draw(unet)
+
+
+def test_one_entry_of_a_config(compiled: Compiled) -> None:
+    unet = shell(compiled, state={"_internal_dict.sample_size": ConstLeaf(value=64)})
+    with pytest.raises(LatentcError, match="sample_size: expected 64, found 16"):
+        draw(unet)
+    unet._internal_dict = type(unet.config)({**unet.config, "sample_size": 64})
+    draw(unet)
+
+
+def test_what_changes_no_result_is_let_pass(compiled: Compiled) -> None:
+    unet = shell(compiled)
+    unet.set_attention_slice("auto")
+    unet.enable_gradient_checkpointing()
+    unet.register_forward_pre_hook(lambda module, args: None)  # around the compiled call, where it works
+    unet._hook_of_another_library = object()
+    draw(unet)
+    vae = shell(compiled, "vae")
+    vae.enable_slicing()
+    vae.decode(torch.zeros(1, 4, 16, 16))
+    vae.enable_tiling()
+    with pytest.raises(LatentcError, match="use_tiling: expected False"):
+        vae.decode(torch.zeros(1, 4, 16, 16))
+
+
+def test_a_call_that_fails_leaves_nothing_set(compiled: Compiled) -> None:
+    unet = shell(compiled)
+    attention(unet).scale = 0.5  # set before, and by somebody else
+    with pytest.raises(LatentcError, match="scale"), undone_on_failure([unet]):
+        unet.set_attn_processor(AttnProcessor())
+        unet.enable_freeu(0.9, 0.2, 1.2, 1.4)
+        draw(unet)
+    with pytest.raises(LatentcError, match="for this call. mid_block.*scale: expected"):
+        draw(unet)
+    attention(unet).scale = attention(shell(compiled)).scale
+    draw(unet)
