@@ -125,6 +125,7 @@ class TorchEngine:
         from diffusers import DiffusionPipeline
         from diffusers.utils import logging
 
+        from runtimes.assemble import absent_components
         from runtimes.classes import import_subclass
         from runtimes.common import threads
         from runtimes.meter import Meter
@@ -141,7 +142,7 @@ class TorchEngine:
                 dtype=dtype,
                 local_files_only=True,
                 variant=self.variant,
-                **dict.fromkeys(self.absent),
+                **(absent_components(Path(self.root), cls) | dict.fromkeys(self.absent)),
             )
         except (OSError, ValueError, TypeError) as error:
             raise LatentcError(f"PyTorch cannot load {self.root} as {cls.__name__}: {error}") from error

@@ -165,6 +165,7 @@ def collect(job: Job) -> dict[str, str]:
     import torch
     from diffusers import DiffusionPipeline
 
+    from runtimes.assemble import absent_components
     from runtimes.classes import import_subclass
     from runtimes.meter import Meter
     from runtimes.shell import build_shell
@@ -178,7 +179,7 @@ def collect(job: Job) -> dict[str, str]:
         variant=job.variant,
         use_safetensors=True,
         local_files_only=True,
-        **{job.component.name: shell},
+        **(absent_components(Path(job.model), cls) | {job.component.name: shell}),
     )
     pipeline.set_progress_bar_config(disable=True)
     _rest(pipeline, shell, Path(job.result).parent)

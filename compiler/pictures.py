@@ -129,11 +129,17 @@ def _pytorch(job: Job) -> Any:
     import torch
     from diffusers import DiffusionPipeline
 
+    from runtimes.assemble import absent_components
     from runtimes.classes import import_subclass
 
     cls: Any = import_subclass(job.manifest.pipelines[TASK], DiffusionPipeline, "pipeline")
     return cls.from_pretrained(
-        job.model, torch_dtype=torch.float32, variant=job.variant, use_safetensors=True, local_files_only=True
+        job.model,
+        torch_dtype=torch.float32,
+        variant=job.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **absent_components(Path(job.model), cls),
     )
 
 

@@ -78,7 +78,7 @@ class ComponentSource:
         if self.library in _LIBRARIES:
             raise LatentcError(
                 f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",
-                f"Upgrade it: pip install -U {self.library}",
+                f"If it is newer: pip install -U {self.library}. If it is older, name today's in model_index.json.",
             )
         raise LatentcError(
             f"'{self.name}' is a {self.class_name} of '{self.library}'; latentc runs code of diffusers and "

@@ -48,15 +48,35 @@ def assemble(root: Path, pipeline_class: str, shells: Mapping[str, Any]) -> Any:
                     "Compile the model with the --task that needs it.",
                 )
             given[name] = None
+    given |= _absent(index, cls)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         return cls.from_pretrained(str(root), local_files_only=True, **given)
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
         raise LatentcError(f"{cls.__name__} cannot be put together from {root}: {error}") from error
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def absent_components(root: Path, pipeline_class: type) -> dict[str, None]:
+    """What diffusers must be told to leave out: the components that the index of `root` has as null.
+
+    Without it, `from_pretrained` takes those that the class does not list as optional for missing (Stable Diffusion 3
+    without its T5).
+    """
+    file = root / INDEX
+    index = strict_json.loads(file.read_bytes(), str(file))
+    return _absent(index, pipeline_class) if isinstance(index, dict) else {}
+
+
+def _absent(index: Mapping[str, Any], pipeline_class: Any) -> dict[str, None]:
+    return {
+        name: None
+        for name in inspect.signature(pipeline_class.__init__).parameters
+        if index.get(name) == [None, None]
+    }
 
 
 def _trusted(file: Path, name: str, entry: Any) -> type:

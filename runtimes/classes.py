@@ -62,6 +62,8 @@ def component_class(library: str, class_name: str) -> type | None:
         holder = importlib.import_module(library)
     elif library.isidentifier() and inspect.ismodule(getattr(pipelines, library, None)):
         holder = getattr(pipelines, library)
+    if library == "transformers":
+        class_name = _todays_name(class_name)
     found = getattr(holder, class_name, None)
     if isinstance(found, type) or library in TRUSTED_LIBRARIES - {"diffusers"}:
         return found if isinstance(found, type) else None
@@ -77,6 +79,15 @@ def component_class(library: str, class_name: str) -> type | None:
                 setattr(pipelines, library, module)
             return found
     return None
+
+
+def _todays_name(class_name: str) -> str:
+    """The name of a class that transformers has renamed, as diffusers' own loader has it (CLIPFeatureExtractor)."""
+    try:
+        from diffusers.utils import _maybe_remap_transformers_class as renamed
+    except ImportError:  # private to diffusers, which looks names up as they are where it has none
+        return class_name
+    return renamed(class_name) or class_name
 
 
 def class_path(cls: type) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import secrets
 import threading
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from artifacts.errors import UsageError
-from artifacts.manifest import Manifest
+from artifacts.manifest import DimRange, Manifest
 from artifacts.progress import Progress, silent
 from artifacts.verify import open_artifact
 from runtimes.assemble import assemble, make_scheduler
@@ -58,6 +59,10 @@ def load(
         )
     graphs = Graphs(artifact.root, manifest, device, cache_dir() if cache else None, progress)
     return Pipeline(artifact.root, manifest, chosen, graphs, progress)
+
+
+# Options that are given once for each image to a pipeline that makes one image of each.
+_REPEATED = ("prompt", "negative_prompt", "image", "mask")
 
 
 class Pool(Runner, Protocol):
@@ -205,8 +210,8 @@ class Pipeline:
             pipe.scheduler = make_scheduler(pipe, scheduler)
         self._meter = Meter(cancel=cancel)
         seeds = tuple(seed + i for i in range(images))
-        at_once = self._batch(known)
-        runs = [seeds[i : i + at_once] for i in range(0, images, at_once)]
+        ends = list(itertools.accumulate(self._batches(images, known), initial=0))
+        runs = [seeds[start:end] for start, end in itertools.pairwise(ends)]
         bars = Bars(self._meter, progress, len(runs))
         for part in (pipe, *_parts(pipe)):
             part.progress_bar = bars.bar
@@ -235,8 +240,11 @@ class Pipeline:
         full = dict(options)
         if synonym("seed", known) and "generator" not in extra:
             full["seed"] = generators[0] if len(generators) == 1 else generators
-        if len(seeds) > 1:
+        if len(seeds) > 1 and synonym("images", known):
             full["images"] = len(seeds)
+        elif len(seeds) > 1:
+            repeated = {name: full[name] for name in _REPEATED if full.get(name) is not None}
+            full |= {name: [value] * len(seeds) for name, value in repeated.items()}
         given = arguments(self.diffusers, full, extra)
         if "return_dict" in known:
             given["return_dict"] = True
@@ -244,12 +252,28 @@ class Pipeline:
             output = self.diffusers(**given)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
-    def _batch(self, known: Mapping[str, Any]) -> int:
-        """How many images one call of the pipeline may make."""
-        if synonym("images", known) is None:
-            return 1
-        limits = self.manifest.sizes.get("batch")
-        return max(1, limits.max) if limits else 1
+    def _batches(self, images: int, known: Mapping[str, Any]) -> list[int]:
+        """How many images each call of the pipeline makes: as many as the artifact allows, the last one the rest.
+
+        Raises:
+            UsageError: no number of calls makes so many.
+        """
+        limits = self.manifest.sizes.get("batch", DimRange(min=1, max=1))
+        low, high = max(1, limits.min), max(1, limits.max)
+        if low == 1 and synonym("images", known) is None:
+            high = 1
+        full, rest = divmod(images, high)
+        if rest == 0 or rest >= low:
+            return [high] * full + [rest] * bool(rest)
+        calls = full + 1  # The rest is fewer than one call makes: it is taken from the others.
+        if images < calls * low:
+            at_once = f"{low}" if low == high else f"{low} to {high}"
+            near = calls * low
+            raise UsageError(
+                f"the artifact was compiled to make {at_once} images at once; {images} cannot be made so.",
+                f"Ask for {near}: --images {near}, or compile for fewer: latentc compile MODEL OUT --batch 1..{high}",
+            )
+        return [images // calls + (i < images % calls) for i in range(calls)]
 
     def _size(self, size: tuple[int, int] | None, known: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """Width and height to pass: those asked for, or those of an artifact that has only one size."""

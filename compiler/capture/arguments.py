@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from artifacts.errors import UsageError
@@ -16,10 +16,10 @@ from artifacts.errors import UsageError
 
 @dataclass(frozen=True)
 class Point:
-    """One call: `batch` prompts, `height` and `width` in pixels. `words` is the prompts' length.
+    """One call: `batch` pictures, `height` and `width` in pixels. `words` is the prompts' length.
 
-    `guided` False turns classifier-free guidance off. `extra` marks a point off the declared ranges, which is
-    there to show what varies.
+    There are as many prompts as pictures, unless `each` pictures are asked for of every prompt. `guided` False turns
+    classifier-free guidance off. `extra` marks a point off the declared ranges, which is there to show what varies.
     """
 
     batch: int
@@ -28,6 +28,12 @@ class Point:
     words: int = 4
     guided: bool = True
     extra: bool = False
+    each: int = 1
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts, or pictures to start from, the call is given."""
+        return self.batch // self.each
 
 
 # Steps enough for an image-to-image pipeline to keep one at its default strength. They cost nothing: a module
@@ -39,19 +45,19 @@ _WORDS = "a large red circle at the left of a blue square under some very small 
 
 def _prompt(point: Point, pipe: Any) -> list[str]:
     words = (_WORDS * (point.words // len(_WORDS) + 1))[: point.words]
-    return [" ".join(words)] * point.batch
+    return [" ".join(words)] * point.prompts
 
 
 def _negative(point: Point, pipe: Any) -> list[str]:
     """Not empty: some tokenizers make no token of nothing."""
-    return ["very small stars"] * point.batch
+    return ["very small stars"] * point.prompts
 
 
 def _picture(point: Point, pipe: Any) -> list[Any]:
     from PIL import Image
 
     # Neither black nor flat: pipelines crop, resize and measure it.
-    return [Image.linear_gradient("L").convert("RGB").resize((point.width, point.height))] * point.batch
+    return [Image.linear_gradient("L").convert("RGB").resize((point.width, point.height))] * point.prompts
 
 
 def _mask(point: Point, pipe: Any) -> list[Any]:
@@ -59,7 +65,7 @@ def _mask(point: Point, pipe: Any) -> list[Any]:
 
     mask = Image.new("L", (point.width, point.height))
     mask.paste(255, (0, 0, point.width // 2, point.height // 2))
-    return [mask] * point.batch
+    return [mask] * point.prompts
 
 
 def _embedding(point: Point, pipe: Any) -> Any:
@@ -67,7 +73,7 @@ def _embedding(point: Point, pipe: Any) -> Any:
     import torch
 
     width = _config(pipe, ("encoder_hid_dim", "embedding_dim", "cross_attention_dim"))
-    return torch.zeros(point.batch, width)
+    return torch.zeros(point.prompts, width)
 
 
 def _cascade_embedding(point: Point, pipe: Any) -> Any:
@@ -75,7 +81,7 @@ def _cascade_embedding(point: Point, pipe: Any) -> Any:
     import torch
 
     channels = _config(pipe, ("effnet_channels", "effnet_in_channels"))
-    return torch.zeros(point.batch, channels, -(-point.height * 3 // 128), -(-point.width * 3 // 128))
+    return torch.zeros(point.prompts, channels, -(-point.height * 3 // 128), -(-point.width * 3 // 128))
 
 
 def _config(pipe: Any, keys: tuple[str, ...]) -> int:
@@ -108,7 +114,7 @@ ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
     "generator": _generator,
     # The declared sizes are captured, not the nearest ones of a pipeline's table of aspect ratios.
     "use_resolution_binning": lambda point, pipe: False,
-    "class_labels": lambda point, pipe: [index % 10 for index in range(point.batch)],
+    "class_labels": lambda point, pipe: [index % 10 for index in range(point.prompts)],
 }
 """Given to every pipeline that has the argument."""
 
@@ -130,6 +136,9 @@ GUIDED: dict[str, float] = {"guidance_scale": 4.0}
 
 GUIDED_ONLY = ("negative_prompt",)
 """Left out of calls without guidance: some pipelines take another way when it is None (an empty embedding)."""
+
+EACH = ("num_images_per_prompt", "num_videos_per_prompt")
+"""How many pictures to make of each prompt; the first that a pipeline has is used."""
 
 TASK_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "image-to-image": ("image",),
@@ -154,7 +163,10 @@ def arguments(
         UsageError: the pipeline requires an argument that neither table nor `given` has.
     """
     parameters = inspect.signature(type(pipe).__call__).parameters
-    result: dict[str, Any] = {}
+    each = takes_each(pipe)
+    if each is None or each in given:
+        point = replace(point, each=1)
+    result: dict[str, Any] = {} if each is None or point.each == 1 else {each: point.each}
     for name, parameter in parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -180,6 +192,12 @@ def arguments(
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result
+
+
+def takes_each(pipe: Any) -> str | None:
+    """The pipeline's name for how many pictures it makes of each prompt, if it makes more than one."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    return next((name for name in EACH if name in parameters), None)
 
 
 def _is_off(guidance: Any) -> bool:
@@ -219,4 +237,4 @@ class _Zeros:
     def __call__(self, point: Point) -> Any:
         import torch
 
-        return torch.zeros(point.batch, *self.shape[1:])
+        return torch.zeros(point.prompts, *self.shape[1:])

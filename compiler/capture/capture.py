@@ -202,6 +202,8 @@ def _points(size: SizeRange, batch: DimRange) -> tuple[Point, ...]:
     ]
     if (batch.min, low) != (batch.max, high):
         found.append(Point(batch.min, *low, words=2))
+    if batch.min > 1:  # Pictures of one prompt: it is encoded once.
+        found.append(Point(batch.min, *low, words=2, each=batch.min))
     return tuple(found)
 
 

@@ -245,13 +245,13 @@ class _Axes:
             pairs = sorted(zip(values, sizes, strict=True))
             return all((a[1] == b[1]) if a[0] == b[0] else (a[1] < b[1]) for a, b in pairwise(pairs))
 
-        batches = [p.batch * (2 if p.guided else 1) for p in self.points]
-        if all(size % p.batch == 0 for size, p in zip(sizes, self.points, strict=True)) and (
-            follows([p.batch for p in self.points])
-            or follows(batches)
-            or all(s <= 4 * max(batches) for s in sizes)
-        ):
-            return "batch"
+        # Parts of a pipeline are called with a row for each picture, or for each prompt.
+        for rows in ([p.batch for p in self.points], [p.prompts for p in self.points]):
+            batches = [row * (2 if p.guided else 1) for row, p in zip(rows, self.points, strict=True)]
+            if all(size % row == 0 for size, row in zip(sizes, rows, strict=True)) and (
+                follows(rows) or follows(batches) or all(s <= 4 * max(batches) for s in sizes)
+            ):
+                return "batch"
         for name, values in (
             ("height", [p.height for p in self.points]),
             ("width", [p.width for p in self.points]),

@@ -1,4 +1,4 @@
-"""A pipeline that sets attention processors for its call: drawn with them, without them, and never silently otherwise."""
+"""A pipeline that sets attention processors for its call: with them, without them, never silently otherwise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,12 @@ def draw(pipe: Any, **given: Any) -> np.ndarray:
 def compiled(model: Path, out: Path, **arguments: str) -> Manifest:
     side = DimRange(min=CASE.size, max=CASE.size)
     request = CompileRequest(
-        model=str(model), out=out, target="onnxruntime", size=SizeRange(side, side), arguments=arguments
+        model=str(model),
+        out=out,
+        target="onnxruntime",
+        precision="fp32",
+        size=SizeRange(side, side),
+        arguments=arguments,
     )
     return compile(request).manifest
 

@@ -41,3 +41,9 @@ def test_a_retired_class_is_found_by_diffusers_own_loader_too(library: str) -> N
 )
 def test_other_names_are_not(library: str, name: str) -> None:
     assert component_class(library, name) is None
+
+
+def test_a_class_that_transformers_has_renamed_is_found_as_diffusers_finds_it() -> None:
+    import transformers
+
+    assert component_class("transformers", "CLIPFeatureExtractor") is transformers.CLIPImageProcessor

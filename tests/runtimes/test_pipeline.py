@@ -57,6 +57,35 @@ def test_several_images_have_seeds_of_their_own_however_they_are_batched(compile
         assert np.abs(pixels(found).astype(int) - pixels(wanted)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("batch", "images", "calls"),
+    [
+        ((1, 4), 6, [4, 2]),
+        ((2, 2), 4, [2, 2]),
+        ((2, 4), 5, [3, 2]),
+        ((3, 4), 9, [3, 3, 3]),
+        ((2, 2), 1, None),
+        ((2, 2), 3, None),
+        ((3, 4), 5, None),
+    ],
+)
+def test_images_are_made_in_batches_that_the_artifact_takes(
+    compiled: Compiled, batch: tuple[int, int], images: int, calls: list[int] | None
+) -> None:
+    declared = {"batch": DimRange(min=batch[0], max=batch[1])}
+    manifest = compiled.manifest.model_copy(update={"sizes": compiled.manifest.sizes | declared})
+    pool = tiny.TorchGraphs(compiled.reference, manifest)
+    pipeline = compiled.pipeline(pool=pool, manifest=manifest)
+    options: dict[str, Any] = {"steps": 1, "images": images, "size": "32x32", "guidance": 1.0}
+    if calls is None:
+        with pytest.raises(UsageError, match=f"images at once; {images} cannot") as caught:
+            pipeline.generate(PROMPT, **options)
+        assert "--images" in caught.value.hint and not pool.calls
+        return
+    assert len(pipeline.generate(PROMPT, **options).images) == images
+    assert [inputs["sample"][1][0] for graph, inputs in pool.calls if graph == "unet"] == calls
+
+
 def test_image_to_image(compiled: Compiled) -> None:
     from diffusers import StableDiffusionImg2ImgPipeline
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,45 @@ def test_progress_is_told(captured, events):
 def test_a_task_that_does_not_exist(sd15):
     with pytest.raises(UsageError, match="there is no task 'upscale'"):
         capture(open_model(str(sd15)), ("upscale",), SizeRange(*[DimRange(min=32, max=32)] * 2))
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 2), (3, 4)])
+def test_a_batch_that_begins_above_one_encodes_its_one_prompt_too(sd15, low, high):
+    size = SizeRange(*[DimRange(min=32, max=32)] * 2)
+    found = capture(open_model(str(sd15)), (), size, DimRange(min=low, max=high))
+    text, unet, decoder = found.methods
+    assert text.dims == {"batch": DimRange(min=1, max=high)}
+    assert decoder.dims == {"batch": DimRange(min=low, max=high)}
+    assert unet.dims == {"batch": DimRange(min=low, max=2 * high)}
+
+
+def test_a_component_that_the_index_has_as_null_is_left_out(tmp_path):
+    from diffusers import StableDiffusion3Pipeline
+
+    from tests.sweep.flow import sd3
+
+    absent = {"text_encoder_3": None, "tokenizer_3": None}  # not among the class's optional components
+    StableDiffusion3Pipeline(**(sd3().components | absent)).save_pretrained(tmp_path)
+    found = capture(open_model(str(tmp_path)), (), SizeRange(*[DimRange(min=32, max=32)] * 2))
+    assert [m.folder for m in found.methods] == [
+        "text_encoder",
+        "text_encoder_2",
+        "transformer",
+        "vae_decoder",
+    ]
+
+
+def test_a_component_of_a_renamed_class_is_loaded(sd15, tmp_path):
+    from tests.sweep.text import clip_images
+
+    folder = tmp_path / "model"
+    shutil.copytree(sd15, folder)
+    clip_images().save_pretrained(folder / "feature_extractor")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index["feature_extractor"] = ["transformers", "CLIPFeatureExtractor"]
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    found = capture(open_model(str(folder)), (), SizeRange(*[DimRange(min=32, max=32)] * 2))
+    assert len(found.methods) == 3
 
 
 # --- building and binding ------------------------------------------------------------------------
