@@ -1,7 +1,4 @@
-"""What draws in a worker: an artifact, or the model that it was compiled from, in PyTorch.
-
-python -m bench.engines artifact|pytorch JSON
-"""
+"""What draws in a worker: an artifact, or the model that it was compiled from, in PyTorch."""
 
 from __future__ import annotations
 
@@ -308,6 +305,7 @@ def _pixels(images: Sequence[Any]) -> np.ndarray:
 ENGINES: dict[str, Any] = {"artifact": ArtifactEngine, "pytorch": TorchEngine}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """A worker with the engine that the first argument names, made with the second, a JSON object."""
     quiet_libraries()
     serve(ENGINES[sys.argv[1]](**json.loads(sys.argv[2])))

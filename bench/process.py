@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.worker import ending
 
 SAMPLE_SECONDS = 0.01
 
@@ -97,8 +98,7 @@ class Worker:
         status = self._process.wait()
         self._said.seek(0)
         last = self._said.read().decode("utf-8", "replace").strip().splitlines()[-5:]
-        why = " (killed, as a rule for want of memory)" if status in (-9, 137) else ""
-        return "\n".join([f"{self.name}: its process ended with status {status}{why}.", *last])
+        return "\n".join([f"{self.name}: its process {ending(status)}.", *last])
 
     def close(self) -> None:
         """Ends the process; twice is harmless."""

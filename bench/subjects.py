@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
 from artifacts.progress import Progress, silent
 from artifacts.reading import read_manifest
+from artifacts.worker import command
 
 if TYPE_CHECKING:
     from compiler.source import ModelSource
@@ -147,7 +147,7 @@ def _variant(files: Iterable[Path]) -> str | None:
 
 def worker(engine: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     """The command of a worker with an engine of `bench.engines`."""
-    return (sys.executable, "-m", "bench.engines", engine, json.dumps(dict(given)))
+    return tuple(command("bench.engines:main", engine, json.dumps(dict(given))))
 
 
 def same_model(one: Manifest, name: str, other: Manifest, other_name: str) -> None:

@@ -14,20 +14,22 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from artifacts.worker import command, ending
+
 Job = TypeVar("Job", bound=BaseModel)
 
 
-def ask(module: str, job: BaseModel) -> dict[str, Any]:
-    """The answer of `python -m module`, which calls `serve`, to one job."""
+def ask(entry: str, job: BaseModel) -> dict[str, Any]:
+    """The answer to one job of the function `entry` ("module:function"), which calls `serve`."""
     ended = subprocess.run(
-        [sys.executable, "-m", module],
+        command(entry),
         input=job.model_dump_json(),
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
     )
     if ended.returncode:
-        return {"failure": f"it ended with status {ended.returncode} before it answered (out of memory?)"}
+        return {"failure": f"it {ending(ended.returncode)} before it answered"}
     return json.loads(ended.stdout)  # type: ignore[no-any-return]
 
 

@@ -1,8 +1,8 @@
 """Runs the pipeline over all its timesteps with one component replaced by its graph, and collects what it is asked
 for: the taps of a tapped graph, or the inputs of a few calls.
 
-`run` is the compiler's side; ``python -m compiler.calibrate`` is the other, in a process of its own. The component
-under calibration is never loaded by PyTorch, the others are PyTorch's own.
+`run` is the compiler's side, `main` is the other's, in a process of its own. The component under calibration is never
+loaded by PyTorch, the others are PyTorch's own.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def read_inputs(file: Path) -> list[dict[str, np.ndarray]]:
 def _run(job: Job, what: str, progress: Progress) -> None:
     task = f"{job.graph.folder}: {what}"
     progress(Event(task, 0, None))
-    found = ask("compiler.calibrate", job)
+    found = ask(f"{__name__}:main", job)
     if "failure" in found:
         raise LatentcError(
             f"the calibration of '{job.component.name}' failed: {found['failure']}.",
@@ -205,5 +205,6 @@ def collect(job: Job) -> dict[str, str]:
     return {}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process that draws."""
     serve(Job, collect)

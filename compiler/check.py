@@ -1,14 +1,13 @@
 """Is a compiled graph PyTorch's? Both get the same inputs, one after the other, in a process of their own.
 
-`Checker` is the compiler's side; ``python -m compiler.check`` is the other: it reads one `Job` a line from standard
-input and answers each with one line, so that one start of the libraries serves a whole compile.
+`Checker` is the compiler's side, `main` is the other's: it reads one `Job` a line from standard input and answers each
+with one line, so that one start of the libraries serves a whole compile.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import AnyLeaf, Built, Evidence, TensorSpec, Tree
+from artifacts.worker import command, ending
 from compiler.answering import serve
 
 TOLERANCE: dict[str, float] = {
@@ -94,7 +94,7 @@ class Checker:
         """
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "compiler.check"],
+                command(f"{__name__}:main"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -110,8 +110,7 @@ class Checker:
         if not line:
             code = self._process.wait()
             raise LatentcError(
-                f"the check of '{job.component}.{job.method}' ended with status {code} before it answered "
-                "(out of memory?).",
+                f"the check of '{job.component}.{job.method}' {ending(code)} before it answered.",
                 "Compile without it: --check none",
             )
         answer = json.loads(line)
@@ -222,5 +221,6 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
     return results
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process that checks."""
     serve(Job, _answer)

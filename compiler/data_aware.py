@@ -2,7 +2,7 @@
 
 What the pipeline calls the component with is recorded (`compiler.calibrate`), and the vendor's compressor then chooses
 values, scales and zero points for the products' weights (`targets.data_aware`). Here is what stands between: `run` is
-the compiler's side, ``python -m compiler.data_aware`` the other, in a process of its own, which takes the compressor's
+the compiler's side, `main` is the other's, in a process of its own, which takes the compressor's
 memory with it when it ends.
 """
 
@@ -116,7 +116,7 @@ def run(
         weights=tuple((w.name, w.group, w.asymmetric) for w in weights),
         out=str(out),
     )
-    found = ask("compiler.data_aware", job)
+    found = ask(f"{__name__}:main", job)
     if "failure" in found:
         raise LatentcError(
             f"int4 with method={method} failed on '{folder}': {found['failure']}.",
@@ -143,5 +143,6 @@ def work(job: Job) -> dict[str, str]:
     return {}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process of the compressor."""
     serve(Job, work)

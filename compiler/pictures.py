@@ -1,7 +1,7 @@
 """Are a quantized model's pictures still PyTorch's? Both draw the same prompts from the same seeds.
 
-`measure` is the compiler's side; ``python -m compiler.pictures`` is the other, in a process of its own: PyTorch's
-pipeline is drawn with first and freed, then the graphs, which need not be published yet.
+`measure` is the compiler's side, `main` is the other's, in a process of its own: PyTorch's pipeline is drawn with
+first and freed, then the graphs, which need not be published yet.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def measure(job: Job, progress: Progress) -> PictureEvidence:
         return PictureEvidence(reason=f"it does not do {TASK}")
     count = len(job.evaluation.prompts)
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 0, None))
-    found = ask("compiler.pictures", job)
+    found = ask(f"{__name__}:main", job)
     if "failure" in found:
         raise LatentcError(
             f"the pictures cannot be drawn: {found['failure']}", "Compile without: --pictures 0"
@@ -239,5 +239,6 @@ def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Ma
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process that draws."""
     serve(Job, lambda job: answer(job).model_dump(mode="json"))

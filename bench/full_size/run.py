@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from artifacts import worker
 from artifacts.errors import LatentcError
 from bench import memlimit, peers
 from bench.full_size.architectures import ARCHITECTURES
@@ -95,14 +96,20 @@ class Runs:
         out = self.work / f"{name}-latentc"
         arguments = ["--target", "openvino", "--precision", "fp16", "--check", "none", "--size", "256..1024"]
         arguments += ["--batch", "1..2", "--task", "text-to-image", "--task", "image-to-image"]
-        command = [sys.executable, "-m", "latentc", "compile", str(self.model(name)), str(out), *arguments]
+        command = [
+            *worker.command("latentc.cli:main"),
+            "compile",
+            str(self.model(name)),
+            str(out),
+            *arguments,
+        ]
         if quantize:
             command += ["--quantize", quantize]
         return self._run(f"latentc: {name} to OpenVINO {quantize or 'fp16'}", command, limit, out)
 
     def artifact(self, what: str, name: str, out: Path, arguments: Sequence[str], limit: int) -> Figure:
         """`latentc compile` of a model; what it makes stays."""
-        command = [sys.executable, "-m", "latentc", "compile", str(self.model(name)), str(out)]
+        command = [*worker.command("latentc.cli:main"), "compile", str(self.model(name)), str(out)]
         return self._run(what, [*command, *arguments], limit)
 
     def peer(self, name: str, limit: int | None) -> Figure:
@@ -124,7 +131,7 @@ class Runs:
     def graph(self, name: str, component: str, limit: int) -> Figure:
         """A component's graph without its weights."""
         model = self.model(name, hollow=True)
-        command = [sys.executable, "-m", "bench.full_size.graph", str(model), component]
+        command = worker.command("bench.full_size.graph:main", str(model), component)
         return self._run(f"latentc: graph of {name}'s {component}", command, limit)
 
     def _run(

@@ -109,7 +109,8 @@ def environment() -> dict[str, str]:
 
 
 def _pip(where: Path, *arguments: str) -> None:
-    command = [str(where), "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    # Isolated: no file of the current folder is pip's.
+    command = [str(where), "-I", "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise LatentcError(

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifacts import worker
 from artifacts.errors import LatentcError
 from artifacts.progress import Event
 from artifacts.reading import read_manifest
@@ -142,9 +143,7 @@ class Maker:
         """Compiles; without the check of its numbers, which the peers do not have."""
         out = self.work / each.name.replace(" ", "-")
         command = [
-            sys.executable,
-            "-m",
-            "latentc",
+            *worker.command("latentc.cli:main"),
             "compile",
             self.model.id,
             str(out),

@@ -1,8 +1,8 @@
 """The building of one TensorRT engine, in a process of its own.
 
-`run` is the compiler's side; ``python -m targets.tensorrt.build`` is the other. It reads a `Job` from standard input
-and answers with lines of JSON: how far it is, and last what it built, or why not. The builder's memory goes with its
-process, and a build is cancelled by ending it.
+`run` is the compiler's side, `main` is the other's: it reads a `Job` from standard input and answers with lines of
+JSON: how far it is, and last what it built, or why not. The builder's memory goes with its process, and a build is
+cancelled by ending it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from artifacts.progress import Event, Progress
+from artifacts.worker import command, ending
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
@@ -72,7 +73,7 @@ def run(job: Job, progress: Progress, task: str) -> Built:
     answer: Built = {}
     # Not in a group of its own: a Ctrl-C in the terminal reaches both.
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        command(f"{__name__}:main"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -101,7 +102,7 @@ def run(job: Job, progress: Progress, task: str) -> Built:
                 else "Use --target onnxruntime, or report the model with this message.",
             )
         if code or "sha256" not in answer:
-            raise LatentcError(f"{task} ended with status {code} before it was done (out of memory?).")
+            raise LatentcError(f"{task} {ending(code)} before it was done.")
         progress(Event(task, 100, 100))
     return answer
 
@@ -351,7 +352,8 @@ def dtype_name(dtype: Any) -> str:
     return TYPES.get(name, name)
 
 
-def _main() -> None:
+def main() -> None:
+    """The process that builds."""
     import signal
 
     # A Ctrl-C reaches this process too; the compiler's process answers it, and ends this one.
@@ -366,7 +368,3 @@ def _main() -> None:
         answers.send(failure=f"{type(error).__name__}: {error}")
     # The pulse stops here, behind the last answer.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    _main()

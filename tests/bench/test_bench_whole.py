@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from artifacts.manifest import DimRange
 from bench.reference.drawing import split
 from bench.request import BenchRequest, bench
 from compiler.build import CompileRequest, compile
+from tests.strangers import strangers
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +27,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers import what these tests test."""
-    here = str(Path(__file__).resolve().parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder has files that are called as our modules: no worker may run them."""
+    monkeypatch.chdir(strangers(tmp_path / "here"))
 
 
 def wanted(artifact: Path, **changes: object) -> BenchRequest:

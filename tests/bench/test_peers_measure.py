@@ -34,7 +34,7 @@ class Fake(Maker):
 
     def _run(self, what: str, command: Any, peer: bool = False) -> Made:
         self.runs.append(what)
-        out = Path(command[-1]) if peer else Path(command[5])
+        out = Path(command[-1]) if peer else Path(command[command.index("compile") + 2])
         if peer:
             out.mkdir()
             (out / "model.xml").write_bytes(b"12345")

@@ -10,42 +10,14 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.worker import command
 from bench import process, worker
 from bench.process import Watch, Worker, WorkerBug, forget
-
-SCRIPT = """
-import sys
-import numpy as np
-from artifacts.errors import LatentcError, UsageError
-from bench.worker import Drawn, serve
-
-class Engine:
-    def prepare(self):
-        print("a library says hello")
-    def open(self):
-        raise UsageError("no device 'gpu.9' here.", "See: latentc targets")
-    def draw(self, request):
-        if request.prompt == "bug":
-            raise KeyError("oops")
-        if request.prompt == "die":
-            print("last words", file=sys.stderr)
-            sys.stderr.flush()
-            import os
-            os._exit(3)
-        if request.prompt == "memory":
-            self.held = b"1" * (64 << 20)
-        image = np.full((*request.size, 3), request.seed, np.uint8)
-        return Drawn(image, 1.5, (0.5, 0.25), {"unet.forward": (2, 0.5)}, np.ones((2, 4), np.float32))
-
-serve(Engine())
-"""
 
 
 @pytest.fixture
 def asked():
-    root = str(Path(__file__).resolve().parents[2])
-    env = {**os.environ, "PYTHONPATH": root}
-    with Worker("out", [sys.executable, "-c", SCRIPT], env) as found:
+    with Worker("out", command("tests.bench.odd_engine:main")) as found:
         yield found
 
 

@@ -22,7 +22,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[list
 
     def fake(command: list[str], limit: int | None = None, **_: object) -> Usage:
         seen.append((command, limit))
-        out = Path(command[5])
+        out = Path(command[command.index("compile") + 2])
         manifest = made(out)
         engine = manifest.files[0].model_copy(update={"path": "unet/model.engine", "size": 3 * MIB})
         made(out, files=(*manifest.files, engine))
