@@ -14,6 +14,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
+from artifacts import telemetry
 from artifacts.errors import LatentcError
 from runtimes.quiet import quiet_libraries
 
@@ -103,6 +104,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     A `LatentcError` is printed without a traceback; any other exception is a bug and keeps its own.
     """
+    telemetry.off()
     quiet_libraries()
     # A character that the terminal's encoding lacks is escaped; it must not end the command.
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from artifacts import telemetry
+
 if TYPE_CHECKING:
     from runtimes.pipeline import Pipeline, load
     from runtimes.result import Result
 
 __all__ = ["Pipeline", "Result", "load"]
+
+
+telemetry.off()  # before any module of this package imports a vendor's
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -115,6 +117,9 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
     """
     import onnxruntime as ort
 
+    if sys.platform == "win32" and os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
+        # What goes to Windows' own tracing does not follow the variable.
+        ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # What it would print is in the error that we raise.
     # Threads that spin after a run take the cores from PyTorch and from other sessions.

@@ -1,1 +1,5 @@
 """A graph becomes one vendor's files: one file for each target, listed in `targets.table`."""
+
+from artifacts import telemetry
+
+telemetry.off()  # before any module of this package imports a vendor's

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +94,6 @@ def compress(
     Raises:
         RuntimeError: OpenVINO or NNCF cannot work on the graph.
     """
-    # It would tell Intel of its use.
-    os.environ["NNCF_CI"] = "1"
     # Its progress bars are drawn on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         import nncf

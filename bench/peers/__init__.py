@@ -36,15 +36,18 @@ class Peer:
 
 
 PEERS: Mapping[str, Peer] = {
+    # openvino-telemetry: OpenVINO and NNCF tell nobody of their use where it is missing.
     # torchvision: optimum-intel names it as a dependency, diffusion models do not use it, and beside a CPU
     # build of torch its default wheel fails on import.
     "optimum-intel": Peer(
         ("torch", "optimum-intel", "openvino-tokenizers", "diffusers", "accelerate"),
-        remove=("torchvision",),
+        remove=("openvino-telemetry", "torchvision"),
     ),
     "optimum-onnx": Peer(("torch", "optimum-onnx", "onnxruntime", "diffusers", "accelerate")),
     # torch: for the numbers of its generator, so that the noise is PyTorch's.
-    "openvino-genai": Peer(("torch", "openvino-genai", "openvino-tokenizers", "numpy")),
+    "openvino-genai": Peer(
+        ("torch", "openvino-genai", "openvino-tokenizers", "numpy"), remove=("openvino-telemetry",)
+    ),
 }
 
 
