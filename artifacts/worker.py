@@ -1,11 +1,26 @@
-"""Work in a process of its own: how the process is started, and what is said of its end."""
+"""Work in a process of its own: jobs go in, answers come out, and its memory goes when it ends.
+
+`Worker` is the side that asks, `artifacts.serve` the one that answers.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pydantic import BaseModel
+
+from artifacts import serve
+from artifacts.errors import LatentcError
 
 # `python -m` and `python -c` look into the current folder first, whatever lies there. Nothing is imported before that
 # folder is off the path; PYTHONSAFEPATH would do the same, from Python 3.11 on.
@@ -20,6 +35,158 @@ getattr(import_module(module), function)()
 
 # What Windows ends a process with that it can give no memory: STATUS_NO_MEMORY and STATUS_COMMITMENT_LIMIT.
 _NO_MEMORY = (0xC0000017, 0xC000012D)
+
+
+# Lines of what an ended process said last that are quoted.
+_LAST_WORDS = 5
+
+
+class WorkerError(LatentcError):
+    """The work failed.
+
+    Attributes:
+        exit_code: 2 where the work found the request itself wrong.
+        trace: the traceback of what was raised; empty for a `LatentcError`, and where the process ended.
+    """
+
+    def __init__(self, message: str, hint: str = "", exit_code: int = 1, trace: str = "") -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+        self.trace = trace
+
+
+class WorkerEnded(WorkerError):
+    """The process ended before it answered."""
+
+
+class Worker:
+    """A process that answers jobs, one after the other. As a context manager it is ended at the end.
+
+    It starts at the first job. What it writes to its standard output and error is kept for when it ends unasked.
+    """
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str] | None = None, patience: float = 0.0
+    ) -> None:
+        """
+        Args:
+            command: calls `artifacts.serve.serve`; see `serving`.
+            env: all variables of the process; None for ours.
+            patience: seconds that the process has to end by itself.
+        """
+        self._command = list(command)
+        self._env = None if env is None else dict(env)
+        self._patience = patience
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; it is started unless it runs."""
+        return self._started().pid
+
+    def ask(
+        self, job: BaseModel | Mapping[str, Any], on_event: Callable[[Any], None] = lambda event: None
+    ) -> Any:
+        """Sends one job and waits for its answer.
+
+        Args:
+            on_event: is given what the work tells meanwhile.
+
+        Raises:
+            WorkerError: the work raised it, or anything else.
+            WorkerEnded: the process has ended.
+        """
+        process = self._started()
+        assert process.stdin is not None and process.stdout is not None
+        line = job.model_dump_json() if isinstance(job, BaseModel) else json.dumps(dict(job))
+        # A process that has ended takes nothing; what it said last is still there to be read.
+        with contextlib.suppress(OSError):
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+        for said in process.stdout:
+            told = json.loads(said)
+            if "event" in told:
+                on_event(told["event"])
+            elif "failure" in told:
+                raise WorkerError(**told["failure"])
+            else:
+                return told["answer"]
+        raise WorkerEnded(self._last_words(process))
+
+    def close(self, wait: bool = True) -> None:
+        """Ends the process; twice is harmless.
+
+        Args:
+            wait: give it its time to end by itself.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if not wait or not self._patience:
+            process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            process.wait(timeout=self._patience or None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._said.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(wait=error is None)
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115
+            # Not in a group of its own: a Ctrl-C in the terminal reaches both.
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                env=self._env,
+                text=True,
+                encoding="utf-8",
+            )
+        return self._process
+
+    def _last_words(self, process: subprocess.Popen[str]) -> str:
+        status = process.wait()
+        self._said.seek(0)
+        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
+        return "\n".join([f"its process {ending(status)} before it answered.", *lines[-_LAST_WORDS:]])
+
+
+def ask(
+    entry: str, job: BaseModel | Mapping[str, Any], on_event: Callable[[Any], None] = lambda event: None
+) -> Any:
+    """The answer to one job, of a process for it alone.
+
+    Args:
+        entry: see `serving`.
+
+    Raises:
+        WorkerError: see `Worker.ask`.
+    """
+    with Worker(serving(entry)) as worker:
+        return worker.ask(job, on_event)
+
+
+def serving(entry: str, *arguments: str) -> list[str]:
+    """The command line of a `Worker`.
+
+    Args:
+        entry: "module:function"; called with `arguments`, it returns what does the work (`artifacts.serve.Work`).
+    """
+    return command(f"{serve.__name__}:main", entry, *arguments)
 
 
 def command(entry: str, *arguments: str) -> list[str]:

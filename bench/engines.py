@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
-from bench.worker import Drawn, Request, serve
+from artifacts.serve import Work
+from bench.worker import Drawn, Request, reply
 from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def _pixels(images: Sequence[Any]) -> np.ndarray:
 ENGINES: dict[str, Any] = {"artifact": ArtifactEngine, "pytorch": TorchEngine}
 
 
-def main() -> None:
-    """A worker with the engine that the first argument names, made with the second, a JSON object."""
+def drawing(name: str, options: str) -> Work:
+    """The work of a process that draws with the engine `name`, made with `options`, a JSON object."""
     quiet_libraries()
-    serve(ENGINES[sys.argv[1]](**json.loads(sys.argv[2])))
+    return functools.partial(reply, ENGINES[name](**json.loads(options)))

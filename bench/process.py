@@ -1,22 +1,17 @@
-"""The other side of `bench.worker`: starts a worker, asks it, and watches how much memory it takes."""
+"""Asks a process that draws (`bench.worker`), and watches how much memory it takes."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from artifacts import worker
 from artifacts.errors import LatentcError, UsageError
-from artifacts.worker import ending
 
 SAMPLE_SECONDS = 0.01
 
@@ -42,86 +37,34 @@ class Peaks:
     file_backed: int | None
 
 
-class Worker:
-    """A process that draws. As a context manager it is ended at the end."""
+class Worker(worker.Worker):
+    """A process that draws."""
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """
         Args:
             name: for messages.
-            command: ends in `bench.worker.serve`.
-            env: variables besides ours.
+            command: its requests are those of `bench.worker.reply`.
+            env: all variables of the process; None for ours.
         """
+        super().__init__(command, env, patience=10.0)
         self.name = name
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=dict(os.environ if env is None else env),
-            text=True,
-            encoding="utf-8",
-        )
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    def ask(self, **request: Any) -> dict[str, Any]:
+    def request(self, **request: Any) -> dict[str, Any]:
         """Sends one request and waits for its answer.
 
         Raises:
             LatentcError: as the worker raised it; or the worker has ended.
             WorkerBug: the worker raised anything else.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
         try:
-            stdin.write(json.dumps(request) + "\n")
-            stdin.flush()
-            line = stdout.readline()
-        except OSError:
-            line = ""
-        if not line:
-            raise LatentcError(self._ended())
-        answer: dict[str, Any] = json.loads(line)
-        if "error" not in answer:
-            return answer
-        if answer["trace"]:
-            raise WorkerBug(f"{self.name}: {answer['trace']}")
-        kind = UsageError if answer["exit_code"] == UsageError.exit_code else LatentcError
-        raise kind(f"{self.name}: {answer['error']}", answer["hint"])
-
-    def _ended(self) -> str:
-        status = self._process.wait()
-        self._said.seek(0)
-        last = self._said.read().decode("utf-8", "replace").strip().splitlines()[-5:]
-        return "\n".join([f"{self.name}: its process {ending(status)}.", *last])
-
-    def close(self) -> None:
-        """Ends the process; twice is harmless."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._said.close()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._process.kill()
-        self.close()
+            answer: dict[str, Any] = self.ask(request)
+        except worker.WorkerError as error:
+            if error.trace:
+                raise WorkerBug(f"{self.name}: {error.trace}") from error
+            kind = UsageError if error.exit_code == UsageError.exit_code else LatentcError
+            raise kind(f"{self.name}: {error.message}", error.hint) from error
+        return answer
 
 
 class Watch:

@@ -95,7 +95,7 @@ class Asked(Protocol):
 
     pid: int
 
-    def ask(self, **request: Any) -> dict[str, Any]:
+    def request(self, **request: Any) -> dict[str, Any]:
         """Sends a request, returns the answer."""
 
 
@@ -185,8 +185,8 @@ class _row(AbstractContextManager[None]):
 def _begin(track: Track, asked: Asked, settings: Settings, folder: Path) -> Start:
     """Imports, loads and draws one picture."""
     with Watch(asked.pid) as watch:
-        imports = asked.ask(do="prepare")["seconds"]
-        known = asked.ask(do="open")
+        imports = asked.request(do="prepare")["seconds"]
+        known = asked.request(do="open")
         drawn = _ask(asked, settings, 0, 0, folder / "first.npz")
     peaks = watch.peaks()
     first = drawn.get("first_step")
@@ -202,7 +202,7 @@ def _begin(track: Track, asked: Asked, settings: Settings, folder: Path) -> Star
 
 
 def _ask(asked: Asked, settings: Settings, prompt: int, seed: int, out: Path) -> dict[str, Any]:
-    return asked.ask(
+    return asked.request(
         do="draw",
         prompt=settings.prompts[prompt],
         seed=settings.seeds[seed],

@@ -13,7 +13,7 @@ from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
 from artifacts.progress import Progress, silent
 from artifacts.reading import read_manifest
-from artifacts.worker import command
+from artifacts.worker import serving
 
 if TYPE_CHECKING:
     from compiler.source import ModelSource
@@ -30,7 +30,7 @@ class Subject:
         about: for people.
         bytes: on disk.
         files: what a cold start must read from disk again.
-        command: starts its worker (`bench.worker.serve`).
+        command: starts its worker (`artifacts.worker.Worker`).
         env: variables of the worker besides ours.
         compile_s, compile_memory: what making it took, where that was measured; seconds, bytes.
     """
@@ -147,7 +147,7 @@ def _variant(files: Iterable[Path]) -> str | None:
 
 def worker(engine: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     """The command of a worker with an engine of `bench.engines`."""
-    return tuple(command("bench.engines:main", engine, json.dumps(dict(given))))
+    return tuple(serving("bench.engines:drawing", engine, json.dumps(dict(given))))
 
 
 def same_model(one: Manifest, name: str, other: Manifest, other_name: str) -> None:

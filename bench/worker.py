@@ -1,16 +1,12 @@
 """The side of a measurement that runs in a process of its own: an engine draws what it is asked for.
 
-Requests come as lines of JSON on stdin, answers go as lines of JSON to what was stdout; whatever a library
-prints goes to stderr. The standard library and numpy only: other projects' environments run this file too.
+The standard library and numpy only: other projects' environments run this file too.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,30 +60,9 @@ class Engine(Protocol):
         """Draws one picture."""
 
 
-def serve(engine: Engine) -> None:
-    """Answers requests until stdin ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        answers.write(json.dumps(answer(engine, json.loads(line))) + "\n")
-        answers.flush()
-
-
-def answer(engine: Engine, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one request; a failure is one with the key "error"."""
-    try:
-        return _do(engine, request)
-    except Exception as error:
-        told = {"message": getattr(error, "message", None), "hint": getattr(error, "hint", "")}
-        return {
-            "error": told["message"] or f"{type(error).__name__}: {error}",
-            "hint": told["hint"],
-            "exit_code": getattr(error, "exit_code", 1),
-            "trace": "" if told["message"] else traceback.format_exc(),
-        }
-
-
-def _do(engine: Engine, request: Mapping[str, Any]) -> dict[str, Any]:
+def reply(engine: Engine, line: str) -> dict[str, Any]:
+    """Does what one request, a line of JSON, asks for; see `artifacts.serve.Work`."""
+    request = json.loads(line)
     start = time.perf_counter()
     if request["do"] == "prepare":
         engine.prepare()

@@ -1,8 +1,8 @@
 """Runs the pipeline over all its timesteps with one component replaced by its graph, and collects what it is asked
 for: the taps of a tapped graph, or the inputs of a few calls.
 
-`run` is the compiler's side, `main` is the other's, in a process of its own. The component under calibration is never
-loaded by PyTorch, the others are PyTorch's own.
+`run` is the compiler's side, `collecting` is the other's, in a process of its own. The component under calibration is
+never loaded by PyTorch, the others are PyTorch's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from artifacts.errors import LatentcError
 from artifacts.manifest import ComponentRecord, GraphRecord
 from artifacts.progress import Event, Progress
-from compiler.answering import ask, serve
+from artifacts.serve import Work
+from artifacts.worker import WorkerError, ask
 from compiler.pictures import Evaluation
 
 
@@ -82,12 +83,13 @@ def read_inputs(file: Path) -> list[dict[str, np.ndarray]]:
 def _run(job: Job, what: str, progress: Progress) -> None:
     task = f"{job.graph.folder}: {what}"
     progress(Event(task, 0, None))
-    found = ask(f"{__name__}:main", job)
-    if "failure" in found:
+    try:
+        ask(f"{__name__}:collecting", job)
+    except WorkerError as error:
         raise LatentcError(
-            f"the calibration of '{job.component.name}' failed: {found['failure']}.",
+            f"the calibration of '{job.component.name}' failed: {error.message}",
             f"Quantize its weights only: --quantize {job.component.name}=int8",
-        )
+        ) from error
     progress(Event(task, 1, 1))
 
 
@@ -205,6 +207,6 @@ def collect(job: Job) -> dict[str, str]:
     return {}
 
 
-def main() -> None:
-    """The process that draws."""
-    serve(Job, collect)
+def collecting() -> Work:
+    """The work of the process that draws."""
+    return lambda line: collect(Job.model_validate_json(line))

@@ -1,13 +1,11 @@
 """Is a compiled graph PyTorch's? Both get the same inputs, one after the other, in a process of their own.
 
-`Checker` is the compiler's side, `main` is the other's: it reads one `Job` a line from standard input and answers each
-with one line, so that one start of the libraries serves a whole compile.
+`Checker` is the compiler's side, `checking` is the other's. One process answers all jobs: one start of the libraries
+serves a whole compile.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +16,8 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import AnyLeaf, Built, Evidence, TensorSpec, Tree
-from artifacts.worker import command, ending
-from compiler.answering import serve
+from artifacts.serve import Work
+from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
 
 TOLERANCE: dict[str, float] = {
     "fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 0.15, "int8-activations": 0.3, "int4": 0.6, "nf4": 0.6,
@@ -71,7 +69,7 @@ class Checker:
     """Checks graphs in one subprocess, started at the first. Use it as a context manager."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._worker = Worker(serving(f"{__name__}:checking"))
 
     def __enter__(self) -> Checker:
         return self
@@ -79,12 +77,7 @@ class Checker:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
-                if stream is not None:
-                    stream.close()
+        self._worker.close()
 
     def run(self, job: Job, check: str) -> Evidence:
         """What was measured.
@@ -92,30 +85,13 @@ class Checker:
         Raises:
             LatentcError: an output is beyond the tolerance or not finite, or the check itself failed.
         """
-        if self._process is None:
-            self._process = subprocess.Popen(
-                command(f"{__name__}:main"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-            )
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(job.model_dump_json() + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except OSError:
-            line = ""
-        if not line:
-            code = self._process.wait()
+            answer = self._worker.ask(job)
+        except WorkerError as error:
             raise LatentcError(
-                f"the check of '{job.component}.{job.method}' {ending(code)} before it answered.",
-                "Compile without it: --check none",
-            )
-        answer = json.loads(line)
-        if "failure" in answer:
-            raise LatentcError(f"the check of '{job.component}.{job.method}' failed: {answer['failure']}")
+                f"the check of '{job.component}.{job.method}' failed: {error.message}",
+                "Compile without it: --check none" if isinstance(error, WorkerEnded) else error.hint,
+            ) from error
         if "lacks" in answer:
             return Evidence(check="not measured", reason=f"needs {answer['lacks']}")
         return judge(job, answer["errors"], check)
@@ -221,6 +197,6 @@ def _reference(job: Job, points: list[dict[str, np.ndarray]]) -> list[list[np.nd
     return results
 
 
-def main() -> None:
-    """The process that checks."""
-    serve(Job, _answer)
+def checking() -> Work:
+    """The work of the process that checks."""
+    return lambda line: _answer(Job.model_validate_json(line))

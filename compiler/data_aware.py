@@ -2,8 +2,8 @@
 
 What the pipeline calls the component with is recorded (`compiler.calibrate`), and the vendor's compressor then chooses
 values, scales and zero points for the products' weights (`targets.data_aware`). Here is what stands between: `run` is
-the compiler's side, `main` is the other's, in a process of its own, which takes the compressor's
-memory with it when it ends.
+the compiler's side, `compressing` is the other's, in a process of its own, which takes the compressor's memory
+with it when it ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
+from artifacts.serve import Work
+from artifacts.worker import WorkerError, ask
 from compiler import memory
-from compiler.answering import ask, serve
 from compiler.calibrate import read_inputs
 from compiler.quantize.blocks import Blocks
 from compiler.quantize.stream import Given
@@ -116,12 +117,13 @@ def run(
         weights=tuple((w.name, w.group, w.asymmetric) for w in weights),
         out=str(out),
     )
-    found = ask(f"{__name__}:main", job)
-    if "failure" in found:
+    try:
+        ask(f"{__name__}:compressing", job)
+    except WorkerError as error:
         raise LatentcError(
-            f"int4 with method={method} failed on '{folder}': {found['failure']}.",
+            f"int4 with method={method} failed on '{folder}': {error.message}",
             f"Use int4 without a method: --quantize {folder}=int4",
-        )
+        ) from error
     progress(Event(task, 1, 1))
     files = {weight.name: out / f"{number}.npz" for number, weight in enumerate(weights)}
     return {name: partial(_read, file) for name, file in files.items() if file.is_file()}
@@ -143,6 +145,6 @@ def work(job: Job) -> dict[str, str]:
     return {}
 
 
-def main() -> None:
-    """The process of the compressor."""
-    serve(Job, work)
+def compressing() -> Work:
+    """The work of the compressor's process."""
+    return lambda line: work(Job.model_validate_json(line))

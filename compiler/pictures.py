@@ -1,6 +1,6 @@
 """Are a quantized model's pictures still PyTorch's? Both draw the same prompts from the same seeds.
 
-`measure` is the compiler's side, `main` is the other's, in a process of its own: PyTorch's pipeline is drawn with
+`measure` is the compiler's side, `drawing` is the other's, in a process of its own: PyTorch's pipeline is drawn with
 first and freed, then the graphs, which need not be published yet.
 """
 
@@ -20,7 +20,8 @@ from artifacts.errors import LatentcError
 from artifacts.hashing import content_key
 from artifacts.manifest import Manifest, PictureEvidence
 from artifacts.progress import Event, Progress
-from compiler.answering import ask, serve
+from artifacts.serve import Work
+from artifacts.worker import WorkerError, ask
 from compiler.likeness import psnr, ssim
 
 TASK = "text-to-image"
@@ -99,11 +100,12 @@ def measure(job: Job, progress: Progress) -> PictureEvidence:
         return PictureEvidence(reason=f"it does not do {TASK}")
     count = len(job.evaluation.prompts)
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 0, None))
-    found = ask(f"{__name__}:main", job)
-    if "failure" in found:
+    try:
+        found = ask(f"{__name__}:drawing", job)
+    except WorkerError as error:
         raise LatentcError(
-            f"the pictures cannot be drawn: {found['failure']}", "Compile without: --pictures 0"
-        )
+            f"the pictures cannot be drawn: {error.message}", "Compile without: --pictures 0"
+        ) from error
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 1, 1))
     return PictureEvidence.model_validate(found)
 
@@ -239,6 +241,6 @@ def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Ma
     )
 
 
-def main() -> None:
-    """The process that draws."""
-    serve(Job, lambda job: answer(job).model_dump(mode="json"))
+def drawing() -> Work:
+    """The work of the process that draws."""
+    return lambda line: answer(Job.model_validate_json(line)).model_dump(mode="json")

@@ -1,6 +1,6 @@
 """Runs in a peer's environment, without our packages: the peer's own pipeline, as a worker of a bench.
 
-python engines.py LOADER JSON, where JSON has the folder that the peer made. Answers as bench/worker.py does.
+python engines.py LOADER JSON, where JSON has the folder that the peer made. Answers as artifacts/serve.py does.
 """
 
 from __future__ import annotations
@@ -11,22 +11,30 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from artifacts import serve
     from bench import worker
 else:
-    # By its path: our packages, and what they import, are not in this environment.
-    _spec = importlib.util.spec_from_file_location(
-        "latentc_worker", Path(__file__).resolve().parents[1] / "worker.py"
-    )
-    worker = importlib.util.module_from_spec(_spec)
-    sys.modules[_spec.name] = worker
-    _spec.loader.exec_module(worker)
+
+    def _loaded(*path: str) -> ModuleType:
+        """By its path: our packages, and what they import, are not in this environment."""
+        file = _OURS.joinpath(*path).with_suffix(".py")
+        spec = importlib.util.spec_from_file_location(f"latentc_{path[-1]}", file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    _OURS = Path(__file__).resolve().parents[2]
+    serve, worker = _loaded("artifacts", "serve"), _loaded("bench", "worker")
 
 
 def threads() -> int | None:
@@ -183,4 +191,4 @@ LOADERS: dict[str, Callable[..., Any]] = {
 }
 
 if __name__ == "__main__":
-    worker.serve(LOADERS[sys.argv[1]](**json.loads(sys.argv[2])))
+    serve.serve(lambda: partial(worker.reply, LOADERS[sys.argv[1]](**json.loads(sys.argv[2]))))

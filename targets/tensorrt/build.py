@@ -1,22 +1,15 @@
 """The building of one TensorRT engine, in a process of its own.
 
-`run` is the compiler's side, `main` is the other's: it reads a `Job` from standard input and answers with lines of
-JSON: how far it is, and last what it built, or why not. The builder's memory goes with its process, and a build is
-cancelled by ending it.
+`run` is the compiler's side, `building` is the other's: it tells how far it is, and answers with what it built. The
+builder's memory goes with its process, and a build is cancelled by ending it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import os
-import subprocess
-import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +18,8 @@ from pydantic import BaseModel
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from artifacts.progress import Event, Progress
-from artifacts.worker import command, ending
+from artifacts.serve import Work, tell
+from artifacts.worker import WorkerError, ask
 
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
@@ -70,81 +64,31 @@ def run(job: Job, progress: Progress, task: str) -> Built:
         LatentcError: the builder refused the graph, or its process ended.
     """
     progress(Event(task, 0, 100))
-    answer: Built = {}
-    # Not in a group of its own: a Ctrl-C in the terminal reaches both.
-    process = subprocess.Popen(
-        command(f"{__name__}:main"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        encoding="utf-8",
-    )
-    with _ended(process, Path(job.engine)):
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(job.model_dump_json())
-        process.stdin.close()
-        done = 0.0
-        for line in process.stdout:
-            said = json.loads(line)
-            if "done" not in said:
-                answer = said
-                continue
-            done = max(done, said["done"])
-            progress(Event(task, round(min(done, 0.99) * 100), 100))
-        code = process.wait()
-        if "failure" in answer:
-            options = " ".join(f"--{name.replace('_', '-')}" for name in job.flags)
-            raise LatentcError(
-                f"{task}{f' with {options}' if options else ''} failed: {answer['failure']}",
-                f"Leave out {options}, or build where there is an NVIDIA GPU."
-                if options
-                else "Use --target onnxruntime, or report the model with this message.",
-            )
-        if code or "sha256" not in answer:
-            raise LatentcError(f"{task} {ending(code)} before it was done.")
+    done = 0.0
+
+    def told(event: float) -> None:
+        nonlocal done
+        done = max(done, event)
+        progress(Event(task, round(min(done, 0.99) * 100), 100))
+
+    try:
+        answer: Built = ask(f"{__name__}:building", job, told)
         progress(Event(task, 100, 100))
+    except BaseException as error:
+        Path(job.engine).unlink(missing_ok=True)
+        if not isinstance(error, WorkerError):
+            raise
+        options = " ".join(f"--{name.replace('_', '-')}" for name in job.flags)
+        raise LatentcError(
+            f"{task}{f' with {options}' if options else ''} failed: {error.message}",
+            f"Leave out {options}, or build where there is an NVIDIA GPU."
+            if options
+            else "Use --target onnxruntime, or report the model with this message.",
+        ) from error
     return answer
 
 
-@contextmanager
-def _ended(process: subprocess.Popen[str], engine: Path) -> Iterator[None]:
-    """Ends the process when the block raises, and removes what it wrote."""
-    try:
-        yield
-    except BaseException:
-        process.kill()
-        process.wait()
-        engine.unlink(missing_ok=True)
-        raise
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
-
-
 # --- in the process that builds ------------------------------------------------------------------
-
-
-class _Answers:
-    """The one stream back. When nobody reads it any more, there is nobody to build for."""
-
-    def __init__(self) -> None:
-        self._stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-        # The vendor's libraries print to standard output now and then.
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        self._lock = threading.Lock()
-
-    def send(self, **answer: Any) -> None:
-        try:
-            with self._lock:
-                self._stream.write(json.dumps(answer) + "\n")
-                self._stream.flush()
-        except OSError:
-            os._exit(1)
 
 
 class _Phases:
@@ -175,7 +119,7 @@ class _Phases:
             return inner
 
 
-def _build(job: Job, answers: _Answers) -> Built:
+def _build(job: Job) -> Built:
     """Builds the engine and writes it; see `run` for what is returned.
 
     Raises:
@@ -195,8 +139,13 @@ def _build(job: Job, answers: _Answers) -> Built:
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         found = "; ".join(f"{e.desc()} ({e.node_operator()} {e.node_name()})" for e in errors[:3])
         raise LatentcError(f"the ONNX parser refused the graph: {found}")
-    config = _config(trt, builder, job, answers)
-    serialized = builder.build_serialized_network(network, config)
+    config = _config(trt, builder, job)
+    ended = threading.Event()
+    config.progress_monitor = _monitor(trt, ended)
+    try:
+        serialized = builder.build_serialized_network(network, config)
+    finally:
+        ended.set()
     if serialized is None:
         raise LatentcError("; ".join(dict.fromkeys(said)) or "the builder said nothing")
     sha256 = hashlib.sha256(serialized).hexdigest()
@@ -227,7 +176,7 @@ def _logger(trt: Any, said: list[str]) -> Any:
     return Logger()
 
 
-def _config(trt: Any, builder: Any, job: Job, answers: _Answers) -> Any:
+def _config(trt: Any, builder: Any, job: Job) -> Any:
     config = builder.create_builder_config()
     if job.capabilities != ("current",):
         config.num_compute_capabilities = len(job.capabilities)
@@ -250,7 +199,6 @@ def _config(trt: Any, builder: Any, job: Job, answers: _Answers) -> Any:
             raise LatentcError(f"this version has no flag {name}")
         config.set_flag(getattr(trt.BuilderFlag, name))
     _use_timings(config, job)
-    config.progress_monitor = _monitor(trt, answers)
     return config
 
 
@@ -288,13 +236,13 @@ def _keep_timings(config: Any, job: Job) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _monitor(trt: Any, answers: _Answers) -> Any:
+def _monitor(trt: Any, ended: threading.Event) -> Any:
+    """Tells how much is done, until `ended` is set."""
     phases = _Phases()
 
     def pulse() -> None:
-        while True:
-            answers.send(done=phases.done)
-            threading.Event().wait(_PULSE)
+        while not ended.wait(_PULSE):
+            tell(phases.done)
 
     threading.Thread(target=pulse, daemon=True).start()
 
@@ -352,19 +300,6 @@ def dtype_name(dtype: Any) -> str:
     return TYPES.get(name, name)
 
 
-def main() -> None:
-    """The process that builds."""
-    import signal
-
-    # A Ctrl-C reaches this process too; the compiler's process answers it, and ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = _Answers()
-    job = Job.model_validate_json(sys.stdin.read())
-    try:
-        answers.send(**_build(job, answers))
-    except LatentcError as error:
-        answers.send(failure=error.message)
-    except Exception as error:  # whatever it is, the compiler's process must say it
-        answers.send(failure=f"{type(error).__name__}: {error}")
-    # The pulse stops here, behind the last answer.
-    os._exit(0)
+def building() -> Work:
+    """The work of the process that builds."""
+    return lambda line: _build(Job.model_validate_json(line))

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from artifacts.worker import command, ending
+from artifacts.worker import Worker, WorkerEnded, WorkerError, ask, command, ending, serving
 from tests.strangers import strangers
 
 TOLD = "tests.artifacts.told:main"
@@ -61,6 +62,85 @@ def test_a_folder_that_is_gone_is_no_matter(tmp_path: Path, monkeypatch: pytest.
     found = command(TOLD)
     monkeypatch.chdir(tmp_path)
     assert run(tmp_path) and found[0] == sys.executable
+
+
+# --- jobs and answers ----------------------------------------------------------------------------
+
+
+def serves(work: str, *arguments: str) -> Worker:
+    return Worker(serving(f"tests.artifacts.works:{work}", *arguments))
+
+
+def test_jobs_events_and_answers_cross_whatever_libraries_print() -> None:
+    events: list[object] = []
+    with serves("echo", "größe", "{}") as worker:
+        for job in ({"text": "größe\n\u2028"}, {"nan": 1e300}):
+            assert worker.ask(job, events.append) == [job, ["größe", "{}"]]
+    assert events == [{"text": "größe\n\u2028"}, {"nan": 1e300}]
+
+
+def test_a_job_for_a_process_alone() -> None:
+    assert ask("tests.artifacts.works:number", {}) == {"errors": {"sample": 0.0}}
+
+
+def test_failures_are_typed_and_the_next_job_is_answered() -> None:
+    with serves("fail") as worker:
+        with pytest.raises(WorkerError, match="there is no such thing") as usage:
+            worker.ask({"usage": 1})
+        with pytest.raises(WorkerError, match="ValueError: no") as bug:
+            worker.ask({})
+    assert (usage.value.exit_code, usage.value.hint, usage.value.trace) == (2, "See: latentc", "")
+    assert (bug.value.exit_code, bug.value.hint) == (1, "") and "Traceback" in bug.value.trace
+
+
+@pytest.mark.parametrize(("work", "said"), [("broken", "vendor"), ("unspeakable", "not JSON serializable")])
+def test_work_that_cannot_be_made_or_told_is_a_failure(work: str, said: str) -> None:
+    with serves(work) as worker:
+        for _ in range(2):
+            with pytest.raises(WorkerError, match=said) as caught:
+                worker.ask({})
+            assert not isinstance(caught.value, WorkerEnded)
+
+
+def test_an_end_is_told_with_its_last_words() -> None:
+    with serves("end") as worker:
+        with pytest.raises(WorkerEnded, match=r"(?s)ended with status 3 before it answered\..*\nlast words$"):
+            worker.ask({})
+        with pytest.raises(WorkerEnded, match="ended with status 3"):
+            worker.ask({})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals here")
+@pytest.mark.parametrize(("number", "memory"), [(9, True), (11, False)])
+def test_memory_is_suspected_only_where_it_was_killed(number: int, memory: bool) -> None:
+    with serves("end") as worker, pytest.raises(WorkerEnded) as caught:
+        worker.ask({"signal": number})
+    assert f"was ended by signal {number} (" in caught.value.message
+    assert ("out of memory?" in caught.value.message) == memory
+
+
+def test_what_ends_the_wait_ends_the_process() -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(event: object) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped), serves("sleep") as worker:
+        pid = worker.pid
+        worker.ask({}, stop)
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals here")
+def test_an_interrupt_is_left_to_who_asks() -> None:
+    with serves("echo") as worker:
+        worker.ask({})
+        os.kill(worker.pid, 2)
+        assert worker.ask({"a": 1}) == [{"a": 1}, []]
+
+
+# --- ends ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

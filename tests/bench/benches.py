@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from artifacts.errors import LatentcError
 from bench.record import (
     Bench,
     Component,
@@ -26,7 +25,7 @@ from bench.record import (
     Variant,
 )
 from bench.subjects import Subject
-from bench.worker import Drawn, Request, answer
+from bench.worker import Drawn, Request, reply
 
 
 class Local:
@@ -36,10 +35,8 @@ class Local:
         self.engine = engine
         self.pid = os.getpid()
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(json.dumps(answer(self.engine, json.loads(json.dumps(request)))))
-        if "error" in found:
-            raise LatentcError(found["error"] + found["trace"])
+    def request(self, **request: Any) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(json.dumps(reply(self.engine, json.dumps(request))))
         return found
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from artifacts.errors import UsageError
-from bench.worker import Drawn, Request, serve
+from artifacts.serve import Work
+from bench.worker import Drawn, Request, reply
 
 
 class Engine:
@@ -35,6 +37,6 @@ class Engine:
         return Drawn(image, 1.5, (0.5, 0.25), {"unet.forward": (2, 0.5)}, np.ones((2, 4), np.float32))
 
 
-def main() -> None:
-    """The process."""
-    serve(Engine())
+def drawing() -> Work:
+    """The work of the process."""
+    return partial(reply, Engine())

@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.worker import command
+from artifacts.worker import serving
 from bench import process, worker
 from bench.process import Watch, Worker, WorkerBug, forget
 
 
 @pytest.fixture
 def asked():
-    with Worker("out", command("tests.bench.odd_engine:main")) as found:
+    with Worker("out", serving("tests.bench.odd_engine:drawing")) as found:
         yield found
 
 
 def draw(asked: Worker, prompt: str, out: Path) -> dict[str, object]:
-    return asked.ask(do="draw", prompt=prompt, seed=7, steps=2, guidance=None, size=[4, 8], out=str(out))
+    return asked.request(do="draw", prompt=prompt, seed=7, steps=2, guidance=None, size=[4, 8], out=str(out))
 
 
 def test_a_picture_comes_back_with_its_times(asked: Worker, tmp_path: Path) -> None:
-    assert asked.ask(do="prepare")["seconds"] >= 0  # What it printed is no answer.
+    assert asked.request(do="prepare")["seconds"] >= 0  # What it printed is no answer.
     told = draw(asked, "a", tmp_path / "a.npz")
     assert told == {
         "seconds": 1.5,
@@ -41,7 +41,7 @@ def test_a_picture_comes_back_with_its_times(asked: Worker, tmp_path: Path) -> N
 
 def test_errors_keep_their_kind_hint_and_traceback(asked: Worker, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="out: no device") as told:
-        asked.ask(do="open")
+        asked.request(do="open")
     assert told.value.hint == "See: latentc targets"
     with pytest.raises(WorkerBug, match=r"(?s)Traceback.*KeyError: 'oops'"):
         draw(asked, "bug", tmp_path / "a.npz")
@@ -49,7 +49,8 @@ def test_errors_keep_their_kind_hint_and_traceback(asked: Worker, tmp_path: Path
 
 
 def test_a_process_that_dies_is_told_with_its_last_words(asked: Worker, tmp_path: Path) -> None:
-    with pytest.raises(LatentcError, match=r"out: its process ended with status 3\.\n(?s:.*)last words"):
+    said = r"out: its process ended with status 3 before it answered\.\n(?s:.*)last words"
+    with pytest.raises(LatentcError, match=said):
         draw(asked, "die", tmp_path / "a.npz")
 
 
@@ -59,7 +60,7 @@ def test_latents_that_are_not_shown_are_none(tmp_path: Path) -> None:
 
 
 def test_memory_that_was_taken_is_seen(asked: Worker, tmp_path: Path) -> None:
-    asked.ask(do="prepare")
+    asked.request(do="prepare")
     with Watch(asked.pid) as watch:
         pass
     before = watch.peaks()
