@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from artifacts import memory
 from artifacts.errors import LatentcError, UsageError
 
 MIB = 1 << 20
-CGROUPS = Path("/sys/fs/cgroup")
 # The child enters its group before it becomes the command, so that nothing of the command runs outside.
 _ENTER = (
     "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execvp(sys.argv[2], sys.argv[2:])"
@@ -60,7 +60,7 @@ class Group:
             LatentcError: no group can be made here.
         """
         name = f"latentc-{os.getpid()}-{time.monotonic_ns()}"
-        v1, v2 = CGROUPS / "memory", CGROUPS
+        v1, v2 = memory.CGROUPS / "memory", memory.CGROUPS
         hint = "Run it as root on Linux, or leave the memory limits out (--no-limits)."
         try:
             if (v1 / "memory.limit_in_bytes").exists():

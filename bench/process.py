@@ -12,6 +12,7 @@ from typing import Any
 
 from artifacts import worker
 from artifacts.errors import LatentcError, UsageError
+from artifacts.memory import high_water
 
 SAMPLE_SECONDS = 0.01
 
@@ -109,17 +110,6 @@ class Watch:
         if not self._kinds:
             return Peaks(total, None, None)
         return Peaks(total, self._anonymous, self._file)
-
-
-def high_water(pid: int) -> int | None:
-    """Bytes that the process held at most, by the kernel's count; None where it keeps none."""
-    if sys.platform != "linux":
-        return None
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def forget(files: Iterable[Path]) -> bool:

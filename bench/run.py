@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from artifacts import memory
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress, silent
 from bench import compare, worker
@@ -34,7 +35,6 @@ from bench.record import (
 )
 from bench.stats import measured, spread
 from bench.subjects import Subject
-from compiler import memory
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
+from artifacts import memory
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import PictureEvidence, Recipe, RecipeComponent, RecipeRule
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
-from compiler import build, memory
+from compiler import build
 from compiler.check import memory_needed
 from compiler.job import GraphJob, calibration
 from compiler.pictures import EQUAL
@@ -283,11 +284,9 @@ def sensitivities(
 
 
 def _measured(job: GraphJob, work: Path, progress: Progress) -> Measured:
-    needed, available = memory_needed(parameters(job.method, job.captured)), memory.available()
-    if needed > available:
+    if short := memory.shortage(memory_needed(parameters(job.method, job.captured))):
         raise LatentcError(
-            f"measuring the sensitivities of '{job.method.folder}' takes {needed / 2**30:.1f} GiB of memory; "
-            f"{available / 2**30:.1f} GiB are free.",
+            f"measuring the sensitivities of '{job.method.folder}' takes {short}.",
             "Name schemes instead, for instance: --quantize int4",
         )
     scratch = work / f"sensitivity-{job.method.folder}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from artifacts import memory
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import BackgroundHashes
 from artifacts.manifest import (
@@ -32,7 +33,7 @@ from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from artifacts.workspace import Building, Workspace
-from compiler import data_aware, memory, pictures
+from compiler import data_aware, pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
@@ -298,11 +299,8 @@ def _pictures(
     lacks = next(filter(None, (factory.lacks(graph.built) for graph in manifest.graphs)), "")
     if lacks:
         return PictureEvidence(reason=f"needs {lacks}")
-    needed = memory_needed(sum(graph.parameters for graph in manifest.graphs))
-    available = memory.available()
-    if needed > available:
-        reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
-        return PictureEvidence(reason=reason)
+    if short := memory.shortage(memory_needed(sum(graph.parameters for graph in manifest.graphs))):
+        return PictureEvidence(reason=f"it takes {short}")
     root, moved = pictures.relocated(manifest, folders)
     variants = [found for c in source.modules if (found := variant(c.weight_files)) is not None]
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:

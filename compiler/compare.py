@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from artifacts import memory
 from artifacts.manifest import Built, Evidence, WeightRecord
 from artifacts.progress import Event, Progress
-from compiler import memory
 from compiler.capture.infer import Method
 from compiler.check import Checker, Job, memory_needed
 from compiler.source import ComponentSource
@@ -42,10 +42,8 @@ def compare(
 
     if check == "none":
         return Evidence(check="not measured", reason="--check none")
-    needed, available = memory_needed(parameters), memory.available()
-    if needed > available:
-        reason = f"it takes {needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
-        return Evidence(check="not measured", reason=reason)
+    if short := memory.shortage(memory_needed(parameters)):
+        return Evidence(check="not measured", reason=f"it takes {short}")
     task = f"{method.folder}: comparing with PyTorch"
     progress(Event(task, 0, None))
     with write_points(method, None if check == "full" else 1) as points:

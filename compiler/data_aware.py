@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
+from artifacts import memory
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
 from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
-from compiler import memory
 from compiler.calibrate import read_inputs
 from compiler.quantize.blocks import Blocks
 from compiler.quantize.stream import Given
@@ -80,11 +80,9 @@ def require(component: str, needed: int, methods: Iterable[str]) -> None:
     here = data_aware.available()
     if not here.ok:
         raise LatentcError(f"int4 with method={names} cannot be had here: {here.reason}.", here.install)
-    free = memory.available()
-    if needed > free:
+    if short := memory.shortage(needed):
         raise LatentcError(
-            f"int4 with method={names} holds all of '{component}' several times over: it takes about "
-            f"{needed / 2**30:.1f} GiB of memory; {free / 2**30:.1f} GiB are free.",
+            f"int4 with method={names} holds all of '{component}' several times over: it takes about {short}.",
             f"Use int4 without a method, which holds one weight at a time: --quantize {component}=int4",
         )
 

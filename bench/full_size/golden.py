@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts import memory
 from artifacts.errors import LatentcError
 from bench.full_size.published import PUBLISHED
-from compiler import memory
 from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -132,11 +132,10 @@ def _peak(name: str) -> int:
 
 def _told(name: str, update: bool) -> tuple[str, bool]:
     """What to print of one entry, and whether it is a failure. Versions of the tools are none."""
-    from bench.process import high_water
     from compiler.snapshot.diff import allowed
     from compiler.snapshot.report import as_text
 
-    start, before = time.perf_counter(), high_water(os.getpid())
+    start, before = time.perf_counter(), memory.high_water(os.getpid())
     try:
         changes = check(name, update)
     except LatentcError as error:
@@ -144,7 +143,7 @@ def _told(name: str, update: bool) -> tuple[str, bool]:
     left = allowed(changes, ["metadata"])
     text = as_text(left, len(changes) - len(left), name)
     first, newline, rest = text.partition("\n")
-    after = high_water(os.getpid())
+    after = memory.high_water(os.getpid())
     took = f"{time.perf_counter() - start:.0f} s"
     if before is not None and after is not None:
         took += f", {(after - before) / 2**20:,.0f} MiB"

@@ -16,7 +16,7 @@ from tests.compiler.made import method, request, stored
 
 
 def test_a_component_that_does_not_fit_is_refused_with_the_next_command(monkeypatch):
-    monkeypatch.setattr("compiler.memory.available", lambda: 3 * 2**30)
+    monkeypatch.setattr("artifacts.memory.available", lambda: 3 * 2**30)
     monkeypatch.setattr(data_aware.data_aware, "available", lambda: Availability(True))
     data_aware.require("unet", data_aware.memory_needed(1_000_000, 1_000_000), {"awq"})
     with pytest.raises(LatentcError) as refused:
@@ -36,12 +36,12 @@ def test_the_plan_asks_for_the_memory_and_stops_without_it(monkeypatch, tmp_path
         for name in ("int4", "int4:method=gptq")
     }
     monkeypatch.setattr(data_aware.data_aware, "available", lambda: Availability(True))
-    monkeypatch.setattr("compiler.memory.available", lambda: 2**40)
+    monkeypatch.setattr("artifacts.memory.available", lambda: 2**40)
     wanted = request(tmp_path / "out", target="openvino")
     plain = build._plan(wanted, found, recipes["int4"])
     told = build._plan(wanted, found, recipes["int4:method=gptq"])
     assert told.peak_memory == data_aware.memory_needed(10**8, 10**8) > plain.peak_memory
-    monkeypatch.setattr("compiler.memory.available", lambda: told.peak_memory - 1)
+    monkeypatch.setattr("artifacts.memory.available", lambda: told.peak_memory - 1)
     assert build._plan(wanted, found, recipes["int4"]).peak_memory == plain.peak_memory
     with pytest.raises(LatentcError, match="several times over"):
         build._plan(wanted, found, recipes["int4:method=gptq"])

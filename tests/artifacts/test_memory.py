@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compiler import memory
+from artifacts import memory
 
 GIB = 2**30
 
@@ -73,3 +73,9 @@ def test_files_that_the_system_can_drop_count_as_free(place: Path, version: int,
 def test_more_used_than_allowed_is_nothing_left(place: Path) -> None:
     group(place / "cgroup", 2, GIB, 2 * GIB)
     assert memory.available() == 0
+
+
+def test_a_shortage_says_what_is_needed_and_what_is_there(place: Path) -> None:
+    group(place / "cgroup", 2, 8 * GIB, 3 * GIB)
+    assert memory.shortage(5 * GIB) == ""
+    assert memory.shortage(6 * GIB) == "6.0 GiB of memory; 5.0 GiB are free"

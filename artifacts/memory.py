@@ -1,7 +1,8 @@
-"""How much memory a process can still have here."""
+"""How much memory a process can still have here, and had at most."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,23 @@ def available() -> int:
     import psutil
 
     return min([int(psutil.virtual_memory().available), *_left_in_groups()])
+
+
+def shortage(needed: int) -> str:
+    """What is needed and what there is ("3.0 GiB of memory; 1.0 GiB are free"); empty if `needed` bytes can be had."""
+    free = available()
+    return "" if needed <= free else f"{needed / 2**30:.1f} GiB of memory; {free / 2**30:.1f} GiB are free"
+
+
+def high_water(pid: int) -> int | None:
+    """Bytes that the process held at most, by the kernel's count; None where it keeps none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _left_in_groups() -> Iterator[int]:
