@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from artifacts import memory
+from artifacts.cache import cache_dir
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import PictureEvidence, Recipe, RecipeComponent, RecipeRule
@@ -265,8 +266,6 @@ def sensitivities(
     request: CompileRequest, work: Path, progress: Progress, shared: Shared | None = None
 ) -> dict[tuple[str, str], tuple]:  # type: ignore[type-arg]
     """Every weight of every graph -> what it may become; from the cache where that has it."""
-    from runtimes.graphs import cache_dir
-
     opened = build.opened(replace(request, quantize=""), progress, shared)
     found: dict[tuple[str, str], tuple] = {}  # type: ignore[type-arg]
     for job in opened.jobs:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.cache import cache_dir
 from artifacts.hashing import content_key
 from artifacts.manifest import FileRecord, GraphRecord, Recipe, WeightRecord
 from artifacts.progress import Event, Progress
@@ -27,7 +28,6 @@ from compiler.request import CompileRequest
 from compiler.road import Road
 from compiler.shared import Shared
 from compiler.source import ComponentSource, ModelSource
-from runtimes.graphs import cache_dir
 from targets import data_aware
 from targets.base import Context, Target
 

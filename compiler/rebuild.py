@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.cache import cache_dir
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import Evidence, FileRecord, GraphRecord, Manifest, PictureEvidence
@@ -19,7 +20,6 @@ from artifacts.verify import Artifact, open_artifact
 from artifacts.workspace import Workspace
 from compiler.passes.table import simplify
 from runtimes.containment import check_external_data
-from runtimes.graphs import cache_dir
 from targets import table as targets
 from targets.base import Context, Target
 from targets.options import parse

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
 from artifacts.manifest import GraphRecord, Manifest
 from artifacts.progress import Event, Progress
@@ -18,19 +17,6 @@ from runtimes.base import Session
 
 if TYPE_CHECKING:
     import numpy as np
-
-CACHE = "LATENTC_CACHE"
-
-
-def cache_dir() -> Path:
-    """Where compiled graphs are kept between starts: $LATENTC_CACHE, or the user's cache folder."""
-    if chosen := os.environ.get(CACHE):
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "latentc" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "latentc"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentc"
 
 
 class Graphs:

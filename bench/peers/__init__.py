@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifacts.cache import cache_dir
 from artifacts.errors import LatentcError, UsageError
 
 HERE = Path(__file__).resolve().parent
@@ -51,19 +52,6 @@ PEERS: Mapping[str, Peer] = {
 }
 
 
-def cache_folder() -> Path:
-    """Where environments are kept: $LATENTC_CACHE, else "latentc" in the user's cache folder."""
-    if named := os.environ.get("LATENTC_CACHE"):
-        return Path(named)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "latentc"
-
-
 def python(name: str, tell: Callable[[str], None] = lambda line: None) -> Path:
     """The Python of the environment `name`; made when it is not there, or not of the versions listed now.
 
@@ -76,7 +64,7 @@ def python(name: str, tell: Callable[[str], None] = lambda line: None) -> Path:
         raise UsageError(f"there is no peer '{name}' (there are: {', '.join(PEERS)}).", "See: bench/peers/")
     pins = HERE / f"{name}.txt"
     digest = hashlib.sha256(f"{peer}\n{pins.read_text(encoding='utf-8')}".encode()).hexdigest()
-    folder = cache_folder() / "peers" / name
+    folder = cache_dir() / "peers" / name
     where = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     ready = folder / READY
     if ready.is_file() and ready.read_text(encoding="utf-8").strip() == digest and where.is_file():

@@ -11,7 +11,7 @@ from artifacts.manifest import FileRecord, TensorSpec
 from artifacts.progress import Event
 from runtimes import graphs as module
 from runtimes.base import Device
-from runtimes.graphs import Graphs, cache_dir
+from runtimes.graphs import Graphs
 from tests.runtimes import tiny
 
 
@@ -108,13 +108,3 @@ def test_a_cache_that_cannot_be_written_is_none(factory: Factory, tmp_path: Path
     (tmp_path / "file").write_text("")
     pool(tmp_path, tmp_path / "file").open("unet")
     assert factory.opened[0][3] is None
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path
-    monkeypatch.delenv("LATENTC_CACHE")
-    assert cache_dir().is_absolute()
-    monkeypatch.setattr(module.sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "latentc"
