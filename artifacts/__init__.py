@@ -1,1 +1,2 @@
-"""What lies on disk: the manifest, hashes, atomic publishing and verification. Imports no ML library."""
+"""What lies on disk: the manifest, hashes, atomic publishing and verification; and what all packages share: workers,
+memory, the cache. Imports no ML library."""
