@@ -33,6 +33,8 @@ MAX_SIZE = 1 << 50
 """Bytes that one file may be said to have."""
 
 _CLASS_PATH = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+# Of a module or one in it ("decoder.layers.0.forward"). Python's own names, and private ones, are nobody's to answer.
+_METHOD = re.compile(r"(\w+\.)*[A-Za-z]\w*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -150,6 +152,8 @@ def check_manifest(manifest: Manifest, what: str) -> None:
 
 def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from _file_faults(manifest)
+    if not manifest.pipelines:
+        yield "pipelines", "there is none"
     for task, path in manifest.pipelines.items():
         yield from _class_faults(f"pipelines.{paths.shown(task)}", path)
     yield from _range_faults("sizes", manifest.sizes)
@@ -176,7 +180,11 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
         for field, file in (("config", component.config), ("residual", component.residual)):
             if file is not None and file not in listed:
                 yield f"{at}.{field}", f"{paths.shown(file)} is not a listed file"
+        if component.config.rpartition("/")[2] != "config.json":
+            yield f"{at}.config", f"{paths.shown(component.config)} is not called config.json"
         for j, method in enumerate(component.methods):
+            if not _METHOD.fullmatch(method.method):
+                yield f"{at}.methods.{j}.method", f"{paths.shown(method.method)} is no public method"
             if method.graph not in folders:
                 yield (
                     f"{at}.methods.{j}.graph",

@@ -12,19 +12,22 @@ class _Refused(ValueError):
     pass
 
 
-def loads(data: bytes, what: str) -> Any:
+def loads(data: bytes, what: str, constants: bool = False) -> Any:
     """The value in `data`.
 
     Args:
         data: UTF-8 without a byte order mark.
         what: the file, for the error ("/models/x/latentc.json").
+        constants: let NaN and the infinities pass, which schedulers' settings hold.
 
     Raises:
         LatentcError: not UTF-8, not JSON, a key twice in one object, NaN or an infinity, a lone surrogate, or
             nested too deep.
     """
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_object, parse_constant=float if constants else _constant
+        )
         if b"\\u" in data:  # what was decoded strictly has no lone surrogate but an escaped one
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except _Refused as error:

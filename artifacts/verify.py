@@ -155,7 +155,7 @@ def _changed(
         info = found.get(file.path)
         if info is None:
             continue
-        problem = _kind(info) or _size(info.st_size, file)
+        problem = kind_fault(info) or _size(info.st_size, file)
         if deep and not problem:
             if remembered is not None and remembered.knows(file.path, info, file.sha256):
                 advance(file.size)
@@ -168,7 +168,8 @@ def _changed(
     return findings
 
 
-def _kind(info: os.stat_result) -> str:
+def kind_fault(info: os.stat_result) -> str:
+    """Why what is there is no plain file of its own, or nothing; `info` is of `os.lstat`."""
     if paths.is_link(info):
         return "is a link, not a file"
     if not stat.S_ISREG(info.st_mode):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from artifacts import memory
+from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import BackgroundHashes
 from artifacts.manifest import (
@@ -46,15 +46,12 @@ from compiler.road import chosen
 from compiler.shared import Shared
 from compiler.source import ModelSource, open_model
 from runtimes import table as sessions
+from runtimes.parts import part_files
 from targets import table as targets
 from targets.base import Target
 from targets.options import parse
 
 __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
-
-# Files of a component without weights that an artifact takes over: what tokenizers, processors and schedulers are
-# loaded from. Code and pickles are not among them.
-_LOOSE = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 
 
 def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
@@ -389,9 +386,8 @@ def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
             if component.name not in compiled:
                 index[component.name] = [None, None]
             continue
-        for file in sorted(component.folder.rglob("*")):
-            if file.is_file() and file.suffix in _LOOSE:
-                copy = folder / component.name / file.relative_to(component.folder)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, copy)
+        for path, data in part_files(Folder(source.root), component.name):
+            copy = folder / component.name / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -165,7 +165,7 @@ class GraphJob:
         context = Context(self.progress, self.method.dims, simplify, cache_dir())
         written = self.target.lower(lowered.model, self.options, building.folder, context)
         shutil.rmtree(lowered.scratch, ignore_errors=True)
-        shutil.copyfile(self.component.folder / "config.json", building.folder / "config.json")
+        (building.folder / "config.json").write_bytes(self.component.config)
         evidence = compare(
             self.checker,
             self.component,

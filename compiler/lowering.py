@@ -233,7 +233,7 @@ class Lowering:
             arrived = Road.to(target, stored).without_rewrites().run(model, progress=self.progress)
             context = Context(self.progress, self.method.dims, table.simplify)
             written = target.lower(arrived.model, options, folder, context)
-            shutil.copyfile(self._component.folder / "config.json", folder / "config.json")
+            (folder / "config.json").write_bytes(self._component.config)
             yield self._job(folder, written.model_file)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -15,9 +15,11 @@ from typing import Any
 
 import onnx_ir as ir
 
+from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import Entry, read_header
 from runtimes.classes import component_class
+from runtimes.configs import cleaned
 from targets.graph.weights import Stored
 
 BUILTIN_MODELS = "latentc.models"
@@ -92,6 +94,16 @@ class ComponentSource:
         import torch
 
         return issubclass(self.cls, torch.nn.Module)
+
+    @cached_property
+    def config(self) -> bytes:
+        """Its config.json as it may be used and copied: without what names code or files elsewhere.
+
+        Raises:
+            LatentcError: it cannot be read, or names a kernel or a model to load.
+        """
+        file = "config.json"
+        return cleaned(Folder(self.folder).read(file), str(self.folder / file), verified=False)
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:

@@ -3,61 +3,83 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from artifacts import strict_json
+from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
-from runtimes.classes import component_class, import_subclass
+from runtimes.classes import component_class, is_own, pipeline_class
+from runtimes.configs import check_class_name
+from runtimes.parts import is_part, make_part, making
 
 INDEX = "model_index.json"
 
 
-def assemble(root: Path, pipeline_class: str, shells: Mapping[str, Any]) -> Any:
-    """The pipeline, as its `from_pretrained` makes it from the artifact's ``model_index.json``.
+def assemble(root: Path | Contents, class_path: str, shells: Mapping[str, Any]) -> Any:
+    """The pipeline that an index (``model_index.json``) describes: each part by its own class, from its own files.
 
     Args:
-        root: the artifact.
-        pipeline_class: class path of a `diffusers.DiffusionPipeline`.
+        root: the artifact's or the model's files.
+        class_path: of a `diffusers.DiffusionPipeline`.
         shells: component name -> what stands for its module.
 
     Raises:
         LatentcError: the index names a class that is not trusted, or a module that is not compiled.
     """
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
+    cls: Any = pipeline_class(class_path)
+    files = contents(root)
+    index = _read_index(files)
+    parameters = inspect.signature(cls.__init__).parameters
+    if not set(parameters) & set(shells):
+        raise LatentcError(
+            f"{cls.__name__} has none of the components that are compiled ({', '.join(shells) or 'none'}).",
+            "Compile the model again.",
+        )
+    arguments: dict[str, Any] = {}
+    for name, parameter in list(parameters.items())[1:]:
+        optional = name in cls._optional_components
+        if parameter.default is inspect.Parameter.empty or optional or name in shells:
+            arguments[name] = _component(files, index, name, optional, cls, shells)
+        elif isinstance(index.get(name), list) and _is_entry(index[name]):
+            arguments[name] = _component(files, index, name, True, cls, shells)
+        elif name in index:
+            arguments[name] = index[name]
+    with making(cls, files.shown(INDEX)):
+        return cls(**arguments)
 
-    cls: Any = import_subclass(pipeline_class, DiffusionPipeline, "pipeline")
-    file = root / INDEX
-    index = strict_json.loads(file.read_bytes(), str(file)) if file.is_file() else None
+
+def check_components(pipelines: Mapping[str, str], task: str, components: Iterable[str]) -> None:
+    """Whether the artifact's pipelines are made of what was compiled for them.
+
+    Args:
+        pipelines: task -> class path.
+        task: the one that is loaded; others are only looked at for what it does not take.
+        components: those that are compiled.
+
+    Raises:
+        LatentcError: a component is none of any pipeline's.
+    """
+    left = set(components)
+    for class_path in dict.fromkeys((pipelines[task], *pipelines.values())):
+        if left:
+            found: Any = pipeline_class(class_path)
+            left -= set(inspect.signature(found.__init__).parameters)
+    if left:
+        raise LatentcError(
+            f"the artifact's pipelines ({', '.join(pipelines.values())}) have no component {', '.join(sorted(left))}, "
+            "which is compiled.",
+            "Compile the model again.",
+        )
+
+
+def _read_index(files: Contents) -> dict[str, Any]:
+    index = strict_json.loads(files.read(INDEX), files.shown(INDEX))
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
-        raise LatentcError(f"{file} is not a diffusers index.", f"See: latentc verify {root}")
-    wanted = {
-        name
-        for name in inspect.signature(cls.__init__).parameters
-        if isinstance(index.get(name), list) and index[name][:1] != [None]
-    }
-    # A module that was not compiled: an optional one (a safety checker) is left out, as None is in diffusers.
-    given = {name: shells[name] for name in wanted if name in shells}
-    for name in sorted(wanted):
-        if _is_module(_trusted(file, name, index[name])) and name not in shells:
-            if name not in cls._optional_components:
-                raise LatentcError(
-                    f"{cls.__name__} needs '{name}', which is not compiled (compiled: {', '.join(shells)}).",
-                    "Compile the model with the --task that needs it.",
-                )
-            given[name] = None
-    given |= _absent(index, cls)
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return cls.from_pretrained(str(root), local_files_only=True, **given)
-    except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-        raise LatentcError(f"{cls.__name__} cannot be put together from {root}: {error}") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+        raise LatentcError(f"{files.shown(INDEX)} is not a diffusers index.", "See: latentc verify ARTIFACT")
+    check_class_name(index["_class_name"], files.shown(INDEX))
+    return index
 
 
 def absent_components(root: Path, pipeline_class: type) -> dict[str, None]:
@@ -68,30 +90,56 @@ def absent_components(root: Path, pipeline_class: type) -> dict[str, None]:
     """
     file = root / INDEX
     index = strict_json.loads(file.read_bytes(), str(file))
-    return _absent(index, pipeline_class) if isinstance(index, dict) else {}
+    if not isinstance(index, dict):
+        return {}
+    parameters = inspect.signature(pipeline_class.__init__).parameters  # type: ignore[misc]
+    return {name: None for name in parameters if index.get(name) == [None, None]}
 
 
-def _absent(index: Mapping[str, Any], pipeline_class: Any) -> dict[str, None]:
-    return {
-        name: None
-        for name in inspect.signature(pipeline_class.__init__).parameters
-        if index.get(name) == [None, None]
-    }
+def _is_entry(value: list[Any]) -> bool:
+    """Whether a value of an index is ``[library, class]``."""
+    return len(value) == 2 and all(isinstance(v, str) for v in value)
 
 
-def _trusted(file: Path, name: str, entry: Any) -> type:
+def _component(
+    files: Contents, index: Mapping[str, Any], name: str, optional: bool, cls: Any, shells: Mapping[str, Any]
+) -> Any:
+    """One component: a shell, or a scheduler, tokenizer or processor; None where the index says so.
+
+    A module that was not compiled: an optional one (a safety checker) is left out, as None is in diffusers.
+    """
+    entry = index.get(name)
+    if isinstance(entry, list) and entry[:1] != [None]:
+        found = _trusted(files.shown(INDEX), name, entry)
+        if not _is_module(found):
+            return shells[name] if name in shells else make_part(files, name, found)
+    elif entry is not None and not isinstance(entry, list):
+        raise LatentcError(f"{files.shown(INDEX)}: '{name}' is {entry!r}, not [library, class].")
+    if name in shells:
+        return shells[name]
+    if isinstance(entry, list) and entry[:1] == [None]:
+        return None
+    if optional:
+        return None
+    raise LatentcError(
+        f"{cls.__name__} needs '{name}', which is not compiled (compiled: {', '.join(shells)}).",
+        "Compile the model with the --task that needs it.",
+    )
+
+
+def _trusted(index: str, name: str, entry: Any) -> type:
     """The class that an index entry ``[library, class]`` names, of a trusted library or pipeline."""
-    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
-        raise LatentcError(f"{file}: '{name}' is {entry!r}, not [library, class].")
+    if not (isinstance(entry, list) and _is_entry(entry)):
+        raise LatentcError(f"{index}: '{name}' is {entry!r}, not [library, class].")
     library, class_name = entry
     found = component_class(library, class_name)
-    if found is None:
+    if found is None or not is_own(found):
         raise LatentcError(
-            f"{file}: '{name}' is {library}.{class_name}, which is not a class of a trusted library."
+            f"{index}: '{name}' is {library}.{class_name}, which is not a class of a trusted library."
         )
-    if not (_is_module(found) or _is_plain(found)):
+    if not (_is_module(found) or is_part(found)):
         raise LatentcError(
-            f"{file}: '{name}' is a {class_name}; only schedulers, tokenizers and processors are loaded."
+            f"{index}: '{name}' is a {class_name}; only schedulers, tokenizers and processors are loaded."
         )
     return found
 
@@ -100,26 +148,6 @@ def _is_module(cls: type) -> bool:
     import torch
 
     return issubclass(cls, torch.nn.Module)
-
-
-def _is_plain(cls: type) -> bool:
-    """Whether the class is loaded from JSON and vocabulary files alone."""
-    from diffusers.configuration_utils import ConfigMixin
-    from transformers import (
-        FeatureExtractionMixin,
-        ImageProcessingMixin,
-        PreTrainedTokenizerBase,
-        ProcessorMixin,
-    )
-
-    kinds = (
-        ConfigMixin,
-        FeatureExtractionMixin,
-        ImageProcessingMixin,
-        PreTrainedTokenizerBase,
-        ProcessorMixin,
-    )
-    return issubclass(cls, kinds)
 
 
 def compatible_schedulers(pipeline: Any) -> list[str]:

@@ -31,6 +31,52 @@ def import_class(class_path: str) -> type:
         ) from error
     if not isinstance(found, type):
         raise LatentcError(f"the artifact names '{class_path}', which is not a class.")
+    if not is_own(found):
+        raise LatentcError(
+            f"the artifact names '{class_path}', which is a class of {found.__module__.partition('.')[0]}; "
+            f"only classes of {' and '.join(sorted(TRUSTED_LIBRARIES))} are used."
+        )
+    return found
+
+
+def is_own(cls: type) -> bool:
+    """Whether a trusted library defines the class; its modules' names hold what they import, too."""
+    return cls.__module__.partition(".")[0] in TRUSTED_LIBRARIES
+
+
+def pipeline_class(class_path: str) -> type:
+    """A pipeline's class that says which components it is made of.
+
+    Raises:
+        LatentcError: it is no pipeline, or the generic one, which is made of whatever an index names.
+    """
+    import inspect
+
+    from diffusers import DiffusionPipeline
+
+    found: Any = import_subclass(class_path, DiffusionPipeline, "pipeline")
+    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if any(p.kind in unnamed for p in inspect.signature(found.__init__).parameters.values()):
+        raise LatentcError(
+            f"the artifact names the pipeline '{class_path}', which does not say what it is made of.",
+            "Compile the model again: an artifact names the class of one pipeline.",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def module_class(class_path: str) -> type:
+    """A module's class that is built from a configuration.
+
+    Raises:
+        LatentcError: it is none.
+    """
+    import torch
+    from diffusers import ConfigMixin
+    from transformers import PreTrainedModel
+
+    found = import_subclass(class_path, torch.nn.Module, "module")
+    if not issubclass(found, (ConfigMixin, PreTrainedModel)):
+        raise LatentcError(f"the artifact names '{class_path}' as a component; it has no configuration.")
     return found
 
 
@@ -99,8 +145,8 @@ def new_output(path: str, items: dict[str, Any], texts: bool) -> Any:
     """The object ``class(**items)`` that a component returned.
 
     Output dataclasses of the trusted libraries may hold anything. Other classes (a VAE's
-    `DiagonalGaussianDistribution`) must be of `diffusers.models`, and are given no text (`texts` says whether
-    `items` holds any): without a path or a name a constructor has nothing to open.
+    `DiagonalGaussianDistribution`) must be of `diffusers.models` and no modules, and are given no text (`texts` says
+    whether `items` holds any): without a path or a name a constructor has nothing to open.
 
     Raises:
         LatentcError: the class is of neither kind, or its constructor takes other arguments.
@@ -108,9 +154,12 @@ def new_output(path: str, items: dict[str, Any], texts: bool) -> Any:
     import dataclasses
     from collections import OrderedDict
 
+    import torch
+
     cls = import_class(path)
     output = dataclasses.is_dataclass(cls) and issubclass(cls, OrderedDict)
-    if not output and (texts or not path.startswith("diffusers.models.")):
+    data = cls.__module__.startswith("diffusers.models.") and not issubclass(cls, torch.nn.Module)
+    if not output and (texts or not data):
         raise LatentcError(f"the artifact builds a result of '{path}', which is not an output class.")
     try:
         return cls(**items)

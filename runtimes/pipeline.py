@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from artifacts.contents import Contents
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange, Manifest
+from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verify import open_artifact
-from runtimes.assemble import assemble, make_scheduler
+from runtimes.assemble import assemble, check_components, make_scheduler
 from runtimes.bars import Bars
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.meter import Cancelled, Meter
@@ -49,7 +51,7 @@ def load(
         UsageError: it has no such task.
     """
     artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
-    manifest = artifact.manifest
+    manifest, files = artifact.manifest, Pinned(artifact)
     tasks = list(manifest.pipelines)
     chosen = tasks[0] if task is None else task
     if chosen not in manifest.pipelines:
@@ -57,8 +59,8 @@ def load(
             f"the artifact has no task '{chosen}' (it has: {', '.join(tasks)}).",
             f"Compile it in: latentc compile MODEL OUT --task {chosen}",
         )
-    graphs = Graphs(artifact.root, manifest, device, cache_dir() if cache else None, progress)
-    return Pipeline(artifact.root, manifest, chosen, graphs, progress)
+    graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress)
+    return Pipeline(artifact.root, manifest, chosen, graphs, progress, files)
 
 
 # Options that are given once for each image to a pipeline that makes one image of each.
@@ -83,8 +85,18 @@ class Pipeline:
     """One task of an artifact. `diffusers` is the pipeline itself, for whatever `generate` does not cover."""
 
     def __init__(
-        self, root: Path, manifest: Manifest, task: str, graphs: Pool, progress: Progress = silent
+        self,
+        root: Path,
+        manifest: Manifest,
+        task: str,
+        graphs: Pool,
+        progress: Progress = silent,
+        files: Contents | None = None,
     ) -> None:
+        """
+        Args:
+            files: what the shells, schedulers and tokenizers are made of; None for the folder `root` as it is.
+        """
         self.root = root
         self.manifest = manifest
         self.task = task
@@ -92,10 +104,12 @@ class Pipeline:
         self._progress = progress
         self._meter = Meter()
         self._lock = threading.Lock()
+        source = files or root
+        check_components(manifest.pipelines, task, (c.name for c in manifest.components))
         self._shells = {
-            c.name: build_shell(c, root, graphs, lambda: self._meter) for c in manifest.components
+            c.name: build_shell(c, source, graphs, lambda: self._meter) for c in manifest.components
         }
-        self.diffusers: Any = assemble(root, manifest.pipelines[task], self._shells)
+        self.diffusers: Any = assemble(source, manifest.pipelines[task], self._shells)
         self._scheduler = getattr(self.diffusers, "scheduler", None)
 
     def open(self) -> None:

@@ -6,16 +6,18 @@ module built on the meta device has all of that and no memory.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, GraphRecord, MethodRecord
-from runtimes.classes import import_subclass
+from runtimes.classes import module_class
+from runtimes.configs import cleaned, read_config
 from runtimes.meter import Meter
+from runtimes.parts import making, private_copy
 from runtimes.residual import put_residual
 from runtimes.signature import bind, defaults, signature
 from runtimes.state import Watch, mismatch
@@ -81,32 +83,33 @@ def undone_on_failure(shells: Iterable[Any]) -> Iterator[None]:
 
 
 def build_shell(
-    record: ComponentRecord, root: Path, runner: Runner, meter: Callable[[], Meter]
+    record: ComponentRecord, root: Path | Contents, runner: Runner, meter: Callable[[], Meter]
 ) -> torch.nn.Module:
     """The shell of one component.
 
     Args:
         record: the component, from the manifest.
-        root: the artifact's folder, for `record.config` and `record.residual`.
+        root: the artifact's files, for `record.config` and `record.residual`.
         runner: runs graphs.
         meter: gives the meter of the `generate` that is under way.
 
     Raises:
         LatentcError: the class is not trusted or has no such method, or its config does not build it.
     """
-    import torch
-
-    cls = import_subclass(record.class_path, torch.nn.Module, "module")
-    module = _on_meta(cls, root / record.config)
+    cls = module_class(record.class_path)
+    files = contents(root)
+    with making(cls, files.shown(record.config)):
+        module = _on_meta(cls, files, record.config)
     module.eval().requires_grad_(False)
     if record.residual is not None:
-        put_residual(module, root / record.residual)
+        with private_copy(files.read(record.residual), "residual.safetensors") as file:
+            put_residual(module, file)
     module.__class__ = _shell_class(cls, record.name)
     _guard(module, record)
     by_method: dict[str, list[MethodRecord]] = {}
     for method in record.methods:
         by_method.setdefault(method.method, []).append(method)
-    owners = {name: module.get_submodule(name.rpartition(".")[0]) for name in by_method}
+    owners = {name: _owner(module, name, record) for name in by_method}
     ours: dict[int, list[str]] = {id(module): [_WATCH]}
     for name, owner in owners.items():
         ours.setdefault(id(owner), []).append(name.rpartition(".")[2])
@@ -122,33 +125,41 @@ def build_shell(
     return module
 
 
-def _on_meta(cls: type, config: Path) -> torch.nn.Module:
+def _owner(module: torch.nn.Module, method: str, record: ComponentRecord) -> torch.nn.Module:
+    try:
+        return module.get_submodule(method.rpartition(".")[0])
+    except AttributeError as error:
+        raise LatentcError(
+            f"the manifest names the method '{method}' of '{record.name}': {error}."
+        ) from error
+
+
+def _on_meta(cls: type, files: Contents, config: str) -> torch.nn.Module:
     """An instance of `cls` with its parameters on the meta device."""
     import torch
 
     try:
         with torch.device("meta"):
-            return _from_config(cls, config)
+            return _from_config(cls, files, config)
     except (NotImplementedError, RuntimeError):
         # A constructor that reads the values of tensors it makes (`.item()` of a linspace): keep those real,
         # and free each parameter as soon as it is made.
         from accelerate import init_empty_weights
 
         with init_empty_weights(include_buffers=False):
-            return _from_config(cls, config)
+            return _from_config(cls, files, config)
 
 
-def _from_config(cls: Any, config: Path) -> torch.nn.Module:
+def _from_config(cls: Any, files: Contents, config: str) -> torch.nn.Module:
     import torch
 
-    try:
-        if hasattr(cls, "config_class") and cls.config_class is not None:
-            parsed = cls.config_class.from_pretrained(str(config.parent), local_files_only=True)
-            # "eager": a config may name an attention kernel to download, which would be code.
-            return cls._from_config(parsed, dtype=torch.float32, attn_implementation="eager")  # type: ignore[no-any-return]
-        return cls.from_config(json.loads(config.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
-    except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
-        raise LatentcError(f"{cls.__qualname__} cannot be built from {config}: {error}") from error
+    data, shown = files.read(config), files.shown(config)
+    if getattr(cls, "config_class", None) is None:
+        return cls.from_config(read_config(data, shown, files.verified))  # type: ignore[no-any-return]
+    with private_copy(cleaned(data, shown, files.verified), "config.json") as file:
+        parsed = cls.config_class.from_pretrained(str(file.parent), local_files_only=True)
+    # "eager", also where a configuration does not say: nothing is chosen by what is installed here.
+    return cls._from_config(parsed, dtype=torch.float32, attn_implementation="eager")  # type: ignore[no-any-return]
 
 
 def _shell_class(cls: type, component: str) -> type:

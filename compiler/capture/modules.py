@@ -14,6 +14,9 @@ from torch.overrides import TorchFunctionMode
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
 from compiler.source import ComponentSource
+from runtimes.configs import read_config
+from runtimes.guard import guarded
+from runtimes.parts import private_copy
 from targets.graph.weights import Seeded, Stored
 
 # Tables of more elements that checkpoints store (SD 3.5's positions: 226 million) are weights like any other.
@@ -33,8 +36,11 @@ def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
     """
     with _default_dtype(torch.float32):
         try:
-            module = _without_weights(component)
-        except (TypeError, ValueError, KeyError, OSError) as error:
+            with guarded(f"'{component.name}' ({component.class_name})"):
+                module = _without_weights(component)
+        except LatentcError:
+            raise
+        except Exception as error:  # Hundreds of classes, whose constructors refuse settings in as many ways.
             raise LatentcError(
                 f"'{component.name}' ({component.class_name}) cannot be built: {error}"
             ) from error
@@ -110,9 +116,11 @@ def _has_only_stored_tables(module: torch.nn.Module) -> bool:
 
 def _construct(component: ComponentSource) -> torch.nn.Module:
     cls: Any = component.cls
-    if hasattr(cls, "load_config"):  # diffusers' ConfigMixin
-        return cls.from_config(cls.load_config(component.folder))  # type: ignore[no-any-return]
-    config = cls.config_class.from_pretrained(component.folder)
+    if getattr(cls, "config_class", None) is None:  # diffusers' ConfigMixin
+        file = str(component.folder / "config.json")
+        return cls.from_config(read_config(component.config, file, verified=False))  # type: ignore[no-any-return]
+    with private_copy(component.config, "config.json") as copy:
+        config = cls.config_class.from_pretrained(str(copy.parent), local_files_only=True)
     # Weights of another precision would change the graph: dtype belongs to a pass.
     config.dtype = torch.float32
     return cls(config)  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
+from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, ConstLeaf, MethodRecord
 from runtimes.meter import Meter
@@ -251,6 +252,6 @@ def test_a_constructor_that_reads_its_own_tensors(tmp_path: Path) -> None:
             return cls()
 
     (tmp_path / "config.json").write_text("{}")
-    made = module._on_meta(Picky, tmp_path / "config.json")
+    made = module._on_meta(Picky, Folder(tmp_path), "config.json")
     assert made.linear.weight.is_meta
     assert made.linear.weight.shape == (3, 2)

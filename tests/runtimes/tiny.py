@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from artifacts.hashing import file_record
 from artifacts.manifest import (
     AnyLeaf,
     ComponentRecord,
@@ -272,6 +274,19 @@ def write_artifact(pipe: Any, root: Path) -> Path:
         file.unlink()
     (root / "vae").rename(root / "vae_decoder")
     return root
+
+
+def publish(root: Path, place: Path) -> Path:
+    """A copy of `write_artifact` at `place` that `load` accepts; its graphs are no graphs."""
+    shutil.copytree(root, place)
+    made = manifest()
+    for made_graph in made.graphs:
+        (place / made_graph.folder).mkdir(exist_ok=True)
+        (place / made_graph.model_file).write_text(f"the graph of {made_graph.folder}")
+    files = tuple(file_record(place, path) for path in sorted(place.rglob("*")) if path.is_file())
+    text = made.model_copy(update={"files": files}).model_dump_json()
+    (place / "latentc.json").write_text(text, encoding="utf-8")
+    return place
 
 
 class TorchGraphs:

@@ -69,3 +69,46 @@ def test_other_tables_are_computed(tmp_path, monkeypatch, limit, config):
     plain = SD3Transformer2DModel(**{**CONFIG, **config})
     assert torch.equal(module.get_buffer("pos_embed.pos_embed"), plain.get_buffer("pos_embed.pos_embed"))
     assert module.get_parameter("pos_embed.proj.weight").device.type == "cpu"
+
+
+TEXT = {
+    "model_type": "clip_text_model",
+    "vocab_size": 16,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 4,
+}
+
+
+def text_encoder(folder: Path, **config: object) -> ComponentSource:
+    (folder / "config.json").write_text(json.dumps({**TEXT, **config}), encoding="utf-8")
+    return ComponentSource("text_encoder", "transformers", "CLIPTextModel", folder)
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+@pytest.mark.parametrize("kernel", ["someone/kernel@main", "flash_attention_2"])
+def test_a_kernel_that_a_configuration_names_is_never_asked_for(tmp_path, monkeypatch, key, kernel):
+    import transformers.integrations.hub_kernels as hub
+
+    asked = []
+    monkeypatch.setattr(hub, "get_kernel", lambda *args, **kwargs: asked.append(args))
+    with pytest.raises(LatentcError, match=rf"config\.json: '{key}' is '{kernel}': an attention kernel"):
+        modules.build(text_encoder(tmp_path, **{key: kernel}), FakeTensorMode())
+    assert asked == []
+
+
+def test_a_source_that_names_pytorchs_own_attention_is_built_as_if_it_did_not(tmp_path):
+    for config in ({}, {"_attn_implementation": "eager", "auto_map": {"AutoModel": "model.Model"}}):
+        module = modules.build(text_encoder(tmp_path, **config), FakeTensorMode())
+        assert module.config._attn_implementation == "sdpa"
+        assert not hasattr(module.config, "auto_map")
+
+
+@pytest.mark.parametrize("text", ['"text"', "[]", "", '{"hidden_size": -1}', '{"a": 1, "a": 2}'])
+def test_a_configuration_that_is_none(tmp_path, text):
+    source = text_encoder(tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(LatentcError):
+        modules.build(source, FakeTensorMode())

@@ -1,0 +1,74 @@
+"""The files of a folder, read whole: of a model as it was found, or of an artifact as it was verified."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from artifacts.errors import LatentcError
+
+MAX_READ = 1 << 30
+"""Bytes. Configurations, vocabularies and residual tensors are read whole; the largest have some tens of millions."""
+
+
+class Contents(Protocol):
+    """Files by their paths relative to a root, with forward slashes."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the files are an artifact's, whose compiler has left out what is not data."""
+
+    def shown(self, path: str) -> str:
+        """The file's name for an error."""
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """The files below `folder`, in its folders too, sorted; none where there is no such folder."""
+
+    def read(self, path: str) -> bytes:
+        """The whole of one file.
+
+        Raises:
+            LatentcError: there is no such file, it is not a regular file, cannot be read, has more than `MAX_READ`
+                bytes, or is not what was verified.
+        """
+
+
+class Folder:
+    """A folder as it is now, links followed: the hub's cache is made of them."""
+
+    verified = False
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def shown(self, path: str) -> str:
+        """See `Contents`."""
+        return str(self._root / path)
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """See `Contents`."""
+        found = (self._root / folder).rglob("*")
+        return tuple(sorted(p.relative_to(self._root).as_posix() for p in found if p.is_file()))
+
+    def read(self, path: str) -> bytes:
+        """See `Contents`."""
+        file = self._root / PurePosixPath(path)
+        try:
+            # NONBLOCK: opening a FIFO must not wait for a writer.
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            with os.fdopen(os.open(file, flags), "rb") as stream:
+                info = os.fstat(stream.fileno())
+                if not stat.S_ISREG(info.st_mode):
+                    raise LatentcError(f"{file} is not a regular file.")
+                if info.st_size > MAX_READ:
+                    raise LatentcError(f"{file} has {info.st_size} bytes; at most {MAX_READ} are read.")
+                return stream.read(MAX_READ)
+        except OSError as error:
+            raise LatentcError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def contents(root: Path | Contents) -> Contents:
+    """The files of a folder, or what is such files already."""
+    return Folder(root) if isinstance(root, Path) else root

@@ -1,0 +1,74 @@
+"""A verified artifact's files, held to what they were: one that changes later is an error, and never half of two."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from artifacts import paths
+from artifacts.contents import MAX_READ
+from artifacts.errors import LatentcError
+from artifacts.manifest import FileRecord
+from artifacts.reading import open_regular
+from artifacts.verify import Artifact, kind_fault
+
+
+class Pinned:
+    """The files of an artifact after `open_artifact`, through which all of it is read.
+
+    Small files are read whole and hashed as they are read. Safe to use from several threads.
+    """
+
+    verified = True
+
+    def __init__(self, artifact: Artifact) -> None:
+        # Links above the artifact are followed once: one that is turned to another artifact later changes nothing.
+        self.root = Path(os.path.realpath(artifact.root))
+        self._records: Mapping[str, FileRecord] = {file.path: file for file in artifact.manifest.files}
+        self._names: dict[str, tuple[str, ...]] = {}
+
+    def shown(self, path: str) -> str:
+        """See `artifacts.contents.Contents`."""
+        return str(self.root / path)
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """The listed files of `folder`; see `artifacts.contents.Contents`."""
+        if folder not in self._names:  # Asked for at each run of a graph.
+            self._names[folder] = tuple(sorted(p for p in self._records if p.startswith(f"{folder}/")))
+        return self._names[folder]
+
+    def read(self, path: str) -> bytes:
+        """The whole of one listed file, with the SHA-256 of the manifest; see `artifacts.contents.Contents`."""
+        record = self._records.get(path)
+        if record is None:
+            raise LatentcError(f"{self.root / path} is not listed in the manifest.")
+        if record.size > MAX_READ:
+            raise LatentcError(f"{self.root / path} has {record.size} bytes; at most {MAX_READ} are read.")
+        try:
+            info = os.lstat(self.root / path)
+            if fault := kind_fault(info):
+                raise self._changed(path, fault)
+            with open_regular(self.root / path, info) as stream:
+                data = _whole(stream, record.size)
+        except OSError as error:
+            raise self._changed(path, f"cannot be read: {error.strerror or error}") from error
+        if len(data) != record.size or hashlib.sha256(data).hexdigest() != record.sha256:
+            raise self._changed(path, "its content is another")
+        return data
+
+    def _changed(self, path: str, fault: str) -> LatentcError:
+        return LatentcError(
+            f"{self.root} has changed since it was loaded: {paths.shown(path)} {fault}.",
+            f"Load the artifact again; if that fails, see: latentc verify {self.root}",
+        )
+
+
+def _whole(stream: BinaryIO, size: int) -> bytes:
+    """The content, or one byte more than `size` of it."""
+    data = bytearray()
+    while len(data) <= size and (chunk := stream.read(size + 1 - len(data))):
+        data += chunk
+    return bytes(data)

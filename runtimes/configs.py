@@ -1,0 +1,164 @@
+"""Configurations that others wrote, read as data: what in them names code, files or other models does not get through.
+
+transformers and diffusers act on some of a configuration's keys: they fetch an attention kernel and run it, load a
+tokenizer from another folder, ask the hub for a backbone, import a repository's own Python. Each such key is in a
+table here, with what becomes of it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+from artifacts import strict_json
+from artifacts.errors import LatentcError
+
+MAX_DEPTH = 64
+"""Objects and lists in each other. Configurations of models have some five."""
+
+KERNEL_KEYS = ("attn_implementation", "experts_implementation")
+"""Ends of the keys that choose how a module computes (with "_internal" or "_autoset" after them, too)."""
+KERNELS = frozenset({None, True, False, "eager", "sdpa", "flex_attention"})
+"""What is part of PyTorch. Others are packages, or repositories of the hub that are fetched and run."""
+
+CODE = frozenset({"auto_map", "custom_pipeline", "custom_pipelines"})
+"""Keys that name a repository's own Python."""
+
+ELSEWHERE = frozenset({"backbone", "tokenizer", "hf_hub_id", "repo_id", "text_model_id"})
+"""Keys whose text names another model, which constructors load; so do all that end as `ELSEWHERE_END`."""
+ELSEWHERE_END = "name_or_path"
+
+NOTES = frozenset({"_name_or_path", "name_or_path", "_commit_hash", "init_inputs", "configuration_files"})
+"""Keys that say where something once came from, or where its other half lies."""
+PATH_ENDS = ("_file", "_files", "_path", "_dir")
+"""Ends of the keys whose text is a path on the machine of who saved the configuration."""
+
+LABELS = frozenset({"id2label", "label2id"})
+"""Keys whose texts are anything at all."""
+
+
+def is_config(path: str) -> bool:
+    """Whether a file of a component holds settings, and no vocabulary."""
+    name = PurePosixPath(path).name
+    return name.endswith(".json") and ("config" in name or name == "special_tokens_map.json")
+
+
+def read_config(data: bytes, what: str, verified: bool) -> dict[str, Any]:
+    """The settings in a file, without those that name something else.
+
+    Args:
+        what: the file, for errors.
+        verified: whether its artifact's compiler has already left those out: what would be left out of a model's own
+            configuration is an error then.
+
+    Raises:
+        LatentcError: not a JSON object; or it names a kernel, code or a model to load. The message names the key.
+    """
+    value = strict_json.loads(data, what, constants=True)
+    if not isinstance(value, dict):
+        raise LatentcError(f"{what} holds no JSON object, as a configuration does.")
+    if "_class_name" in value:
+        check_class_name(value["_class_name"], what)
+    is_module = PurePosixPath(what.replace("\\", "/")).name == "config.json"
+    result: dict[str, Any] = _Cleaner(what, verified, is_module).cleaned(value, "", 0)
+    return result
+
+
+def cleaned(data: bytes, what: str, verified: bool) -> bytes:
+    """The file with what `read_config` makes of it; byte for byte the same where nothing is left out."""
+    before = strict_json.loads(data, what, constants=True)
+    after = read_config(data, what, verified)
+    return data if after == before else (json.dumps(after, indent=2) + "\n").encode()
+
+
+def check_class_name(name: Any, what: str) -> None:
+    """Whether a ``_class_name`` names a class, or nothing that is known here; `what` is the file, for errors.
+
+    Raises:
+        LatentcError: it names a module or another thing of diffusers, or is no name.
+    """
+    import diffusers
+
+    if not isinstance(name, str):
+        raise LatentcError(f"{what}: '_class_name' is {name!r}, not the name of a class.")
+    try:
+        found = getattr(diffusers, name, type)  # Classes of other versions are passed over.
+    except (ImportError, RuntimeError):
+        return  # It is there, and a library that it needs is not.
+    if not isinstance(found, type):
+        raise LatentcError(f"{what}: '_class_name' is {name!r}, which is not a class of diffusers.")
+
+
+class _Cleaner:
+    def __init__(self, what: str, verified: bool, is_module: bool) -> None:
+        self._what, self._verified, self._is_module = what, verified, is_module
+
+    def cleaned(self, value: Any, at: str, depth: int) -> Any:
+        """`value` without what names something else; `at` is its key, for errors."""
+        if depth > MAX_DEPTH:
+            raise LatentcError(f"{self._what} is nested too deep.")
+        if isinstance(value, list):
+            return [self.cleaned(v, f"{at}[{i}]", depth + 1) for i, v in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        result = {}
+        for key, inner in value.items():
+            where = f"{at}.{key}" if at else key
+            if key in LABELS or not self._left_out(key, inner, where):
+                result[key] = inner if key in LABELS else self.cleaned(inner, where, depth + 1)
+        return result
+
+    def _left_out(self, key: str, value: Any, where: str) -> bool:
+        """Whether an entry is passed over.
+
+        Raises:
+            LatentcError: it may be neither passed over nor kept.
+        """
+        if key.removesuffix("_internal").removesuffix("_autoset").endswith(KERNEL_KEYS):
+            self._check_kernel(value, where)
+            return True
+        if key in CODE and value:
+            if self._verified:
+                raise self._refused(where, value, "code of another repository")
+            return True
+        if key in NOTES:
+            return True
+        if (key in ELSEWHERE or key.endswith(ELSEWHERE_END)) and isinstance(value, str) and value:
+            raise self._refused(where, value, "another model, which would be loaded")
+        if key.endswith(PATH_ENDS) and isinstance(value, (str, list)):
+            return True
+        if self._is_module and isinstance(value, str) and _is_path(value):
+            if self._verified:
+                raise self._refused(where, value, "a path or another repository")
+            return True
+        return False
+
+    def _check_kernel(self, value: Any, where: str) -> None:
+        values = list(value.values()) if isinstance(value, dict) else [value]
+        for name in values:
+            if isinstance(name, dict):
+                self._check_kernel(name, where)
+            elif isinstance(name, list) or name not in KERNELS:
+                raise self._refused(where, name, "an attention kernel that is not PyTorch's own")
+
+    def _refused(self, where: str, value: Any, kind: str) -> LatentcError:
+        if self._verified:
+            return LatentcError(
+                f"{self._what}: '{where}' is {_brief(value)}: {kind}. An artifact is data alone.",
+                "Compile the model again, from a source that you trust.",
+            )
+        return LatentcError(
+            f"{self._what}: '{where}' is {_brief(value)}: {kind}. latentc fetches and runs none.",
+            f"Where the model works without it, remove '{where}' from that file.",
+        )
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text could name a file or a repository; special tokens ("</s>") do not."""
+    return ("/" in text or "\\" in text) and not text.startswith("<")
+
+
+def _brief(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
