@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,13 +15,18 @@ from artifacts.contents import MAX_READ
 from artifacts.errors import LatentcError
 from artifacts.manifest import FileRecord
 from artifacts.reading import open_regular
-from artifacts.verify import Artifact, kind_fault
+from artifacts.remembered import identity, identity_of, state
+from artifacts.verify import Artifact, file_fault, kind_fault
 
 
 class Pinned:
     """The files of an artifact after `open_artifact`, through which all of it is read.
 
-    Small files are read whole and hashed as they are read. Safe to use from several threads.
+    Small files are read whole and hashed as they are read. Graphs and weights are opened by vendors, by path: before
+    and after, `check` compares what the system says of each file (device, number, size, times of change) with what it
+    said when the file was hashed. What differs is hashed again; other content is an error.
+
+    Safe to use from several threads.
     """
 
     verified = True
@@ -28,7 +35,9 @@ class Pinned:
         # Links above the artifact are followed once: one that is turned to another artifact later changes nothing.
         self.root = Path(os.path.realpath(artifact.root))
         self._records: Mapping[str, FileRecord] = {file.path: file for file in artifact.manifest.files}
+        self._states = dict(artifact.states)
         self._names: dict[str, tuple[str, ...]] = {}
+        self._lock = threading.Lock()
 
     def shown(self, path: str) -> str:
         """See `artifacts.contents.Contents`."""
@@ -58,6 +67,42 @@ class Pinned:
         if len(data) != record.size or hashlib.sha256(data).hexdigest() != record.sha256:
             raise self._changed(path, "its content is another")
         return data
+
+    def check(self, folder: str, replaced: bool = False) -> None:
+        """Whether the listed files of `folder` still are what was verified.
+
+        Args:
+            replaced: let a file pass whose name another file has taken, or nothing: a vendor that has the file open
+                reads the one that was verified.
+
+        Raises:
+            LatentcError: one is not.
+        """
+        root = f"{self.root}{os.sep}"  # Joining `Path`s takes longer than asking the system.
+        for path in self.names(folder):
+            try:
+                info = os.lstat(root + path)
+            except OSError as error:
+                if replaced and isinstance(error, FileNotFoundError):
+                    continue
+                raise self._changed(path, f"cannot be read: {error.strerror or error}") from error
+            known = self._states[path]
+            if state(info) == known or (replaced and identity(info) != identity_of(known)):
+                continue
+            # Touched, or copied over itself: what counts is what it holds.
+            if fault := file_fault(self.root, self._records[path], info):
+                raise self._changed(path, fault)
+            with self._lock:
+                self._states[path] = state(info)
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """What changes when the artifact, or this folder in it, is renamed: between two calls nothing was, if equal."""
+        found = []
+        for place in (self.root, self.root / folder):
+            with suppress(OSError):
+                info = os.lstat(place)
+                found.append(f"{identity(info)} {info.st_ctime_ns}")
+        return tuple(found)
 
     def _changed(self, path: str, fault: str) -> LatentcError:
         return LatentcError(

@@ -45,12 +45,12 @@ class Remembered:
             path: in the artifact.
             info: of `os.lstat`.
         """
-        return self._known.get(path) == [_state(info), sha256]
+        return self._known.get(path) == [state(info), sha256]
 
     def add(self, path: str, info: os.stat_result, sha256: str) -> None:
         """Notes that the file has this SHA-256. `info` was taken before it was read."""
         if max(info.st_mtime_ns, info.st_ctime_ns) < time.time_ns() - SETTLED_NS:
-            self._known[path] = [_state(info), sha256]
+            self._known[path] = [state(info), sha256]
             self._changed = True
 
     def save(self) -> None:
@@ -67,6 +67,17 @@ class Remembered:
                 temporary.unlink(missing_ok=True)
 
 
-def _state(info: os.stat_result) -> str:
-    numbers = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-    return " ".join(map(str, numbers))
+def state(info: os.stat_result) -> str:
+    """What changes when a file is written to, or another takes its name."""
+    numbers = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    return " ".join((identity(info), *map(str, numbers)))
+
+
+def identity(info: os.stat_result) -> str:
+    """What a file keeps while it exists: the numbers of its device and its own."""
+    return f"{info.st_dev} {info.st_ino}"
+
+
+def identity_of(state: str) -> str:
+    """The `identity` in a `state`."""
+    return " ".join(state.split(" ")[:2])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from artifacts import paths
@@ -14,15 +14,20 @@ from artifacts.hashing import digest
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.reading import open_regular, read_manifest
-from artifacts.remembered import Remembered
+from artifacts.remembered import Remembered, state
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified artifact: its folder (absolute) and its manifest."""
+    """A verified artifact: its folder (absolute) and its manifest.
+
+    Attributes:
+        states: path of each file in it -> `artifacts.remembered.state` before the file was read.
+    """
 
     root: Path
     manifest: Manifest
+    states: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,17 @@ def verify(
         LatentcError: there is no manifest, or it does not hold, so that nothing else can be checked.
     """
     root = Path(os.path.abspath(path))
-    manifest = read_manifest(root)
-    found = _entries(root)
+    return _findings(root, read_manifest(root), _entries(root), deep, progress, remembered)
+
+
+def _findings(
+    root: Path,
+    manifest: Manifest,
+    found: dict[str, os.stat_result],
+    deep: bool,
+    progress: Progress,
+    remembered: Remembered | None,
+) -> tuple[Finding, ...]:
     missing = [
         Finding(file.path, "is listed in the manifest and missing")
         for file in manifest.files
@@ -87,10 +101,11 @@ def open_artifact(
     root = Path(os.path.abspath(path))
     manifest = read_manifest(root)
     remembered = None if memory is None else Remembered(memory, root)
+    found = _entries(root)
     read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
     wrong = [
         finding
-        for finding in verify(root, deep=hashes, progress=progress, remembered=remembered)
+        for finding in _findings(root, manifest, found, hashes, progress, remembered)
         if not _harmless(finding, manifest, read_from)
     ]
     if remembered is not None:
@@ -101,7 +116,7 @@ def open_artifact(
             f"{root} is not what was compiled: {'; '.join(map(str, wrong[:3]))}{more}.",
             f"See everything with: latentc verify {root} (or compile the model again).",
         )
-    return Artifact(root, manifest)
+    return Artifact(root, manifest, {path: state(info) for path, info in found.items()})
 
 
 def _harmless(finding: Finding, manifest: Manifest, read_from: set[str]) -> bool:
@@ -166,6 +181,15 @@ def _changed(
         if problem:
             findings.append(Finding(file.path, problem))
     return findings
+
+
+def file_fault(root: Path, file: FileRecord, info: os.stat_result) -> str:
+    """What is wrong with one file, all of which is read, or nothing; `info` is of `os.lstat`."""
+    return (
+        kind_fault(info)
+        or _size(info.st_size, file)
+        or _content(root / file.path, file, info, lambda _: None)
+    )
 
 
 def kind_fault(info: os.stat_result) -> str:

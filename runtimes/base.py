@@ -28,7 +28,10 @@ class Device:
 
 
 class Session(Protocol):
-    """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs."""
+    """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs.
+
+    One whose `run` may open files of the artifact says so by an attribute, ``opens_later = True``.
+    """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]

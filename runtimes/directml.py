@@ -78,6 +78,9 @@ class DirectMlSessions:
 class DirectMlSession:
     """The graphs of one component, each opened when a run first has its size."""
 
+    opens_later = True
+    """A run may open files: `runtimes.graphs` looks after each whether they were still those that were verified."""
+
     def __init__(self, model_file: Path, graphs: Mapping[str, Mapping[str, int]], target: str) -> None:
         self._file, self._graphs, self._target = model_file, graphs, target
         self._name = model_file.parent.name

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
 from artifacts.manifest import GraphRecord, Manifest
+from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from runtimes import table
 from runtimes.base import Session
@@ -18,14 +19,30 @@ from runtimes.base import Session
 if TYPE_CHECKING:
     import numpy as np
 
+OPENINGS = 3
+"""How often a graph is opened anew because a folder was renamed meanwhile."""
+
 
 class Graphs:
     """Sessions by graph folder. Safe to use from several threads; a graph runs one call at a time."""
 
     def __init__(
-        self, root: Path, manifest: Manifest, device: str, cache: Path | None, progress: Progress
+        self,
+        root: Path,
+        manifest: Manifest,
+        device: str,
+        cache: Path | None,
+        progress: Progress,
+        files: Pinned | None = None,
     ) -> None:
+        """
+        Args:
+            root: what the manifest's paths are relative to.
+            files: the artifact's files, which must still be what was verified whenever one is opened; None for files
+                that this process made itself.
+        """
         self._root = root
+        self._files = files
         self._manifest = manifest
         self._device = device
         self._cache = cache
@@ -66,14 +83,48 @@ class Graphs:
             if graph in self._sessions:
                 return
             self._progress(Event(f"opening {graph}", 0, None))
-            self._sessions[graph] = self._factory.open(
-                self._root / record.model_file,
-                self._device,
-                record.precision,
-                self._cache_of(record),
-                record.built,
-            )
+            self._sessions[graph] = self._opened(record)
             self._progress(Event(f"opening {graph}", 1, 1))
+
+    def _opened(self, record: GraphRecord) -> Session:
+        """A session of the files that were verified.
+
+        Raises:
+            LatentcError: a file has changed since, or the vendor refused one.
+        """
+        if self._files is None:
+            return self._open(record)
+        for _ in range(OPENINGS):
+            places = self._files.folders(record.folder)
+            self._files.check(record.folder)
+            try:
+                session = self._open(record)
+            except LatentcError:
+                self._files.check(
+                    record.folder
+                )  # A file that is gone is told as that, not as a vendor puts it.
+                raise
+            try:
+                self._files.check(record.folder)
+            except LatentcError:
+                session.close()
+                raise
+            # A folder that was renamed and renamed back may have been another one while the vendor read from it.
+            if places == self._files.folders(record.folder):
+                return session
+            session.close()
+        raise LatentcError(
+            f"{self._root} was renamed each time {record.folder} was opened.", "Load it again."
+        )
+
+    def _open(self, record: GraphRecord) -> Session:
+        return self._factory.open(
+            self._root / record.model_file,
+            self._device,
+            record.precision,
+            self._cache_of(record),
+            record.built,
+        )
 
     def open_all(self) -> None:
         """Opens every graph."""
@@ -81,11 +132,20 @@ class Graphs:
             self.open(graph)
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph once; `inputs` may hold some that the vendor dropped as nothing depends on them."""
+        """Runs the graph once; `inputs` may hold some that the vendor dropped as nothing depends on them.
+
+        Raises:
+            LatentcError: it cannot be opened or run, or a file of it was written to since it was verified.
+        """
         self.open(graph)
         with self._locks[graph]:
             session = self._sessions[graph]
-            return session.run({name: array for name, array in inputs.items() if name in session.inputs})
+            outputs = session.run({name: array for name, array in inputs.items() if name in session.inputs})
+            if self._files is not None:
+                # A vendor may read weights from the file while it runs. What was replaced as a whole stays as it was
+                # for who has it open.
+                self._files.check(graph, replaced=not getattr(session, "opens_later", False))
+            return outputs
 
     def close(self) -> None:
         """Frees all sessions; twice is harmless."""

@@ -36,7 +36,8 @@ def load(
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
-    A file that was verified before and has not changed since is not read again, where `cache` is on.
+    A file that was verified before and has not changed since is not read again, where `cache` is on. One that changes
+    after `load` is an error when it is used.
 
     Args:
         path: the artifact's folder.
@@ -59,7 +60,7 @@ def load(
             f"the artifact has no task '{chosen}' (it has: {', '.join(tasks)}).",
             f"Compile it in: latentc compile MODEL OUT --task {chosen}",
         )
-    graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress)
+    graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, files)
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files)
 
 
