@@ -15,6 +15,7 @@ from artifacts.cache import cache_dir
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import Evidence, FileRecord, GraphRecord, Manifest, PictureEvidence
+from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact, open_artifact
 from artifacts.workspace import Workspace
@@ -58,7 +59,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
         LatentcError: the artifact does not hold, holds no graphs, or they cannot be built; OUT does not appear.
     """
     artifact = open_artifact(request.artifact, progress=progress)
-    manifest = artifact.manifest
+    manifest, verified = artifact.manifest, Pinned(artifact)
     target = targets.get(manifest.target)
     options = _options(target, manifest, request.options)
     files = {file.path: file for file in manifest.files}
@@ -86,6 +87,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                     written = target.lower(model, options, building.folder, context)
                 for path in _carried(manifest, graph.folder):
                     shutil.copyfile(artifact.root / path, building.folder / Path(path).name)
+                verified.check(graph.folder)
                 building.meta["graph"] = graph.model_copy(
                     update={
                         "model_file": f"{graph.folder}/{written.model_file}",
@@ -110,7 +112,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                 }
             )
 
-        workspace.publish(keys, made, lambda folder: _loose(artifact, folder))
+        workspace.publish(keys, made, lambda folder: _loose(manifest, verified, folder))
     return open_artifact(request.out, hashes=False)  # each file was hashed as it was published
 
 
@@ -181,14 +183,14 @@ def _carried(manifest: Manifest, folder: str) -> list[str]:
     return [file.path for file in manifest.files if file.path in own and file.path.startswith(f"{folder}/")]
 
 
-def _loose(artifact: Artifact, out: Path) -> None:
+def _loose(manifest: Manifest, verified: Pinned, out: Path) -> None:
     """Copies what lies outside of the graphs' folders: the index, schedulers, tokenizers."""
-    graphs = {graph.folder for graph in artifact.manifest.graphs}
-    for file in artifact.manifest.files:
+    graphs = {graph.folder for graph in manifest.graphs}
+    for file in manifest.files:
         if file.path.rpartition("/")[0] not in graphs:
             copy = out / file.path
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(artifact.root / file.path, copy)
+            copy.write_bytes(verified.read(file.path))
 
 
 def _earlier(graph: GraphRecord) -> Evidence:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
 from artifacts.manifest import Evidence, Manifest
+from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verify import Artifact
 from compiler.capture.arguments import parse_given
@@ -33,6 +34,7 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
     methods = {method.folder: method for method in captured.methods}
     states = {method.graph: method.state for part in manifest.components for method in part.methods}
     found: dict[str, Evidence] = {}
+    verified = Pinned(artifact)
     with Checker() as checker:
         for graph in manifest.graphs:
             method = methods.get(graph.folder)
@@ -55,6 +57,7 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
                 check="quick",
                 progress=progress,
             )
+            verified.check(graph.folder)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import TRUSTED_LIBRARIES
+from runtimes.guard import guarded
 
 
 def import_class(class_path: str) -> type:
@@ -22,7 +23,8 @@ def import_class(class_path: str) -> type:
             f"only classes of {' and '.join(sorted(TRUSTED_LIBRARIES))} are imported."
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        with guarded(f"importing {module}"):
+            found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, RuntimeError) as error:
         library = module.partition(".")[0]
         raise LatentcError(

@@ -164,3 +164,18 @@ def test_a_build_that_fails_leaves_no_artifact(artifact: Artifact, tmp_path: Pat
     with pytest.raises(LatentcError, match="refused it"):
         rebuild(RebuildRequest(artifact.root, tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+@pytest.mark.parametrize("name", ["unet/model.onnx_data", "scheduler/scheduler_config.json"])
+def test_a_file_that_changes_meanwhile_is_an_error(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def lower(*given: Any) -> Any:
+        written = TARGET.lower(*given)
+        (artifact.root / name).write_bytes(b"another")
+        return written
+
+    monkeypatch.setattr(module.targets, "get", lambda target: as_directml(lower=lower))
+    with pytest.raises(LatentcError, match=f"has changed since it was loaded: '{name}'"):
+        rebuild(RebuildRequest(artifact.root, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
