@@ -71,8 +71,8 @@ class TestPretended(SessionContract):
     def pretended(self, monkeypatch: pytest.MonkeyPatch) -> None:
         torch = pytest.importorskip("torch")
         monkeypatch.setitem(sys.modules, self.vendor, pretended_tensorrt)
-        monkeypatch.setattr("targets.tensorrt.run", pretended_tensorrt.build)
-        monkeypatch.setattr("targets.tensorrt.installed", lambda *modules: Availability(True))
+        monkeypatch.setattr("targets.tensorrt.target.run", pretended_tensorrt.build)
+        monkeypatch.setattr("targets.tensorrt.target.installed", lambda *modules: Availability(True))
         monkeypatch.setattr(tensorrt, "_device", lambda name: torch.device("cpu"))
         monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
         monkeypatch.setattr(torch.cuda, "Stream", pretended_tensorrt.Stream)
