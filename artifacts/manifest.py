@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "latentc.json"
 
 # A manifest may name classes (of pipelines, modules and outputs) of these libraries and of no other.
@@ -102,19 +102,27 @@ class TensorSpec(Record):
 
 
 class Evidence(Record):
-    """What was measured of one graph, or that nothing was.
+    """What was measured of one graph in one type, or that nothing was.
 
     Attributes:
+        compute: what it was computed in ("fp32", "fp16", "bf16"); empty where nothing was measured, and in manifests
+            of schema version 1, which do not tell.
+        device: what it was computed on, by the session's own name ("cpu").
         check: "quick" (one shape), "full" (minimum, maximum and a point off the grid), or "not measured".
         error: for each output, the worst ``||out - ref|| / ||ref||`` against PyTorch in fp32.
         tolerance: the limit that `error` was held to.
         reason: why it was not measured; empty when it was.
+        broken: how the type fails the graph, which `compute="auto"` then computes in fp32; empty where it holds. An
+            output that is not finite has no `error`.
     """
 
+    compute: str = ""
+    device: str = ""
     check: Literal["quick", "full", "not measured"]
     error: dict[str, float] = {}
     tolerance: float | None = None
     reason: str = ""
+    broken: str = ""
 
 
 class WeightRecord(Record):
@@ -148,13 +156,15 @@ class GraphRecord(Record):
         folder: the folder in the artifact, e.g. "vae_decoder".
         model_file: the file that a session opens, relative to the artifact.
         dims: declared ranges of the symbolic dimensions used in `inputs` and `outputs`.
-        precision: "fp32", "fp16" or "bf16".
+        precision: what weights are stored in, "fp32", "fp16" or "bf16"; of a graph that is typed itself also what it
+            computes in.
         rewrites: names of the exact rewrites that the graph got.
         kept_fp32: what stayed in fp32 in a lower-precision graph, and why (one line each).
         schemes: bytes written for each weight scheme ("float16": 1719...).
         digest: SHA-256 of the target-neutral graph's structure.
         weights: those that were quantized.
         built: what the target says of the files: what they need to run, and what built them.
+        evidence: one for each type that was measured; one that says why where none was.
     """
 
     folder: str
@@ -170,7 +180,7 @@ class GraphRecord(Record):
     digest: str
     weights: tuple[WeightRecord, ...] = ()
     built: Built = {}
-    evidence: Evidence
+    evidence: tuple[Evidence, ...]
 
 
 class MethodRecord(Record):
@@ -207,15 +217,17 @@ class ComponentRecord(Record):
 
 
 class PictureEvidence(Record):
-    """Pictures of a quantized model beside PyTorch's in fp32, from the same seeds.
+    """Pictures of a quantized model, computed in one type, beside PyTorch's in fp32, from the same seeds.
 
     Attributes:
+        compute: what the graphs were computed in; those that the type breaks in fp32. Empty as in `Evidence`.
         prompts, steps, guidance, width, height: what was drawn.
         psnr, worst_psnr: in dB, mean and worst of the pictures; 100 where they are equal.
         ssim, worst_ssim: structural similarity, 1 where they are equal.
         reason: why it was not measured; empty when it was.
     """
 
+    compute: str = ""
     prompts: int = 0
     steps: int = 0
     guidance: float | None = None
@@ -265,7 +277,9 @@ class Source(Record):
 class Manifest(Record):
     """The whole of `latentc.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+    """Version 1 had one record of evidence for each graph, and one of pictures, and did not say what they were
+    computed in; `artifacts.reading` makes version 2 of it."""
     source: Source
     pipelines: dict[str, str]
     """Task ("text-to-image") -> class path of the diffusers pipeline that does it."""
@@ -277,8 +291,8 @@ class Manifest(Record):
     precision: str
     quantization: Recipe | None = None
     """What `--quantize` became for this model; None for nothing."""
-    pictures: PictureEvidence | None = None
-    """What was measured of a quantized model's pictures; None where nothing is quantized."""
+    pictures: tuple[PictureEvidence, ...] = ()
+    """What was measured of a quantized model's pictures, for each type; none where nothing is quantized."""
     sizes: dict[str, DimRange]
     """Declared ranges of "height", "width" (pixels) and "batch" (images)."""
     components: tuple[ComponentRecord, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -109,6 +110,8 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
             f"this latentc reads up to {SCHEMA_VERSION}.",
             f'Upgrade: pip install "latentc>={maker}"' if made != "a newer latentc" else "Upgrade latentc.",
         )
+    if version == 1 and not isinstance(version, bool):
+        data = json.dumps(_listed_evidence(value)).encode()
     try:
         return Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
@@ -119,6 +122,24 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
             f"{what} is damaged, at {paths.shown(field)}: {faults[0]['msg']}{more}.",
             "Compile the model again.",
         ) from None
+
+
+def _listed_evidence(value: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of schema version 1 as one of version 2; what is not as version 1 had it is left for validation."""
+    graphs, pictures = value.get("graphs"), value.get("pictures")
+    changed = {**value, "schema_version": 2}
+    if isinstance(graphs, list):
+        changed["graphs"] = [
+            {**graph, "evidence": [graph["evidence"]]}
+            if isinstance(graph, dict) and isinstance(graph.get("evidence"), dict)
+            else graph
+            for graph in graphs
+        ]
+    if pictures is None:
+        changed.pop("pictures", None)
+    elif isinstance(pictures, dict):
+        changed["pictures"] = [pictures]
+    return changed
 
 
 def split_class_path(path: str) -> tuple[str, str]:

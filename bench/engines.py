@@ -28,13 +28,14 @@ class ArtifactEngine:
     """An artifact in its session.
 
     Attributes:
-        device: as `latentc generate --device` takes it.
+        device, compute: as `latentc generate` takes them.
         task: one of the artifact's; None for its first.
     """
 
     path: str
     device: str = "auto"
     task: str | None = None
+    compute: str = "auto"
 
     def prepare(self) -> None:
         import diffusers  # noqa: F401
@@ -51,12 +52,14 @@ class ArtifactEngine:
 
     def open(self) -> dict[str, Any]:
         from runtimes.common import threads
+        from runtimes.compute import summary
         from runtimes.pipeline import load
 
-        self._pipeline: Pipeline = load(self.path, device=self.device, task=self.task)
+        self._pipeline: Pipeline = load(self.path, device=self.device, task=self.task, compute=self.compute)
         self._pipeline.open()
         self._latents = Latents(self._pipeline.diffusers)
-        return {"threads": threads(), "device": self.device}
+        about = {"compute": summary(self._pipeline.computes)}
+        return {"threads": threads(), "device": self.device, "about": about}
 
     def draw(self, request: Request) -> Drawn:
         self._latents.clear()

@@ -26,6 +26,7 @@ GAP, MARGIN, LINE = 6, 10, 20
 KINDS: Mapping[str, Callable[[str], Any]] = {
     "artifact": str,
     "device": str,
+    "compute": str,
     "prompt": str,
     "negative_prompt": str,
     "steps": int,
@@ -35,7 +36,7 @@ KINDS: Mapping[str, Callable[[str], Any]] = {
     "size": str,
     "scheduler": str,
 }
-PLACES = ("artifact", "device")
+PLACES = ("artifact", "device", "compute")
 """Options that choose a pipeline; all others are given to its `generate`."""
 
 
@@ -115,7 +116,7 @@ class Drawer(Protocol):
         """Frees it."""
 
 
-Loader = Callable[[str, str], Drawer]
+Loader = Callable[[str, str, str], Drawer]
 Writer = Callable[["Image", Path, Mapping[str, Any]], None]
 
 
@@ -126,7 +127,7 @@ def run(
 
     Args:
         out: a folder; pictures go to out/cells, one file for each cell, named by what made it.
-        load: (artifact, device) -> a pipeline.
+        load: (artifact, device, compute) -> a pipeline.
         write: writes a picture with its parameters.
         side: the longest side of a picture in the sheet, in pixels.
 
@@ -157,8 +158,8 @@ def run(
         progress(Event(f"{len(found)} of {total} pictures are there already", 1, 1))
     # One pipeline at a time: several models may not fit into memory together.
     missing.sort(key=lambda each: [str(each[1].get(name)) for name in PLACES])
-    for (name, device), group in groupby(missing, key=lambda each: tuple(each[1][place] for place in PLACES)):
-        drawer = load(name, device)
+    for where, group in groupby(missing, key=lambda each: _places(each[1])):
+        drawer = load(*where)
         try:
             for place, options, key in group:
                 progress(Event("drawing the grid", len(found), total, "pictures"))
@@ -215,6 +216,11 @@ def sheet(grid: Grid, files: Mapping[tuple[int, ...], Path], side: int = 256) ->
                 anchor="lm",
             )
     return canvas
+
+
+def _places(options: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What `load` takes."""
+    return options["artifact"], options.get("device", "auto"), options.get("compute", "auto")
 
 
 def _draw(

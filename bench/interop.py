@@ -89,7 +89,7 @@ def compare(model: str, request: Mapping[str, Any], work: Path, names: Sequence[
                     force=True,
                 )
             )
-            with load(artifact) as pipeline:
+            with load(artifact, compute="fp32") as pipeline:  # as theirs are told to
                 ours[loader.target] = _draw(pipeline, request)
         outcomes.append(_outcome(loader, artifact, request, ours[loader.target], work))
     return outcomes

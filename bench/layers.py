@@ -230,13 +230,15 @@ def measure(tries: Sequence[Try], rounds: int, targets: Sequence[str]) -> Iterat
 
 def _open(model: ir.Model, target: str, folder: Path, precision: str) -> Session:
     from runtimes import table as sessions
+    from runtimes.compute import usual
     from targets import table as targets
     from targets.base import Context
 
     folder.mkdir()
     made = targets.get(target)
     written = made.lower(model, made.options(), folder, Context(silent))
-    return sessions.get(target).open(folder / written.model_file, "cpu", precision, None)
+    factory = sessions.get(target)
+    return factory.open(folder / written.model_file, "cpu", usual(factory, "cpu", precision), None)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -163,7 +163,7 @@ class Variant(Record):
     Attributes:
         name: unique in the document.
         kind: "artifact", "pytorch", or "peer" (another project's pipeline).
-        about: what it is, for people: target, precision, how its activations are computed.
+        about: what it is, for people: target, precision, the type that it computes in ("compute").
         device: what was asked for; threads: None where the vendor chose.
         bytes: on disk.
         compile_s: seconds to make it from the model, where that was part of the bench.

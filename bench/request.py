@@ -40,7 +40,7 @@ class BenchRequest:
         prompts: a text file, or the prompts themselves, or None for the model's own or general ones.
         seeds: how many pictures of each prompt; the first has the seed `first_seed`.
         guidance, size: None for the pipeline's own; size is (width, height).
-        device: of the artifacts.
+        device, compute: of the artifacts; what `runtimes.load` takes.
         threads: for one inference, of all of them; None: each chooses.
     """
 
@@ -54,6 +54,7 @@ class BenchRequest:
     size: tuple[int, int] | None = None
     task: str | None = None
     device: str = "auto"
+    compute: str = "auto"
     threads: int | None = None
 
 
@@ -97,14 +98,15 @@ def plan(
         same_model(manifests[0], own[0], manifest, name)
     task = task_of(manifests, request.task)
     subjects = [
-        artifact(path, name, request.device, task) for path, name in zip(request.artifacts, own, strict=True)
+        artifact(path, name, request.device, task, request.compute)
+        for path, name in zip(request.artifacts, own, strict=True)
     ]
     reference = None
     if request.reference is not None and is_artifact(request.reference):
         path = Path(request.reference)
         reference = f"{names([request.reference])[0]} (reference)"
         same_model(manifests[0], own[0], read_manifest(path.absolute()), reference)
-        subjects.insert(0, artifact(str(path), reference, request.device, task))
+        subjects.insert(0, artifact(str(path), reference, request.device, task, request.compute))
     elif request.reference is not None:
         from compiler.source import open_model
 

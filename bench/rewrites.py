@@ -111,6 +111,14 @@ class Bench:
     work: Path
     pairs: Pairs
 
+    @property
+    def compute(self) -> str:
+        """The type that the graph is computed in: the target's default here."""
+        from runtimes import table as sessions
+        from runtimes.compute import usual
+
+        return usual(sessions.get(self.target), "cpu", self.precision)
+
     def rows(self) -> Iterator[Row]:
         """Each rewrite by itself, all that are on together, and what else a step could do without."""
         on = chosen(targets.get(self.target), self.precision)
@@ -188,7 +196,8 @@ class Bench:
         try:
             context = Context(silent, self.method.dims, table.simplify)
             written = target.lower(model, target.options(), folder, context)
-            session = sessions.get(self.target).open(folder / written.model_file, "cpu", self.precision, None)
+            factory = sessions.get(self.target)
+            session = factory.open(folder / written.model_file, "cpu", self.compute, None)
             try:
                 yield session
             finally:
@@ -339,6 +348,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from runtimes.common import threads
 
     rows: list[Row] = []
+    computes: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="latentc-rewrites-", dir=given.work) as folder:
         try:
             graph, method = exported(given.model, given.component, given.size, Path(folder), given.config)
@@ -355,6 +365,7 @@ def main(args: Sequence[str] | None = None) -> int:
                     Path(folder),
                     Pairs(CLOCKS[given.clock], given.rounds),
                 )
+                computes[target] = bench.compute
                 for row in bench.rows():
                     rows.append(row)
                     print(row, flush=True)
@@ -365,6 +376,7 @@ def main(args: Sequence[str] | None = None) -> int:
     changed = f" with `{json.dumps(given.config)}`" if given.config else ""
     about = (
         f"`{given.model}`'s {given.component}{changed}, {given.size}x{given.size}, weights in {given.precision}, "
+        f"computed in {', '.join(f'{kind} ({name})' for name, kind in computes.items())}, "
         f"{given.rounds} pairs, {given.clock} seconds of {'all' if count is None else count} "
         f"thread{'' if count == 1 else 's'}"
     )

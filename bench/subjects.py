@@ -80,7 +80,7 @@ def size_of(manifests: Sequence[Manifest], wanted: tuple[int, int] | None) -> tu
     return None
 
 
-def artifact(path: str, name: str, device: str, task: str) -> Subject:
+def artifact(path: str, name: str, device: str, task: str, compute: str = "auto") -> Subject:
     """An artifact; its worker verifies it before it opens it.
 
     Raises:
@@ -88,7 +88,7 @@ def artifact(path: str, name: str, device: str, task: str) -> Subject:
     """
     root = Path(path).absolute()
     manifest = read_manifest(root)
-    given = {"path": str(root), "device": device, "task": task}
+    given = {"path": str(root), "device": device, "task": task, "compute": compute}
     return Subject(
         name=name,
         kind="artifact",
@@ -131,7 +131,7 @@ def pytorch(
     return Subject(
         name=name,
         kind="pytorch",
-        about={"target": "pytorch", "precision": precision},
+        about={"target": "pytorch", "precision": precision, "compute": precision},
         device="cpu",
         bytes=sum(file.stat().st_size for file in files),
         files=files,

@@ -130,16 +130,17 @@ def compile(
         return build.compile(wanted, progress, on_plan, shared)
 
 
-def _drawn(pictures: PictureEvidence | None) -> PictureEvidence:
-    """A trial's pictures.
+def _drawn(pictures: tuple[PictureEvidence, ...]) -> PictureEvidence:
+    """A trial's pictures: those in fp32 where they were drawn in more types, as it is weights that are chosen.
 
     Raises:
         LatentcError: they are not measured.
     """
-    if pictures is not None and pictures.psnr is not None:
-        return pictures
-    if pictures is not None and pictures.reason:
-        raise LatentcError(f"--quantize auto needs pictures, and they are not measured: {pictures.reason}.")
+    first = next(iter(pictures), None)
+    if first is not None and first.psnr is not None:
+        return first
+    if first is not None and first.reason:
+        raise LatentcError(f"--quantize auto needs pictures, and they are not measured: {first.reason}.")
     # Where no weight is quantized there is nothing to compare.
     return PictureEvidence(psnr=math.inf)
 

@@ -288,16 +288,16 @@ def _pictures(
     manifest: Manifest,
     folders: Mapping[str, Path],
     progress: Progress,
-) -> PictureEvidence:
+) -> tuple[PictureEvidence, ...]:
     """The quantized model's pictures beside PyTorch's, from graphs that are not published yet."""
     if not request.pictures or request.check == "none":
-        return PictureEvidence(reason="--check none" if request.pictures else "--pictures 0")
+        return (PictureEvidence(reason="--check none" if request.pictures else "--pictures 0"),)
     factory = sessions.get(manifest.target)
     lacks = next(filter(None, (factory.lacks(graph.built) for graph in manifest.graphs)), "")
     if lacks:
-        return PictureEvidence(reason=f"needs {lacks}")
+        return (PictureEvidence(reason=f"needs {lacks}"),)
     if short := memory.shortage(memory_needed(sum(graph.parameters for graph in manifest.graphs))):
-        return PictureEvidence(reason=f"it takes {short}")
+        return (PictureEvidence(reason=f"it takes {short}"),)
     root, moved = pictures.relocated(manifest, folders)
     variants = [found for c in source.modules if (found := variant(c.weight_files)) is not None]
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:

@@ -98,12 +98,16 @@ class Tapped:
 
     def __init__(self, job: Job) -> None:
         from runtimes import table
+        from runtimes.compute import WIDE, device_of, natively
 
         self._graph = job.graph
         self._taps = job.taps
-        self._session = table.get(job.target).open(
-            Path(job.root) / job.graph.model_file, "auto", job.graph.precision, None
-        )
+        factory = table.get(job.target)
+        device = device_of(factory, "auto")
+        types = (WIDE,) if device is None else natively(device, job.graph.precision)
+        # What is measured is the graph, not the rounding of a type.
+        compute = WIDE if WIDE in types else types[0]
+        self._session = factory.open(Path(job.root) / job.graph.model_file, "auto", compute, None)
         self.taps: list[np.ndarray] = []
         self.inputs: list[dict[str, np.ndarray]] = []
 

@@ -11,6 +11,7 @@ from artifacts.progress import Event, Progress
 from compiler.capture.infer import Method
 from compiler.check import Checker, Job, memory_needed
 from compiler.source import ComponentSource
+from runtimes.compute import AUTO
 
 
 def compare(
@@ -26,14 +27,16 @@ def compare(
     parameters: int,
     check: str,
     progress: Progress,
-) -> Evidence:
-    """The relative error of a written graph, or that it was not measured and why.
+    compute: str = AUTO,
+) -> tuple[Evidence, ...]:
+    """The relative error of a written graph in each type, or that it was not measured and why.
 
     Args:
         weights: how the graph's weights are quantized.
         built: what the target said of its files.
         parameters: of the component; what PyTorch will hold in fp32.
         check: "quick" (one set of shapes), "full" (all) or "none".
+        compute: the only type to measure; "auto" for fp32 and what runs here by default.
 
     Raises:
         LatentcError: the error is beyond its tolerance.
@@ -41,9 +44,9 @@ def compare(
     from compiler.capture.samples import write_points
 
     if check == "none":
-        return Evidence(check="not measured", reason="--check none")
+        return (Evidence(check="not measured", reason="--check none"),)
     if short := memory.shortage(memory_needed(parameters)):
-        return Evidence(check="not measured", reason=f"it takes {short}")
+        return (Evidence(check="not measured", reason=f"it takes {short}"),)
     task = f"{method.folder}: comparing with PyTorch"
     progress(Event(task, 0, None))
     with write_points(method, None if check == "full" else 1) as points:
@@ -51,6 +54,7 @@ def compare(
             target=target,
             device="auto",
             precision=precision,
+            compute=compute,
             schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights} - {"none"})),
             model_file=str(model_file),
             built=built,

@@ -274,7 +274,7 @@ class Lowering:
                 parameters=0,
                 schemes={},
                 digest="",
-                evidence=Evidence(check="not measured"),
+                evidence=(Evidence(check="not measured"),),
             ),
             evaluation=self.evaluation,
             width=self.size[0],

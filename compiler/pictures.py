@@ -23,6 +23,8 @@ from artifacts.progress import Event, Progress
 from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
 from compiler.likeness import psnr, ssim
+from runtimes import table
+from runtimes.compute import AUTO, WIDE, choose, device_of, natively
 
 TASK = "text-to-image"
 EVALUATION = "evaluation.json"
@@ -90,14 +92,16 @@ def evaluation(model: Path, count: int) -> Evaluation:
     return found.model_copy(update={"prompts": found.prompts[:count]})
 
 
-def measure(job: Job, progress: Progress) -> PictureEvidence:
-    """Draws with both. A model that has no such task, or would take too long, is not measured.
+def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
+    """Draws with both: with the graphs in fp32, and in what they are computed in by default where that is another type.
+
+    A model that has no such task, or would take too long, is not measured.
 
     Raises:
         LatentcError: the pictures cannot be drawn.
     """
     if TASK not in job.manifest.pipelines:
-        return PictureEvidence(reason=f"it does not do {TASK}")
+        return (PictureEvidence(reason=f"it does not do {TASK}"),)
     count = len(job.evaluation.prompts)
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 0, None))
     try:
@@ -107,14 +111,21 @@ def measure(job: Job, progress: Progress) -> PictureEvidence:
             f"the pictures cannot be drawn: {error.message}", "Compile without: --pictures 0"
         ) from error
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 1, 1))
-    return PictureEvidence.model_validate(found)
+    return tuple(PictureEvidence.model_validate(each) for each in found["pictures"])
 
 
-def compare(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: Job) -> PictureEvidence:
-    """Evidence from pictures [height, width, 3] with values from 0 to 1."""
+def compare(
+    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: Job, compute: str
+) -> PictureEvidence:
+    """Evidence from pictures [height, width, 3] with values from 0 to 1.
+
+    Args:
+        compute: the type that ours were computed in.
+    """
     ratios = [min(psnr(a, b), EQUAL) for a, b in zip(ours, theirs, strict=True)]
     likeness = [ssim(a, b) for a, b in zip(ours, theirs, strict=True)]
     return PictureEvidence(
+        compute=compute,
         prompts=len(ratios),
         steps=job.evaluation.steps,
         guidance=job.evaluation.guidance,
@@ -145,7 +156,19 @@ def _pytorch(job: Job) -> Any:
     )
 
 
-def _compiled(job: Job) -> tuple[Any, Callable[[], None]]:
+def _types(job: Job) -> dict[str, str]:
+    """The type that pictures are drawn in -> what to ask the graphs for: fp32 where they have it, and the default."""
+    factory = table.get(job.manifest.target)
+    device = device_of(factory, AUTO)
+    if device is None:
+        return {"": AUTO}  # Opening says what is missing.
+    graphs = job.manifest.graphs
+    usual = {choose(AUTO, device, graph) for graph in graphs}
+    found = {WIDE: WIDE} if all(WIDE in natively(device, graph.precision) for graph in graphs) else {}
+    return found | {min(usual - {WIDE}): AUTO} if usual - {WIDE} else found or {WIDE: AUTO}
+
+
+def _compiled(job: Job, compute: str) -> tuple[Any, Callable[[], None]]:
     from artifacts.progress import silent
     from runtimes.assemble import assemble
     from runtimes.graphs import Graphs
@@ -153,7 +176,7 @@ def _compiled(job: Job) -> tuple[Any, Callable[[], None]]:
     from runtimes.shell import build_shell
 
     root, meter = Path(job.root), Meter()
-    graphs = Graphs(root, job.manifest, "auto", None, silent)
+    graphs = Graphs(root, job.manifest, "auto", None, silent, compute)
     shells = {c.name: build_shell(c, root, graphs, lambda: meter) for c in job.manifest.components}
     return assemble(Path(job.loose), job.manifest.pipelines[TASK], shells), graphs.close
 
@@ -173,20 +196,29 @@ def _draw(pipeline: Any, job: Job, prompts: Sequence[str], steps: int) -> list[n
     return pictures
 
 
-def answer(job: Job) -> PictureEvidence:
+def answer(job: Job) -> list[PictureEvidence]:
     """Draws all of it in this process, unless the first steps say that it takes too long."""
-    theirs = _references(job)
+    types = _types(job)
+    theirs = _references(job, 1 + len(types))
     if isinstance(theirs, PictureEvidence):
-        return theirs
-    pipeline, close = _compiled(job)
-    try:
-        return compare(_draw(pipeline, job, job.evaluation.prompts, job.evaluation.steps), theirs, job)
-    finally:
-        close()
+        return [theirs]
+    found = []
+    for name, compute in types.items():
+        pipeline, close = _compiled(job, compute)
+        try:
+            ours = _draw(pipeline, job, job.evaluation.prompts, job.evaluation.steps)
+            found.append(compare(ours, theirs, job, name))
+        finally:
+            close()
+    return found
 
 
-def _references(job: Job) -> list[np.ndarray] | PictureEvidence:
-    """PyTorch's pictures, or why there are none: they would take too long."""
+def _references(job: Job, times: int) -> list[np.ndarray] | PictureEvidence:
+    """PyTorch's pictures, or why there are none: they would take too long.
+
+    Args:
+        times: how many times all are drawn, with these.
+    """
     drawn = job.model_dump(mode="json", include={"model", "variant", "evaluation", "width", "height"})
     file = Path(job.references) / f"{content_key(drawn)}.npy" if job.references else None
     if file is not None and file.exists():
@@ -196,7 +228,7 @@ def _references(job: Job) -> list[np.ndarray] | PictureEvidence:
     for _ in range(2):
         start = time.perf_counter()
         _draw(reference, job, prompts[:1], 2)
-        expected = (time.perf_counter() - start) / 2 * steps * len(prompts) * 2
+        expected = (time.perf_counter() - start) / 2 * steps * len(prompts) * times
         if expected <= job.budget:
             break
         # Much of the first call of a process is not drawing: it is taken again before it counts.
@@ -243,4 +275,6 @@ def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Ma
 
 def drawing() -> Work:
     """The work of the process that draws."""
-    return lambda line: answer(Job.model_validate_json(line)).model_dump(mode="json")
+    return lambda line: {
+        "pictures": [each.model_dump(mode="json") for each in answer(Job.model_validate_json(line))]
+    }

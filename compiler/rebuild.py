@@ -193,20 +193,25 @@ def _loose(manifest: Manifest, verified: Pinned, out: Path) -> None:
             copy.write_bytes(verified.read(file.path))
 
 
-def _earlier(graph: GraphRecord) -> Evidence:
+def _earlier(graph: GraphRecord) -> tuple[Evidence, ...]:
     """That the new files were not measured, and what had been found of the earlier ones."""
-    before = graph.evidence
-    found = f"relative error {max(before.error.values()):.1e}" if before.error else before.reason
-    return Evidence(check="not measured", reason=_again(found))
+    found = [
+        f"relative error {max(each.error.values()):.1e}" + _in(each.compute) if each.error else each.reason
+        for each in graph.evidence
+    ]
+    return (Evidence(check="not measured", reason=_again(", ".join(filter(None, found)))),)
 
 
-def _earlier_pictures(manifest: Manifest) -> PictureEvidence | None:
-    before = manifest.pictures
-    if before is None:
-        return None
-    return PictureEvidence(
-        reason=_again(before.reason if before.psnr is None else f"PSNR {before.psnr:.1f} dB")
-    )
+def _earlier_pictures(manifest: Manifest) -> tuple[PictureEvidence, ...]:
+    found = [
+        each.reason if each.psnr is None else f"PSNR {each.psnr:.1f} dB" + _in(each.compute)
+        for each in manifest.pictures
+    ]
+    return (PictureEvidence(reason=_again(", ".join(found))),) if found else ()
+
+
+def _in(compute: str) -> str:
+    return f" in {compute}" if compute else ""
 
 
 def _again(found: str) -> str:

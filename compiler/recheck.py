@@ -13,27 +13,40 @@ from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.check import Checker
 from compiler.compare import compare
 from compiler.source import ModelSource, open_model
+from runtimes import table
+from runtimes.compute import AUTO, broken, choose, device_of
 
 
-def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Evidence]:
+def recheck(
+    artifact: Artifact, progress: Progress = silent, compute: str = AUTO
+) -> dict[str, tuple[Evidence, ...]]:
     """Compares every graph of a verified artifact with PyTorch, at one set of shapes.
 
     The dry run of the compile is repeated for the inputs. A graph whose check needs more memory than there is
     is "not measured".
 
+    Args:
+        compute: the only type to measure; "auto" for fp32 and what runs here by default.
+
     Returns:
-        Folder of the graph -> what was measured.
+        Folder of the graph -> what was measured, for each type.
 
     Raises:
         LatentcError: the model is not there or not the one that was compiled, the libraries installed here
-            call it in another way, or a graph is beyond its tolerance.
+            call it in another way, or a graph is beyond its tolerance; of a type that the manifest says the graph
+            is not computed in by default, that is no error.
+        UsageError: the device does not have the type.
     """
     manifest = artifact.manifest
+    device = device_of(table.get(manifest.target), AUTO)
+    if device is not None:
+        for graph in manifest.graphs:
+            choose(compute, device, graph)
     source = _source(manifest, progress)
     captured = _capture(manifest, source, progress)
     methods = {method.folder: method for method in captured.methods}
     states = {method.graph: method.state for part in manifest.components for method in part.methods}
-    found: dict[str, Evidence] = {}
+    found: dict[str, tuple[Evidence, ...]] = {}
     verified = Pinned(artifact)
     with Checker() as checker:
         for graph in manifest.graphs:
@@ -56,8 +69,16 @@ def recheck(artifact: Artifact, progress: Progress = silent) -> dict[str, Eviden
                 parameters=graph.parameters,
                 check="quick",
                 progress=progress,
+                compute=compute,
             )
             verified.check(graph.folder)
+            for measured in found[graph.folder]:
+                if measured.broken and not broken(graph, measured.compute):
+                    raise LatentcError(
+                        f"'{graph.folder}' is computed in {measured.compute} here, and is not PyTorch's: "
+                        f"{measured.broken}.",
+                        "Run it with --compute fp32, or compile the model again on this machine.",
+                    )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,26 +15,57 @@ def worst(evidence: Evidence) -> float | None:
 
 
 def line(evidence: Evidence) -> str:
-    """One graph's evidence for a table's cell."""
+    """One graph's evidence in one type."""
+    kind = (
+        f"{evidence.compute} on {evidence.device}, " if evidence.compute else "in a type that is not told, "
+    )
+    if evidence.broken:
+        return f"{kind}{evidence.check}: fails, so it is computed in fp32: {evidence.broken}"
     error = worst(evidence)
     if evidence.check == "not measured" or error is None:
         return "not measured" + (f": {evidence.reason}" if evidence.reason else "")
-    limit = "" if evidence.tolerance is None else f" (limit {evidence.tolerance:.0e})"
-    return f"{evidence.check}: {error:.1e}{limit}"
+    limit = "" if evidence.tolerance is None else f" (limit {evidence.tolerance:.1e})".replace(".0e", "e")
+    return f"{kind}{evidence.check}: {error:.1e}{limit}"
+
+
+def lines(evidence: Sequence[Evidence]) -> str:
+    """One graph's evidence for a table's cell: a line for each type."""
+    return "\n".join(map(line, evidence)) or "not measured"
+
+
+def measured_in(manifest: Manifest) -> str:
+    """The types that the artifact was measured in, and where: "fp32 and bf16 on cpu"; all else is not measured."""
+    found: dict[str, dict[str, None]] = {}
+    for graph in manifest.graphs:
+        for each in graph.evidence:
+            if each.compute:
+                found.setdefault(each.device, {})[each.compute] = None
+    return "; ".join(f"{' and '.join(kinds)} on {device}" for device, kinds in found.items())
 
 
 def summary(manifest: Manifest) -> str:
     """One sentence about all graphs; what was not measured is named."""
-    measured = [
-        (error, graph.folder) for graph in manifest.graphs if (error := worst(graph.evidence)) is not None
-    ]
-    missing = [graph for graph in manifest.graphs if worst(graph.evidence) is None]
+    measured: dict[str, list[tuple[float, str]]] = {}
+    for graph in manifest.graphs:
+        for each in graph.evidence:
+            error = worst(each)
+            if error is not None and not each.broken:
+                measured.setdefault(each.compute, []).append((error, graph.folder))
+    missing = [graph for graph in manifest.graphs if all(worst(each) is None for each in graph.evidence)]
     parts = []
     if measured:
-        error, folder = max(measured)
-        parts.append(f"Worst relative error to PyTorch: {error:.1e} ({folder}).")
+        each_type = (
+            f"{error:.1e} ({folder})" + (f" in {kind}" if kind else "")
+            for kind, found in measured.items()
+            for error, folder in [max(found)]
+        )
+        parts.append(f"Worst relative error to PyTorch: {', '.join(each_type)}.")
+    for graph in manifest.graphs:
+        for each in graph.evidence:
+            if each.broken:
+                parts.append(f"{graph.folder} is computed in fp32: {each.compute} fails it ({each.broken}).")
     if missing:
-        reasons = sorted({graph.evidence.reason for graph in missing if graph.evidence.reason})
+        reasons = sorted({each.reason for graph in missing for each in graph.evidence if each.reason})
         why = f" ({'; '.join(reasons)})" if reasons else ""
         parts.append(f"Not measured: {', '.join(graph.folder for graph in missing)}{why}.")
     return " ".join(parts)
@@ -52,11 +84,12 @@ def quantized_line(manifest: Manifest) -> str:
 
 
 def pictures_line(pictures: PictureEvidence) -> str:
-    """One sentence about a quantized model's pictures."""
+    """One sentence about a quantized model's pictures in one type."""
     if pictures.psnr is None or pictures.ssim is None:
         return f"Pictures beside PyTorch's: not measured ({pictures.reason})."
+    kind = f" in {pictures.compute}" if pictures.compute else ""
     return (
-        f"Pictures beside PyTorch's: PSNR {pictures.psnr:.1f} dB, worst {pictures.worst_psnr:.1f}; "
+        f"Pictures{kind} beside PyTorch's: PSNR {pictures.psnr:.1f} dB, worst {pictures.worst_psnr:.1f}; "
         f"SSIM {pictures.ssim:.3f}, worst {pictures.worst_ssim:.3f} "
         f"({pictures.prompts} prompts, {pictures.steps} steps)."
     )

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import click
+
+
+def compute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--compute``: the type that graphs are computed in."""
+    types = click.Choice(["auto", "fp32", "bf16", "fp16"])
+    return click.option("--compute", type=types, default="auto", show_default=True, help=help)
+
+
+COMPUTE = (
+    "What is computed in. auto: bf16 on processors that multiply in it, fp16 on GPUs and NPUs, else fp32; fp32 where "
+    "weights are stored in fp32 or a check found that a graph needs it."
+)
 
 
 class Span(NamedTuple):

@@ -20,11 +20,14 @@ class Device:
     Attributes:
         name: what `--device` takes ("cpu", "gpu.0").
         note: what a user is told when it is what runs, such as that it stands in for another.
+        computes: the types that it computes in natively, of "fp32", "fp16" and "bf16"; first the one that graphs
+            are computed in by default. Empty where graphs are typed themselves, and nothing is to be chosen.
     """
 
     name: str
     description: str
     note: str = ""
+    computes: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -35,6 +38,8 @@ class Session(Protocol):
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    device: str
+    """The name of the device that it was opened on; never "auto"."""
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once.
@@ -69,7 +74,7 @@ class SessionFactory(Protocol):
         self,
         model_file: Path,
         device: str,
-        precision: str,
+        compute: str,
         cache_dir: Path | None,
         built: Built | None = None,
     ) -> Session:
@@ -78,7 +83,8 @@ class SessionFactory(Protocol):
         Args:
             model_file: the graph's file, already verified.
             device: a name from `devices`, or "auto".
-            precision: the artifact's ("fp32", "fp16", "bf16"): sets how activations are computed.
+            compute: what to compute in ("fp32", "fp16", "bf16"): one that `runtimes.compute.natively` gives for the
+                device. Where that gives only one, it changes nothing.
             cache_dir: where compiled blobs may be kept between starts, or None for nowhere.
             built: what the target said of the graph's files, as the manifest keeps it.
 

@@ -48,7 +48,7 @@ class DirectMlSessions:
         self,
         model_file: Path,
         device: str,
-        precision: str,
+        compute: str,
         cache_dir: Path | None,
         built: Built | None = None,
     ) -> OrtSession | DirectMlSession:
@@ -71,7 +71,7 @@ class DirectMlSessions:
         check_external_data(model_file)
         graphs = _graphs(model_file, built or {})
         if name == CPU:
-            return OrtSession(inference_session(model_file, CPU, self.target), model_file.parent.name)
+            return OrtSession(inference_session(model_file, CPU, self.target), model_file.parent.name, CPU)
         return DirectMlSession(model_file, graphs, self.target)
 
 
@@ -82,6 +82,7 @@ class DirectMlSession:
     """A run may open files: `runtimes.graphs` looks after each whether they were still those that were verified."""
 
     def __init__(self, model_file: Path, graphs: Mapping[str, Mapping[str, int]], target: str) -> None:
+        self.device = GPU
         self._file, self._graphs, self._target = model_file, graphs, target
         self._name = model_file.parent.name
         self._sessions: dict[str, OrtSession] | None = {}
@@ -103,7 +104,7 @@ class DirectMlSession:
             path = self._file.with_name(file)
             check_external_data(path)
             session = inference_session(path, GPU, self._target)
-            self._sessions[file] = OrtSession(session, self._name)
+            self._sessions[file] = OrtSession(session, self._name, GPU)
         return self._sessions[file].run(inputs)
 
     def _fitting(self, inputs: Mapping[str, np.ndarray]) -> str:

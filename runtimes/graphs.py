@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from runtimes import table
-from runtimes.base import Session
+from runtimes.base import Device, Session
+from runtimes.compute import AUTO, WIDE, broken, check_asked, choose, covered, device_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,32 +35,70 @@ class Graphs:
         device: str,
         cache: Path | None,
         progress: Progress,
+        compute: str = AUTO,
         files: Pinned | None = None,
     ) -> None:
         """
         Args:
             root: what the manifest's paths are relative to.
+            compute: the type that every graph is computed in, or "auto".
             files: the artifact's files, which must still be what was verified whenever one is opened; None for files
                 that this process made itself.
+
+        Raises:
+            UsageError: there is no such type, or the device does not have it.
         """
+        check_asked(compute)
         self._root = root
         self._files = files
         self._manifest = manifest
         self._device = device
         self._cache = cache
         self._progress = progress
+        self._compute = compute
         self._records = {g.folder: g for g in manifest.graphs}
         self._factory = table.get(manifest.target)
         self._sessions: dict[str, Session] = {}
         self._locks = {g.folder: threading.Lock() for g in manifest.graphs}
         self._closed = False
+        if compute != AUTO:
+            _ = self.computes
+
+    @cached_property
+    def _here(self) -> Device | None:
+        return device_of(self._factory, self._device)
+
+    @cached_property
+    def computes(self) -> dict[str, str]:
+        """Graph folder -> the type that it is computed in ("bf16"); empty where there is no such device.
+
+        Raises:
+            UsageError: the device does not have the type that was asked for.
+        """
+        device = self._here
+        if device is None:
+            return {}
+        return {folder: choose(self._compute, device, graph) for folder, graph in self._records.items()}
 
     @property
     def note(self) -> str:
-        """What a user is told of the device that runs the graphs, such as that it stands in for another."""
-        found = self._factory.devices()
-        chosen = [d for d in found if self._device in ("auto", d.name)]
-        return chosen[0].note if chosen else ""
+        """What a user is told of what runs: a device that stands in for another, a type that was not measured there."""
+        device = self._here
+        if device is None:
+            return ""
+        kinds: dict[str, list[str]] = {}
+        for folder, compute in self.computes.items():
+            if compute != WIDE and not covered(self._records[folder], compute, device):
+                kinds.setdefault(compute, []).append(folder)
+        told = [
+            f"{', '.join(folders)} {'is' if len(folders) == 1 else 'are'} computed in {compute} on {device.name}, "
+            "which was not measured; measure it: latentc verify ARTIFACT --numerics"
+            for compute, folders in kinds.items()
+        ]
+        for folder, compute in self.computes.items():
+            if failure := broken(self._records[folder], compute):
+                told.append(f"{folder} is computed in {compute}, which was measured to fail: {failure}.")
+        return " ".join(filter(None, (device.note, *told)))
 
     def record(self, graph: str) -> GraphRecord:
         """The manifest's record of the graph in folder `graph`.
@@ -121,7 +161,7 @@ class Graphs:
         return self._factory.open(
             self._root / record.model_file,
             self._device,
-            record.precision,
+            self.computes.get(record.folder, record.precision),
             self._cache_of(record),
             record.built,
         )
@@ -155,13 +195,14 @@ class Graphs:
                 self._sessions.pop(graph).close()
 
     def _cache_of(self, record: GraphRecord) -> Path | None:
-        """A folder for this content only: vendors know blobs by path, and an artifact can be replaced."""
+        """A folder for this content and type only: vendors know blobs by path, and an artifact can be replaced."""
         if self._cache is None:
             return None
         digest = hashlib.sha256()
         for file in sorted(self._manifest.files, key=lambda f: f.path):
             if file.path.startswith(record.folder + "/"):
                 digest.update(f"{file.path} {file.sha256}\n".encode())
+        digest.update(self.computes.get(record.folder, record.precision).encode())
         folder = self._cache / self._manifest.target / digest.hexdigest()[:32]
         try:
             folder.mkdir(parents=True, exist_ok=True)

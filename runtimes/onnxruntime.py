@@ -34,6 +34,8 @@ PROVIDERS = {
 }
 # CoreML compiles graphs of dynamic shapes poorly and in fp16; it is there for who asks.
 NEVER_AUTO = frozenset({"coreml"})
+# The graphs compute in fp32: that is what they are typed in, whatever their weights are stored in. CoreML narrows them.
+COMPUTES = {"coreml": ("fp16",)}
 # Devices with memory of their own that tensors are placed in before a run and fetched from after it, under ONNX
 # Runtime's name of that memory. For the others it copies by itself, node by node where it must.
 MEMORY = {"cuda": "cuda"}
@@ -63,7 +65,11 @@ class OrtSessions:
             present = ort.get_available_providers()
         except (ImportError, AttributeError):
             return ()
-        found = [Device(name, text) for provider, (name, text) in PROVIDERS.items() if provider in present]
+        found = [
+            Device(name, text, computes=COMPUTES.get(name, ("fp32",)))
+            for provider, (name, text) in PROVIDERS.items()
+            if provider in present
+        ]
         return tuple(sorted(found, key=lambda d: d.name in NEVER_AUTO))
 
     def lacks(self, built: Built) -> str:
@@ -74,14 +80,14 @@ class OrtSessions:
         self,
         model_file: Path,
         device: str,
-        precision: str,
+        compute: str,
         cache_dir: Path | None,
         built: Built | None = None,
     ) -> OrtSession:
         """Opens one graph.
 
-        `precision` changes nothing: the graph's own types are what ONNX Runtime computes in. `cache_dir` is
-        not used: ONNX Runtime's optimized models hold the weights again and open no faster.
+        `compute` changes nothing: each device has one type. `cache_dir` is not used: ONNX Runtime's optimized
+        models hold the weights again and open no faster.
 
         Raises:
             LatentcError: no such device, the external data is not beside the model, or the file was refused.
@@ -98,7 +104,7 @@ class OrtSessions:
 
     def _open(self, model_file: Path, device: str) -> OrtSession:
         session = inference_session(model_file, device, self.target)
-        return OrtSession(session, model_file.parent.name, MEMORY.get(device))
+        return OrtSession(session, model_file.parent.name, device, MEMORY.get(device))
 
 
 class NotStarted(LatentcError):
@@ -147,13 +153,14 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
 class OrtSession:
     """One `InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
 
-    def __init__(self, session: Any, name: str, memory: str | None = None) -> None:
+    def __init__(self, session: Any, name: str, device: str, memory: str | None = None) -> None:
         """
         Args:
             memory: where tensors lie during a run, under ONNX Runtime's name ("cuda"); None for wherever it likes.
         """
         self._session: Any = session
         self._name = name
+        self.device = device
         self._memory = memory
         self.inputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_inputs()}
         self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_outputs()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from artifacts.manifest import Built, TensorSpec
 from runtimes.base import Device
 from runtimes.common import check_inputs, choose, closed, opening, running, threads
 from runtimes.containment import check_external_data
+from targets.openvino.target import EXTRA
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,11 @@ class OpenVinoSessions:
 
             core = ov.Core()
             found = [
-                Device(d.lower(), str(core.get_property(d, "FULL_DEVICE_NAME")))
+                Device(
+                    d.lower(),
+                    str(core.get_property(d, "FULL_DEVICE_NAME")),
+                    computes=computes(d, core.get_property(d, "OPTIMIZATION_CAPABILITIES")),
+                )
                 for d in core.available_devices
             ]
         except (ImportError, RuntimeError):
@@ -55,13 +60,13 @@ class OpenVinoSessions:
         self,
         model_file: Path,
         device: str,
-        precision: str,
+        compute: str,
         cache_dir: Path | None,
         built: Built | None = None,
     ) -> OpenVinoSession:
         """Opens one graph.
 
-        Without a precision hint, CPUs with AMX and all GPUs would compute an fp32 graph in bf16 or fp16.
+        The type to compute in is a hint to OpenVINO, and always given: its own choice is by the device alone.
 
         `cache_dir` keeps the compiled graph without its weights, which stay in the artifact. OpenVINO knows a
         blob by the model's path, so the folder must be this content's own.
@@ -82,7 +87,7 @@ class OpenVinoSessions:
         if model_file.suffix == ".xml" and not _head(model_file).lstrip().startswith((b"<?xml", b"<net")):
             raise LatentcError(f"{model_file} is not an OpenVINO model.", "See: latentc verify ARTIFACT")
         core = ov.Core()
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **self._precision(core, name, precision)}
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(name, compute)}
         if _DYNAMIC in core.get_property(name, "SUPPORTED_PROPERTIES"):
             config[_DYNAMIC] = 0
         if name == "CPU" and (count := threads()) is not None:
@@ -91,23 +96,36 @@ class OpenVinoSessions:
             config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
         with opening(model_file, self.target):
             model = core.compile_model(model_file, name, config)
-            return OpenVinoSession(model, model_file.parent.name)
+            return OpenVinoSession(model, model_file.parent.name, name.lower())
 
-    def _precision(self, core: Any, device: str, precision: str) -> dict[str, Any]:
-        """The hint that makes `device` compute in the artifact's precision, where it can.
 
-        On a CPU fp16 is a way to store weights: the arithmetic is fp32. A CPU without bf16 instructions would
-        emulate them some twenty times slower than fp32, which is also the more accurate.
-        """
-        if device.startswith("NPU"):
-            return {}  # fp16 is all it has, and it refuses the hint.
-        can = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
-        hint = "f32"
-        if precision == "bf16" and "BF16" in can:
-            hint = "bf16"
-        if precision != "fp32" and device.startswith("GPU") and "FP16" in can:
-            hint = "f16"
-        return {"INFERENCE_PRECISION_HINT": hint}
+# Kind of device -> what it computes in, where its capabilities say so; what it is best at first. Arithmetic in fp16 on
+# a CPU is there for who asks: OpenVINO's kernels are made for bf16, whose range is fp32's.
+PREFERRED = {"CPU": ("bf16", "fp32", "fp16"), "GPU": ("fp16", "fp32", "bf16")}
+# fp16 is all that an NPU has, and it refuses a hint.
+ONLY_FP16 = "NPU"
+
+
+def computes(device: str, capabilities: Collection[str]) -> tuple[str, ...]:
+    """`Device.computes` of the device that OpenVINO calls `device` ("CPU", "GPU.0").
+
+    A CPU without bf16 instructions would emulate them some twenty times slower than fp32: it does not list them.
+
+    Args:
+        capabilities: its OPTIMIZATION_CAPABILITIES ("BF16", "FP16", ...).
+    """
+    kind = device.partition(".")[0]
+    if kind == ONLY_FP16:
+        return ("fp16",)
+    known = PREFERRED.get(kind, ("fp32",))
+    return tuple(each for each in known if each == "fp32" or each.upper() in capabilities)
+
+
+def hint(device: str, compute: str) -> dict[str, Any]:
+    """The property that has `device` compute in `compute`."""
+    if device.partition(".")[0] == ONLY_FP16:
+        return {}
+    return {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[compute]}
 
 
 # Processors with VNNI would round the activations in front of quantized weights to 8 bits, in groups of 32: an error of
@@ -118,12 +136,15 @@ _DYNAMIC = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 class OpenVinoSession:
     """One compiled model and one request. Inputs are lent to it, outputs are copied out of it."""
 
-    def __init__(self, model: Any, name: str) -> None:
+    def __init__(self, model: Any, name: str, device: str) -> None:
         self._model: Any = model
+        self.device = device
         self._request: Any = model.create_infer_request()
         self._name = name
         self.inputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.inputs)}
-        self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.outputs)}
+        shown = [(i, port) for i, port in enumerate(model.outputs) if not _is_extra(port)]
+        self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in (_spec(port) for _, port in shown)}
+        self._places = [i for i, _ in shown]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once; see `runtimes.base.Session.run`."""
@@ -143,7 +164,10 @@ class OpenVinoSession:
                 self._request.set_input_tensor(i, ov.Tensor(lent[name], shared_memory=True))
             self._request.start_async()
             self._request.wait()
-            return {n: self._request.get_output_tensor(i).data.copy() for i, n in enumerate(self.outputs)}
+            return {
+                n: self._request.get_output_tensor(i).data.copy()
+                for n, i in zip(self.outputs, self._places, strict=True)
+            }
 
     def close(self) -> None:
         """Frees the request and the compiled model; twice is harmless."""
@@ -154,6 +178,11 @@ class OpenVinoSession:
 def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
         return stream.read(64)
+
+
+def _is_extra(port: Any) -> bool:
+    """Whether it is an output that keeps what leads to it in fp32, and is not the graph's."""
+    return any(name.startswith(EXTRA) for name in port.get_names())
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -18,6 +18,7 @@ from artifacts.progress import Progress, silent
 from artifacts.verify import open_artifact
 from runtimes.assemble import assemble, check_components, make_scheduler
 from runtimes.bars import Bars
+from runtimes.compute import summary
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.meter import Cancelled, Meter
 from runtimes.options import arguments, check_range, parameters, parse_size, synonym
@@ -33,6 +34,7 @@ def load(
     task: str | None = None,
     cache: bool = True,
     progress: Progress = silent,
+    compute: str = "auto",
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -46,10 +48,12 @@ def load(
         cache: keep compiled graphs between starts, and which files were verified, in $LATENTC_CACHE or the user's
             cache folder.
         progress: told of verifying, opening and, unless `generate` is given its own, of steps.
+        compute: the type of the arithmetic, "fp32", "fp16" or "bf16"; "auto" for what the device is best at, and for
+            fp32 where an artifact's weights are stored in it, or a graph was measured to fail in another.
 
     Raises:
         LatentcError: the artifact is damaged, or needs a library or device that is not here.
-        UsageError: it has no such task.
+        UsageError: it has no such task, or the device does not have the type to compute in.
     """
     artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
     manifest, files = artifact.manifest, Pinned(artifact)
@@ -60,7 +64,7 @@ def load(
             f"the artifact has no task '{chosen}' (it has: {', '.join(tasks)}).",
             f"Compile it in: latentc compile MODEL OUT --task {chosen}",
         )
-    graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, files)
+    graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files)
 
 
@@ -73,7 +77,11 @@ class Pool(Runner, Protocol):
 
     @property
     def note(self) -> str:
-        """What a user is told of the device."""
+        """What a user is told of the device, and of the types that it computes in."""
+
+    @property
+    def computes(self) -> Mapping[str, str]:
+        """Graph folder -> the type that it is computed in."""
 
     def open_all(self) -> None:
         """Opens every graph."""
@@ -123,8 +131,13 @@ class Pipeline:
 
     @property
     def note(self) -> str:
-        """What a user should know of the device that runs it; mostly nothing."""
+        """What a user should know of the device that runs it and its types; mostly nothing."""
         return self._graphs.note
+
+    @property
+    def computes(self) -> dict[str, str]:
+        """Graph folder -> the type that it is computed in here ("fp32", "fp16", "bf16")."""
+        return dict(self._graphs.computes)
 
     def close(self) -> None:
         """Frees all graphs; twice is harmless."""
@@ -331,6 +344,7 @@ class Pipeline:
             "model": self.manifest.source.id,
             "target": self.manifest.target,
             "precision": self.manifest.precision,
+            "compute": summary(self._graphs.computes),
         }
 
 

@@ -50,11 +50,11 @@ class TensorRtSessions:
         self,
         model_file: Path,
         device: str,
-        precision: str,
+        compute: str,
         cache_dir: Path | None,
         built: Built | None = None,
     ) -> TensorRtSession:
-        """Opens one engine. `precision` changes nothing: the engine's own types are what is computed in.
+        """Opens one engine. `compute` changes nothing: the engine's own types are what is computed in.
 
         An engine is code. It is loaded when its bytes are those that `built` names, and not otherwise.
 
@@ -103,6 +103,7 @@ class TensorRtSession:
 
         trt: Any = importlib.import_module(builder.module)
         self._name = model_file.parent.name
+        self.device = device
         self._device = _device(device)
         self._said: list[str] = []
         with torch.cuda.device(self._device):

@@ -43,6 +43,14 @@ def threads() -> int | None:
     return int(text) if text else None
 
 
+def openvino_default() -> str:
+    """What OpenVINO's CPU computes in where nobody asks for a type, as these loaders do not."""
+    import openvino
+
+    kind: str = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
+    return {"f32": "fp32", "f16": "fp16"}.get(kind, kind)
+
+
 class Diffusers:
     """A pipeline of diffusers' interface. A step's time is from the end of the one before: the first is not told."""
 
@@ -66,10 +74,15 @@ class Diffusers:
         """The pipeline, ready to draw."""
         raise NotImplementedError
 
+    def compute(self) -> str:
+        """The type that it computes in: that of the graph."""
+        return "fp32"
+
     def open(self) -> dict[str, Any]:
         self.pipe = self.load()
         self.pipe.set_progress_bar_config(disable=True)
-        return {"threads": threads(), "about": {self.package: version(self.package)}}
+        about = {self.package: version(self.package), "compute": self.compute()}
+        return {"threads": threads(), "about": about}
 
     def draw(self, request: worker.Request) -> worker.Drawn:
         import torch
@@ -116,6 +129,9 @@ class OptimumIntel(Diffusers):
         config = {} if wanted is None else {"INFERENCE_NUM_THREADS": wanted}
         return OVDiffusionPipeline.from_pretrained(self.folder, ov_config=config)
 
+    def compute(self) -> str:
+        return openvino_default()
+
 
 class OptimumOnnx(Diffusers):
     """optimum-onnx's pipeline on ONNX Runtime."""
@@ -153,7 +169,8 @@ class Genai:
         wanted = threads()
         config = {} if wanted is None else {"INFERENCE_NUM_THREADS": wanted}
         self.pipe = openvino_genai.Text2ImagePipeline(self.folder, "CPU", **config)
-        return {"threads": wanted, "about": {"openvino-genai": version("openvino-genai")}}
+        about = {"openvino-genai": version("openvino-genai"), "compute": openvino_default()}
+        return {"threads": wanted, "about": about}
 
     def draw(self, request: worker.Request) -> worker.Drawn:
         import openvino_genai

@@ -38,15 +38,14 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "peers.md"
 
 @dataclass(frozen=True)
 class Ours:
-    """One way that we compile."""
+    """One way that we compile: everything but the target is left to our defaults."""
 
     target: str
-    precision: str
 
     @property
     def name(self) -> str:
         """Of its folder and its row."""
-        return f"latentc {self.target} {self.precision}"
+        return f"latentc {self.target}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ _CLI = ("-m", "optimum.commands.optimum_cli", "export")
 OPENVINO = Export("optimum-intel", (*_CLI, "openvino", "--task", "text-to-image", "--weight-format", "fp16"))
 ONNX = Export("optimum-onnx", (*_CLI, "onnx", "--task", "text-to-image"))
 
-OURS = (Ours("openvino", "fp16"), Ours("openvino", "bf16"), Ours("onnxruntime", "fp32"))
+OURS = (Ours("openvino"), Ours("onnxruntime"))
 PEERS = (
     Peer(
         "PyTorch bf16 channels-last",
@@ -150,7 +149,7 @@ class Maker:
             "--target",
             each.target,
         ]
-        command += ["--precision", each.precision, "--check", "none", "--force"]
+        command += ["--check", "none", "--force"]
         return out, self._run(each.name, command)
 
     def export(self, export: Export) -> tuple[Path, Made]:
@@ -273,6 +272,10 @@ def _complete(
     return found.model_copy(update={"variants": (*variants, *rows)})
 
 
+_NOT_VERSIONS = {"target", "precision", "compute"}
+"""What `Variant.about` holds beside versions."""
+
+
 def page(found: Bench, model: str) -> str:
     """The table as a page of the docs."""
     parts = [
@@ -280,7 +283,8 @@ def page(found: Bench, model: str) -> str:
         "<!-- Written by the command at its end. -->",
         f"The model `{model}` on one machine, everything made from the same files, drawn from the same seeds, in turn; "
         "what each column means is in [bench.md](bench.md). `made in` is each project's own export or compile, ours "
-        "without the check of its numbers. Each project runs with its own defaults, in an environment of its own.",
+        "without the check of its numbers. Each project, ours too, runs with its own defaults, in an environment of "
+        "its own; `computes in` is the type that it chose.",
         markdown.table(found, tables.used(tables.SPEED, found)),
         markdown.table(found, tables.used(tables.QUALITY, found)),
         "\n".join(f"- {note}" for note in [*tables.failures(found), *tables.notes(found)]),
@@ -288,10 +292,9 @@ def page(found: Bench, model: str) -> str:
         "\n".join(f"- {name}: {value}" for name, value in tables.environment(found)),
         "- versions: "
         + "; ".join(
-            f"{v.name}: "
-            + ", ".join(f"{k} {x}" for k, x in v.about.items() if k not in ("target", "precision"))
+            f"{v.name}: " + ", ".join(f"{k} {x}" for k, x in v.about.items() if k not in _NOT_VERSIONS)
             for v in found.variants
-            if set(v.about) - {"target", "precision"}
+            if set(v.about) - _NOT_VERSIONS
         ),
         f"```sh\n{shlex.join(found.command)}\n```",
     ]

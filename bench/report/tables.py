@@ -72,7 +72,13 @@ def kinds(found: Memory | None) -> str:
     return f"{size(found.anonymous)} / {size(found.file_backed)}"
 
 
+def compute(variant: Variant) -> str:
+    """ "bf16": the type that it computes in; a dash where it is not known."""
+    return variant.about.get("compute", DASH)
+
+
 SPEED: tuple[Column, ...] = (
+    Column("computes in", "the type of its arithmetic, where nothing was asked for its default", compute),
     Column(
         "made in", "compiling or exporting", lambda v: DASH if v.compile_s is None else f"{v.compile_s:.1f} s"
     ),
@@ -161,6 +167,7 @@ QUALITY: tuple[Column, ...] = (
 
 # For a terminal of 100 columns: no intervals, units in the heads.
 SHORT_SPEED: tuple[Column, ...] = (
+    Column("in", "", compute),
     Column("on disk", "", lambda v: size(v.bytes)),
     Column("cold s", "", lambda v: f"{v.cold.load_s:.2f}" if v.cold else DASH),
     Column("warm s", "", lambda v: f"{v.warm.load_s:.2f}" if v.warm else DASH),

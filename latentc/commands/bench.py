@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import PixelsType
+from latentc.params import COMPUTE, PixelsType, compute_option
 
 if TYPE_CHECKING:
     from bench.gates import Fall
@@ -60,6 +60,7 @@ Examples:
 @click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
+@compute_option(COMPUTE)
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -96,6 +97,7 @@ def command(
     size: tuple[int, int] | None,
     task: str | None,
     device: str,
+    compute: str,
     threads: int | None,
     report: str | None,
     json_file: str | None,
@@ -131,6 +133,7 @@ def command(
         size=size,
         task=task,
         device=device,
+        compute=compute,
         threads=threads,
     )
     with bars() as progress:

@@ -43,7 +43,8 @@ Examples:
     type=click.Choice(["fp32", "fp16", "bf16"]),
     default="fp16",
     show_default=True,
-    help="What weights are stored in. Values that would overflow stay in fp32; the manifest says which.",
+    help="What weights are stored in; those of values that would overflow stay in fp32, and the manifest says which. "
+    "What is computed in is decided where it runs: see --compute of latentc generate.",
 )
 @click.option(
     "--task",
@@ -113,7 +114,7 @@ Examples:
     "--min-psnr",
     type=click.FloatRange(min=0, min_open=True),
     metavar="DB",
-    help="With --quantize auto: the smallest artifact whose pictures are this near PyTorch's.",
+    help="With --quantize auto: the smallest artifact whose pictures, computed in fp32, are this near PyTorch's.",
 )
 @click.option(
     "--max-bytes",
@@ -372,6 +373,6 @@ def _print_result(artifact: Artifact) -> None:
     click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
     if any(graph.weights for graph in manifest.graphs):
         click.echo(quantized_line(manifest))
-    if manifest.pictures is not None:
-        click.echo(show.plain(pictures_line(manifest.pictures)))
+    for pictures in manifest.pictures:
+        click.echo(show.plain(pictures_line(pictures)))
     click.echo(summary(manifest))

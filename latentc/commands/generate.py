@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentc.params import AssignmentType, PixelsType, assignments
+from latentc.params import COMPUTE, AssignmentType, PixelsType, assignments, compute_option
 
 if TYPE_CHECKING:
     from artifacts.errors import LatentcError
@@ -100,6 +100,7 @@ Examples:
 @click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
+@compute_option(COMPUTE)
 @click.option(
     "--arg",
     "arguments",
@@ -126,6 +127,7 @@ def command(
     images: int,
     scheduler: str | None,
     device: str,
+    compute: str,
     arguments: tuple[tuple[str, str], ...],
     json_output: bool,
 ) -> None:
@@ -159,7 +161,10 @@ def command(
     from runtimes.pipeline import load
 
     written: list[dict[str, Any]] = []
-    with bars() as progress, load(artifact, device=device, task=task, progress=progress) as pipeline:
+    with (
+        bars() as progress,
+        load(artifact, device=device, task=task, progress=progress, compute=compute) as pipeline,
+    ):
         if pipeline.note:
             click.echo(f"Note: {pipeline.note}", err=True)
         for prompt in wanted:

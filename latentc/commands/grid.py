@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from latentc.params import AssignmentType, PixelsType, assignments
+from latentc.params import COMPUTE, AssignmentType, PixelsType, assignments, compute_option
 
 
 @click.command(
@@ -60,6 +60,7 @@ Examples:
 @click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
+@compute_option(COMPUTE)
 @click.option(
     "--arg",
     "arguments",
@@ -94,13 +95,14 @@ def command(
     scheduler: str | None,
     task: str | None,
     device: str,
+    compute: str,
     arguments: tuple[tuple[str, str], ...],
     cell: int,
 ) -> None:
     """Draw with ARTIFACT every combination of the axes' values, and put them on one labelled sheet.
 
-    An axis is any option of latentc generate (artifact, device, prompt, negative, steps, guidance, seed,
-    size, scheduler, strength) or any parameter of the pipeline's own. Values that hold commas are written
+    An axis is any option of latentc generate (artifact, device, compute, prompt, negative, steps, guidance,
+    seed, size, scheduler, strength) or any parameter of the pipeline's own. Values that hold commas are written
     as a JSON list: --x 'prompt=["a, b", "c"]'. Run again, it draws only what is missing.
     """
     from pathlib import Path
@@ -116,6 +118,7 @@ def command(
     base: dict[str, Any] = {
         "artifact": artifact,
         "device": device,
+        "compute": compute,
         "prompt": prompt,
         "negative_prompt": negative,
         "image": None if image is None else pictures.read(Path(image), "RGB"),
@@ -130,12 +133,12 @@ def command(
     }
     wanted = grids.Grid(tuple(grids.Axis.parse(text) for text in (x, y, z) if text is not None), base)
 
-    def load(path: str, where: str) -> grids.Drawer:
+    def load(path: str, where: str, kind: str) -> grids.Drawer:
         from runtimes.pipeline import load as open_pipeline
 
         tasks = read_manifest(Path(path).absolute()).pipelines
         chosen = task or choose_task(tasks, image is not None, mask is not None)
-        return open_pipeline(path, device=where, task=chosen, progress=progress)
+        return open_pipeline(path, device=where, task=chosen, progress=progress, compute=kind)
 
     if z is not None and y is None:
         raise click.UsageError("--z needs --y.")

@@ -74,7 +74,7 @@ def _print_manifest(manifest: Manifest) -> None:
         for graph in manifest.graphs
     }
     show.table(
-        ("graph", "answers", "precision", "parameters", "bytes", "error to PyTorch"),
+        ("graph", "answers", "weights", "parameters", "bytes", "error to PyTorch"),
         (
             (
                 graph.folder,
@@ -82,7 +82,7 @@ def _print_manifest(manifest: Manifest) -> None:
                 graph.precision + _schemes(graph),
                 show.number(graph.parameters),
                 show.size(size[graph.folder]),
-                evidence.line(graph.evidence),
+                evidence.lines(graph.evidence),
             )
             for graph in manifest.graphs
         ),
@@ -100,7 +100,8 @@ def _print_manifest(manifest: Manifest) -> None:
     source = manifest.source.id + (f" at {manifest.source.revision}" if manifest.source.revision else "")
     facts = {
         "source": source,
-        "target": f"{manifest.target}, device {manifest.device}, {manifest.precision}",
+        "target": f"{manifest.target}, device {manifest.device}, weights in {manifest.precision}",
+        "measured": evidence.measured_in(manifest) or "in no type that is known",
         "tasks": ", ".join(manifest.pipelines),
         "sizes": ", ".join(f"{name} {_range(dim)}" for name, dim in manifest.sizes.items()),
         "on disk": show.size(sum(file.size for file in manifest.files)),
@@ -134,8 +135,8 @@ def _print_quantized(manifest: Manifest) -> None:
 
     click.echo()
     click.echo(evidence.quantized_line(manifest))
-    if manifest.pictures is not None:
-        click.echo(show.plain(evidence.pictures_line(manifest.pictures)))
+    for pictures in manifest.pictures:
+        click.echo(show.plain(evidence.pictures_line(pictures)))
     for note, keys in evidence.notes(manifest).items():
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         click.echo(show.plain(f"  {note} ({keys[0]}{more})"))

@@ -38,7 +38,7 @@ def command(json_output: bool) -> None:
                 row["name"],
                 row["summary"],
                 ", ".join(row["precisions"]),
-                ", ".join(row["devices"])
+                ", ".join(_device(name, row["computes"][name]) for name in row["devices"])
                 if row["available"]
                 else f"no: {row['reason']}; run: {row['install']}",
             )
@@ -58,6 +58,7 @@ def _describe(name: str, target: Target) -> dict[str, Any]:
     from latentc.target_options import described
 
     here = target.available()
+    devices = _devices(name) if here.ok else ()
     order = ("fp32", "fp16", "bf16")
     return {
         "name": name,
@@ -69,9 +70,15 @@ def _describe(name: str, target: Target) -> dict[str, Any]:
         "dynamic_shapes": target.requirements.dynamic_shapes,
         "opset": list(target.requirements.opset),
         "options": described(target.options),
-        "devices": {device.name: device.description for device in _devices(name)} if here.ok else {},
+        "devices": {device.name: device.description for device in devices},
+        "computes": {device.name: list(device.computes) for device in devices},
         "toolchain": dict(target.toolchain()) if here.ok else {},
     }
+
+
+def _device(name: str, computes: list[str]) -> str:
+    """ "cpu (bf16, fp32)": with the types that it computes in, the default first."""
+    return f"{name} ({', '.join(computes)})" if computes else name
 
 
 def _devices(name: str) -> tuple[Device, ...]:

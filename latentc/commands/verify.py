@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from latentc.params import compute_option
+
 if TYPE_CHECKING:
     from artifacts.manifest import Evidence, Manifest
     from artifacts.verify import Finding
@@ -26,8 +28,11 @@ Examples:
     is_flag=True,
     help="Also compare each component with PyTorch again; needs the model that it was compiled from.",
 )
+@compute_option(
+    "With --numerics: the only type to compute in. [auto: fp32, and what latentc generate computes in here]"
+)
 @click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
-def command(artifact: str, numerics: bool, json_output: bool) -> None:
+def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
 
     Exits with 1 when anything is wrong. A toolchain other than the one that compiled it is told
@@ -40,16 +45,18 @@ def command(artifact: str, numerics: bool, json_output: bool) -> None:
     from latentc import show
     from latentc.progress import bars
 
+    if compute != "auto" and not numerics:
+        raise click.UsageError("--compute is what --numerics computes in: it needs --numerics.")
     root = Path(artifact).absolute()
     manifest = read_manifest(root)
     changed = _changed_tools(manifest.toolchain)
-    evidence: dict[str, Evidence] = {}
+    evidence: dict[str, tuple[Evidence, ...]] = {}
     with bars() as progress:
         findings = verify(root, progress=progress)
         if numerics and not findings:
             from compiler.recheck import recheck
 
-            evidence.update(recheck(Artifact(root, manifest), progress))
+            evidence.update(recheck(Artifact(root, manifest), progress, compute))
     if json_output:
         show.as_json(
             {
@@ -57,7 +64,10 @@ def command(artifact: str, numerics: bool, json_output: bool) -> None:
                 "ok": not findings,
                 "findings": [{"path": f.path, "problem": f.problem} for f in findings],
                 "toolchain": [{"package": n, "compiled": was, "installed": now} for n, was, now in changed],
-                "numerics": {folder: found.model_dump(mode="json") for folder, found in evidence.items()},
+                "numerics": {
+                    folder: [each.model_dump(mode="json") for each in found]
+                    for folder, found in evidence.items()
+                },
             }
         )
     else:
@@ -69,11 +79,11 @@ def _print(
     manifest: Manifest,
     findings: tuple[Finding, ...],
     changed: list[tuple[str, str, str | None]],
-    evidence: dict[str, Evidence],
+    evidence: dict[str, tuple[Evidence, ...]],
     asked: bool,
 ) -> None:
     from latentc import show
-    from latentc.evidence import line
+    from latentc.evidence import lines
 
     for package, was, now in changed:
         click.echo(f"note: compiled with {package} {was}, here is {now or 'none'}.")
@@ -88,7 +98,7 @@ def _print(
     click.echo(f"All {len(manifest.files)} files ({total}) are as they were compiled.")
     if evidence:
         show.table(
-            ("graph", "error to PyTorch"), ((folder, line(found)) for folder, found in evidence.items())
+            ("graph", "error to PyTorch"), ((folder, lines(found)) for folder, found in evidence.items())
         )
 
 

@@ -101,8 +101,9 @@ class OpenVino:
             lent = _retype(model, onnx_file, normal_floats)
             _restore_names(model, graph)
             _number_unnamed(model)
+            precise = _keep_angles(model)
             ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
-            _mark_stored_narrow(out_dir / MODEL)
+            _mark(out_dir / MODEL, precise)
             del lent
         except RuntimeError as error:
             raise LatentcError(
@@ -170,6 +171,56 @@ def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> list[Any]:
     return lent
 
 
+EXTRA = "latentc_fp32_"
+"""How tensor names of outputs begin that nobody reads; see `_keep_angles`."""
+
+# Operators between which activations lie, which are not to be outputs.
+_PRODUCTS = frozenset({"MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "Einsum"})
+
+
+def _keep_angles(model: Any) -> frozenset[str]:
+    """Has the sines and cosines of inputs (timesteps, positions) computed in fp32, whatever the rest is computed in.
+
+    A narrow type would round the angles: a timestep of 999 times a frequency is off by up to 2 radians in bf16. For
+    bf16, a CPU leaves in fp32 what leads to an output with no product between: the sines become outputs, behind the
+    graph's own. For fp16 there is a mark, which `_mark` writes.
+
+    Returns:
+        Names of the nodes to be marked.
+    """
+    ordered = model.get_ordered_ops()
+    sources = {
+        op.get_friendly_name(): [port.get_source_output().get_node() for port in op.inputs()]
+        for op in ordered
+    }
+    behind: set[str] = set()  # Nodes that a product leads to.
+    for op in ordered:
+        name = op.get_friendly_name()
+        if op.get_type_name() in _PRODUCTS or any(s.get_friendly_name() in behind for s in sources[name]):
+            behind.add(name)
+    angles = [
+        op for op in ordered if op.get_type_name() in ("Sin", "Cos") and op.get_friendly_name() not in behind
+    ]
+    ports = [op.output(0) for op in angles]
+    ports = [
+        port
+        for port in ports
+        if all(reader.get_node().get_type_name() != "Result" for reader in port.get_target_inputs())
+    ]
+    for number, port in enumerate(ports):
+        port.get_tensor().add_names({f"{EXTRA}{number}"})
+    if ports:
+        model.add_outputs(ports)
+    marked: set[str] = set()
+    pending = list(angles)
+    while pending:
+        op = pending.pop()
+        if op.get_type_name() not in ("Parameter", "Constant") and op.get_friendly_name() not in marked:
+            marked.add(op.get_friendly_name())
+            pending += sources[op.get_friendly_name()]
+    return frozenset(marked)
+
+
 def _number_unnamed(model: Any) -> None:
     """Numbers what the frontend named itself ("Constant_69") from 0 in each model.
 
@@ -188,11 +239,12 @@ def _number_unnamed(model: Any) -> None:
             op.set_friendly_name(next(fresh))
 
 
-def _mark_stored_narrow(file: Path) -> None:
+def _mark(file: Path, precise: frozenset[str]) -> None:
     """Marks, in the IR, what widens a weight of 16 bits as OpenVINO's own compression marks it, "decompression".
 
-    Without the mark OpenVINO widens all of them while it loads, and holds them beside what its kernels then make of
-    them. Its Python interface cannot set such a mark.
+    And the nodes of the names `precise` as those that stay in fp32 where a device computes in fp16. Without the first
+    mark OpenVINO widens all of them while it loads, and holds them beside what its kernels then make of
+    them. Its Python interface cannot set such marks.
     """
     tree = ElementTree.parse(file)
     net = tree.getroot()
@@ -205,12 +257,19 @@ def _mark_stored_narrow(file: Path) -> None:
         stored, wide = (data.attrib if data is not None else {} for data in kinds)
         if stored.get("element_type") not in ("f16", "bf16") or wide.get("destination_type") != "f32":
             continue
-        info = reader.find("rt_info")
-        if info is None:
-            info = ElementTree.Element("rt_info")
-            reader.insert(1, info)  # after "data"
-        ElementTree.SubElement(info, "attribute", {"name": "decompression", "version": "0"})
+        _add_mark(reader, "decompression")
+    for layer in layers.values():
+        if layer.attrib["name"] in precise:
+            _add_mark(layer, "precise")
     tree.write(file, encoding="utf-8", xml_declaration=True)
+
+
+def _add_mark(layer: ElementTree.Element, name: str) -> None:
+    info = layer.find("rt_info")
+    if info is None:
+        info = ElementTree.Element("rt_info")
+        layer.insert(0 if layer.find("data") is None else 1, info)
+    ElementTree.SubElement(info, "attribute", {"name": name, "version": "0"})
 
 
 def _first_lines(error: BaseException, count: int = 6) -> str:

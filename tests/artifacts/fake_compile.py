@@ -60,7 +60,7 @@ def manifest_for(files: tuple[FileRecord, ...]) -> Manifest:
             parameters=1,
             schemes={"float32": 4},
             digest="0" * 64,
-            evidence=Evidence(check="not measured", reason="a test"),
+            evidence=(Evidence(check="not measured", reason="a test"),),
         )
         for name in GRAPHS
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import MANIFEST_NAME, FileRecord
+from artifacts.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord
 from artifacts.progress import Event
 from artifacts.reading import read_manifest, split_class_path
 from artifacts.verify import _content, open_artifact, verify
@@ -278,13 +278,33 @@ def test_a_duplicate_key_is_refused_though_the_last_one_is_right(artifact: Path)
 
 def test_a_newer_schema_names_its_maker(artifact: Path) -> None:
     def newer(value: dict[str, Any]) -> None:
-        value["schema_version"] = 2
+        value["schema_version"] = SCHEMA_VERSION + 1
         value["toolchain"]["latentc"] = "3.4.0"
         value["something"] = "new"
 
     edit(artifact, newer)
-    error = damaged(artifact, "has schema version 2 and was made by latentc 3.4.0")
+    error = damaged(artifact, f"has schema version {SCHEMA_VERSION + 1} and was made by latentc 3.4.0")
     assert error.hint == 'Upgrade: pip install "latentc>=3.4.0"'
+
+
+def test_a_manifest_of_version_1_is_read_and_its_evidence_is_of_no_known_type(artifact: Path) -> None:
+    def older(value: dict[str, Any]) -> None:
+        value["schema_version"] = 1
+        for graph in value["graphs"]:
+            graph["evidence"] = {"check": "quick", "error": {"out": 0.001}, "tolerance": 0.01, "reason": ""}
+        value["pictures"] = {"prompts": 8, "psnr": 41.25}
+
+    edit(artifact, older)
+    manifest = read_manifest(artifact)
+    assert manifest.schema_version == SCHEMA_VERSION
+    for graph in manifest.graphs:
+        (found,) = graph.evidence
+        assert (found.check, found.error, found.compute, found.device) == ("quick", {"out": 0.001}, "", "")
+    assert [(each.psnr, each.compute) for each in manifest.pictures] == [(41.25, "")]
+    edit(artifact, lambda value: value.update(pictures=None))
+    assert read_manifest(artifact).pictures == ()
+    edit(artifact, lambda value: value["graphs"][0]["evidence"].update(surplus=1))
+    damaged(artifact, "Extra inputs")
 
 
 def test_nesting_that_is_valid_json_and_too_deep_for_a_manifest(artifact: Path) -> None:

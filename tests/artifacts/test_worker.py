@@ -80,7 +80,7 @@ def test_jobs_events_and_answers_cross_whatever_libraries_print() -> None:
 
 
 def test_a_job_for_a_process_alone() -> None:
-    assert ask("tests.artifacts.works:number", {}) == {"errors": {"sample": 0.0}}
+    assert ask("tests.artifacts.works:number", {})["types"] == {"fp32": {"errors": {"sample": 0.0}}}
 
 
 def test_failures_are_typed_and_the_next_job_is_answered() -> None:

@@ -17,7 +17,9 @@ print("a library says hello")
 def number() -> Work:
     """Answers with thousandths, one more for each job."""
     counted = itertools.count()
-    return lambda line: {"errors": {"sample": next(counted) / 1000}}
+    return lambda line: {
+        "device": "cpu", "types": {"fp32": {"errors": {"sample": next(counted) / 1000}}}
+    }  # fmt: skip
 
 
 def echo(*arguments: str) -> Work:
@@ -35,7 +37,21 @@ def echo(*arguments: str) -> Work:
 
 def beyond() -> Work:
     """Errors over every limit."""
-    return lambda line: {"errors": {"sample": float("nan"), "other": 0.5}}
+    return lambda line: {
+        "device": "cpu", "types": {"fp32": {"errors": {"sample": float("nan"), "other": 0.5}}}
+    }  # fmt: skip
+
+
+def narrow() -> Work:
+    """Errors in bf16 alone; of the second job, in fp32 too."""
+    wide = iter((1e-4, 0.5))
+    return lambda line: {
+        "device": "cpu",
+        "types": {
+            "fp32": {"errors": {"sample": next(wide)}},
+            "bf16": {"errors": {"sample": float("inf")}, "noise": 0.03},
+        },
+    }
 
 
 def fail() -> Work:

@@ -96,7 +96,7 @@ def test_artifacts_that_are_there_stand_beside_those_that_are_made(
     maker = Fake(tmp_path)
     request = BenchRequest(artifacts=("mine",))
     measure.measure(request, maker.model, OURS[:1], (), maker, ["again"], lambda event: None)
-    assert [Path(path).name for path in benched[0].artifacts] == ["latentc-openvino-fp16", "mine"]
+    assert [Path(path).name for path in benched[0].artifacts] == ["latentc-openvino", "mine"]
 
 
 def test_a_few_of_ours_and_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_few_of_ours_and_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise LatentcError("enough")
 
     monkeypatch.setattr(measure, "measure", stop)
-    names = ["latentc onnxruntime fp32", "optimum-onnx fp32"]
+    names = ["latentc onnxruntime", "optimum-onnx fp32"]
     assert measure.main(["--ours", names[0], "--peer", names[1], "--work", str(tmp_path)]) == 1
     assert [each.name for each in asked] == names
 
@@ -135,8 +135,8 @@ def test_an_environment_that_cannot_be_made_is_a_row(
 
 
 def test_ours_that_fails_ends_it(tmp_path: Path, benched: list[Any]) -> None:
-    with pytest.raises(LatentcError, match="latentc openvino fp16: it said no"):
-        run(Fake(tmp_path, fails=("latentc openvino fp16",)))
+    with pytest.raises(LatentcError, match="latentc openvino: it said no"):
+        run(Fake(tmp_path, fails=("latentc openvino",)))
 
 
 def test_what_was_killed_for_its_memory_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ from bench.record import Measured
 from tests.bench.benches import made, variant
 
 
-def row(name: str, precision: str, worst: float, accuracy: float):
-    found = variant(name, about={"target": "openvino", "precision": precision})
+def row(name: str, precision: str, worst: float, accuracy: float, compute: str = "fp32"):
+    found = variant(name, about={"target": "openvino", "precision": precision, "compute": compute})
     better = found.quality.model_copy(
         update={
             "psnr": Measured(value=worst + 3, worst=worst),
@@ -23,8 +23,16 @@ def test_each_precision_has_its_own_limit_and_accuracy_must_stay(monkeypatch, ca
     monkeypatch.setattr(quality, "measure", lambda *given: found)
     assert quality.main([]) == 1
     out = capsys.readouterr()
-    assert "| openvino | bf16 | 0.0 MB | 41.0 dB | 44.0 dB | 98.5% |" in out.out
+    assert "| openvino | bf16 | fp32 | 0.0 MB | 41.0 dB | 44.0 dB | 98.5% |" in out.out
     assert "Fell short: far: psnr_worst<50.0" in out.err
+
+
+def test_what_is_computed_in_fewer_bits_than_it_is_stored_in_has_their_limit():
+    limits = [
+        quality.limit(row("a", stored, 41, 0.99, compute))
+        for stored, compute in (("fp16", "bf16"), ("fp32", "bf16 (vae_decoder: fp32)"), ("bf16", "fp32"))
+    ]
+    assert limits == [40.0, 40.0, 40.0]
 
 
 def test_what_is_near_enough_exits_with_0(monkeypatch):

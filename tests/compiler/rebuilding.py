@@ -14,7 +14,7 @@ from tests.contract.graphs import Denoiser
 from tests.latentc.artifacts_made import made
 
 DIMS = {"batch": DimRange(min=1, max=2), "tokens": DimRange(min=3, max=3)}
-PICTURES = PictureEvidence(prompts=8, psnr=41.25, worst_psnr=38, ssim=0.99, worst_ssim=0.98)
+PICTURES = PictureEvidence(compute="fp32", prompts=8, psnr=41.25, worst_psnr=38, ssim=0.99, worst_ssim=0.98)
 
 
 def compiled(root: Path, **changes: Any) -> Manifest:
@@ -43,7 +43,7 @@ def compiled(root: Path, **changes: Any) -> Manifest:
         "target": "directml",
         "options": {"fix": ""},
         "graphs": (graph,),
-        "pictures": PICTURES,
+        "pictures": (PICTURES,),
         "files": tuple(sorted((file_record(root, f, silent) for f in files), key=lambda r: r.path)),
     }
     manifest = manifest.model_copy(update=fields | changes)

@@ -109,7 +109,7 @@ def test_bytes_below_the_weights_alone_draw_no_graph(tmp_path, monkeypatch):
         tried.append(trial.pictures)
         trial.out.mkdir()
         file = SimpleNamespace(size=37_400)
-        return SimpleNamespace(manifest=SimpleNamespace(files=[file], pictures=PictureEvidence(psnr=40.9)))
+        return SimpleNamespace(manifest=SimpleNamespace(files=[file], pictures=(PictureEvidence(psnr=40.9),)))
 
     monkeypatch.setattr(auto.build, "compile", built)
     monkeypatch.setattr(auto, "sensitivities", lambda *_: {("unet", "w"): [Option("int4", 530, 0.1)]})

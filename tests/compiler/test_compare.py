@@ -22,7 +22,7 @@ def measured(**changes):
 
 
 def test_what_was_not_asked_for():
-    found = measured(check="none")
+    (found,) = measured(check="none")
     assert (found.check, found.reason, found.error) == ("not measured", "--check none", {})
 
 
@@ -30,7 +30,7 @@ def test_what_there_is_no_memory_for(monkeypatch):
     asked = []
     monkeypatch.setattr(compare, "memory_needed", lambda count: asked.append(count) or 3 * 2**30)
     monkeypatch.setattr("artifacts.memory.available", lambda: 2**30)
-    found = measured()
+    (found,) = measured()
     assert found.check == "not measured"
     assert found.reason == "it takes 3.0 GiB of memory; 1.0 GiB are free"
     assert asked == [1_000_000]

@@ -59,7 +59,7 @@ def test_it_draws_what_it_was_compiled_for_and_refuses_the_other(
     manifest = compiled(folder, tmp_path / "out", **arguments)
     methods = [m for part in manifest.components if part.name == "unet" for m in part.methods]
     assert all(any("processor" in path for path in m.state) == bool(scale) for m in methods)
-    assert all(graph.evidence.check == "quick" for graph in manifest.graphs)
+    assert all(each.check == "quick" for graph in manifest.graphs for each in graph.evidence)
     with runtimes.load(tmp_path / "out", device="cpu", cache=False) as pipeline:
         for _ in range(2):
             found = draw(pipeline.diffusers, pag_scale=scale)

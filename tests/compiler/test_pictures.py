@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from artifacts.manifest import Manifest
 from artifacts.progress import silent
 from compiler import pictures
 from compiler.pictures import Evaluation, Job, compare, evaluation, measure, relocated
+from runtimes.base import Device
 from tests.latentc.artifacts_made import made
 
 
@@ -24,8 +27,8 @@ def job(manifest: Manifest, tmp_path, **changes) -> Job:
 def test_evidence_has_mean_and_worst(tmp_path):
     ours = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.6)]
     theirs = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.5)]
-    found = compare(ours, theirs, job(made(tmp_path), tmp_path))
-    assert (found.prompts, found.steps, found.width) == (2, 20, 64)
+    found = compare(ours, theirs, job(made(tmp_path), tmp_path), "bf16")
+    assert (found.compute, found.prompts, found.steps, found.width) == ("bf16", 2, 20, 64)
     assert found.worst_psnr == pytest.approx(20)
     assert found.psnr == pytest.approx(60)
     assert found.worst_ssim < found.ssim < 1
@@ -58,7 +61,8 @@ def test_graphs_are_found_where_their_parts_lie(tmp_path):
 
 def test_another_task_is_not_measured(tmp_path):
     manifest = made(tmp_path, pipelines={"inpaint": "diffusers.pipelines:StableDiffusionInpaintPipeline"})
-    assert measure(job(manifest, tmp_path), silent).reason == "it does not do text-to-image"
+    (found,) = measure(job(manifest, tmp_path), silent)
+    assert found.reason == "it does not do text-to-image"
 
 
 def test_what_would_take_too_long_is_not_drawn(tmp_path, monkeypatch):
@@ -69,7 +73,7 @@ def test_what_would_take_too_long_is_not_drawn(tmp_path, monkeypatch):
     )
     clock = iter([0.0, 600.0, 600.0, 606.0])
     monkeypatch.setattr(pictures.time, "perf_counter", lambda: next(clock))
-    found = pictures.answer(job(made(tmp_path), tmp_path, budget=900.0))
+    (found,) = pictures.answer(job(made(tmp_path), tmp_path, budget=900.0))
     # Three seconds a step, 20 steps, 8 prompts, twice.
     assert found.reason == "it would take 16 minutes on this machine"
     assert drawn == [(1, 2), (1, 2)] and found.psnr is None
@@ -78,8 +82,22 @@ def test_what_would_take_too_long_is_not_drawn(tmp_path, monkeypatch):
 def test_a_slow_first_call_is_taken_again(tmp_path, monkeypatch):
     picture = np.full((16, 16, 3), 0.5)
     monkeypatch.setattr(pictures, "_pytorch", lambda job: "pytorch")
-    monkeypatch.setattr(pictures, "_compiled", lambda job: ("compiled", lambda: None))
+    monkeypatch.setattr(pictures, "_compiled", lambda job, compute: ("compiled", lambda: None))
     monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [picture] * len(prompts))
     clock = iter([0.0, 600.0, 600.0, 600.5])
     monkeypatch.setattr(pictures.time, "perf_counter", lambda: next(clock))
-    assert pictures.answer(job(made(tmp_path), tmp_path, budget=900.0)).psnr == pictures.EQUAL
+    (found,) = pictures.answer(job(made(tmp_path), tmp_path, budget=900.0))
+    assert (found.compute, found.psnr) == ("fp32", pictures.EQUAL)
+
+
+def test_pictures_are_drawn_in_fp32_and_in_what_runs_by_default(tmp_path, monkeypatch):
+    asked = []
+    picture = np.full((16, 16, 3), 0.5)
+    factory = SimpleNamespace(devices=lambda: (Device("cpu", "", computes=("bf16", "fp32")),))
+    monkeypatch.setattr(pictures.table, "get", lambda target: factory)
+    monkeypatch.setattr(pictures, "_references", lambda job, times: [picture] * 8 if times == 3 else None)
+    monkeypatch.setattr(pictures, "_compiled", lambda job, compute: (asked.append(compute), lambda: None))
+    monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [picture] * len(prompts))
+    found = pictures.answer(job(made(tmp_path), tmp_path))
+    assert [each.compute for each in found] == ["fp32", "bf16"]
+    assert asked == ["fp32", "auto"], "what is said to be the default is what load draws with"

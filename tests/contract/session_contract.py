@@ -15,13 +15,16 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange
 from runtimes import table as sessions
 from runtimes.base import Session, SessionFactory
+from runtimes.compute import TYPES, device_of, natively
 from targets import table as targets
 from targets.base import Context
 from targets.graph.onnx_files import symbols
 from tests.contract.graphs import WIDTH, Denoiser, identity, model, named, value
 
-# Relative to the output's norm. bf16 artifacts may be computed in bf16, the others must not be.
-TOLERANCE = {"fp32": 1e-5, "fp16": 1e-5, "bf16": 2e-2}
+# Relative to the output's norm, where fp32 is asked for: no other type must take its place.
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-5, "bf16": 1e-5}
+# The same by the type that is computed in.
+ROUNDING = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 2e-2}
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -48,8 +51,20 @@ class SessionContract:
         self.built[folder / written.model_file] = written.built
         return folder / written.model_file
 
-    def open(self, file: Path, precision: str = "fp32", cache: Path | None = None) -> Session:
-        return sessions.get(self.target).open(file, self.device, precision, cache, self.built.get(file))
+    def open(
+        self, file: Path, precision: str = "fp32", cache: Path | None = None, compute: str = ""
+    ) -> Session:
+        """A session of weights in `precision`, computed in `compute`: by default in fp32, where the device has it."""
+        factory = sessions.get(self.target)
+        if not compute:
+            types = self.types(precision)
+            compute = "fp32" if "fp32" in types else types[0]
+        return factory.open(file, self.device, compute, cache, self.built.get(file))
+
+    def types(self, precision: str) -> tuple[str, ...]:
+        """What the device computes weights of `precision` in; where nothing is here, what the graph says."""
+        device = device_of(sessions.get(self.target), self.device)
+        return (precision,) if device is None else natively(device, precision)
 
     def denoiser(self, folder: Path, precision: str = "fp32") -> Session:
         if precision not in targets.get(self.target).requirements.precisions:
@@ -75,6 +90,22 @@ class SessionContract:
             assert error(found["out_sample"], expected["out_sample"]) < TOLERANCE[precision]
             assert np.array_equal(found["flipped"], expected["flipped"])
             assert found["flipped"].dtype == np.bool_
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+    def test_computes_in_every_type_of_its_device(self, precision: str, tmp_path: Path) -> None:
+        if precision not in targets.get(self.target).requirements.precisions:
+            pytest.skip(f"{self.target} does not take {precision}")
+        file = self.write(Denoiser(precision).model(), tmp_path)
+        inputs = Denoiser(precision).inputs(2, 3)
+        expected = Denoiser(precision).expected(inputs)["out_sample"]
+        types = self.types(precision)
+        assert types and set(types) <= set(TYPES)
+        assert precision != "fp32" or types[0] == "fp32" or "fp32" not in types
+        for compute in types:
+            session = self.open(file, precision, compute=compute)
+            assert session.device == self.device
+            assert error(session.run(inputs)["out_sample"], expected) < ROUNDING[compute]
+            session.close()
 
     def test_specs_are_the_graphs(self, tmp_path: Path) -> None:
         session = self.denoiser(tmp_path)

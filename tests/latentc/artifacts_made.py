@@ -46,7 +46,11 @@ def made(root: Path, **changes: Any) -> Manifest:
         parameters=7_200_000,
         schemes={"float16": 63},
         digest="0" * 64,
-        evidence=Evidence(check="quick", error={"out_sample": 0.0012}, tolerance=0.02),
+        evidence=(
+            Evidence(
+                compute="fp32", device="cpu", check="quick", error={"out_sample": 0.0012}, tolerance=0.02
+            ),
+        ),
     )
     component = ComponentRecord(
         name="unet",

@@ -81,7 +81,7 @@ def test_the_plan_comes_first_and_the_error_last(latentc, requests, tmp_path):
     out = latentc("compile", "shapes", "out", "-t", "openvino").out
     for expected in ("7.2 M", "14.4 MB", "free: 50.0 GB", "about 900.0 MB", "image_encoder: left out"):
         assert expected in out
-    assert out.splitlines()[-1] == "Worst relative error to PyTorch: 1.2e-03 (unet)."
+    assert out.splitlines()[-1] == "Worst relative error to PyTorch: 1.2e-03 (unet) in fp32."
     assert max(map(len, out.splitlines()[:-2])) <= 100
 
 
@@ -91,7 +91,9 @@ def test_what_was_reused_is_told(latentc, requests):
 
 def test_what_was_not_measured_is_the_last_word(latentc, requests, tmp_path, monkeypatch):
     graph = made(tmp_path / "out").graphs[0]
-    unmeasured = graph.model_copy(update={"evidence": Evidence(check="not measured", reason="--check none")})
+    unmeasured = graph.model_copy(
+        update={"evidence": (Evidence(check="not measured", reason="--check none"),)}
+    )
     manifest = made(tmp_path / "out", graphs=(unmeasured,))
     monkeypatch.setattr(build, "compile", lambda *_: Artifact(tmp_path / "out", manifest))
     out = latentc("compile", "shapes", "out", "-t", "openvino").out

@@ -21,7 +21,7 @@ def test_an_artifact(latentc, tmp_path):
         "7.2 M",
         "quick: 1.2e-03 (limit 2e-02)",
         "sample float32[batch=1..4, 4, height=64, 64]",
-        "onnxruntime, device cpu, fp16",
+        "onnxruntime, device cpu, weights in fp16",
         "height 512",
         "mid_block: its values reach 70,000",
     ):
@@ -32,10 +32,25 @@ def test_an_artifact(latentc, tmp_path):
 def test_what_was_not_measured_is_called_so(latentc, tmp_path):
     manifest = made(tmp_path)
     graph = manifest.graphs[0].model_copy(
-        update={"evidence": Evidence(check="not measured", reason="it needs 9 GB")}
+        update={"evidence": (Evidence(check="not measured", reason="it needs 9 GB"),)}
     )
     made(tmp_path, graphs=(graph,))
-    assert "not measured: it needs 9 GB" in latentc("inspect", tmp_path).out
+    shown = latentc("inspect", tmp_path).out
+    assert "not measured: it needs 9 GB" in shown and "measured  in no type that is known" in shown
+
+
+def test_each_type_is_shown_and_one_that_fails_is_told(latentc, tmp_path):
+    manifest = made(tmp_path)
+    failed = Evidence(
+        compute="bf16", device="cpu", check="quick", error={"out_sample": 0.4}, tolerance=0.13,
+        broken="relative error of out_sample 0.4; at most 0.13 is allowed",
+    )  # fmt: skip
+    (graph,) = manifest.graphs
+    made(tmp_path, graphs=(graph.model_copy(update={"evidence": (*graph.evidence, failed)}),))
+    shown = " ".join(latentc("inspect", tmp_path).out.split())
+    assert "measured fp32 and bf16 on cpu" in shown
+    assert "fp32 on cpu, quick: 1.2e-03 (limit 2e-02)" in shown
+    assert "bf16 on cpu, quick: fails, so it is computed in fp32" in shown
 
 
 def test_json_is_the_manifest(latentc, tmp_path):

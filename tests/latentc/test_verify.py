@@ -24,10 +24,17 @@ def measured(monkeypatch):
     def use(error: float) -> None:
         import compiler.recheck
 
-        def recheck(artifact, progress):
+        def recheck(artifact, progress, compute):
             if not error <= 0.02:
                 raise LatentcError("'unet.forward' is not PyTorch's.")
-            return {"unet": Evidence(check="quick", error={"out_sample": error}, tolerance=0.02)}
+            types = ("fp32", "bf16") if compute == "auto" else (compute,)
+            found = [
+                Evidence(
+                    compute=kind, device="cpu", check="quick", error={"out_sample": error}, tolerance=0.02
+                )
+                for kind in types
+            ]
+            return {"unet": tuple(found)}
 
         monkeypatch.setattr(compiler.recheck, "recheck", recheck)
 
@@ -83,10 +90,20 @@ def test_numbers_within_it_are_shown(latentc, out, measured):
     measured(0.001)
     assert "quick: 1.0e-03 (limit 2e-02)" in latentc("verify", out, "--numerics").out
     found = json.loads(latentc("verify", out, "--numerics", "--json").out)
-    assert found["numerics"]["unet"]["error"] == {"out_sample": 0.001}
+    assert found["numerics"]["unet"][0]["error"] == {"out_sample": 0.001}
 
 
 def test_damaged_files_are_not_measured(latentc, out, measured):
     measured(0.0)
     (out / "unet" / "config.json").unlink()
     assert "Numbers: not measured" in latentc("verify", out, "--numerics").out
+
+
+def test_each_type_has_its_line_and_one_can_be_asked_for(latentc, out, measured):
+    measured(0.001)
+    shown = latentc("verify", out, "--numerics").out
+    assert "fp32 on cpu, quick: 1.0e-03" in shown and "bf16 on cpu, quick: 1.0e-03" in shown
+    shown = latentc("verify", out, "--numerics", "--compute", "bf16").out
+    assert "bf16 on cpu" in shown and "fp32 on cpu" not in shown
+    ended = latentc("verify", out, "--compute", "bf16")
+    assert ended.code == 2 and "needs --numerics" in ended.err

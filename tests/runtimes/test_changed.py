@@ -61,7 +61,7 @@ def artifact(published: Path, tmp_path: Path) -> Path:
 def loaded(root: Path) -> Graphs:
     opened = open_artifact(root)
     files = Pinned(opened)
-    return Graphs(files.root, opened.manifest, "cpu", None, silent, files)
+    return Graphs(files.root, opened.manifest, "cpu", None, silent, files=files)
 
 
 def weights(root: Path) -> Path:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from artifacts.errors import LatentcError
-from artifacts.manifest import FileRecord, TensorSpec
-from artifacts.progress import Event
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import Evidence, FileRecord, TensorSpec
+from artifacts.progress import Event, silent
 from runtimes import graphs as module
 from runtimes.base import Device
 from runtimes.graphs import Graphs
@@ -33,18 +33,19 @@ class Session:
 
 class Factory:
     target = "openvino"
+    computes: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.opened: list[tuple[Path, str, str, Path | None]] = []
         self.sessions: list[Session] = []
 
     def devices(self) -> tuple[Device, ...]:
-        return (Device("cpu", ""),)
+        return (Device("cpu", "", computes=self.computes),)
 
     def open(
-        self, model_file: Path, device: str, precision: str, cache_dir: Path | None, built: Any
+        self, model_file: Path, device: str, compute: str, cache_dir: Path | None, built: Any
     ) -> Session:
-        self.opened.append((model_file, device, precision, cache_dir))
+        self.opened.append((model_file, device, compute, cache_dir))
         self.sessions.append(Session())
         return self.sessions[-1]
 
@@ -102,6 +103,42 @@ def test_the_cache_belongs_to_the_graphs_content(factory: Factory, tmp_path: Pat
     assert folders[0] == folders[2]
     assert len(set(folders)) == 3
     assert all(f is not None and f.is_dir() and f.parent == tmp_path / "cache" / "openvino" for f in folders)
+
+
+def test_graphs_are_opened_in_what_was_asked_for_or_measured(factory: Factory, tmp_path: Path) -> None:
+    factory.computes = ("bf16", "fp32")
+    failed = Evidence(compute="bf16", device="cpu", check="quick", broken="out not finite")
+    holds = Evidence(compute="bf16", device="cpu", check="quick", error={"out": 0.01})
+    manifest = tiny.manifest()
+    evidence = {"unet": (failed,), "vae_decoder": (holds,)}
+    stored = tuple(
+        g.model_copy(update={"precision": "fp16", "evidence": evidence.get(g.folder, g.evidence)})
+        for g in manifest.graphs
+    )
+    manifest = manifest.model_copy(update={"graphs": stored})
+
+    def opened(compute: str) -> Graphs:
+        graphs = Graphs(tmp_path, manifest, "auto", tmp_path / "cache", silent, compute)
+        graphs.open("unet")
+        return graphs
+
+    usual = opened("auto")
+    assert usual.computes == {
+        "text_encoder": "bf16", "unet": "fp32", "vae_decoder": "bf16", "vae_encoder": "bf16"
+    }  # fmt: skip
+    assert usual.note.startswith(
+        "text_encoder, vae_encoder are computed in bf16 on cpu, which was not measured"
+    )
+    assert "unet" not in usual.note
+    assert opened("fp32").note == ""
+    assert "unet is computed in bf16, which was measured to fail: out not finite." in opened("bf16").note
+    assert [each[2] for each in factory.opened] == ["fp32", "fp32", "bf16"]
+    folders = [each[3] for each in factory.opened]
+    assert folders[0] == folders[1] != folders[2], "blobs of two types are kept apart"
+    with pytest.raises(UsageError, match="cannot be computed in fp16"):
+        Graphs(tmp_path, manifest, "auto", None, silent, "fp16")
+    with pytest.raises(UsageError, match="no type 'int8'"):
+        Graphs(tmp_path, manifest, "auto", None, silent, "int8")
 
 
 def test_a_cache_that_cannot_be_written_is_none(factory: Factory, tmp_path: Path) -> None:

@@ -35,9 +35,11 @@ class TestOnnxRuntime(SessionContract):
 class TestBound(TestOnnxRuntime):
     """The way of a GPU: tensors are placed in the device's memory, which is the CPU's here."""
 
-    def open(self, file: Path, precision: str = "fp32", cache: Path | None = None) -> OrtSession:
+    def open(
+        self, file: Path, precision: str = "fp32", cache: Path | None = None, compute: str = ""
+    ) -> OrtSession:
         check_external_data(file)
-        return OrtSession(inference_session(file, "cpu", self.target), file.parent.name, "cpu")
+        return OrtSession(inference_session(file, "cpu", self.target), file.parent.name, self.device, "cpu")
 
 
 def test_tensors_are_placed_on_the_gpu_and_nowhere_else(
@@ -47,7 +49,8 @@ def test_tensors_are_placed_on_the_gpu_and_nowhere_else(
     monkeypatch.setattr(OrtSessions, "devices", lambda self: (Device("cuda", "GPU"), Device("cpu", "CPU")))
     monkeypatch.setattr("runtimes.onnxruntime.inference_session", lambda file, device, target: device)
     monkeypatch.setattr(
-        "runtimes.onnxruntime.OrtSession", lambda session, name, memory: opened.append((session, memory))
+        "runtimes.onnxruntime.OrtSession",
+        lambda session, name, device, memory: opened.append((device, memory)),
     )
     file = TestOnnxRuntime().write(Denoiser().model(), tmp_path)
     for device in ("cuda", "cpu", "auto"):

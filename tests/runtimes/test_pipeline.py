@@ -131,6 +131,7 @@ def test_timings_progress_and_parameters(compiled: Compiled) -> None:
         "model": "tiny",
         "target": "openvino",
         "precision": "fp32",
+        "compute": "fp32",
     }
 
 

@@ -122,7 +122,7 @@ def graph(
         parameters=1,
         schemes={},
         digest="",
-        evidence=Evidence(check="not measured", reason="a test"),
+        evidence=(Evidence(check="not measured", reason="a test"),),
     )
 
 
@@ -295,6 +295,7 @@ class TorchGraphs:
     def __init__(self, pipe: Any, manifest: Manifest) -> None:
         self.pipe = pipe
         self.records = {g.folder: g for g in manifest.graphs}
+        self.computes = dict.fromkeys(self.records, "fp32")
         self.calls: list[tuple[str, dict[str, tuple[str, tuple[int, ...]]]]] = []
         self.opened: list[str] = []
         self.closed = False
