@@ -243,7 +243,10 @@ class Pipeline:
         bars = Bars(self._meter, progress, len(runs))
         for part in (pipe, *_parts(pipe)):
             part.progress_bar = bars.bar
-        outputs = [self._run(chunk, options, extra, known) for chunk in runs]
+        outputs = []
+        for number, chunk in enumerate(runs, start=1):
+            bars.batch = number
+            outputs.append(self._run(chunk, options, extra, known))
         merged, pictures = merge(outputs)
         return Result(
             images=pictures,

@@ -1,0 +1,69 @@
+"""`generate` on whole artifacts whose pipelines go about their steps in other ways than Stable Diffusion's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import runtimes
+from artifacts.manifest import DimRange
+from compiler.build import CompileRequest, SizeRange, compile
+from tests.sweep.models import CASES
+from tests.sweep.weights import seeded
+
+STEPS = 3
+
+
+def unconditional() -> Any:
+    """DDIMPipeline: no prompt, no text encoder, no decoder."""
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+    unet = seeded(
+        UNet2DModel,
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    return DDIMPipeline(unet=unet, scheduler=DDIMScheduler(clip_sample=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "size", "extra"),
+    [
+        pytest.param(unconditional, 16, {}, id="iterates-a-tensor"),
+        pytest.param(CASES["dit"].build, 32, {"class_labels": [207]}, id="iterates-a-tensor-of-labels"),
+    ],
+)
+def test_generate_draws_pytorchs_picture(
+    build: Callable[[], Any], size: int, extra: dict[str, Any], tmp_path: Path
+) -> None:
+    pipe = build()
+    pipe.save_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    span = DimRange(min=size, max=size)
+    compile(
+        CompileRequest(
+            model=str(tmp_path / "model"),
+            out=tmp_path / "out",
+            target="onnxruntime",
+            precision="fp32",
+            size=SizeRange(width=span, height=span),
+            check="none",
+        )
+    )
+    generator = torch.Generator().manual_seed(3)
+    expected = pipe(num_inference_steps=STEPS, generator=generator, output_type="np", **extra).images[0]
+    with runtimes.load(tmp_path / "out", device="cpu", cache=False) as pipeline:
+        result = pipeline.generate(steps=STEPS, seed=3, **extra)
+    found = np.asarray(result.images[0], np.float32) / 255
+    assert np.abs(found - expected).max() < 3 / 255
+    assert len(result.timings.steps) == STEPS
