@@ -9,7 +9,7 @@ from typing import Any
 
 from artifacts import strict_json
 from artifacts.contents import Contents, contents
-from artifacts.errors import LatentcError, UsageError
+from artifacts.errors import LatentcError
 from runtimes.classes import component_class, is_own, pipeline_class
 from runtimes.configs import check_class_name
 from runtimes.parts import is_part, make_part, making
@@ -148,29 +148,3 @@ def _is_module(cls: type) -> bool:
     import torch
 
     return issubclass(cls, torch.nn.Module)
-
-
-def compatible_schedulers(pipeline: Any) -> list[str]:
-    """Class names of the schedulers that can take the place of the pipeline's own."""
-    scheduler = getattr(pipeline, "scheduler", None)
-    found = getattr(scheduler, "compatibles", [])
-    return sorted(
-        {c.__name__ for c in found} | ({type(scheduler).__name__} if scheduler is not None else set())
-    )
-
-
-def make_scheduler(pipeline: Any, name: str) -> Any:
-    """A scheduler of class `name` with the configuration of the pipeline's own.
-
-    Raises:
-        UsageError: it is not one of `compatible_schedulers`.
-    """
-    import diffusers
-
-    names = compatible_schedulers(pipeline)
-    if name not in names:
-        there = ", ".join(names) or "none: this pipeline has no scheduler to replace"
-        raise UsageError(
-            f"'{name}' cannot replace the scheduler of {type(pipeline).__name__} (it can be: {there})."
-        )
-    return getattr(diffusers, name).from_config(pipeline.scheduler.config)

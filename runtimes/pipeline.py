@@ -7,6 +7,7 @@ import itertools
 import secrets
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ from artifacts.manifest import DimRange, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verify import open_artifact
-from runtimes.assemble import assemble, check_components, make_scheduler
+from runtimes.assemble import assemble, check_components
 from runtimes.bars import Bars
 from runtimes.compute import summary
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.meter import Cancelled, Meter
 from runtimes.options import arguments, check_range, parameters, parse_size, synonym
 from runtimes.result import Result, merge
+from runtimes.schedulers import blamed, make_scheduler
 from runtimes.shell import Runner, build_shell, undone_on_failure
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
@@ -178,13 +180,16 @@ class Pipeline:
             seed: of the first image; None for a random one, which the result names.
             size: (width, height) in pixels, or "512x512".
             images: how many; made in batches as large as the artifact allows.
-            scheduler: class name of a compatible diffusers scheduler; its configuration is the model's.
+            scheduler: class name of one of diffusers' schedulers, and options of it: "EulerDiscreteScheduler" or
+                "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3". What is not given is as in the
+                model's own.
             progress: told of each step.
             cancel: set it from another thread to stop before the next call of a component.
             extra: the pipeline's own parameters, by their own names.
 
         Raises:
-            UsageError: an option that this pipeline has no parameter for, or outside the compiled ranges.
+            UsageError: an option that this pipeline has no parameter for, or outside the compiled ranges; a scheduler
+                that there is not, or that the pipeline cannot use.
             Cancelled: `cancel` was set.
             LatentcError: a component is not compiled for what the pipeline asked of it.
         """
@@ -246,14 +251,15 @@ class Pipeline:
         outputs = []
         for number, chunk in enumerate(runs, start=1):
             bars.batch = number
-            outputs.append(self._run(chunk, options, extra, known))
+            with nullcontext() if scheduler is None else blamed(pipe):
+                outputs.append(self._run(chunk, options, extra, known))
         merged, pictures = merge(outputs)
         return Result(
             images=pictures,
             seed=seed,
             seeds=seeds,
             timings=self._meter.timings(),
-            parameters=self._parameters(options, extra, seed, images),
+            parameters=self._parameters(options, extra, seed, images, scheduler),
             outputs=merged,
         )
 
@@ -333,13 +339,18 @@ class Pipeline:
         check_range("an image with a height of", image.size[1], self.manifest.sizes, "height")
 
     def _parameters(
-        self, options: Mapping[str, Any], extra: Mapping[str, Any], seed: int, images: int
+        self,
+        options: Mapping[str, Any],
+        extra: Mapping[str, Any],
+        seed: int,
+        images: int,
+        chosen: str | None,
     ) -> dict[str, Any]:
         plain = (bool, int, float, str)
         kept = {k: v for k, v in {**options, **extra}.items() if isinstance(v, plain)}
         scheduler = getattr(self.diffusers, "scheduler", None)
         if scheduler is not None:
-            kept["scheduler"] = type(scheduler).__name__
+            kept["scheduler"] = chosen or type(scheduler).__name__
         return kept | {
             "seed": seed,
             "images": images,

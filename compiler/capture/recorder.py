@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Tree
-from compiler.capture import trees
+from compiler.capture import numeric, trees
 from compiler.capture.by_shape import by_shape
 from compiler.capture.state import as_state, reads
 from runtimes import signature
@@ -38,7 +38,8 @@ class Call:
     Attributes:
         component, method: what was called.
         arguments: a tree for each argument, defaults filled in; numbers are constants.
-        inputs: every tensor argument by the name it has in those trees.
+        inputs: every tensor argument by the name it has in those trees; an integer that the module uses as a
+            number is one in float32.
         numbers: every Python number by its path in them.
         result: the tree of what came back.
         outputs: every tensor of it.
@@ -94,6 +95,7 @@ class Recorder:
         self._watches = {name: Watch(module, ours) for name, module in modules.items()}
         self._used: set[str] = set()
         self._names: dict[Any, list[str]] = {}
+        self._numeric: dict[tuple[str, str, str], bool] = {}
         self._on_meta = False
         self._metas: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._owner = {
@@ -151,10 +153,15 @@ class Recorder:
         key = (component, method, repr(shapes), specs, repr(settings))
         if key not in self._seen:
             self._seen[key] = self._run(component, module, method, args, kwargs, frozenset(inputs))
+            for name in numeric.candidates(flat.tensors):
+                self._ask_number(component, module, method, args, kwargs, name, flat.tensors, self._seen[key])
             self._watches[component].absorb()
         answer = self._seen[key]
         outputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in answer.flat.tensors.items()}
-        values = {name: tensor.clone() for name, tensor in flat.tensors.items() if bool(tensor.any())}
+        for name in numeric.candidates(flat.tensors):
+            if self._numeric[component, method, name]:
+                inputs[name] = Spec(numeric.NUMBER, inputs[name].shape)
+        values = {n: t.to(inputs[n].dtype, copy=True) for n, t in flat.tensors.items() if bool(t.any())}
         self.calls.append(
             Call(
                 component,
@@ -171,6 +178,30 @@ class Recorder:
             )
         )
         return trees.map_tensors(answer.result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
+
+    def _ask_number(
+        self,
+        component: str,
+        module: torch.nn.Module,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str,
+        inputs: Mapping[str, torch.Tensor],
+        expected: _Answer,
+    ) -> None:
+        """Learns whether the module returns the same form, `expected`, when the input `name` is a float."""
+        key = (component, method, name)
+        if key in self._numeric:
+            return
+        changed_args, changed_kwargs = numeric.as_number((args, kwargs), inputs[name])
+        try:
+            with numeric.WithValues():
+                found = self._run(component, module, method, changed_args, changed_kwargs, frozenset(inputs))
+        except LatentcError:
+            self._numeric[key] = False
+        else:
+            self._numeric[key] = _form(found.flat) == _form(expected.flat)
 
     def _run(
         self,
@@ -277,3 +308,8 @@ def _methods(cls: type) -> list[str]:
 
 def _answered(module: torch.nn.Module) -> list[str]:
     return [*_MOVES, *_methods(type(module))]
+
+
+def _form(result: trees.Flat) -> Any:
+    """A result's tree, and its tensors' dtypes and shapes."""
+    return result.tree, [(t.dtype, tuple(t.shape)) for t in result.tensors.values()]

@@ -96,7 +96,12 @@ Examples:
     metavar="N",
     help="Pictures for each prompt.",
 )
-@click.option("--scheduler", metavar="CLASS", help="A scheduler of diffusers, e.g. EulerDiscreteScheduler.")
+@click.option(
+    "--scheduler",
+    metavar="CLASS",
+    help="A scheduler of diffusers, e.g. EulerDiscreteScheduler; its options follow a colon: "
+    "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3.",
+)
 @click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )

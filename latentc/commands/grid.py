@@ -53,7 +53,9 @@ Examples:
     help="The noise to start from.",
 )
 @click.option("--size", type=PixelsType(), metavar="WxH", help="Picture size in pixels.")
-@click.option("--scheduler", metavar="CLASS", help="A scheduler of diffusers.")
+@click.option(
+    "--scheduler", metavar="CLASS", help="A scheduler of diffusers and its options, as generate takes them."
+)
 @click.option(
     "--task", metavar="TASK", help="Which of the artifacts' tasks. [default: what the inputs ask for]"
 )

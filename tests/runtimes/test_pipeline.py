@@ -160,10 +160,6 @@ def test_another_scheduler_for_one_call_only(compiled: Compiled) -> None:
     assert other.parameters["scheduler"] == "EulerDiscreteScheduler"
     assert not np.array_equal(pixels(plain.images[0]), pixels(other.images[0]))
     assert np.array_equal(pixels(plain.images[0]), pixels(again.images[0]))
-    with pytest.raises(
-        UsageError, match=r"'FlowMatchEulerDiscreteScheduler' cannot replace .*DDIMScheduler, .*UniPC"
-    ):
-        pipe.generate(PROMPT, scheduler="FlowMatchEulerDiscreteScheduler")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,167 @@
+"""Another scheduler for one call: any of diffusers', by its class name and options, that the pipeline can use."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from artifacts.errors import LatentcError, UsageError
+
+# Commas in brackets belong to a value, such as a list of betas.
+_OPTION = re.compile(r"\s*([^=,\[\]]+?)\s*=\s*((?:\[[^\]]*\]|[^,\[\]])*)\s*(?:,|$)")
+_PYTHON = {"True": True, "False": False, "None": None}
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """``"EulerDiscreteScheduler:use_karras_sigmas=true,sigma_min=0.1"`` -> the class name and its options.
+
+    A value is JSON where it is JSON, else the text itself.
+
+    Raises:
+        UsageError: not of that form, or one option twice.
+    """
+    name, colon, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    end = 0
+    for match in _OPTION.finditer(rest):
+        if match.start() != end:
+            break
+        end = match.end()
+        if match[1] in options:
+            raise UsageError(f"the scheduler's option '{match[1]}' is given twice.")
+        options[match[1]] = _value(match[2])
+    if not name.strip() or end != len(rest) or (colon and not options):
+        raise UsageError(
+            f"a scheduler is written CLASS or CLASS:OPTION=VALUE,...; found '{text}'.",
+            "For instance: --scheduler DPMSolverMultistepScheduler:use_karras_sigmas=true",
+        )
+    return name.strip(), options
+
+
+def _value(text: str) -> Any:
+    if text in _PYTHON:
+        return _PYTHON[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def make_scheduler(pipeline: Any, text: str) -> Any:
+    """A scheduler as `text` says (see `parse`); what it does not say is as in the pipeline's own.
+
+    Raises:
+        UsageError: diffusers has no such scheduler, it has no such option or no such value of it, it needs a package
+            that is not here, or the pipeline has no scheduler to replace.
+    """
+    name, options = parse(text)
+    own = getattr(pipeline, "scheduler", None)
+    if own is None:
+        raise UsageError(f"{type(pipeline).__name__} has no scheduler to replace.")
+    cls = _scheduler_class(name, own)
+    _check_options(cls, options)
+    try:
+        return cls.from_config(own.config, **options)
+    except (TypeError, ValueError, NotImplementedError, AttributeError, ImportError) as error:
+        raise UsageError(
+            f"{name} cannot be made with the configuration of {_name(own)}: {_line(error)}"
+        ) from error
+
+
+def _scheduler_class(name: str, own: Any) -> Any:
+    import diffusers
+    from diffusers import SchedulerMixin
+
+    found = getattr(diffusers, name, None)
+    if missing := getattr(found, "_backends", None):  # What stands for a class whose packages are not here.
+        raise UsageError(
+            f"'{name}' needs packages that are not here: {', '.join(missing)}.",
+            f"Install them: pip install {' '.join(p for p in missing if p != 'torch')}",
+        )
+    if isinstance(found, type) and issubclass(found, SchedulerMixin) and hasattr(found, "step"):
+        return found
+    names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+    near = difflib.get_close_matches(name, names, n=1)
+    usual = ", ".join(sorted({c.__name__ for c in own.compatibles} | {_name(own)}))
+    raise UsageError(
+        f"diffusers {diffusers.__version__} has no scheduler '{name}' (in place of {_name(own)} there are: {usual}).",
+        f"Did you mean '{near[0]}'?" if near else "",
+    )
+
+
+def _check_options(cls: type, options: Mapping[str, Any]) -> None:
+    known = {
+        n: p
+        for n, p in inspect.signature(cls).parameters.items()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    for option, value in options.items():
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            raise UsageError(
+                f"{cls.__name__} has no option '{option}' (it has: {', '.join(known)}).",
+                f"Did you mean '{near[0]}'?" if near else "",
+            )
+        default = known[option].default
+        if value is None or default is None or default is inspect.Parameter.empty:
+            continue
+        # A text where a switch or a number belongs would count as "on", or fail deep inside a step.
+        if isinstance(default, bool):
+            right, kind = isinstance(value, bool), "true or false"
+        elif isinstance(default, (int, float)):
+            right, kind = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+        elif isinstance(default, str):
+            right, kind = isinstance(value, str), "a text"
+        else:
+            continue
+        if not right:
+            raise UsageError(f"the option '{option}' of {cls.__name__} is {kind}; found {value!r}.")
+
+
+@contextmanager
+def blamed(pipeline: Any) -> Iterator[None]:
+    """While it is open, what the pipeline's scheduler fails at is a UsageError: it does not fit the pipeline.
+
+    Whether it does is not written down anywhere: the pipeline calls what it needs, and other errors pass as they are.
+    """
+    scheduler = pipeline.scheduler
+    try:
+        yield
+    except LatentcError:
+        raise
+    except Exception as error:
+        if not _of_scheduler(error, scheduler):
+            raise
+        raise UsageError(
+            f"{_name(scheduler)} cannot be used by {type(pipeline).__name__} in this call: {_line(error)}"
+        ) from error
+
+
+def _of_scheduler(error: Exception, scheduler: Any) -> bool:
+    """Whether an error was raised in the scheduler's code, or by the way that the pipeline used it."""
+    # An attribute that is not there, or a method that is called with what it does not take.
+    if getattr(error, "obj", None) is scheduler or _name(scheduler) in str(error):
+        return True
+    own = {
+        cls.__module__ for cls in type(scheduler).__mro__ if cls.__module__.startswith("diffusers.schedulers")
+    }
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") in own:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _name(scheduler: Any) -> str:
+    return type(scheduler).__name__
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

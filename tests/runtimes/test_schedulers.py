@@ -1,0 +1,118 @@
+"""Schedulers by name and options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from artifacts.errors import UsageError
+from runtimes.schedulers import make_scheduler, parse
+from tests.runtimes.conftest import Compiled
+
+PROMPT = "a red circle"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("PNDMScheduler", ("PNDMScheduler", {})),
+        (" A : use_karras_sigmas=true", ("A", {"use_karras_sigmas": True})),
+        ("A:x=True,y=None", ("A", {"x": True, "y": None})),
+        (
+            "A:algorithm_type=sde-dpmsolver++, solver_order=3",
+            ("A", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+        ),
+        ("A:trained_betas=[0.1, 0.2],eta=0.5", ("A", {"trained_betas": [0.1, 0.2], "eta": 0.5})),
+    ],
+)
+def test_a_class_and_its_options(text: str, expected: tuple[str, dict[str, Any]]) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":a=1", "A:", "A:a", "A:a=1,b", "A:=1", "A:a=[1,2", "A:a=1;b=2,c"])
+def test_what_is_no_scheduler(text: str) -> None:
+    with pytest.raises(UsageError, match="is written CLASS or CLASS:OPTION=VALUE"):
+        parse(text)
+
+
+def test_one_option_twice() -> None:
+    with pytest.raises(UsageError, match="'eta' is given twice"):
+        parse("A:eta=1,eta=2")
+
+
+def test_options_change_the_scheduler_and_the_rest_is_the_models(compiled: Compiled) -> None:
+    made = make_scheduler(
+        compiled.reference, "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3"
+    )
+    assert (made.config.use_karras_sigmas, made.config.solver_order) == (True, 3)
+    assert made.config.beta_schedule == compiled.reference.scheduler.config.beta_schedule == "scaled_linear"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("EulerScheduler", r"no scheduler 'EulerScheduler' .*DDIMScheduler, .*UniPC", ""),
+        (
+            "EulerDiscretScheduler",
+            "no scheduler 'EulerDiscretScheduler'",
+            "Did you mean 'EulerDiscreteScheduler'",
+        ),
+        ("StableDiffusionPipeline", "has no scheduler 'StableDiffusionPipeline'", ""),
+        ("SchedulerMixin", "has no scheduler 'SchedulerMixin'", ""),
+        (
+            "EulerDiscreteScheduler:use_karras=true",
+            r"no option 'use_karras' \(it has: num_train_timesteps, .*use_karras_sigmas",
+            "Did you mean 'use_karras_sigmas'",
+        ),
+        ("EulerDiscreteScheduler:use_karras_sigmas=yes", "is true or false; found 'yes'", ""),
+        ("EulerDiscreteScheduler:beta_start=small", "is a number; found 'small'", ""),
+        ("EulerDiscreteScheduler:timestep_spacing=3", "is a text; found 3", ""),
+        ("DPMSolverMultistepScheduler:algorithm_type=magic", "cannot be made .*magic is not implemented", ""),
+        (
+            "EulerDiscreteScheduler:use_karras_sigmas=true,use_exponential_sigmas=true",
+            "cannot be made .*Only one of",
+            "",
+        ),
+        # diffusers finds these out as it draws.
+        ("EulerDiscreteScheduler:timestep_spacing=odd", "EulerDiscreteScheduler cannot be used .*odd", ""),
+        ("FlowMatchEulerDiscreteScheduler", "cannot be used by StableDiffusionPipeline in this call: .*", ""),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(
+    compiled: Compiled, text: str, message: str, hint: str
+) -> None:
+    pipe = compiled.pipeline()
+    before = pipe.generate(PROMPT, seed=1, steps=2, size=(16, 16))
+    with pytest.raises(UsageError, match=message) as caught:
+        pipe.generate(PROMPT, seed=1, steps=2, size=(16, 16), scheduler=text)
+    assert "\n" not in caught.value.message and hint in caught.value.hint
+    again = pipe.generate(PROMPT, seed=1, steps=2, size=(16, 16))
+    assert np.array_equal(np.asarray(before.images[0]), np.asarray(again.images[0]))
+
+
+def test_a_scheduler_whose_package_is_not_here(compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    class Dummy:
+        _backends = ("torch", "torchsde")
+
+    monkeypatch.setattr(diffusers, "DPMSolverSDEScheduler", Dummy)
+    with pytest.raises(UsageError, match="needs packages that are not here: torch, torchsde") as caught:
+        make_scheduler(compiled.reference, "DPMSolverSDEScheduler")
+    assert caught.value.hint == "Install them: pip install torchsde"
+
+
+@pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler"])
+def test_schedulers_that_diffusers_does_not_list_as_compatible(compiled: Compiled, name: str) -> None:
+    pipe = compiled.pipeline()
+    plain = pipe.generate(PROMPT, seed=1, steps=2, size=(16, 16))
+    other = pipe.generate(PROMPT, seed=1, steps=2, size=(16, 16), scheduler=name)
+    assert other.parameters["scheduler"] == name
+    assert not np.array_equal(np.asarray(plain.images[0]), np.asarray(other.images[0]))
+
+
+def test_errors_that_are_not_the_schedulers_pass_as_they_are(compiled: Compiled) -> None:
+    with pytest.raises(ValueError, match="divisible by 8"):
+        compiled.pipeline().generate(PROMPT, size=(20, 20), steps=1, scheduler="EulerDiscreteScheduler")
