@@ -57,7 +57,7 @@ def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence
     """Compiles the built-in model for each of `targets` into `out` and benches it against PyTorch."""
     from bench.request import BenchRequest, bench, require
     from compiler.build import CompileRequest, compile
-    from compiler.shared import Shared
+    from compiler.lowering.shared import Shared
 
     require()
     steps, shared = Steps(), Shared()

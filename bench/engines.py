@@ -42,8 +42,8 @@ class ArtifactEngine:
         import transformers  # noqa: F401
 
         from artifacts.reading import read_manifest
-        from runtimes import pipeline, table  # noqa: F401
         from runtimes.classes import import_class
+        from runtimes.sessions import table
 
         manifest = read_manifest(Path(self.path).absolute())
         table.get(manifest.target).devices()
@@ -51,9 +51,9 @@ class ArtifactEngine:
             import_class(name)
 
     def open(self) -> dict[str, Any]:
-        from runtimes.common import threads
         from runtimes.compute import summary
         from runtimes.pipeline import load
+        from runtimes.sessions.common import threads
 
         self._pipeline: Pipeline = load(self.path, device=self.device, task=self.task, compute=self.compute)
         self._pipeline.open()
@@ -127,8 +127,8 @@ class TorchEngine:
 
         from runtimes.assemble import absent_components
         from runtimes.classes import import_subclass
-        from runtimes.common import threads
         from runtimes.meter import Meter
+        from runtimes.sessions.common import threads
 
         wanted = threads()
         if wanted is not None:

@@ -85,7 +85,7 @@ class Found:
 
 def lacks(engine: Engine, device: str) -> str:
     """What this machine lacks to run it; empty when nothing."""
-    from runtimes import table as sessions
+    from runtimes.sessions import table as sessions
     from targets import table as targets
 
     if device == "cuda" and (found := _no_gpu()):

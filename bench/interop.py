@@ -124,7 +124,7 @@ def _outcome(
     except LatentcError as error:
         return Outcome(loader.name, loader.target, None, str(error))
     theirs = np.load(picture, allow_pickle=False)
-    from compiler.likeness import psnr
+    from compiler.evidence.metrics import psnr
 
     # Ours went through 8 bits a channel on its way to a picture: so does theirs.
     return Outcome(loader.name, loader.target, psnr(np.round(theirs * 255) / 255, ours))

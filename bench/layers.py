@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.progress import silent
 from bench.rewrites import TARGETS, Call, Pairs
-from runtimes.common import THREADS
+from runtimes.sessions.common import THREADS
 from targets.base import Rewrite
 from targets.onnxruntime.target import MULTI_HEAD_ATTENTION
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
@@ -29,7 +29,7 @@ from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_C
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from runtimes.base import Session
+    from runtimes.sessions.base import Session
 
 HEADS = 8
 
@@ -229,8 +229,8 @@ def measure(tries: Sequence[Try], rounds: int, targets: Sequence[str]) -> Iterat
 
 
 def _open(model: ir.Model, target: str, folder: Path, precision: str) -> Session:
-    from runtimes import table as sessions
     from runtimes.compute import usual
+    from runtimes.sessions import table as sessions
     from targets import table as targets
     from targets.base import Context
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.record import Measured
 from bench.stats import measured
-from compiler.likeness import tensor
+from compiler.evidence.metrics import tensor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler import likeness
+from compiler.evidence import metrics as likeness
 
 # The weights of multi-scale SSIM's five scales (Wang, Simoncelli, Bovik 2003), and the side of its window.
 MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

@@ -1,10 +1,9 @@
-"""Which prompts are drawn when none are given, and what they say where that can be read back."""
+"""Prompts of the user's own, and what prompts say where that can be read back."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,47 +11,6 @@ from artifacts.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.reference.drawing import Caption
-
-DEFAULT_COUNT = 8
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What is drawn when nothing else is asked for. guidance: None is the pipeline's own."""
-
-    prompts: tuple[str, ...]
-    guidance: float | None
-
-
-GENERAL = Defaults(
-    (
-        "a photo of a lighthouse on a cliff at dawn",
-        "a red bicycle leaning against a brick wall",
-        "a bowl of ramen with a boiled egg, studio lighting",
-        "portrait of an old fisherman with a gray beard",
-        "a watercolor painting of a mountain village in winter",
-        "a cat asleep on a pile of books",
-        "an astronaut riding a horse on the moon",
-        "a street market at night in the rain, neon signs",
-    ),
-    None,
-)
-
-
-def _shapes() -> Defaults:
-    from bench.reference.drawing import split
-
-    return Defaults(tuple(caption.text for caption in split()[1][:DEFAULT_COUNT]), 3.0)
-
-
-# Models whose pictures can only be of what they were trained on: it was given no other words. Their guidance
-# is the one that they are judged with (bench/reference/README.md).
-BUILTIN = {"shapes": _shapes}
-
-
-def defaults(model: str) -> Defaults:
-    """What to draw with the model of that id."""
-    return BUILTIN[model]() if model in BUILTIN else GENERAL
 
 
 def read(path: Path) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
     from bench.reference.drawing import split
     from bench.request import BenchRequest, bench, require
     from compiler.build import CompileRequest, compile
-    from compiler.shared import Shared
+    from compiler.lowering.shared import Shared
 
     require()
     shared = Shared()

@@ -24,7 +24,7 @@ from artifacts.manifest import DimRange, Manifest
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from compiler.shared import Shared
+    from compiler.lowering.shared import Shared
     from runtimes.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,8 +171,8 @@ def row(drawn: Drawn, reference: Sequence[Image], captions: Sequence[Any], step_
     """The figures of one artifact."""
     from bench.reference.batches import pixels
     from bench.reference.judge import prompt_accuracy
-    from compiler.likeness import psnr, ssim
-    from compiler.pictures import EQUAL
+    from compiler.evidence.metrics import psnr, ssim
+    from compiler.evidence.pictures import EQUAL
 
     pairs = [(pixels(a), pixels(b)) for a, b in zip(drawn.pictures, reference, strict=True)]
     ratios = [min(psnr(*pair), EQUAL) for pair in pairs]
@@ -267,7 +267,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from bench.reference.drawing import split
     from bench.reference.folder import load_pipeline
     from bench.reference.judge import prompt_accuracy
-    from compiler.shared import Shared
+    from compiler.lowering.shared import Shared
 
     captions = split()[1][: max(5, given.prompts)]
     prompts = [caption.text for caption in captions]

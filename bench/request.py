@@ -115,7 +115,10 @@ def plan(
             compiled_from(manifest, name, source, progress)
         reference = PYTORCH
         subjects.insert(0, pytorch(source, manifests[0], task))
-    usual = prompts.defaults(manifests[0].source.id)
+    from compiler.evaluation import evaluation
+    from compiler.source import local_folder
+
+    usual = evaluation(local_folder(manifests[0].source.id))
     settings = Settings(
         prompts=texts or usual.prompts,
         seeds=tuple(range(request.first_seed, request.first_seed + request.seeds)),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from compiler.capture.infer import Method
-    from runtimes.base import Session
+    from runtimes.sessions.base import Session
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
 BEGIN, END = "<!-- Written by `python -m bench.rewrites --update-docs`. -->", "<!-- End. -->"
@@ -114,8 +114,8 @@ class Bench:
     @property
     def compute(self) -> str:
         """The type that the graph is computed in: the target's default here."""
-        from runtimes import table as sessions
         from runtimes.compute import usual
+        from runtimes.sessions import table as sessions
 
         return usual(sessions.get(self.target), "cpu", self.precision)
 
@@ -187,7 +187,7 @@ class Bench:
     def _opened(self, model: ir.Model) -> Iterator[Session]:
         from artifacts.progress import silent
         from compiler.passes import table
-        from runtimes import table as sessions
+        from runtimes.sessions import table as sessions
         from targets.base import Context
 
         target = targets.get(self.target)
@@ -285,7 +285,7 @@ def exported(
     if not methods:
         there = ", ".join(sorted({m.component for m in captured.methods}))
         raise LatentcError(f"the pipeline calls no '{component}' (it calls: {there}).")
-    part = next(c for c in source.modules if c.name == component)
+    part = source.component(component)
     return export_graph(part, methods[0], captured.weights[component]), methods[0]
 
 
@@ -345,7 +345,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--update-docs", action="store_true", help="also write the table into docs/speed.md")
     given = parser.parse_args(args)
 
-    from runtimes.common import threads
+    from runtimes.sessions.common import threads
 
     rows: list[Row] = []
     computes: dict[str, str] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -124,7 +124,7 @@ def pytorch(
         "methods": [
             f"{c.name}.{m}" for c in manifest.components for m in sorted({r.method for r in c.methods})
         ],
-        "variant": _variant(files),
+        "variant": source.variant,
         **options,
     }
     precision = str(options.get("precision", "fp32"))
@@ -137,12 +137,6 @@ def pytorch(
         files=files,
         command=worker("pytorch", given),
     )
-
-
-def _variant(files: Iterable[Path]) -> str | None:
-    """The variant in the names of weight files ("fp16" of "model.fp16.safetensors"), where there is one."""
-    middles = {part for file in files for part in file.name.split(".")[1:-1] if not part.isdigit()}
-    return middles.pop() if len(middles) == 1 else None
 
 
 def worker(engine: str, given: Mapping[str, Any]) -> tuple[str, ...]:

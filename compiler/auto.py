@@ -24,15 +24,15 @@ from artifacts.manifest import PictureEvidence, Recipe, RecipeComponent, RecipeR
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from compiler import build
-from compiler.check import memory_needed
-from compiler.job import GraphJob, calibration
-from compiler.pictures import EQUAL
+from compiler.evidence.graphs import memory_needed
+from compiler.evidence.pictures import EQUAL
+from compiler.lowering.job import GraphJob, calibration
+from compiler.lowering.shared import Shared
 from compiler.plan import Plan, parameters
 from compiler.quantize.allot import Allotment, Ladder
 from compiler.quantize.recipe import Choice, read
+from compiler.quantize.sensitivity import SCHEMES, Measured, load, measure, save
 from compiler.request import CompileRequest
-from compiler.sensitivity import SCHEMES, Measured, load, measure, save
-from compiler.shared import Shared
 
 CALLS = 4
 """Calls of each component that sensitivities are measured on."""

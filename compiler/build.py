@@ -33,20 +33,22 @@ from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from artifacts.workspace import Building, Workspace
-from compiler import data_aware, pictures
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
-from compiler.check import Checker, memory_needed, variant
-from compiler.job import GraphJob, Lowered, toolchain
+from compiler.evaluation import evaluation
+from compiler.evidence import pictures
+from compiler.evidence.graphs import Checker, memory_needed
+from compiler.lowering.job import GraphJob, Lowered, toolchain
+from compiler.lowering.shared import Shared
 from compiler.plan import Plan, Storage, make_plan, used_weights
+from compiler.quantize import data_aware
 from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
 from compiler.road import chosen
-from compiler.shared import Shared
 from compiler.source import ModelSource, open_model
-from runtimes import table as sessions
 from runtimes.parts import part_files
+from runtimes.sessions import table as sessions
 from targets import table as targets
 from targets.base import Target
 from targets.options import parse
@@ -299,16 +301,15 @@ def _pictures(
     if short := memory.shortage(memory_needed(sum(graph.parameters for graph in manifest.graphs))):
         return (PictureEvidence(reason=f"it takes {short}"),)
     root, moved = pictures.relocated(manifest, folders)
-    variants = [found for c in source.modules if (found := variant(c.weight_files)) is not None]
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         _loose_files(source, captured, Path(loose))
         job = pictures.Job(
             model=str(source.root),
-            variant=min(variants, default=None),
+            variant=source.variant,
             loose=loose,
             root=str(root),
             manifest=moved,
-            evaluation=pictures.evaluation(source.root, request.pictures),
+            evaluation=evaluation(source.root, request.pictures),
             width=manifest.sizes["width"].min,
             height=manifest.sizes["height"].min,
             budget=request.patience,

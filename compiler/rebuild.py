@@ -20,7 +20,7 @@ from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact, open_artifact
 from artifacts.workspace import Workspace
 from compiler.passes.table import simplify
-from runtimes.containment import check_external_data
+from runtimes.sessions.containment import check_external_data
 from targets import table as targets
 from targets.base import Context, Target
 from targets.options import parse

@@ -114,6 +114,12 @@ class ComponentSource:
         """
         return _weight_files(self.folder, self.name)
 
+    @property
+    def variant(self) -> str | None:
+        """ "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors" -> "fp16"."""
+        parts = self.weight_files[0].name.split(".")
+        return parts[1].split("-0")[0] if len(parts) == 3 else None
+
     @cached_property
     def stored(self) -> Mapping[str, Stored]:
         """Every tensor of the weight files by its key there.
@@ -155,6 +161,15 @@ class ModelSource:
         """The components that are torch modules."""
         return tuple(c for c in self.components if c.is_module)
 
+    def component(self, name: str) -> ComponentSource:
+        """The component of that name, which is there."""
+        return next(c for c in self.components if c.name == name)
+
+    @property
+    def variant(self) -> str | None:
+        """The variant in the names of its weight files ("fp16"), if they have one."""
+        return min((c.variant for c in self.modules if c.variant is not None), default=None)
+
     def pipeline_class(self) -> type:
         """The class of model_index.json.
 
@@ -177,6 +192,15 @@ def builtin_models() -> dict[str, str]:
     return {entry.name: entry.value for entry in metadata.entry_points(group=BUILTIN_MODELS)}
 
 
+def local_folder(model: str) -> Path | None:
+    """The folder of a built-in model or of a path; None where it is neither. The hub is not asked."""
+    for entry in metadata.entry_points(group=BUILTIN_MODELS):
+        if entry.name == model:
+            return Path(entry.load())
+    path = Path(model)
+    return path if path.is_dir() else None
+
+
 def open_model(model: str) -> ModelSource:
     """The model that `model` names: a built-in name, a diffusers folder, or a hub id.
 
@@ -184,12 +208,10 @@ def open_model(model: str) -> ModelSource:
         LatentcError: there is no such model, or it cannot be read.
         UsageError: it is a file.
     """
-    for entry in metadata.entry_points(group=BUILTIN_MODELS):
-        if entry.name == model:
-            return _open_folder(model, Path(entry.load()), "")
+    folder = local_folder(model)
+    if folder is not None:
+        return _open_folder(model, folder, "")
     path = Path(model)
-    if path.is_dir():
-        return _open_folder(model, path, "")
     if path.exists():
         raise UsageError(
             f"{model} is a file; a model is a diffusers folder, which has a model_index.json.",

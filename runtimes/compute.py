@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from artifacts.errors import UsageError
 from artifacts.manifest import Evidence, GraphRecord
-from runtimes.base import Device, SessionFactory
+from runtimes.sessions.base import Device, SessionFactory
 
 AUTO = "auto"
 WIDE = "fp32"

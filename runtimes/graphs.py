@@ -14,9 +14,9 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
-from runtimes import table
-from runtimes.base import Device, Session
 from runtimes.compute import AUTO, WIDE, broken, check_asked, choose, covered, device_of
+from runtimes.sessions import table
+from runtimes.sessions.base import Device, Session
 
 if TYPE_CHECKING:
     import numpy as np

@@ -68,7 +68,7 @@ class Requirements:
         activations: element type of quantized activations: "uint8" with a zero point, or "int8" without.
         scheme_options: options that a weight scheme must have here; others are refused by name, and defaults
             give way.
-        int4_methods: of `targets.data_aware.METHODS`, those that may choose the values of int4 weights here.
+        int4_methods: of `targets.openvino.nncf.METHODS`, those that may choose the values of int4 weights here.
         stand_in: the target that runs this one's float graphs where they must be measured during a compile,
             for a target whose device is seldom there; empty for itself.
     """

@@ -69,7 +69,7 @@ def check(name: str, components: frozenset[str] = frozenset()) -> Iterator[Row]:
             if components and method.component not in components:
                 continue
             start = time.perf_counter()
-            part = next(c for c in source.modules if c.name == method.component)
+            part = source.component(method.component)
             graph = export_graph(part, method, captured.weights[method.component])
             graph = Road.to(targets.get(TARGET.name), PRECISION).run(graph, read_weights=False).model
             point = sizes(graph, method.dims)[-1]

@@ -39,7 +39,7 @@ def measure(model: str, component: str) -> dict[str, float]:
     if not methods:
         reached = sorted({method.component for method in captured.methods})
         raise LatentcError(f"the pipeline calls no '{component}' (it calls: {', '.join(reached)}).")
-    part = next(part for part in source.modules if part.name == component)
+    part = source.component(component)
     start = time.perf_counter()
     graphs = [export_graph(part, method, captured.weights[component]) for method in methods]
     exporting = time.perf_counter() - start

@@ -5,7 +5,7 @@ element's, as ONNX Runtime's and NNCF's plain quantizers do. Symmetric values ar
 largest in size lands on -8, whatever its sign, so scales may be negative.
 
 ``method`` leaves the choice for matrices of products to an algorithm that knows what they are multiplied with: see
-`compiler.data_aware`.
+`compiler.quantize.data_aware`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from artifacts.errors import UsageError
 from compiler.quantize.blocks import Blocks, affine, as_half, nonzero
-from targets.data_aware import METHODS
+from targets.openvino.nncf import METHODS
 
 NO_METHOD = "none"
 

@@ -332,7 +332,7 @@ class Choice:
 
     @property
     def methods(self) -> frozenset[str]:
-        """What chooses values by the data (`targets.data_aware.METHODS`)."""
+        """What chooses values by the data (`targets.openvino.nncf.METHODS`)."""
         found = self.component
         options = [] if found is None else [found.options, *(rule.options for rule in found.weights)]
         named = (str(given.get("method", NO_METHOD)) for given in options)

@@ -30,7 +30,7 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
         model: the target-neutral graph, whose weights are `targets.graph.weights.Seeded`.
     """
     from compiler.capture.samples import points
-    from runtimes import table as sessions
+    from runtimes.sessions import table as sessions
     from targets import table as targets
     from targets.base import Context
 

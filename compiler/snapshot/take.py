@@ -163,7 +163,7 @@ def take(model: str, options: Options = Options(), progress: Progress = silent) 
 def _prints(
     source: ModelSource, captured: Capture, method: Method, wanted: Sequence[Form]
 ) -> Iterator[GraphPrint]:
-    component = next(c for c in source.modules if c.name == method.component)
+    component = source.component(method.component)
     graph = export_graph(component, method, captured.weights[method.component])
     facts: dict[str, Any] = {
         "name": method.folder,

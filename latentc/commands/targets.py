@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from runtimes.base import Device
+    from runtimes.sessions.base import Device
     from targets.base import Target
 
 
@@ -82,7 +82,7 @@ def _device(name: str, computes: list[str]) -> str:
 
 
 def _devices(name: str) -> tuple[Device, ...]:
-    from runtimes import table
+    from runtimes.sessions import table
 
     # A target can be built for devices that nothing here runs.
     return table.get(name).devices() if name in table.names() else ()

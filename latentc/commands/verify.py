@@ -54,7 +54,7 @@ def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> N
     with bars() as progress:
         findings = verify(root, progress=progress)
         if numerics and not findings:
-            from compiler.recheck import recheck
+            from compiler.evidence.recheck import recheck
 
             evidence.update(recheck(Artifact(root, manifest), progress, compute))
     if json_output:

@@ -7,6 +7,8 @@ import pytest
 from artifacts.errors import UsageError
 from bench import prompts
 from bench.reference.drawing import split
+from compiler.evaluation import evaluation
+from compiler.source import local_folder
 
 
 def test_lines_that_are_not_blank(tmp_path: Path) -> None:
@@ -27,10 +29,9 @@ def test_files_without_prompts(tmp_path: Path, content: bytes | None, message: s
 
 
 def test_the_built_in_model_draws_what_it_was_not_trained_on() -> None:
-    found = prompts.defaults("shapes")
-    assert len(found.prompts) == 8 and found.guidance == 3.0
-    assert set(found.prompts) <= {caption.text for caption in split()[1]}
-    assert prompts.defaults("another") is prompts.GENERAL
+    stated = evaluation(local_folder("shapes"))
+    assert len(stated.prompts) == 8 and stated.guidance == 3.0
+    assert set(stated.prompts) <= {caption.text for caption in split()[1]}
 
 
 def test_captions_are_read_only_where_all_are_captions() -> None:

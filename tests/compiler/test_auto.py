@@ -11,9 +11,10 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import PictureEvidence
 from artifacts.progress import silent
-from compiler import auto, sensitivity
+from compiler import auto
 from compiler.auto import Budget, Trial, as_recipe, largest, smallest
-from compiler.pictures import EQUAL
+from compiler.evidence.pictures import EQUAL
+from compiler.quantize import sensitivity
 from compiler.quantize.allot import Allotment, Ladder, Option
 from compiler.quantize.recipe import Choice
 from tests.compiler.made import request

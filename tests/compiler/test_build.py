@@ -14,7 +14,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from artifacts.progress import Event
 from compiler import build
-from compiler.job import GraphJob
+from compiler.lowering.job import GraphJob
 from targets.base import Availability, Requirements
 from targets.options import parse
 from tests.compiler.made import method, request, stored

@@ -14,7 +14,7 @@ from artifacts.manifest import MANIFEST_NAME, GraphRecord
 from artifacts.verify import Artifact, open_artifact, verify
 from compiler import auto, build
 from compiler.build import CompileRequest
-from compiler.recheck import recheck
+from compiler.evidence.recheck import recheck
 
 pytestmark = pytest.mark.slow
 

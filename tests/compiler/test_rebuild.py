@@ -19,7 +19,7 @@ from artifacts.progress import silent
 from artifacts.verify import Artifact, open_artifact
 from compiler import rebuild as module
 from compiler.rebuild import RebuildRequest, rebuild
-from runtimes.directml import SESSION
+from runtimes.sessions.directml import SESSION
 from targets.base import Context
 from targets.directml.target import TARGET
 from tests.compiler.rebuilding import DIMS, compiled

@@ -13,9 +13,9 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange
-from runtimes import table as sessions
-from runtimes.base import Session, SessionFactory
 from runtimes.compute import TYPES, device_of, natively
+from runtimes.sessions import table as sessions
+from runtimes.sessions.base import Session, SessionFactory
 from targets import table as targets
 from targets.base import Context
 from targets.graph.onnx_files import symbols

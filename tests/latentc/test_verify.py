@@ -22,7 +22,7 @@ def measured(monkeypatch):
     """Makes `--numerics` measure what the test says; over 0.02 it raises, as the real one does."""
 
     def use(error: float) -> None:
-        import compiler.recheck
+        import compiler.evidence.recheck
 
         def recheck(artifact, progress, compute):
             if not error <= 0.02:
@@ -36,7 +36,7 @@ def measured(monkeypatch):
             ]
             return {"unet": tuple(found)}
 
-        monkeypatch.setattr(compiler.recheck, "recheck", recheck)
+        monkeypatch.setattr(compiler.evidence.recheck, "recheck", recheck)
 
     return use
 

@@ -6,8 +6,8 @@ import pytest
 
 from artifacts.errors import UsageError
 from artifacts.manifest import Evidence, GraphRecord
-from runtimes.base import Device
 from runtimes.compute import check_asked, choose, covered, default, natively, summary, worth_measuring
+from runtimes.sessions.base import Device
 from tests.runtimes import tiny
 
 BF16_CPU = Device("cpu", "", computes=("bf16", "fp32", "fp16"))

@@ -10,8 +10,8 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Evidence, FileRecord, TensorSpec
 from artifacts.progress import Event, silent
 from runtimes import graphs as module
-from runtimes.base import Device
 from runtimes.graphs import Graphs
+from runtimes.sessions.base import Device
 from tests.runtimes import tiny
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from compiler.passes.lower_precision import lower_precision
-from runtimes import table as runtimes
+from runtimes.sessions import table as runtimes
 from targets import table as targets
 from targets.base import Context
 from tests.compiler.passes.graphs import error, evaluate

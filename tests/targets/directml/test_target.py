@@ -13,8 +13,8 @@ from artifacts.manifest import DimRange
 from compiler.build import CompileRequest, SizeRange, compile
 from compiler.passes.lower_precision import lower_precision
 from compiler.passes.table import simplify
-from runtimes.directml import ON_CPU, SESSION
 from runtimes.pipeline import load
+from runtimes.sessions.directml import ON_CPU, SESSION
 from targets.base import Context
 from targets.directml.target import TARGET, sizes
 from tests.compiler.passes.graphs import error, evaluate

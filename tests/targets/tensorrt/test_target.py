@@ -377,7 +377,7 @@ def test_zero_points_are_refused_by_name(tmp_path: Path) -> None:
 @needs_builder
 @pytest.mark.slow
 def test_an_engine_that_was_tampered_with(shapes: Artifact) -> None:
-    from runtimes.tensorrt import SESSION
+    from runtimes.sessions.tensorrt import SESSION
 
     graph = shapes.manifest.graphs[0]
     file = shapes.root / graph.model_file

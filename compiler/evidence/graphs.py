@@ -1,0 +1,289 @@
+"""Is a compiled graph PyTorch's? Both get the same inputs, one after the other, in a process of their own.
+
+`Checker` is the compiler's side, `checking` is the other's. One process answers all jobs: one start of the libraries
+serves a whole compile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import AnyLeaf, Built, Evidence, TensorSpec, Tree
+from artifacts.serve import Work
+from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
+from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
+
+TOLERANCE: dict[str, float] = {
+    "fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 0.15, "int8-activations": 0.3, "int4": 0.6, "nf4": 0.6,
+}  # fmt: skip
+"""Largest ``||out - ref|| / ||ref||`` of any output, by precision and by weight scheme. Rounding weights to 11
+or 8 bits gives about a tenth of this through the depth of these networks; a wrong graph gives about 1. Rounding
+them to 4 bits moves each weight by a tenth of its size: that check finds a wrong graph, and whether the pictures
+are good is for pictures to say."""
+
+OWN_NOISE = 3.0
+"""How many times PyTorch's own error in bf16 or fp16, against itself in fp32 on the same inputs, a graph that is
+computed in that type may be off. How far a type is off depends on the network: tiny random ones amplify what a trained
+one does not. Runtimes round in other places than PyTorch, and sums and norms too: on the graphs of the sweep OpenVINO
+in bf16 is 0.7 to 1.8 times as far off. Angles that are rounded, which a picture shows, are 7 to 30 times."""
+
+LARGEST = 0.6
+"""No measured noise may allow more: a wrong graph gives about 1."""
+
+# A PyTorch process and a runtime, without any model, in bytes.
+_BASE_MEMORY = 900 * 2**20
+
+
+class Job(BaseModel):
+    """One graph to check.
+
+    Attributes:
+        target, device, precision, model_file, built: what a session opens; `precision` is its weights'.
+        compute: the only type to measure, or "auto": fp32, and what the device computes in by default.
+        schemes: of the graph's quantized weights.
+        library, class_name, folder: what PyTorch loads.
+        component, method, arguments, inputs, outputs, state: how it is called.
+        points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
+    """
+
+    target: str
+    device: str
+    precision: str
+    compute: str = AUTO
+    schemes: tuple[str, ...] = ()
+    model_file: str
+    built: Built = {}
+    component: str
+    library: str
+    class_name: str
+    folder: str
+    method: str
+    arguments: dict[str, Tree]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: dict[str, Tree] = {}
+    points: tuple[str, ...]
+
+
+class Errors(BaseModel):
+    """Errors of one type: of each output, and PyTorch's own in that type (0: not known)."""
+
+    errors: dict[str, float]
+    noise: float = 0.0
+
+
+def memory_needed(parameters: int) -> int:
+    """Bytes that a check takes at its peak: the component in fp32, loaded by PyTorch and then by the runtime."""
+    return _BASE_MEMORY + int(parameters * 4 * 1.3)
+
+
+class Checker:
+    """Checks graphs in one subprocess, started at the first. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._worker = Worker(serving(f"{__name__}:checking"))
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._worker.close()
+
+    def run(self, job: Job, check: str) -> tuple[Evidence, ...]:
+        """What was measured, for each type.
+
+        Raises:
+            LatentcError: an output is beyond the tolerance or not finite, or the check itself failed.
+        """
+        try:
+            answer = self._worker.ask(job)
+        except WorkerError as error:
+            raise LatentcError(
+                f"the check of '{job.component}.{job.method}' failed: {error.message}",
+                "Compile without it: --check none" if isinstance(error, WorkerEnded) else error.hint,
+            ) from error
+        if "lacks" in answer:
+            return (Evidence(check="not measured", reason=f"needs {answer['lacks']}"),)
+        found = {kind: Errors.model_validate(errors) for kind, errors in answer["types"].items()}
+        return tuple(
+            judge(job, kind, errors, check, answer["device"], spare=kind != WIDE and WIDE in found)
+            for kind, errors in found.items()
+        )
+
+
+def limit(job: Job, compute: str, noise: float) -> float:
+    """The largest error allowed of a graph that is computed in `compute`.
+
+    Args:
+        noise: PyTorch's own error in that type; 0 where it is not known.
+    """
+    constant = max(TOLERANCE[name] for name in (job.precision, compute, *job.schemes))
+    return max(constant, min(OWN_NOISE * noise, LARGEST))
+
+
+def judge(
+    job: Job, compute: str, found: Errors, check: str, device: str = "cpu", spare: bool = False
+) -> Evidence:
+    """The errors in one type as evidence.
+
+    Args:
+        spare: whether the graph can be computed in fp32 where it fails in this type.
+
+    Raises:
+        LatentcError: an error is over its limit (NaN is), and there is no spare.
+    """
+    errors, tolerance = found.errors, limit(job, compute, found.noise)
+    bad = {name: error for name, error in errors.items() if not error <= tolerance}
+    if bad:
+        what = ", ".join(
+            f"{name} {error:.2g}" if error == error else f"{name} not finite" for name, error in bad.items()
+        )
+        if spare:
+            return Evidence(
+                compute=compute,
+                device=device,
+                check="full" if check == "full" else "quick",
+                error={name: error for name, error in errors.items() if math.isfinite(error)},
+                tolerance=tolerance,
+                broken=f"relative error of {what}; at most {tolerance:.2g} is allowed",
+            )
+        scheme = max(job.schemes, key=TOLERANCE.__getitem__, default="")
+        raise LatentcError(
+            f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
+            f"allowed in {scheme or job.precision}.",
+            f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
+            if scheme
+            else "Compile it in --precision fp32; if it fails there too, please report the model.",
+        )
+    return Evidence(
+        compute=compute,
+        device=device,
+        check="full" if check == "full" else "quick",
+        error=dict(errors),
+        tolerance=tolerance,
+    )
+
+
+def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
+    """``||out - reference|| / ||reference||`` over the reference's finite elements, in float64.
+
+    NaN when `out` is not finite where the reference is, or when shapes differ.
+    """
+    if out.shape != reference.shape:
+        return float("nan")
+    finite = np.isfinite(reference)
+    if not np.isfinite(out[finite]).all():
+        return float("nan")
+    a, b = out[finite].astype(np.float64), reference[finite].astype(np.float64)
+    norm = float(np.linalg.norm(b))
+    distance = float(np.linalg.norm(a - b))
+    return distance / norm if norm else distance
+
+
+def _answer(job: Job) -> dict[str, Any]:
+    """What this machine lacks to run the graph, or for each type the worst error of each output over the points."""
+    from runtimes.sessions import table
+
+    factory = table.get(job.target)
+    if lacks := factory.lacks(job.built):
+        return {"lacks": lacks}
+    device = device_of(factory, job.device)
+    types = (job.precision,) if device is None else natively(device, job.precision)
+    types = worth_measuring(types) if job.compute == AUTO else (job.compute,)
+    points = [dict(np.load(file)) for file in job.points]
+    references, noise = _reference(job, points, [kind for kind in types if kind != WIDE])
+    found: dict[str, Any] = {}
+    name = job.device
+    for kind in types:
+        session = factory.open(Path(job.model_file), job.device, kind, None, job.built)
+        name = session.device
+        try:
+            outputs = [
+                session.run({name: np.asarray(point[name], order="C") for name in session.inputs})
+                for point in points
+            ]
+        finally:
+            session.close()
+        ours = [[each[spec.name] for spec in job.outputs] for each in outputs]
+        errors = dict(zip((spec.name for spec in job.outputs), _worst(ours, references), strict=True))
+        found[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0)).model_dump()
+    return {"device": name, "types": found}
+
+
+def _worst(found: Sequence[Sequence[np.ndarray]], references: Sequence[Sequence[np.ndarray]]) -> list[float]:
+    """The largest error of each output over the points; NaN is the largest."""
+    errors = [
+        [relative_error(*pair) for pair in zip(outputs, expected, strict=True)]
+        for outputs, expected in zip(found, references, strict=True)
+    ]
+    return [float(worst) for worst in np.max(errors, axis=0)]  # which keeps NaN
+
+
+def _reference(
+    job: Job, points: list[dict[str, np.ndarray]], types: Sequence[str]
+) -> tuple[list[list[np.ndarray]], dict[str, float]]:
+    """PyTorch's outputs in fp32, the module loaded by its own library: that checks the binding of weights too.
+
+    Returns:
+        The outputs of each point, and for each of `types` the worst error of PyTorch's outputs in it; a type that
+        PyTorch cannot compute in, or in which it is not finite, is left out.
+    """
+    import torch
+
+    from compiler.capture.calls import MethodCall
+    from compiler.capture.infer import Method
+    from compiler.source import ComponentSource
+
+    source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
+    cls: Any = source.cls
+    module = cls.from_pretrained(
+        job.folder, torch_dtype=torch.float32, variant=source.variant, use_safetensors=True
+    )
+    method = Method(
+        job.component,
+        job.method,
+        folder="",
+        arguments=job.arguments,
+        result=AnyLeaf(),
+        inputs=job.inputs,
+        outputs=job.outputs,
+        dims={},
+        shapes=(),
+        state=job.state,
+    )
+    call = MethodCall(module.eval(), method)
+
+    def outputs() -> list[list[np.ndarray]]:
+        results = []
+        for point in points:
+            tensors = [torch.from_numpy(point[spec.name]) for spec in job.inputs]
+            results.append([(t.float() if t.is_floating_point() else t).numpy() for t in call(*tensors)])
+        return results
+
+    noise: dict[str, float] = {}
+    with torch.no_grad():
+        references = outputs()
+        for kind in types:
+            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[kind]
+            # Without its cache of weights: the module in fp32 is all that memory was counted for.
+            with suppress(RuntimeError, TypeError), torch.autocast("cpu", dtype, cache_enabled=False):
+                worst = max(_worst(outputs(), references))
+                if math.isfinite(worst):
+                    noise[kind] = worst
+    return references, noise
+
+
+def checking() -> Work:
+    """The work of the process that checks."""
+    return lambda line: _answer(Job.model_validate_json(line))

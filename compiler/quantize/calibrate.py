@@ -1,0 +1,216 @@
+"""Runs the pipeline over all its timesteps with one component replaced by its graph, and collects what it is asked
+for: the taps of a tapped graph, or the inputs of a few calls.
+
+`run` is the compiler's side, `collecting` is the other's, in a process of its own. The component under calibration is
+never loaded by PyTorch, the others are PyTorch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import ComponentRecord, GraphRecord
+from artifacts.progress import Event, Progress
+from artifacts.serve import Work
+from artifacts.worker import WorkerError, ask
+from compiler.evaluation import Evaluation
+
+
+class Job(BaseModel):
+    """One run.
+
+    Attributes:
+        model, variant, pipeline: the diffusers folder, the variant of its weight files, the pipeline's class path.
+        target: whose session runs the graph.
+        root: what the records' paths are relative to.
+        component, graph: the tapped graph and the component it stands for.
+        taps: the name of the additional output; empty where the graph is not tapped.
+        keep: how many calls' inputs are wanted, spread evenly over all calls, where it is not tapped.
+        result: the file that receives the taps, float32 [calls, taps] (npy), or the inputs (npz).
+    """
+
+    model: str
+    variant: str | None
+    pipeline: str
+    target: str
+    root: str
+    component: ComponentRecord
+    graph: GraphRecord
+    taps: str = ""
+    keep: int = 0
+    evaluation: Evaluation
+    width: int
+    height: int
+    result: str
+
+
+def taps(job: Job, progress: Progress) -> np.ndarray:
+    """The taps of every call of the component, float32 [calls, taps].
+
+    Raises:
+        LatentcError: the pipeline does not run, or never calls the component.
+    """
+    _run(job, f"measuring activations on {len(job.evaluation.prompts)} prompts", progress)
+    found: np.ndarray = np.load(job.result)
+    return found
+
+
+def record(job: Job, progress: Progress) -> None:
+    """Leaves the graph's inputs of `job.keep` calls at most in `job.result`, for `read_inputs`.
+
+    Raises:
+        LatentcError: see `taps`.
+    """
+    _run(job, "recording calls", progress)
+
+
+def read_inputs(file: Path) -> list[dict[str, np.ndarray]]:
+    """The recorded calls: input name -> array."""
+    calls: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(file) as arrays:
+        for name in arrays.files:
+            number, _, key = name.partition("/")
+            calls.setdefault(number, {})[key] = arrays[name]
+    return list(calls.values())
+
+
+def _run(job: Job, what: str, progress: Progress) -> None:
+    task = f"{job.graph.folder}: {what}"
+    progress(Event(task, 0, None))
+    try:
+        ask(f"{__name__}:collecting", job)
+    except WorkerError as error:
+        raise LatentcError(
+            f"the calibration of '{job.component.name}' failed: {error.message}",
+            f"Quantize its weights only: --quantize {job.component.name}=int8",
+        ) from error
+    progress(Event(task, 1, 1))
+
+
+class Tapped:
+    """Stands between a shell and the session: keeps the taps of each call, hands on the rest."""
+
+    def __init__(self, job: Job) -> None:
+        from runtimes.compute import WIDE, device_of, natively
+        from runtimes.sessions import table
+
+        self._graph = job.graph
+        self._taps = job.taps
+        factory = table.get(job.target)
+        device = device_of(factory, "auto")
+        types = (WIDE,) if device is None else natively(device, job.graph.precision)
+        # What is measured is the graph, not the rounding of a type.
+        compute = WIDE if WIDE in types else types[0]
+        self._session = factory.open(Path(job.root) / job.graph.model_file, "auto", compute, None)
+        self.taps: list[np.ndarray] = []
+        self.inputs: list[dict[str, np.ndarray]] = []
+
+    def record(self, graph: str) -> GraphRecord:
+        """The one graph's record."""
+        return self._graph
+
+    def open(self, graph: str) -> None:
+        """It is open."""
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph; see `runtimes.graphs.Graphs.run`."""
+        outputs = self._session.run({n: a for n, a in inputs.items() if n in self._session.inputs})
+        if self._taps:
+            self.taps.append(np.array(outputs.pop(self._taps)))
+        else:
+            self.inputs.append({name: np.array(array) for name, array in inputs.items()})
+        return outputs
+
+
+# Components of more bytes leave memory between their calls.
+_LARGE = 64 << 20
+
+
+def _rest(pipeline: Any, shell: Any, folder: Path) -> None:
+    """PyTorch's large components stay on disk and are read layer by layer: the graph needs the memory."""
+    import torch
+    from accelerate import disk_offload
+
+    for name, part in pipeline.components.items():
+        if not isinstance(part, torch.nn.Module) or part is shell:
+            continue
+        if sum(p.numel() * p.element_size() for p in part.parameters()) > _LARGE:
+            disk_offload(part, str(folder / f"{name}-resting"), torch.device("cpu"))
+
+
+def _called(pipeline: Any, job: Job, tapped: Tapped, given: Mapping[str, Any]) -> bool:
+    """Draws the prompts; whether the component was called. Stops after the first one that does not call it.
+
+    Raises:
+        ValueError: the pipeline does not take `given`, which asks for pictures.
+    """
+    import torch
+
+    for seed, prompt in enumerate(job.evaluation.prompts):
+        # Other seeds than those that pictures are compared with.
+        generator = torch.Generator("cpu").manual_seed(10_000 + seed)
+        try:
+            pipeline(prompt, generator=generator, **given)
+        except ValueError:
+            if given["output_type"] != "latent":
+                raise
+            return False  # Some pipelines do not give their latents away.
+        if not tapped.taps and not tapped.inputs:
+            return False
+    return True
+
+
+def collect(job: Job) -> dict[str, str]:
+    """Runs the pipeline in this process and writes `job.result`; the answer holds at most a "failure"."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from runtimes.assemble import absent_components
+    from runtimes.classes import import_subclass
+    from runtimes.meter import Meter
+    from runtimes.shell import build_shell
+
+    tapped, meter = Tapped(job), Meter()
+    shell = build_shell(job.component, Path(job.root), tapped, lambda: meter)
+    cls: Any = import_subclass(job.pipeline, DiffusionPipeline, "pipeline")
+    pipeline = cls.from_pretrained(
+        job.model,
+        torch_dtype=torch.float32,
+        variant=job.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **(absent_components(Path(job.model), cls) | {job.component.name: shell}),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    _rest(pipeline, shell, Path(job.result).parent)
+    given: dict[str, Any] = {"num_inference_steps": job.evaluation.steps}
+    given |= {"width": job.width, "height": job.height}
+    if job.evaluation.guidance is not None:
+        given["guidance_scale"] = job.evaluation.guidance
+    # Decoding a large picture takes gigabytes, which only those need that are called for it.
+    if not _called(pipeline, job, tapped, given | {"output_type": "latent"}):
+        tapped.taps.clear()
+        tapped.inputs.clear()
+        _called(pipeline, job, tapped, given | {"output_type": "np"})
+    if not tapped.taps and not tapped.inputs:
+        return {"failure": "the pipeline never called it"}
+    if job.taps:
+        with Path(job.result).open("wb") as file:
+            np.save(file, np.stack(tapped.taps))
+    else:
+        count = min(job.keep, len(tapped.inputs))
+        chosen = [tapped.inputs[i * (len(tapped.inputs) - 1) // max(count - 1, 1)] for i in range(count)]
+        arrays: dict[str, Any] = {f"{i}/{n}": a for i, call in enumerate(chosen) for n, a in call.items()}
+        np.savez(job.result, **arrays)
+    return {}
+
+
+def collecting() -> Work:
+    """The work of the process that draws."""
+    return lambda line: collect(Job.model_validate_json(line))

@@ -1,0 +1,198 @@
+"""How much each weight's rounding moves its component's output.
+
+The component's graph is run with its weights as inputs, so that one after the other is exchanged for its
+four-bit form while the rest stay as they are. What comes back from a weight, divided by what was put in, is its
+sensitivity; the error of any other scheme follows from that scheme's own error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from artifacts import strict_json
+from artifacts.errors import LatentcError
+from artifacts.progress import Event, Progress
+from compiler.quantize import low_rank, table
+from compiler.quantize.allot import Option
+from compiler.quantize.decide import Decision, decide, stored_bytes
+from compiler.quantize.find import Found, find
+from runtimes.sessions import table as sessions
+from targets import table as targets
+from targets.base import Context
+
+SCHEMES: tuple[tuple[str, Mapping[str, object]], ...] = (
+    ("int4", {"group": 128, "small": 0}),
+    ("int4", {"group": 64, "small": 0}),
+    ("int4", {"group": 32, "small": 0}),
+    ("nf4", {"small": 0}),
+    ("int4", {"group": 64, "small": 0, "low_rank": 16}),
+    ("int8", {"small": 0}),
+)
+"""What a weight may become, beside staying as it is."""
+
+_PROBE = 1
+"""Which of them is put in to measure a weight with."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One graph's weights: key -> what each may become, with bytes and squared error of the graph's output."""
+
+    folder: str
+    options: Mapping[str, tuple[Option, ...]]
+
+
+def measure(
+    model: ir.Model,
+    folder: str,
+    calls: Sequence[Mapping[str, np.ndarray]],
+    accepted: frozenset[str],
+    progress: Progress,
+) -> Measured:
+    """Measures every weight of a float graph.
+
+    Args:
+        model: after the default passes, in fp32; weights on disk. Not changed.
+        calls: inputs of a few calls of the component, spread over the timesteps.
+        accepted: names of the schemes that the target takes.
+
+    Raises:
+        LatentcError: a weight is not finite.
+    """
+    found = find(model)
+    weights = {str(f.value.name): np.ascontiguousarray(f.weight.numpy()) for f in found}
+    result: dict[str, tuple[Option, ...]] = {}
+    with tempfile.TemporaryDirectory(prefix="latentc-sensitivity-") as place:
+        session = _open(model, found, Path(place))
+        try:
+            references = [session.run({**call, **weights}) for call in calls]
+            started = time.perf_counter()
+            for number, one in enumerate(found):
+                result[one.key] = _one(one, weights, session, calls, references, accepted)
+                left = (time.perf_counter() - started) / (number + 1) * (len(found) - number - 1)
+                task = f"{folder}: sensitivity of weights, about {_minutes(left)} left"
+                progress(Event(task, number + 1, len(found)))
+        finally:
+            session.close()
+    return Measured(folder, result)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _open(model: ir.Model, found: Sequence[Found], place: Path) -> Any:
+    """A session of the graph with its weights as inputs."""
+    copy = model.clone()
+    for one in found:
+        value = copy.graph.initializers.pop(str(one.value.name))
+        value.const_value = None
+        copy.graph.inputs.append(value)
+    target = targets.get("onnxruntime")
+    lowered = target.lower(copy, target.options(), place, Context())
+    return sessions.get("onnxruntime").open(place / lowered.model_file, "cpu", "fp32", None)
+
+
+def _one(
+    one: Found,
+    weights: Mapping[str, np.ndarray],
+    session: Any,
+    calls: Sequence[Mapping[str, np.ndarray]],
+    references: Sequence[Mapping[str, np.ndarray]],
+    accepted: frozenset[str],
+) -> tuple[Option, ...]:
+    name = str(one.value.name)
+    rows = np.ascontiguousarray(_rows(one, weights[name]))
+    if not np.isfinite(rows).all():
+        raise LatentcError(f"the weight '{one.key}' holds NaN or infinity: it cannot be quantized.")
+    power = float(np.sum(np.square(rows, dtype=np.float64))) or 1.0
+    decisions = _decisions(one, accepted)
+    probe = next((d for d in decisions if d.scheme == SCHEMES[_PROBE][0]), decisions[0])
+    restored = _restored(rows, probe)
+    put_in = float(np.sum(np.square(restored - rows, dtype=np.float64))) / power
+    exchanged = {**weights, name: _back(one, restored)}
+    came_out = 0.0
+    for call, reference in zip(calls, references, strict=True):
+        outputs = session.run({**call, **exchanged})
+        came_out += sum(_distance(outputs[key], reference[key]) for key in reference) / len(calls)
+    rate = came_out / put_in if put_in else 0.0
+    options = [Option("none", 2 * rows.size, 0.0)]
+    for decision in decisions:
+        error = float(np.sum(np.square(_restored(rows, decision) - rows, dtype=np.float64))) / power
+        options.append(Option(decision.label, stored_bytes(decision, one.layout), rate * error))
+    return tuple(options)
+
+
+def _decisions(one: Found, accepted: frozenset[str]) -> list[Decision]:
+    """The schemes that fit this weight as they are; int8 always does."""
+    made = []
+    for scheme, given in SCHEMES:
+        if scheme in accepted:
+            decision = decide(scheme, table.options(scheme, given), one.layout)
+            if not decision.note:
+                made.append(decision)
+    return made
+
+
+def _restored(rows: np.ndarray, decision: Decision) -> np.ndarray:
+    scheme = table.get(decision.scheme)
+    if not decision.low_rank:
+        return scheme.dequantize(scheme.quantize(rows, decision.options), decision.options)
+    left, right = low_rank.split(rows, decision.low_rank)
+    correction = left.astype(np.float32) @ right.astype(np.float32)
+    return (
+        scheme.dequantize(scheme.quantize(rows - correction, decision.options), decision.options) + correction
+    )
+
+
+def _rows(one: Found, array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, one.layout.channel, 0).reshape(one.layout.rows, one.layout.inner)
+
+
+def _back(one: Found, rows: np.ndarray) -> np.ndarray:
+    layout = one.layout
+    first = (layout.rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(first), 0, layout.channel))
+
+
+def _distance(out: np.ndarray, reference: np.ndarray) -> float:
+    """Squared relative error."""
+    if not np.issubdtype(reference.dtype, np.floating):
+        return 0.0
+    finite = np.isfinite(reference)
+    a, b = out[finite].astype(np.float64), reference[finite].astype(np.float64)
+    return float(np.sum((a - b) ** 2) / (np.sum(b**2) or 1.0))
+
+
+def load(file: Path) -> Measured | None:
+    """What an earlier run measured, or None."""
+    try:
+        data = strict_json.loads(file.read_bytes(), str(file))
+        options = {
+            k: tuple(Option(str(s), int(b), float(e)) for s, b, e in v) for k, v in data["options"].items()
+        }
+        return Measured(str(data["folder"]), options)
+    except (OSError, LatentcError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def save(measured: Measured, file: Path) -> None:
+    """Keeps a measurement for later runs; a folder that cannot be written costs time, not function."""
+    options = {k: [[o.scheme, o.bytes, o.error] for o in v] for k, v in measured.options.items()}
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"folder": measured.folder, "options": options}), encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)

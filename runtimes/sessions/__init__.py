@@ -1,0 +1,1 @@
+"""Sessions: one opened graph of one vendor, arrays in, arrays out; one file for each vendor."""

@@ -1,0 +1,93 @@
+"""The contract of a session: one opened graph, arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from artifacts.manifest import Built, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device that a vendor can run on here.
+
+    Attributes:
+        name: what `--device` takes ("cpu", "gpu.0").
+        note: what a user is told when it is what runs, such as that it stands in for another.
+        computes: the types that it computes in natively, of "fp32", "fp16" and "bf16"; first the one that graphs
+            are computed in by default. Empty where graphs are typed themselves, and nothing is to be chosen.
+    """
+
+    name: str
+    description: str
+    note: str = ""
+    computes: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs.
+
+    One whose `run` may open files of the artifact says so by an attribute, ``opens_later = True``.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    device: str
+    """The name of the device that it was opened on; never "auto"."""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph once.
+
+        Args:
+            inputs: one C-contiguous array for each of `self.inputs`, 0-d arrays included.
+
+        Returns:
+            One array for each of `self.outputs`. They are the caller's: a later run does not overwrite them.
+        """
+
+    def close(self) -> None:
+        """Frees the vendor's objects; the session cannot be used afterwards. Twice is harmless."""
+
+
+class SessionFactory(Protocol):
+    """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.table` names it."""
+
+    target: str
+
+    def devices(self) -> tuple[Device, ...]:
+        """What is here; empty when the vendor's package is missing."""
+
+    def lacks(self, built: Built) -> str:
+        """What this machine lacks to run a graph, in a few words ("a GPU of sm89"); empty when nothing.
+
+        Args:
+            built: what the target said of the graph's files.
+        """
+
+    def open(
+        self,
+        model_file: Path,
+        device: str,
+        compute: str,
+        cache_dir: Path | None,
+        built: Built | None = None,
+    ) -> Session:
+        """Opens one graph.
+
+        Args:
+            model_file: the graph's file, already verified.
+            device: a name from `devices`, or "auto".
+            compute: what to compute in ("fp32", "fp16", "bf16"): one that `runtimes.compute.natively` gives for the
+                device. Where that gives only one, it changes nothing.
+            cache_dir: where compiled blobs may be kept between starts, or None for nowhere.
+            built: what the target said of the graph's files, as the manifest keeps it.
+
+        Raises:
+            LatentcError: no such device, or the vendor refused the file.
+        """

@@ -1,0 +1,110 @@
+"""What sessions share: devices by name, vendor errors in our words, threads, arrays that fit their specs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import TensorSpec
+from runtimes.sessions.base import Device
+
+if TYPE_CHECKING:
+    import numpy as np
+
+THREADS = "LATENTC_THREADS"
+
+
+def threads() -> int | None:
+    """Threads for one inference from the environment variable LATENTC_THREADS, or None: the vendor chooses.
+
+    Raises:
+        UsageError: the variable is not a positive integer.
+    """
+    text = os.environ.get(THREADS, "")
+    if not text:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(
+            f"{THREADS} must be a positive integer; found '{text}'.", f"For instance: {THREADS}=4"
+        )
+    return int(text)
+
+
+def choose(device: str, devices: Sequence[Device], target: str, install: str) -> str:
+    """The name of the device to open: `device` itself, or the first there is for "auto".
+
+    Raises:
+        LatentcError: the vendor's package is missing, so there are no devices.
+        UsageError: there is no such device.
+    """
+    if not devices:
+        raise LatentcError(
+            f"artifacts of target '{target}' need a package that is not installed.", f"Run: {install}"
+        )
+    names = [d.name for d in devices]
+    if device == "auto":
+        return names[0]
+    if device.lower() in names:
+        return device.lower()
+    raise UsageError(f"target '{target}' has no device '{device}' here (there are: {', '.join(names)}).")
+
+
+@contextmanager
+def opening(model_file: Path, target: str) -> Iterator[None]:
+    """Turns what a vendor raises while it opens `model_file` into a LatentcError."""
+    try:
+        yield
+    except LatentcError:
+        raise
+    except Exception as error:  # Vendors raise their own types, some of them directly under Exception.
+        raise LatentcError(
+            f"{target} cannot open {model_file.parent.name}/{model_file.name}: {brief(error)}",
+            "See: latentc verify ARTIFACT",
+        ) from error
+
+
+@contextmanager
+def running(name: str, target: str, inputs: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """Turns what a vendor raises while it runs into a LatentcError that says which graph and shapes."""
+    try:
+        yield
+    except LatentcError:
+        raise
+    except Exception as error:  # As above.
+        shapes = ", ".join(f"{k} {v.dtype.name}{list(v.shape)}" for k, v in inputs.items())
+        raise LatentcError(f"{target} failed in {name} with {shapes}: {brief(error)}") from error
+
+
+def brief(error: BaseException, lines: int = 6) -> str:
+    """The first lines of an error as one line."""
+    kept = [line.strip() for line in str(error).splitlines() if line.strip()][:lines]
+    return " ".join(kept) or type(error).__name__
+
+
+def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec], name: str) -> None:
+    """Raises LatentcError unless `inputs` has exactly the arrays of `specs`, with their dtypes and shapes."""
+    missing = [n for n in specs if n not in inputs]
+    extra = [n for n in inputs if n not in specs]
+    if missing or extra:
+        raise LatentcError(
+            f"{name} takes the inputs {', '.join(specs)}; missing: {missing}, not its own: {extra}."
+        )
+    for key, spec in specs.items():
+        array = inputs[key]
+        fits = len(array.shape) == len(spec.shape) and all(
+            isinstance(want, str) or want == have for want, have in zip(spec.shape, array.shape, strict=True)
+        )
+        if array.dtype.name != spec.dtype or not fits:
+            raise LatentcError(
+                f"{name} takes '{key}' as {spec.dtype}{list(spec.shape)}; "
+                f"found {array.dtype.name}{list(array.shape)}."
+            )
+
+
+def closed(name: str) -> LatentcError:
+    """The error of a session that is used after `close`."""
+    return LatentcError(f"the session of {name} is closed.")

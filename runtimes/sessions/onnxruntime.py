@@ -1,0 +1,232 @@
+"""Sessions of ONNX Runtime."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import Built, TensorSpec
+from runtimes.sessions.base import Device
+from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
+from runtimes.sessions.containment import check_external_data
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INSTALL = "pip install onnxruntime"
+
+# Execution provider -> the device's name here, in order of preference for "auto". Providers that are not
+# listed (Azure sends the graph to a service) are never used.
+PROVIDERS = {
+    "CUDAExecutionProvider": ("cuda", "NVIDIA GPU (CUDA)"),
+    "ROCMExecutionProvider": ("rocm", "AMD GPU (ROCm)"),
+    "MIGraphXExecutionProvider": ("migraphx", "AMD GPU (MIGraphX)"),
+    "DmlExecutionProvider": ("directml", "GPU through DirectX 12"),
+    "CoreMLExecutionProvider": ("coreml", "Apple CoreML"),
+    "CPUExecutionProvider": ("cpu", "CPU"),
+}
+# CoreML compiles graphs of dynamic shapes poorly and in fp16; it is there for who asks.
+NEVER_AUTO = frozenset({"coreml"})
+# The graphs compute in fp32: that is what they are typed in, whatever their weights are stored in. CoreML narrows them.
+COMPUTES = {"coreml": ("fp16",)}
+# Devices with memory of their own that tensors are placed in before a run and fetched from after it, under ONNX
+# Runtime's name of that memory. For the others it copies by itself, node by node where it must.
+MEMORY = {"cuda": "cuda"}
+BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+# ONNX Runtime's names of element types -> NumPy's (ml_dtypes' for bfloat16).
+TYPES = {
+    "float": "float32",
+    "double": "float64",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "bool": "bool",
+    **{f"{u}int{n}": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
+}
+
+
+class OrtSessions:
+    """Opens ``model.onnx``."""
+
+    target = "onnxruntime"
+
+    def devices(self) -> tuple[Device, ...]:
+        """One device for each execution provider of the installed onnxruntime that runs on this machine."""
+        try:
+            import onnxruntime as ort
+
+            present = ort.get_available_providers()
+        except (ImportError, AttributeError):
+            return ()
+        found = [
+            Device(name, text, computes=COMPUTES.get(name, ("fp32",)))
+            for provider, (name, text) in PROVIDERS.items()
+            if provider in present
+        ]
+        return tuple(sorted(found, key=lambda d: d.name in NEVER_AUTO))
+
+    def lacks(self, built: Built) -> str:
+        """Nothing: there is always the CPU."""
+        return ""
+
+    def open(
+        self,
+        model_file: Path,
+        device: str,
+        compute: str,
+        cache_dir: Path | None,
+        built: Built | None = None,
+    ) -> OrtSession:
+        """Opens one graph.
+
+        `compute` changes nothing: each device has one type. `cache_dir` is not used: ONNX Runtime's optimized
+        models hold the weights again and open no faster.
+
+        Raises:
+            LatentcError: no such device, the external data is not beside the model, or the file was refused.
+        """
+        devices = self.devices()
+        names = [choose(device, devices, self.target, INSTALL)]
+        if device == "auto":  # A package for GPUs lists them on machines that have none.
+            names = [d.name for d in devices]
+        check_external_data(model_file)
+        for name in names[:-1]:
+            with suppress(NotStarted):
+                return self._open(model_file, name)
+        return self._open(model_file, names[-1])
+
+    def _open(self, model_file: Path, device: str) -> OrtSession:
+        session = inference_session(model_file, device, self.target)
+        return OrtSession(session, model_file.parent.name, device, MEMORY.get(device))
+
+
+class NotStarted(LatentcError):
+    """An execution provider that is installed, and for which this machine has no device or no libraries."""
+
+
+def inference_session(model_file: Path, device: str, target: str) -> Any:
+    """An `InferenceSession` of one file, whose external data has been checked.
+
+    Args:
+        device: a name in `PROVIDERS`; what its provider has no kernel for runs on the CPU.
+
+    Raises:
+        NotStarted: the device's provider did not start; ONNX Runtime would run all of it on the CPU.
+        LatentcError: onnxruntime refused the file.
+    """
+    import onnxruntime as ort
+
+    if sys.platform == "win32" and os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
+        # What goes to Windows' own tracing does not follow the variable.
+        ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # What it would print is in the error that we raise.
+    # Threads that spin after a run take the cores from PyTorch and from other sessions.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Products with weights of 4 and 8 bits are computed in fp32; the default rounds activations to int8.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if (count := threads()) is not None:
+        options.intra_op_num_threads = count
+    if device == "directml":  # The provider refuses anything else.
+        options.enable_mem_pattern = False
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    providers = [provider for provider, (name, _) in PROVIDERS.items() if name in (device, "cpu")]
+    with opening(model_file, target), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It warns of a provider that is missing; we raise.
+        # Its own fallback opens the file once more, on the CPU, and tells standard output.
+        session = ort.InferenceSession(str(model_file), options, providers=providers, enable_fallback=0)
+    if providers[0] not in session.get_providers():
+        raise NotStarted(
+            f"ONNX Runtime's {providers[0]} did not start: there is no such device here, or its libraries are missing.",
+            "Use --device cpu, or install what the provider needs: https://onnxruntime.ai/docs/execution-providers",
+        )
+    return session
+
+
+class OrtSession:
+    """One `InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
+
+    def __init__(self, session: Any, name: str, device: str, memory: str | None = None) -> None:
+        """
+        Args:
+            memory: where tensors lie during a run, under ONNX Runtime's name ("cuda"); None for wherever it likes.
+        """
+        self._session: Any = session
+        self._name = name
+        self.device = device
+        self._memory = memory
+        self.inputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_inputs()}
+        self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_outputs()}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph once; see `runtimes.sessions.base.Session.run`."""
+        if self._session is None:
+            raise closed(self._name)
+        check_inputs(inputs, self.inputs, self._name)
+        with running(self._name, "onnxruntime", inputs):
+            if self._memory is None:
+                lent = {name: _lend(array) for name, array in inputs.items()}
+                values = self._session.run_with_ort_values(list(self.outputs), lent)
+            else:
+                values = self._run_bound(inputs, self._memory)
+            return {name: _own(value) for name, value in zip(self.outputs, values, strict=True)}
+
+    def _run_bound(self, inputs: Mapping[str, np.ndarray], memory: str) -> Any:
+        """One run on tensors that lie in the device's memory: one copy in, one copy out, none between nodes."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, _lend(array, memory))
+        for name, spec in self.outputs.items():
+            binding.bind_output(
+                name, "cpu" if spec.dtype == "bfloat16" else memory
+            )  # `_own` reads its bytes.
+        self._session.run_with_iobinding(binding)
+        return binding.get_outputs()
+
+    def close(self) -> None:
+        """Frees the session; twice is harmless."""
+        self._session = None
+
+
+def _spec(value: Any) -> TensorSpec:
+    text = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(d if isinstance(d, int) else (d or f"{value.name}_{i}") for i, d in enumerate(value.shape))
+    return TensorSpec(name=value.name, dtype=TYPES.get(text, text), shape=shape)
+
+
+def _lend(array: np.ndarray, memory: str = "cpu") -> Any:
+    """An OrtValue on the array's own memory, which it keeps alive; in another `memory`, a copy."""
+    import numpy as np
+    import onnxruntime as ort
+
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    if array.dtype.name == "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array, memory)
+
+
+def _own(value: Any) -> np.ndarray:
+    """The value's memory as a writable array that keeps it alive; nobody else writes to it."""
+    import numpy as np
+
+    if value.element_type() == BFLOAT16:  # Its NumPy type is ml_dtypes', which onnxruntime does not know.
+        import ml_dtypes
+
+        raw = (
+            ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+            if 0 not in value.shape()
+            else b""
+        )
+        return np.frombuffer(bytearray(raw), ml_dtypes.bfloat16).reshape(value.shape())
+    array: np.ndarray = value.numpy()
+    return array
+
+
+SESSION = OrtSessions()

@@ -1,0 +1,197 @@
+"""Sessions of OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import Built, TensorSpec
+from runtimes.sessions.base import Device
+from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
+from runtimes.sessions.containment import check_external_data
+from targets.openvino.target import EXTRA
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INSTALL = "pip install openvino"
+
+# OpenVINO's element types by their own names -> NumPy's (ml_dtypes' for bfloat16).
+TYPES = {
+    "f32": "float32",
+    "f64": "float64",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "boolean": "bool",
+    **{f"{c}{n}": f"{k}{n}" for c, k in (("i", "int"), ("u", "uint")) for n in (8, 16, 32, 64)},
+}
+
+
+class OpenVinoSessions:
+    """Opens ``openvino_model.xml``."""
+
+    target = "openvino"
+
+    def devices(self) -> tuple[Device, ...]:
+        """What `openvino.Core` lists, the CPU first: "cpu", "gpu", "gpu.1", "npu"."""
+        try:
+            import openvino as ov
+
+            core = ov.Core()
+            found = [
+                Device(
+                    d.lower(),
+                    str(core.get_property(d, "FULL_DEVICE_NAME")),
+                    computes=computes(d, core.get_property(d, "OPTIMIZATION_CAPABILITIES")),
+                )
+                for d in core.available_devices
+            ]
+        except (ImportError, RuntimeError):
+            return ()
+        return tuple(sorted(found, key=lambda d: not d.name.startswith("cpu")))
+
+    def lacks(self, built: Built) -> str:
+        """Nothing: there is always the CPU."""
+        return ""
+
+    def open(
+        self,
+        model_file: Path,
+        device: str,
+        compute: str,
+        cache_dir: Path | None,
+        built: Built | None = None,
+    ) -> OpenVinoSession:
+        """Opens one graph.
+
+        The type to compute in is a hint to OpenVINO, and always given: its own choice is by the device alone.
+
+        `cache_dir` keeps the compiled graph without its weights, which stay in the artifact. OpenVINO knows a
+        blob by the model's path, so the folder must be this content's own.
+
+        Raises:
+            LatentcError: no such device, or OpenVINO refused the file.
+        """
+        name = choose(device, self.devices(), self.target, INSTALL).upper()
+        import openvino as ov
+
+        if model_file.suffix == ".onnx":
+            check_external_data(model_file)
+        weights = model_file.with_suffix(".bin")
+        for file in (model_file, weights):
+            if file.is_symlink() or not (file.is_file() or (file == weights and not file.exists())):
+                raise LatentcError(f"{file} is not a plain file.")
+        # OpenVINO offers a file that it does not know to all its frontends, TensorFlow's and PyTorch's too.
+        if model_file.suffix == ".xml" and not _head(model_file).lstrip().startswith((b"<?xml", b"<net")):
+            raise LatentcError(f"{model_file} is not an OpenVINO model.", "See: latentc verify ARTIFACT")
+        core = ov.Core()
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(name, compute)}
+        if _DYNAMIC in core.get_property(name, "SUPPORTED_PROPERTIES"):
+            config[_DYNAMIC] = 0
+        if name == "CPU" and (count := threads()) is not None:
+            config["INFERENCE_NUM_THREADS"] = count
+        if cache_dir is not None:
+            config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
+        with opening(model_file, self.target):
+            model = core.compile_model(model_file, name, config)
+            return OpenVinoSession(model, model_file.parent.name, name.lower())
+
+
+# Kind of device -> what it computes in, where its capabilities say so; what it is best at first. Arithmetic in fp16 on
+# a CPU is there for who asks: OpenVINO's kernels are made for bf16, whose range is fp32's.
+PREFERRED = {"CPU": ("bf16", "fp32", "fp16"), "GPU": ("fp16", "fp32", "bf16")}
+# fp16 is all that an NPU has, and it refuses a hint.
+ONLY_FP16 = "NPU"
+
+
+def computes(device: str, capabilities: Collection[str]) -> tuple[str, ...]:
+    """`Device.computes` of the device that OpenVINO calls `device` ("CPU", "GPU.0").
+
+    A CPU without bf16 instructions would emulate them some twenty times slower than fp32: it does not list them.
+
+    Args:
+        capabilities: its OPTIMIZATION_CAPABILITIES ("BF16", "FP16", ...).
+    """
+    kind = device.partition(".")[0]
+    if kind == ONLY_FP16:
+        return ("fp16",)
+    known = PREFERRED.get(kind, ("fp32",))
+    return tuple(each for each in known if each == "fp32" or each.upper() in capabilities)
+
+
+def hint(device: str, compute: str) -> dict[str, Any]:
+    """The property that has `device` compute in `compute`."""
+    if device.partition(".")[0] == ONLY_FP16:
+        return {}
+    return {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[compute]}
+
+
+# Processors with VNNI would round the activations in front of quantized weights to 8 bits, in groups of 32: an error of
+# 0.5 % that a graph did not ask for. Those that do have quantization of their own.
+_DYNAMIC = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+
+
+class OpenVinoSession:
+    """One compiled model and one request. Inputs are lent to it, outputs are copied out of it."""
+
+    def __init__(self, model: Any, name: str, device: str) -> None:
+        self._model: Any = model
+        self.device = device
+        self._request: Any = model.create_infer_request()
+        self._name = name
+        self.inputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.inputs)}
+        shown = [(i, port) for i, port in enumerate(model.outputs) if not _is_extra(port)]
+        self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in (_spec(port) for _, port in shown)}
+        self._places = [i for i, _ in shown]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph once; see `runtimes.sessions.base.Session.run`."""
+        if self._request is None:
+            raise closed(self._name)
+        check_inputs(inputs, self.inputs, self._name)
+        import numpy as np
+        import openvino as ov
+
+        with running(self._name, "openvino", inputs):
+            # A read-only or sliced array cannot be shared; 0-d stays 0-d.
+            lent = {
+                n: np.require(a, requirements=["C", "A", "W"]).reshape(a.shape) for n, a in inputs.items()
+            }
+            # Tensors set one by one: `infer` looks for the kind of what it was given in Python, half a millisecond.
+            for i, name in enumerate(self.inputs):
+                self._request.set_input_tensor(i, ov.Tensor(lent[name], shared_memory=True))
+            self._request.start_async()
+            self._request.wait()
+            return {
+                n: self._request.get_output_tensor(i).data.copy()
+                for n, i in zip(self.outputs, self._places, strict=True)
+            }
+
+    def close(self) -> None:
+        """Frees the request and the compiled model; twice is harmless."""
+        self._request = None
+        self._model = None
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(64)
+
+
+def _is_extra(port: Any) -> bool:
+    """Whether it is an output that keeps what leads to it in fp32, and is not the graph's."""
+    return any(name.startswith(EXTRA) for name in port.get_names())
+
+
+def _spec(port: Any) -> TensorSpec:
+    name = port.get_any_name()
+    kind = port.get_element_type().get_type_name()
+    shape = tuple(
+        d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())
+    )
+    return TensorSpec(name=name, dtype=TYPES.get(kind, kind), shape=shape)
+
+
+SESSION = OpenVinoSessions()

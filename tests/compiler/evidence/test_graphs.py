@@ -1,0 +1,299 @@
+"""How far two results are apart, what is let through, and what is said when the check itself ends."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import TensorLeaf
+from artifacts.worker import serving
+from compiler.evidence import graphs as check
+from compiler.evidence.graphs import (
+    LARGEST,
+    OWN_NOISE,
+    TOLERANCE,
+    Checker,
+    Errors,
+    Job,
+    judge,
+    limit,
+    memory_needed,
+    relative_error,
+)
+from runtimes.sessions.base import Device
+from tests.compiler.made import spec
+
+NAN, INF = float("nan"), float("inf")
+
+
+def job(**changes) -> Job:
+    fields = {
+        "target": "onnxruntime",
+        "device": "cpu",
+        "precision": "fp16",
+        "model_file": "model.onnx",
+        "component": "unet",
+        "library": "diffusers",
+        "class_name": "UNet2DConditionModel",
+        "folder": "unet",
+        "method": "forward",
+        "arguments": {"x": TensorLeaf(name="x")},
+        "inputs": (spec("x", 2),),
+        "outputs": (spec("sample", 2), spec("other", 2)),
+        "points": (),
+    }
+    return Job(**(fields | changes))
+
+
+# --- relative_error ------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(1e-6, 10), st.integers(0, 99))
+def test_it_is_the_size_of_the_difference(scale, seed):
+    reference = np.random.default_rng(seed).standard_normal((3, 5)).astype(np.float64)
+    assert relative_error(reference * (1 + scale), reference) == pytest.approx(scale)
+    assert relative_error(reference, reference) == 0.0
+
+
+def test_it_is_computed_in_float64():
+    reference = np.full(10_000, 300, np.float16)  # its square is beyond float16
+    assert relative_error(reference * np.float16(1.5), reference) == pytest.approx(0.5)
+    assert relative_error(np.array([5]), np.array([4])) == 0.25
+    assert relative_error(np.array([True, False]), np.array([True, True])) == pytest.approx(2**-0.5)
+
+
+def test_of_a_reference_of_zeros_it_is_the_difference_itself():
+    assert relative_error(np.array([3.0, 4.0]), np.zeros(2)) == 5.0
+    assert relative_error(np.zeros(2), np.zeros(2)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("out", "reference"),
+    [
+        ([1.0, NAN], [1.0, 2.0]),
+        ([1.0, INF], [1.0, 2.0]),
+        ([1.0, 2.0, 3.0], [1.0, 2.0]),
+        ([[1.0, 2.0]], [1.0, 2.0]),
+        (1.0, [1.0]),
+    ],
+)
+def test_it_is_nan_for_what_is_not_finite_or_of_another_shape(out, reference):
+    assert np.isnan(relative_error(np.array(out), np.array(reference)))
+
+
+def test_what_pytorch_itself_gives_as_infinite_is_left_out():
+    assert relative_error(np.array([1.0, 7.0]), np.array([1.0, -INF])) == 0.0
+    assert relative_error(np.array([2.0, -INF]), np.array([1.0, -INF])) == 1.0
+
+
+# --- judge ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ["quick", "full"])
+def test_what_is_within_the_tolerance_is_evidence(asked):
+    errors = {"sample": TOLERANCE["fp16"], "other": 0.0}
+    found = judge(job(), "fp32", Errors(errors=errors), asked)
+    assert (found.compute, found.device, found.broken) == ("fp32", "cpu", "")
+    assert (found.check, found.error, found.tolerance, found.reason) == (asked, errors, 1e-2, "")
+
+
+@pytest.mark.parametrize(
+    ("precision", "errors", "said", "not_said"),
+    [
+        ("fp16", {"sample": 0.0101, "other": 0.001}, "relative error of sample 0.01;", "other"),
+        ("fp32", {"sample": 0.0101, "other": 0.002}, "sample 0.01, other 0.002; at most 0.001", "fp16"),
+        ("bf16", {"sample": 0.05, "other": NAN}, "relative error of other not finite; at most 0.06", "nan"),
+        ("fp16", {"sample": INF}, "sample inf", "not finite"),
+    ],
+)
+def test_what_is_beyond_it_is_named_with_its_error_and_the_limit(precision, errors, said, not_said):
+    with pytest.raises(LatentcError) as caught:
+        judge(job(precision=precision), "fp32", Errors(errors=errors), "quick")
+    message = caught.value.message
+    assert message.startswith("'unet.forward' is not PyTorch's: ")
+    assert said in message and not_said not in message
+    assert f"is allowed in {precision}" in message
+    assert "--precision fp32" in caught.value.hint
+
+
+def test_a_type_that_fails_a_graph_is_told_where_fp32_can_take_its_place():
+    errors = Errors(errors={"sample": 0.2, "other": NAN})
+    found = judge(job(), "bf16", errors, "quick", "gpu.1", spare=True)
+    assert found.broken == "relative error of sample 0.2, other not finite; at most 0.06 is allowed"
+    assert (found.compute, found.device, found.tolerance) == ("bf16", "gpu.1", 0.06)
+    assert found.error == {"sample": 0.2}, "JSON has no NaN"
+    with pytest.raises(LatentcError, match=r"sample 0\.2, other not finite; at most 0\.06 is allowed"):
+        judge(job(), "bf16", errors, "quick")
+
+
+def test_the_limit_follows_pytorchs_own_error_in_the_type():
+    assert limit(job(), "fp32", 0.0) == TOLERANCE["fp16"]
+    assert limit(job(), "bf16", 0.001) == TOLERANCE["bf16"], "never below what rounding gives anywhere"
+    assert limit(job(), "bf16", 0.05) == pytest.approx(OWN_NOISE * 0.05)
+    assert limit(job(), "bf16", 0.9) == LARGEST < 1, "a wrong graph is found in spite of any noise"
+    noisy = Errors(errors={"sample": 0.13}, noise=0.05)
+    assert not judge(job(), "bf16", noisy, "quick", spare=True).broken
+    assert judge(job(), "bf16", Errors(errors={"sample": 0.13}), "quick", spare=True).broken
+
+
+# --- one job -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("errors", "worst"), [((0.1, 0.3, 0.2), 0.3), ((NAN, 0.1, 0.1), NAN), ((0.1, 0.1, NAN), NAN)]
+)
+def test_the_worst_of_all_points_counts_and_nan_is_the_worst(tmp_path, monkeypatch, errors, worst):
+    files = []
+    for index, error in enumerate(errors):
+        files.append(str(tmp_path / f"{index}.npz"))
+        np.savez(files[-1], x=np.array([1 + error, 0]), unread=np.zeros(1))
+
+    class Session:
+        inputs = ("x",)
+        closed = False
+
+        device = "cpu"
+
+        def run(self, inputs):
+            assert set(inputs) == {"x"} and not self.closed
+            return {"sample": inputs["x"], "other": np.ones(2)}
+
+        def close(self):
+            self.closed = True
+
+    session = Session()
+    references = [[np.array([1.0, 0]), np.ones(2)]] * 3
+    monkeypatch.setattr(check, "_reference", lambda _, points, types: (references, {}))
+    monkeypatch.setattr("runtimes.sessions.table.get", lambda _: factory(lambda *_: session))
+    found = check._answer(job(points=tuple(files)))
+    assert found["device"] == "cpu" and list(found["types"]) == ["fp32"]
+    assert found["types"]["fp32"]["errors"]["sample"] == pytest.approx(worst, nan_ok=True)
+    assert found["types"]["fp32"]["errors"]["other"] == 0.0
+    assert session.closed
+
+
+def factory(open, computes=("fp32",)) -> SimpleNamespace:
+    return SimpleNamespace(
+        lacks=lambda built: "", devices=lambda: (Device("cpu", "", computes=computes),), open=open
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "opened"),
+    [
+        ("fp16", "auto", ["fp32", "bf16"]),
+        ("fp32", "auto", ["fp32"]),
+        ("fp16", "bf16", ["bf16"]),
+        ("fp16", "fp16", ["fp16"]),
+    ],
+)
+def test_a_graph_is_measured_in_fp32_and_in_what_it_runs_in(tmp_path, monkeypatch, stored, asked, opened):
+    np.savez(tmp_path / "0.npz", x=np.ones(2))
+    types = []
+
+    class Session:
+        inputs, device = ("x",), "cpu"
+
+        def run(self, inputs):
+            return {"sample": inputs["x"], "other": inputs["x"]}
+
+        def close(self):
+            pass
+
+    def open(file, device, compute, *_):
+        types.append(compute)
+        return Session()
+
+    noise = dict.fromkeys(opened, 0.25)
+    monkeypatch.setattr(check, "_reference", lambda _, points, types: ([[np.ones(2)] * 2], noise))
+    monkeypatch.setattr("runtimes.sessions.table.get", lambda _: factory(open, ("bf16", "fp32", "fp16")))
+    found = check._answer(job(precision=stored, compute=asked, points=(str(tmp_path / "0.npz"),)))
+    assert types == list(found["types"]) == opened
+    assert {each["noise"] for each in found["types"].values()} == {0.25}
+
+
+def test_pytorchs_own_error_is_taken_of_the_same_module(tmp_path, monkeypatch):
+    """Of a linear layer, whose weights and inputs bf16 rounds by up to 0.4 %; what is in fp32 stays as it was."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(64, 64)
+    loader = SimpleNamespace(from_pretrained=lambda *_, **__: module)
+    source = SimpleNamespace(weight_files=(), cls=loader)
+    monkeypatch.setattr("compiler.source.ComponentSource", lambda *_: source)
+    point = {"input": torch.randn(8, 64).numpy()}
+    one = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 8, 64),))
+    references, noise = check._reference(one, [point], ["bf16"])
+    with torch.no_grad():
+        assert np.array_equal(references[0][0], module(torch.from_numpy(point["input"])).numpy())
+    assert 1e-3 < noise["bf16"] < 1e-2 and references[0][0].dtype == np.float32
+
+
+def test_what_a_machine_lacks_is_told_before_any_model_is_loaded(monkeypatch):
+    factory = SimpleNamespace(lacks=lambda built: f"a GPU of {built['for']}")
+    monkeypatch.setattr("runtimes.sessions.table.get", lambda _: factory)
+    assert check._answer(job(built={"for": "sm89"})) == {"lacks": "a GPU of sm89"}
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """Has other work answer: a function of `tests.artifacts.works`."""
+    return lambda work: monkeypatch.setattr(
+        check, "serving", lambda entry: serving(f"tests.artifacts.works:{work}")
+    )
+
+
+def test_one_process_answers_all_jobs_and_ends_with_them(answering):
+    answering("number")
+    with Checker() as checker:
+        assert [each.error for each in checker.run(job(), "quick")] == [{"sample": 0.0}]
+        assert [each.error for each in checker.run(job(), "full")] == [{"sample": 0.001}]
+        process = checker._worker._process
+    assert process.returncode is not None
+
+
+def test_errors_over_the_tolerance_and_nan_cross_the_pipe(answering):
+    answering("beyond")
+    with Checker() as checker, pytest.raises(LatentcError, match="sample not finite, other 0.5"):
+        checker.run(job(), "quick")
+
+
+def test_what_fails_in_bf16_alone_is_no_error_and_what_fails_in_fp32_is(answering):
+    answering("narrow")
+    with Checker() as checker:
+        wide, narrow = checker.run(job(), "quick")
+        assert (wide.compute, wide.broken, narrow.compute) == ("fp32", "", "bf16")
+        assert narrow.broken == "relative error of sample inf; at most 0.09 is allowed" and not narrow.error
+        with pytest.raises(LatentcError, match=r"relative error of sample 0\.5; at most 0\.01"):
+            checker.run(job(), "quick")
+
+
+def test_a_check_that_fails_says_why(answering):
+    answering("fail")
+    with (
+        Checker() as checker,
+        pytest.raises(LatentcError, match=r"check of 'unet\.forward' failed: ValueError: no"),
+    ):
+        checker.run(job(), "quick")
+
+
+def test_a_check_that_ends_says_with_what(answering):
+    answering("end")
+    with Checker() as checker, pytest.raises(LatentcError, match="ended with status 3 before") as caught:
+        checker.run(job(), "quick")
+    assert caught.value.hint == "Compile without it: --check none"
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_memory_grows_with_the_parameters():
+    assert memory_needed(10**9) - memory_needed(0) >= 4 * 10**9

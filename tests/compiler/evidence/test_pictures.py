@@ -1,0 +1,104 @@
+"""Pictures beside PyTorch's: the figures, what is drawn, and where unpublished graphs lie."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import Manifest
+from artifacts.progress import silent
+from compiler.evidence import pictures
+from compiler.evaluation import Evaluation, evaluation
+from compiler.evidence.pictures import Job, compare, measure, relocated
+from runtimes.sessions.base import Device
+from tests.latentc.artifacts_made import made
+
+
+def job(manifest: Manifest, tmp_path, **changes) -> Job:
+    fields = {
+        "model": str(tmp_path), "variant": None, "loose": str(tmp_path), "root": str(tmp_path),
+        "manifest": manifest, "evaluation": Evaluation(), "width": 64, "height": 64, "budget": 1.0,
+    }  # fmt: skip
+    return Job(**(fields | changes))
+
+
+def test_evidence_has_mean_and_worst(tmp_path):
+    ours = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.6)]
+    theirs = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.5)]
+    found = compare(ours, theirs, job(made(tmp_path), tmp_path), "bf16")
+    assert (found.compute, found.prompts, found.steps, found.width) == ("bf16", 2, 20, 64)
+    assert found.worst_psnr == pytest.approx(20)
+    assert found.psnr == pytest.approx(60)
+    assert found.worst_ssim < found.ssim < 1
+
+
+def test_a_model_may_bring_its_own_prompts(tmp_path):
+    assert len(evaluation(tmp_path, 8).prompts) == 8
+    file = tmp_path / "evaluation.json"
+    file.write_text('{"prompts": ["a", "b", "c"], "guidance": 3.0, "steps": 4}', encoding="utf-8")
+    assert evaluation(tmp_path, 2) == Evaluation(prompts=("a", "b"), guidance=3.0, steps=4)
+    file.write_text('{"prompts": 7}', encoding="utf-8")
+    with pytest.raises(LatentcError, match=r"evaluation\.json"):
+        evaluation(tmp_path, 2)
+
+
+def test_the_builtin_model_brings_eight():
+    from bench.reference import SHAPES_DIR
+
+    assert len(evaluation(SHAPES_DIR, 100).prompts) == 8
+
+
+def test_graphs_are_found_where_their_parts_lie(tmp_path):
+    manifest = made(tmp_path)
+    root, moved = relocated(manifest, {"unet": tmp_path / "parts" / "abc" / "files"})
+    (graph,), (component,) = moved.graphs, moved.components
+    assert root / graph.model_file == tmp_path / "parts" / "abc" / "files" / "model.onnx"
+    assert root / component.config == tmp_path / "parts" / "abc" / "files" / "config.json"
+    assert graph.folder == "unet"
+
+
+def test_another_task_is_not_measured(tmp_path):
+    manifest = made(tmp_path, pipelines={"inpaint": "diffusers.pipelines:StableDiffusionInpaintPipeline"})
+    (found,) = measure(job(manifest, tmp_path), silent)
+    assert found.reason == "it does not do text-to-image"
+
+
+def test_what_would_take_too_long_is_not_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "_pytorch", lambda job: "pytorch")
+    monkeypatch.setattr(
+        pictures, "_draw", lambda pipeline, job, prompts, steps: drawn.append((len(prompts), steps))
+    )
+    clock = iter([0.0, 600.0, 600.0, 606.0])
+    monkeypatch.setattr(pictures.time, "perf_counter", lambda: next(clock))
+    (found,) = pictures.answer(job(made(tmp_path), tmp_path, budget=900.0))
+    # Three seconds a step, 20 steps, 8 prompts, twice.
+    assert found.reason == "it would take 16 minutes on this machine"
+    assert drawn == [(1, 2), (1, 2)] and found.psnr is None
+
+
+def test_a_slow_first_call_is_taken_again(tmp_path, monkeypatch):
+    picture = np.full((16, 16, 3), 0.5)
+    monkeypatch.setattr(pictures, "_pytorch", lambda job: "pytorch")
+    monkeypatch.setattr(pictures, "_compiled", lambda job, compute: ("compiled", lambda: None))
+    monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [picture] * len(prompts))
+    clock = iter([0.0, 600.0, 600.0, 600.5])
+    monkeypatch.setattr(pictures.time, "perf_counter", lambda: next(clock))
+    (found,) = pictures.answer(job(made(tmp_path), tmp_path, budget=900.0))
+    assert (found.compute, found.psnr) == ("fp32", pictures.EQUAL)
+
+
+def test_pictures_are_drawn_in_fp32_and_in_what_runs_by_default(tmp_path, monkeypatch):
+    asked = []
+    picture = np.full((16, 16, 3), 0.5)
+    factory = SimpleNamespace(devices=lambda: (Device("cpu", "", computes=("bf16", "fp32")),))
+    monkeypatch.setattr(pictures.table, "get", lambda target: factory)
+    monkeypatch.setattr(pictures, "_references", lambda job, times: [picture] * 8 if times == 3 else None)
+    monkeypatch.setattr(pictures, "_compiled", lambda job, compute: (asked.append(compute), lambda: None))
+    monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [picture] * len(prompts))
+    found = pictures.answer(job(made(tmp_path), tmp_path))
+    assert [each.compute for each in found] == ["fp32", "bf16"]
+    assert asked == ["fp32", "auto"], "what is said to be the default is what load draws with"

@@ -1,0 +1,93 @@
+"""int4 whose values follow the data, from the preflight to the artifact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
+from compiler import build
+from compiler.capture.capture import Capture, SizeRange
+from compiler.quantize import data_aware
+from compiler.quantize.recipe import read, resolve, with_method
+from targets import table as targets
+from targets.base import Availability
+from tests.compiler.made import method, request, stored
+
+
+def test_a_component_that_does_not_fit_is_refused_with_the_next_command(monkeypatch):
+    monkeypatch.setattr("artifacts.memory.available", lambda: 3 * 2**30)
+    monkeypatch.setattr(data_aware.data_aware, "available", lambda: Availability(True))
+    data_aware.require("unet", data_aware.memory_needed(1_000_000, 1_000_000), {"awq"})
+    with pytest.raises(LatentcError) as refused:
+        data_aware.require("unet", data_aware.memory_needed(860_000_000, 6_553_600), {"awq"})
+    assert "it takes about 12.7 GiB of memory; 3.0 GiB are free" in refused.value.message
+    assert "--quantize unet=int4" in str(refused.value.hint)
+
+
+def test_the_plan_asks_for_the_memory_and_stops_without_it(monkeypatch, tmp_path):
+    one = DimRange(min=1, max=1)
+    weights = {"w": stored("w", 10_000, 10_000)}
+    found = Capture(
+        {}, (method(used=frozenset(weights)),), {}, {"unet": weights}, {}, SizeRange(one, one), one, ()
+    )
+    recipes = {
+        name: resolve(read(f"unet={name}"), {"unet": ["unet"]}, targets.get("openvino"))
+        for name in ("int4", "int4:method=gptq")
+    }
+    monkeypatch.setattr(data_aware.data_aware, "available", lambda: Availability(True))
+    monkeypatch.setattr("artifacts.memory.available", lambda: 2**40)
+    wanted = request(tmp_path / "out", target="openvino")
+    plain = build._plan(wanted, found, recipes["int4"])
+    told = build._plan(wanted, found, recipes["int4:method=gptq"])
+    assert told.peak_memory == data_aware.memory_needed(10**8, 10**8) > plain.peak_memory
+    monkeypatch.setattr("artifacts.memory.available", lambda: told.peak_memory - 1)
+    assert build._plan(wanted, found, recipes["int4"]).peak_memory == plain.peak_memory
+    with pytest.raises(LatentcError, match="several times over"):
+        build._plan(wanted, found, recipes["int4:method=gptq"])
+
+
+def test_without_nncf_its_command_is_told(monkeypatch):
+    missing = Availability(False, "the package 'nncf' is not installed", "pip install nncf")
+    monkeypatch.setattr(data_aware.data_aware, "available", lambda: missing)
+    with pytest.raises(LatentcError, match=r"the package 'nncf' is not installed.\npip install nncf"):
+        data_aware.require("unet", 1, {"gptq"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", data_aware.data_aware.METHODS)
+def test_a_compile_whose_weights_follow_the_data(name, sd15, tmp_path):
+    """Every product of the UNet that is in four bits, with the evidence of any int4 weight, the same each time."""
+    pytest.importorskip("nncf")
+    ov = pytest.importorskip("openvino")
+    spec = with_method(read("unet=int4:group=32,small=0"), name)
+    wanted = request(tmp_path / "out", model=str(sd15), target="openvino", quantize=spec, check="quick")
+    manifest = build.compile(wanted).manifest
+    assert "nncf" in manifest.toolchain
+    graph = next(g for g in manifest.graphs if g.folder == "unet")
+    by_data = [w for w in graph.weights if f"method={name}" in w.scheme]
+    own = [w for w in graph.weights if w.scheme.startswith("int4") and w not in by_data]
+    assert by_data and all(0.02 < w.error < 0.4 and not w.note for w in by_data)
+    assert own and {w.note for w in own} == {f"no {name}: a convolution"}
+    assert all(found.error["out_sample"] < 0.6 for found in graph.evidence)
+    model = ov.Core().read_model(tmp_path / "out" / "unet" / "openvino_model.xml")
+    kinds = [
+        op.get_element_type().get_type_name() for op in model.get_ops() if op.get_type_name() == "Constant"
+    ]
+    assert kinds.count("i4") == len(by_data) + len(own)
+    build.compile(request(tmp_path / "again", model=str(sd15), target="openvino", quantize=spec))
+    first, second = (
+        np.fromfile(tmp_path / place / "unet" / "openvino_model.bin", np.uint8) for place in ("out", "again")
+    )
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_what_text_to_image_does_not_call_in_one_way_is_refused(sd15, tmp_path):
+    spec = with_method(read("vae=int4:group=32,small=0"), "awq")
+    wanted = request(
+        tmp_path / "out", model=str(sd15), target="openvino", quantize=spec, tasks=("image-to-image",)
+    )
+    with pytest.raises(UsageError, match="int4 with a method are measured with text-to-image"):
+        build.compile(wanted)

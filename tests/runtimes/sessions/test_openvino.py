@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from runtimes.compute import natively
+from runtimes.sessions.base import SessionFactory
+from runtimes.sessions.openvino import SESSION, computes, hint
+from tests.contract.graphs import Denoiser, model, named, value
+from tests.contract.session_contract import SessionContract
+
+FREQUENCIES = np.exp(-np.log(10000) * np.arange(64) / 64).astype(np.float32)
+
+
+def embedding() -> ir.Model:
+    """Sines of a timestep times 64 frequencies, through a matrix product with the identity."""
+    timestep = value("timestep", ir.DataType.FLOAT, [1])
+    frequencies = ir.Value(name="frequencies", const_value=ir.tensor(FREQUENCIES[None], name="frequencies"))
+    weight = ir.Value(name="weight", const_value=ir.tensor(np.eye(64, dtype=np.float32), name="weight"))
+    angles = ir.node("Mul", [timestep, frequencies])
+    sines = ir.node("Sin", [angles.outputs[0]])
+    product = ir.node("MatMul", [sines.outputs[0], weight])
+    out = named(product, "embedding", ir.DataType.FLOAT, [1, 64])
+    made = model([timestep], [out], [angles, sines, product])
+    for each in (frequencies, weight):
+        made.graph.initializers[str(each.name)] = each
+    return made
+
+
+class TestOpenVino(SessionContract):
+    target = "openvino"
+    vendor = "openvino"
+
+    def test_the_second_start_loads_a_blob_without_weights(self, tmp_path: Path) -> None:
+        file = self.write(Denoiser("fp32").model(), tmp_path / "unet")
+        cache = tmp_path / "cache"
+        first = self.open(file, cache=cache)
+        blobs = [p for p in cache.rglob("*") if p.is_file()]
+        assert blobs
+        stored = (file.parent / "openvino_model.bin").stat().st_size
+        assert sum(p.stat().st_size for p in blobs) < stored
+        second: Any = self.open(file, cache=cache)
+        assert not first._model.get_property("LOADED_FROM_CACHE")
+        assert second._model.get_property("LOADED_FROM_CACHE")
+
+    def test_openvino_is_told_the_type(self, factory: SessionFactory, tmp_path: Path) -> None:
+        file = self.write(Denoiser("fp16").model(), tmp_path / "unet")
+        (device,) = [d for d in factory.devices() if d.name == self.device]
+        for kind in natively(device, "fp16"):
+            opened: Any = self.open(file, compute=kind)
+            found = opened._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            assert found == {"fp32": "f32", "fp16": "f16"}.get(kind, kind)
+
+    def test_angles_are_exact_in_every_type(self, factory: SessionFactory, tmp_path: Path) -> None:
+        """999 times a frequency, rounded to bf16 in front of the sine, is off by up to 2 radians."""
+        file = self.write(embedding(), tmp_path / "unet")
+        (device,) = [d for d in factory.devices() if d.name == self.device]
+        expected = np.sin(999 * FREQUENCIES) @ np.eye(64, dtype=np.float32)
+        for kind in natively(device, "fp16"):
+            session = self.open(file, compute=kind)
+            assert list(session.outputs) == ["embedding"]
+            found = session.run({"timestep": np.full((1,), 999, np.float32)})
+            assert list(found) == ["embedding"]
+            assert np.abs(found["embedding"][0] - expected).max() < 0.01
+
+    def test_activations_are_not_rounded_unasked(self, tmp_path: Path) -> None:
+        opened: Any = self.open(self.write(Denoiser("fp32").model(), tmp_path / "unet"))
+        assert opened._model.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "can", "expected"),
+    [
+        ("CPU", ("FP32", "BF16", "INT8"), ("bf16", "fp32")),
+        ("CPU", ("FP32", "BF16", "FP16"), ("bf16", "fp32", "fp16")),
+        ("CPU", ("FP32", "INT8"), ("fp32",)),
+        ("GPU.1", ("FP32", "FP16"), ("fp16", "fp32")),
+        ("GPU", ("FP32",), ("fp32",)),
+        ("NPU", ("FP16", "INT8"), ("fp16",)),
+        ("UNKNOWN", ("FP32", "BF16"), ("fp32",)),
+    ],
+)
+def test_what_a_device_computes_in(device: str, can: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert computes(device, can) == expected
+
+
+def test_npus_are_given_no_hint() -> None:
+    assert hint("NPU", "fp16") == {}
+    assert hint("GPU.0", "fp16") == {"INFERENCE_PRECISION_HINT": "f16"}
+
+
+def test_files_of_other_frameworks_are_not_offered_to_openvinos_frontends(tmp_path: Path) -> None:
+    file = tmp_path / "openvino_model.xml"
+    file.write_bytes(b"\x08\x04 a frozen TensorFlow graph")
+    with pytest.raises(Exception, match="is not an OpenVINO model"):
+        SESSION.open(file, "cpu", "fp32", None)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from artifacts.errors import UsageError
+from runtimes import png as pictures
+
+
+def names(path: Path, count: int) -> list[str]:
+    found = pictures.template(str(path), count)
+    return [pictures.at(found, index).name for index in range(count)]
+
+
+def test_one_picture_keeps_its_name(tmp_path):
+    assert names(tmp_path / "out.png", 1) == ["out.png"]
+
+
+def test_several_pictures_are_numbered(tmp_path):
+    assert names(tmp_path / "out.png", 2) == ["out-0.png", "out-1.png"]
+
+
+def test_the_index_goes_where_the_braces_are(tmp_path):
+    assert names(tmp_path / "a{index:03}b.png", 2) == ["a000b.png", "a001b.png"]
+    assert names(tmp_path / "a{index}.png", 1) == ["a0.png"]
+
+
+def test_one_name_for_several_pictures_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="names one file for 2 pictures"):
+        names(tmp_path / "a{{b}}.png", 2)
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "out", ".png/x"])
+def test_only_png_is_written(tmp_path, name):
+    with pytest.raises(UsageError, match=r"must be a \.png file"):
+        pictures.template(str(tmp_path / name), 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["{seed}.png", "{.png", "{}.png", "{index.real.x}.png", "{index:q}.png", "{0}.png"]
+)
+def test_other_braces_are_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="only {index} may stand in braces"):
+        pictures.template(str(tmp_path / name), 1)
+
+
+def test_a_missing_folder_is_told_before_any_work(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        pictures.template(str(tmp_path / "none" / "out.png"), 1)
+
+
+def test_a_png_carries_its_parameters(tmp_path):
+    path = tmp_path / "out.png"
+    parameters = {
+        "prompt": "ein Kreis, 日本",
+        "negative_prompt": "blur",
+        "steps": 20,
+        "seed": 7,
+        "strength": None,
+    }
+    pictures.write(Image.new("RGB", (4, 4), "red"), path, parameters)
+    with Image.open(path) as image:
+        text = image.text
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert text["parameters"] == "ein Kreis, 日本\nNegative prompt: blur\nSteps: 20, Seed: 7"
+    assert json.loads(text["latentc"]) == parameters
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_reading_turns_a_photo_upright_and_converts(tmp_path):
+    photo = Image.new("RGB", (4, 2))
+    exif = photo.getexif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    assert pictures.read(tmp_path / "photo.jpg", "RGB").size == (2, 4)
+    assert pictures.read(tmp_path / "photo.jpg", "L").mode == "L"
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(UsageError, match="is not a picture"):
+        pictures.read(tmp_path / "a.png", "RGB")
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        pictures.read(Path(tmp_path / "b.png"), "RGB")
