@@ -90,12 +90,3 @@ def test_pytorch_gets_the_pipeline_the_parts_and_the_methods_of_the_artifact(tmp
     assert given["variant"] is None
     assert [file.parent.name for file in found.files] == ["unet"]
     assert found.bytes == (SHAPES_DIR / "unet/diffusion_pytorch_model.safetensors").stat().st_size
-
-
-def test_a_variant_is_read_off_the_files_names() -> None:
-    def found(*names: str) -> str | None:
-        return subjects._variant(map(Path, names))
-
-    assert found("model.fp16.safetensors", "diffusion_pytorch_model.fp16.safetensors") == "fp16"
-    assert found("model.safetensors") is None
-    assert found("model.fp16-00001-of-00002.safetensors") is not None

@@ -14,7 +14,7 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from compiler import source as module
-from compiler.source import ComponentSource, open_model
+from compiler.source import ComponentSource, ModelSource, open_model
 
 ONE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
@@ -309,3 +309,18 @@ def test_reading_where_a_model_is_reads_no_weight(folder, monkeypatch):
     monkeypatch.setattr(np, "fromfile", None)
     assert json.loads((root / "model_index.json").read_text())["unet"]
     assert component(root).stored["a"].nbytes == 24
+
+
+@pytest.mark.parametrize(
+    ("files", "variant"),
+    [
+        (["unet/a.safetensors"], None),
+        (["unet/a.fp16.safetensors"], "fp16"),
+        (["unet/a.fp16-00001-of-00002.safetensors", "unet/a.fp16-00002-of-00002.safetensors"], "fp16"),
+    ],
+)
+def test_a_variant_is_read_off_the_names_of_the_weight_files(files, variant, tmp_path, monkeypatch):
+    part = ComponentSource("unet", "diffusers", "UNet2DConditionModel", tmp_path)
+    monkeypatch.setattr(ComponentSource, "weight_files", tuple(tmp_path / name for name in files))
+    assert part.variant == variant
+    assert ModelSource("m", tmp_path, "", "P", (part,), {}).variant == variant

@@ -10,8 +10,8 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest
 from artifacts.progress import silent
-from compiler.evidence import pictures
 from compiler.evaluation import Evaluation, evaluation
+from compiler.evidence import pictures
 from compiler.evidence.pictures import Job, compare, measure, relocated
 from runtimes.sessions.base import Device
 from tests.latentc.artifacts_made import made
