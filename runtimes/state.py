@@ -40,6 +40,8 @@ _NONE: Mapping[int, Collection[str]] = MappingProxyType({})
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _TABLES = ("_modules", "_parameters", "_buffers")
 
+_COUNTED = operator.attrgetter("_version")
+
 # How deep objects in attributes (a processor, a list that it keeps) are looked into.
 _DEPTH = 4
 
@@ -125,6 +127,7 @@ class _Snapshot:
 
         self._live: list[Any] = []
         self._copies: list[Any] = []
+        self._empty: list[Any] = []
         self._modules: list[Any] = []
         self._hooks: list[Any] = []
         self._tensors: list[Any] = []
@@ -157,16 +160,19 @@ class _Snapshot:
                         self.fields[prefix + name] = Field(owner, name, attributes[name], hooks)
         self._types = list(map(type, self._modules))
         self._counts = list(map(len, self._hooks))
-        self._versions = list(map(_version, self._tensors))
+        # Asked before every call of a component: what counts no changes is left out, once.
+        self._tensors = [tensor for tensor in self._tensors if not tensor.is_inference()]
+        self._versions = list(map(_COUNTED, self._tensors))
 
     def holds(self) -> bool:
         """Whether nothing has been set since."""
         try:
             return (
-                all(map(operator.eq, self._live, self._copies))
+                not any(self._empty)
+                and all(map(operator.eq, self._live, self._copies))
                 and list(map(len, self._hooks)) == self._counts
                 and list(map(type, self._modules)) == self._types
-                and list(map(_version, self._tensors)) == self._versions
+                and list(map(_COUNTED, self._tensors)) == self._versions
             )
         except (RuntimeError, ValueError):  # Tensors and arrays do not say whether they are equal.
             return False
@@ -206,8 +212,11 @@ class _Snapshot:
             copy: Any = container.named()
         else:
             copy = dict(container) if isinstance(container, Mapping) else list(container)
-        self._live.append(container)
-        self._copies.append(copy)
+        if copy or isinstance(container, _Others):
+            self._live.append(container)
+            self._copies.append(copy)
+        else:
+            self._empty.append(container)
         return copy
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
@@ -98,11 +99,17 @@ def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpe
         fits = len(array.shape) == len(spec.shape) and all(
             isinstance(want, str) or want == have for want, have in zip(spec.shape, array.shape, strict=True)
         )
-        if array.dtype.name != spec.dtype or not fits:
+        if _name(array.dtype) != spec.dtype or not fits:
             raise LatentcError(
                 f"{name} takes '{key}' as {spec.dtype}{list(spec.shape)}; "
                 f"found {array.dtype.name}{list(array.shape)}."
             )
+
+
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """The type's name, which NumPy puts together anew each time."""
+    return dtype.name
 
 
 def closed(name: str) -> LatentcError:
