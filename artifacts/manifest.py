@@ -149,8 +149,8 @@ Built = dict[str, JsonValue]
 """What a target says of the files it wrote, for its own session and for people."""
 
 
-class GraphRecord(Record):
-    """One compiled graph: a folder of vendor files.
+class GraphSpec(Record):
+    """A graph's interface: all that a session needs to open and to call it.
 
     Attributes:
         folder: the folder in the artifact, e.g. "vae_decoder".
@@ -158,13 +158,7 @@ class GraphRecord(Record):
         dims: declared ranges of the symbolic dimensions used in `inputs` and `outputs`.
         precision: what weights are stored in, "fp32", "fp16" or "bf16"; of a graph that is typed itself also what it
             computes in.
-        rewrites: names of the exact rewrites that the graph got.
-        kept_fp32: what stayed in fp32 in a lower-precision graph, and why (one line each).
-        schemes: bytes written for each weight scheme ("float16": 1719...).
-        digest: SHA-256 of the target-neutral graph's structure.
-        weights: those that were quantized.
         built: what the target says of the files: what they need to run, and what built them.
-        evidence: one for each type that was measured; one that says why where none was.
     """
 
     folder: str
@@ -173,13 +167,27 @@ class GraphRecord(Record):
     outputs: tuple[TensorSpec, ...]
     dims: dict[str, DimRange]
     precision: str
+    built: Built = {}
+
+
+class GraphRecord(GraphSpec):
+    """One compiled graph: a folder of vendor files, how it was made and what was measured of it.
+
+    Attributes:
+        rewrites: names of the exact rewrites that the graph got.
+        kept_fp32: what stayed in fp32 in a lower-precision graph, and why (one line each).
+        schemes: bytes written for each weight scheme ("float16": 1719...).
+        digest: SHA-256 of the target-neutral graph's structure.
+        weights: those that were quantized.
+        evidence: one for each type that was measured; one that says why where none was.
+    """
+
     rewrites: tuple[str, ...] = ()
     kept_fp32: tuple[str, ...] = ()
     parameters: int
     schemes: dict[str, int]
     digest: str
     weights: tuple[WeightRecord, ...] = ()
-    built: Built = {}
     evidence: tuple[Evidence, ...]
 
 

@@ -219,7 +219,7 @@ def takes(target: str, spec: str) -> bool:
     if not spec or spec.startswith(AUTO):
         return True
     named = {method for component in read(spec).components.values() for method in Choice(component).methods}
-    return named <= table.get(target).requirements.int4_methods
+    return named <= table.get(target).requirements.methods
 
 
 def table(rows: Sequence[Row], own: float, prompts: int) -> str:

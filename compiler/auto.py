@@ -29,9 +29,10 @@ from compiler.evidence.pictures import EQUAL
 from compiler.lowering.job import GraphJob, calibration
 from compiler.lowering.shared import Shared
 from compiler.plan import Plan, parameters
+from compiler.quantize.accept import candidates
 from compiler.quantize.allot import Allotment, Ladder
 from compiler.quantize.recipe import Choice, read
-from compiler.quantize.sensitivity import SCHEMES, Measured, load, measure, save
+from compiler.quantize.sensitivity import Candidates, Measured, load, measure, save
 from compiler.request import CompileRequest
 
 CALLS = 4
@@ -270,20 +271,21 @@ def sensitivities(
     opened = build.opened(replace(request, quantize=""), progress, shared)
     found: dict[tuple[str, str], tuple] = {}  # type: ignore[type-arg]
     for job in opened.jobs:
+        choices = candidates(job.target.requirements)
         drawn = calibration(request, job.source).model_dump()
         key = content_key(
-            {"part": job.key(opened.files), "schemes": repr(SCHEMES), "calls": CALLS, "drawn": drawn}
+            {"part": job.key(opened.files), "schemes": repr(choices), "calls": CALLS, "drawn": drawn}
         )
         file = cache_dir() / "sensitivity" / f"{key}.json"
         measured = load(file)
         if measured is None:
-            measured = _measured(job, work, progress)
+            measured = _measured(job, choices, work, progress)
             save(measured, file)
         found |= {(measured.folder, name): options for name, options in measured.options.items()}
     return found
 
 
-def _measured(job: GraphJob, work: Path, progress: Progress) -> Measured:
+def _measured(job: GraphJob, choices: Candidates, work: Path, progress: Progress) -> Measured:
     if short := memory.shortage(memory_needed(parameters(job.method, job.captured))):
         raise LatentcError(
             f"measuring the sensitivities of '{job.method.folder}' takes {short}.",
@@ -295,4 +297,4 @@ def _measured(job: GraphJob, work: Path, progress: Progress) -> Measured:
     model = job.exported()
     progress(Event(f"{job.method.folder}: exporting the graph", 1, 1))
     calls = job.lowering(scratch, Choice(None)).calls(model, CALLS)
-    return measure(model, job.method.folder, calls, job.target.requirements.weight_schemes, progress)
+    return measure(model, job.method.folder, calls, choices, progress)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import ComponentRecord, GraphRecord, MethodRecord
+from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
 from runtimes.classes import module_class
 from runtimes.configs import cleaned, read_config
 from runtimes.meter import Meter
@@ -56,7 +56,7 @@ MEMORY_METHODS = (
 class Runner(Protocol):
     """What a shell's methods call: `runtimes.graphs.Graphs`, or a stand-in."""
 
-    def record(self, graph: str) -> GraphRecord:
+    def record(self, graph: str) -> GraphSpec:
         """The manifest's record of a graph."""
 
     def open(self, graph: str) -> None:
@@ -248,7 +248,7 @@ def _answer(
 
 
 def _arrays(
-    record: MethodRecord, graph: GraphRecord, bound: Mapping[str, Any], known: Mapping[str, Any]
+    record: MethodRecord, graph: GraphSpec, bound: Mapping[str, Any], known: Mapping[str, Any]
 ) -> dict[str, np.ndarray] | Mismatch:
     """The graph's inputs in a call, or why the call does not fit it."""
     tensors = match_arguments(record.arguments, bound, known)

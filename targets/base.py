@@ -61,14 +61,18 @@ class Requirements:
         precisions: of "fp32", "fp16", "bf16".
         typed: "weights" when the runtime chooses the activations' type on its device (weights are stored
             in the lower precision behind a Cast), "strong" when the graph's own types are what runs.
-        weight_schemes: quantization schemes it can hold ("int8", "int4", "nf4", ...).
+        weight_formats: of quantized weights that it reads: the element type of a DequantizeLinear ("int8", "uint8"),
+            after "blocked " where blocks of it share a scale ("blocked int4"; zero points come with unsigned ones),
+            or the name of another form ("nf4", `targets.graph.nf4`). It takes every scheme that is stored in them.
         passes: names of the compiler's passes to run last, in order.
         rewrites: the exact rewrites whose results its runtime can run, in the order in which they are applied.
         dynamic_shapes: whether symbolic dimensions may remain.
-        activations: element type of quantized activations: "uint8" with a zero point, or "int8" without.
-        scheme_options: options that a weight scheme must have here; others are refused by name, and defaults
-            give way.
-        int4_methods: of `targets.openvino.nncf.METHODS`, those that may choose the values of int4 weights here.
+        activations: element type of quantized activations: "uint8" with a zero point, or "int8" without; empty where
+            it reads none.
+        negative_scales: whether scales of weights may be below zero.
+        scheme_options: by a weight scheme's name, options that it must have here; others are refused by name, and
+            defaults give way.
+        methods: of `targets.openvino.nncf.METHODS`, those that may choose the values of weights in four bits here.
         stand_in: the target that runs this one's float graphs where they must be measured during a compile,
             for a target whose device is seldom there; empty for itself.
     """
@@ -76,13 +80,14 @@ class Requirements:
     opset: tuple[int, int]
     precisions: frozenset[str]
     typed: str
-    weight_schemes: frozenset[str]
+    weight_formats: frozenset[str]
     passes: tuple[str, ...]
     dynamic_shapes: bool
     rewrites: tuple[Rewrite, ...] = ()
-    activations: str = "uint8"
+    activations: str = ""
+    negative_scales: bool = True
     scheme_options: Mapping[str, Mapping[str, bool | int | str]] = field(default_factory=dict)
-    int4_methods: frozenset[str] = frozenset()
+    methods: frozenset[str] = frozenset()
     stand_in: str = ""
 
 

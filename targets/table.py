@@ -11,6 +11,9 @@ from targets.base import Target
 
 ENTRY_POINTS = "latentc.targets"
 
+STAND_IN = "onnxruntime"
+"""The target whose session runs graphs on the CPU where they must be measured whatever they are compiled for."""
+
 TARGETS: dict[str, str] = {
     "onnxruntime": "targets.onnxruntime.target:TARGET",
     "openvino": "targets.openvino.target:TARGET",

@@ -10,6 +10,8 @@ from artifacts.manifest import Built, Evidence, WeightRecord
 from artifacts.progress import Event, Progress
 from compiler.capture.infer import Method
 from compiler.evidence.graphs import Checker, Job, memory_needed
+from compiler.quantize import table
+from compiler.quantize.decide import NONE
 from compiler.source import ComponentSource
 from runtimes.compute import AUTO
 
@@ -47,6 +49,7 @@ def compare(
         return (Evidence(check="not measured", reason="--check none"),)
     if short := memory.shortage(memory_needed(parameters)):
         return (Evidence(check="not measured", reason=f"it takes {short}"),)
+    schemes = {weight.scheme.partition(":")[0] for weight in weights} - {NONE}
     task = f"{method.folder}: comparing with PyTorch"
     progress(Event(task, 0, None))
     with write_points(method, None if check == "full" else 1) as points:
@@ -55,7 +58,7 @@ def compare(
             device="auto",
             precision=precision,
             compute=compute,
-            schemes=tuple(sorted({weight.scheme.partition(":")[0] for weight in weights} - {"none"})),
+            schemes={name: table.get(name).tolerance for name in sorted(schemes)},
             model_file=str(model_file),
             built=built,
             component=method.component,

@@ -22,13 +22,9 @@ from artifacts.serve import Work
 from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
 
-TOLERANCE: dict[str, float] = {
-    "fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2, "int8": 0.15, "int8-activations": 0.3, "int4": 0.6, "nf4": 0.6,
-}  # fmt: skip
-"""Largest ``||out - ref|| / ||ref||`` of any output, by precision and by weight scheme. Rounding weights to 11
-or 8 bits gives about a tenth of this through the depth of these networks; a wrong graph gives about 1. Rounding
-them to 4 bits moves each weight by a tenth of its size: that check finds a wrong graph, and whether the pictures
-are good is for pictures to say."""
+TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2}
+"""Largest ``||out - ref|| / ||ref||`` of any output, by precision; weight schemes have their own. Rounding weights to
+11 or 8 bits gives about a tenth of this through the depth of these networks; a wrong graph gives about 1."""
 
 OWN_NOISE = 3.0
 """How many times PyTorch's own error in bf16 or fp16, against itself in fp32 on the same inputs, a graph that is
@@ -49,7 +45,7 @@ class Job(BaseModel):
     Attributes:
         target, device, precision, model_file, built: what a session opens; `precision` is its weights'.
         compute: the only type to measure, or "auto": fp32, and what the device computes in by default.
-        schemes: of the graph's quantized weights.
+        schemes: of the graph's quantized weights, each with its tolerance (`compiler.quantize.scheme`).
         library, class_name, folder: what PyTorch loads.
         component, method, arguments, inputs, outputs, state: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
@@ -59,7 +55,7 @@ class Job(BaseModel):
     device: str
     precision: str
     compute: str = AUTO
-    schemes: tuple[str, ...] = ()
+    schemes: dict[str, float] = {}
     model_file: str
     built: Built = {}
     component: str
@@ -128,7 +124,7 @@ def limit(job: Job, compute: str, noise: float) -> float:
     Args:
         noise: PyTorch's own error in that type; 0 where it is not known.
     """
-    constant = max(TOLERANCE[name] for name in (job.precision, compute, *job.schemes))
+    constant = max((TOLERANCE[job.precision], TOLERANCE[compute], *job.schemes.values()))
     return max(constant, min(OWN_NOISE * noise, LARGEST))
 
 
@@ -158,7 +154,7 @@ def judge(
                 tolerance=tolerance,
                 broken=f"relative error of {what}; at most {tolerance:.2g} is allowed",
             )
-        scheme = max(job.schemes, key=TOLERANCE.__getitem__, default="")
+        scheme = max(job.schemes, key=job.schemes.__getitem__, default="")
         raise LatentcError(
             f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
             f"allowed in {scheme or job.precision}.",

@@ -132,7 +132,7 @@ class GraphJob:
 
     def _calibration(self) -> Any:
         """What activations are measured with, where they are, and what the data is that weights follow."""
-        used = "int8-activations" in self.choice.schemes or self.choice.methods
+        used = self.choice.measured
         return calibration(self.request, self.source).model_dump() if used else None
 
     def lower(self, building: Building) -> Lowered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from artifacts.errors import UsageError
-from artifacts.manifest import ComponentRecord, Evidence, GraphRecord, MethodRecord, WeightRecord
+from artifacts.manifest import Built, ComponentRecord, GraphSpec, MethodRecord, WeightRecord
 from artifacts.progress import Progress
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
@@ -21,19 +21,17 @@ from compiler.evaluation import TASK, Evaluation
 from compiler.passes import table
 from compiler.quantize import activations, calibrate, data_aware, smoothing
 from compiler.quantize.activations import Range, Site
-from compiler.quantize.apply import QuantizePass, decisions
+from compiler.quantize.apply import Choose, QuantizePass, decisions
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Layout
 from compiler.quantize.recipe import Choice
+from compiler.quantize.scheme import Activations
 from compiler.quantize.stream import Given, Scratch
-from compiler.quantize.table import options as scheme_options
 from compiler.road import Road
 from compiler.source import ModelSource
 from targets import table as targets
 from targets.base import Context, Target
 from targets.openvino.nncf import Weight
-
-ACTIVATIONS = "int8-activations"
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,13 @@ class Lowering:
         """
         records: tuple[WeightRecord, ...] = ()
         if self.choice:
-            found, ranges = self._activations(model)
+            wanted = self._wanted(model)
+            found, ranges = self._activations(model, wanted)
             kept_float = {
-                key: f"int8 weights only: its input in int8 is off by {known.error:.1%}"
+                key: f"its input in int8 is off by {known.error:.1%}"
                 for site, known in zip(found, ranges, strict=True)
                 for key in site.keys
-                if known.error * 1000 > self._limit(key)
+                if known.error * 1000 > wanted[key].limit
             }
             choose = self._without(kept_float)
             given = self._data_aware(model, choose)
@@ -82,14 +81,20 @@ class Lowering:
                 None if any(key in kept_float for key in site.keys) else known
                 for site, known in zip(found, ranges, strict=True)
             ]
-            activations.quantize(model, found, used, self._symmetric)
+            if found:
+                activations.quantize(model, found, used, self._symmetric)
         return model, records
 
     # --- activations -----------------------------------------------------------------------------
 
     @property
+    def _activation(self) -> ir.DataType:
+        """The element type of quantized activations."""
+        return ir.DataType[self.target.requirements.activations.upper()]
+
+    @property
     def _symmetric(self) -> bool:
-        return self.target.requirements.activations == "int8"
+        return self._activation.is_signed()
 
     @property
     def _measuring(self) -> tuple[Target, Any]:
@@ -100,34 +105,29 @@ class Lowering:
         target = targets.get(name)
         return target, target.options()
 
-    def _limit(self, key: str) -> int:
-        options = self._options_of(key)
-        return 0 if options is None else int(options.limit)
-
-    def _smoothed(self, site: Site) -> bool:
-        return all(options is not None and options.smooth for options in map(self._options_of, site.keys))
-
-    def _options_of(self, key: str) -> Any:
-        """The options of the weight's scheme; None where it is not quantized."""
-        decision = self.choice.decide(key, Layout("linear", (1024, 1024), 0))
-        return None if decision is None else decision.options
-
-    def _without(self, kept_float: dict[str, str]) -> Any:
+    def _without(self, kept_float: Mapping[str, str]) -> Choose:
         def choose(key: str, layout: Layout) -> Decision | None:
-            if key in kept_float:
-                return Decision("int8", scheme_options("int8", {}), kept_float[key])
-            return self.choice.decide(key, layout)
+            made = self.choice.decide(key, layout)
+            if made is None or made.activations is None or key not in kept_float:
+                return made
+            return made.fall_back(kept_float[key])
 
         return choose
 
-    def _activations(self, model: ir.Model) -> tuple[list[Site], list[Range]]:
+    def _wanted(self, model: ir.Model) -> dict[str, Activations]:
+        """Weights (keys) whose layers' inputs are to be quantized."""
+        chosen = ((found.key, made.activations) for found, made in decisions(model, self.choice.decide))
+        return {key: wanted for key, wanted in chosen if wanted is not None}
+
+    def _activations(
+        self, model: ir.Model, wanted: Mapping[str, Activations]
+    ) -> tuple[list[Site], list[Range]]:
         """The activations to quantize, with the ranges that a calibration found."""
-        wanted = {f.key for f, made in decisions(model, self.choice.decide) if made.scheme == ACTIVATIONS}
         found = activations.sites(model, lambda key, layout: key in wanted)
         if not found:
             return [], []
         self._require_one_method()
-        self._smooth(model, found)
+        self._smooth(model, found, wanted)
         first = self._taps(model, found, None, "first")
         ranges = activations.first_ranges(first, self._symmetric)
         hard = activations.outliers(ranges)
@@ -143,12 +143,12 @@ class Lowering:
     def _require_one_method(self) -> None:
         name = self.method.component
         others = [m.method for m in self.captured.methods if m.component == name]
-        what = f"{ACTIVATIONS}, auto and int4 with a method"
+        what = ", ".join(self.choice.measured) or "auto"
         if TASK not in self.captured.pipelines:
-            raise UsageError(f"{what} are measured with {TASK}, which is not among the tasks.")
+            raise UsageError(f"{what} is measured with {TASK}, which is not among the tasks.")
         if len(others) > 1:
             raise UsageError(
-                f"{what} measure components that are called in one way; '{name}' is called by {', '.join(others)}.",
+                f"{what} measures components that are called in one way; '{name}' is called by {', '.join(others)}.",
                 f"Use --quantize {name}=int8",
             )
 
@@ -158,14 +158,15 @@ class Lowering:
         """Runs the pipeline with the float graph, tapped; float32 [calls, taps]."""
         return self._measured(activations.tap(model, found, ranges), name)
 
-    def _smooth(self, model: ir.Model, found: Sequence[Site]) -> None:
+    def _smooth(self, model: ir.Model, found: Sequence[Site], wanted: Mapping[str, Activations]) -> None:
         """Folds outliers of activations into the weights behind them, where that lowers the measured error."""
-        smoothable = smoothing.smoothable(model, [site for site in found if self._smoothed(site)])
+        some = [site for site in found if all(wanted[key].smooth for key in site.keys)]
+        smoothable = smoothing.smoothable(model, some)
         if not smoothable:
             return
         taps = self._measured(smoothing.tap(model, smoothable), "channels")
         for one, known in zip(smoothable, smoothing.channels(smoothable, taps), strict=True):
-            by = smoothing.factors(one, known, 2 ** (self._options_of(one.weights[0].key).bits - 1) - 1)
+            by = smoothing.factors(one, known, wanted[one.weights[0].key].top)
             if by is not None:
                 smoothing.fold(model, one, by)
 
@@ -175,13 +176,14 @@ class Lowering:
 
     # --- values that follow the data -------------------------------------------------------------
 
-    def _data_aware(self, model: ir.Model, choose: Any) -> dict[str, Callable[[], Given]]:
+    def _data_aware(self, model: ir.Model, choose: Choose) -> dict[str, Callable[[], Given]]:
         """Initializer -> what its method made of it. The files that are read lie in `scratch`."""
         wanted: dict[str, list[Weight]] = {}
         for found, made in decisions(model, choose):
             # A second reader would get a weight that the first one's input is divided out of.
-            if made.method and len(found.value.uses()) == 1:
-                weight = Weight(str(found.value.name), made.options.group, made.options.asymmetric)
+            if made.method and made.format is not None and len(found.value.uses()) == 1:
+                block = made.format.block or found.layout.inner
+                weight = Weight(str(found.value.name), block, made.format.zero_points)
                 wanted.setdefault(made.method, []).append(weight)
         if not wanted:
             return {}
@@ -232,11 +234,11 @@ class Lowering:
             context = Context(self.progress, self.method.dims, table.simplify)
             written = target.lower(arrived.model, options, folder, context)
             (folder / "config.json").write_bytes(self.source.component(self.method.component).config)
-            yield self._job(folder, written.model_file)
+            yield self._job(folder, written.model_file, written.built)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _job(self, folder: Path, model_file: str) -> calibrate.Job:
+    def _job(self, folder: Path, model_file: str, built: Built) -> calibrate.Job:
         method = self.method
         record = MethodRecord(
             method=method.method,
@@ -257,17 +259,14 @@ class Lowering:
                 config="config.json",
                 methods=(record,),
             ),
-            graph=GraphRecord(
+            graph=GraphSpec(
                 folder=method.folder,
                 model_file=model_file,
                 inputs=method.inputs,
                 outputs=method.outputs,
                 dims=method.dims,
                 precision=self.precision,
-                parameters=0,
-                schemes={},
-                digest="",
-                evidence=(Evidence(check="not measured"),),
+                built=built,
             ),
             evaluation=self.evaluation,
             width=self.size[0],

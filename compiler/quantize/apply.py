@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +11,10 @@ import onnx_ir as ir
 from artifacts.manifest import WeightRecord
 from artifacts.progress import Event, Progress, silent
 from compiler.quantize.correction import correct
-from compiler.quantize.decide import Decision, spare_small, stored_bytes
+from compiler.quantize.decide import Decision, spare_small
 from compiler.quantize.find import Found, Layout, find
+from compiler.quantize.restore import Parts
 from compiler.quantize.stream import Given, QuantizedWeight, Scratch, quantize
-from targets.graph import nf4
 from targets.graph.edit import add_constant, add_initializer, insert
 from targets.graph.weights import Stored, WeightRef
 
@@ -59,7 +58,7 @@ class QuantizePass(ir.passes.InPlacePass):
         total, done = float(sum(found.weight.nbytes for found, _ in chosen)), 0.0
         records = []
         for found, decision in chosen:
-            if decision.scheme == "none":
+            if decision.scheme is None:
                 records.append(_spared(found, decision))
                 continue
             given = self.given.get(str(found.value.name)) if decision.method else None
@@ -84,9 +83,9 @@ def decisions(model: ir.Model, choose: Choose) -> list[tuple[Found, Decision]]:
 def _spared(found: Found, decision: Decision) -> WeightRecord:
     return WeightRecord(
         key=found.key,
-        scheme=decision.scheme,
+        scheme=decision.label,
         parameters=found.weight.size,
-        bytes=stored_bytes(decision, found.layout),
+        bytes=decision.bytes(found.layout),
         error=0.0,
         note=decision.note,
     )
@@ -119,20 +118,17 @@ class _Rewrite:
     before: ir.Node
 
     def run(self) -> None:
-        found, decision = self.made.found, self.made.decision
+        found, scheme = self.made.found, self.made.decision.scheme
+        assert scheme is not None
         old, name = found.value, str(found.value.name)
         readers = [(use.node, use.idx) for use in old.uses()]
         del self.graph.initializers[name]
         old.name = f"{name}.float"
-        values = self._weight(self.made.values, name)
-        scale = self._scale(name)
-        if decision.scheme == "nf4":
-            block = found.layout.inner // self.made.scale.shape[1]
-            new = nf4.add(self.graph, self.before, values, scale, block)
-            if found.layout.channel == 1:
-                new = self._node("Transpose", [new], {"perm": [1, 0]}, found.layout.shape)
-        else:
-            new = self._restored(values, scale, name)
+        values, scale, zero = self._weight(self.made.values, name), self._scale(name), None
+        if self.made.zero is not None:
+            zero = self._weight(self.made.zero, f"{name}.zero_point")
+        parts = Parts(name, found.layout, values, scale, zero)
+        new = scheme.restore.add(self.graph, self.before, parts)
         new.name = f"{name}.restored"
         for node, index in readers:
             node.replace_input_with(index, new)
@@ -151,38 +147,16 @@ class _Rewrite:
         scaled = insert(product, "Mul", [x, factor], dtype=kind, shape=x.shape, before=True)
         product.replace_input_with(0, scaled.outputs[0])
 
-    def _restored(self, values: ir.Value, scale: ir.Value, name: str) -> ir.Value:
-        layout, stored = self.made.found.layout, self.made.scale.shape
-        inputs = [values, scale]
-        if self.made.zero is not None:
-            inputs.append(self._weight(self.made.zero, f"{name}.zero_point"))
-        attributes: dict[str, Any] = {"axis": layout.channel}
-        if len(stored) == 2:
-            axis = 1 if len(layout.shape) > 2 or layout.channel == 0 else 0
-            attributes = {"axis": axis, "block_size": self.made.values.shape[axis] // stored[axis]}
-        new = self._node("DequantizeLinear", inputs, attributes, self.made.values.shape)
-        if self.made.values.shape != layout.shape:
-            shape = add_constant(self.graph, np.array(layout.shape, np.int64), f"{name}.shape")
-            new = self._node("Reshape", [new, shape], {}, layout.shape)
-        return new
-
     def _scale(self, name: str) -> ir.Value:
         scale = self._weight(self.made.scale, f"{name}.scale")
         if scale.dtype == ir.DataType.FLOAT:
             return scale
         # In front of the DequantizeLinear, where runtimes fold it: behind it they would not know the pattern.
-        return self._node("Cast", [scale], {"to": int(ir.DataType.FLOAT)}, self.made.scale.shape)
+        kind, to, shape = ir.DataType.FLOAT, {"to": int(ir.DataType.FLOAT)}, self.made.scale.shape
+        return insert(self.before, "Cast", [scale], to, dtype=kind, shape=shape, before=True).outputs[0]
 
     def _weight(self, stored: Stored, name: str) -> ir.Value:
         value = add_initializer(self.graph, WeightRef(stored, name=name), name)
         assert value.const_value is not None
         value.const_value.name = value.name
         return value
-
-    def _node(
-        self, op_type: str, inputs: list[ir.Value], attributes: dict[str, Any], shape: tuple[int, ...]
-    ) -> ir.Value:
-        kind = ir.DataType.FLOAT
-        return insert(self.before, op_type, inputs, attributes, dtype=kind, shape=shape, before=True).outputs[
-            0
-        ]

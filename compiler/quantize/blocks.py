@@ -7,10 +7,8 @@ A weight is seen as float32 [rows, inner]: a row makes one output channel (or is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 
 @dataclass(frozen=True)
@@ -26,31 +24,6 @@ class Blocks:
     values: np.ndarray
     scale: np.ndarray
     zero: np.ndarray | None = None
-
-
-class Scheme(Protocol):
-    """One way to store weights. Each file of a scheme offers one instance; `quantize.table` names it.
-
-    Attributes:
-        name: as users write it.
-        options: a frozen dataclass of bools, ints and strs with defaults. A `CHOICES` beside it in its module
-            names the values that an option may have, where not all are good.
-    """
-
-    name: str
-    options: type[Any]
-
-    def block(self, options: Any) -> int | None:
-        """Elements that share a scale; None for a whole row."""
-
-    def element(self, options: Any) -> ir.DataType:
-        """The element type of the values: INT8, UINT8, INT4 or UINT4."""
-
-    def quantize(self, rows: np.ndarray, options: Any) -> Blocks:
-        """Quantizes finite float32 [rows, inner], where the block divides `inner`."""
-
-    def dequantize(self, blocks: Blocks, options: Any) -> np.ndarray:
-        """float32 [rows, inner]."""
 
 
 def spread(per_block: np.ndarray, inner: int) -> np.ndarray:
@@ -92,3 +65,9 @@ def is_half(scale: np.ndarray) -> bool:
 def nonzero(scale: np.ndarray) -> np.ndarray:
     """Scales of blocks that are zero throughout, or too small to divide by, become 1."""
     return np.where(np.abs(scale) < np.finfo(np.float32).tiny, np.float32(1), scale)
+
+
+def symmetric(rows: np.ndarray, top: int) -> Blocks:
+    """Rows over the whole numbers from -top to top, one scale each."""
+    scale = nonzero(np.max(np.abs(rows), axis=1, keepdims=True) / np.float32(top))
+    return Blocks(np.clip(np.rint(rows / scale), -top, top).astype(np.int8), scale)

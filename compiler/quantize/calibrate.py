@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import ComponentRecord, GraphRecord
+from artifacts.manifest import ComponentRecord, GraphSpec
 from artifacts.progress import Event, Progress
 from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
@@ -41,7 +41,7 @@ class Job(BaseModel):
     target: str
     root: str
     component: ComponentRecord
-    graph: GraphRecord
+    graph: GraphSpec
     taps: str = ""
     keep: int = 0
     evaluation: Evaluation
@@ -107,12 +107,14 @@ class Tapped:
         types = (WIDE,) if device is None else natively(device, job.graph.precision)
         # What is measured is the graph, not the rounding of a type.
         compute = WIDE if WIDE in types else types[0]
-        self._session = factory.open(Path(job.root) / job.graph.model_file, "auto", compute, None)
+        self._session = factory.open(
+            Path(job.root) / job.graph.model_file, "auto", compute, None, job.graph.built
+        )
         self.taps: list[np.ndarray] = []
         self.inputs: list[dict[str, np.ndarray]] = []
 
-    def record(self, graph: str) -> GraphRecord:
-        """The one graph's record."""
+    def record(self, graph: str) -> GraphSpec:
+        """The one graph."""
         return self._graph
 
     def open(self, graph: str) -> None:

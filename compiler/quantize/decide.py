@@ -2,101 +2,114 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from compiler.quantize import table
+from compiler.quantize import low_rank, table
 from compiler.quantize.find import Layout
-from compiler.quantize.int4 import NO_METHOD
+from compiler.quantize.scheme import NO_METHOD, Activations, Format, Misfit, Options, Scheme
 
-GROUPS = (128, 64, 32)
-NARROWS = 8
-"""From this many input channels for each output channel on, a layer is an output of the network: what is wrong there
-nothing later makes good. Measured on the built-in model: its last convolution in four bits costs 4 dB."""
-
-_KINDS = {"conv": "a convolution", "transposed conv": "a transposed convolution", "embedding": "an embedding"}
+NONE = "none"
+"""What weights are called that stay in the graph's precision."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A scheme with its options; `note` says why it is not the one that was asked for.
+    """A scheme with its options; None leaves the weight in the graph's precision.
 
-    The scheme "none", without options, leaves the weight in the graph's precision.
+    Attributes:
+        note: why it is not what was asked for; empty where it is.
+        fallback: whether the scheme is another than the one that was asked for.
     """
 
-    scheme: str
-    options: Any
+    scheme: Scheme[Any] | None
+    options: Options = field(default_factory=Options)
     note: str = ""
+    fallback: bool = False
+
+    @property
+    def name(self) -> str:
+        """The scheme's."""
+        return NONE if self.scheme is None else self.scheme.name
 
     @property
     def label(self) -> str:
-        """As a user would write it: "int4:group=64"; what is as by default is left out, but for the group."""
-        if self.options is None:
-            return self.scheme
-        default = type(self.options)()
-        parts = [
-            f.name if value is True else f"{f.name}={value}"
-            for f in dataclasses.fields(self.options)
-            if (value := getattr(self.options, f.name)) != getattr(default, f.name) or f.name == "group"
-        ]
-        return self.scheme + (":" + ",".join(parts) if parts else "")
+        """As a user would write it: "int4:group=64"."""
+        return NONE if self.scheme is None else self.scheme.label(self.options)
+
+    @property
+    def format(self) -> Format | None:
+        """How the values lie on disk."""
+        return None if self.scheme is None else self.scheme.format(self.options)
+
+    @property
+    def activations(self) -> Activations | None:
+        """What the scheme wants of the layer's input; None where that stays a float."""
+        return None if self.scheme is None else self.scheme.activations(self.options)
 
     @property
     def low_rank(self) -> int:
         """Rank of the correction, 0 for none."""
-        return int(getattr(self.options, "low_rank", 0))
+        return self.options.low_rank
 
     @property
     def method(self) -> str:
         """The algorithm that chooses the values by the data; empty for none."""
-        found = getattr(self.options, "method", NO_METHOD)
-        return "" if found == NO_METHOD else str(found)
+        return "" if self.options.method == NO_METHOD else self.options.method
+
+    def bytes(self, layout: Layout) -> int:
+        """What the weight takes on disk: values, scales, zero points and correction."""
+        form = self.format
+        if form is None:
+            return 2 * layout.rows * layout.inner
+        return form.bytes(layout) + 2 * self.low_rank * (layout.rows + layout.inner)
 
     def without_method(self, why: str) -> Decision:
         """The same without its method, and the reason."""
-        options = dataclasses.replace(self.options, method=NO_METHOD)
-        note = f"no {self.method}: {why}"
-        return Decision(self.scheme, options, f"{self.note}; {note}" if self.note else note)
+        return self._with(Misfit(f"no {self.method}: {why}", self.options.replaced(method=NO_METHOD)))
+
+    def fall_back(self, why: str) -> Decision:
+        """What the weight has in place of this scheme, and the reason."""
+        if self.scheme is None or not self.scheme.fallback:
+            return Decision(None, note=f"not quantized: {why}", fallback=True)
+        scheme = table.get(self.scheme.fallback)
+        made = Decision(scheme, scheme.default(), fallback=True)
+        loses_activations = self.activations is not None and made.activations is None
+        name = f"{scheme.name} weights only" if loses_activations else scheme.name
+        return replace(made, note=f"{name}: {why}")
+
+    def _with(self, misfit: Misfit) -> Decision:
+        """What it becomes where it does not fit."""
+        if misfit.options is None:
+            return self.fall_back(misfit.why)
+        note = f"{self.note}; {misfit.why}" if self.note else misfit.why
+        return replace(self, options=misfit.options, note=note)
 
 
-def decide(scheme: str, options: Any, layout: Layout) -> Decision:
-    """The scheme for a weight of this layout."""
-    if scheme == "int8":
-        return Decision(scheme, options)
-    if scheme == "int8-activations":
-        if layout.kind in ("linear", "conv"):
-            return Decision(scheme, options)
-        return Decision("int8", table.get("int8").options(), f"int8 weights only: {_KINDS[layout.kind]}")
-    if layout.kind == "transposed conv":
-        return _int8(_KINDS[layout.kind])
-    if scheme == "nf4" and layout.kind != "linear":
-        return _int8(f"no runtime reads nf4 in {_KINDS[layout.kind]}")
-    if layout.kind != "embedding" and layout.inputs >= NARROWS * layout.rows:
-        return _int8(f"{layout.inputs} inputs to {layout.rows} outputs: errors there are not averaged")
-    block, note = table.get(scheme).block(options), ""
-    if block is not None and layout.inner % block:
-        smaller = [group for group in GROUPS if group < block and not layout.inner % group]
-        if scheme == "nf4" or not smaller:
-            least = block if scheme == "nf4" else GROUPS[-1]
-            return _int8(f"{layout.inner} inputs are no multiple of {least}")
-        note = f"group {smaller[0]}: {layout.inner} inputs are no multiple of {block}"
-        options = dataclasses.replace(options, group=smaller[0])
-    rank = options.low_rank
-    if rank:
-        why = _no_low_rank(rank, layout)
-        if why:
-            options = dataclasses.replace(options, low_rank=0)
-            note = f"{note}; {why}" if note else why
-    made = Decision(scheme, options, note)
-    return made.without_method(_KINDS[layout.kind]) if made.method and layout.kind != "linear" else made
+def decide(scheme: str, options: Options, layout: Layout) -> Decision:
+    """The scheme for a weight of this layout, or what it falls back to."""
+    made = Decision(table.get(scheme), options)
+    while (misfit := _misfit(made, layout)) is not None:
+        made = made._with(misfit)
+    return made
+
+
+def _misfit(made: Decision, layout: Layout) -> Misfit | None:
+    if made.scheme is None:
+        return None
+    misfit = made.scheme.misfit(layout, made.options)
+    if misfit is None and made.low_rank and (why := low_rank.unfit(made.low_rank, layout)):
+        return Misfit(f"no low rank: {why}", made.options.replaced(low_rank=0))
+    if misfit is None and made.method and layout.kind != "linear":
+        return Misfit(f"no {made.method}: {layout.article}", made.options.replaced(method=NO_METHOD))
+    return misfit
 
 
 def spare_small(decisions: Sequence[tuple[int, Decision]]) -> list[Decision]:
     """The decisions for a whole graph, with its smallest weights spared as the option `small` asks.
 
-    Those that were to be in four bits are at int8, those that were to be at int8 are left alone.
+    Those that were to be in fewer bits than their scheme's fallback take that, others are left alone.
 
     Args:
         decisions: elements of each weight, and what was decided for it alone.
@@ -106,44 +119,20 @@ def spare_small(decisions: Sequence[tuple[int, Decision]]) -> list[Decision]:
     spent = 0
     for index in sorted(range(len(decisions)), key=lambda i: decisions[i][0]):
         size, decision = decisions[index]
-        share = getattr(decision.options, "small", 0)
-        eight = decision.scheme.startswith("int8")
-        # Eight bits with a note are already more than was asked for.
-        if not share or (eight and decision.note):
+        share = decision.options.small
+        # A fallback is already more than was asked for.
+        if not share or decision.fallback:
             continue
         spent += size
         if spent * 100 > total * share:
             break
         why = f"among the smallest weights, which hold {share}% of the parameters"
-        result[index] = Decision("none", None, f"not quantized: {why}") if eight else _int8(why)
+        result[index] = _spared(decision, why)
     return result
 
 
-def _int8(why: str) -> Decision:
-    return Decision("int8", table.get("int8").options(), f"int8: {why}")
-
-
-def _no_low_rank(rank: int, layout: Layout) -> str:
-    if layout.kind == "embedding":
-        return "no low rank: an embedding"
-    if layout.groups != 1:
-        return "no low rank: a grouped convolution"
-    # Above that the correction in fp16 takes more than the four bits it corrects.
-    if rank * (layout.rows + layout.inner) * 4 > layout.rows * layout.inner:
-        return f"no low rank: {layout.rows}x{layout.inner} is too small for rank {rank}"
-    return ""
-
-
-def stored_bytes(decision: Decision, layout: Layout) -> int:
-    """What the weight takes on disk: values, scales, zero points and correction."""
-    if decision.options is None:
-        return 2 * layout.rows * layout.inner
-    scheme, options = table.get(decision.scheme), decision.options
-    element = scheme.element(options)
-    size = (layout.rows * layout.inner * element.bitwidth + 7) // 8
-    block = scheme.block(options)
-    blocks = layout.rows * (1 if block is None else layout.inner // block)
-    size += blocks * (2 if getattr(options, "scales", "fp32") == "fp16" else 4)
-    if getattr(options, "asymmetric", False):
-        size += (blocks * element.bitwidth + 7) // 8
-    return size + 2 * decision.low_rank * (layout.rows + layout.inner)
+def _spared(decision: Decision, why: str) -> Decision:
+    more, form = decision.fall_back(why), decision.format
+    if form is None or more.format is None or more.format.element.bitwidth <= form.element.bitwidth:
+        return Decision(None, note=f"not quantized: {why}", fallback=True)
+    return more

@@ -14,6 +14,14 @@ from targets.graph.weights import Reshape, Transpose, WeightRef
 MIN_ELEMENTS = 1024
 
 
+_ARTICLES = {
+    "linear": "a matrix of products",
+    "conv": "a convolution",
+    "transposed conv": "a transposed convolution",
+    "embedding": "an embedding",
+}
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a graph reads a weight.
@@ -29,6 +37,16 @@ class Layout:
     shape: tuple[int, ...]
     channel: int
     groups: int = 1
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether it is a transposed convolution's, whose output channels are not its first axis."""
+        return self.kind == "transposed conv"
+
+    @property
+    def article(self) -> str:
+        """For people: "a convolution"."""
+        return _ARTICLES[self.kind]
 
     @property
     def rows(self) -> int:

@@ -10,16 +10,19 @@ largest in size lands on -8, whatever its sign, so scales may be negative.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from artifacts.errors import UsageError
-from compiler.quantize.blocks import Blocks, affine, as_half, nonzero
+from compiler.quantize.blocks import Blocks, as_half, nonzero
+from compiler.quantize.find import Layout
+from compiler.quantize.scheme import NO_METHOD, Format, Misfit, Options, Scheme, unaveraged
 from targets.openvino.nncf import METHODS
 
-NO_METHOD = "none"
+GROUPS = (128, 64, 32)
 
 # Shares of the largest element's scale that are tried. Below 1 the largest elements are clipped and all
 # others are finer; a little above 1 the grid may happen to fit better.
@@ -27,7 +30,7 @@ _SHARES = np.array([1, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1], np.flo
 
 
 @dataclass(frozen=True)
-class Options:
+class Int4Options(Options):
     """Options of the scheme "int4".
 
     Attributes:
@@ -62,30 +65,50 @@ class Options:
             )
 
 
-CHOICES: dict[str, tuple[object, ...]] = {
-    "group": (32, 64, 128),
-    "scale": ("mse", "max"),
-    "scales": ("fp16", "fp32"),
-    "method": (NO_METHOD, *METHODS),
-}
-
-
-class Int4:
+class Int4(Scheme[Int4Options]):
     """4 bits an element, 16 (or 32) a group for its scale, and 4 for a zero point."""
 
     name = "int4"
-    options: type[Options] = Options
+    options = Int4Options
+    choices: Mapping[str, tuple[object, ...]] = {
+        "group": tuple(sorted(GROUPS)),
+        "scale": ("mse", "max"),
+        "scales": ("fp16", "fp32"),
+        "method": (NO_METHOD, *METHODS),
+    }
+    labelled = ("group",)
+    # Rounding to 4 bits moves each weight by a tenth of its size: the check finds a wrong graph, and whether the
+    # pictures are good is for pictures to say.
+    tolerance = 0.6
+    fallback = "int8"
+    candidates = (
+        *(Int4Options(group=group, small=0) for group in GROUPS),
+        Int4Options(small=0, low_rank=16),
+    )
 
-    def block(self, options: Options) -> int | None:
-        """The group."""
-        return options.group
-
-    def element(self, options: Options) -> ir.DataType:
+    def format(self, options: Int4Options) -> Format:
         """INT4, or UINT4 with zero points."""
-        return ir.DataType.UINT4 if options.asymmetric else ir.DataType.INT4
+        return Format(
+            ir.DataType.UINT4 if options.asymmetric else ir.DataType.INT4,
+            options.group,
+            zero_points=options.asymmetric,
+            half_scales=options.scales == "fp16",
+            negative_scales=not options.asymmetric and not options.positive,
+        )
 
-    def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
-        """See `blocks.Scheme`."""
+    def misfit(self, layout: Layout, options: Int4Options) -> Misfit | None:
+        """Rows that no group divides, and layers whose errors are not averaged; a smaller group, where one divides."""
+        few = None if layout.is_transposed else unaveraged(layout)
+        misfit = few or super().misfit(layout, options)
+        if misfit is None or few or layout.is_transposed:
+            return misfit
+        group = next((group for group in GROUPS if group < options.group and not layout.inner % group), None)
+        if group is None:
+            return Misfit(f"{layout.inner} inputs are no multiple of {min(GROUPS)}")
+        return Misfit(f"group {group}: {misfit.why}", options.replaced(group=group))
+
+    def quantize(self, rows: np.ndarray, options: Int4Options) -> Blocks:
+        """See `scheme.Scheme`."""
         blocks = rows.reshape(-1, options.group)
         shares = _SHARES if options.scale == "mse" else np.ones(1, np.float32)
         values, scale, zero = (_asymmetric if options.asymmetric else _symmetric)(blocks, shares, options)
@@ -94,17 +117,13 @@ class Int4:
             values.reshape(rows.shape), scale.reshape(shape), None if zero is None else zero.reshape(shape)
         )
 
-    def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
-        """See `blocks.Scheme`."""
-        return affine(blocks)
 
-
-def _rounded(scale: np.ndarray, options: Options) -> np.ndarray:
+def _rounded(scale: np.ndarray, options: Int4Options) -> np.ndarray:
     return nonzero(as_half(scale) if options.scales == "fp16" else scale)
 
 
 def _symmetric(
-    blocks: np.ndarray, shares: np.ndarray, options: Options
+    blocks: np.ndarray, shares: np.ndarray, options: Int4Options
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """[n, group] -> int8 values [n, group], scale [n, 1], no zero points."""
     peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
@@ -117,7 +136,7 @@ def _symmetric(
 
 
 def _asymmetric(
-    blocks: np.ndarray, shares: np.ndarray, options: Options
+    blocks: np.ndarray, shares: np.ndarray, options: Int4Options
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """[n, group] -> uint8 values [n, group], scale [n, 1], uint8 zero points [n, 1]."""
     low = np.minimum(blocks.min(axis=1, keepdims=True), 0)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantize.blocks import Blocks, affine, nonzero
+from compiler.quantize.blocks import Blocks, nonzero, symmetric
+from compiler.quantize.scheme import Format, Options, Scheme
 
 
 @dataclass(frozen=True)
-class Options:
+class Int8Options(Options):
     """Options of the scheme "int8".
 
     Attributes:
@@ -27,22 +28,21 @@ class Options:
     small: int = 1
 
 
-class Int8:
-    """8 bits an element, and one fp32 scale a row."""
+class Int8(Scheme[Int8Options]):
+    """8 bits an element, and one fp32 scale a row. It fits every weight."""
 
     name = "int8"
-    options: type[Options] = Options
+    options = Int8Options
+    tolerance = 0.15
+    candidates = (Int8Options(small=0),)
 
-    def block(self, options: Options) -> int | None:
-        """None: the whole row."""
-        return None
-
-    def element(self, options: Options) -> ir.DataType:
+    def format(self, options: Int8Options) -> Format:
         """INT8, or UINT8 with zero points."""
-        return ir.DataType.UINT8 if options.asymmetric else ir.DataType.INT8
+        element = ir.DataType.UINT8 if options.asymmetric else ir.DataType.INT8
+        return Format(element, zero_points=options.asymmetric)
 
-    def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
-        """See `blocks.Scheme`."""
+    def quantize(self, rows: np.ndarray, options: Int8Options) -> Blocks:
+        """See `scheme.Scheme`."""
         if not options.asymmetric:
             return symmetric(rows, 127)
         low = np.minimum(rows.min(axis=1, keepdims=True), 0)
@@ -52,16 +52,6 @@ class Int8:
         zero = np.clip(np.rint(-low / scale), 0, 255)
         values = np.clip(np.rint(rows / scale) + zero, 0, 255).astype(np.uint8)
         return Blocks(values, scale, zero.astype(np.uint8))
-
-    def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
-        """See `blocks.Scheme`."""
-        return affine(blocks)
-
-
-def symmetric(rows: np.ndarray, top: int) -> Blocks:
-    """Rows over the whole numbers from -top to top."""
-    scale = nonzero(np.max(np.abs(rows), axis=1, keepdims=True) / np.float32(top))
-    return Blocks(np.clip(np.rint(rows / scale), -top, top).astype(np.int8), scale)
 
 
 SCHEME = Int8()

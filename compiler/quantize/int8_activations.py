@@ -5,17 +5,19 @@ The weights' half is `int8`'s; the activations' half is `quantize.activations`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantize import int8
-from compiler.quantize.blocks import Blocks
+from compiler.quantize.blocks import Blocks, symmetric
+from compiler.quantize.find import Layout
+from compiler.quantize.scheme import Activations, Format, Misfit, Options, Scheme
 
 
 @dataclass(frozen=True)
-class Options:
+class Int8ActivationsOptions(Options):
     """Options of the scheme "int8-activations".
 
     Attributes:
@@ -33,30 +35,34 @@ class Options:
     small: int = 1
 
 
-CHOICES: dict[str, tuple[object, ...]] = {"bits": (7, 8)}
-
-
-class Int8Activations:
+class Int8Activations(Scheme[Int8ActivationsOptions]):
     """Weights as `int8`, symmetric (kernels want no zero points on both sides), over 7 bits or 8."""
 
     name = "int8-activations"
-    options: type[Options] = Options
+    options = Int8ActivationsOptions
+    choices: Mapping[str, tuple[object, ...]] = {"bits": (7, 8)}
+    tolerance = 0.3
+    fallback = "int8"
 
-    def block(self, options: Options) -> int | None:
-        """None: the whole row."""
-        return None
+    def format(self, options: Int8ActivationsOptions) -> Format:
+        """INT8, whatever the bits."""
+        return Format(ir.DataType.INT8)
 
-    def element(self, options: Options) -> ir.DataType:
-        """INT8."""
-        return ir.DataType.INT8
+    def quantize(self, rows: np.ndarray, options: Int8ActivationsOptions) -> Blocks:
+        """See `scheme.Scheme`."""
+        return symmetric(rows, _top(options))
 
-    def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
-        """See `blocks.Scheme`."""
-        return int8.symmetric(rows, 2 ** (options.bits - 1) - 1)
+    def misfit(self, layout: Layout, options: Int8ActivationsOptions) -> Misfit | None:
+        """Products and convolutions have an input to quantize."""
+        return None if layout.kind in ("linear", "conv") else Misfit(layout.article)
 
-    def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
-        """See `blocks.Scheme`."""
-        return int8.SCHEME.dequantize(blocks, int8.Options())
+    def activations(self, options: Int8ActivationsOptions) -> Activations:
+        """In 8 bits."""
+        return Activations(options.limit, options.smooth, _top(options))
+
+
+def _top(options: Int8ActivationsOptions) -> int:
+    return int(2 ** (options.bits - 1) - 1)
 
 
 SCHEME = Int8Activations()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from compiler.quantize.find import Layout
+
 # Columns beyond the rank, and passes over the matrix: enough for the largest singular values of weights,
 # which fall slowly (Halko, Martinsson and Tropp 2011, algorithm 4.4).
 _MORE = 8
@@ -26,3 +28,15 @@ def split(rows: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     left, right = (basis @ u[:, :rank]) * root, root[:, None] * v[:rank]
     top = np.float32(np.finfo(np.float16).max)
     return np.clip(left, -top, top).astype(np.float16), np.clip(right, -top, top).astype(np.float16)
+
+
+def unfit(rank: int, layout: Layout) -> str:
+    """Why a weight has no such correction; empty where it may."""
+    if layout.kind == "embedding":
+        return layout.article
+    if layout.groups != 1:
+        return "a grouped convolution"
+    # Above that the correction in fp16 takes more than the four bits it corrects.
+    if rank * (layout.rows + layout.inner) * 4 > layout.rows * layout.inner:
+        return f"{layout.rows}x{layout.inner} is too small for rank {rank}"
+    return ""

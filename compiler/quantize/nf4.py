@@ -6,12 +6,18 @@ matrices of products only: no runtime reads it anywhere else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from compiler.quantize.blocks import Blocks, as_half, nonzero, spread
+from compiler.quantize.find import Layout
+from compiler.quantize.restore import Parts
+from compiler.quantize.scheme import Format, Misfit, Options, Scheme, unaveraged
+from targets.graph import nf4
+from targets.graph.edit import insert
 
 BLOCK = 64
 
@@ -28,7 +34,7 @@ _MIDDLES = ((TABLE[1:].astype(np.float64) + TABLE[:-1]) / 2).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Options:
+class Nf4Options(Options):
     """Options of the scheme "nf4".
 
     Attributes:
@@ -43,33 +49,56 @@ class Options:
     small: int = 1
 
 
-CHOICES: dict[str, tuple[object, ...]] = {"scales": ("fp16", "fp32")}
+class NormalFloat:
+    """The node of `targets.graph.nf4`, whose values are [rows, inner], and a Transpose where they are read turned."""
+
+    turned = False
+
+    def format(self, element: ir.DataType, blocked: bool) -> str:
+        """One name for all of it: the element type is the indices'."""
+        return nf4.NAME
+
+    def add(self, graph: ir.Graph, before: ir.Node, parts: Parts) -> ir.Value:
+        """See `restore.Restore`."""
+        new = nf4.add(graph, before, parts.values, parts.scale, BLOCK)
+        if parts.layout.channel == 0:
+            return new
+        kind, shape = ir.DataType.FLOAT, parts.layout.shape
+        node = insert(before, "Transpose", [new], {"perm": [1, 0]}, dtype=kind, shape=shape, before=True)
+        return node.outputs[0]
 
 
-class Nf4:
+class Nf4(Scheme[Nf4Options]):
     """4 bits an element, and 16 (or 32) for each 64 of them."""
 
     name = "nf4"
-    options: type[Options] = Options
+    options = Nf4Options
+    choices: Mapping[str, tuple[object, ...]] = {"scales": ("fp16", "fp32")}
+    tolerance = 0.6  # As int4's.
+    fallback = "int8"
+    candidates = (Nf4Options(small=0),)
+    restore = NormalFloat()
 
-    def block(self, options: Options) -> int | None:
-        """64."""
-        return BLOCK
-
-    def element(self, options: Options) -> ir.DataType:
+    def format(self, options: Nf4Options) -> Format:
         """UINT4: indices into the table."""
-        return ir.DataType.UINT4
+        return Format(ir.DataType.UINT4, BLOCK, half_scales=options.scales == "fp16")
 
-    def quantize(self, rows: np.ndarray, options: Options) -> Blocks:
-        """See `blocks.Scheme`."""
+    def misfit(self, layout: Layout, options: Nf4Options) -> Misfit | None:
+        """What is no product, layers whose errors are not averaged, and rows that 64 does not divide."""
+        if layout.kind != "linear" and not layout.is_transposed:
+            return Misfit(f"no runtime reads nf4 in {layout.article}")
+        return (None if layout.is_transposed else unaveraged(layout)) or super().misfit(layout, options)
+
+    def quantize(self, rows: np.ndarray, options: Nf4Options) -> Blocks:
+        """See `scheme.Scheme`."""
         blocks = rows.reshape(-1, BLOCK)
         largest = np.abs(blocks).max(axis=1, keepdims=True)
         scale = nonzero(as_half(largest) if options.scales == "fp16" else largest)
         values = np.searchsorted(_MIDDLES, blocks / scale).astype(np.uint8)
         return Blocks(values.reshape(rows.shape), scale.reshape(rows.shape[0], -1))
 
-    def dequantize(self, blocks: Blocks, options: Options) -> np.ndarray:
-        """See `blocks.Scheme`."""
+    def dequantize(self, blocks: Blocks, options: Nf4Options) -> np.ndarray:
+        """The table's numbers, scaled."""
         restored: np.ndarray = TABLE[blocks.values] * spread(blocks.scale, blocks.values.shape[1])
         return restored
 

@@ -24,15 +24,14 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
-from compiler.quantize import int8_activations, table
-from compiler.quantize.decide import Decision, decide, stored_bytes
+from compiler.quantize import accept, table
+from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import MIN_ELEMENTS, Layout
-from compiler.quantize.int4 import NO_METHOD
+from compiler.quantize.scheme import NO_METHOD, Options, Scheme
 from targets.base import Target
 from targets.graph.weights import Stored
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-NONE = "none"
 ALL = "*"
 """The component's name that stands for all that are not named."""
 
@@ -52,16 +51,19 @@ def read(text: str) -> Recipe:
         return load(Path(text))
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     options: dict[str, Any] | None = None
+    keys: frozenset[str] = frozenset()
     for item in (part.strip() for part in text.split(",")):
         component, spec = _split(item)
         scheme, _, first = spec.partition(":")
-        if _is_scheme(scheme) and component not in found:
-            options = {}
+        if options is not None and component in keys:  # "scales=fp16" is no component
+            pairs = [item]
+        elif _is_scheme(scheme) and component not in found:
+            options, keys = {}, _keys(scheme.strip())
             found[component] = (scheme.strip(), options)
             pairs = [first] if first else []
         elif options is None or ":" in item or not item or _is_scheme(scheme):
             why = f"'{component}' is named twice" if _is_scheme(scheme) else f"'{item}' is not understood"
-            there = ", ".join((*table.SCHEMES, *PRECISIONS))
+            there = ", ".join((*table.names(), *PRECISIONS))
             raise UsageError(f"--quantize {text}: {why} (schemes: {there}).", EXAMPLES)
         else:
             pairs = [item]
@@ -81,27 +83,38 @@ def _split(item: str) -> tuple[str, str]:
     return ALL, item
 
 
+def _keys(scheme: str) -> frozenset[str]:
+    """The options of what `_is_scheme`."""
+    if not _is_real(scheme):
+        return frozenset()
+    return frozenset(field.name for field in dataclasses.fields(table.get(scheme).options))
+
+
 def _is_scheme(name: str) -> bool:
-    return name.strip() in (*table.SCHEMES, *PRECISIONS, NONE)
+    return name.strip() in (*table.names(), *PRECISIONS, NONE)
 
 
 def with_method(recipe: Recipe, method: str) -> Recipe:
-    """The recipe with the method in every int4 that names none.
+    """The recipe with the method in every scheme that takes it and names none.
 
     Raises:
-        UsageError: there is no int4 in it.
+        UsageError: there is no such scheme in it.
     """
+    takers = [name for name in table.names() if method in table.get(name).choices.get("method", ())]
 
     def options(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        takes = scheme == "int4" and given["method"] == NO_METHOD
+        takes = scheme in takers and given["method"] == NO_METHOD
         return {**given, "method": method} if takes else dict(given)
 
     named = [s for c in recipe.components.values() for s in (c.scheme, *(r.scheme for r in c.weights))]
-    if "int4" not in named:
+    if not set(takers) & set(named):
         there = ", ".join(dict.fromkeys(named))
         raise UsageError(
-            f"--method {method} is a way to choose int4's values; --quantize has none (it has: {there}).",
-            f"For instance: --quantize unet=int4 --method {method}",
+            f"--method {method} is a way to choose the values of {' or '.join(takers) or 'no scheme'}; "
+            f"--quantize has none (it has: {there}).",
+            f"For instance: --quantize unet={takers[0]} --method {method}"
+            if takers
+            else "Leave --method out",
         )
     return _checked(_mapped(recipe, options))
 
@@ -211,10 +224,16 @@ def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) 
         if name not in known:
             there = ", ".join(sorted(known - {ALL}))
             raise UsageError(f"--quantize names '{name}', which the model does not have (it has: {there}).")
-    for name, component in recipe.components.items():
+    for component in recipe.components.values():
         for scheme in (component.scheme, *(rule.scheme for rule in component.weights)):
-            _require(target, name, scheme)
-    recipe = _fitted(recipe, target)
+            _require(target, scheme)
+
+    def fitted(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        if not _is_real(scheme):
+            return dict(given)
+        return dataclasses.asdict(accept.fitted(target, scheme, table.options(scheme, given)))
+
+    recipe = _mapped(recipe, fitted)
     chosen = {}
     for name, folders in names.items():
         for folder in folders:
@@ -251,50 +270,24 @@ def planned(choice: Choice) -> Callable[[Stored], int | None]:
             return None
         layout = Layout("linear" if len(stored.shape) == 2 else "conv", stored.shape, 0)
         decision = choice.decide(stored.key, layout)
-        return None if decision is None else stored_bytes(decision, layout)
+        return None if decision is None else decision.bytes(layout)
 
     return size
 
 
-def _require(target: Target, name: str, scheme: str) -> None:
-    takes = target.requirements
-    accepted = takes.precisions if scheme in PRECISIONS else {*takes.weight_schemes, NONE}
-    if scheme not in accepted:
-        what = "precision" if scheme in PRECISIONS else "weights"
-        there = ", ".join(sorted(accepted - {NONE})) or "none"
-        instead = [s for s in ("int4", "int8") if s in takes.weight_schemes]
+def _is_real(scheme: str) -> bool:
+    """Whether it names a scheme, rather than a precision or nothing."""
+    return scheme not in (*PRECISIONS, NONE)
+
+
+def _require(target: Target, name: str) -> None:
+    if _is_real(name):
+        accept.require(target, name)
+    elif name in PRECISIONS and name not in (takes := target.requirements.precisions):
         raise UsageError(
-            f"target '{target.name}' does not take {scheme} {what} (it takes: {there}).",
-            f"Use --quantize {instead[0]}" if instead and what == "weights" else "Leave --quantize out",
+            f"target '{target.name}' does not take {name} precision (it takes: {', '.join(sorted(takes))}).",
+            "Leave --quantize out",
         )
-
-
-def _fitted(recipe: Recipe, target: Target) -> Recipe:
-    """The recipe with the options that the target asks for.
-
-    Raises:
-        UsageError: an option that is not the default is another than the target takes.
-    """
-
-    def options(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        method, takes = given.get("method", NO_METHOD), target.requirements.int4_methods
-        if method not in (NO_METHOD, *takes):
-            raise UsageError(
-                f"target '{target.name}' does not take int4 with method={method} "
-                f"(it takes: {', '.join(sorted(takes)) or 'none'}).",
-                "Use --quantize int4, without a method",
-            )
-        wanted = target.requirements.scheme_options.get(scheme, {})
-        default = dataclasses.asdict(table.options(scheme, {})) if wanted else {}
-        for key, value in wanted.items():
-            if given[key] not in (value, default[key]):
-                raise UsageError(
-                    f"target '{target.name}' does not take {scheme} with {key}={given[key]} (it takes: {value}).",
-                    f"Leave '{key}' out",
-                )
-        return {**given, **wanted}
-
-    return _mapped(recipe, options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,28 +308,40 @@ class Choice:
         found = self.component
         if found is None:
             return ""
-        scheme = "" if found.scheme in (*PRECISIONS, NONE) else found.scheme
+        scheme = found.scheme if _is_real(found.scheme) else ""
         rules = f"{len(found.weights)} rules" if found.weights else ""
         return " and ".join(filter(None, (scheme, rules)))
 
     @property
-    def schemes(self) -> frozenset[str]:
-        """All that it names, precisions included."""
+    def parts(self) -> tuple[tuple[Scheme[Any], Options], ...]:
+        """The schemes that it names, with their options."""
         found = self.component
-        return frozenset() if found is None else frozenset({found.scheme, *(r.scheme for r in found.weights)})
+        named: tuple[RecipeComponent | RecipeRule, ...] = () if found is None else (found, *found.weights)
+        return tuple(
+            (table.get(part.scheme), table.options(part.scheme, part.options))
+            for part in named
+            if _is_real(part.scheme)
+        )
 
     @property
     def compressed(self) -> bool:
         """Whether weights are stored in fewer bits and the activations are not."""
-        return bool(self.schemes - {*PRECISIONS, NONE, int8_activations.SCHEME.name})
+        return any(scheme.activations(options) is None for scheme, options in self.parts)
 
     @property
     def methods(self) -> frozenset[str]:
         """What chooses values by the data (`targets.openvino.nncf.METHODS`)."""
-        found = self.component
-        options = [] if found is None else [found.options, *(rule.options for rule in found.weights)]
-        named = (str(given.get("method", NO_METHOD)) for given in options)
-        return frozenset(named) - {NO_METHOD}
+        return frozenset(options.method for _, options in self.parts) - {NO_METHOD}
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What of it has to be measured with the pipeline, for people: "int4 with method=awq"."""
+        said = [
+            scheme.name if options.method == NO_METHOD else f"{scheme.name} with method={options.method}"
+            for scheme, options in self.parts
+            if options.method != NO_METHOD or scheme.activations(options) is not None
+        ]
+        return tuple(dict.fromkeys(said))
 
     def __bool__(self) -> bool:
         return bool(self.label)
@@ -349,6 +354,6 @@ class Choice:
         rule: RecipeRule | RecipeComponent = next(
             (r for r in found.weights if fnmatch.fnmatchcase(key, r.match)), found
         )
-        if rule.scheme in (*PRECISIONS, NONE):
+        if not _is_real(rule.scheme):
             return None
         return decide(rule.scheme, table.options(rule.scheme, rule.options), layout)

@@ -22,26 +22,17 @@ import onnx_ir as ir
 from artifacts import strict_json
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
-from compiler.quantize import low_rank, table
+from compiler.quantize import low_rank
 from compiler.quantize.allot import Option
-from compiler.quantize.decide import Decision, decide, stored_bytes
+from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import Found, find
+from compiler.quantize.scheme import Options
 from runtimes.sessions import table as sessions
 from targets import table as targets
 from targets.base import Context
 
-SCHEMES: tuple[tuple[str, Mapping[str, object]], ...] = (
-    ("int4", {"group": 128, "small": 0}),
-    ("int4", {"group": 64, "small": 0}),
-    ("int4", {"group": 32, "small": 0}),
-    ("nf4", {"small": 0}),
-    ("int4", {"group": 64, "small": 0, "low_rank": 16}),
-    ("int8", {"small": 0}),
-)
-"""What a weight may become, beside staying as it is."""
-
-_PROBE = 1
-"""Which of them is put in to measure a weight with."""
+Candidates = Sequence[tuple[str, Options]]
+"""What a weight may become, beside staying as it is: schemes by name, with their options."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ def measure(
     model: ir.Model,
     folder: str,
     calls: Sequence[Mapping[str, np.ndarray]],
-    accepted: frozenset[str],
+    candidates: Candidates,
     progress: Progress,
 ) -> Measured:
     """Measures every weight of a float graph.
@@ -64,7 +55,7 @@ def measure(
     Args:
         model: after the default passes, in fp32; weights on disk. Not changed.
         calls: inputs of a few calls of the component, spread over the timesteps.
-        accepted: names of the schemes that the target takes.
+        candidates: what the target takes (`compiler.quantize.accept.candidates`).
 
     Raises:
         LatentcError: a weight is not finite.
@@ -78,7 +69,7 @@ def measure(
             references = [session.run({**call, **weights}) for call in calls]
             started = time.perf_counter()
             for number, one in enumerate(found):
-                result[one.key] = _one(one, weights, session, calls, references, accepted)
+                result[one.key] = _one(one, weights, session, calls, references, candidates)
                 left = (time.perf_counter() - started) / (number + 1) * (len(found) - number - 1)
                 task = f"{folder}: sensitivity of weights, about {_minutes(left)} left"
                 progress(Event(task, number + 1, len(found)))
@@ -98,9 +89,9 @@ def _open(model: ir.Model, found: Sequence[Found], place: Path) -> Any:
         value = copy.graph.initializers.pop(str(one.value.name))
         value.const_value = None
         copy.graph.inputs.append(value)
-    target = targets.get("onnxruntime")
+    target = targets.get(targets.STAND_IN)
     lowered = target.lower(copy, target.options(), place, Context())
-    return sessions.get("onnxruntime").open(place / lowered.model_file, "cpu", "fp32", None)
+    return sessions.get(targets.STAND_IN).open(place / lowered.model_file, "cpu", "fp32", None)
 
 
 def _one(
@@ -109,15 +100,19 @@ def _one(
     session: Any,
     calls: Sequence[Mapping[str, np.ndarray]],
     references: Sequence[Mapping[str, np.ndarray]],
-    accepted: frozenset[str],
+    candidates: Candidates,
 ) -> tuple[Option, ...]:
     name = str(one.value.name)
     rows = np.ascontiguousarray(_rows(one, weights[name]))
     if not np.isfinite(rows).all():
         raise LatentcError(f"the weight '{one.key}' holds NaN or infinity: it cannot be quantized.")
     power = float(np.sum(np.square(rows, dtype=np.float64))) or 1.0
-    decisions = _decisions(one, accepted)
-    probe = next((d for d in decisions if d.scheme == SCHEMES[_PROBE][0]), decisions[0])
+    options = [Option(NONE, 2 * rows.size, 0.0)]
+    decisions = _decisions(one, candidates)
+    if not decisions:
+        return tuple(options)
+    # The coarsest moves the output the most.
+    probe = min(decisions, key=lambda decision: decision.bytes(one.layout))
     restored = _restored(rows, probe)
     put_in = float(np.sum(np.square(restored - rows, dtype=np.float64))) / power
     exchanged = {**weights, name: _back(one, restored)}
@@ -126,26 +121,21 @@ def _one(
         outputs = session.run({**call, **exchanged})
         came_out += sum(_distance(outputs[key], reference[key]) for key in reference) / len(calls)
     rate = came_out / put_in if put_in else 0.0
-    options = [Option("none", 2 * rows.size, 0.0)]
     for decision in decisions:
         error = float(np.sum(np.square(_restored(rows, decision) - rows, dtype=np.float64))) / power
-        options.append(Option(decision.label, stored_bytes(decision, one.layout), rate * error))
+        options.append(Option(decision.label, decision.bytes(one.layout), rate * error))
     return tuple(options)
 
 
-def _decisions(one: Found, accepted: frozenset[str]) -> list[Decision]:
-    """The schemes that fit this weight as they are; int8 always does."""
-    made = []
-    for scheme, given in SCHEMES:
-        if scheme in accepted:
-            decision = decide(scheme, table.options(scheme, given), one.layout)
-            if not decision.note:
-                made.append(decision)
-    return made
+def _decisions(one: Found, candidates: Candidates) -> list[Decision]:
+    """The candidates that fit this weight as they are."""
+    made = [decide(scheme, options, one.layout) for scheme, options in candidates]
+    return [decision for decision in made if not decision.note]
 
 
 def _restored(rows: np.ndarray, decision: Decision) -> np.ndarray:
-    scheme = table.get(decision.scheme)
+    scheme = decision.scheme
+    assert scheme is not None
     if not decision.low_rank:
         return scheme.dequantize(scheme.quantize(rows, decision.options), decision.options)
     left, right = low_rank.split(rows, decision.low_rank)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantize import int8
 from compiler.quantize.activations import LEVELS, Site, Tap, flat, twins
+from compiler.quantize.blocks import symmetric
 from compiler.quantize.find import Found, find
 from targets.graph.edit import add_constant
 from targets.graph.weights import Multiply, WeightRef
@@ -157,7 +157,7 @@ def _noise(matrices: Sequence[np.ndarray], known: Channels, by: np.ndarray, top:
     total = 0.0
     for matrix in matrices:
         rows = matrix * by.astype(np.float32)
-        blocks = int8.symmetric(rows, top)
+        blocks = symmetric(rows, top)
         off = rows - blocks.values * blocks.scale
         total += step * float(np.sum(rows.astype(np.float64) ** 2)) + float(
             np.sum(off.astype(np.float64) ** 2 @ power)

@@ -11,10 +11,11 @@ import numpy as np
 import onnx_ir as ir
 
 from artifacts.errors import LatentcError
-from compiler.quantize import low_rank, table
+from compiler.quantize import low_rank
 from compiler.quantize.blocks import Blocks, is_half
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Found
+from compiler.quantize.scheme import Format
 from targets.graph.weights import Cast, Reshape, Slice, Stored, Transpose, WeightRef
 
 # Elements worked on at once: their temporary arrays stay in a processor's cache.
@@ -28,7 +29,7 @@ class QuantizedWeight:
 
     Attributes:
         values, scale, zero: in the scratch file. Values lie as the graph reads them ([in, out] for a MatMul),
-            or [rows, inner] where `decision`'s scheme has blocks and the weight is no matrix, or is nf4.
+            or [rows, inner] where `decision`'s scheme has blocks and the weight is no matrix, or is not turned.
         left, right: fp16 [rows, rank] and [rank, inner], or None.
         inputs: see `Given`.
         error: ``||restored - weight|| / ||weight||``.
@@ -98,23 +99,25 @@ def quantize(
     """Quantizes one weight into `scratch`.
 
     Args:
+        decision: one with a scheme.
         given: the values; by default those that the scheme finds.
 
     Raises:
         LatentcError: the weight holds NaN or infinity.
     """
-    scheme, options, layout = table.get(decision.scheme), decision.options, found.layout
+    scheme, options, layout = decision.scheme, decision.options, found.layout
+    assert scheme is not None
+    form = scheme.format(options)
     rows = _without_widening(found.rows).numpy()
     left = right = None
     if decision.low_rank:
         rows = rows.astype(np.float32)
         _require_finite(rows, found.key)
         left, right = low_rank.split(rows, decision.low_rank)
-    block = scheme.block(options) or layout.inner
-    element = scheme.element(options)
+    block, element = form.block or layout.inner, form.element
     values = np.empty((layout.rows, layout.inner), element.numpy() if element.bitwidth == 8 else np.uint8)
     scale = np.empty((layout.rows, layout.inner // block), np.float32)
-    zero = np.empty(scale.shape, np.uint8) if getattr(options, "asymmetric", False) else None
+    zero = np.empty(scale.shape, np.uint8) if form.zero_points else None
     step = max(1, _CHUNK // layout.inner)
 
     def chunk(start: int) -> tuple[float, float]:
@@ -145,11 +148,11 @@ def quantize(
     with ThreadPoolExecutor(_THREADS) as pool:
         sums = list(pool.map(chunk, range(0, layout.rows, step)))
     lost, total = (sum(column) for column in zip(*sums, strict=True))
-    stored = _Writer(found, decision, scratch)
+    stored = _Writer(found, form, scheme.restore.turned, scratch)
     wrote = (
-        stored.values(values, element),
+        stored.values(values),
         stored.scale(scale),
-        None if zero is None else stored.zero(zero, element),
+        None if zero is None else stored.zero(zero),
         None if left is None else scratch.write(left, ir.DataType.FLOAT16, f"{found.key}.left"),
         None if right is None else scratch.write(right, ir.DataType.FLOAT16, f"{found.key}.right"),
     )
@@ -165,35 +168,36 @@ class _Writer:
     """Turns rows into the layout that the graph reads."""
 
     found: Found
-    decision: Decision
+    form: Format
+    turned: bool
     scratch: Scratch
 
     @property
     def _by_row(self) -> bool:
-        return table.get(self.decision.scheme).block(self.decision.options) is None
+        return self.form.block is None
 
-    def values(self, array: np.ndarray, element: ir.DataType) -> Stored:
+    def values(self, array: np.ndarray) -> Stored:
         layout = self.found.layout
         if self._by_row and len(layout.shape) > 2:
             first = (layout.rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
             array = np.moveaxis(array.reshape(first), 0, layout.channel)
         elif self._turned:
             array = array.T
-        return self.scratch.write(array, element, self.found.key)
+        return self.scratch.write(array, self.form.element, self.found.key)
 
     def scale(self, array: np.ndarray) -> Stored:
         dtype = ir.DataType.FLOAT
-        if getattr(self.decision.options, "scales", "fp32") == "fp16" and is_half(array):
+        if self.form.half_scales and is_half(array):
             dtype, array = ir.DataType.FLOAT16, array.astype(np.float16)
         return self.scratch.write(self._turn(array), dtype, f"{self.found.key}.scale")
 
-    def zero(self, array: np.ndarray, element: ir.DataType) -> Stored:
-        return self.scratch.write(self._turn(array), element, f"{self.found.key}.zero_point")
+    def zero(self, array: np.ndarray) -> Stored:
+        return self.scratch.write(self._turn(array), self.form.element, f"{self.found.key}.zero_point")
 
     @property
     def _turned(self) -> bool:
         layout = self.found.layout
-        return layout.channel == 1 and len(layout.shape) == 2 and self.decision.scheme != "nf4"
+        return layout.channel == 1 and len(layout.shape) == 2 and self.turned
 
     def _turn(self, per_block: np.ndarray) -> np.ndarray:
         if self._by_row:

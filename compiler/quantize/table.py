@@ -1,14 +1,17 @@
-"""The one visible table of weight schemes: name -> "module:scheme". A new scheme is a file and a line here."""
+"""The one visible table of weight schemes. Third parties add theirs through the entry points `latentc.schemes`."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any, cast
 
 from artifacts.errors import UsageError
-from compiler.quantize.blocks import Scheme
+from compiler.quantize.scheme import Options, Scheme
+
+ENTRY_POINTS = "latentc.schemes"
 
 SCHEMES: dict[str, str] = {
     "int8": "compiler.quantize.int8:SCHEME",
@@ -18,39 +21,47 @@ SCHEMES: dict[str, str] = {
 }
 
 
-def get(name: str) -> Scheme:
+def names() -> tuple[str, ...]:
+    """All schemes by name, ours first; imports none of them."""
+    return (*SCHEMES, *(e.name for e in metadata.entry_points(group=ENTRY_POINTS) if e.name not in SCHEMES))
+
+
+def get(name: str) -> Scheme[Any]:
     """The scheme called `name`.
 
     Raises:
         UsageError: there is none.
     """
-    path = SCHEMES.get(name)
+    path = SCHEMES.get(name) or next(
+        (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), None
+    )
     if path is None:
-        raise UsageError(f"there is no weight scheme '{name}' (there are: {', '.join(SCHEMES)}).")
+        raise UsageError(f"there is no weight scheme '{name}' (there are: {', '.join(names())}).")
     module, _, attribute = path.partition(":")
-    return cast(Scheme, getattr(importlib.import_module(module), attribute))
+    return cast("Scheme[Any]", getattr(importlib.import_module(module), attribute))
 
 
-def options(name: str, given: Mapping[str, object]) -> Any:
+def options(name: str, given: Mapping[str, object]) -> Options:
     """The scheme's options with those that are given; texts become what the option is.
 
     Raises:
         UsageError: the scheme has no such option, or not that value of it.
     """
     scheme = get(name)
-    module = importlib.import_module(SCHEMES[name].partition(":")[0])
     fields = {f.name: f for f in dataclasses.fields(scheme.options)}
     values: dict[str, Any] = {}
     for key, value in given.items():
         if key not in fields:
-            raise UsageError(f"the scheme '{name}' has no option '{key}' (it has: {', '.join(fields)}).")
+            raise UsageError(
+                f"the scheme '{name}' has no option '{key}' (it has: {', '.join(fields) or 'none'})."
+            )
         kind: Any = type(fields[key].default)
         values[key] = _value(name, key, value, kind)
-        choices = getattr(module, "CHOICES", {}).get(key)
+        choices = scheme.choices.get(key)
         if choices is not None and values[key] not in choices:
             there = ", ".join(map(str, choices))
             raise UsageError(f"{name}:{key}={value}: it is one of {there}.")
-    return scheme.options(**values)
+    return cast(Options, scheme.options(**values))
 
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -19,7 +19,6 @@ FLOPS = 100_000_000_000
 # Of the spread of a result. Kernels of different CPUs differ by 1e-5, a wrong graph by 1.
 _TOLERANCE = 2e-3
 
-_TARGET = "onnxruntime"
 _FIGURE = re.compile(r"(mean|spread|place)=(\S+)")
 
 
@@ -34,10 +33,10 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
     from targets import table as targets
     from targets.base import Context
 
-    target = targets.get(_TARGET)
+    target = targets.get(targets.STAND_IN)
     with tempfile.TemporaryDirectory(prefix="latentc-graph-") as folder:
         lowered = target.lower(model.clone(), target.options(), Path(folder), Context())
-        session = sessions.get(_TARGET).open(Path(folder) / lowered.model_file, "cpu", "fp32", None)
+        session = sessions.get(targets.STAND_IN).open(Path(folder) / lowered.model_file, "cpu", "fp32", None)
         try:
             results = session.run(next(points(method, 1)))
         finally:

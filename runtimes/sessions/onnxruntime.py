@@ -32,6 +32,8 @@ PROVIDERS = {
     "CoreMLExecutionProvider": ("coreml", "Apple CoreML"),
     "CPUExecutionProvider": ("cpu", "CPU"),
 }
+# Providers that refuse memory patterns and more than one node at a time.
+SEQUENTIAL = frozenset({"DmlExecutionProvider"})
 # CoreML compiles graphs of dynamic shapes poorly and in fp16; it is there for who asks.
 NEVER_AUTO = frozenset({"coreml"})
 # The graphs compute in fp32: that is what they are typed in, whatever their weights are stored in. CoreML narrows them.
@@ -134,10 +136,10 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if (count := threads()) is not None:
         options.intra_op_num_threads = count
-    if device == "directml":  # The provider refuses anything else.
+    providers = [provider for provider, (name, _) in PROVIDERS.items() if name in (device, "cpu")]
+    if not SEQUENTIAL.isdisjoint(providers):
         options.enable_mem_pattern = False
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    providers = [provider for provider, (name, _) in PROVIDERS.items() if name in (device, "cpu")]
     with opening(model_file, target), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It warns of a provider that is missing; we raise.
         # Its own fallback opens the file once more, on the CPU, and tells standard output.

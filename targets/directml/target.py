@@ -59,7 +59,7 @@ class DirectMl:
         opset=(17, 21),
         precisions=frozenset({"fp32", "fp16"}),
         typed="strong",
-        weight_schemes=frozenset({"int8", "int4"}),
+        weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4"}),
         passes=("without-fp64",),
         rewrites=(SPLIT_LINEAR.off(), SUB_PIXEL_CONV.off()),
         dynamic_shapes=False,

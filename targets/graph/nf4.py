@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DOMAIN = "latentc"
 OP = "DequantizeNormalFloat4"
+NAME = "nf4"
+"""What targets call such weights (`targets.base.Requirements.weight_formats`)."""
 
 
 def add(graph: ir.Graph, before: ir.Node, values: ir.Value, scale: ir.Value, block: int) -> ir.Value:

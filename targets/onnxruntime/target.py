@@ -49,10 +49,11 @@ class OnnxRuntime:
         opset=(17, 23),
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="weights",
-        weight_schemes=frozenset({"int8", "int4", "nf4", "int8-activations"}),
+        weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4", "nf4"}),
         passes=(),
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, MULTI_HEAD_ATTENTION, INSTANCE_NORM, PAD_HEADS.off()),
         dynamic_shapes=True,
+        activations="uint8",
     )
     options: type[Options] = Options
     rebuild = None

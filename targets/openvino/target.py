@@ -49,11 +49,12 @@ class OpenVino:
         opset=(17, 23),
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="weights",
-        weight_schemes=frozenset({"int8", "int4", "nf4", "int8-activations"}),
+        weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4", "nf4"}),
         passes=(),
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, INSTANCE_NORM.off(), PAD_HEADS.off()),
         dynamic_shapes=True,
-        int4_methods=frozenset(METHODS),
+        activations="uint8",
+        methods=frozenset(METHODS),
     )
     options: type[Options] = Options
     rebuild = None

@@ -119,12 +119,13 @@ class TensorRt:
         opset=(17, 21),
         precisions=frozenset({"fp32", "fp16", "bf16"}),
         typed="strong",
-        weight_schemes=frozenset({"int8", "int4", "int8-activations"}),
+        weight_formats=frozenset({"int8", "blocked int4"}),
         passes=("without-fp64",),
         rewrites=(SPLIT_LINEAR.off(), SUB_PIXEL_CONV.off()),
         dynamic_shapes=True,
         # Its quantization has no zero points and no negative scales; its int8 products do not overflow.
         activations="int8",
+        negative_scales=False,
         scheme_options={
             "int8": {"asymmetric": False},
             "int4": {"asymmetric": False, "positive": True},

@@ -15,8 +15,10 @@ from compiler import auto
 from compiler.auto import Budget, Trial, as_recipe, largest, smallest
 from compiler.evidence.pictures import EQUAL
 from compiler.quantize import sensitivity
+from compiler.quantize.accept import candidates
 from compiler.quantize.allot import Allotment, Ladder, Option
 from compiler.quantize.recipe import Choice
+from targets import table as targets
 from tests.compiler.made import request
 from tests.compiler.passes.graphs import bind, parse
 
@@ -158,7 +160,7 @@ def test_a_recipe_gives_each_weight_its_own():
 
     layout = Layout("linear", (64, 64), 0)
     decision = choice.decide("a[0].weight", layout)
-    assert decision is not None and (decision.scheme, decision.options.group, decision.options.small) == (
+    assert decision is not None and (decision.name, decision.options.group, decision.options.small) == (
         "int4",
         32,
         0,
@@ -189,7 +191,8 @@ def test_sensitivities_are_what_the_output_says(tmp_path):
     }"""
     model = bind(parse(body), tmp_path, w=w / 80, v=v)
     calls = [{"x": rng.standard_normal((5, 64)).astype(np.float32)} for _ in range(2)]
-    found = sensitivity.measure(model, "unet", calls, frozenset({"int4", "int8", "nf4"}), silent)
+    choices = candidates(targets.get("onnxruntime").requirements)
+    found = sensitivity.measure(model, "unet", calls, choices, silent)
     assert set(found.options) == {"w", "v"}
     by = {key: {o.scheme: o for o in options} for key, options in found.options.items()}
     # All of v's relative error reaches the output, about a hundredth of w's squared.

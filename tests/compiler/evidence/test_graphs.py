@@ -123,6 +123,17 @@ def test_what_is_beyond_it_is_named_with_its_error_and_the_limit(precision, erro
     assert "--precision fp32" in caught.value.hint
 
 
+def test_a_schemes_own_tolerance_counts_where_it_is_the_larger():
+    quantized = job(schemes={"some": 0.15, "other": 0.4})
+    assert judge(quantized, "fp32", Errors(errors={"sample": 0.35}), "quick").tolerance == 0.4
+    assert (
+        judge(job(schemes={"exact": 1e-6}), "fp32", Errors(errors={"sample": 0.009}), "quick").tolerance
+        == 1e-2
+    )
+    with pytest.raises(LatentcError, match=r"at most 0\.4 is allowed in other\..*\n.*more bits than other's"):
+        judge(quantized, "fp32", Errors(errors={"sample": 0.5}), "quick")
+
+
 def test_a_type_that_fails_a_graph_is_told_where_fp32_can_take_its_place():
     errors = Errors(errors={"sample": 0.2, "other": NAN})
     found = judge(job(), "bf16", errors, "quick", "gpu.1", spare=True)

@@ -188,7 +188,7 @@ def test_scales_that_fp16_cannot_hold_are_fp32(tmp_path):
     lowered, _ = lower_precision(made.model, "fp16", "weights")
     assert lowered.graph.initializers["w.scale"].const_value.dtype == ir.DataType.FLOAT
     options = table.options("int4", {})
-    assert decide("int4", options, find(case("gemm", tmp_path).model)[0].layout).scheme == "int4"
+    assert decide("int4", options, find(case("gemm", tmp_path).model)[0].layout).name == "int4"
     (got,) = evaluate(made.model, [made.x])
     assert error([got], [made.x @ made.weight]) < 1e-3
 

@@ -89,5 +89,5 @@ def test_what_text_to_image_does_not_call_in_one_way_is_refused(sd15, tmp_path):
     wanted = request(
         tmp_path / "out", model=str(sd15), target="openvino", quantize=spec, tasks=("image-to-image",)
     )
-    with pytest.raises(UsageError, match="int4 with a method are measured with text-to-image"):
+    with pytest.raises(UsageError, match="int4 with method=awq is measured with text-to-image"):
         build.compile(wanted)

@@ -47,6 +47,11 @@ INT4 = {"group": 64, "scale": "mse", "scales": "fp16", "small": 1, "method": "no
             {"*": ("int8", {"small": 1}), "unet": ("nf4", {"scales": "fp16", "small": 1, "low_rank": 16})},
         ),
         ("unet=int4, asymmetric", {"unet": ("int4", INT4 | {"asymmetric": True})}),
+        (
+            "unet=int4:group=32,scales=fp32,vae=fp16",
+            {"unet": ("int4", INT4 | {"group": 32, "scales": "fp32"}), "vae": ("fp16", {})},
+        ),
+        ("int4,scales=fp32", {"*": ("int4", INT4 | {"scales": "fp32"})}),
     ],
 )
 def test_specs(text, means):
@@ -140,7 +145,10 @@ def test_what_the_model_or_the_target_does_not_have_is_refused(monkeypatch):
     ):
         resolve(read("transformer=int8"), NAMES, target)
     lesser = replace(
-        target.requirements, weight_schemes=frozenset({"int8", "int4"}), precisions=frozenset({"fp16"})
+        target.requirements,
+        weight_formats=frozenset({"int8", "blocked int4"}),
+        activations="",
+        precisions=frozenset({"fp16"}),
     )
     monkeypatch.setattr(type(target), "requirements", lesser)
     with pytest.raises(

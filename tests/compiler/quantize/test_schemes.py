@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from artifacts.errors import LatentcError
 from compiler.quantize import table
 from compiler.quantize.blocks import spread
-from compiler.quantize.decide import decide, spare_small, stored_bytes
+from compiler.quantize.decide import decide, spare_small
 from compiler.quantize.find import Layout, find
 from compiler.quantize.low_rank import split
 from compiler.quantize.nf4 import TABLE
@@ -63,7 +63,7 @@ def test_errors_are_bounded_by_the_grid(name, given_options, rows):
     blocks = scheme.quantize(rows, options)
     restored = scheme.dequantize(blocks, options)
     assert restored.dtype == np.float32 and np.isfinite(restored).all()
-    size = scheme.block(options) or rows.shape[1]
+    size = scheme.format(options).block or rows.shape[1]
     cut = rows.reshape(-1, size).astype(np.float64)
     error = np.abs(restored.reshape(-1, size) - cut)
     top = np.abs(cut).max(axis=1, keepdims=True)
@@ -114,7 +114,7 @@ def test_what_lies_on_the_grid_comes_back_exactly(name, given_options):
         table.options(name, given_options | ({"scale": "max"} if name == "int4" else {})),
     )
     rng = np.random.default_rng(1)
-    size = scheme.block(options) or 128
+    size = scheme.format(options).block or 128
     if name == "nf4":
         levels = np.arange(16).repeat(4)[:64].astype(np.uint8)
         rows = np.tile(TABLE[levels] * np.float32(0.5), (3, 2))
@@ -215,7 +215,8 @@ def test_bytes_are_what_the_bits_say():
         ("int4", {"low_rank": 8}, 4.25 + 16 * 8 * (256 + 128) / count),
         ("nf4", {}, 4 + 16 / 64),
     ]:
-        assert stored_bytes(decide(name, table.options(name, options), layout), layout) * 8 == count * bits
+        decision = decide(name, table.options(name, options), layout)
+        assert decision.bytes(layout) * 8 == count * bits
 
 
 def test_scales_spread_over_their_blocks():
@@ -228,11 +229,11 @@ def test_the_smallest_weights_stay_at_int8():
         (size, decide(scheme, table.options(scheme, {"small": 3}), layout))
         for size, scheme in [(9_000, "int4"), (100, "int4"), (150, "int4"), (60, "int8"), (60, "int4")]
     ]
-    schemes = [decision.scheme for decision in spare_small(decisions)]
+    schemes = [decision.name for decision in spare_small(decisions)]
     assert schemes == ["int4", "int8", "int4", "none", "int8"]
     assert "3% of the parameters" in spare_small(decisions)[1].note
     none = [(size, decide("int4", table.options("int4", {"small": 0}), layout)) for size, _ in decisions]
-    assert {decision.scheme for decision in spare_small(none)} == {"int4"}
+    assert {decision.name for decision in spare_small(none)} == {"int4"}
 
 
 def test_a_small_weight_is_spared_whatever_four_bits_it_was_to_have():
@@ -240,4 +241,16 @@ def test_a_small_weight_is_spared_whatever_four_bits_it_was_to_have():
     layouts = [Layout("linear", (64, 32), 1), Layout("linear", (1024, 1024), 1)]
     decisions = [(layout.rows * layout.inner, decide("int4", options, layout)) for layout in layouts]
     assert "too small for rank 16" in decisions[0][1].note
-    assert [decision.scheme for decision in spare_small(decisions)] == ["int8", "int4"]
+    assert [decision.name for decision in spare_small(decisions)] == ["int8", "int4"]
+
+
+@pytest.mark.parametrize("name", table.SCHEMES)
+def test_fallbacks_end_and_what_a_search_tries_spares_nothing(name):
+    scheme = table.get(name)
+    assert 0 < scheme.tolerance < 1, "a wrong graph gives about 1"
+    assert not any(candidate.small for candidate in scheme.candidates)
+    assert set(scheme.choices) <= scheme.options.__dataclass_fields__.keys()
+    chain = [name]
+    while fallback := table.get(chain[-1]).fallback:
+        assert fallback not in chain
+        chain.append(fallback)
