@@ -235,7 +235,7 @@ def test_pytorchs_own_error_is_taken_of_the_same_module(tmp_path, monkeypatch):
     torch.manual_seed(0)
     module = torch.nn.Linear(64, 64)
     loader = SimpleNamespace(from_pretrained=lambda *_, **__: module)
-    source = SimpleNamespace(weight_files=(), cls=loader)
+    source = SimpleNamespace(variant=None, cls=loader)
     monkeypatch.setattr("compiler.source.ComponentSource", lambda *_: source)
     point = {"input": torch.randn(8, 64).numpy()}
     one = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 8, 64),))
