@@ -144,7 +144,7 @@ def write_onnx(graph: ir.Model, model_file: Path, progress: Progress, task: str)
         The names of the files that were written.
 
     Raises:
-        LatentcError: the disk is full or the folder is not writable.
+        LatentcError: a weight is not finite, the disk is full or the folder is not writable.
     """
     import onnx_ir as ir
 
@@ -165,15 +165,16 @@ def write_onnx(graph: ir.Model, model_file: Path, progress: Progress, task: str)
         progress(Event(task, done, total, "bytes"))
 
     try:
-        ir.save(
-            graph,
-            model_file,
-            external_data=data,
-            size_threshold_bytes=PAGE,
-            alignment=PAGE,
-            align_threshold=PAGE,
-            callback=report,
-        )
+        with _reading():
+            ir.save(
+                graph,
+                model_file,
+                external_data=data,
+                size_threshold_bytes=PAGE,
+                alignment=PAGE,
+                align_threshold=PAGE,
+                callback=report,
+            )
     except OSError as error:
         raise LatentcError(
             f"cannot write {model_file.parent} ({total / 1e9:.2f} GB of weights): {error}.",
@@ -204,11 +205,28 @@ def write_sharing(graph: ir.Model, first: ir.Model, model_file: Path, first_file
             if id(tensor) not in stored and tensor.nbytes > PAGE:
                 stored[id(tensor)] = _append(tensor, name, data)
             value.const_value = stored.get(id(tensor), tensor)
-        ir.save(graph, model_file)
+        with _reading():
+            ir.save(graph, model_file)
     except OSError as error:
         raise LatentcError(
             f"cannot write {model_file}: {error}.", "Free some space or choose another folder."
         ) from error
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What a lazy weight raises while it is read, rather than onnx_ir's own error around it."""
+    try:
+        yield
+    except (LatentcError, OSError):
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, (LatentcError, OSError)):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def _append(tensor: ir.TensorProtocol, name: str, data: Path) -> ir.ExternalTensor:

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.finite import require_finite
+
 
 class Transform(Protocol):
     """One step from the stored tensor to the written one. Frozen dataclasses, so that a chain can be hashed."""
@@ -183,10 +185,16 @@ class Stored:
         """The array, read with one plain read: mapped pages would count against the caller's memory limit.
 
         Four-bit elements, two to a byte with the first in the low bits, come back one to a byte.
+
+        Raises:
+            OSError: the file cannot be read, or ends too early.
+            LatentcError: an element is NaN or infinite.
         """
         if self.dtype.bitwidth == 4:
             return ir.PackedTensor(self.read_bytes(), self.dtype, shape=self.shape).numpy()
-        return self.read_bytes().view(self.dtype.numpy()).reshape(self.shape)
+        array = self.read_bytes().view(self.dtype.numpy()).reshape(self.shape)
+        require_finite(array, str(self.file), self.key)
+        return array
 
     def read_bytes(self) -> np.ndarray:
         """The bytes as they are stored, uint8[nbytes]."""

@@ -148,6 +148,18 @@ def test_nan_and_infinity_are_refused_by_key(bad, scheme, tmp_path):
     )
     (found,) = find(model)
     decision = decide(scheme, table.options(scheme, {}), found.layout)
+    with pytest.raises(LatentcError, match=r"the weight 'w' is not finite: .* in 1 of its 4,096"):
+        quantize(found, decision, Scratch(tmp_path / "s"))
+
+
+def test_a_mask_that_may_be_stored_is_not_quantized(tmp_path):
+    array = np.zeros((64, 64), np.float32)
+    array[63, 5] = -np.inf
+    model = bind(
+        parse("(float[2,64] x, float[64,64] w) => (float[2,64] y) { y = MatMul(x, w) }"), tmp_path, w=array
+    )
+    (found,) = find(model)
+    decision = decide("int8", table.options("int8", {}), found.layout)
     with pytest.raises(LatentcError, match=r"'w' holds NaN or infinity.*\n.*match = \"w\""):
         quantize(found, decision, Scratch(tmp_path / "s"))
 

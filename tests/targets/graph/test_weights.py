@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from artifacts.errors import LatentcError
+from artifacts.progress import silent
+from targets.graph.finite import all_finite
 from targets.graph.weights import Cast, Joined, Merge, Reshape, Slice, Stored, Transpose, WeightRef
+from tests.compiler.passes.graphs import bind, parse
 
 FLOAT, HALF, BFLOAT, DOUBLE = (
     ir.DataType.FLOAT,
@@ -176,6 +180,47 @@ def test_a_file_that_ends_inside_says_so(tmp_path, array):
     source.file.write_bytes(source.file.read_bytes()[:-4])
     with pytest.raises(OSError, match="ends inside 'w'"):
         source.read()
+
+
+@pytest.mark.parametrize(
+    "dtype", [FLOAT, HALF, BFLOAT, DOUBLE, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2]
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused_with_its_file_and_key(tmp_path, dtype, bad):
+    if dtype == ir.DataType.FLOAT8E4M3FN:
+        bad = np.nan  # it has no infinity
+    array = np.ones(70_000, np.float32)
+    array[-1] = bad
+    ref = WeightRef(stored(tmp_path, array, dtype)).then(Slice(0, 0, 8), Cast(FLOAT))
+    with pytest.raises(
+        LatentcError, match=r"w\.bin: the weight 'w' is not finite: it holds .* in 1 of its 70,000"
+    ):
+        ref.numpy()
+    array[-1] = -1
+    whole = stored(tmp_path, array, dtype).read()
+    assert all_finite(whole) and all_finite(whole.reshape(7, -1).T)
+
+
+def test_an_additive_mask_may_be_stored(tmp_path):
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    np.testing.assert_array_equal(WeightRef(stored(tmp_path, mask)).numpy(), mask)
+    with pytest.raises(LatentcError, match="infinity in 6"):
+        WeightRef(stored(tmp_path, -mask)).numpy()
+    with pytest.raises(LatentcError, match="infinity in 6"):
+        WeightRef(stored(tmp_path, mask + 1)).numpy()
+
+
+@pytest.mark.parametrize("size", [8, 4096])  # in the model file, and in the one beside it
+def test_what_a_weight_raises_while_it_is_written_is_raised(tmp_path, size):
+    from targets.graph.onnx_files import write_onnx
+
+    array = np.full((size, 2), np.nan, np.float32)
+    graph = bind(
+        parse(f"(float[1,{size}] x, float[{size},2] w) => (float[1,2] y) {{ y = MatMul(x, w) }}"),
+        tmp_path, w=array,
+    )  # fmt: skip
+    with pytest.raises(LatentcError, match="'w' is not finite: it holds NaN in"):
+        write_onnx(graph, tmp_path / "model.onnx", silent, "writing")
 
 
 def test_a_scalar_and_a_tensor_without_elements(tmp_path):
