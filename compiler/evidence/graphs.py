@@ -111,6 +111,8 @@ class Checker:
             ) from error
         if "lacks" in answer:
             return (Evidence(check="not measured", reason=f"needs {answer['lacks']}"),)
+        if "undefined" in answer:
+            return (Evidence(check="not measured", reason=answer["undefined"]),)
         found = {kind: Errors.model_validate(errors) for kind, errors in answer["types"].items()}
         return tuple(
             judge(job, kind, errors, check, answer["device"], spare=kind != WIDE and WIDE in found)
@@ -174,21 +176,53 @@ def judge(
 def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
     """``||out - reference|| / ||reference||`` over the reference's finite elements, in float64.
 
-    NaN when `out` is not finite where the reference is, or when shapes differ.
+    Infinities of the reference (a mask's) must be in `out`, in the same places and of the same signs. Of a reference of
+    zeros the error is infinite, unless `out` is zero too.
+
+    Returns:
+        The error; NaN when shapes differ, when `out` is not finite where the reference is or the other way around, and
+        when there is nothing to compare with (see `undefined`).
     """
-    if out.shape != reference.shape:
+    if out.shape != reference.shape or undefined(reference):
         return float("nan")
     finite = np.isfinite(reference)
-    if not np.isfinite(out[finite]).all():
+    if not np.isfinite(out[finite]).all() or not np.array_equal(out[~finite], reference[~finite]):
         return float("nan")
     a, b = out[finite].astype(np.float64), reference[finite].astype(np.float64)
     norm = float(np.linalg.norm(b))
     distance = float(np.linalg.norm(a - b))
-    return distance / norm if norm else distance
+    if norm == 0:
+        return 0.0 if distance == 0 else float("inf")
+    return distance / norm
+
+
+def undefined(reference: np.ndarray) -> str:
+    """Why no error can be measured against a reference ("holds NaN ..."); empty when one can."""
+    if reference.size == 0:
+        return "holds no element"
+    if np.isnan(reference).any():
+        return "holds NaN: the model's own weights or outputs are not finite"
+    if not np.isfinite(reference).any():
+        return "holds no finite number: the model's own weights or outputs are not finite"
+    return ""
+
+
+def _undefined(job: Job, references: Sequence[Sequence[np.ndarray]]) -> str:
+    """Why a job cannot be measured, for people; empty when it can."""
+    if not job.outputs or not references:
+        return "there is no output to compare"
+    reasons = (
+        f"PyTorch's own '{spec.name}' {why}"
+        for outputs in references
+        for spec, expected in zip(job.outputs, outputs, strict=True)
+        if (why := undefined(expected))
+    )
+    return next(reasons, "")
 
 
 def _answer(job: Job) -> dict[str, Any]:
-    """What this machine lacks to run the graph, or for each type the worst error of each output over the points."""
+    """What this machine lacks to run the graph, why PyTorch's outputs are no reference ("undefined"), or for each type
+    the worst error of each output over the points."""
     from runtimes.sessions import table
 
     factory = table.get(job.target)
@@ -199,6 +233,8 @@ def _answer(job: Job) -> dict[str, Any]:
     types = worth_measuring(types) if job.compute == AUTO else (job.compute,)
     points = [dict(np.load(file)) for file in job.points]
     references, noise = _reference(job, points, [kind for kind in types if kind != WIDE])
+    if why := _undefined(job, references):
+        return {"undefined": why}
     found: dict[str, Any] = {}
     name = job.device
     for kind in types:
@@ -274,7 +310,7 @@ def _reference(
             dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[kind]
             # Without its cache of weights: the module in fp32 is all that memory was counted for.
             with suppress(RuntimeError, TypeError), torch.autocast("cpu", dtype, cache_enabled=False):
-                worst = max(_worst(outputs(), references))
+                worst = float(np.max(_worst(outputs(), references), initial=0.0))  # which keeps NaN
                 if math.isfinite(worst):
                     noise[kind] = worst
     return references, noise

@@ -69,8 +69,9 @@ def test_it_is_computed_in_float64():
     assert relative_error(np.array([True, False]), np.array([True, True])) == pytest.approx(2**-0.5)
 
 
-def test_of_a_reference_of_zeros_it_is_the_difference_itself():
-    assert relative_error(np.array([3.0, 4.0]), np.zeros(2)) == 5.0
+def test_nothing_but_zeros_is_near_to_zeros():
+    assert relative_error(np.array([3.0, 4.0]), np.zeros(2)) == INF
+    assert relative_error(np.array([0.0, 1e-9]), np.zeros(2)) == INF
     assert relative_error(np.zeros(2), np.zeros(2)) == 0.0
 
 
@@ -82,14 +83,23 @@ def test_of_a_reference_of_zeros_it_is_the_difference_itself():
         ([1.0, 2.0, 3.0], [1.0, 2.0]),
         ([[1.0, 2.0]], [1.0, 2.0]),
         (1.0, [1.0]),
+        ([1.0, NAN], [1.0, NAN]),
+        ([1.0, 7.0], [1.0, NAN]),
+        ([INF, INF], [INF, INF]),
+        ([1.0, 7.0], [1.0, -INF]),
+        ([1.0, INF], [1.0, -INF]),
+        ([1.0, NAN], [1.0, -INF]),
+        ([], []),
     ],
 )
-def test_it_is_nan_for_what_is_not_finite_or_of_another_shape(out, reference):
+def test_it_is_nan_for_what_is_not_finite_or_of_another_shape_and_where_nothing_can_be_compared(
+    out, reference
+):
     assert np.isnan(relative_error(np.array(out), np.array(reference)))
 
 
-def test_what_pytorch_itself_gives_as_infinite_is_left_out():
-    assert relative_error(np.array([1.0, 7.0]), np.array([1.0, -INF])) == 0.0
+def test_infinities_that_pytorch_gives_too_are_no_error():
+    assert relative_error(np.array([1.0, -INF]), np.array([1.0, -INF])) == 0.0
     assert relative_error(np.array([2.0, -INF]), np.array([1.0, -INF])) == 1.0
 
 
@@ -243,6 +253,53 @@ def test_pytorchs_own_error_is_taken_of_the_same_module(tmp_path, monkeypatch):
     with torch.no_grad():
         assert np.array_equal(references[0][0], module(torch.from_numpy(point["input"])).numpy())
     assert 1e-3 < noise["bf16"] < 1e-2 and references[0][0].dtype == np.float32
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_type_that_pytorch_is_not_finite_in_has_no_noise(monkeypatch, last):
+    """Of two outputs one overflows fp16: in whichever place it stands."""
+
+    class Module(torch.nn.Module):
+        def forward(self, input):
+            large = input.half().float() if torch.is_autocast_enabled("cpu") else input
+            return (input, large) if last else (large, input)
+
+    loader = SimpleNamespace(from_pretrained=lambda *_, **__: Module())
+    monkeypatch.setattr(
+        "compiler.source.ComponentSource", lambda *_: SimpleNamespace(variant=None, cls=loader)
+    )
+    one = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 2),))
+    _, noise = check._reference(one, [{"input": np.array([1.0, 1e6], np.float32)}], ["fp16"])
+    assert noise == {}
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ([1.0, NAN], "PyTorch's own 'sample' holds NaN: the model's own weights or outputs are not finite"),
+        ([INF, -INF], "PyTorch's own 'sample' holds no finite number"),
+        ([], "PyTorch's own 'sample' holds no element"),
+    ],
+)
+def test_without_a_reference_at_any_point_nothing_is_measured(tmp_path, monkeypatch, last, why):
+    files = [str(tmp_path / f"{index}.npz") for index in range(2)]
+    for file in files:
+        np.savez(file, x=np.ones(2))
+    references = [[np.array(each), np.ones(2)] for each in ([1.0, 2.0], last)]
+    monkeypatch.setattr(check, "_reference", lambda *_: (references, {}))
+    monkeypatch.setattr("runtimes.sessions.table.get", lambda _: factory(None))
+    answer = check._answer(job(points=tuple(files)))
+    assert answer["undefined"].startswith(why)
+    checker = Checker()
+    monkeypatch.setattr(checker._worker, "ask", lambda job: answer)
+    (found,) = checker.run(job(), "full")
+    assert (found.check, found.error, found.reason) == ("not measured", {}, answer["undefined"])
+
+
+def test_a_graph_without_outputs_is_not_measured(monkeypatch):
+    monkeypatch.setattr(check, "_reference", lambda *_: ([[]], {}))
+    monkeypatch.setattr("runtimes.sessions.table.get", lambda _: factory(None))
+    assert check._answer(job(outputs=(), points=()))["undefined"] == "there is no output to compare"
 
 
 def test_what_a_machine_lacks_is_told_before_any_model_is_loaded(monkeypatch):
