@@ -75,6 +75,13 @@ Tree = Annotated[
 ]
 
 
+Figure = Annotated[float, Field(allow_inf_nan=False)]
+"""A measured number. One that is not finite is no measurement and cannot be recorded as one."""
+
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A measured relative error."""
+
+
 # --- what is in the artifact ---------------------------------------------------------------------
 
 
@@ -119,8 +126,8 @@ class Evidence(Record):
     compute: str = ""
     device: str = ""
     check: Literal["quick", "full", "not measured"]
-    error: dict[str, float] = {}
-    tolerance: float | None = None
+    error: dict[str, Share] = {}
+    tolerance: Share | None = None
     reason: str = ""
     broken: str = ""
 
@@ -133,7 +140,8 @@ class WeightRecord(Record):
         scheme: with its options, as a recipe's rule would name it ("int4:group=64"; "none": it was spared).
         parameters: elements.
         bytes: on disk: values, scales, zero points and corrections.
-        error: ``||restored - weight|| / ||weight||``.
+        error: ``||restored - weight|| / ||weight||``; None for a weight that was spared, whose rounding to the graph's
+            precision was not measured.
         note: why it is not the scheme that was asked for; empty when it is.
     """
 
@@ -141,7 +149,7 @@ class WeightRecord(Record):
     scheme: str
     parameters: int
     bytes: int
-    error: float
+    error: Share | None
     note: str = ""
 
 
@@ -241,10 +249,10 @@ class PictureEvidence(Record):
     guidance: float | None = None
     width: int = 0
     height: int = 0
-    psnr: float | None = None
-    worst_psnr: float | None = None
-    ssim: float | None = None
-    worst_ssim: float | None = None
+    psnr: Figure | None = None
+    worst_psnr: Figure | None = None
+    ssim: Figure | None = None
+    worst_ssim: Figure | None = None
     reason: str = ""
 
 
@@ -300,7 +308,7 @@ class Manifest(Record):
     quantization: Recipe | None = None
     """What `--quantize` became for this model; None for nothing."""
     pictures: tuple[PictureEvidence, ...] = ()
-    """What was measured of a quantized model's pictures, for each type; none where nothing is quantized."""
+    """What was measured of a quantized model's pictures, for each type; none where nothing was to be."""
     sizes: dict[str, DimRange]
     """Declared ranges of "height", "width" (pixels) and "batch" (images)."""
     components: tuple[ComponentRecord, ...]

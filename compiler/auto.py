@@ -8,7 +8,6 @@ PyTorch's, again and again, until the budget holds with little to spare or is sh
 from __future__ import annotations
 
 import glob
-import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -135,15 +134,17 @@ def _drawn(pictures: tuple[PictureEvidence, ...]) -> PictureEvidence:
     """A trial's pictures: those in fp32 where they were drawn in more types, as it is weights that are chosen.
 
     Raises:
-        LatentcError: they are not measured.
+        LatentcError: they are not measured, or there are no weights to quantize.
     """
     first = next(iter(pictures), None)
     if first is not None and first.psnr is not None:
         return first
     if first is not None and first.reason:
         raise LatentcError(f"--quantize auto needs pictures, and they are not measured: {first.reason}.")
-    # Where no weight is quantized there is nothing to compare.
-    return PictureEvidence(psnr=math.inf)
+    raise LatentcError(
+        "--quantize auto has nothing to choose: the model has no weight that a scheme is for.",
+        "Compile it without --quantize.",
+    )
 
 
 def _existing(out: Path) -> Path:

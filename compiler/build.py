@@ -112,7 +112,8 @@ def compile(
                     writer.write(job, building, lowered, part)
         graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
         manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
-        if any(record.weights for record in manifest.graphs):
+        # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
+        if recipe is not None:
             folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
             pictures = _pictures(request, source, captured, manifest, folders, progress)
             manifest = manifest.model_copy(update={"pictures": pictures})

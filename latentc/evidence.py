@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 def worst(evidence: Evidence) -> float | None:
     """The largest relative error of a graph's outputs, or None when it was not measured."""
-    return max(evidence.error.values()) if evidence.error else None
+    if evidence.check == "not measured" or not evidence.error:
+        return None
+    return max(evidence.error.values())
+
+
+def is_measured(evidence: Sequence[Evidence]) -> bool:
+    """Whether a graph was compared with PyTorch in any type; one that the type breaks was."""
+    return any(worst(each) is not None or each.broken for each in evidence)
 
 
 def line(evidence: Evidence) -> str:
@@ -51,7 +58,7 @@ def summary(manifest: Manifest) -> str:
             error = worst(each)
             if error is not None and not each.broken:
                 measured.setdefault(each.compute, []).append((error, graph.folder))
-    missing = [graph for graph in manifest.graphs if all(worst(each) is None for each in graph.evidence)]
+    missing = [graph for graph in manifest.graphs if not is_measured(graph.evidence)]
     parts = []
     if measured:
         each_type = (
@@ -85,8 +92,10 @@ def quantized_line(manifest: Manifest) -> str:
 
 def pictures_line(pictures: PictureEvidence) -> str:
     """One sentence about a quantized model's pictures in one type."""
-    if pictures.psnr is None or pictures.ssim is None:
-        return f"Pictures beside PyTorch's: not measured ({pictures.reason})."
+    if None in (pictures.psnr, pictures.worst_psnr, pictures.ssim, pictures.worst_ssim):
+        return "Pictures beside PyTorch's: not measured" + (
+            f" ({pictures.reason})." if pictures.reason else "."
+        )
     kind = f" in {pictures.compute}" if pictures.compute else ""
     return (
         f"Pictures{kind} beside PyTorch's: PSNR {pictures.psnr:.1f} dB, worst {pictures.worst_psnr:.1f}; "
@@ -95,10 +104,15 @@ def pictures_line(pictures: PictureEvidence) -> str:
     )
 
 
-def worst_weights(manifest: Manifest, count: int = 10) -> list[tuple[str, WeightRecord]]:
-    """The quantized weights with the largest relative errors, with their graph's folder."""
-    weights = [(graph.folder, weight) for graph in manifest.graphs for weight in graph.weights]
-    return sorted(weights, key=lambda pair: -pair[1].error)[:count]
+def worst_weights(manifest: Manifest, count: int = 10) -> list[tuple[str, WeightRecord, float]]:
+    """The weights with the largest relative errors that were measured: graph's folder, weight, error."""
+    measured = [
+        (graph.folder, weight, weight.error)
+        for graph in manifest.graphs
+        for weight in graph.weights
+        if weight.error is not None
+    ]
+    return sorted(measured, key=lambda row: -row[2])[:count]
 
 
 def notes(manifest: Manifest) -> dict[str, list[str]]:

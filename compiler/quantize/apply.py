@@ -86,7 +86,7 @@ def _spared(found: Found, decision: Decision) -> WeightRecord:
         scheme=decision.label,
         parameters=found.weight.size,
         bytes=decision.bytes(found.layout),
-        error=0.0,
+        error=None,
         note=decision.note,
     )
 

@@ -54,10 +54,16 @@ def taps(job: Job, progress: Progress) -> np.ndarray:
     """The taps of every call of the component, float32 [calls, taps].
 
     Raises:
-        LatentcError: the pipeline does not run, or never calls the component.
+        LatentcError: the pipeline does not run, or never calls the component, or an activation is not finite.
     """
     _run(job, f"measuring activations on {len(job.evaluation.prompts)} prompts", progress)
     found: np.ndarray = np.load(job.result)
+    if not np.isfinite(found).all():
+        raise LatentcError(
+            f"the activations of '{job.component.name}' cannot be measured: some are not finite in "
+            f"{job.graph.precision}.",
+            f"Quantize its weights only: --quantize {job.component.name}=int8",
+        )
     return found
 
 

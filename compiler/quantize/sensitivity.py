@@ -58,7 +58,7 @@ def measure(
         candidates: what the target takes (`compiler.quantize.accept.candidates`).
 
     Raises:
-        LatentcError: a weight is not finite.
+        LatentcError: a weight is not finite, or an output.
     """
     found = find(model)
     weights = {str(f.value.name): np.ascontiguousarray(f.weight.numpy()) for f in found}
@@ -67,6 +67,7 @@ def measure(
         session = _open(model, found, Path(place))
         try:
             references = [session.run({**call, **weights}) for call in calls]
+            _require_finite(references, folder)
             started = time.perf_counter()
             for number, one in enumerate(found):
                 result[one.key] = _one(one, weights, session, calls, references, candidates)
@@ -76,6 +77,16 @@ def measure(
         finally:
             session.close()
     return Measured(folder, result)
+
+
+def _require_finite(outputs: Sequence[Mapping[str, np.ndarray]], folder: str) -> None:
+    for call in outputs:
+        for name, array in call.items():
+            if not np.isfinite(array).all():
+                raise LatentcError(
+                    f"the sensitivities of '{folder}' cannot be measured: its output '{name}' is not finite.",
+                    "Name schemes instead, for instance: --quantize int8",
+                )
 
 
 def _minutes(seconds: float) -> str:
@@ -120,6 +131,12 @@ def _one(
     for call, reference in zip(calls, references, strict=True):
         outputs = session.run({**call, **exchanged})
         came_out += sum(_distance(outputs[key], reference[key]) for key in reference) / len(calls)
+    if not np.isfinite(came_out):
+        raise LatentcError(
+            f"the sensitivity of the weight '{one.key}' cannot be measured: in {probe.label} it makes outputs that "
+            "are not finite.",
+            "Name schemes instead, for instance: --quantize int8",
+        )
     rate = came_out / put_in if put_in else 0.0
     for decision in decisions:
         error = float(np.sum(np.square(_restored(rows, decision) - rows, dtype=np.float64))) / power
@@ -159,8 +176,7 @@ def _distance(out: np.ndarray, reference: np.ndarray) -> float:
     """Squared relative error."""
     if not np.issubdtype(reference.dtype, np.floating):
         return 0.0
-    finite = np.isfinite(reference)
-    a, b = out[finite].astype(np.float64), reference[finite].astype(np.float64)
+    a, b = out.astype(np.float64), reference.astype(np.float64)
     return float(np.sum((a - b) ** 2) / (np.sum(b**2) or 1.0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class QuantizedWeight:
             or [rows, inner] where `decision`'s scheme has blocks and the weight is no matrix, or is not turned.
         left, right: fp16 [rows, rank] and [rank, inner], or None.
         inputs: see `Given`.
-        error: ``||restored - weight|| / ||weight||``.
+        error: ``||restored - weight|| / ||weight||``; of a weight of zeros 0, or 1 where it is restored to others.
         bytes: on disk, all of it.
     """
 
@@ -103,7 +104,7 @@ def quantize(
         given: the values; by default those that the scheme finds.
 
     Raises:
-        LatentcError: the weight holds NaN or infinity.
+        LatentcError: the weight holds NaN or infinity, or does so after it was quantized.
     """
     scheme, options, layout = decision.scheme, decision.options, found.layout
     assert scheme is not None
@@ -148,6 +149,12 @@ def quantize(
     with ThreadPoolExecutor(_THREADS) as pool:
         sums = list(pool.map(chunk, range(0, layout.rows, step)))
     lost, total = (sum(column) for column in zip(*sums, strict=True))
+    error = (lost / total) ** 0.5 if total else float(lost > 0)
+    if not math.isfinite(error):
+        raise LatentcError(
+            f"the weight '{found.key}' is not finite in {decision.label}: its error cannot be measured.",
+            f'Leave it as it is: a recipe\'s rule match = "{found.key}", scheme = "none".',
+        )
     stored = _Writer(found, form, scheme.restore.turned, scratch)
     wrote = (
         stored.values(values),
@@ -160,7 +167,7 @@ def quantize(
     inputs = None if given is None else given.inputs
     if inputs is not None:
         size += 2 * inputs.size  # in the graph's precision
-    return QuantizedWeight(found, decision, *wrote, inputs, (lost / total) ** 0.5 if total else 0.0, size)
+    return QuantizedWeight(found, decision, *wrote, inputs, error, size)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,9 @@ def _print_quantized(manifest: Manifest) -> None:
     for note, keys in evidence.notes(manifest).items():
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         click.echo(show.plain(f"  {note} ({keys[0]}{more})"))
+    worst = evidence.worst_weights(manifest)
+    if not worst:
+        return
     click.echo("The worst of them:")
     show.table(
         ("graph", "weight", "scheme", "bits", "relative error"),
@@ -149,9 +152,9 @@ def _print_quantized(manifest: Manifest) -> None:
                 weight.key,
                 weight.scheme,
                 f"{8 * weight.bytes / weight.parameters:.2f}",
-                f"{weight.error:.2%}",
+                f"{error:.2%}",
             )
-            for folder, weight in evidence.worst_weights(manifest)
+            for folder, weight, error in worst
         ),
         right=("bits", "relative error"),
     )

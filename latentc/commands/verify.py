@@ -35,14 +35,15 @@ Examples:
 def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
 
-    Exits with 1 when anything is wrong. A toolchain other than the one that compiled it is told
-    and is no fault.
+    Exits with 1 when anything is wrong, or when numbers were asked for and could not be measured. A toolchain
+    other than the one that compiled it is told and is no fault.
     """
     from pathlib import Path
 
     from artifacts.reading import read_manifest
     from artifacts.verify import Artifact, verify
     from latentc import show
+    from latentc.evidence import is_measured
     from latentc.progress import bars
 
     if compute != "auto" and not numerics:
@@ -57,11 +58,13 @@ def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> N
             from compiler.evidence.recheck import recheck
 
             evidence.update(recheck(Artifact(root, manifest), progress, compute))
+    unmeasured = [folder for folder, found in evidence.items() if not is_measured(found)]
+    ok = not findings and not unmeasured
     if json_output:
         show.as_json(
             {
                 "artifact": str(root),
-                "ok": not findings,
+                "ok": ok,
                 "findings": [{"path": f.path, "problem": f.problem} for f in findings],
                 "toolchain": [{"package": n, "compiled": was, "installed": now} for n, was, now in changed],
                 "numerics": {
@@ -72,7 +75,9 @@ def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> N
         )
     else:
         _print(manifest, findings, changed, evidence, asked=numerics)
-    raise SystemExit(1 if findings else 0)
+        if unmeasured:
+            click.echo(f"The numbers of {', '.join(unmeasured)} are not measured, and may be wrong.")
+    raise SystemExit(0 if ok else 1)
 
 
 def _print(

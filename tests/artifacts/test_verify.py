@@ -276,6 +276,13 @@ def test_a_duplicate_key_is_refused_though_the_last_one_is_right(artifact: Path)
     damaged(artifact, "the key 'target' is there twice")
 
 
+def test_a_figure_that_is_too_large_for_a_number_is_none(artifact: Path) -> None:
+    edit(artifact, lambda value: value["graphs"][0]["evidence"][0].update(error={"sample": 0.125}))
+    path = artifact / MANIFEST_NAME
+    path.write_text(path.read_text().replace("0.125", "1e999", 1))
+    damaged(artifact, "'graphs.0.evidence.0.error.sample': Input should be a finite number")
+
+
 def test_a_newer_schema_names_its_maker(artifact: Path) -> None:
     def newer(value: dict[str, Any]) -> None:
         value["schema_version"] = SCHEMA_VERSION + 1
@@ -363,6 +370,13 @@ def set_path(value: dict[str, Any], path: str, new: Any) -> None:
             "components.0.methods.0: .*trusted",
         ),
         ("pipelines.text-to-image", "diffusers.pipelines.os.system", "is not a class path"),
+        (
+            "graphs.0.evidence.0.error",
+            {"sample": -0.1},
+            "'graphs.0.evidence.0.error.sample': .* or equal to 0",
+        ),
+        ("graphs.0.evidence.0.tolerance", "nan", "'graphs.0.evidence.0.tolerance': "),
+        ("pictures", [{"psnr": "inf"}], "'pictures.0.psnr': "),
     ],
 )
 def test_a_manifest_that_does_not_hold(artifact: Path, path: str, new: Any, message: str) -> None:

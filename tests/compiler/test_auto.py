@@ -149,6 +149,13 @@ def test_what_a_graphs_error_does_to_the_picture_is_measured():
     assert {key[0] for key, option in chosen.chosen.items() if option.scheme == "int8"} == {"text_encoder"}
 
 
+def test_pictures_that_were_not_drawn_are_no_good_ones():
+    with pytest.raises(LatentcError, match="are not measured: it would take 16 minutes"):
+        auto._drawn((PictureEvidence(reason="it would take 16 minutes"),))
+    with pytest.raises(LatentcError, match="nothing to choose"):
+        auto._drawn(())
+
+
 def test_a_recipe_gives_each_weight_its_own():
     options = {
         ("unet", "a[0].weight"): [Option("int4:group=32,small=0", 1, 0.0)],
@@ -205,3 +212,19 @@ def test_sensitivities_are_what_the_output_says(tmp_path):
     assert sensitivity.load(tmp_path / "cache" / "s.json") == found
     assert sensitivity.load(tmp_path / "none.json") is None
     assert {i.name for i in model.graph.inputs} == {"x"}
+
+
+def test_sensitivities_of_what_is_not_finite_are_not_measured(tmp_path, monkeypatch):
+    def measured(name: str, body: str) -> None:
+        model = bind(parse(body), tmp_path, w=np.eye(64, dtype=np.float32))
+        calls = [{"x": np.ones((5, 64), np.float32)}]
+        sensitivity.measure(model, name, calls, frozenset({"int4"}), silent)
+
+    product = "(float[B,64] x, float[64,64] w) => (float[B,64] y) { h = MatMul(x, w) n = Neg(h) y = "
+    with pytest.raises(LatentcError, match="of 'unet' cannot be measured: its output 'y' is not finite"):
+        measured("unet", product + "Log(n) }")
+    monkeypatch.setattr(sensitivity, "_restored", lambda rows, decision: np.full_like(rows, np.nan))
+    with pytest.raises(
+        LatentcError, match="'w' cannot be measured: in int4:group=64,small=0 it makes outputs"
+    ):
+        measured("unet", product + "Abs(n) }")

@@ -124,14 +124,16 @@ def test_a_quantized_artifact_shows_its_worst_weights(latentc, tmp_path):
     other = WeightRecord(
         key="conv_in.weight", scheme="int8", parameters=1000, bytes=1010, error=0.0, note="int8: 36 inputs"
     )
-    graph = manifest.graphs[0].model_copy(update={"weights": (*weights, other)})
+    spared = WeightRecord(key="time.bias", scheme="none", parameters=0, bytes=0, error=None)
+    graph = manifest.graphs[0].model_copy(update={"weights": (*weights, other, spared)})
     made(tmp_path, graphs=(graph,))
     ended = latentc("inspect", tmp_path)
     assert ended.code == 0
     shown = [line for line in ended.out.splitlines() if "block." in line]
     assert [line.split()[1] for line in shown] == [f"block.{i}.weight" for i in range(11, 1, -1)]
     assert "1.10%" in shown[0] and "4.25" in shown[0]
-    assert "13 weights with 13,000 parameters, 4.54 bits each." in ended.out
+    assert "time.bias" not in ended.out
+    assert "14 weights with 13,000 parameters, 4.54 bits each." in ended.out
     assert "int8: 36 inputs (unet: conv_in.weight)" in ended.out
     assert "fp16, int4 and int8" in ended.out
 

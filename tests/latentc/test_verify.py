@@ -86,6 +86,19 @@ def test_numbers_over_their_tolerance_fail(latentc, out, measured, error, code):
     assert ("is not PyTorch's" in ended.err) == (code == 1)
 
 
+def test_numbers_that_cannot_be_measured_fail_and_say_why(latentc, out, monkeypatch):
+    import compiler.evidence.recheck
+
+    found = {"unet": (Evidence(check="not measured", reason="needs a GPU of sm89"),)}
+    monkeypatch.setattr(compiler.evidence.recheck, "recheck", lambda artifact, progress, compute: found)
+    ended = latentc("verify", out, "--numerics")
+    assert ended.code == 1
+    assert "not measured: needs a GPU of sm89" in ended.out
+    assert "The numbers of unet are not measured, and may be wrong." in ended.out
+    ended = latentc("verify", out, "--numerics", "--json")
+    assert (ended.code, json.loads(ended.out)["ok"]) == (1, False)
+
+
 def test_numbers_within_it_are_shown(latentc, out, measured):
     measured(0.001)
     assert "quick: 1.0e-03 (limit 2e-02)" in latentc("verify", out, "--numerics").out

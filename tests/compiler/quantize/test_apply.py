@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from artifacts.errors import LatentcError
 from compiler.passes.lower_precision import lower_precision
 from compiler.quantize import table
 from compiler.quantize.apply import QuantizePass
@@ -122,6 +124,22 @@ def test_values_from_elsewhere_are_written_with_what_was_divided_out(kind, tmp_p
     bias = reference - made.x @ rows.T
     assert error([got], [x + bias]) < 1e-5
     assert ops(made.model)["Mul"] == 1
+
+
+def test_an_error_that_is_no_number_is_not_recorded(tmp_path):
+    made = case("matmul", tmp_path)
+    options = table.options("int4", {"method": "awq"})
+    blocks = table.get("int4").quantize(np.ascontiguousarray(made.weight.T), options)
+    given = Given(replace(blocks, scale=np.full_like(blocks.scale, np.nan)), None)
+    run = QuantizePass(
+        lambda key, layout: decide("int4", options, layout),
+        Scratch(tmp_path / "s"),
+        given={"w": lambda: given},
+    )
+    with pytest.raises(
+        LatentcError, match=r"'w' is not finite in int4:group=64,method=awq.*\n.*match = \"w\""
+    ):
+        run(made.model)
 
 
 def test_a_weight_that_a_method_left_out_is_plain_int4_and_says_so(tmp_path):

@@ -53,6 +53,12 @@ def test_a_mixed_compile_is_checked_told_and_rebuilt_from_its_recipe(sd15, tmp_p
     # Nothing of the scratch file is left.
     assert {p.name for p in (out / "unet").iterdir()} == {"config.json", "model.onnx", "model.onnx_data"}
 
+    # A recipe that quantizes nothing is judged by pictures like any other.
+    build.compile(request(tmp_path / "none", model=str(sd15), quantize="vae=fp16"))
+    manifest = open_artifact(tmp_path / "none").manifest
+    assert not any(graph.weights for graph in manifest.graphs)
+    assert [each.reason for each in manifest.pictures] == ["--check none"]
+
     file = tmp_path / "recipe.toml"
     file.write_text(dump(artifact.manifest.quantization), encoding="utf-8")
     again = tmp_path / "again"
