@@ -73,6 +73,8 @@ class Bar(tqdm):
         self._counted = len(self._meter.steps)
         self.n += n or 0
         self.refresh()
+        if self.total is not None and self.n >= self.total:
+            self._meter.end_steps()
 
     def refresh(self, *_: Any, **__: Any) -> None:
         """Tells where the loop is."""
@@ -83,3 +85,9 @@ class Bar(tqdm):
         for item in () if self.iterable is None else self.iterable:
             yield item
             self.update()
+        self._meter.end_steps()
+
+    def close(self) -> None:
+        """The loop is over; twice is harmless."""
+        self._meter.end_steps()
+        super().close()

@@ -7,8 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Cancelled(LatentcError):
@@ -42,9 +46,27 @@ class Timings:
     steps: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class NotFinite:
+    """A call that returned NaN or infinity.
+
+    Attributes:
+        method: "vae.decode".
+        inputs_finite: whether all that it was given was finite.
+        before: the first method that had returned such before the last denoising loop, or empty.
+    """
+
+    method: str
+    inputs_finite: bool
+    before: str
+
+
 @dataclass
 class Meter:
-    """Collects the times of one `generate`; compiled components report to it and ask it whether to go on."""
+    """Collects the times of one `generate`; compiled components report to it and ask it whether to go on.
+
+    It also looks at what components return outside of the denoising loop, which costs one pass over the pictures.
+    """
 
     cancel: threading.Event | None = None
     opening: float = 0.0
@@ -52,6 +74,9 @@ class Meter:
     _started: float = field(default_factory=time.perf_counter)
     _step: float | None = None
     _methods: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _looping: bool = False
+    _not_finite: dict[str, NotFinite] = field(default_factory=dict)
+    _before: str = ""
 
     def check(self) -> None:
         """Raises Cancelled when the caller has asked for it."""
@@ -77,9 +102,32 @@ class Meter:
         if self._step is not None:
             self._step += elapsed
 
+    def look(self, method: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Notes whether a call's outputs are finite; inside of the denoising loop it does nothing."""
+        from targets.graph.finite import all_finite
+
+        if not self._looping and not all(map(all_finite, outputs.values())):
+            found = NotFinite(method, all(map(all_finite, inputs.values())), self._before)
+            self._not_finite.setdefault(method, found)
+
+    def take_not_finite(self) -> tuple[NotFinite, ...]:
+        """The calls since the last denoising loop that returned NaN or infinity; they are forgotten then."""
+        found = tuple(self._not_finite.values())
+        self._not_finite.clear()
+        self._before = ""
+        return found
+
     def begin_steps(self) -> None:
         """The denoising loop starts now."""
         self._step = time.perf_counter()
+        self._looping = True
+        # What mattered of them is in what the loop makes of it.
+        self._before = self._before or next(iter(self._not_finite), "")
+        self._not_finite.clear()
+
+    def end_steps(self) -> None:
+        """The denoising loop is over; twice is harmless."""
+        self._looping = False
 
     def end_step(self) -> None:
         """A step ended now."""

@@ -17,11 +17,12 @@ from artifacts.manifest import DimRange, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verify import open_artifact
+from runtimes import flaws
 from runtimes.assemble import assemble, check_components
 from runtimes.bars import Bars
 from runtimes.compute import summary
 from runtimes.graphs import Graphs, cache_dir
-from runtimes.meter import Cancelled, Meter
+from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.options import arguments, check_range, parameters, parse_size, synonym
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
@@ -248,11 +249,13 @@ class Pipeline:
         bars = Bars(self._meter, progress, len(runs))
         for part in (pipe, *_parts(pipe)):
             part.progress_bar = bars.bar
-        outputs = []
+        outputs: list[Mapping[str, Any]] = []
+        broken: list[NotFinite] = []
         for number, chunk in enumerate(runs, start=1):
             bars.batch = number
             with nullcontext() if scheduler is None else blamed(pipe):
                 outputs.append(self._run(chunk, options, extra, known))
+            broken += self._meter.take_not_finite()
         merged, pictures = merge(outputs)
         return Result(
             images=pictures,
@@ -261,6 +264,9 @@ class Pipeline:
             timings=self._meter.timings(),
             parameters=self._parameters(options, extra, seed, images, scheduler),
             outputs=merged,
+            flaws=flaws.find(
+                pictures, len(seeds), broken, merged, self.manifest, self.root, self._graphs.computes
+            ),
         )
 
     def _run(
@@ -271,6 +277,7 @@ class Pipeline:
         known: Mapping[str, Any],
     ) -> Mapping[str, Any]:
         """One call of the pipeline: a batch of one image for each seed."""
+        import numpy as np
         import torch
 
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
@@ -285,7 +292,8 @@ class Pipeline:
         given = arguments(self.diffusers, full, extra)
         if "return_dict" in known:
             given["return_dict"] = True
-        with torch.no_grad(), undone_on_failure(self._shells.values()):
+        # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
+        with torch.no_grad(), np.errstate(invalid="ignore"), undone_on_failure(self._shells.values()):
             output = self.diffusers(**given)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runtimes.flaws import Flaw
 from runtimes.meter import Timings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Result:
         parameters: what to pass to make the same again, with the model and the target; JSON-compatible.
         outputs: what the pipeline returned besides PIL images (a prior's "image_embeds", "frames", latents),
             under the pipeline's own names; tensors and arrays of several runs are concatenated.
+        flaws: what is wrong with them, or very likely so; see `Flaw`.
     """
 
     images: tuple[PIL.Image.Image, ...]
@@ -32,6 +34,7 @@ class Result:
     timings: Timings
     parameters: Mapping[str, Any]
     outputs: Mapping[str, Any]
+    flaws: tuple[Flaw, ...] = ()
 
 
 def merge(outputs: list[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[Any, ...]]:

@@ -235,7 +235,10 @@ def _answer(
             with now.measure_opening():
                 runner.open(record.graph)
             with now.measure(component, name):
-                return rebuild(record.result, runner.run(record.graph, arrays))
+                outputs = runner.run(record.graph, arrays)
+                result = rebuild(record.result, outputs)
+            now.look(f"{component}.{name}", arrays, outputs)
+            return result
         raise LatentcError(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),

@@ -24,6 +24,7 @@ from artifacts.worker import WorkerError, ask
 from compiler.evaluation import TASK, Evaluation
 from compiler.evidence.metrics import psnr, ssim
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
+from runtimes.flaws import Kind, shown
 from runtimes.sessions import table
 
 EQUAL = 100.0
@@ -60,7 +61,7 @@ def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
     A model that has no such task, or would take too long, is not measured.
 
     Raises:
-        LatentcError: the pictures cannot be drawn.
+        LatentcError: the pictures cannot be drawn, or the graphs' are black, of one colour or not finite.
     """
     if TASK not in job.manifest.pipelines:
         return (PictureEvidence(reason=f"it does not do {TASK}"),)
@@ -70,7 +71,8 @@ def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
         found = ask(f"{__name__}:drawing", job)
     except WorkerError as error:
         raise LatentcError(
-            f"the pictures cannot be drawn: {error.message}", "Compile without: --pictures 0"
+            f"the pictures cannot be compared: {error.message}",
+            error.hint or "Compile without: --pictures 0",
         ) from error
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 1, 1))
     return tuple(PictureEvidence.model_validate(each) for each in found["pictures"])
@@ -81,9 +83,24 @@ def compare(
 ) -> PictureEvidence:
     """Evidence from pictures [height, width, 3] with values from 0 to 1.
 
+    Where one of PyTorch's own shows nothing, there is nothing to compare with and nothing is measured.
+
     Args:
         compute: the type that ours were computed in.
+
+    Raises:
+        LatentcError: one of ours is black, of one colour or not finite, and PyTorch's is not.
     """
+    for a, b, prompt in zip(ours, theirs, job.evaluation.prompts, strict=False):
+        if (flaw := shown(b)) is not None:
+            return PictureEvidence(
+                compute=compute, reason=f"PyTorch's own picture of '{prompt}' is {_words(flaw)}"
+            )
+        if (flaw := shown(a)) is not None:
+            raise LatentcError(
+                f"the graphs' picture of '{prompt}' in {compute} is {_words(flaw)}, and PyTorch's is not.",
+                "Compile with more bits, without --quantize or in --precision fp32.",
+            )
     ratios = [min(psnr(a, b), EQUAL) for a, b in zip(ours, theirs, strict=True)]
     likeness = [ssim(a, b) for a, b in zip(ours, theirs, strict=True)]
     return PictureEvidence(
@@ -98,6 +115,10 @@ def compare(
         ssim=sum(likeness) / len(likeness),
         worst_ssim=min(likeness),
     )
+
+
+def _words(flaw: Kind) -> str:
+    return "of one colour" if flaw == "one colour" else flaw
 
 
 def _pytorch(job: Job) -> Any:

@@ -146,6 +146,7 @@ def command(
     from artifacts.reading import read_manifest
     from latentc import show
     from latentc.progress import bars
+    from latentc.warn import Warnings
     from runtimes import png as pictures
 
     extra = {name: value(text) for name, text in assignments(arguments, "--arg").items()}
@@ -167,6 +168,7 @@ def command(
     from runtimes.pipeline import load
 
     written: list[dict[str, Any]] = []
+    warnings = Warnings()
     with (
         bars() as progress,
         load(artifact, device=device, task=task, progress=progress, compute=compute) as pipeline,
@@ -189,6 +191,7 @@ def command(
                 progress=progress,
                 **extra,
             )
+            warnings.tell(result.flaws)
             # A seed that was drawn holds for the prompts that follow, as a given one does.
             seed = result.seed
             if not result.images:
@@ -200,7 +203,10 @@ def command(
                 own = {**result.parameters, "seed": result.seeds[at // frames], "images": 1}
                 path = pictures.at(template, len(written))
                 pictures.write(picture, path, own)
-                written.append({"file": str(path), **own, "timings": _timings(result.timings)})
+                kinds = [f.kind for f in result.flaws if at in f.images or f.kind == "not finite"]
+                written.append(
+                    {"file": str(path), **own, "timings": _timings(result.timings), "flaws": kinds}
+                )
                 if not json_output:
                     click.echo(f"{path} (seed {own['seed']})")
     if json_output:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from latentc.params import COMPUTE, AssignmentType, PixelsType, assignments, compute_option
+
+if TYPE_CHECKING:
+    from latentc.warn import Warnings
+    from runtimes.pipeline import Pipeline
 
 
 @click.command(
@@ -113,6 +117,7 @@ def command(
     from bench import grid as grids
     from latentc.commands.generate import choose_task, value
     from latentc.progress import bars
+    from latentc.warn import Warnings
     from runtimes import png as pictures
 
     if mask is not None and image is None:
@@ -133,6 +138,7 @@ def command(
         "scheduler": scheduler,
         **{name: value(text) for name, text in assignments(arguments, "--arg").items()},
     }
+    warnings = Warnings()
     wanted = grids.Grid(tuple(grids.Axis.parse(text) for text in (x, y, z) if text is not None), base)
 
     def load(path: str, where: str, kind: str) -> grids.Drawer:
@@ -140,7 +146,8 @@ def command(
 
         tasks = read_manifest(Path(path).absolute()).pipelines
         chosen = task or choose_task(tasks, image is not None, mask is not None)
-        return open_pipeline(path, device=where, task=chosen, progress=progress, compute=kind)
+        pipeline = open_pipeline(path, device=where, task=chosen, progress=progress, compute=kind)
+        return _Telling(pipeline, warnings)
 
     if z is not None and y is None:
         raise click.UsageError("--z needs --y.")
@@ -149,3 +156,19 @@ def command(
     old = sum(each.resumed for each in cells)
     click.echo(f"{Path(output) / grids.SHEET} ({len(cells)} pictures, {old} of them were there already)")
     click.echo(str(Path(output) / grids.TABLE))
+
+
+class _Telling:
+    """A pipeline whose flawed pictures are warned of as they are drawn."""
+
+    def __init__(self, pipeline: Pipeline, warnings: Warnings) -> None:
+        self._pipeline = pipeline
+        self._warnings = warnings
+
+    def generate(self, prompt: str | None = None, **given: Any) -> Any:
+        result = self._pipeline.generate(prompt, **given)
+        self._warnings.tell(result.flaws)
+        return result
+
+    def close(self) -> None:
+        self._pipeline.close()

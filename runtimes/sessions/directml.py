@@ -21,7 +21,7 @@ PROVIDER = "DmlExecutionProvider"
 # The two packages have the same files: one must go before the other comes.
 INSTALL = "pip uninstall -y onnxruntime && pip install onnxruntime-directml"
 GPU, CPU = "directml", "cpu"
-ON_CPU = "This artifact is for DirectML; it runs on the CPU now, unfused: right, but slow."
+ON_CPU = "This artifact is for DirectML; it runs on the CPU now, unfused and slower than there."
 
 
 class DirectMlSessions:

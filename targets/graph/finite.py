@@ -1,4 +1,4 @@
-"""Weights that are no numbers: NaN and infinity, found while a weight is read."""
+"""Numbers that are none: NaN and infinity, found in arrays and refused in weights while they are read."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from latentc.commands.generate import OWN
 from runtimes import pipeline as pipelines
+from runtimes.flaws import Flaw
 from runtimes.meter import MethodTime, Timings
 from tests.latentc.artifacts_made import made
 
@@ -28,6 +29,7 @@ class Fake:
         self.calls: list[dict[str, Any]] = []
         self.frames = 1
         self.closed = False
+        self.flaws: tuple[Flaw, ...] = ()
 
     def __enter__(self) -> Fake:
         return self
@@ -53,6 +55,7 @@ class Fake:
             timings=TIMINGS,
             parameters=parameters,
             outputs={"image_embeds": 1},
+            flaws=self.flaws,
         )
 
 
@@ -116,6 +119,19 @@ def test_each_picture_carries_its_own_seed(latentc, fake):
     assert [text(f"out-{i}.png")["images"] for i in range(2)] == [1, 1]
     with Image.open("out-1.png") as image:
         assert image.getpixel((0, 0)) == (8, 0, 0)
+
+
+def test_a_flaw_is_a_warning_told_once_and_no_failure(latentc, fake):
+    fake.flaws = (Flaw("black", (1,), "", "1 of 2 pictures are black.", "Compile it again."),)
+    ended = latentc("generate", "out", "a", "b", "--images", 2)
+    assert ended.code == 0
+    assert ended.err.count("Warning: 1 of 2 pictures are black.\nCompile it again.\n") == 1
+    assert "black" not in ended.out
+    found = json.loads(latentc("generate", "out", "a", "--images", 2, "--json").out)
+    assert [row["flaws"] for row in found] == [[], ["black"]]
+    fake.flaws = (Flaw("not finite", (), "vae.decode", "It is not finite.", "Compile it again."),)
+    found = json.loads(latentc("generate", "out", "a", "--json").out)
+    assert [row["flaws"] for row in found] == [["not finite"]]
 
 
 def test_prompts_from_a_file(latentc, fake, tmp_path):

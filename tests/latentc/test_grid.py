@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from runtimes.flaws import Flaw
 from tests.latentc.test_generate import fake as fake
 
 
@@ -27,6 +28,14 @@ def test_a_grid_is_drawn_and_then_found_again(latentc, fake, tmp_path):
         assert sheet.width > 64
     assert "4 of them" in latentc(*args, "--arg", "eta=0.5", "--size", "64x32").out
     assert len(fake.calls) == 4
+
+
+def test_flaws_are_warned_of_once(latentc, fake):
+    fake.flaws = (Flaw("black", (0,), "", "the picture is black.", "Compile it again."),)
+    ended = latentc("grid", "out", "--prompt", "a", "--x", "seed=0,1")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("Warning: the picture is black.\nCompile it again.\n") == 1
+    assert fake.closed
 
 
 @pytest.mark.parametrize(

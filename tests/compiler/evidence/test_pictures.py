@@ -10,6 +10,7 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest
 from artifacts.progress import silent
+from artifacts.worker import WorkerError
 from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence import pictures
 from compiler.evidence.pictures import Job, compare, measure, relocated
@@ -25,14 +26,47 @@ def job(manifest: Manifest, tmp_path, **changes) -> Job:
     return Job(**(fields | changes))
 
 
+PICTURE = np.linspace(0.2, 0.5, 16 * 16 * 3).reshape(16, 16, 3)
+
+
 def test_evidence_has_mean_and_worst(tmp_path):
-    ours = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.6)]
-    theirs = [np.full((16, 16, 3), 0.5), np.full((16, 16, 3), 0.5)]
+    ours = [PICTURE, PICTURE + 0.1]
+    theirs = [PICTURE, PICTURE]
     found = compare(ours, theirs, job(made(tmp_path), tmp_path), "bf16")
     assert (found.compute, found.prompts, found.steps, found.width) == ("bf16", 2, 20, 64)
     assert found.worst_psnr == pytest.approx(20)
     assert found.psnr == pytest.approx(60)
     assert found.worst_ssim < found.ssim < 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        (np.zeros_like(PICTURE), "black"),
+        (np.full_like(PICTURE, 0.4), "of one colour"),
+        (np.where(PICTURE > 0.4, np.nan, PICTURE), "not finite"),
+    ],
+)
+def test_pictures_that_show_nothing_are_no_evidence(tmp_path, bad, what):
+    asked = job(made(tmp_path), tmp_path)
+    with pytest.raises(
+        LatentcError, match=rf"picture of 'a red bicycle .*' in bf16 is {what}, and PyTorch's is not"
+    ):
+        compare([PICTURE, bad], [PICTURE, PICTURE], asked, "bf16")
+    for ours in (bad, PICTURE):
+        found = compare([PICTURE, ours], [PICTURE, bad], asked, "bf16")
+        assert found.psnr is None and found.prompts == 0
+        assert found.reason.endswith(f"wall' is {what}")
+
+
+@pytest.mark.parametrize(("hint", "said"), [("More bits.", r"More bits\."), ("", "--pictures 0")])
+def test_what_the_other_process_refuses_is_said_with_its_own_hint(tmp_path, monkeypatch, hint, said):
+    def refuse(*_):
+        raise WorkerError("the picture is black.", hint)
+
+    monkeypatch.setattr(pictures, "ask", refuse)
+    with pytest.raises(LatentcError, match=rf"cannot be compared: the picture is black\.\n.*{said}"):
+        measure(job(made(tmp_path), tmp_path), silent)
 
 
 def test_a_model_may_bring_its_own_prompts(tmp_path):
@@ -81,10 +115,9 @@ def test_what_would_take_too_long_is_not_drawn(tmp_path, monkeypatch):
 
 
 def test_a_slow_first_call_is_taken_again(tmp_path, monkeypatch):
-    picture = np.full((16, 16, 3), 0.5)
     monkeypatch.setattr(pictures, "_pytorch", lambda job: "pytorch")
     monkeypatch.setattr(pictures, "_compiled", lambda job, compute: ("compiled", lambda: None))
-    monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [picture] * len(prompts))
+    monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [PICTURE] * len(prompts))
     clock = iter([0.0, 600.0, 600.0, 600.5])
     monkeypatch.setattr(pictures.time, "perf_counter", lambda: next(clock))
     (found,) = pictures.answer(job(made(tmp_path), tmp_path, budget=900.0))
@@ -93,12 +126,11 @@ def test_a_slow_first_call_is_taken_again(tmp_path, monkeypatch):
 
 def test_pictures_are_drawn_in_fp32_and_in_what_runs_by_default(tmp_path, monkeypatch):
     asked = []
-    picture = np.full((16, 16, 3), 0.5)
     factory = SimpleNamespace(devices=lambda: (Device("cpu", "", computes=("bf16", "fp32")),))
     monkeypatch.setattr(pictures.table, "get", lambda target: factory)
-    monkeypatch.setattr(pictures, "_references", lambda job, times: [picture] * 8 if times == 3 else None)
+    monkeypatch.setattr(pictures, "_references", lambda job, times: [PICTURE] * 8 if times == 3 else None)
     monkeypatch.setattr(pictures, "_compiled", lambda job, compute: (asked.append(compute), lambda: None))
-    monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [picture] * len(prompts))
+    monkeypatch.setattr(pictures, "_draw", lambda pipeline, job, prompts, steps: [PICTURE] * len(prompts))
     found = pictures.answer(job(made(tmp_path), tmp_path))
     assert [each.compute for each in found] == ["fp32", "bf16"]
     assert asked == ["fp32", "auto"], "what is said to be the default is what load draws with"
