@@ -33,15 +33,21 @@ def quality(ours: Sequence[Shot], theirs: Sequence[Shot] | None, texts: Sequence
         if any(one != other for one, other in shapes):
             unlike = "its pictures are not of the reference's size"
             pairs = []
+        nothing = [b.prompt for _, b in pairs if metrics.broken(b)]
+        if nothing:
+            unlike = (
+                f"the reference's own picture of '{texts[nothing[0]]}' is black, of one colour or not finite"
+            )
+            pairs = []
     curve, final = _latents(pairs, unlike)
     return Quality(
         psnr=_psnr(pairs, unlike),
-        ssim=_mean(pairs, lambda a, b: metrics.ssim(a.image, b.image), min, unlike),
+        ssim=_mean(pairs, lambda a, b: metrics.ssim(a.image, b.image), np.min, unlike),
         ms_ssim=_ms_ssim(pairs, unlike),
         latent_error=final,
         latent_curve=curve,
         broken=measured(_grouped(ours, lambda shot: float(metrics.broken(shot)))),
-        equal=_mean(pairs, lambda a, b: float(np.array_equal(a.image, b.image)), min, unlike),
+        equal=_mean(pairs, lambda a, b: float(np.array_equal(a.image, b.image)), np.min, unlike),
         prompt_accuracy=_accuracy(ours, texts),
         lpips=learned.lpips(_by_prompt(pairs)) if pairs else Measured(reason=unlike),
         clip_score=learned.clip_score(_images(ours), texts),
@@ -60,7 +66,7 @@ def _psnr(pairs: Sequence[Pair], unlike: str) -> Measured:
 
 
 def _ms_ssim(pairs: Sequence[Pair], unlike: str) -> Measured:
-    found = _mean(pairs, lambda a, b: metrics.ms_ssim(a.image, b.image), min, unlike)
+    found = _mean(pairs, lambda a, b: metrics.ms_ssim(a.image, b.image), np.min, unlike)
     if not pairs:
         return found
     count = metrics.scales(pairs[0][0].image.shape)
@@ -73,13 +79,13 @@ def _ms_ssim(pairs: Sequence[Pair], unlike: str) -> Measured:
 def _mean(
     pairs: Sequence[Pair],
     measure: Callable[[Shot, Shot], float],
-    worst: Callable[[Sequence[float]], float],
+    worst: Callable[[Sequence[float]], np.floating],
     unlike: str,
 ) -> Measured:
     if not pairs:
         return Measured(reason=unlike)
     values = [[measure(a, b) for a, b in group] for group in _grouped_pairs(pairs)]
-    return measured(values, worst=worst([value for group in values for value in group]))
+    return measured(values, worst=float(worst([value for group in values for value in group])))
 
 
 def _latents(pairs: Sequence[Pair], unlike: str) -> tuple[tuple[float | None, ...], Measured]:
@@ -95,7 +101,7 @@ def _latents(pairs: Sequence[Pair], unlike: str) -> tuple[tuple[float | None, ..
         return (), Measured(reason="its latents are not shown, or not of the reference's shape")
     middle = np.median(np.stack(flat), axis=0)
     final = [[float(curve[-1]) for curve in group] for group in kept]
-    worst = max(value for group in final for value in group)
+    worst = float(np.max([value for group in final for value in group]))  # which keeps NaN
     shown = measured(
         final,
         statistic=lambda values: np.median(values, axis=-1),

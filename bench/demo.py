@@ -124,7 +124,8 @@ def table(bench: Bench) -> str:
 
 
 def _line(variant: Variant) -> str:
-    assert variant.speed is not None and variant.quality is not None
+    if variant.speed is None or variant.quality is None:
+        return f"| {variant.name} | {variant.bytes / 1e6:.1f} MB | not measured: {variant.error} | - | - |"
     psnr, equal = variant.quality.psnr, variant.quality.equal.value
     worst = "-" if psnr.worst is None else f"{psnr.worst:.1f} dB"
     count = len(variant.pictures)
@@ -165,7 +166,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sheet.save(STRIP, optimize=True)
     print(f"\nshapes, {STEPS} steps, one seed, {len(PROMPTS)} prompts; pictures: {out / 'demo.png'}\n")
     print(table(outcome.bench))
-    return 0
+    return 1 if any(variant.quality is None for variant in outcome.bench.variants) else 0
 
 
 if __name__ == "__main__":

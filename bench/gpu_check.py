@@ -147,6 +147,8 @@ def _measured(engine: Engine, model: str, work: Path, device: str, wanted: Any) 
     except (LatentcError, RuntimeError, OSError) as error:
         return Found(False, " ".join(str(error).split()), failed=True), None
     times = (1000 * statistics.median(seconds), 1000 * min(seconds), 1000 * max(seconds))
+    if not np.isfinite(latents).all():
+        return Found(False, "its latents are not finite", True, None, times), None
     off = None if wanted is None else float(np.linalg.norm(latents - wanted) / np.linalg.norm(wanted))
     if off is not None and not off <= LIMIT:
         return Found(False, f"error {off:.1e}, at most {LIMIT} is allowed", True, off, times), None

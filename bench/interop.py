@@ -96,14 +96,16 @@ def compare(model: str, request: Mapping[str, Any], work: Path, names: Sequence[
 
 
 def _draw(pipeline: Any, request: Mapping[str, Any]) -> np.ndarray:
-    image = pipeline.generate(
+    result = pipeline.generate(
         request["prompt"],
         steps=request["steps"],
         guidance=request["guidance"],
         seed=request["seed"],
         size=(request["width"], request["height"]),
-    ).images[0]
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    )
+    if result.flaws:
+        raise LatentcError(f"nothing can be compared: {result.flaws[0].message}", result.flaws[0].hint)
+    return np.asarray(result.images[0].convert("RGB"), dtype=np.float32) / 255
 
 
 def _outcome(

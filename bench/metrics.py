@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from compiler.evidence import metrics as likeness
+from runtimes.flaws import shown
 
 # The weights of multi-scale SSIM's five scales (Wang, Simoncelli, Bovik 2003), and the side of its window.
 MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = 11
-BLACK = 2
-"""A picture with no channel of any pixel above this (of 255) is black."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,21 @@ def scales(shape: Sequence[int]) -> int:
 
 
 def latent_errors(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
-    """|a - b| / |b| after each step, float64 [steps]; None unless both are there and of one shape."""
+    """|a - b| / |b| after each step, float64 [steps], infinite where b alone is zero.
+
+    None unless both are there and of one shape.
+    """
     if ours is None or theirs is None or ours.shape != theirs.shape:
         return None
     a = ours.reshape(len(ours), -1).astype(np.float64)
     b = theirs.reshape(len(theirs), -1).astype(np.float64)
-    size = np.linalg.norm(b, axis=1)
-    return np.asarray(np.linalg.norm(a - b, axis=1) / np.where(size == 0, 1, size))
+    size, distance = np.linalg.norm(b, axis=1), np.linalg.norm(a - b, axis=1)
+    # Nothing but zeros is near to zeros.
+    of_zeros = np.where(distance == 0, 0.0, np.inf)
+    return np.where(size == 0, of_zeros, distance / np.where(size == 0, 1, size))
 
 
 def broken(shot: Shot) -> bool:
-    """Whether the picture is black, or its latents are not all finite."""
+    """Whether the picture is black or of one colour, or its latents are not all finite (where they are known)."""
     finite = shot.latents is None or bool(np.isfinite(shot.latents).all())
-    return not finite or int(shot.image.max()) <= BLACK
+    return not finite or shown(shot.image) is not None

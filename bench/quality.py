@@ -70,10 +70,12 @@ def limit(variant: Variant) -> float:
 
 
 def short(bench: Bench) -> list[str]:
-    """The gates that artifacts fail."""
-    reference = bench.variants[0].quality
-    own = reference.prompt_accuracy.value if reference else None
-    assert own is not None
+    """The gates that artifacts fail.
+
+    Raises:
+        LatentcError: there is nothing to hold them to.
+    """
+    own = _own(bench)
     failed = []
     for variant in bench.variants[1:]:
         limits = [
@@ -86,6 +88,16 @@ def short(bench: Bench) -> list[str]:
             f"{fall.variant}: {fall.gate.text}" for fall in check(one, [parse(text) for text in limits])
         ]
     return failed
+
+
+def _own(bench: Bench) -> float:
+    """PyTorch's prompt accuracy."""
+    reference = bench.variants[0]
+    accuracy = reference.quality.prompt_accuracy if reference.quality else None
+    if accuracy is None or accuracy.value is None:
+        why = reference.error or (accuracy.reason if accuracy else "") or "not measured"
+        raise LatentcError(f"PyTorch's own pictures cannot be judged: {why}.")
+    return accuracy.value
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -101,11 +113,11 @@ def main(args: Sequence[str] | None = None) -> int:
         found = measure(
             given.target or TARGETS, given.precision or tuple(LIMITS), given.prompts, given.guidance
         )
+        failed = short(found)
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     print(found.model_dump_json(indent=2) if given.json else table(found))
-    failed = short(found)
     for line in failed:
         print(f"Fell short: {line}", file=sys.stderr)
     return 1 if failed else 0
@@ -113,11 +125,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def table(bench: Bench) -> str:
     """Markdown, at most 100 columns."""
-    reference = bench.variants[0].quality
-    own = reference.prompt_accuracy.value if reference else None
     lines = [
         f"shapes, {len(bench.settings.prompts)} held-out prompts, {bench.settings.steps} steps; "
-        f"prompt accuracy of PyTorch in fp32: {own or 0:.1%}",
+        f"prompt accuracy of PyTorch in fp32: {_own(bench):.1%}",
         "",
         "| target | weights | computes in | size on disk | PSNR, worst | of all | prompt accuracy |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: |",
@@ -127,11 +137,18 @@ def table(bench: Bench) -> str:
 
 def _line(variant: Variant) -> str:
     found = variant.quality
-    assert found is not None and found.psnr.worst is not None and found.psnr.value is not None
+
+    def shown(value: float | None, form: str) -> str:
+        return "not measured" if value is None else form.format(value)
+
+    figures = (
+        shown(found.psnr.worst if found else None, "{:.1f} dB"),
+        shown(found.psnr.value if found else None, "{:.1f} dB"),
+        shown(found.prompt_accuracy.value if found else None, "{:.1%}"),
+    )
     return (
         f"| {variant.about['target']} | {variant.about['precision']} | {variant.about.get('compute', '-')} "
-        f"| {variant.bytes / 1e6:.1f} MB "
-        f"| {found.psnr.worst:.1f} dB | {found.psnr.value:.1f} dB | {found.prompt_accuracy.value or 0:.1%} |"
+        f"| {variant.bytes / 1e6:.1f} MB | {' | '.join(figures)} |"
     )
 
 

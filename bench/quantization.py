@@ -199,12 +199,12 @@ def failures(rows: Sequence[Row], own: float) -> list[str]:
     for r in rows:
         name = f"{r.target} {r.spec or 'fp16'}"
         limit = LIMITS.get(r.spec)
-        if limit is not None and r.psnr < limit:
+        if limit is not None and not r.psnr >= limit:
             found.append(f"{name}: mean PSNR {r.psnr:.1f} dB, at least {limit:.0f} wanted")
-        if limit is not None and own - r.accuracy > ACCURACY_LOSS:
+        if limit is not None and not own - r.accuracy <= ACCURACY_LOSS:
             found.append(f"{name}: prompt accuracy {r.accuracy:.1%}, PyTorch's is {own:.1%}")
         like = [o for o in rows if (o.target, AUTO + o.spec) == (r.target, r.spec)]
-        if like and r.psnr < like[0].psnr + AUTO_GAIN:
+        if like and not r.psnr >= like[0].psnr + AUTO_GAIN:
             found.append(f"{name}: {r.psnr:.1f} dB, {like[0].spec} has {like[0].psnr:.1f} at the same size")
         if r.target == "openvino" and r.data > r.weights * (1 + SIZE_MARGIN):
             found.append(f"{name}: {r.data} bytes of weights, {r.weights} by their bits")

@@ -18,20 +18,22 @@ SCHEMA_FILE = Path(__file__).resolve().with_name("bench.schema.json")
 SCHEMA_ID = "urn:latentc:bench:1"
 
 
-def _to_json(value: float) -> float | str:
-    return value if math.isfinite(value) else "inf"
+def _to_json(value: float | None) -> float | str | None:
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf" if value > 0 else "-inf"
 
 
 def _from_json(value: Any) -> Any:
-    return math.inf if value == "inf" else value
+    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
-# JSON has no infinity, and the PSNR of equal pictures is one.
+# JSON has no infinity, and the PSNR of equal pictures is one. Not-a-number is nothing that was measured.
 Number = Annotated[
     float,
     BeforeValidator(_from_json),
     PlainSerializer(_to_json),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"const": "inf"}]}),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["inf", "-inf"]}, {"type": "null"}]}),
 ]
 
 

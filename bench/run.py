@@ -20,7 +20,7 @@ from artifacts.progress import Event, Progress, silent
 from bench import compare, worker
 from bench.environment import environment
 from bench.kept import Kept
-from bench.metrics import Shot, psnr
+from bench.metrics import Shot, broken, psnr
 from bench.process import Watch, Worker, forget
 from bench.record import (
     Bench,
@@ -292,8 +292,8 @@ def _variant(track: Track, base: Track | None, settings: Settings) -> Variant:
 def _pictures(track: Track, theirs: Sequence[Shot] | None) -> list[Picture]:
     found = []
     for i, (shot, timed) in enumerate(zip(track.shots, track.times, strict=True)):
-        same = theirs is not None and theirs[i].image.shape == shot.image.shape
-        value = psnr(shot.image, theirs[i].image) if same and theirs is not None else None
+        other = None if theirs is None or broken(theirs[i]) else theirs[i].image
+        value = None if other is None or other.shape != shot.image.shape else psnr(shot.image, other)
         found.append(
             Picture(
                 prompt=shot.prompt, seed=shot.seed, seconds=timed.seconds, step_ms=timed.step_ms, psnr=value

@@ -46,6 +46,8 @@ def test_latent_errors_are_relative_and_of_each_step() -> None:
     assert metrics.latent_errors(ours, theirs) == pytest.approx([0.0, 0.1, 0.5], abs=1e-6)
     assert metrics.latent_errors(ours[:2], theirs) is None
     assert metrics.latent_errors(None, theirs) is None
+    of_zeros = metrics.latent_errors(np.array([[0.0], [1e-9]], np.float32), np.zeros((2, 1), np.float32))
+    assert of_zeros is not None and of_zeros.tolist() == [0.0, np.inf]
 
 
 def test_black_and_not_finite_pictures_are_broken() -> None:
@@ -55,4 +57,5 @@ def test_black_and_not_finite_pictures_are_broken() -> None:
     assert not metrics.broken(Shot(0, 0, noise(), latents))
     assert not metrics.broken(Shot(0, 0, noise(), None))
     assert metrics.broken(Shot(0, 0, np.full((8, 8, 3), 2, np.uint8), latents))
+    assert metrics.broken(Shot(0, 0, np.full((8, 8, 3), 90, np.uint8), None))
     assert metrics.broken(Shot(0, 0, noise(), bad))

@@ -35,6 +35,20 @@ def test_what_is_computed_in_fewer_bits_than_it_is_stored_in_has_their_limit():
     assert limits == [40.0, 40.0, 40.0]
 
 
+def test_what_was_not_measured_falls_short_and_is_shown_as_that(monkeypatch, capsys):
+    failed = row("failed", "fp16", 60, 0.99).model_copy(update={"quality": None, "error": "out of memory"})
+    found = made(row("fine", "fp16", 60, 0.99), failed)
+    monkeypatch.setattr(quality, "measure", lambda *given: found)
+    assert quality.main([]) == 1
+    out = capsys.readouterr()
+    assert "| openvino | fp16 | fp32 | 0.0 MB | not measured | not measured | not measured |" in out.out
+    assert out.err.count("Fell short: failed: ") == 3
+    reference = found.variants[0].model_copy(update={"quality": None, "error": "out of paint"})
+    found = found.model_copy(update={"variants": (reference, *found.variants[1:])})
+    assert quality.main([]) == 1
+    assert "Error: PyTorch's own pictures cannot be judged: out of paint." in capsys.readouterr().err
+
+
 def test_what_is_near_enough_exits_with_0(monkeypatch):
     found = made(row("fine", "fp32", 60.5, 0.99))
     monkeypatch.setattr(quality, "measure", lambda *given: found)

@@ -73,6 +73,16 @@ def test_unknown_keys_are_refused(tmp_path: Path) -> None:
         record.read(tmp_path / "b.json")
 
 
+def test_what_is_not_a_number_is_written_as_nothing(tmp_path: Path) -> None:
+    worst = Measured(value=1.0, low=-math.inf, worst=math.nan)
+    quality = variant().quality
+    assert quality is not None
+    record.write(made(variant(quality=quality.model_copy(update={"psnr": worst}))), tmp_path / "b.json")
+    found = record.read(tmp_path / "b.json").variants[-1].quality
+    assert found is not None
+    assert (found.psnr.value, found.psnr.low, found.psnr.worst) == (1.0, -math.inf, None)
+
+
 def test_infinity_is_a_value_and_none_is_not() -> None:
     assert json.loads(Measured(value=math.inf).model_dump_json())["value"] == "inf"
     assert Measured.model_validate_json('{"value": "inf"}').value == math.inf
