@@ -44,7 +44,8 @@ class Call:
         result: the tree of what came back.
         outputs: every tensor of it.
         point: which call of the pipeline it belongs to.
-        values: the tensor arguments that held more than the dry run's own zeros.
+        values: the tensor arguments that held more than the dry run's own zeros, and than what dividing by them makes
+            (NaN and infinity; an additive mask's negative infinity is kept).
         used: names of the parameters and buffers that the call read.
         state: what the pipeline had set on the module, by its path there; see `compiler.capture.state`.
     """
@@ -161,7 +162,7 @@ class Recorder:
         for name in numeric.candidates(flat.tensors):
             if self._numeric[component, method, name]:
                 inputs[name] = Spec(numeric.NUMBER, inputs[name].shape)
-        values = {n: t.to(inputs[n].dtype, copy=True) for n, t in flat.tensors.items() if bool(t.any())}
+        values = {n: t.to(inputs[n].dtype, copy=True) for n, t in flat.tensors.items() if _tells(t)}
         self.calls.append(
             Call(
                 component,
@@ -313,3 +314,9 @@ def _answered(module: torch.nn.Module) -> list[str]:
 def _form(result: trees.Flat) -> Any:
     """A result's tree, and its tensors' dtypes and shapes."""
     return result.tree, [(t.dtype, tuple(t.shape)) for t in result.tensors.values()]
+
+
+def _tells(tensor: torch.Tensor) -> bool:
+    """Whether a call's argument holds values of the pipeline's own; see `Call.values`."""
+    parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return bool(tensor.any()) and not bool((parts.isnan() | parts.isposinf()).any())

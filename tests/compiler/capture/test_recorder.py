@@ -91,6 +91,18 @@ def test_zeros_are_not_kept(inner):
     assert found.calls[0].values == {}
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_division_by_zeros_gives_is_not_kept(inner, bad):
+    """A check would feed it to both sides, and nothing would be compared."""
+    found = recorder(inner)
+    given = torch.ones(2, 4)
+    given[1, 2] = bad
+    with found.recording(0):
+        inner(given)
+        inner(torch.where(given == 1, -torch.inf, 0.0))
+    assert found.calls[0].values == {} and set(found.calls[1].values) == {"x"}
+
+
 def test_the_module_runs_once_for_each_set_of_shapes(inner):
     found = recorder(inner)
     with found.recording(0):
