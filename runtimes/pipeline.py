@@ -1,28 +1,30 @@
-"""An artifact as a pipeline: `load` it, then `generate` images."""
+"""An artifact as a pipeline: `load` it, then call it as diffusers' own, or `generate` images."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import secrets
 import threading
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 from artifacts.contents import Contents
+from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
-from artifacts.verify import open_artifact
+from artifacts.verify import Artifact, open_artifact
 from runtimes import flaws
 from runtimes.assemble import assemble, check_components
 from runtimes.bars import Bars
+from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of
 from runtimes.compute import summary
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.meter import Cancelled, Meter, NotFinite
+from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.options import arguments, check_range, parameters, parse_size, synonym
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
@@ -72,7 +74,7 @@ def load(
 
 
 # Options that are given once for each image to a pipeline that makes one image of each.
-_REPEATED = ("prompt", "negative_prompt", "image", "mask")
+_REPEATED = (*TEXTS, "image", "mask")
 
 
 class Pool(Runner, Protocol):
@@ -94,7 +96,13 @@ class Pool(Runner, Protocol):
 
 
 class Pipeline:
-    """One task of an artifact. `diffusers` is the pipeline itself, for whatever `generate` does not cover."""
+    """One task of an artifact: called as diffusers' own pipeline is, or by `generate`.
+
+    `diffusers` is that pipeline itself. Threads may share a pipeline; it makes the pictures of one call at a time.
+    """
+
+    from_pretrained = staticmethod(load)
+    """`load` under the name that diffusers has for it."""
 
     def __init__(
         self,
@@ -146,22 +154,70 @@ class Pipeline:
         """Frees all graphs; twice is harmless."""
         self._graphs.close()
 
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler that every call starts from, a copy of which it uses; None where there is none.
+
+        May be set, to one of diffusers: ``pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)``
+        """
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        with self._lock:
+            self._scheduler = scheduler
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of tqdm for the progress bars, as of a diffusers pipeline; ``disable=True`` for none."""
+        self.diffusers.set_progress_bar_config(**options)
+
+    def save_pretrained(self, folder: str | Path, force: bool = False) -> Path:
+        """Copies the artifact to `folder`, which appears when every copied file is what the manifest says.
+
+        Args:
+            force: replace an artifact that is there.
+
+        Returns:
+            The folder, as an absolute path.
+
+        Raises:
+            UsageError: something is there already.
+            LatentcError: a file of the artifact has changed since it was verified, or the disk is full; `folder`
+                does not appear.
+        """
+        with notebook_bars(self._progress) as progress:
+            return copy_artifact(Artifact(self.root, self.manifest), folder, force, progress)
+
     def __enter__(self) -> Pipeline:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls diffusers' own pipeline: what that takes, and what it returns.
+
+        The size is the artifact's where that has only one and none is asked for. A progress bar is drawn on terminals
+        and in notebooks, unless `set_progress_bar_config` says otherwise.
+
+        Raises:
+            LatentcError: a component is not compiled for what the pipeline asked of it.
+        """
+        with self._lock, bars_where_seen((self.diffusers, *_parts(self.diffusers))):
+            self._begin(None)
+            self._meter = Meter()
+            return self._called(*args, **{**self._unasked_size(args, kwargs), **kwargs})
+
     def generate(
         self,
-        prompt: str | None = None,
-        negative_prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         image: Any = None,
         mask: Any = None,
         strength: float | None = None,
         steps: int | None = None,
         guidance: float | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         size: str | tuple[int, int] | None = None,
         images: int = 1,
         scheduler: str | None = None,
@@ -178,13 +234,15 @@ class Pipeline:
         Args:
             image: what to start from (PIL). mask: white where to paint. strength: 0 to 1, how much to change.
             steps: denoising steps. guidance: the classifier-free guidance scale.
-            seed: of the first image; None for a random one, which the result names.
+            seed: of the first image, or a list with that of each prompt's first image; None for a random one, which
+                the result names.
             size: (width, height) in pixels, or "512x512".
-            images: how many; made in batches as large as the artifact allows.
+            images: how many of each prompt; made, with those of other prompts, in batches as large as the artifact
+                allows.
             scheduler: class name of one of diffusers' schedulers, and options of it: "EulerDiscreteScheduler" or
                 "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3". What is not given is as in the
                 model's own.
-            progress: told of each step.
+            progress: told of each step; in a notebook, bars are drawn where neither this nor `load` is given one.
             cancel: set it from another thread to stop before the next call of a component.
             extra: the pipeline's own parameters, by their own names.
 
@@ -194,7 +252,7 @@ class Pipeline:
             Cancelled: `cancel` was set.
             LatentcError: a component is not compiled for what the pipeline asked of it.
         """
-        with self._lock:
+        with self._lock, self._reporting(progress) as progress:
             return self._generate(
                 {
                     "prompt": prompt,
@@ -209,7 +267,7 @@ class Pipeline:
                 parse_size(size),
                 images,
                 scheduler,
-                progress or self._progress,
+                progress,
                 cancel,
                 extra,
             )
@@ -217,7 +275,7 @@ class Pipeline:
     def _generate(
         self,
         options: dict[str, Any],
-        seed: int,
+        seed: int | Sequence[int],
         size: tuple[int, int] | None,
         images: int,
         scheduler: str | None,
@@ -225,10 +283,6 @@ class Pipeline:
         cancel: threading.Event | None,
         extra: Mapping[str, Any],
     ) -> Result:
-        if images < 1:
-            raise UsageError(f"at least one image must be made; found images = {images}.")
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"a seed is an integer of at least 0; found {seed}.")
         pipe = self.diffusers
         known = parameters(pipe)
         options |= dict(zip(("width", "height"), self._size(size, known), strict=True))
@@ -236,89 +290,101 @@ class Pipeline:
             self._check_image(options["image"], known)
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
-        # A fresh one each time: schedulers keep state, and an interrupted run leaves it half-way. A copy, as
-        # `from_config` may choose other defaults.
-        if self._scheduler is not None:
-            pipe.scheduler = copy.deepcopy(self._scheduler)
-        if scheduler is not None:
-            pipe.scheduler = make_scheduler(pipe, scheduler)
+        texts = texts_of(known) & {name for name, value in {**options, **extra}.items() if value is not None}
+        prompts = count(options["prompt"], {name: {**options, **extra}[name] for name in texts})
+        wanted = draws(prompts or 1, seed, images)
+        self._begin(scheduler)
         self._meter = Meter(cancel=cancel)
-        seeds = tuple(seed + i for i in range(images))
-        ends = list(itertools.accumulate(self._batches(images, known), initial=0))
-        runs = [seeds[start:end] for start, end in itertools.pairwise(ends)]
-        bars = Bars(self._meter, progress, len(runs))
-        for part in (pipe, *_parts(pipe)):
-            part.progress_bar = bars.bar
+        limits = self.manifest.sizes.get("batch", DimRange(min=1, max=1))
+        calls = of_calls(wanted, known, limits)
+        bars = Bars(self._meter, progress, len(calls))
         outputs: list[Mapping[str, Any]] = []
         broken: list[NotFinite] = []
-        for number, chunk in enumerate(runs, start=1):
-            bars.batch = number
-            with nullcontext() if scheduler is None else blamed(pipe):
-                outputs.append(self._run(chunk, options, extra, known))
-            broken += self._meter.take_not_finite()
+        with _bars(bars, (pipe, *_parts(pipe))):
+            for number, chunk in enumerate(calls, start=1):
+                bars.batch = number
+                with nullcontext() if scheduler is None else blamed(pipe):
+                    outputs.append(self._run(chunk, options, extra, known, texts if prompts else frozenset()))
+                broken += self._meter.take_not_finite()
         merged, pictures = merge(outputs)
         return Result(
             images=pictures,
-            seed=seed,
-            seeds=seeds,
+            seed=wanted[0].seed,
+            seeds=tuple(draw.seed for draw in wanted),
             timings=self._meter.timings(),
-            parameters=self._parameters(options, extra, seed, images, scheduler),
+            parameters=self._parameters(
+                options, extra, seed if isinstance(seed, int) else list(seed), images, scheduler
+            ),
             outputs=merged,
             flaws=flaws.find(
-                pictures, len(seeds), broken, merged, self.manifest, self.root, self._graphs.computes
+                pictures, len(wanted), broken, merged, self.manifest, self.root, self._graphs.computes
             ),
         )
 
+    def _begin(self, scheduler: str | None) -> None:
+        """Gives the pipeline a fresh scheduler: they keep state, and an interrupted run leaves it half-way.
+
+        A copy, as `from_config` may choose other defaults.
+        """
+        if self._scheduler is not None:
+            self.diffusers.scheduler = copy.deepcopy(self._scheduler)
+        if scheduler is not None:
+            self.diffusers.scheduler = make_scheduler(self.diffusers, scheduler)
+
     def _run(
         self,
-        seeds: tuple[int, ...],
+        chunk: tuple[Draw, ...],
         options: Mapping[str, Any],
         extra: Mapping[str, Any],
         known: Mapping[str, Any],
+        texts: Collection[str],
     ) -> Mapping[str, Any]:
-        """One call of the pipeline: a batch of one image for each seed."""
-        import numpy as np
+        """One call of the pipeline: a batch of the images in `chunk`."""
+                broken += self._meter.take_not_finite()
         import torch
 
+        seeds, prompts = [draw.seed for draw in chunk], [draw.prompt for draw in chunk]
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-        full = dict(options)
+        full, extra = of_call(options, texts, prompts), of_call(extra, texts, prompts)
         if synonym("seed", known) and "generator" not in extra:
             full["seed"] = generators[0] if len(generators) == 1 else generators
+        several = len(set(prompts)) > 1
         if len(seeds) > 1 and synonym("images", known):
-            full["images"] = len(seeds)
+            full["images"] = None if several else len(seeds)
         elif len(seeds) > 1:
-            repeated = {name: full[name] for name in _REPEATED if full.get(name) is not None}
+            once = set(_REPEATED) - (set(TEXTS) if several else set())
+            repeated = {name: full[name] for name in once if full.get(name) is not None}
             full |= {name: [value] * len(seeds) for name, value in repeated.items()}
         given = arguments(self.diffusers, full, extra)
         if "return_dict" in known:
             given["return_dict"] = True
-        # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
-        with torch.no_grad(), np.errstate(invalid="ignore"), undone_on_failure(self._shells.values()):
-            output = self.diffusers(**given)
+        output = self._called(**given)
+                broken += self._meter.take_not_finite()
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
-    def _batches(self, images: int, known: Mapping[str, Any]) -> list[int]:
-        """How many images each call of the pipeline makes: as many as the artifact allows, the last one the rest.
+    def _called(self, *args: Any, **kwargs: Any) -> Any:
+        """What diffusers' pipeline returns of one call."""
+        import torch
 
-        Raises:
-            UsageError: no number of calls makes so many.
-        """
-        limits = self.manifest.sizes.get("batch", DimRange(min=1, max=1))
-        low, high = max(1, limits.min), max(1, limits.max)
-        if low == 1 and synonym("images", known) is None:
-            high = 1
-        full, rest = divmod(images, high)
-        if rest == 0 or rest >= low:
-            return [high] * full + [rest] * bool(rest)
-        calls = full + 1  # The rest is fewer than one call makes: it is taken from the others.
-        if images < calls * low:
-            at_once = f"{low}" if low == high else f"{low} to {high}"
-            near = calls * low
-            raise UsageError(
-                f"the artifact was compiled to make {at_once} images at once; {images} cannot be made so.",
-                f"Ask for {near}: --images {near}, or compile for fewer: latentc compile MODEL OUT --batch 1..{high}",
-            )
-        return [images // calls + (i < images % calls) for i in range(calls)]
+        with torch.no_grad(), undone_on_failure(self._shells.values()):
+            return self.diffusers(*args, **kwargs)
+
+    def _unasked_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+        """The size of an artifact that has only one, by the names of parameters that a call leaves out."""
+        named = list(parameters(self.diffusers))
+        asked = {*named[: len(args)], *kwargs}
+        size = zip(("width", "height"), self._size(None, parameters(self.diffusers)), strict=True)
+        return {name: value for name, value in size if value is not None and name not in asked}
+
+    @contextmanager
+    def _reporting(self, progress: Progress | None) -> Iterator[Progress]:
+        """`progress`, or the one that `load` was given; in a notebook, bars where there is neither."""
+        config = getattr(self.diffusers, "_progress_bar_config", {})
+        if progress is not None or config.get("disable"):
+            yield progress or self._progress
+            return
+        with notebook_bars(self._progress) as bars:
+            yield bars
 
     def _size(self, size: tuple[int, int] | None, known: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """Width and height to pass: those asked for, or those of an artifact that has only one size."""
@@ -350,12 +416,11 @@ class Pipeline:
         self,
         options: Mapping[str, Any],
         extra: Mapping[str, Any],
-        seed: int,
+        seed: int | list[int],
         images: int,
         chosen: str | None,
     ) -> dict[str, Any]:
-        plain = (bool, int, float, str)
-        kept = {k: v for k, v in {**options, **extra}.items() if isinstance(v, plain)}
+        kept = {k: v for k, v in {**options, **extra}.items() if _is_plain(v)}
         scheduler = getattr(self.diffusers, "scheduler", None)
         if scheduler is not None:
             kept["scheduler"] = chosen or type(scheduler).__name__
@@ -375,3 +440,23 @@ def _parts(pipe: Any) -> list[Any]:
     from diffusers import DiffusionPipeline
 
     return [value for value in vars(pipe).values() if isinstance(value, DiffusionPipeline)]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds it."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str))
+
+
+@contextmanager
+def _bars(bars: Bars, parts: Iterable[Any]) -> Iterator[None]:
+    """Has the pipelines report to `bars` for a while, in place of bars of their own."""
+    parts = list(parts)
+    for part in parts:
+        part.progress_bar = bars.bar
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.progress_bar
