@@ -19,7 +19,7 @@ from artifacts.remembered import Remembered, state
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified artifact: its folder (absolute) and its manifest.
+    """An artifact that was verified: its folder (absolute) and its manifest.
 
     Attributes:
         states: path of each file in it -> `artifacts.remembered.state` before the file was read.
@@ -42,7 +42,11 @@ class Finding:
 
 
 def verify(
-    path: Path | str, *, deep: bool = True, progress: Progress = silent, remembered: Remembered | None = None
+    path: str | os.PathLike[str],
+    *,
+    deep: bool = True,
+    progress: Progress = silent,
+    remembered: Remembered | None = None,
 ) -> tuple[Finding, ...]:
     """Everything that is wrong with the files of the artifact at `path`; empty when nothing is.
 
@@ -57,8 +61,20 @@ def verify(
     Raises:
         LatentcError: there is no manifest, or it does not hold, so that nothing else can be checked.
     """
+    return examine(path, deep, progress, remembered)[1]
+
+
+def examine(
+    path: str | os.PathLike[str],
+    deep: bool = True,
+    progress: Progress = silent,
+    remembered: Remembered | None = None,
+) -> tuple[Artifact, tuple[Finding, ...]]:
+    """The artifact at `path`, whatever is wrong with it, and what `verify` says of it."""
     root = Path(os.path.abspath(path))
-    return _findings(root, read_manifest(root), _entries(root), deep, progress, remembered)
+    manifest, found = read_manifest(root), _entries(root)
+    findings = _findings(root, manifest, found, deep, progress, remembered)
+    return Artifact(root, manifest, {path: state(info) for path, info in found.items()}), findings
 
 
 def _findings(

@@ -1,6 +1,7 @@
 """latentc compiles any diffusers pipeline for the device it will run on, and proves that the result is right.
 
-The public API is `compile`, `load` and their errors; all else is imported when it is first asked for.
+A function for each command, `Pipeline` to draw with, and what they take and return; each is imported when it is first
+asked for. docs/python.md shows them all.
 """
 
 from __future__ import annotations
@@ -9,18 +10,89 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from artifacts.errors import LatentcError, UsageError
-    from compiler.build import CompileRequest, compile
-    from runtimes import load
+    from artifacts.manifest import DimRange, Manifest, Recipe
+    from artifacts.progress import Event, Progress
+    from artifacts.verify import Artifact
+    from bench.request import BenchRequest
+    from bench.run import Outcome
+    from compiler.capture.capture import SizeRange
+    from compiler.rebuild import RebuildRequest
+    from compiler.request import CompileRequest
+    from latentc.api.compiling import auto, compile, rebuild
+    from latentc.api.graphs import GraphCheck, graph_check, graph_snapshot
+    from latentc.api.listing import TargetInfo, targets
+    from latentc.api.measuring import bench
+    from latentc.api.reading import ModelSummary, Verification, inspect, verify
+    from runtimes.meter import Cancelled
+    from runtimes.pipeline import Pipeline, load
+    from runtimes.result import Result
 
-__all__ = ["CompileRequest", "LatentcError", "UsageError", "__version__", "compile", "load"]
+__all__ = [
+    "Artifact",
+    "BenchRequest",
+    "Cancelled",
+    "CompileRequest",
+    "DimRange",
+    "Event",
+    "GraphCheck",
+    "LatentcError",
+    "Manifest",
+    "ModelSummary",
+    "Outcome",
+    "Pipeline",
+    "Progress",
+    "RebuildRequest",
+    "Recipe",
+    "Result",
+    "SizeRange",
+    "TargetInfo",
+    "UsageError",
+    "Verification",
+    "__version__",
+    "auto",
+    "bench",
+    "compile",
+    "graph_check",
+    "graph_snapshot",
+    "inspect",
+    "load",
+    "rebuild",
+    "targets",
+    "verify",
+]
 
 # Name -> where it is. A plain table instead of imports: `import latentc` must cost nothing.
 _EXPORTS = {
-    "compile": "compiler.build:compile",
-    "CompileRequest": "compiler.build:CompileRequest",
+    "Artifact": "artifacts.verify:Artifact",
+    "BenchRequest": "bench.request:BenchRequest",
+    "Cancelled": "runtimes.meter:Cancelled",
+    "CompileRequest": "compiler.request:CompileRequest",
+    "DimRange": "artifacts.manifest:DimRange",
+    "Event": "artifacts.progress:Event",
+    "GraphCheck": "latentc.api.graphs:GraphCheck",
     "LatentcError": "artifacts.errors:LatentcError",
+    "Manifest": "artifacts.manifest:Manifest",
+    "ModelSummary": "latentc.api.reading:ModelSummary",
+    "Outcome": "bench.run:Outcome",
+    "Pipeline": "runtimes.pipeline:Pipeline",
+    "Progress": "artifacts.progress:Progress",
+    "RebuildRequest": "compiler.rebuild:RebuildRequest",
+    "Recipe": "artifacts.manifest:Recipe",
+    "Result": "runtimes.result:Result",
+    "SizeRange": "compiler.capture.capture:SizeRange",
+    "TargetInfo": "latentc.api.listing:TargetInfo",
     "UsageError": "artifacts.errors:UsageError",
-    "load": "runtimes:load",
+    "Verification": "latentc.api.reading:Verification",
+    "auto": "latentc.api.compiling:auto",
+    "bench": "latentc.api.measuring:bench",
+    "compile": "latentc.api.compiling:compile",
+    "graph_check": "latentc.api.graphs:graph_check",
+    "graph_snapshot": "latentc.api.graphs:graph_snapshot",
+    "inspect": "latentc.api.reading:inspect",
+    "load": "runtimes.pipeline:load",
+    "rebuild": "latentc.api.compiling:rebuild",
+    "targets": "latentc.api.listing:targets",
+    "verify": "latentc.api.reading:verify",
 }
 
 

@@ -43,6 +43,13 @@ class Sizes(NamedTuple):
     width: Span
     height: Span
 
+    @classmethod
+    def parse(cls, text: str) -> Sizes | None:
+        """`"512x768"` (width by height), `"256..1024"` (both) or `"256..1024x512..768"`; None when it is none."""
+        spans = [Span.parse(part) for part in text.lower().split("x")]
+        width, height = spans[0], spans[-1]
+        return None if len(spans) > 2 or width is None or height is None else cls(width, height)
+
 
 class SpanType(click.ParamType[Span]):
     """`4` or `1..4`."""
@@ -68,16 +75,15 @@ class SizesType(click.ParamType[Sizes]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Sizes:
         if isinstance(value, Sizes):
             return value
-        spans = [Span.parse(part) for part in str(value).lower().split("x")]
-        width, height = spans[0], spans[-1]
-        if len(spans) > 2 or width is None or height is None:
+        sizes = Sizes.parse(str(value))
+        if sizes is None:
             self.fail(
                 f"'{value}' is no size; expected WIDTHxHEIGHT or a range, e.g. 512x768, 256..1024, "
                 "256..1024x512..768.",
                 param,
                 ctx,
             )
-        return Sizes(width, height)
+        return sizes
 
 
 class PixelsType(click.ParamType[tuple[int, int]]):

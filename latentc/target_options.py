@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from latentc.api.listing import OptionInfo, options_of
 
 if TYPE_CHECKING:
     from targets.base import Target
 
 _META = "latentc.target_options"
-
-
-def described(options: type[Any]) -> list[dict[str, Any]]:
-    """Name, default and help of each option of a target's dataclass."""
-    return [
-        {"name": field.name, "default": field.default, "help": _help(options, field.name)}
-        for field in dataclasses.fields(options)
-    ]
-
-
-def _help(options: type[Any], name: str) -> str:
-    """What the class's docstring says of one attribute: its line "name: ..." and the deeper ones after it."""
-    found: list[str] = []
-    depth = -1
-    for line in (inspect.getdoc(options) or "").splitlines():
-        indent = len(line) - len(line.lstrip())
-        if found and (indent <= depth or not line.strip()):
-            break
-        if found:
-            found.append(line.strip())
-        elif line.strip().startswith(f"{name}:"):
-            depth = indent
-            found.append(line.strip().partition(":")[2].strip())
-    return " ".join(found)
 
 
 class TargetCommand(click.Command):
@@ -56,9 +32,9 @@ class TargetCommand(click.Command):
             return own
         taken = {text for parameter in own for text in parameter.opts}
         return own + [
-            _option(row)
-            for row in described(target.options)
-            if f"--{row['name'].replace('_', '-')}" not in taken
+            _option(option)
+            for option in options_of(target.options)
+            if f"--{option.name.replace('_', '-')}" not in taken
         ]
 
 
@@ -105,19 +81,19 @@ def _compiled_for(args: list[str]) -> str | None:
     return read_manifest(Path((found or words)[0])).target if words else None
 
 
-def _option(row: dict[str, Any]) -> click.Option:
+def _option(option: OptionInfo) -> click.Option:
     def keep(ctx: click.Context, parameter: click.Parameter, value: str | bool | None) -> None:
         if value is not None:
-            ctx.meta[_META][1][row["name"]] = str(value)
+            ctx.meta[_META][1][option.name] = str(value)
 
-    name = f"--{row['name'].replace('_', '-')}"
-    flag = isinstance(row["default"], bool)
+    name = f"--{option.name.replace('_', '-')}"
+    flag = isinstance(option.default, bool)
     return click.Option(
-        [f"{name}/--no-{name[2:]}" if flag else name, row["name"]],
+        [f"{name}/--no-{name[2:]}" if flag else name, option.name],
         type=bool if flag else str,
         default=None,
         metavar=None if flag else "VALUE",
         expose_value=False,
         callback=keep,
-        help=f"{row['help'].replace('``', '')}",
+        help=option.help.replace("``", ""),
     )

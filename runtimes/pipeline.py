@@ -340,7 +340,6 @@ class Pipeline:
         texts: Collection[str],
     ) -> Mapping[str, Any]:
         """One call of the pipeline: a batch of the images in `chunk`."""
-                broken += self._meter.take_not_finite()
         import torch
 
         seeds, prompts = [draw.seed for draw in chunk], [draw.prompt for draw in chunk]
@@ -359,7 +358,6 @@ class Pipeline:
         if "return_dict" in known:
             given["return_dict"] = True
         output = self._called(**given)
-                broken += self._meter.take_not_finite()
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:

@@ -114,7 +114,7 @@ def command(
 
     from bench import gates, record
     from bench import report as reports
-    from bench.request import BenchRequest, bench
+    from latentc.api import measuring
     from latentc.progress import bars
 
     wanted = [gates.parse(text) for text in fail_if]
@@ -123,21 +123,22 @@ def command(
         wanted = [gates.parse(text) for text in gates.DEFAULT_GATES]
     if json_file not in (None, "-") and not Path(str(json_file)).absolute().parent.is_dir():
         raise click.BadParameter(f"the folder of '{json_file}' does not exist.", param_hint="'--json'")
-    request = BenchRequest(
-        artifacts=artifacts,
-        reference=reference,
-        prompts=None if prompt_file is None else Path(prompt_file),
-        steps=steps,
-        seeds=seeds,
-        guidance=guidance,
-        size=size,
-        task=task,
-        device=device,
-        compute=compute,
-        threads=threads,
-    )
     with bars() as progress:
-        outcome = bench(request, ["latentc", *sys.argv[1:]], progress)
+        outcome = measuring.bench(
+            artifacts,
+            reference=reference,
+            prompts=prompt_file,
+            steps=steps,
+            seeds=seeds,
+            guidance=guidance,
+            size=size,
+            task=task,
+            device=device,
+            compute=compute,
+            threads=threads,
+            progress=progress,
+            command=["latentc", *sys.argv[1:]],
+        )
     # What was measured first: a gate that cannot be taken must not cost it.
     written = () if report is None else reports.write(outcome, Path(report))
     if json_file == "-":

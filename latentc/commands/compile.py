@@ -11,9 +11,6 @@ from latentc.params import AssignmentType, BytesType, Sizes, SizesType, Span, Sp
 from latentc.target_options import TargetCommand, given
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from artifacts.manifest import Recipe
     from artifacts.verify import Artifact
     from compiler.build import CompileRequest, Plan
 
@@ -193,38 +190,30 @@ def command(
     component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that was
     stopped continues with what it had finished.
     """
-    from pathlib import Path
-
-    from artifacts.manifest import DimRange
-    from compiler.build import CompileRequest, SizeRange
+    from latentc.api import compiling, keywords
     from latentc.progress import bars
 
     own = assignments((*options, *given(click.get_current_context())), "--option")
     if rebuild:
-        _rebuild(model, Path(out), own, force, json_output)
+        _rebuild(model, out, own, force, json_output)
         return
     if target is None:
         raise click.UsageError("Missing option '--target' / '-t'.")
     if method is not None and quantize in ("", AUTO):
         raise click.UsageError("--method is a way to choose int4's values: it needs --quantize with an int4.")
-    request = CompileRequest(
-        model=model,
-        out=Path(out),
+    request = compiling.request_of(
+        model,
+        out,
         target=target,
         precision=precision,
-        tasks=tuple(dict.fromkeys(tasks)),
-        size=None
-        if size is None
-        else SizeRange(
-            width=DimRange(min=size.width.min, max=size.width.max),
-            height=DimRange(min=size.height.min, max=size.height.max),
-        ),
-        batch=DimRange(min=batch.min, max=batch.max),
+        tasks=keywords.names(tasks),
+        size=keywords.size_range(size),
+        batch=keywords.batch_range(batch),
         check=check,
         options=own,
         arguments=assignments(arguments, "--arg"),
-        quantize=_quantization(quantize, method),
-        calibration=_prompts(calibration),
+        quantize=None if quantize == AUTO else compiling.with_method(quantize, method),
+        calibration=keywords.prompts(calibration),
         pictures=pictures,
         rewrites=rewrites,
         force=force,
@@ -238,7 +227,6 @@ def command(
     if dry_run:
         _dry_run(request, json_output, save_recipe)
         return
-    from compiler import auto, build
 
     def told(plan: Plan) -> None:
         if not json_output:
@@ -247,9 +235,11 @@ def command(
 
     with bars() as progress:
         if quantize == AUTO:
-            artifact = auto.compile(request, auto.Budget(min_psnr, max_bytes), progress, told)
+            artifact = compiling.auto(
+                request, min_psnr=min_psnr, max_bytes=max_bytes, progress=progress, on_plan=told
+            )
         else:
-            artifact = build.compile(request, progress, told)
+            artifact = compiling.compile(request, progress=progress, on_plan=told)
     _tell(artifact, json_output)
 
 
@@ -257,10 +247,8 @@ def command(
 _OF_A_REBUILD = frozenset({"model", "out", "options", "rebuild", "force", "json_output"})
 
 
-def _rebuild(artifact: str, out: Path, options: dict[str, str], force: bool, json_output: bool) -> None:
-    from pathlib import Path
-
-    from compiler.rebuild import RebuildRequest, rebuild
+def _rebuild(artifact: str, out: str, options: dict[str, str], force: bool, json_output: bool) -> None:
+    from latentc.api.compiling import rebuild
     from latentc.progress import bars
 
     context = click.get_current_context()
@@ -271,7 +259,7 @@ def _rebuild(artifact: str, out: Path, options: dict[str, str], force: bool, jso
                 f"{parameter.opts[0]} does not go with --rebuild: the artifact's graphs stay as they are."
             )
     with bars() as progress:
-        made = rebuild(RebuildRequest(Path(artifact), out, options, force), progress)
+        made = rebuild(artifact, out, options=options, force=force, progress=progress)
     _tell(made, json_output)
 
 
@@ -282,29 +270,6 @@ def _tell(artifact: Artifact, json_output: bool) -> None:
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:
         _print_result(artifact)
-
-
-def _quantization(spec: str, method: str | None) -> str | Recipe:
-    """What the compiler is asked for; a method needs the SPEC taken apart."""
-    if method is None:
-        return "" if spec == AUTO else spec
-    from compiler.quantize.recipe import read, with_method
-
-    return with_method(read(spec), method)
-
-
-def _prompts(file: str | None) -> tuple[str, ...]:
-    """The lines of a file that are not blank."""
-    if file is None:
-        return ()
-    from pathlib import Path
-
-    from artifacts.errors import UsageError
-
-    lines = tuple(filter(None, map(str.strip, Path(file).read_text(encoding="utf-8").splitlines())))
-    if not lines:
-        raise UsageError(f"--calibration {file}: the file holds no prompt.")
-    return lines
 
 
 def _save_recipe(plan: Plan, file: str | None) -> None:

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from compiler.snapshot.diff import Change
     from compiler.snapshot.prints import GraphPrint, Snapshot
-    from compiler.snapshot.take import Options
-
-SUFFIX = ".graph"
 
 ALLOW = click.option(
     "--allow",
@@ -93,26 +90,21 @@ def snapshot(
 
     MODEL is a diffusers folder, a hub id or a built-in name; a folder with configs and without weights is enough.
     """
-    from pathlib import Path
+    from latentc.api.graphs import graph_snapshot
+    from latentc.progress import bars
 
-    from artifacts.manifest import DimRange
-    from compiler.capture.capture import SizeRange
-    from compiler.snapshot.check import write
-    from compiler.snapshot.take import Options
-
-    def span(of: Span) -> DimRange:
-        return DimRange(min=of.min, max=of.max)
-
-    options = Options(
-        targets=targets or None,
-        tasks=tasks,
-        size=None if size is None else SizeRange(width=span(size.width), height=span(size.height)),
-        batch=None if batch is None else span(batch),
-        arguments=assignments(arguments, "--arg"),
-        components=components,
-    )
-    taken = _take(model, options)
-    write(Path(out), taken)
+    with bars() as progress:
+        taken = graph_snapshot(
+            model,
+            out,
+            targets=targets or None,
+            components=components,
+            task=tasks,
+            size=size,
+            batch=batch,
+            arguments=assignments(arguments, "--arg"),
+            progress=progress,
+        )
     click.echo(f"wrote {out}", err=True)
     _tell_graphs(taken)
 
@@ -132,9 +124,14 @@ def diff(before: str, after: str, allow: tuple[str, ...], style: str) -> None:
     from pathlib import Path
 
     from compiler.snapshot.check import read
+    from compiler.snapshot.diff import allowed
     from compiler.snapshot.diff import diff as compare
 
-    _conclude(compare(read(Path(before)), read(Path(after))), allow, style, after)
+    changes = compare(read(Path(before)), read(Path(after)))
+    left = allowed(changes, allow)
+    _conclude(left, [change for change in changes if change not in left], style, after)
+    if left:
+        raise SystemExit(1)
 
 
 @command.command(
@@ -155,27 +152,16 @@ Examples:
 @FORMAT
 def check(model: str, golden: str, update: bool, allow: tuple[str, ...], style: str) -> None:
     """Snapshot MODEL again, with the options of the golden file, and say what changed; exit 1 when something did."""
-    from pathlib import Path
-
-    from compiler.snapshot.check import check as compare
-    from latentc.progress import bars
-
-    file = Path(golden)
-    if file.is_dir():
-        file = file / f"{Path(model).name}{SUFFIX}"
-    with bars() as progress:
-        changes = compare(model, file, update=update, progress=progress)
-    if update and changes:
-        click.echo(f"wrote {file}", err=True)
-    _conclude(changes, allow, style, file.as_posix(), updated=update)
-
-
-def _take(model: str, options: Options) -> Snapshot:
-    from compiler.snapshot.take import take
+    from latentc.api.graphs import graph_check
     from latentc.progress import bars
 
     with bars() as progress:
-        return take(model, options, progress)
+        found = graph_check(model, golden, update=update, allow=allow, progress=progress)
+    if found.updated:
+        click.echo(f"wrote {found.golden}", err=True)
+    _conclude(found.changes, found.allowed, style, found.golden.as_posix())
+    if not found.ok:
+        raise SystemExit(1)
 
 
 def _tell_graphs(taken: Snapshot) -> None:
@@ -209,23 +195,16 @@ def _tell_unknown(graphs: Iterable[GraphPrint]) -> None:
             )
 
 
-def _conclude(
-    changes: Sequence[Change], allow: tuple[str, ...], style: str, file: str, updated: bool = False
-) -> None:
-    """Prints what changed, and exits 1 when that is a failure."""
+def _conclude(changes: Sequence[Change], allowed: Sequence[Change], style: str, file: str) -> None:
+    """Prints what changed, and how much of it is allowed."""
     from compiler.snapshot import report
-    from compiler.snapshot.diff import allowed
     from latentc import show
 
-    left = allowed(changes, allow)
-    kept = [change for change in changes if change not in left]
     if style == "json":
-        show.as_json(report.as_data(left, kept))
+        show.as_json(report.as_data(changes, allowed))
     else:
-        for line in report.FORMATS[style](left, len(kept), file).splitlines():
+        for line in report.FORMATS[style](changes, len(allowed), file).splitlines():
             click.echo(show.plain(line))
-    if left and not updated:
-        raise SystemExit(1)
 
 
 @command.command(
@@ -256,10 +235,15 @@ def show(what: str, name: str | None, form: str, depth: int, json_output: bool) 
 
     from artifacts.errors import UsageError
     from compiler.snapshot.check import read
-    from compiler.snapshot.take import Options
     from latentc import show as printing
+    from latentc.api.graphs import graph_snapshot
+    from latentc.progress import bars
 
-    taken = read(Path(what)) if Path(what).is_file() else _take(what, Options())
+    if Path(what).is_file():
+        taken = read(Path(what))
+    else:
+        with bars() as progress:
+            taken = graph_snapshot(what, progress=progress)
     graphs = [g for g in taken.graphs if form in (g.form, *g.targets) and name in (None, g.name)]
     if not graphs:
         there = ", ".join(g.key for g in taken.graphs)

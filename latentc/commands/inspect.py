@@ -8,7 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from artifacts.manifest import GraphRecord, Manifest
-    from compiler.source import ComponentSource
+    from latentc.api.reading import ModelSummary
 
 
 @click.command(
@@ -31,30 +31,21 @@ def command(artifact_or_model: str, json_output: bool) -> None:
     Of a MODEL (a diffusers folder, a hub id or a built-in name): its components and parameters. No weight is
     read in either case; latentc verify does that.
     """
-    import os
-    from pathlib import Path
-
-    from artifacts.manifest import MANIFEST_NAME
-    from artifacts.progress import Event
-    from artifacts.reading import read_manifest
     from latentc import show
+    from latentc.api import reading
     from latentc.progress import bars
 
-    root = Path(artifact_or_model)
-    if os.path.lexists(root / MANIFEST_NAME):
-        manifest = read_manifest(root.absolute())
-        if json_output:
-            show.as_json(manifest.model_dump(mode="json"))
-        else:
-            _print_manifest(manifest)
-        return
     with bars() as progress:
-        progress(Event("reading headers", 0, None))
-        described = _model(artifact_or_model)
-    if json_output:
-        show.as_json(described)
+        described = reading.inspect(artifact_or_model, progress=progress)
+    if isinstance(described, reading.ModelSummary):
+        if json_output:
+            show.as_json(_as_json(described))
+        else:
+            _print_model(described)
+    elif json_output:
+        show.as_json(described.model_dump(mode="json"))
     else:
-        _print_model(described)
+        _print_manifest(described)
 
 
 def _print_manifest(manifest: Manifest) -> None:
@@ -178,59 +169,43 @@ def _range(dim: Any) -> str:
     return str(dim.min) if dim.min == dim.max else f"{dim.min}..{dim.max}"
 
 
-def _model(name: str) -> dict[str, Any]:
-    """What is known of a model from its index and the headers of its weight files."""
-    from compiler.source import open_model
-
-    source = open_model(name)
-    modules = {component.name for component in source.modules}
+def _as_json(model: ModelSummary) -> dict[str, Any]:
     return {
-        "id": source.id,
-        "folder": str(source.root),
-        "revision": source.revision,
-        "pipeline": source.pipeline,
+        "id": model.id,
+        "folder": str(model.folder),
+        "revision": model.revision,
+        "pipeline": model.pipeline,
         "components": [
-            _component(component) if component.name in modules else _part(component)
-            for component in source.components
+            {"name": part.name, "class": part.class_name}
+            if part.parameters is None
+            else {
+                "name": part.name,
+                "class": part.class_name,
+                "parameters": part.parameters,
+                "bytes": part.bytes,
+                "dtypes": dict(part.dtypes),
+                "files": list(part.files),
+            }
+            for part in model.components
         ],
     }
 
 
-def _part(component: ComponentSource) -> dict[str, Any]:
-    return {"name": component.name, "class": f"{component.library}.{component.class_name}"}
-
-
-def _component(component: ComponentSource) -> dict[str, Any]:
-    import math
-
-    stored = component.stored.values()
-    dtypes: dict[str, int] = {}
-    for tensor in stored:
-        dtypes[tensor.dtype.name.lower()] = dtypes.get(tensor.dtype.name.lower(), 0) + tensor.nbytes
-    return {
-        **_part(component),
-        "parameters": sum(math.prod(tensor.shape) for tensor in stored),
-        "bytes": sum(dtypes.values()),
-        "dtypes": dtypes,
-        "files": [file.name for file in component.weight_files],
-    }
-
-
-def _print_model(described: dict[str, Any]) -> None:
+def _print_model(model: ModelSummary) -> None:
     from latentc import show
 
-    click.echo(show.plain(f"{described['id']}: {described['pipeline']} in {described['folder']}"))
+    click.echo(show.plain(f"{model.id}: {model.pipeline} in {model.folder}"))
     show.table(
         ("component", "class", "stored as", "parameters", "bytes"),
         (
             (
-                row["name"],
-                row["class"],
-                ", ".join(row.get("dtypes", ())),
-                show.number(row["parameters"]) if "parameters" in row else "",
-                show.size(row["bytes"]) if "bytes" in row else "",
+                part.name,
+                part.class_name,
+                ", ".join(part.dtypes),
+                "" if part.parameters is None else show.number(part.parameters),
+                "" if part.parameters is None else show.size(part.bytes),
             )
-            for row in described["components"]
+            for part in model.components
         ),
         right=("parameters", "bytes"),
     )

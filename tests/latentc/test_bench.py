@@ -83,7 +83,7 @@ def test_what_is_asked_for_reaches_the_bench(latentc, asked, folder):
     )  # fmt: skip
     assert ended.code == 0, ended.err
     ((request, _),) = asked
-    assert (request.artifacts, request.reference, str(request.prompts)) == (("out",), "shapes", "p.txt")
+    assert (request.artifacts, request.reference, request.prompts) == (("out",), "shapes", ("a", "b"))
     assert (request.steps, request.seeds, request.guidance, request.size) == (3, 2, 1.5, (64, 32))
     assert (request.device, request.threads, request.task) == ("cpu", 2, "text-to-image")
 

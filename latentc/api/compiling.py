@@ -1,0 +1,244 @@
+"""A model becomes an artifact, and an artifact another: `compile`, `auto`, `rebuild`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import UsageError
+from artifacts.progress import Progress, silent
+from latentc.api import keywords
+from latentc.api.keywords import Batch, File, Size
+
+if TYPE_CHECKING:
+    from artifacts.manifest import Recipe
+    from artifacts.verify import Artifact
+    from compiler.plan import Plan
+    from compiler.rebuild import RebuildRequest
+    from compiler.request import CompileRequest
+
+AUTO = "auto"
+
+OnPlan = Callable[["Plan"], None]
+
+
+def compile(
+    model: File | CompileRequest,
+    out: File | None = None,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    task: str | Sequence[str] | None = None,
+    size: Size | None = None,
+    batch: Batch | None = None,
+    check: str | None = None,
+    quantize: str | Recipe | None = None,
+    method: str | None = None,
+    calibration: File | Sequence[str] | None = None,
+    pictures: int | None = None,
+    patience: float | None = None,
+    references: File | None = None,
+    rewrites: str | Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, str] | None = None,
+    force: bool | None = None,
+    progress: Progress = silent,
+    on_plan: OnPlan | None = None,
+) -> Artifact:
+    """Compiles a diffusers pipeline for a target, as `latentc compile` does.
+
+    What is None is as the command's default, or as in the request.
+
+    Args:
+        model: a diffusers folder, a hub id or a built-in name; or a whole `CompileRequest`.
+        out: the artifact's folder; it appears when all is done.
+        target: a name that `targets` lists.
+        precision: in which weights are stored: "fp32", "fp16" or "bf16".
+        task: "text-to-image", "image-to-image", "inpaint", or several of them; None for what the model does.
+        size: pixels: (width, height), 512, "512x768", "256..1024" or a `SizeRange`; None for the model's own.
+        batch: pictures drawn at once: 4, "1..4", (1, 4).
+        check: compare each component with PyTorch: "quick", "full" or "none".
+        quantize: "int8", "unet=int4,text_encoder=int8", a recipe's .toml file or a `Recipe`.
+        method: how int4's values are chosen: "awq", "scale-estimation" or "gptq".
+        calibration: prompts that activations and `method` are measured on, or a text file of them.
+        pictures: how many prompts' pictures are compared with PyTorch's where weights are quantized.
+        patience: seconds that drawing them may take.
+        references: a folder that keeps PyTorch's pictures for the next compile.
+        rewrites: names of exact rewrites, or "none".
+        options: the target's own, by name.
+        arguments: more arguments of the pipeline's call, as texts.
+        force: replace an artifact that is at `out`.
+        progress: told of what is under way.
+        on_plan: told what will be done before the work starts.
+
+    Returns:
+        The artifact: `root`, its folder, and `manifest`, with what was measured.
+
+    Raises:
+        UsageError: the request is wrong in itself.
+        LatentcError: the model cannot be read or compiled, or a component is not PyTorch's; `out` does not appear.
+    """
+    from compiler import build
+
+    if quantize == AUTO:
+        raise UsageError(
+            "a mix of schemes is found for a budget.", "Use latentc.auto(model, out, min_psnr=40, ...)"
+        )
+    request = request_of(
+        model,
+        out,
+        target=target,
+        precision=precision,
+        tasks=keywords.names(task),
+        size=keywords.size_range(size),
+        batch=keywords.batch_range(batch),
+        check=check,
+        quantize=with_method(quantize, method),
+        calibration=keywords.prompts(calibration),
+        pictures=pictures,
+        patience=patience,
+        references=None if references is None else Path(references),
+        rewrites=_joined(rewrites),
+        options=keywords.texts(options),
+        arguments=arguments,
+        force=force,
+    )
+    with keywords.reporting(progress) as reported:
+        return build.compile(request, reported, on_plan)
+
+
+def auto(
+    model: File | CompileRequest,
+    out: File | None = None,
+    *,
+    target: str | None = None,
+    min_psnr: float | None = None,
+    max_bytes: int | None = None,
+    precision: str | None = None,
+    task: str | Sequence[str] | None = None,
+    size: Size | None = None,
+    batch: Batch | None = None,
+    check: str | None = None,
+    pictures: int | None = None,
+    patience: float | None = None,
+    rewrites: str | Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, str] | None = None,
+    force: bool | None = None,
+    progress: Progress = silent,
+    on_plan: OnPlan | None = None,
+) -> Artifact:
+    """Finds the mix of schemes that a budget asks for, and compiles it, as `latentc compile --quantize auto` does.
+
+    Args:
+        min_psnr: dB: the smallest artifact whose pictures are this near PyTorch's.
+        max_bytes: the best artifact of at most this size on disk. One of the two is given.
+        model, out, ...: as of `compile`.
+
+    Returns:
+        The artifact; `manifest.quantization` is the mix, `manifest.pictures` what was measured of it.
+
+    Raises:
+        UsageError: not exactly one budget, or a request that is wrong in itself.
+        LatentcError: the budget cannot be met (the message says how near it came), or as `compile`.
+    """
+    from compiler import auto as search
+
+    request = request_of(
+        model,
+        out,
+        target=target,
+        precision=precision,
+        tasks=keywords.names(task),
+        size=keywords.size_range(size),
+        batch=keywords.batch_range(batch),
+        check=check,
+        pictures=pictures,
+        patience=patience,
+        rewrites=_joined(rewrites),
+        options=keywords.texts(options),
+        arguments=arguments,
+        force=force,
+    )
+    if request.quantize:
+        raise UsageError(
+            "a mix is found, not given: leave quantize out of the request.", "Or use latentc.compile."
+        )
+    with keywords.reporting(progress) as reported:
+        return search.compile(request, search.Budget(min_psnr, max_bytes), reported, on_plan)
+
+
+def rebuild(
+    artifact: File | RebuildRequest,
+    out: File | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    force: bool | None = None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Makes an artifact's files again from the graphs that it holds, as `latentc compile --rebuild` does.
+
+    Args:
+        artifact: its folder, of a target whose artifacts hold their graphs; or a whole `RebuildRequest`.
+        out: the new artifact's folder; it appears when all is done.
+        options: the target's own, by name; the others are as the artifact was compiled with.
+        force: replace an artifact that is at `out`.
+
+    Raises:
+        UsageError: an option that the target has not, or that is in the graphs already.
+        LatentcError: the artifact does not hold, holds no graphs, or they cannot be built; `out` does not appear.
+    """
+    from compiler import rebuild as work
+
+    if isinstance(artifact, work.RebuildRequest):
+        base = artifact
+    elif out is None:
+        raise UsageError("rebuild needs a folder for the new artifact: latentc.rebuild(artifact, out).")
+    else:
+        base = work.RebuildRequest(Path(artifact), Path(out))
+    changes = {
+        "out": None if out is None else Path(out),
+        "options": keywords.texts(options),
+        "force": force,
+    }
+    with keywords.reporting(progress) as reported:
+        return work.rebuild(keywords.changed(base, changes), reported)
+
+
+def request_of(model: File | CompileRequest, out: File | None, **changes: Any) -> CompileRequest:
+    """The request that keywords are, or one with keywords in its fields' places; None leaves what is there.
+
+    Raises:
+        UsageError: there is no folder for the artifact, or no target.
+    """
+    from compiler.request import CompileRequest
+
+    if isinstance(model, CompileRequest):
+        base = model
+    elif out is None:
+        raise UsageError(
+            "a compile needs a folder for the artifact: latentc.compile(model, out, target=...)."
+        )
+    elif changes["target"] is None:
+        from targets import table
+
+        raise UsageError(f"a compile needs a target (there are: {', '.join(table.names())}).")
+    else:
+        base = CompileRequest(str(model), Path(out), changes["target"])
+    return keywords.changed(base, {**changes, "out": None if out is None else Path(out)})
+
+
+def with_method(quantize: str | Recipe | None, method: str | None) -> str | Recipe | None:
+    """What the compiler is asked for; a method needs a text taken apart."""
+    if method is None:
+        return quantize
+    if not isinstance(quantize, str) or not quantize:
+        raise UsageError("a method is a way to choose int4's values: it needs quantize with an int4.")
+    from compiler.quantize import recipe
+
+    return recipe.with_method(recipe.read(quantize), method)
+
+
+def _joined(rewrites: str | Sequence[str] | None) -> str | None:
+    return rewrites if rewrites is None or isinstance(rewrites, str) else ",".join(rewrites)

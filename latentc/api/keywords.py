@@ -1,0 +1,114 @@
+"""What the functions' keywords may be, and how they become what the work behind them is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Union
+
+from artifacts.errors import UsageError
+from artifacts.progress import Progress
+
+if TYPE_CHECKING:
+    from artifacts.manifest import DimRange
+    from compiler.capture.capture import SizeRange
+    from latentc.params import Sizes, Span
+
+File = Union[str, "os.PathLike[str]"]
+Size = Union["SizeRange", "Sizes", str, int, tuple[int, int]]
+Batch = Union["DimRange", "Span", str, int, tuple[int, int]]
+
+Request = TypeVar("Request")
+
+
+def changed(request: Request, keywords: Mapping[str, Any]) -> Request:
+    """A copy of a frozen request with those keywords that are not None in their fields' places."""
+    wanted = {name: value for name, value in keywords.items() if value is not None}
+    return dataclasses.replace(request, **wanted)  # type: ignore[type-var]
+
+
+def texts(options: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Values of options as a command line would have them."""
+    return None if options is None else {name: str(value) for name, value in options.items()}
+
+
+def names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """One name or several."""
+    if value is None:
+        return None
+    return (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
+
+
+def size_range(size: Size | None) -> SizeRange | None:
+    """A size in pixels: "256..1024", (width, height), one number for both, or ranges.
+
+    Raises:
+        UsageError: none of these.
+    """
+    from artifacts.manifest import DimRange
+    from compiler.capture.capture import SizeRange
+    from latentc.params import Sizes
+
+    if size is None or isinstance(size, SizeRange):
+        return size
+    if isinstance(size, Sizes):
+        sizes: Sizes | None = size
+    else:
+        sizes = Sizes.parse("x".join(map(str, size)) if isinstance(size, tuple) else str(size))
+    if sizes is None:
+        raise UsageError(
+            f"{size!r} is no size; it is (width, height) in pixels, '512x768' or a range: '256..1024'."
+        )
+    return SizeRange(
+        width=DimRange(min=sizes.width.min, max=sizes.width.max),
+        height=DimRange(min=sizes.height.min, max=sizes.height.max),
+    )
+
+
+def batch_range(batch: Batch | None) -> DimRange | None:
+    """A number of pictures, or a range: "1..4", (1, 4).
+
+    Raises:
+        UsageError: neither.
+    """
+    from artifacts.manifest import DimRange
+    from latentc.params import Span
+
+    if batch is None or isinstance(batch, DimRange):
+        return batch
+    if isinstance(batch, Span):
+        span: Span | None = batch
+    else:
+        span = Span.parse("..".join(map(str, batch)) if isinstance(batch, tuple) else str(batch))
+    if span is None:
+        raise UsageError(f"{batch!r} is no batch; it is a number of at least 1 or a range: '1..4', (1, 4).")
+    return DimRange(min=span.min, max=span.max)
+
+
+def prompts(value: File | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Prompts themselves, or the lines of a file that are not blank.
+
+    Raises:
+        UsageError: there is none, or the file cannot be read.
+    """
+    from bench.prompts import read
+
+    if value is None:
+        return None
+    if isinstance(value, (str, os.PathLike)):
+        return read(Path(value))
+    if not value:
+        raise UsageError("a list of prompts holds one text or more; found none.")
+    return tuple(value)
+
+
+@contextmanager
+def reporting(progress: Progress) -> Iterator[Progress]:
+    """`progress`; in a notebook, bars where it is `silent`."""
+    from runtimes.notebook import notebook_bars
+
+    with notebook_bars(progress) as bars:
+        yield bars
