@@ -13,7 +13,7 @@ help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.base  ## Compile the built-in model for each target and draw beside PyTorch
-	$(PY) -m bench.demo
+	$(PY) -m bench.project.demo
 
 test: lint types imports  ## Lint, types, import rules and every test
 	$(PYTEST)
@@ -22,7 +22,7 @@ check: lint types imports  ## The same without the slow tests: under three minut
 	$(PYTEST) -m "not slow"
 
 golden: $(VENV)/.test  ## Export the full-size public models and hold their graphs to tests/golden
-	$(PY) -m bench.full_size.golden
+	$(PY) -m bench.project.full_size.golden
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .

@@ -23,4 +23,4 @@ def graphs(session: nox.Session, torch: str, diffusers: str) -> None:
     # Versions that this project does not ask for are put over those that it does.
     session.install(f"torch=={torch}")
     session.install(f"diffusers=={diffusers}")
-    session.run("python", "-m", "bench.full_size.golden", *session.posargs)
+    session.run("python", "-m", "bench.project.full_size.golden", *session.posargs)

@@ -15,7 +15,7 @@ from artifacts.contents import MAX_READ
 from artifacts.errors import LatentcError
 from artifacts.manifest import FileRecord
 from artifacts.reading import open_regular
-from artifacts.remembered import identity, identity_of, state
+from artifacts.verified_before import identity, identity_of, state
 from artifacts.verify import Artifact, file_fault, kind_fault
 
 

@@ -14,7 +14,7 @@ from artifacts.hashing import digest
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.reading import open_regular, read_manifest
-from artifacts.remembered import Remembered, state
+from artifacts.verified_before import VerifiedBefore, state
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Artifact:
     """An artifact that was verified: its folder (absolute) and its manifest.
 
     Attributes:
-        states: path of each file in it -> `artifacts.remembered.state` before the file was read.
+        states: path of each file in it -> `artifacts.verified_before.state` before the file was read.
     """
 
     root: Path
@@ -46,7 +46,7 @@ def verify(
     *,
     deep: bool = True,
     progress: Progress = silent,
-    remembered: Remembered | None = None,
+    before: VerifiedBefore | None = None,
 ) -> tuple[Finding, ...]:
     """Everything that is wrong with the files of the artifact at `path`; empty when nothing is.
 
@@ -56,24 +56,24 @@ def verify(
     Args:
         deep: also read every file, once, and compare its SHA-256.
         progress: told of the bytes read.
-        remembered: files that need not be read again; what is read is added.
+        before: files that need not be read again; what is read is added.
 
     Raises:
         LatentcError: there is no manifest, or it does not hold, so that nothing else can be checked.
     """
-    return examine(path, deep, progress, remembered)[1]
+    return examine(path, deep, progress, before)[1]
 
 
 def examine(
     path: str | os.PathLike[str],
     deep: bool = True,
     progress: Progress = silent,
-    remembered: Remembered | None = None,
+    before: VerifiedBefore | None = None,
 ) -> tuple[Artifact, tuple[Finding, ...]]:
     """The artifact at `path`, whatever is wrong with it, and what `verify` says of it."""
     root = Path(os.path.abspath(path))
     manifest, found = read_manifest(root), _entries(root)
-    findings = _findings(root, manifest, found, deep, progress, remembered)
+    findings = _findings(root, manifest, found, deep, progress, before)
     return Artifact(root, manifest, {path: state(info) for path, info in found.items()}), findings
 
 
@@ -83,7 +83,7 @@ def _findings(
     found: dict[str, os.stat_result],
     deep: bool,
     progress: Progress,
-    remembered: Remembered | None,
+    before: VerifiedBefore | None,
 ) -> tuple[Finding, ...]:
     missing = [
         Finding(file.path, "is listed in the manifest and missing")
@@ -92,7 +92,7 @@ def _findings(
     ]
     return (
         *missing,
-        *_changed(root, manifest, found, deep, progress, remembered),
+        *_changed(root, manifest, found, deep, progress, before),
         *(Finding(name, _unlisted(info)) for name, info in _strangers(manifest, found)),
     )
 
@@ -116,16 +116,16 @@ def open_artifact(
     """
     root = Path(os.path.abspath(path))
     manifest = read_manifest(root)
-    remembered = None if memory is None else Remembered(memory, root)
+    before = None if memory is None else VerifiedBefore(memory, root)
     found = _entries(root)
     read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
     wrong = [
         finding
-        for finding in _findings(root, manifest, found, hashes, progress, remembered)
+        for finding in _findings(root, manifest, found, hashes, progress, before)
         if not _harmless(finding, manifest, read_from)
     ]
-    if remembered is not None:
-        remembered.save()
+    if before is not None:
+        before.save()
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise LatentcError(
@@ -171,7 +171,7 @@ def _changed(
     found: dict[str, os.stat_result],
     deep: bool,
     progress: Progress,
-    remembered: Remembered | None,
+    before: VerifiedBefore | None,
 ) -> list[Finding]:
     """The listed files that are there and are not what they were."""
     total, done = sum(file.size for file in manifest.files), 0
@@ -188,12 +188,12 @@ def _changed(
             continue
         problem = kind_fault(info) or _size(info.st_size, file)
         if deep and not problem:
-            if remembered is not None and remembered.knows(file.path, info, file.sha256):
+            if before is not None and before.knows(file.path, info, file.sha256):
                 advance(file.size)
                 continue
             problem = _content(root / file.path, file, info, advance)
-            if remembered is not None and not problem:
-                remembered.add(file.path, info, file.sha256)
+            if before is not None and not problem:
+                before.add(file.path, info, file.sha256)
         if problem:
             findings.append(Finding(file.path, problem))
     return findings

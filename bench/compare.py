@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from bench import learned, metrics, prompts
+from bench import metrics, prompts
+from bench import network_metrics as learned
 from bench.metrics import Shot
 from bench.record import Measured, Quality
 from bench.stats import decibels, measured

@@ -19,8 +19,8 @@ from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress, silent
 from bench import compare, worker
 from bench.environment import environment
-from bench.kept import Kept
 from bench.metrics import Shot, broken, psnr
+from bench.open_processes import Kept
 from bench.process import Watch, Worker, forget
 from bench.record import (
     Bench,

@@ -26,7 +26,7 @@ from compiler import build
 from compiler.evidence.graphs import memory_needed
 from compiler.evidence.pictures import EQUAL
 from compiler.lowering.job import GraphJob, calibration
-from compiler.lowering.shared import Shared
+from compiler.lowering.reuse import Shared
 from compiler.plan import Plan, parameters
 from compiler.quantize.accept import candidates
 from compiler.quantize.allot import Allotment, Ladder

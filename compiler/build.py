@@ -40,7 +40,7 @@ from compiler.evaluation import evaluation
 from compiler.evidence import pictures
 from compiler.evidence.graphs import Checker, memory_needed
 from compiler.lowering.job import GraphJob, Lowered, toolchain
-from compiler.lowering.shared import Shared
+from compiler.lowering.reuse import Shared
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize import data_aware
 from compiler.quantize.recipe import choice_of, planned, quantization

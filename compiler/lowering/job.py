@@ -22,7 +22,7 @@ from compiler.capture.infer import Method
 from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
-from compiler.lowering.shared import Shared
+from compiler.lowering.reuse import Shared
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.request import CompileRequest

@@ -1,7 +1,7 @@
 """Exact rewrites of standard operators that any runtime can run: one file each; a target names those that it uses.
 
-Pictures differ by rounding only. `python -m bench.rewrites` measures them again; docs/speed.md has what it printed, and
-what was tried and did not pay.
+Pictures differ by rounding only. `python -m bench.project.rewrites` measures them again; docs/speed.md has what it
+printed, and what was tried and did not pay.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def read(artifact: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     with monkeypatch.context() as patched:
         patched.setattr("artifacts.verify._content", noted)
         # A file's change of state cannot be dated back.
-        patched.setattr("artifacts.remembered.SETTLED_NS", -(10**18))
+        patched.setattr("artifacts.verified_before.SETTLED_NS", -(10**18))
         open_artifact(artifact, memory=memory)
     return names
 
@@ -103,7 +103,7 @@ def test_a_change_that_hides_its_time_is_found(
 def test_what_is_new_is_not_remembered(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifacts.remembered.SETTLED_NS", 3600 * 10**9)  # on a machine of any speed
+    monkeypatch.setattr("artifacts.verified_before.SETTLED_NS", 3600 * 10**9)  # on a machine of any speed
     open_artifact(artifact, memory=tmp_path / "memory")
     assert not (tmp_path / "memory").exists()
 

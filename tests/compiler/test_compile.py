@@ -89,7 +89,7 @@ def test_a_graph_with_other_weights_fails_and_nothing_appears(sd15, tmp_path, mo
 def test_compiles_that_share_what_they_find_make_the_same_artifact(sd15, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     from compiler.export import graph
-    from compiler.lowering.shared import Shared
+    from compiler.lowering.reuse import Shared
 
     exported = []
     original = graph.export_graph

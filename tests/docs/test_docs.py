@@ -134,7 +134,7 @@ def test_every_module_named_in_a_table_is_there():
         for page in PAGES
         for name in re.findall(r"`python -m ([\w.]+)", page.read_text(encoding="utf-8"))
     }
-    assert "bench.demo" in named
+    assert "bench.project.demo" in named
     for name in named:
         assert importlib.util.find_spec(name) is not None, name
 

@@ -17,7 +17,11 @@ PACKAGES = ("latentc", "bench", "compiler", "runtimes", "targets", "artifacts")
 DISTRIBUTIONS = {"PIL": "pillow", "onnx_ir": "onnx-ir", "huggingface_hub": "huggingface-hub"}
 
 # Run by the Python of another project's environment, never by ours.
-ELSEWHERE = ("bench/peers/draw.py", "bench/peers/engines.py", "bench/peers/add_tokenizer_graphs.py")
+ELSEWHERE = (
+    "bench/project/peers/draw.py",
+    "bench/project/peers/engines.py",
+    "bench/project/peers/add_tokenizer_graphs.py",
+)
 
 
 def normal(name: str) -> str:

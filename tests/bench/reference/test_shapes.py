@@ -17,7 +17,7 @@ MEGABYTE = 1_000_000
 
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[Any]:
-    from bench.reference.folder import load_pipeline
+    from bench.project.reference.folder import load_pipeline
 
     yield load_pipeline(SHAPES_DIR)
 
@@ -90,7 +90,7 @@ def test_case_does_not_matter(pipeline: Any) -> None:
 
 
 def test_it_draws_what_it_is_told() -> None:
-    from bench.reference.evaluate import Settings, evaluate
+    from bench.project.reference.evaluate import Settings, evaluate
 
     result, images = evaluate(SHAPES_DIR, Settings(prompts=8))
     assert [image.size for image in images] == [(64, 64)] * 8

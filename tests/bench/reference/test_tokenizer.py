@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.reference import models
+from bench.project.reference import models
 from bench.reference.drawing import all_captions
 
 

@@ -1,0 +1,1 @@
+"""The project measuring itself: what stands behind the figures in the docs. It is not in the wheel."""

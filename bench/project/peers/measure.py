@@ -1,0 +1,383 @@
+"""`python -m bench.project.peers.measure`: our artifacts beside other projects', from one model to one table.
+
+Every one makes what it runs from the same model: that is timed, and its memory watched, under a limit where one is
+given. Then all of them draw the same prompts from the same seeds, in turn, as `latentc bench` does. What fails is a row
+with its error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from artifacts import worker
+from artifacts.errors import LatentcError
+from artifacts.progress import Event
+from artifacts.reading import read_manifest
+from bench import report
+from bench.project import memlimit, peers
+from bench.project.memlimit import MIB
+from bench.record import Bench
+from bench.report import markdown, tables
+from bench.request import BenchRequest, bench
+from bench.run import Outcome
+from bench.subjects import Subject, pytorch
+from compiler.source import ModelSource, open_model
+from runtimes.quiet import quiet_libraries
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "peers.md"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """One way that we compile: everything but the target is left to our defaults."""
+
+    target: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its row."""
+        return f"latentc {self.target}"
+
+
+@dataclass(frozen=True)
+class Export:
+    """How a peer makes its files: `python ARGUMENTS` in its environment, which is given the model and the folder."""
+
+    peer: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another way to run the model.
+
+    Attributes:
+        name: of its row.
+        loader: of `engines.py`, run in the environment `environment`; or None for PyTorch here.
+        export: makes what it loads.
+        options: of `bench.engines.TorchEngine`.
+        about: for people.
+    """
+
+    name: str
+    about: Mapping[str, str]
+    loader: str | None = None
+    environment: str = ""
+    export: Export | None = None
+    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+_CLI = ("-m", "optimum.commands.optimum_cli", "export")
+OPENVINO = Export("optimum-intel", (*_CLI, "openvino", "--task", "text-to-image", "--weight-format", "fp16"))
+ONNX = Export("optimum-onnx", (*_CLI, "onnx", "--task", "text-to-image"))
+
+OURS = (Ours("openvino"), Ours("onnxruntime"))
+PEERS = (
+    Peer(
+        "PyTorch bf16 channels-last",
+        {"target": "pytorch", "precision": "bf16"},
+        options={"precision": "bf16", "channels_last": True},
+    ),
+    Peer("torch.compile fp32", {"target": "pytorch", "precision": "fp32"}, options={"compile": True}),
+    Peer(
+        "torch.compile bf16",
+        {"target": "pytorch", "precision": "bf16"},
+        options={"precision": "bf16", "channels_last": True, "compile": True},
+    ),
+    Peer(
+        "optimum-intel fp16",
+        {"target": "openvino", "precision": "fp16"},
+        "optimum-intel",
+        "optimum-intel",
+        OPENVINO,
+    ),
+    Peer(
+        "openvino_genai fp16",
+        {"target": "openvino", "precision": "fp16"},
+        "openvino-genai",
+        "openvino-genai",
+        OPENVINO,
+    ),
+    Peer(
+        "optimum-onnx fp32",
+        {"target": "onnxruntime", "precision": "fp32"},
+        "optimum-onnx",
+        "optimum-onnx",
+        ONNX,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What making a variant took: seconds, bytes of memory at most; or why it failed."""
+
+    seconds: float
+    memory: int | None
+    error: str = ""
+
+
+class Maker:
+    """Runs what makes the variants, each once."""
+
+    def __init__(
+        self, model: ModelSource, work: Path, limit: int | None, tell: Callable[[str], None]
+    ) -> None:
+        self.model = model
+        self.work = work
+        self.limit = limit
+        self.tell = tell
+        self._exports: dict[Export, tuple[Path, Made]] = {}
+
+    def ours(self, each: Ours) -> tuple[Path, Made]:
+        """Compiles; without the check of its numbers, which the peers do not have."""
+        out = self.work / each.name.replace(" ", "-")
+        command = [
+            *worker.command("latentc.cli:main"),
+            "compile",
+            self.model.id,
+            str(out),
+            "--target",
+            each.target,
+        ]
+        command += ["--check", "none", "--force"]
+        return out, self._run(each.name, command)
+
+    def export(self, export: Export) -> tuple[Path, Made]:
+        """Runs a peer's own export."""
+        if export not in self._exports:
+            out = self.work / f"{export.peer}-export"
+            if out.exists():
+                shutil.rmtree(out)
+            python = str(peers.python(export.peer, self.tell))
+            command = [python, *export.arguments, "--model", str(self.model.root.absolute()), str(out)]
+            self._exports[export] = out, self._run(f"{export.peer}: export", command, peer=True)
+        return self._exports[export]
+
+    def _run(self, what: str, command: Sequence[str], peer: bool = False) -> Made:
+        self.tell(what)
+        with tempfile.TemporaryFile() as output:
+            usage = memlimit.run(
+                command,
+                self.limit,
+                # A peer must not find our packages: `-m` puts the current folder on its path.
+                env=peers.environment() if peer else None,
+                cwd=self.work if peer else None,
+                output=output,
+            )
+            output.seek(0)
+            lines = output.read().decode(errors="replace").strip().splitlines()
+        error = ""
+        if usage.killed:
+            error = f"killed: it needs more than {(self.limit or 0) // MIB} MiB"
+        elif usage.status:
+            error = lines[-1] if lines else f"exit status {usage.status}"
+        return Made(usage.seconds, usage.peak or usage.resident, error)
+
+
+def measure(
+    request: BenchRequest,
+    model: ModelSource,
+    ours: Sequence[Ours],
+    others: Sequence[Peer],
+    maker: Maker,
+    command: Sequence[str],
+    progress: Callable[[Event], None],
+) -> Outcome:
+    """Makes everything and benches it, and the request's artifacts, against PyTorch in fp32.
+
+    Raises:
+        LatentcError: one of ours failed.
+    """
+    made = {each.name: maker.ours(each) for each in ours}
+    for name, (_, took) in made.items():
+        if took.error:
+            raise LatentcError(f"{name}: {took.error}")
+    roots = [*(str(out) for out, _ in made.values()), *request.artifacts]
+    manifest = read_manifest(Path(roots[0]))
+    subjects, failed = [], []
+    for peer in others:
+        try:
+            subjects.append(_subject(peer, model, manifest, maker))
+        except LatentcError as error:
+            failed.append((peer, error.message.strip().splitlines()[-1]))
+    wanted = dataclasses.replace(request, artifacts=tuple(roots), reference=request.reference or model.id)
+    outcome = bench(wanted, command, progress, subjects)
+    return dataclasses.replace(outcome, bench=_complete(outcome.bench, made, failed))
+
+
+def _subject(peer: Peer, model: ModelSource, manifest: object, maker: Maker) -> Subject:
+    """What to measure of a peer; its files are made.
+
+    Raises:
+        LatentcError: its environment or its files cannot be made.
+    """
+    if peer.loader is None:
+        here = pytorch(model, manifest, "text-to-image", peer.name, **peer.options)  # type: ignore[arg-type]
+        # What torch.compile made in an earlier run would be there at a cold start.
+        made = tempfile.mkdtemp(prefix="torch-compile-", dir=maker.work)
+        env = {**here.env, "TORCHINDUCTOR_CACHE_DIR": made}
+        return dataclasses.replace(here, kind="peer", about=dict(peer.about), env=env)
+    assert peer.export is not None
+    out, took = maker.export(peer.export)
+    if took.error:
+        raise LatentcError(f"its export failed: {took.error}")
+    files = tuple(file for file in sorted(out.rglob("*")) if file.is_file())
+    python = str(peers.python(peer.environment, maker.tell))
+    return Subject(
+        name=peer.name,
+        kind="peer",
+        about=dict(peer.about),
+        device="cpu",
+        bytes=sum(file.stat().st_size for file in files),
+        files=files,
+        command=(python, str(peers.HERE / "engines.py"), peer.loader, json.dumps({"folder": str(out)})),
+        env={**_offline(), "PYTHONPATH": ""},
+        compile_s=took.seconds,
+        compile_memory=took.memory,
+    )
+
+
+def _offline() -> dict[str, str]:
+    """What `peers.environment` sets besides our own variables."""
+    return {name: value for name, value in peers.environment().items() if os.environ.get(name) != value}
+
+
+def _complete(
+    found: Bench, made: Mapping[str, tuple[Path, Made]], failed: Sequence[tuple[Peer, str]]
+) -> Bench:
+    """The record with what making ours took, and a row for each peer that could not be made."""
+    from bench.record import Variant
+
+    took = {out.name: each for out, each in made.values()}
+    variants = [
+        v.model_copy(update={"compile_s": took[v.name].seconds, "compile_memory": took[v.name].memory})
+        if v.name in took
+        else v
+        for v in found.variants
+    ]
+    rows = [
+        Variant(name=peer.name, kind="peer", about=dict(peer.about), device="cpu", bytes=0, error=error)
+        for peer, error in failed
+    ]
+    return found.model_copy(update={"variants": (*variants, *rows)})
+
+
+_NOT_VERSIONS = {"target", "precision", "compute"}
+"""What `Variant.about` holds beside versions."""
+
+
+def page(found: Bench, model: str) -> str:
+    """The table as a page of the docs."""
+    parts = [
+        "# Beside other projects",
+        "<!-- Written by the command at its end. -->",
+        f"The model `{model}` on one machine, everything made from the same files, drawn from the same seeds, in turn; "
+        "what each column means is in [bench.md](bench.md). `made in` is each project's own export or compile, ours "
+        "without the check of its numbers. Each project, ours too, runs with its own defaults, in an environment of "
+        "its own; `computes in` is the type that it chose.",
+        markdown.table(found, tables.used(tables.SPEED, found)),
+        markdown.table(found, tables.used(tables.QUALITY, found)),
+        "\n".join(f"- {note}" for note in [*tables.failures(found), *tables.notes(found)]),
+        "## Where",
+        "\n".join(f"- {name}: {value}" for name, value in tables.environment(found)),
+        "- versions: "
+        + "; ".join(
+            f"{v.name}: " + ", ".join(f"{k} {x}" for k, x in v.about.items() if k not in _NOT_VERSIONS)
+            for v in found.variants
+            if set(v.about) - _NOT_VERSIONS
+        ),
+        f"```sh\n{shlex.join(found.command)}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the measurement; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.project.peers.measure", description=__doc__)
+    parser.add_argument("--model", default="shapes", help="a Stable Diffusion model (default: shapes)")
+    parser.add_argument("--prompts", type=Path, help="a text file (default: those of latentc bench)")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--peer", action="append", choices=[p.name for p in PEERS], help="of these only; may be repeated"
+    )
+    parser.add_argument(
+        "--ours", action="append", choices=[each.name for each in OURS], help="the same of our own"
+    )
+    parser.add_argument(
+        "--artifact",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="one of the model that was compiled before, beside those that are made; may be repeated",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="MIB", help="hard memory limit of every export and compile"
+    )
+    parser.add_argument("--work", type=Path, help="where what is made is kept (default: a temporary folder)")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="also write the report of latentc bench")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write it as a page of the docs")
+    parser.add_argument(
+        "--update-docs", action="store_const", const=PAGE, dest="page", help="the same to docs/peers.md"
+    )
+    given = parser.parse_args(args)
+    quiet_libraries()
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    told: set[str] = set()
+
+    def progress(event: Event) -> None:
+        if event.task not in told:
+            told.add(event.task)
+            tell(event.task)
+
+    request = BenchRequest(
+        artifacts=tuple(given.artifact),
+        prompts=given.prompts,
+        steps=given.steps,
+        seeds=given.seeds,
+        guidance=given.guidance,
+        size=tuple(given.size) if given.size else None,
+        task="text-to-image",
+        threads=given.threads,
+    )
+    ours = [each for each in OURS if not given.ours or each.name in given.ours]
+    chosen = [peer for peer in PEERS if not given.peer or peer.name in given.peer]
+    command = ["python", "-m", "bench.project.peers.measure", *(sys.argv[1:] if args is None else args)]
+    with tempfile.TemporaryDirectory(prefix="latentc-peers-") as temporary:
+        work = (given.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            model = open_model(given.model)
+            maker = Maker(model, work, given.limit * MIB if given.limit else None, tell)
+            outcome = measure(request, model, ours, chosen, maker, command, progress)
+        except LatentcError as error:
+            tell(f"Error: {error}")
+            return error.exit_code
+    found = outcome.bench
+    print(markdown.page(found))
+    if given.report:
+        report.write(outcome, given.report)
+    if given.page:
+        given.page.write_text(page(found, given.model), encoding="utf-8", newline="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
