@@ -157,13 +157,13 @@ def _measured(engine: Engine, model: str, work: Path, device: str, wanted: Any) 
 
 def _model(name: str, work: Path, tell: Callable[[str], None]) -> str:
     """What `latentc compile` takes: a built-in name, or the folder of a model that is made when first asked for."""
-    from bench.project.full_size.architectures import ARCHITECTURES
     from bench.project.full_size.make import make
+    from bench.project.full_size.published import PUBLISHED
 
-    if name not in ARCHITECTURES:
+    if name not in PUBLISHED:
         return name
     if not (work / name / "model_index.json").exists():
-        make(ARCHITECTURES[name], work / name, tell=tell)
+        make(PUBLISHED[name], work / name, tell=tell)
     return str(work / name)
 
 

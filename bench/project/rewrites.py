@@ -323,9 +323,7 @@ def page(rows: Sequence[Row], about: str) -> str:
 def main(args: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.project.rewrites", description=__doc__)
-    parser.add_argument(
-        "--model", default="sd15", help="of bench/project/full_size/published.py (default: sd15)"
-    )
+    parser.add_argument("--model", default="sd15", help="of bench/project/models (default: sd15)")
     parser.add_argument("--component", default="unet")
     parser.add_argument(
         "--config",

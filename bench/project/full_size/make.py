@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import LatentcError
-from bench.project.full_size.parts import Architecture, Part
-from bench.project.full_size.published import PUBLISHED
+from bench.project.full_size.published import PUBLISHED, Architecture, Part
 from bench.project.full_size.weights import DTYPES, write
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}

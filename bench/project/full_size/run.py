@@ -20,14 +20,16 @@ from pathlib import Path
 from artifacts import worker
 from artifacts.errors import LatentcError
 from bench.project import memlimit, peers
-from bench.project.full_size.architectures import ARCHITECTURES
 from bench.project.full_size.make import make
+from bench.project.full_size.published import PUBLISHED
 from bench.project.memlimit import MIB
 
 LIMITS = {"sd15": 1536, "sdxl": 2560, "flux": 1536, "optimum-intel": 5120}
 """MiB that each is run under."""
 QUANTIZED_LIMITS = {"sd15": 1536, "sdxl": 2560, "flux": 4096}
 """MiB that each is compiled under with --quantize."""
+MEASURED = tuple(QUANTIZED_LIMITS)
+"""What this command measures, of the published models."""
 STORED = {"flux": "bf16"}
 """What published weights are stored in, where that is not fp16."""
 MOST_OF_PEER = 0.75
@@ -86,9 +88,9 @@ class Runs:
         if not (folder / "model_index.json").exists():
             if folder.exists():
                 shutil.rmtree(folder)
-            self.tell(f"making {name} ({ARCHITECTURES[name].source})")
+            self.tell(f"making {name} ({PUBLISHED[name].source})")
             dtype = STORED.get(name, "fp16")
-            make(ARCHITECTURES[name], folder, dtype, hollow, tell=lambda line: self.tell(f"  {line}"))
+            make(PUBLISHED[name], folder, dtype, hollow, tell=lambda line: self.tell(f"  {line}"))
         return folder
 
     def compile(self, name: str, limit: int, quantize: str = "") -> Figure:
@@ -287,8 +289,8 @@ def main() -> None:
     parser.add_argument("--quantize", metavar="SPEC", help="compile with quantized weights, and nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    if unknown := sorted(set(args.names) - ARCHITECTURES.keys()):
-        parser.error(f"there is no {', '.join(unknown)} (there are: {', '.join(ARCHITECTURES)}).")
+    if unknown := sorted(set(args.names) - set(MEASURED)):
+        parser.error(f"there is no {', '.join(unknown)} (there are: {', '.join(MEASURED)}).")
     if args.rounds < 1:
         parser.error("--rounds is at least 1.")
     with tempfile.TemporaryDirectory(prefix="latentc-full-size-") as temporary:
@@ -296,7 +298,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         runs = Runs(work.resolve(), not args.no_limits, lambda line: print(line, file=sys.stderr, flush=True))
         try:
-            names = args.names or list(ARCHITECTURES)
+            names = args.names or list(MEASURED)
             claims = (
                 measure_quantized(runs, names, args.quantize)
                 if args.quantize

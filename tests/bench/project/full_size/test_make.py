@@ -10,12 +10,10 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.safetensors_header import read_header
 from bench.project.full_size import weights
-from bench.project.full_size.architectures import ARCHITECTURES
 from bench.project.full_size.make import make, make_configs
-from bench.project.full_size.parts import Architecture, Part
-from bench.project.full_size.published import PUBLISHED
+from bench.project.full_size.published import PUBLISHED, Architecture, Part
 
-SD15 = ARCHITECTURES["sd15"]
+SD15 = PUBLISHED["sd15"]
 TINY = Architecture(
     source="none",
     pipeline="StableDiffusionPipeline",
@@ -160,9 +158,9 @@ PARAMETERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("name", ["flux", "sd15", "sdxl"])
 def test_the_published_numbers_of_parameters(name: str, tmp_path: Path) -> None:
-    make(ARCHITECTURES[name], tmp_path / name, sparse=True)
+    make(PUBLISHED[name], tmp_path / name, sparse=True)
     for (model, part), count in PARAMETERS.items():
         if model == name:
             files = (tmp_path / name / part).glob("*.safetensors")
