@@ -122,23 +122,31 @@ def test_calls_do_not_depend_on_earlier_ones(compiled: Compiled) -> None:
 
 def test_threads_share_a_pipeline(compiled: Compiled) -> None:
     pipe = compiled.pipeline()
-    drawn: dict[int, np.ndarray] = {}
+    results: list[Any] = []
+    waited: list[bool] = []
 
-    def draw(seed: int) -> None:
-        if seed % 2:
-            found = pipe(PROMPTS[0], num_inference_steps=4, generator=seeded(seed), **SMALL).images[0]
-        else:
-            found = pipe.generate(PROMPTS[0], steps=4, seed=seed, size="32x32").images[0]
-        drawn[seed] = pixels(found)
+    def draw() -> None:
+        results.append(pipe.generate(PROMPTS[1], steps=1, seed=2, size="16x16"))
 
-    threads = [threading.Thread(target=draw, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(6):
-        alone = pipe.generate(PROMPTS[0], steps=4, seed=seed, size="32x32").images[0]
-        assert np.array_equal(drawn[seed], pixels(alone))
+    other = threading.Thread(target=draw)
+
+    def meanwhile(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 0:
+            other.start()
+            other.join(0.5)
+            waited.append(other.is_alive())
+        return tensors
+
+    options: dict[str, Any] = {"num_inference_steps": 3, **SMALL}
+    output = pipe(PROMPTS[0], generator=seeded(1), callback_on_step_end=meanwhile, **options)
+    other.join()
+    assert waited == [True]
+    alone = compiled.pipeline()
+    assert np.array_equal(
+        pixels(output.images[0]), pixels(alone(PROMPTS[0], generator=seeded(1), **options).images[0])
+    )
+    again = alone.generate(PROMPTS[1], steps=1, seed=2, size="16x16")
+    assert np.array_equal(pixels(results[0].images[0]), pixels(again.images[0]))
 
 
 @pytest.mark.parametrize(
