@@ -49,7 +49,7 @@ for name in names:
 
 from latentc._src.compiler.passes import table as passes
 from latentc._src.compiler.quantize import table as schemes
-from latentc._src.runtimes import table as sessions
+from latentc._src.runtimes.sessions import table as sessions
 from latentc._src.targets import table as targets
 
 for get, of in (
