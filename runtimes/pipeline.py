@@ -340,6 +340,7 @@ class Pipeline:
         texts: Collection[str],
     ) -> Mapping[str, Any]:
         """One call of the pipeline: a batch of the images in `chunk`."""
+        import numpy as np
         import torch
 
         seeds, prompts = [draw.seed for draw in chunk], [draw.prompt for draw in chunk]
@@ -357,7 +358,9 @@ class Pipeline:
         given = arguments(self.diffusers, full, extra)
         if "return_dict" in known:
             given["return_dict"] = True
-        output = self._called(**given)
+        # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
+        with np.errstate(invalid="ignore"):
+            output = self._called(**given)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
