@@ -86,10 +86,12 @@ class Pinned:
                 if replaced and isinstance(error, FileNotFoundError):
                     continue
                 raise self._changed(path, f"cannot be read: {error.strerror or error}") from error
-            known = self._states[path]
-            if state(info) == known or (replaced and identity(info) != identity_of(known)):
+            known = self._states.get(path)
+            if known is not None and (
+                state(info) == known or (replaced and identity(info) != identity_of(known))
+            ):
                 continue
-            # Touched, or copied over itself: what counts is what it holds.
+            # Never asked of, touched, or copied over itself: what counts is what it holds.
             if fault := file_fault(self.root, self._records[path], info):
                 raise self._changed(path, fault)
             with self._lock:

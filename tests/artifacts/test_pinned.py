@@ -9,7 +9,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.pinned import Pinned
-from artifacts.verify import open_artifact
+from artifacts.verify import Artifact, open_artifact
 
 FILE = "unet/model.onnx"
 
@@ -41,6 +41,18 @@ def test_a_file_that_was_written_over_with_itself_is_the_same(artifact: Path) ->
     (artifact / FILE).unlink()
     (artifact / FILE).write_bytes(data)
     files.check("unet")
+
+
+def test_what_is_not_known_from_before_is_read(artifact: Path) -> None:
+    opened = open_artifact(artifact)
+    files = Pinned(Artifact(opened.root, opened.manifest))
+    files.check("unet")
+    data = bytearray((artifact / FILE).read_bytes())
+    data[-1] ^= 1
+    (artifact / FILE).write_bytes(data)
+    for again in (files, Pinned(Artifact(opened.root, opened.manifest))):
+        with pytest.raises(LatentcError, match=r"'unet/model\.onnx'"):
+            again.check("unet")
 
 
 def changed(path: Path) -> None:
