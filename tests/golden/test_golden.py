@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench.full_size.golden import FOLDER, GOLDEN
+from bench.project.full_size.golden import FOLDER, GOLDEN
 from compiler.snapshot.check import read
 from compiler.snapshot.take import Options
 
@@ -62,7 +62,7 @@ def test_the_flops_and_parameters_of_flux_are_the_published_ones():
 @pytest.mark.timeout(3600)
 def test_the_models_still_have_these_graphs():
     """What `make golden` does; thirteen minutes or so."""
-    command = [sys.executable, "-m", "bench.full_size.golden"]
+    command = [sys.executable, "-m", "bench.project.full_size.golden"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("no change") == len(FILES)
