@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from artifacts.progress import Event, Progress
+from artifacts.units import size
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
@@ -55,8 +56,6 @@ def _done(event: Event) -> bool:
 
 
 def _amount(event: Event) -> str:
-    from latentc.show import size
-
     show = size if event.unit == "bytes" else lambda value: f"{value:.0f}"
     if event.total is None:
         return show(event.completed) if event.completed else ""

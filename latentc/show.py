@@ -6,16 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from artifacts.units import size as size
+
 WIDTH = 100
-
-
-def size(count: float) -> str:
-    """A number of bytes for a person, in decimal units: "14.3 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 999.95:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
 
 
 def number(count: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from artifacts.units import size
 from bench.metrics import Shot
 from bench.record import Bench, Variant
 from bench.report import plots, tables
@@ -115,9 +116,9 @@ def _figures(variant: Variant) -> tuple[tuple[str, str], ...]:
     if variant.quality is not None and variant.quality.psnr.value is not None:
         psnr = variant.quality.psnr.value
         figures.append(("∞" if math.isinf(psnr) else f"{psnr:.1f}", "dB PSNR"))
-    figures.append((tables.size(variant.bytes), "on disk"))
+    figures.append((size(variant.bytes), "on disk"))
     if variant.cold is not None:
-        figures.append((tables.size(variant.cold.memory.total), "peak memory"))
+        figures.append((size(variant.cold.memory.total), "peak memory"))
     return tuple(figures)
 
 

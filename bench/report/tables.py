@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from artifacts.units import size
 from bench.record import Bench, Measured, Memory, Spread, Start, Variant
 
 DASH = "-"
@@ -19,15 +20,6 @@ class Column:
     head: str
     title: str
     cell: Callable[[Variant], str]
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units: "14.3 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 999.95:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
 
 
 def figure(found: Measured | None, form: str, unit: str = "", interval: bool = False) -> str:
