@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event
+from bench import markdown
 from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -116,22 +117,20 @@ def strip(rows: dict[str, tuple[Image, ...]], scale: int = 2) -> Image:
 
 def table(bench: Bench) -> str:
     """A Markdown table, which is also what the README shows."""
-    lines = [
-        "| | size on disk | seconds a picture | PSNR to PyTorch, worst | equal pictures |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    return "\n".join([*lines, *(_line(variant) for variant in bench.variants)])
+    figures = ("size on disk", "seconds a picture", "PSNR to PyTorch, worst", "equal pictures")
+    return markdown.table(["", *figures], map(_cells, bench.variants), right=figures)
 
 
-def _line(variant: Variant) -> str:
+def _cells(variant: Variant) -> tuple[str, ...]:
+    size = f"{variant.bytes / 1e6:.1f} MB"
     if variant.speed is None or variant.quality is None:
-        return f"| {variant.name} | {variant.bytes / 1e6:.1f} MB | not measured: {variant.error} | - | - |"
+        return variant.name, size, f"not measured: {variant.error}", "-", "-"
     psnr, equal = variant.quality.psnr, variant.quality.equal.value
     worst = "-" if psnr.worst is None else f"{psnr.worst:.1f} dB"
     count = len(variant.pictures)
     shown = "-" if equal is None else f"{round(equal * count)} of {count}"
     seconds = f"{variant.speed.image_s.median:.2f}"
-    return f"| {variant.name} | {variant.bytes / 1e6:.1f} MB | {seconds} | {worst} | {shown} |"
+    return variant.name, size, seconds, worst, shown
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from artifacts.progress import silent
+from bench import markdown
 from bench.project.rewrites import TARGETS, Call, Pairs
 from runtimes.sessions.common import THREADS
 from targets.base import Rewrite
@@ -225,7 +226,8 @@ def measure(tries: Sequence[Try], rounds: int, targets: Sequence[str]) -> Iterat
                         calls.append(partial(session.run, {"x": noise}))
                     ratios = pairs.ratios(*calls)
                 spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-                yield f"| {target} | {each.name} | {tokens} x {channels} | {median(ratios):.3f} | {spread} |"
+                size = f"{tokens} x {channels}"
+                yield markdown.row((target, each.name, size, f"{median(ratios):.3f}", spread))
 
 
 def _open(model: ir.Model, target: str, folder: Path, precision: str) -> Session:
@@ -248,10 +250,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", action="append", choices=TARGETS, help="of these only; may be repeated")
     given = parser.parse_args(args)
     os.environ[THREADS] = "1"
-    print(
-        "| target | rewrite | tokens x channels | ratio | pairs |\n| --- | --- | --- | ---: | --- |",
-        flush=True,
-    )
+    names = ("target", "rewrite", "tokens x channels", "ratio", "pairs")
+    print(markdown.head(names, right=("ratio",)), flush=True)
     for row in measure(TRIES, given.rounds, given.target or TARGETS):
         print(row, flush=True)
     return 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
+from bench import markdown
 from bench.gates import check, parse
 from bench.record import Bench, Variant
 
@@ -125,30 +126,29 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def table(bench: Bench) -> str:
     """Markdown, at most 100 columns."""
-    lines = [
+    about = (
         f"shapes, {len(bench.settings.prompts)} held-out prompts, {bench.settings.steps} steps; "
-        f"prompt accuracy of PyTorch in fp32: {_own(bench):.1%}",
-        "",
-        "| target | weights | computes in | size on disk | PSNR, worst | of all | prompt accuracy |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    return "\n".join([*lines, *(_line(variant) for variant in bench.variants[1:])])
+        f"prompt accuracy of PyTorch in fp32: {_own(bench):.1%}"
+    )
+    figures = ("size on disk", "PSNR, worst", "of all", "prompt accuracy")
+    names = ("target", "weights", "computes in", *figures)
+    return f"{about}\n\n{markdown.table(names, map(_cells, bench.variants[1:]), right=figures)}"
 
 
-def _line(variant: Variant) -> str:
+def _cells(variant: Variant) -> tuple[str, ...]:
     found = variant.quality
 
     def shown(value: float | None, form: str) -> str:
         return "not measured" if value is None else form.format(value)
 
-    figures = (
+    return (
+        variant.about["target"],
+        variant.about["precision"],
+        variant.about.get("compute", "-"),
+        f"{variant.bytes / 1e6:.1f} MB",
         shown(found.psnr.worst if found else None, "{:.1f} dB"),
         shown(found.psnr.value if found else None, "{:.1f} dB"),
         shown(found.prompt_accuracy.value if found else None, "{:.1%}"),
-    )
-    return (
-        f"| {variant.about['target']} | {variant.about['precision']} | {variant.about.get('compute', '-')} "
-        f"| {variant.bytes / 1e6:.1f} MB | {' | '.join(figures)} |"
     )
 
 

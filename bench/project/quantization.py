@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, Manifest
+from bench import markdown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -224,22 +225,26 @@ def takes(target: str, spec: str) -> bool:
 
 def table(rows: Sequence[Row], own: float, prompts: int) -> str:
     """Markdown, at most 120 columns."""
-    lines = [
-        f"`shapes`, {prompts} held-out prompts, 20 steps; prompt accuracy of PyTorch in fp32: {own:.1%}",
-        "",
-        "| target | `--quantize` | on disk | bits a weight | PSNR, mean | worst | SSIM | accuracy | ms a step |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for r in rows:
-        name = f"`{r.spec}`" if r.spec else "(fp16)"
-        if r.spec.startswith(AUTO):
-            name = f"`auto`, size of `{r.spec.removeprefix(AUTO)}`"
-        bits = "-" if r.bits is None else f"{r.bits:.2f}"
-        lines.append(
-            f"| {r.target} | {name} | {r.bytes / 1e6:.2f} MB | {bits} | {r.psnr:.1f} dB | {r.worst_psnr:.1f} "
-            f"| {r.ssim:.4f} | {r.accuracy:.1%} | {r.step_ms:.1f} |"
-        )
-    return "\n".join(lines)
+    about = f"`shapes`, {prompts} held-out prompts, 20 steps; prompt accuracy of PyTorch in fp32: {own:.1%}"
+    figures = ("on disk", "bits a weight", "PSNR, mean", "worst", "SSIM", "accuracy", "ms a step")
+    return f"{about}\n\n{markdown.table(('target', '`--quantize`', *figures), map(_cells, rows), figures)}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    name = f"`{row.spec}`" if row.spec else "(fp16)"
+    if row.spec.startswith(AUTO):
+        name = f"`auto`, size of `{row.spec.removeprefix(AUTO)}`"
+    return (
+        row.target,
+        name,
+        f"{row.bytes / 1e6:.2f} MB",
+        "-" if row.bits is None else f"{row.bits:.2f}",
+        f"{row.psnr:.1f} dB",
+        f"{row.worst_psnr:.1f}",
+        f"{row.ssim:.4f}",
+        f"{row.accuracy:.1%}",
+        f"{row.step_ms:.1f}",
+    )
 
 
 def sheet(drawn: Sequence[Drawn], reference: Sequence[Image]) -> Image:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
+from bench import markdown
 from compiler.road import Road, apply, chosen
 from targets import table as targets
 from targets.base import PRECISIONS, Rewrite
@@ -63,10 +64,13 @@ class Row:
     def __str__(self) -> str:
         error = "" if self.error is None else f"{self.error:.1e}"
         spread = f"{self.low:.3f} to {self.high:.3f}"
-        return f"| {self.target} | {self.name} | {self.ratio:.3f} | {spread} | {error} | {self.default} | {self.note} |"
+        ratio = f"{self.ratio:.3f}"
+        return markdown.row((self.target, self.name, ratio, spread, error, self.default, self.note))
 
 
-HEAD = "| target | rewrite | ratio | pairs | difference | by default | |\n| --- | --- | ---: | --- | ---: | --- | --- |"
+HEAD = markdown.head(
+    ("target", "rewrite", "ratio", "pairs", "difference", "by default", ""), right=("ratio", "difference")
+)
 
 
 @dataclass(frozen=True)

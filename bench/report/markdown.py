@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench import markdown
 from bench.record import Bench
 from bench.report import tables
 from bench.report.tables import Column
@@ -29,17 +30,12 @@ def page(bench: Bench) -> str:
 
 def table(bench: Bench, columns: Sequence[Column]) -> str:
     """One line for each variant."""
-    lines = [
-        "| " + " | ".join(["variant", *(column.head for column in columns)]) + " |",
-        "| " + " | ".join(["---", *("---:" for _ in columns)]) + " |",
-    ]
-    lines += [
-        "| "
-        + " | ".join([_plain(variant.name), *(_plain(column.cell(variant)) for column in columns)])
-        + " |"
+    heads = [column.head for column in columns]
+    rows = [
+        [_plain(variant.name), *(_plain(column.cell(variant)) for column in columns)]
         for variant in bench.variants
     ]
-    return "\n".join(lines)
+    return markdown.table(["variant", *heads], rows, right=heads)
 
 
 def _plain(text: str) -> str:
