@@ -11,7 +11,8 @@ from bench import metrics, prompts
 from bench import network_metrics as learned
 from bench.metrics import Shot
 from bench.record import Measured, Quality
-from bench.stats import decibels, measured
+from bench.stats import measured
+from compiler.evidence.metrics import decibels
 
 NO_REFERENCE = "there is no --reference"
 

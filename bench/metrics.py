@@ -64,18 +64,10 @@ def scales(shape: Sequence[int]) -> int:
 
 
 def latent_errors(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
-    """|a - b| / |b| after each step, float64 [steps], infinite where b alone is zero.
-
-    None unless both are there and of one shape.
-    """
+    """The relative error after each step, float64 [steps]; None unless both are there and of one shape."""
     if ours is None or theirs is None or ours.shape != theirs.shape:
         return None
-    a = ours.reshape(len(ours), -1).astype(np.float64)
-    b = theirs.reshape(len(theirs), -1).astype(np.float64)
-    size, distance = np.linalg.norm(b, axis=1), np.linalg.norm(a - b, axis=1)
-    # Nothing but zeros is near to zeros.
-    of_zeros = np.where(distance == 0, 0.0, np.inf)
-    return np.where(size == 0, of_zeros, distance / np.where(size == 0, 1, size))
+    return np.array([likeness.relative_error(a, b) for a, b in zip(ours, theirs, strict=True)])
 
 
 def broken(shot: Shot) -> bool:

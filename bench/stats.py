@@ -63,9 +63,3 @@ def _interval(
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(found.low), float(found.high)
-
-
-def decibels(error: np.ndarray) -> np.ndarray:
-    """PSNR of mean squared errors of values from 0 to 1; infinite for none."""
-    with np.errstate(divide="ignore"):
-        return np.asarray(-10 * np.log10(error))

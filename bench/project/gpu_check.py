@@ -136,6 +136,8 @@ def check(models: tuple[str, ...], work: Path, device: str, tell: Callable[[str]
 def _measured(engine: Engine, model: str, work: Path, device: str, wanted: Any) -> tuple[Found, Any]:
     import numpy as np
 
+    from compiler.evidence.metrics import relative_error
+
     try:
         draw, close = (_artifact if engine.target else _torch)(engine, model, work, device)
         try:
@@ -149,7 +151,7 @@ def _measured(engine: Engine, model: str, work: Path, device: str, wanted: Any) 
     times = (1000 * statistics.median(seconds), 1000 * min(seconds), 1000 * max(seconds))
     if not np.isfinite(latents).all():
         return Found(False, "its latents are not finite", True, None, times), None
-    off = None if wanted is None else float(np.linalg.norm(latents - wanted) / np.linalg.norm(wanted))
+    off = None if wanted is None else relative_error(latents, wanted)
     if off is not None and not off <= LIMIT:
         return Found(False, f"error {off:.1e}, at most {LIMIT} is allowed", True, off, times), None
     return Found(True, error=off, step_ms=times), latents

@@ -256,7 +256,7 @@ def _half(array: np.ndarray, index: int) -> np.ndarray:
 def _difference(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
     import numpy as np
 
-    from compiler.evidence.graphs import relative_error
+    from compiler.evidence.metrics import relative_error
 
     return float(np.max([relative_error(found[name], wanted[name]) for name in wanted]))  # which keeps NaN
 

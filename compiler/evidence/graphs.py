@@ -20,6 +20,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import AnyLeaf, Built, Evidence, TensorSpec, Tree
 from artifacts.serve import Work
 from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
+from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
 
 TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2}
@@ -171,40 +172,6 @@ def judge(
         error=dict(errors),
         tolerance=tolerance,
     )
-
-
-def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
-    """``||out - reference|| / ||reference||`` over the reference's finite elements, in float64.
-
-    Infinities of the reference (a mask's) must be in `out`, in the same places and of the same signs. Of a reference of
-    zeros the error is infinite, unless `out` is zero too.
-
-    Returns:
-        The error; NaN when shapes differ, when `out` is not finite where the reference is or the other way around, and
-        when there is nothing to compare with (see `undefined`).
-    """
-    if out.shape != reference.shape or undefined(reference):
-        return float("nan")
-    finite = np.isfinite(reference)
-    if not np.isfinite(out[finite]).all() or not np.array_equal(out[~finite], reference[~finite]):
-        return float("nan")
-    a, b = out[finite].astype(np.float64), reference[finite].astype(np.float64)
-    norm = float(np.linalg.norm(b))
-    distance = float(np.linalg.norm(a - b))
-    if norm == 0:
-        return 0.0 if distance == 0 else float("inf")
-    return distance / norm
-
-
-def undefined(reference: np.ndarray) -> str:
-    """Why no error can be measured against a reference ("holds NaN ..."); empty when one can."""
-    if reference.size == 0:
-        return "holds no element"
-    if np.isnan(reference).any():
-        return "holds NaN: the model's own weights or outputs are not finite"
-    if not np.isfinite(reference).any():
-        return "holds no finite number: the model's own weights or outputs are not finite"
-    return ""
 
 
 def _undefined(job: Job, references: Sequence[Sequence[np.ndarray]]) -> str:

@@ -1,10 +1,42 @@
-"""How alike two pictures are: arrays [height, width, 3] with values from 0 to 1."""
+"""How alike arrays are, and how alike pictures are: arrays [height, width, 3] with values from 0 to 1."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+
+
+def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
+    """``||out - reference|| / ||reference||`` over the reference's finite elements, in float64.
+
+    Infinities of the reference (a mask's) must be in `out`, in the same places and of the same signs. Of a reference of
+    zeros the error is infinite, unless `out` is zero too.
+
+    Returns:
+        The error; NaN when shapes differ, when `out` is not finite where the reference is or the other way around, and
+        when there is nothing to compare with (see `undefined`).
+    """
+    if out.shape != reference.shape or undefined(reference):
+        return float("nan")
+    finite = np.isfinite(reference)
+    if not np.isfinite(out[finite]).all() or not np.array_equal(out[~finite], reference[~finite]):
+        return float("nan")
+    a, b = out[finite].astype(np.float64), reference[finite].astype(np.float64)
+    norm = float(np.linalg.norm(b))
+    distance = float(np.linalg.norm(a - b))
+    if norm == 0:
+        return 0.0 if distance == 0 else float("inf")
+    return distance / norm
+
+
+def undefined(reference: np.ndarray) -> str:
+    """Why no error can be measured against a reference ("holds NaN ..."); empty when one can."""
+    if reference.size == 0:
+        return "holds no element"
+    if np.isnan(reference).any():
+        return "holds NaN: the model's own weights or outputs are not finite"
+    if not np.isfinite(reference).any():
+        return "holds no finite number: the model's own weights or outputs are not finite"
+    return ""
 
 
 def squared_error(one: np.ndarray, other: np.ndarray) -> float:
@@ -20,8 +52,13 @@ def squared_error(one: np.ndarray, other: np.ndarray) -> float:
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB; infinite where they are equal."""
-    error = squared_error(one, other)
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return float(decibels(np.array(squared_error(one, other))))
+
+
+def decibels(error: np.ndarray) -> np.ndarray:
+    """PSNR of mean squared errors of values from 0 to 1; infinite for none."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(-10 * np.log10(error))
 
 
 def ssim(one: np.ndarray, other: np.ndarray) -> float:

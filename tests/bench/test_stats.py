@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from bench.stats import decibels, measured, spread
+from bench.stats import measured, spread
+from compiler.evidence.metrics import decibels
 
 
 def test_spread_is_the_median_and_the_quartiles() -> None:
