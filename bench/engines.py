@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from artifacts.errors import LatentcError
 from artifacts.serve import Work
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from artifacts.manifest import Manifest
+    from runtimes.generation import Generator
     from runtimes.pipeline import Pipeline
+    from runtimes.reference import Reference
 
 
 @dataclass
@@ -62,26 +63,7 @@ class ArtifactEngine:
         return {"threads": threads(), "device": self.device, "about": about}
 
     def draw(self, request: Request) -> Drawn:
-        self._latents.clear()
-        start = time.perf_counter()
-        result = self._pipeline.generate(
-            request.prompt,
-            seed=request.seed,
-            steps=request.steps,
-            guidance=request.guidance,
-            size=request.size,
-        )
-        seconds = time.perf_counter() - start
-        times = result.timings
-        components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
-        return Drawn(
-            _pixels(result.images),
-            seconds,
-            times.steps,
-            components,
-            self._latents.stacked(),
-            self._latents.first_after(start),
-        )
+        return _drawn(self._pipeline, self._latents, request)
 
 
 @dataclass
@@ -104,7 +86,7 @@ class TorchEngine:
     absent: Sequence[str] = ()
     classes: Sequence[str] = ()
     methods: Sequence[str] = ()
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     variant: str | None = None
     channels_last: bool = False
     compile: bool = False
@@ -114,7 +96,7 @@ class TorchEngine:
         import torch  # noqa: F401
         import transformers  # noqa: F401
 
-        import runtimes.bars  # noqa: F401
+        import runtimes.reference  # noqa: F401
         from runtimes.classes import import_class
 
         for name in (self.pipeline, *self.classes):
@@ -122,36 +104,23 @@ class TorchEngine:
 
     def open(self) -> dict[str, Any]:
         import torch
-        from diffusers import DiffusionPipeline
-        from diffusers.utils import logging
 
-        from runtimes.assemble import absent_components
-        from runtimes.classes import import_subclass
-        from runtimes.meter import Meter
+        from runtimes import reference
         from runtimes.sessions.common import threads
 
         wanted = threads()
         if wanted is not None:
             torch.set_num_threads(wanted)
-        logging.disable_progress_bar()
-        cls: Any = import_subclass(self.pipeline, DiffusionPipeline, "pipeline")
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
-        try:
-            self.pipe: Any = cls.from_pretrained(
-                self.root,
-                dtype=dtype,
-                local_files_only=True,
-                variant=self.variant,
-                **(absent_components(Path(self.root), cls) | dict.fromkeys(self.absent)),
-            )
-        except (OSError, ValueError, TypeError) as error:
-            raise LatentcError(f"PyTorch cannot load {self.root} as {cls.__name__}: {error}") from error
-        self._meter = Meter()
-        if self.precision != "fp32":
-            noise_in_fp32(self.pipe, dtype)
+        self._reference: Reference = reference.load(
+            self.root,
+            self.pipeline,
+            precision=self.precision,
+            variant=self.variant,
+            components=dict.fromkeys(self.absent),
+        )
+        self.pipe: Any = self._reference.diffusers
         for name in self.methods:
             self._time(name)
-        self._scheduler = getattr(self.pipe, "scheduler", None)
         self._latents = Latents(self.pipe)
         return {"threads": torch.get_num_threads(), "device": "cpu"}
 
@@ -173,50 +142,13 @@ class TorchEngine:
 
         @functools.wraps(inner)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            with self._meter.measure(component, name.partition(".")[2]):
+            with self._reference.meter.measure(component, name.partition(".")[2]):
                 return inner(*args, **kwargs)
 
         object.__setattr__(owner, leaf, timed)
 
     def draw(self, request: Request) -> Drawn:
-        import torch
-
-        from artifacts.progress import silent
-        from runtimes.bars import Bars
-        from runtimes.meter import Meter
-        from runtimes.options import arguments
-        from runtimes.result import merge
-
-        self._latents.clear()
-        if self._scheduler is not None:
-            self.pipe.scheduler = copy.deepcopy(self._scheduler)
-        self._meter = Meter()
-        self.pipe.progress_bar = Bars(self._meter, silent, 1).bar
-        width, height = request.size or (None, None)
-        options = {
-            "prompt": request.prompt,
-            "steps": request.steps,
-            "guidance": request.guidance,
-            "seed": torch.Generator("cpu").manual_seed(request.seed),
-            "width": width,
-            "height": height,
-        }
-        given = arguments(self.pipe, options, {})
-        start = time.perf_counter()
-        with torch.no_grad():
-            output = self.pipe(**given)
-        seconds = time.perf_counter() - start
-        times = self._meter.timings()
-        components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
-        images = merge([dict(output)])[1]
-        return Drawn(
-            _pixels(images),
-            seconds,
-            times.steps,
-            components,
-            self._latents.stacked(),
-            self._latents.first_after(start),
-        )
+        return _drawn(self._reference, self._latents, request)
 
 
 def classes(manifest: Manifest) -> tuple[str, ...]:
@@ -275,22 +207,28 @@ def _watched(cls: type, keep: Callable[[np.ndarray], None]) -> type:
     return type(cls.__name__, (cls,), {"__module__": cls.__module__, "step": step})
 
 
-def noise_in_fp32(pipe: Any, dtype: Any) -> None:
-    """Makes `pipe` draw its noise in fp32 and cast it: in another type one seed is another picture."""
-    import torch
-
-    if not callable(getattr(pipe, "prepare_latents", None)):
-        return
-    inner = pipe.prepare_latents
-
-    @functools.wraps(inner)
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        wide = [torch.float32 if a is dtype else a for a in args]
-        named = {k: torch.float32 if v is dtype else v for k, v in kwargs.items()}
-        made = inner(*wide, **named)
-        return made.to(dtype) if isinstance(made, torch.Tensor) else made
-
-    pipe.prepare_latents = prepare
+def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:
+    """One picture, with its latents and its times."""
+    latents.clear()
+    start = time.perf_counter()
+    result = pipeline.generate(
+        request.prompt,
+        seed=request.seed,
+        steps=request.steps,
+        guidance=request.guidance,
+        size=request.size,
+    )
+    seconds = time.perf_counter() - start
+    times = result.timings
+    components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
+    return Drawn(
+        _pixels(result.images),
+        seconds,
+        times.steps,
+        components,
+        latents.stacked(),
+        latents.first_after(start),
+    )
 
 
 def _pixels(images: Sequence[Any]) -> np.ndarray:

@@ -30,7 +30,7 @@ def assemble(root: Path | Contents, class_path: str, shells: Mapping[str, Any]) 
     """
     cls: Any = pipeline_class(class_path)
     files = contents(root)
-    index = _read_index(files)
+    index = read_index(files)
     parameters = inspect.signature(cls.__init__).parameters
     if not set(parameters) & set(shells):
         raise LatentcError(
@@ -74,7 +74,12 @@ def check_components(pipelines: Mapping[str, str], task: str, components: Iterab
         )
 
 
-def _read_index(files: Contents) -> dict[str, Any]:
+def read_index(files: Contents) -> dict[str, Any]:
+    """The index of an artifact or a model.
+
+    Raises:
+        LatentcError: it is none, or names no class.
+    """
     index = strict_json.loads(files.read(INDEX), files.shown(INDEX))
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise LatentcError(f"{files.shown(INDEX)} is not a diffusers index.", "See: latentc verify ARTIFACT")

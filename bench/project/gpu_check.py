@@ -16,10 +16,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from artifacts.errors import LatentcError
 from bench.environment import environment
+
+if TYPE_CHECKING:
+    from runtimes.generation import Generator
 
 PROMPT = "a large red circle at the left on a blue background"
 MODELS = ("shapes", "sd15")
@@ -44,7 +47,7 @@ class Engine:
     """
 
     name: str
-    precision: str
+    precision: Literal["fp32", "fp16"]
     target: str = ""
     options: tuple[tuple[str, str], ...] = ()
 
@@ -171,39 +174,23 @@ def _model(name: str, work: Path, tell: Callable[[str], None]) -> str:
 
 def _torch(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw, Callable[[], None]]:
     import torch
-    from diffusers import DiffusionPipeline
 
-    from bench.engines import Latents, noise_in_fp32
     from compiler.source import open_model
-    from runtimes.bars import Bars
-    from runtimes.meter import Meter
+    from runtimes import reference
 
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[engine.precision]
-    pipe: Any = DiffusionPipeline.from_pretrained(open_model(model).root, dtype=dtype, local_files_only=True)
-    pipe.to(device)
-    noise_in_fp32(pipe, dtype)
-    latents = Latents(pipe)
-
-    def draw(steps: int) -> tuple[Any, tuple[float, ...]]:
-        latents.clear()
-        meter = Meter()
-        # Kernels are queued: a step is over when the scheduler's sample has been fetched, as `Latents` does.
-        pipe.progress_bar = Bars(meter, lambda event: None, 1).bar
-        generator = torch.Generator("cpu").manual_seed(0)
-        with torch.no_grad():
-            pipe(PROMPT, num_inference_steps=steps, generator=generator, output_type="latent")
-        return _last(latents), meter.timings().steps
+    source = open_model(model)
+    pipeline = reference.load(source.root, precision=engine.precision, variant=source.variant)
+    pipeline.diffusers.to(device)
 
     def close() -> None:
-        pipe.to("meta")
+        pipeline.diffusers.to("meta")
         if device == "cuda":
             torch.cuda.empty_cache()
 
-    return draw, close
+    return _draw(pipeline), close
 
 
 def _artifact(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw, Callable[[], None]]:
-    from bench.engines import Latents
     from compiler.build import CompileRequest, compile
     from runtimes.pipeline import load
 
@@ -213,14 +200,21 @@ def _artifact(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw
         CompileRequest(model, out, engine.target, engine.precision, check="none", options=options, force=True)
     )
     pipeline = load(out, device=device, cache=False)
+    return _draw(pipeline), pipeline.close
+
+
+def _draw(pipeline: Generator) -> Draw:
+    from bench.engines import Latents
+
     latents = Latents(pipeline.diffusers)
 
     def draw(steps: int) -> tuple[Any, tuple[float, ...]]:
         latents.clear()
+        # Kernels are queued: a step is over when the scheduler's sample has been fetched, as `Latents` does.
         result = pipeline.generate(PROMPT, seed=0, steps=steps, output_type="latent")
         return _last(latents), result.timings.steps
 
-    return draw, pipeline.close
+    return draw
 
 
 def _last(latents: Any) -> Any:

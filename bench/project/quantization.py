@@ -144,8 +144,8 @@ def build(
         artifact = compile(request, shared=shared)
     # What a scheme costs, without the rounding of a type.
     with load(artifact.root, cache=False, compute="fp32") as pipeline:
-        pictures = draw(pipeline.diffusers, prompts, guidance)
-    return Drawn(target, spec, artifact.root, artifact.manifest, tuple(pictures))
+        pictures = draw(pipeline, prompts, guidance)
+    return Drawn(target, spec, artifact.root, artifact.manifest, pictures)
 
 
 def step_times(drawn: Sequence[Drawn], prompt: str, guidance: float) -> list[float]:
@@ -267,16 +267,16 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--update-docs", action="store_true", help=f"also write {SHEET.relative_to(ROOT)}")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(args)
-    from bench.project.reference.batches import draw
-    from bench.project.reference.folder import load_pipeline
+    from bench.project.reference.batches import BATCH, draw
     from bench.reference import SHAPES_DIR
     from bench.reference.drawing import split
     from bench.reference.judge import prompt_accuracy
     from compiler.lowering.reuse import Shared
+    from runtimes.reference import load
 
     captions = split()[1][: max(5, given.prompts)]
     prompts = [caption.text for caption in captions]
-    reference = draw(load_pipeline(SHAPES_DIR), prompts, given.guidance)
+    reference = draw(load(SHAPES_DIR, batch=BATCH), prompts, given.guidance)
     own = prompt_accuracy(reference, captions)
     drawn: list[Drawn] = []
     shared = Shared()

@@ -122,21 +122,9 @@ def _words(flaw: Kind) -> str:
 
 
 def _pytorch(job: Job) -> Any:
-    import torch
-    from diffusers import DiffusionPipeline
+    from runtimes import reference
 
-    from runtimes.assemble import absent_components
-    from runtimes.classes import import_subclass
-
-    cls: Any = import_subclass(job.manifest.pipelines[TASK], DiffusionPipeline, "pipeline")
-    return cls.from_pretrained(
-        job.model,
-        torch_dtype=torch.float32,
-        variant=job.variant,
-        use_safetensors=True,
-        local_files_only=True,
-        **absent_components(Path(job.model), cls),
-    )
+    return reference.load(job.model, job.manifest.pipelines[TASK], variant=job.variant).diffusers
 
 
 def _types(job: Job) -> dict[str, str]:

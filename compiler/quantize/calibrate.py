@@ -176,26 +176,14 @@ def _called(pipeline: Any, job: Job, tapped: Tapped, given: Mapping[str, Any]) -
 
 def collect(job: Job) -> dict[str, str]:
     """Runs the pipeline in this process and writes `job.result`; the answer holds at most a "failure"."""
-    import torch
-    from diffusers import DiffusionPipeline
-
-    from runtimes.assemble import absent_components
-    from runtimes.classes import import_subclass
+    from runtimes import reference
     from runtimes.meter import Meter
     from runtimes.shell import build_shell
 
     tapped, meter = Tapped(job), Meter()
     shell = build_shell(job.component, Path(job.root), tapped, lambda: meter)
-    cls: Any = import_subclass(job.pipeline, DiffusionPipeline, "pipeline")
-    pipeline = cls.from_pretrained(
-        job.model,
-        torch_dtype=torch.float32,
-        variant=job.variant,
-        use_safetensors=True,
-        local_files_only=True,
-        **(absent_components(Path(job.model), cls) | {job.component.name: shell}),
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    components = {job.component.name: shell}
+    pipeline = reference.load(job.model, job.pipeline, variant=job.variant, components=components).diffusers
     _rest(pipeline, shell, Path(job.result).parent)
     given: dict[str, Any] = {"num_inference_steps": job.evaluation.steps}
     given |= {"width": job.width, "height": job.height}

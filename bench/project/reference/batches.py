@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from runtimes.generation import Generator
+
 BATCH = 10
 
 
-def draw(pipeline: Any, prompts: Sequence[str], guidance: float) -> list[Image]:
-    """20 steps each, picture `i` from seed `i`."""
-    import torch
-
-    pipeline.set_progress_bar_config(disable=True)
-    pictures: list[Image] = []
-    for start in range(0, len(prompts), BATCH):
-        group = list(prompts[start : start + BATCH])
-        seeds = [torch.Generator("cpu").manual_seed(start + i) for i in range(len(group))]
-        pictures += pipeline(group, num_inference_steps=20, guidance_scale=guidance, generator=seeds).images
-    return pictures
+def draw(pipeline: Generator, prompts: Sequence[str], guidance: float) -> tuple[Image, ...]:
+    """20 steps each, picture `i` from seed `i`, in the pipeline's own batches."""
+    seeds = range(len(prompts))
+    return pipeline.generate(list(prompts), seed=seeds, steps=20, guidance=guidance).images
 
 
 def pixels(picture: Image) -> np.ndarray:

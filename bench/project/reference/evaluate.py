@@ -45,22 +45,15 @@ class Result:
 
 def generate(model: Path, captions: Sequence[Caption], settings: Settings) -> list[Image.Image]:
     """One 64x64 picture for each caption, float32 PyTorch on the CPU. Picture i has seed `seed + i`."""
-    import torch
+    from runtimes import reference
 
-    from bench.project.reference.folder import load_pipeline
-
-    pipeline = load_pipeline(model)
-    images: list[Image.Image] = []
-    for start in range(0, len(captions), _BATCH):
-        group = captions[start : start + _BATCH]
-        seeds = range(settings.seed + start, settings.seed + start + len(group))
-        images += pipeline(
-            [caption.text for caption in group],
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        ).images
-    return images
+    result = reference.load(model, batch=_BATCH).generate(
+        [caption.text for caption in captions],
+        seed=settings.seed,
+        steps=settings.steps,
+        guidance=settings.guidance,
+    )
+    return list(result.images)
 
 
 def evaluate(model: Path, settings: Settings) -> tuple[Result, list[Image.Image]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -56,10 +55,3 @@ def finish_text_encoder(folder: Path) -> None:
     file = folder / "model.safetensors"
     tensors = {f"{PREFIX}{key.removeprefix(PREFIX)}": tensor for key, tensor in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
-
-
-def load_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
-    """The folder's pipeline on the CPU, without its progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline

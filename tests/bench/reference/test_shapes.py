@@ -17,9 +17,9 @@ MEGABYTE = 1_000_000
 
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[Any]:
-    from bench.project.reference.folder import load_pipeline
+    from runtimes.reference import load
 
-    yield load_pipeline(SHAPES_DIR)
+    yield load(SHAPES_DIR).diffusers
 
 
 def files() -> list[Path]:
