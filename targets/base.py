@@ -73,6 +73,10 @@ class Requirements:
         scheme_options: by a weight scheme's name, options that it must have here; others are refused by name, and
             defaults give way.
         methods: of `targets.openvino.nncf.METHODS`, those that may choose the values of weights in four bits here.
+        tolerance: by the type that weights are stored in or products are made in, the largest relative error against
+            PyTorch that a graph may have here. It takes the place of the default
+            (`compiler.evidence.graphs.TOLERANCE`) for the types that it names: for a runtime whose kernels round
+            more than PyTorch's do, or less. Below 1, which is about what a wrong graph gives.
         stand_in: the target that runs this one's float graphs where they must be measured during a compile,
             for a target whose device is seldom there; empty for itself.
     """
@@ -88,6 +92,7 @@ class Requirements:
     negative_scales: bool = True
     scheme_options: Mapping[str, Mapping[str, bool | int | str]] = field(default_factory=dict)
     methods: frozenset[str] = frozenset()
+    tolerance: Mapping[str, float] = field(default_factory=dict)
     stand_in: str = ""
 
 

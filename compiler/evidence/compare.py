@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from artifacts import memory
@@ -23,6 +23,7 @@ def compare(
     model_file: Path,
     *,
     target: str,
+    tolerance: Mapping[str, float],
     precision: str,
     weights: Sequence[WeightRecord],
     built: Built,
@@ -34,6 +35,7 @@ def compare(
     """The relative error of a written graph in each type, or that it was not measured and why.
 
     Args:
+        tolerance: the target's own (`targets.base.Requirements.tolerance`).
         weights: how the graph's weights are quantized.
         built: what the target said of its files.
         parameters: of the component; what PyTorch will hold in fp32.
@@ -58,6 +60,7 @@ def compare(
             device="auto",
             precision=precision,
             compute=compute,
+            tolerance=dict(tolerance),
             schemes={name: table.get(name).tolerance for name in sorted(schemes)},
             model_file=str(model_file),
             built=built,

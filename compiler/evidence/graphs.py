@@ -24,8 +24,9 @@ from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
 
 TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2}
-"""Largest ``||out - ref|| / ||ref||`` of any output, by precision; weight schemes have their own. Rounding weights to
-11 or 8 bits gives about a tenth of this through the depth of these networks; a wrong graph gives about 1."""
+"""Largest ``||out - ref|| / ||ref||`` of any output, by precision; weight schemes have their own, and targets may
+(`targets.base.Requirements.tolerance`). Rounding weights to 11 or 8 bits gives about a tenth of this through the depth
+of these networks; a wrong graph gives about 1."""
 
 OWN_NOISE = 3.0
 """How many times PyTorch's own error in bf16 or fp16, against itself in fp32 on the same inputs, a graph that is
@@ -47,6 +48,7 @@ class Job(BaseModel):
         target, device, precision, model_file, built: what a session opens; `precision` is its weights'.
         compute: the only type to measure, or "auto": fp32, and what the device computes in by default.
         schemes: of the graph's quantized weights, each with its tolerance (`compiler.quantize.scheme`).
+        tolerance: the target's own, by type, in place of `TOLERANCE`.
         library, class_name, folder: what PyTorch loads.
         component, method, arguments, inputs, outputs, state: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
@@ -57,6 +59,7 @@ class Job(BaseModel):
     precision: str
     compute: str = AUTO
     schemes: dict[str, float] = {}
+    tolerance: dict[str, float] = {}
     model_file: str
     built: Built = {}
     component: str
@@ -127,7 +130,8 @@ def limit(job: Job, compute: str, noise: float) -> float:
     Args:
         noise: PyTorch's own error in that type; 0 where it is not known.
     """
-    constant = max((TOLERANCE[job.precision], TOLERANCE[compute], *job.schemes.values()))
+    by_type = TOLERANCE | job.tolerance
+    constant = max((by_type[job.precision], by_type[compute], *job.schemes.values()))
     return max(constant, min(OWN_NOISE * noise, LARGEST))
 
 

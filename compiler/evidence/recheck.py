@@ -14,7 +14,8 @@ from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
 from compiler.source import ModelSource, open_model
 from runtimes.compute import AUTO, broken, choose, device_of
-from runtimes.sessions import table
+from runtimes.sessions import table as sessions
+from targets import table as targets
 
 
 def recheck(
@@ -35,10 +36,11 @@ def recheck(
         LatentcError: the model is not there or not the one that was compiled, the libraries installed here
             call it in another way, or a graph is beyond its tolerance; of a type that the manifest says the graph
             is not computed in by default, that is no error.
-        UsageError: the device does not have the type.
+        UsageError: the device does not have the type, or the artifact's target is not installed here.
     """
     manifest = artifact.manifest
-    device = device_of(table.get(manifest.target), AUTO)
+    device = device_of(sessions.get(manifest.target), AUTO)
+    tolerance = targets.get(manifest.target).requirements.tolerance
     if device is not None:
         for graph in manifest.graphs:
             choose(compute, device, graph)
@@ -63,6 +65,7 @@ def recheck(
                 method,
                 artifact.root / graph.model_file,
                 target=manifest.target,
+                tolerance=tolerance,
                 precision=graph.precision,
                 weights=graph.weights,
                 built=graph.built,

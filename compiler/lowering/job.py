@@ -126,6 +126,7 @@ class GraphJob:
                 "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
                 "calibration": self._calibration(),
                 "check": self.request.check,
+                "tolerance": dict(self.target.requirements.tolerance),
                 "toolchain": toolchain(self.target, self.choice),
             }
         )
@@ -172,6 +173,7 @@ class GraphJob:
             self.method,
             building.folder / written.model_file,
             target=self.target.name,
+            tolerance=self.target.requirements.tolerance,
             precision=self.precision,
             weights=lowered.weights,
             built=written.built,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,6 +136,9 @@ def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch
         def toolchain(self):
             return {"made-up-sdk": "2"}
 
+    class Looser(Built):
+        requirements = replace(MadeUp.requirements, tolerance={"fp32": 2e-3})
+
     def key(sha="a" * 64, config="{}", **changes) -> str:
         (tmp_path / "config.json").write_text(config)
         component = SimpleNamespace(name="unet", folder=tmp_path)
@@ -153,6 +156,7 @@ def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch
         key(sha="b" * 64),
         key(config='{"a": 1}'),
         key(target=Newer()),
+        key(target=Looser()),
         key(options=Options(2)),
         key(method=method(folder="unet_2")),
         key(recipe=quantized("int8")),

@@ -14,7 +14,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, silent
 from targets import table
-from targets.base import Context, Lowered, Target
+from targets.base import PRECISIONS, Context, Lowered, Target
 from tests.contract.graphs import WIDTH, Denoiser
 
 DIMS = {"batch": DimRange(min=1, max=5), "tokens": DimRange(min=1, max=17)}
@@ -44,8 +44,11 @@ class TargetContract:
         assert target.summary
         low, high = target.requirements.opset
         assert low <= high
-        assert target.requirements.precisions <= {"fp32", "fp16", "bf16"}
+        assert target.requirements.precisions <= PRECISIONS
         assert target.requirements.typed in ("weights", "strong")
+        tolerance = target.requirements.tolerance
+        assert tolerance.keys() <= PRECISIONS
+        assert all(0 < limit < 1 for limit in tolerance.values()), "a wrong graph gives about 1"
 
     def test_options_are_frozen_with_defaults_and_documented(self, target: Target) -> None:
         options = target.options()

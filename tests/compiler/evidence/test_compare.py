@@ -12,8 +12,8 @@ from tests.compiler.made import method
 
 def measured(**changes):
     asked = {
-        "target": "t", "precision": "fp32", "weights": (), "built": Built(), "parameters": 1_000_000,
-        "check": "quick",
+        "target": "t", "tolerance": {}, "precision": "fp32", "weights": (), "built": Built(),
+        "parameters": 1_000_000, "check": "quick",
     }  # fmt: skip
     component = SimpleNamespace()
     return compare.compare(

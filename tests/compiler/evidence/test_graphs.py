@@ -89,6 +89,15 @@ def test_a_schemes_own_tolerance_counts_where_it_is_the_larger():
         judge(quantized, "fp32", Errors(errors={"sample": 0.5}), "quick")
 
 
+def test_a_targets_own_tolerance_takes_the_place_of_the_types():
+    own = {"fp32": 1e-5, "fp16": 0.02}
+    assert limit(job(precision="fp32", tolerance=own), "fp32", 0.0) == 1e-5
+    assert limit(job(tolerance=own), "fp32", 0.0) == 0.02
+    assert limit(job(tolerance=own), "bf16", 0.0) == TOLERANCE["bf16"], "what it does not name"
+    assert limit(job(tolerance=own, schemes={"some": 0.15}), "fp32", 0.0) == 0.15
+    assert limit(job(tolerance=own), "fp16", 0.05) == pytest.approx(OWN_NOISE * 0.05)
+
+
 def test_a_type_that_fails_a_graph_is_told_where_fp32_can_take_its_place():
     errors = Errors(errors={"sample": 0.2, "other": NAN})
     found = judge(job(), "bf16", errors, "quick", "gpu.1", spare=True)
