@@ -144,10 +144,9 @@ def command(
     from pathlib import Path
 
     from artifacts.reading import read_manifest
-    from latentc import show
+    from latentc import pictures, show
     from latentc.progress import bars
     from latentc.warn import Warnings
-    from runtimes import png as pictures
 
     extra = {name: value(text) for name, text in assignments(arguments, "--arg").items()}
     for name in extra.keys() & OWN.keys():

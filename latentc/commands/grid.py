@@ -115,10 +115,10 @@ def command(
 
     from artifacts.reading import read_manifest
     from bench import grid as grids
+    from latentc import pictures
     from latentc.commands.generate import choose_task, value
     from latentc.progress import bars
     from latentc.warn import Warnings
-    from runtimes import png as pictures
 
     if mask is not None and image is None:
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")

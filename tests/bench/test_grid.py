@@ -13,7 +13,7 @@ from PIL import Image
 from artifacts.errors import LatentcError, UsageError
 from bench import grid
 from bench.grid import Axis, Grid
-from runtimes import png as pictures
+from latentc import pictures
 from tests.latentc.artifacts_made import made
 
 

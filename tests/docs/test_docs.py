@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -15,7 +16,13 @@ from latentc.cli import group
 from tests.docs import write_cli
 from tests.latentc.artifacts_made import made
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -143,6 +150,26 @@ def test_every_page_is_linked_from_the_readme():
     linked = set(LINK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     for page in (ROOT / "docs").glob("*.md"):
         assert any(link.partition("#")[0] == relative(page) for link in linked), relative(page)
+
+
+def test_the_architecture_page_has_every_folder():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    files = [file for package in packages for file in (ROOT / package).rglob("*.py")]
+    rows = re.findall(r"^\| `([\w/]+)/` \|", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {relative(file.parent) for file in files} <= set(rows)
+    assert all((ROOT / row).is_dir() for row in rows)
+
+
+def test_the_architecture_page_says_where_things_are():
+    page = ARCHITECTURE.read_text(encoding="utf-8")
+    rows = re.findall(r"\]\(\.\./([\w/]+\.\w+)\): (.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    for file, names in rows:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            there = re.search(rf"^ *((def|class) {name}\b|{name}(: .*)? ?=)", text, re.MULTILINE)
+            assert there, f"{file} has no '{name}'"
 
 
 def test_every_target_is_in_the_readme():

@@ -59,6 +59,22 @@ def artifact(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_pictures_are_drawn(here: Path, artifact: Path) -> None:
+    done = module("generate", artifact, "a cat", "--steps", 1, "--seed", 7, "-o", "cat.png")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (here / "cat.png").is_file() and "was run" not in done.stdout
+
+
+@pytest.mark.slow
+def test_graphs_are_held_to_a_snapshot(latentc, here: Path, model: Path) -> None:
+    part = ("--component", "text_encoder", "--target", "onnxruntime")
+    assert latentc("graph", "snapshot", model, *part, "-o", "tiny.graph").code == 0
+    done = module("graph", "check", model, "--golden", "tiny.graph")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "was run" not in done.stdout
+
+
+@pytest.mark.slow
 def test_verify_measures_again(latentc, here: Path, artifact: Path) -> None:
     ended = latentc("verify", artifact, "--numerics")
     assert ended.code == 0, ended.err

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from artifacts.errors import UsageError
-from runtimes import png as pictures
+from latentc import pictures
 
 
 def names(path: Path, count: int) -> list[str]:
