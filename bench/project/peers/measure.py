@@ -277,6 +277,29 @@ _NOT_VERSIONS = {"target", "precision", "compute"}
 """What `Variant.about` holds beside versions."""
 
 
+def fastest(found: Bench) -> str:
+    """Whose step is the fastest on each runtime, a line each; empty where ours and a peer's are not both there."""
+    lines = []
+    for ours in found.variants:
+        if ours.kind != "artifact" or ours.speed is None or ours.speed.step_ms is None:
+            continue
+        runtime, step = ours.about["target"], ours.speed.step_ms.median
+        others = {
+            v.name: v.speed.step_ms.median
+            for v in found.variants
+            if v.kind == "peer" and v.about.get("target") == runtime and v.speed and v.speed.step_ms
+        }
+        if not others:
+            continue
+        name, best = min(others.items(), key=lambda item: item[1])
+        who, time = (ours.name, step) if step <= best else (name, best)
+        lines.append(
+            f"- The fastest step on {runtime} is that of {who}, {time:.4g} ms; {ours.name} takes {step / best:.2f} of "
+            f"the time of {name}, the fastest of the others."
+        )
+    return "\n".join(lines)
+
+
 def page(found: Bench, model: str) -> str:
     """The table as a page of the docs."""
     parts = [
@@ -287,6 +310,7 @@ def page(found: Bench, model: str) -> str:
         "without the check of its numbers. Each project, ours too, runs with its own defaults, in an environment of "
         "its own; `computes in` is the type that it chose.",
         markdown.table(found, tables.used(tables.SPEED, found)),
+        fastest(found),
         markdown.table(found, tables.used(tables.QUALITY, found)),
         "\n".join(f"- {note}" for note in [*tables.failures(found), *tables.notes(found)]),
         "## Where",

@@ -119,6 +119,8 @@ def test_a_peer_that_cannot_be_made_is_a_row(tmp_path: Path, benched: list[Any])
     text = measure.page(outcome.bench, "shapes")
     assert "- optimum-onnx fp32 failed: its export failed: it said no" in text
     assert "| optimum-intel fp16 | 2.5 s |" in text
+    assert "- The fastest step on openvino is that of " in text
+    assert "- The fastest step on onnxruntime" not in text, "nobody else's was measured"
 
 
 def test_an_environment_that_cannot_be_made_is_a_row(
