@@ -38,7 +38,7 @@ def test_no_file_of_the_current_folder_is_run(folder: Path) -> None:
 
 
 def test_nor_one_beside_the_users_script(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(folder / "draw.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(folder / "draw.py"), raising=False)
     monkeypatch.syspath_prepend(str(folder))
     assert str(folder) not in run(folder.parent)
 
