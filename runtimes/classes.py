@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import lru_cache
 from typing import Any
 
 from artifacts.errors import LatentcError
@@ -153,6 +154,15 @@ def new_output(path: str, items: dict[str, Any], texts: bool) -> Any:
     Raises:
         LatentcError: the class is of neither kind, or its constructor takes other arguments.
     """
+    cls = _output_class(path, texts)
+    try:
+        return cls(**items)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LatentcError(f"the installed {path} is not built from {', '.join(items)}: {error}") from error
+
+
+@lru_cache(maxsize=256)  # Asked at each call of a component.
+def _output_class(path: str, texts: bool) -> Any:
     import dataclasses
     from collections import OrderedDict
 
@@ -163,7 +173,4 @@ def new_output(path: str, items: dict[str, Any], texts: bool) -> Any:
     data = cls.__module__.startswith("diffusers.models.") and not issubclass(cls, torch.nn.Module)
     if not output and (texts or not data):
         raise LatentcError(f"the artifact builds a result of '{path}', which is not an output class.")
-    try:
-        return cls(**items)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise LatentcError(f"the installed {path} is not built from {', '.join(items)}: {error}") from error
+    return cls

@@ -22,6 +22,7 @@ from runtimes.residual import put_residual
 from runtimes.signature import bind, defaults, signature
 from runtimes.state import Watch, mismatch
 from runtimes.tree import Mismatch, fit_dims, match_arguments, rebuild, to_array
+from runtimes.writes import count_writes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ def build_shell(
     ours: dict[int, list[str]] = {id(module): [_WATCH]}
     for name, owner in owners.items():
         ours.setdefault(id(owner), []).append(name.rpartition(".")[2])
-    watch = Watch(module, ours)
+    watch = Watch(module, ours, count_writes(module))
     object.__setattr__(module, _WATCH, watch)
     for name, records in by_method.items():
         owner, leaf = owners[name], name.rpartition(".")[2]

@@ -27,6 +27,7 @@ from artifacts.manifest import (
 from runtimes.classes import class_path
 from runtimes.tree import Mismatch
 from runtimes.tree import describe as in_words
+from runtimes.writes import Writes, is_counted
 
 if TYPE_CHECKING:
     import torch
@@ -68,19 +69,26 @@ class Field:
 class Watch:
     """Tells what others than the module itself have set on it since the watch was made.
 
-    `ours` are attributes that are passed over: id of the module or of a submodule -> their names.
+    `ours` are attributes that are passed over: id of the module or of a submodule -> their names. `writes`, of
+    `runtimes.writes`, count what is written to the module; what they count is not compared.
     """
 
-    def __init__(self, module: torch.nn.Module, ours: Mapping[int, Collection[str]] = _NONE) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        ours: Mapping[int, Collection[str]] = _NONE,
+        writes: Writes | None = None,
+    ) -> None:
         self._module = module
         self._ours = {owner: frozenset(names) for owner, names in ours.items()}
-        self._built = self._last = _Snapshot(module, self._ours)
+        self._writes = writes or Writes()
+        self._built = self._last = self._snapshot()
         self._changed: Mapping[str, Field] = {}
 
     def changed(self) -> Mapping[str, Field]:
         """Path ("mid_block.attn1.processor") -> what is set there now; the same object until something is set."""
         if not self._last.holds():
-            now = _Snapshot(self._module, self._ours)
+            now = self._snapshot()
             changed = dict(self._changed)
             for path in self._last.fields.keys() | now.fields.keys():
                 new = now.fields.get(path)
@@ -100,7 +108,10 @@ class Watch:
     def absorb(self) -> None:
         """What the module has set on itself since the last call of `changed` is not counted."""
         if not self._last.holds():
-            self._last = _Snapshot(self._module, self._ours)
+            self._last = self._snapshot()
+
+    def _snapshot(self) -> _Snapshot:
+        return _Snapshot(self._module, self._ours, self._writes)
 
     def put_back(self, before: Mapping[str, Field]) -> None:
         """Undoes attributes that were set since `changed` gave `before`: a call that failed has not set them back."""
@@ -122,9 +133,10 @@ class Watch:
 class _Snapshot:
     """Everything that is set on a module and its submodules."""
 
-    def __init__(self, module: torch.nn.Module, ours: Mapping[int, frozenset[str]]) -> None:
+    def __init__(self, module: torch.nn.Module, ours: Mapping[int, frozenset[str]], writes: Writes) -> None:
         import torch
 
+        self._writes, self._count = writes, writes.count
         self._live: list[Any] = []
         self._copies: list[Any] = []
         self._empty: list[Any] = []
@@ -135,16 +147,20 @@ class _Snapshot:
         self.fields: dict[str, Field] = {}
         internal = vars(torch.nn.Module()).keys() - {"training"}
         for path, owner in module.named_modules():
-            self._modules.append(owner)
+            counted = is_counted(owner)
+            if not counted:
+                self._modules.append(owner)
             prefix = f"{path}." if path else ""
             attributes = vars(owner)
             passed = internal | ours.get(id(owner), frozenset())
-            self._keep(_Others(attributes, ours[id(owner)]) if id(owner) in ours else attributes)
+            if not counted:
+                self._keep(_Others(attributes, ours[id(owner)]) if id(owner) in ours else attributes)
             for name, value in attributes.items():
                 if name not in passed:
                     self._add(prefix, owner, name, value)
             for table in _TABLES:
-                self._keep(attributes[table])
+                if not is_counted(attributes[table]):
+                    self._keep(attributes[table])
                 for name, value in attributes[table].items():
                     if isinstance(value, torch.Tensor):
                         self._tensors.append(value)
@@ -154,7 +170,8 @@ class _Snapshot:
                     self.fields[prefix + name] = Field(owner, name, value, inner)
             if path:  # Those of the module itself run around the compiled call.
                 for name in _HOOKS:
-                    self._hooks.append(attributes[name])
+                    if not is_counted(attributes[name]):
+                        self._hooks.append(attributes[name])
                     if attributes[name]:
                         hooks = tuple(attributes[name].values())
                         self.fields[prefix + name] = Field(owner, name, attributes[name], hooks)
@@ -168,7 +185,8 @@ class _Snapshot:
         """Whether nothing has been set since."""
         try:
             return (
-                not any(self._empty)
+                self._writes.count == self._count
+                and not any(self._empty)
                 and all(map(operator.eq, self._live, self._copies))
                 and list(map(len, self._hooks)) == self._counts
                 and list(map(type, self._modules)) == self._types

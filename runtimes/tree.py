@@ -84,7 +84,13 @@ def match_arguments(
     for name, value in bound.items():
         if name not in arguments and not (name in defaults and _same_default(defaults[name], value)):
             return Mismatch(name, "nothing: the compiled graph has no such argument", describe(value))
-    return _all((tree, bound.get(name), name) for name, tree in arguments.items())
+    parts = []
+    for name, tree in arguments.items():
+        value = bound.get(name)
+        # Most arguments are None, as they were when the call was recorded.
+        if not isinstance(tree, ConstLeaf) or tree.value is not value:
+            parts.append((tree, value, name))
+    return _all(parts)
 
 
 def _all(parts: Any) -> dict[str, Any] | Mismatch:
@@ -142,8 +148,8 @@ def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
             return Mismatch(path, "a tensor with data", "a tensor on the meta device")
         wanted = getattr(torch, spec.dtype)
         tensor = value.detach().cpu()
-        cast = tensor.to(wanted)
-        lossy = tensor.is_floating_point() and not cast.is_floating_point() and bool((cast != tensor).any())
+        cast = tensor if tensor.dtype is wanted else tensor.to(wanted)
+        lossy = tensor.is_floating_point() and not wanted.is_floating_point and bool((cast != tensor).any())
         found = (
             f"{str(value.dtype).removeprefix('torch.')} {tensor.reshape(-1)[:4].tolist()}" if lossy else ""
         )

@@ -112,6 +112,20 @@ def built(project: Path, out: Path, kind: str) -> Path:
     return out / done.stdout.split()[-1]
 
 
+def pip_install(package: Path, *, python: str = sys.executable, into: Path | None = None) -> None:
+    """Has pip install a wheel or an sdist, whose dependencies and build backend are those of the tests."""
+    pytest.importorskip("pip")
+    install = ["install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    target = [] if into is None else ["--target", str(into)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, *install, *target, str(package)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(ROOT, tmp_path_factory.mktemp("wheel"), "wheel")
@@ -130,8 +144,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
     found.folder.mkdir()
     packages = Path(found.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
 
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(packages)
+    pip_install(wheel, python=found.python)
     for name in FOLDERS:
         (packages / name).mkdir()
         (packages / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')", "utf-8")
@@ -178,6 +191,27 @@ def test_the_sdist_makes_the_same_wheel(wheel, tmp_path):
     again = built(project, tmp_path / "again", "wheel")
     assert again.name == wheel.name
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(wheel.read_bytes()).digest()
+
+
+def test_pip_installs_the_same_from_the_sdist(environment, tmp_path):
+    pip_install(built(ROOT, tmp_path, "sdist"), into=tmp_path / "installed")
+    script = "import latentc, pathlib; print(pathlib.Path(latentc.__file__).parent)"
+    from_wheel = Path(environment.run("-c", script).strip())
+    from_sdist = tmp_path / "installed" / "latentc"
+    assert hashes(from_sdist) == hashes(from_wheel)
+    assert {path.name for path in (tmp_path / "installed").iterdir() if ".dist-info" not in path.name} <= {
+        "latentc",
+        "bin",
+    }
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Path -> SHA-256 of every file but what Python compiles."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def test_every_module_and_every_table_is_found_in_the_wheel(environment):
