@@ -26,6 +26,7 @@ from artifacts.manifest import (
     SequenceNode,
     Tree,
 )
+from artifacts.manifest_digest import digest_fault
 
 MAX_MANIFEST = 64 << 20
 """Bytes. A manifest lists files, shapes and arguments; the largest pipelines need some hundred kilobytes."""
@@ -95,7 +96,7 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
     """The manifest in `data`; `what` names the file in errors.
 
     Raises:
-        LatentcError: not strict JSON, of a newer schema, or a field is missing, unknown or of a wrong type.
+        LatentcError: not strict JSON, of a newer schema, of another digest, or a field is missing, unknown or of a wrong type.
     """
     value = strict_json.loads(data, what)
     if not isinstance(value, dict):
@@ -109,6 +110,11 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
             f"{what} has schema version {version} and was made by {made}; "
             f"this latentc reads up to {SCHEMA_VERSION}.",
             f'Upgrade: pip install "latentc>={maker}"' if made != "a newer latentc" else "Upgrade latentc.",
+        )
+    if fault := digest_fault(data, version, value.get("digest")):
+        raise LatentcError(
+            f"{what} is damaged: {fault}.",
+            "Compile the model again, or fetch the artifact again from where it came.",
         )
     if version == 1 and not isinstance(version, bool):
         data = json.dumps(_listed_evidence(value)).encode()

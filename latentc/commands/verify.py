@@ -51,6 +51,7 @@ def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> N
             {
                 "artifact": str(verified.root),
                 "ok": verified.ok,
+                "manifest_digest": verified.manifest.digest or None,
                 "findings": [{"path": f.path, "problem": f.problem} for f in verified.findings],
                 "toolchain": [asdict(change) for change in verified.toolchain],
                 "numerics": {
@@ -71,6 +72,10 @@ def _print(verified: Verification, asked: bool) -> None:
     from latentc.evidence import lines
 
     manifest, findings = verified.manifest, verified.findings
+    if not manifest.digest:
+        click.echo(
+            "note: the manifest has no digest of its own, as those of earlier versions: a change in it is not noticed."
+        )
     for tool in verified.toolchain:
         click.echo(f"note: compiled with {tool.package} {tool.compiled}, here is {tool.installed or 'none'}.")
     for finding in findings:

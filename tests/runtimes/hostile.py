@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.artifacts.manifest_files import manifest_file
+
 JsonChange = Callable[[Any], None]
 
 
@@ -35,7 +37,7 @@ def rehash(root: Path, change: JsonChange | None = None) -> None:
     ]
     if change is not None:
         change(manifest)
-    file.write_text(json.dumps(manifest), encoding="utf-8")
+    file.write_bytes(manifest_file(manifest))
 
 
 class Loaded:
