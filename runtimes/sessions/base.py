@@ -81,7 +81,8 @@ class SessionFactory(Protocol):
         """Opens one graph.
 
         Args:
-            model_file: the graph's file, already verified.
+            model_file: the graph's file, already verified. Its structure is held to the target's own `FileFormat`
+                before the vendor's parser sees it.
             device: a name from `devices`, or "auto".
             compute: what to compute in ("fp32", "fp16", "bf16"): one that `runtimes.compute.natively` gives for the
                 device. Where that gives only one, it changes nothing.

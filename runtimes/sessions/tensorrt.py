@@ -11,9 +11,10 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running
-from runtimes.sessions.containment import check_external_data
+from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.scratch import Scratch, scratch
 from targets.tensorrt.build import dtype_name
+from targets.tensorrt.file_format import FORMAT
 from targets.tensorrt.target import BUILDERS, MODEL, Builder, version_here
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class TensorRtSession:
 
     def _refit(self, trt: Any, onnx_file: Path) -> None:
         """Fills a stripped engine with the weights of the ONNX file that it was built of."""
-        check_external_data(onnx_file)
+        check_onnx(onnx_file, FORMAT)
         logger = _logger(trt, self._said)
         refitter = trt.Refitter(self._engine, logger)
         parser = trt.OnnxParserRefitter(refitter, logger)

@@ -19,6 +19,7 @@ from targets.base import Availability, Context, Lowered, Rebuild, Requirements
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.rewrites import SPLIT_LINEAR, SUB_PIXEL_CONV
 from targets.tensorrt.build import Job, Profile, run
+from targets.tensorrt.file_format import FORMAT
 from targets.versions import installed, versions
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class TensorRt:
         stand_in="onnxruntime",
     )
     options: type[Options] = Options
-    rebuild = Rebuild(MODEL, frozenset({"fix"}))
+    rebuild = Rebuild(MODEL, frozenset({"fix"}), FORMAT)
 
     def available(self) -> Availability:
         """Whether one of the builders is installed."""
