@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts.manifest import Built, DimRange
 from artifacts.progress import Progress, silent
-from targets.graph.file_format import FileFormat, onnx
+from targets.file_format import FileFormat, onnx
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import compute_option
+from latentc.params import compute_option, trust_engines_option
 
 if TYPE_CHECKING:
     from latentc.api.reading import Verification
@@ -31,6 +31,7 @@ Examples:
 @compute_option(
     "With --numerics: the only type to compute in. [auto: fp32, and what latentc generate computes in here]"
 )
+@trust_engines_option
 @click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
 def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.

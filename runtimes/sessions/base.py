@@ -56,7 +56,11 @@ class Session(Protocol):
 
 
 class SessionFactory(Protocol):
-    """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.table` names it."""
+    """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.table` names it.
+
+    One whose files are code, which the vendor executes, says so by an attribute, ``runs_code = True``, and opens those
+    alone that the user trusts (`artifacts.engines`).
+    """
 
     target: str
 

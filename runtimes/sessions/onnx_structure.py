@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from artifacts.errors import LatentcError
-from targets.graph.file_format import FileFormat
+from targets.file_format import FileFormat
 
 MAX_FILE = 256 << 20
 """Bytes. Weights lie beside the file: the largest graphs have some ten million."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from artifacts.errors import LatentcError
-from targets.graph.file_format import FileFormat
+from targets.file_format import FileFormat
 
 MAX_FILE = 128 << 20
 """Bytes. The largest graphs have some ten million."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from targets.graph.file_format import onnx
+from targets.file_format import onnx
 
 FORMAT = onnx("BiasGelu", "FastGelu", "Gelu", "GroupNorm", "MatMulNBits", "MultiHeadAttention")

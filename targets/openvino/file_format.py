@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from targets.graph.file_format import FileFormat
+from targets.file_format import FileFormat
 
 # OpenVINO's own operator sets. What an extension adds has another, and so have operators that are being tried out.
 FORMAT = FileFormat(

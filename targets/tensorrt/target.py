@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artifacts import engines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from targets.base import Availability, Context, Lowered, Rebuild, Requirements
@@ -169,6 +170,7 @@ class TensorRt:
             timings=str(context.cache / "tensorrt") if context.cache and BUILDERS[builder].times else "",
         )
         built = run(job, context.progress, f"{name}: building the {BUILDERS[builder].title} engine")
+        engines.remember(str(built["sha256"]))
         return Lowered(ENGINE, (*files, ENGINE), {"builder": builder, **built})
 
     def toolchain(self) -> Mapping[str, str]:
