@@ -9,8 +9,8 @@ from typing import Protocol
 
 from artifacts.errors import LatentcError
 
-MAX_READ = 1 << 30
-"""Bytes. Configurations, vocabularies and residual tensors are read whole; the largest have some tens of millions."""
+MAX_READ = 128 << 20
+"""Bytes. Configurations, vocabularies and residual tensors are read whole; the largest have some 40 million."""
 
 
 class Contents(Protocol):

@@ -11,7 +11,9 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+DIGEST_SCHEMA = 3
+"""The first schema version whose files carry a digest of themselves (`artifacts.manifest_digest`)."""
 MANIFEST_NAME = "latentc.json"
 
 # A manifest may name classes (of pipelines, modules and outputs) of these libraries and of no other.
@@ -293,9 +295,13 @@ class Source(Record):
 class Manifest(Record):
     """The whole of `latentc.json`."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2, 3] = 2
     """Version 1 had one record of evidence for each graph, and one of pictures, and did not say what they were
-    computed in; `artifacts.reading` makes version 2 of it."""
+    computed in; `artifacts.reading` makes version 2 of it. Version 3 is version 2 with a digest: what is published is
+    of version 3."""
+    digest: str = ""
+    """SHA-256 (`artifacts.manifest_digest`) of the manifest's file; empty before it is published, and in files of
+    earlier versions."""
     source: Source
     pipelines: dict[str, str]
     """Task ("text-to-image") -> class path of the diffusers pipeline that does it."""

@@ -39,6 +39,11 @@ class Pinned:
         self._names: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(record.size for record in self._records.values())
+
     def shown(self, path: str) -> str:
         """See `artifacts.contents.Contents`."""
         return str(self.root / path)

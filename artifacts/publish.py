@@ -20,6 +20,7 @@ from artifacts.disk import remove_tree, sync_file, sync_folder, sync_folders, wr
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
+from artifacts.manifest_digest import with_digest
 from artifacts.parts import Layout, Part, drop_unfinished, read_part
 from artifacts.progress import Progress
 from artifacts.reading import check_manifest, parse_manifest
@@ -111,7 +112,7 @@ def stage(
     manifest = make_manifest(tuple(files))
     if sorted(manifest.files, key=lambda record: record.path) != files:
         raise ValueError("the manifest does not list the files that it was given")
-    text = manifest.model_dump_json(indent=2).encode()
+    text = with_digest(manifest)
     check_manifest(parse_manifest(text, MANIFEST_NAME), MANIFEST_NAME)
     write_synced(layout.stage / MANIFEST_NAME, text)
     for name, part in parts.items():

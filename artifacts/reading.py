@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -20,18 +21,43 @@ from artifacts.manifest import (
     TRUSTED_LIBRARIES,
     DimRange,
     FileRecord,
+    GraphRecord,
     Manifest,
     MappingNode,
+    MethodRecord,
     ObjectNode,
     SequenceNode,
+    TensorLeaf,
+    TensorSpec,
     Tree,
 )
+from artifacts.manifest_digest import digest_fault
 
-MAX_MANIFEST = 64 << 20
+MAX_MANIFEST = 16 << 20
 """Bytes. A manifest lists files, shapes and arguments; the largest pipelines need some hundred kilobytes."""
 
 MAX_SIZE = 1 << 50
 """Bytes that one file may be said to have."""
+
+MAX_FIGURE = 1 << 53
+"""Of any whole number: beyond, floats do not tell neighbours apart."""
+MAX_SIDE = 1 << 16
+"""Of what "sizes" declares: pixels of a side, images of a batch."""
+MAX_PIXELS = 1 << 26
+"""That the smallest batch of the smallest pictures has: it is drawn when nobody asks for another."""
+MAX_DIMENSION = 1 << 40
+MAX_RANK = 16
+DTYPES = frozenset(
+    {
+        "bool",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+        *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
+    }
+)
+"""Element types of what goes into a graph and comes out of it, by NumPy's names (ml_dtypes' for bfloat16)."""
 
 _CLASS_PATH = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 # Of a module or one in it ("decoder.layers.0.forward"). Python's own names, and private ones, are nobody's to answer.
@@ -95,7 +121,8 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
     """The manifest in `data`; `what` names the file in errors.
 
     Raises:
-        LatentcError: not strict JSON, of a newer schema, or a field is missing, unknown or of a wrong type.
+        LatentcError: not strict JSON, of a newer schema, of another digest, or a field is missing, unknown or of a
+            wrong type, or a figure that nothing has.
     """
     value = strict_json.loads(data, what)
     if not isinstance(value, dict):
@@ -109,6 +136,14 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
             f"{what} has schema version {version} and was made by {made}; "
             f"this latentc reads up to {SCHEMA_VERSION}.",
             f'Upgrade: pip install "latentc>={maker}"' if made != "a newer latentc" else "Upgrade latentc.",
+        )
+    for figure in _integers(value):
+        if abs(figure) > MAX_FIGURE:
+            raise LatentcError(f"{what} is damaged: {_brief(figure)} is no figure of an artifact.")
+    if fault := digest_fault(data, version, value.get("digest")):
+        raise LatentcError(
+            f"{what} is damaged: {fault}.",
+            "Compile the model again, or fetch the artifact again from where it came.",
         )
     if version == 1 and not isinstance(version, bool):
         data = json.dumps(_listed_evidence(value)).encode()
@@ -178,6 +213,7 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for task, path in manifest.pipelines.items():
         yield from _class_faults(f"pipelines.{paths.shown(task)}", path)
     yield from _range_faults("sizes", manifest.sizes)
+    yield from _size_faults(manifest.sizes)
     listed = {file.path for file in manifest.files}
     folders = {graph.folder for graph in manifest.graphs}
     if len(folders) != len(manifest.graphs):
@@ -192,6 +228,9 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
                 f"{paths.shown(graph.model_file)} is not a listed file of the graph's folder",
             )
         yield from _range_faults(f"{at}.dims", graph.dims)
+        for kind, specs in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+            yield from _spec_faults(f"{at}.{kind}", specs)
+    graphs = {graph.folder: graph for graph in manifest.graphs}
     names = [component.name for component in manifest.components]
     if len(set(names)) != len(names):
         yield "components", "two components have one name"
@@ -211,6 +250,8 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
                     f"{at}.methods.{j}.graph",
                     f"there is no graph with the folder {paths.shown(method.graph)}",
                 )
+            else:
+                yield from _leaf_faults(f"{at}.methods.{j}", method, graphs[method.graph])
             for tree in (*method.arguments.values(), method.result):
                 for path in _class_paths(tree):
                     yield from _class_faults(f"{at}.methods.{j}", path)
@@ -240,6 +281,54 @@ def _range_faults(at: str, ranges: dict[str, DimRange]) -> Iterator[tuple[str, s
             yield f"{at}.{paths.shown(name)}", f"{dim.min}..{dim.max} is no range"
 
 
+def _size_faults(sizes: dict[str, DimRange]) -> Iterator[tuple[str, str]]:
+    for name, size in sizes.items():
+        if size.max > MAX_SIDE:
+            yield f"sizes.{paths.shown(name)}", f"{size.max} is more than {MAX_SIDE}"
+    if math.prod(size.min for size in sizes.values()) > MAX_PIXELS:
+        yield "sizes", f"the smallest pictures have more than {MAX_PIXELS} pixels"
+
+
+def _spec_faults(at: str, specs: tuple[TensorSpec, ...]) -> Iterator[tuple[str, str]]:
+    if len({spec.name for spec in specs}) != len(specs):
+        yield at, "two have one name"
+    for i, spec in enumerate(specs):
+        if spec.dtype not in DTYPES:
+            yield f"{at}.{i}.dtype", f"{paths.shown(spec.dtype)} is no type of elements"
+        if len(spec.shape) > MAX_RANK or not all(
+            0 <= size <= MAX_DIMENSION for size in spec.shape if isinstance(size, int)
+        ):
+            yield f"{at}.{i}.shape", "is no shape of a tensor"
+
+
+def _leaf_faults(at: str, method: MethodRecord, graph: GraphRecord) -> Iterator[tuple[str, str]]:
+    """Arguments that are no inputs of the graph, and results that it does not give."""
+    inputs = {spec.name for spec in graph.inputs}
+    outputs = {spec.name: spec.shape for spec in graph.outputs}
+    for leaf in (leaf for tree in method.arguments.values() for leaf in _leaves(tree)):
+        if leaf.name not in inputs:
+            yield f"{at}.arguments", f"{paths.shown(leaf.name)} is no input of {paths.shown(graph.folder)}"
+    for leaf in _leaves(method.result):
+        if leaf.name not in outputs:
+            yield f"{at}.result", f"{paths.shown(leaf.name)} is no output of {paths.shown(graph.folder)}"
+        elif leaf.number and any(size != 1 for size in outputs[leaf.name]):
+            yield f"{at}.result", f"{paths.shown(leaf.name)} is no one number"
+
+
+def _integers(value: Any) -> Iterator[int]:
+    pending = [value]
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, int):
+            yield inner
+        elif isinstance(inner, (dict, list)):
+            pending += inner.values() if isinstance(inner, dict) else inner
+
+
+def _brief(figure: int) -> str:
+    return f"a whole number of {figure.bit_length()} bits"
+
+
 def _class_faults(at: str, path: str) -> Iterator[tuple[str, str]]:
     try:
         split_class_path(path)
@@ -248,11 +337,18 @@ def _class_faults(at: str, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _class_paths(tree: Tree) -> Iterator[str]:
+    return (node.class_path for node in _nodes(tree) if isinstance(node, ObjectNode))
+
+
+def _leaves(tree: Tree) -> Iterator[TensorLeaf]:
+    return (node for node in _nodes(tree) if isinstance(node, TensorLeaf))
+
+
+def _nodes(tree: Tree) -> Iterator[Tree]:
     pending: list[Any] = [tree]
     while pending:
         node = pending.pop()
-        if isinstance(node, ObjectNode):
-            yield node.class_path
+        yield node
         if isinstance(node, SequenceNode):
             pending += node.items
         elif isinstance(node, (ObjectNode, MappingNode)):

@@ -7,6 +7,11 @@ from typing import Any, NoReturn
 
 from artifacts.errors import LatentcError
 
+MAX_DEPTH = 100
+"""Objects and lists in each other. What is written here, and what models bring, has some ten."""
+MAX_VALUES = 2_000_000
+"""Each takes some 100 bytes of memory, and 2 in a file. The largest manifests have some 100,000."""
+
 
 class _Refused(ValueError):
     pass
@@ -22,8 +27,10 @@ def loads(data: bytes, what: str, constants: bool = False) -> Any:
 
     Raises:
         LatentcError: not UTF-8, not JSON, a key twice in one object, NaN or an infinity, a lone surrogate, or
-            nested too deep.
+            nested too deep, or of more than `MAX_VALUES` values.
     """
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+        raise LatentcError(f"{what} holds more than {MAX_VALUES} values.")
     try:
         value = json.loads(
             data.decode("utf-8"), object_pairs_hook=_object, parse_constant=float if constants else _constant
@@ -40,7 +47,19 @@ def loads(data: bytes, what: str, constants: bool = False) -> Any:
         raise LatentcError(f"{what} is nested too deep.") from None
     except ValueError as error:
         raise LatentcError(f"{what} is not valid JSON: {error}.") from None
+    if _depth(value) > MAX_DEPTH:
+        raise LatentcError(f"{what} is nested too deep.")
     return value
+
+
+def _depth(value: Any) -> int:
+    """How many objects and lists are in each other, up to one more than is allowed."""
+    depth, level = 0, [value]
+    while level and depth <= MAX_DEPTH:
+        inner = [v for v in level if isinstance(v, (dict, list))]
+        depth += bool(inner)
+        level = [v for c in inner for v in (c.values() if isinstance(c, dict) else c)]
+    return depth
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

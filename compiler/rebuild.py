@@ -20,7 +20,7 @@ from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact, open_artifact
 from artifacts.workspace import Workspace
 from compiler.passes.table import simplify
-from runtimes.sessions.containment import check_external_data
+from runtimes.sessions.onnx_structure import check_onnx
 from targets import table as targets
 from targets.base import Context, Target
 from targets.options import parse
@@ -145,7 +145,7 @@ def _kept(target: Target, artifact: Artifact, graph: GraphRecord, files: Mapping
     """The file of a graph; whatever it names as its weights lies beside it.
 
     Raises:
-        LatentcError: the artifact has no such file, or its weights are elsewhere.
+        LatentcError: the artifact has no such file, or it holds what the target does not write.
     """
     assert target.rebuild is not None
     name = f"{graph.folder}/{target.rebuild.graph}"
@@ -154,7 +154,7 @@ def _kept(target: Target, artifact: Artifact, graph: GraphRecord, files: Mapping
             f"{artifact.root} has no {name}, from which its files could be made again.",
             f"Compile the model again: latentc compile MODEL OUT --target {target.name}",
         )
-    check_external_data(artifact.root / name)
+    check_onnx(artifact.root / name, target.rebuild.form)
     return artifact.root / name
 
 

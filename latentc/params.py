@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import click
@@ -13,6 +15,37 @@ def compute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., An
     """``--compute``: the type that graphs are computed in."""
     types = click.Choice(["auto", "fp32", "bf16", "fp16"])
     return click.option("--compute", type=types, default="auto", show_default=True, help=help)
+
+
+def trust_engines_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--trust-engines``: artifacts may run code of a GPU's engines, in this command and the processes it starts."""
+
+    def set_variable(context: click.Context, parameter: click.Parameter, chosen: bool) -> None:
+        from artifacts.engines import TRUST
+
+        if chosen:
+            context.with_resource(_environment(TRUST, "1"))
+
+    return click.option(
+        "--trust-engines",
+        is_flag=True,
+        expose_value=False,
+        callback=set_variable,
+        help="Load TensorRT engines that were not compiled by you on this machine: they are code, which runs as you.",
+    )(command)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 COMPUTE = (

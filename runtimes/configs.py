@@ -17,6 +17,13 @@ from artifacts.errors import LatentcError
 MAX_DEPTH = 64
 """Objects and lists in each other. Configurations of models have some five."""
 
+MAX_CONFIG = 8 << 20
+"""Bytes. Those with many labels have a million."""
+MAX_FIGURE = 10**9
+"""Of whole numbers: vocabularies have some 300,000, pictures some 10 million pixels, bases of rotations 10 million."""
+UNLIMITED = 10**20
+"""From here on a number stands for "no limit", as transformers writes it; nothing can be sized by it."""
+
 KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 """Ends of the keys that choose how a module computes (with "_internal" or "_autoset" after them, too)."""
 KERNELS = frozenset({None, True, False, "eager", "sdpa", "flex_attention"})
@@ -44,31 +51,35 @@ def is_config(path: str) -> bool:
     return name.endswith(".json") and ("config" in name or name == "special_tokens_map.json")
 
 
-def read_config(data: bytes, what: str, verified: bool) -> dict[str, Any]:
+def read_config(data: bytes, what: str, verified: bool, largest: int = MAX_FIGURE) -> dict[str, Any]:
     """The settings in a file, without those that name something else.
 
     Args:
         what: the file, for errors.
         verified: whether its artifact's compiler has already left those out: what would be left out of a model's own
             configuration is an error then.
+        largest: whole number that it may hold, but for those from `UNLIMITED` on.
 
     Raises:
-        LatentcError: not a JSON object; or it names a kernel, code or a model to load. The message names the key.
+        LatentcError: not a JSON object; a figure is too large; or it names a kernel, code or a model to load. The
+            message names the key.
     """
+    if len(data) > MAX_CONFIG:
+        raise LatentcError(f"{what} has {len(data)} bytes; a configuration has at most {MAX_CONFIG}.")
     value = strict_json.loads(data, what, constants=True)
     if not isinstance(value, dict):
         raise LatentcError(f"{what} holds no JSON object, as a configuration does.")
     if "_class_name" in value:
         check_class_name(value["_class_name"], what)
     is_module = PurePosixPath(what.replace("\\", "/")).name == "config.json"
-    result: dict[str, Any] = _Cleaner(what, verified, is_module).cleaned(value, "", 0)
+    result: dict[str, Any] = _Cleaner(what, verified, is_module, largest).cleaned(value, "", 0)
     return result
 
 
-def cleaned(data: bytes, what: str, verified: bool) -> bytes:
+def cleaned(data: bytes, what: str, verified: bool, largest: int = MAX_FIGURE) -> bytes:
     """The file with what `read_config` makes of it; byte for byte the same where nothing is left out."""
+    after = read_config(data, what, verified, largest)
     before = strict_json.loads(data, what, constants=True)
-    after = read_config(data, what, verified)
     return data if after == before else (json.dumps(after, indent=2) + "\n").encode()
 
 
@@ -91,8 +102,9 @@ def check_class_name(name: Any, what: str) -> None:
 
 
 class _Cleaner:
-    def __init__(self, what: str, verified: bool, is_module: bool) -> None:
+    def __init__(self, what: str, verified: bool, is_module: bool, largest: int) -> None:
         self._what, self._verified, self._is_module = what, verified, is_module
+        self._largest = largest
 
     def cleaned(self, value: Any, at: str, depth: int) -> Any:
         """`value` without what names something else; `at` is its key, for errors."""
@@ -100,6 +112,11 @@ class _Cleaner:
             raise LatentcError(f"{self._what} is nested too deep.")
         if isinstance(value, list):
             return [self.cleaned(v, f"{at}[{i}]", depth + 1) for i, v in enumerate(value)]
+        if isinstance(value, int) and self._largest < abs(value) < UNLIMITED:
+            raise LatentcError(
+                f"{self._what}: '{at}' is {value}; such a figure is at most {self._largest}.",
+                "Compile the model again, from a source that you trust.",
+            )
         if not isinstance(value, dict):
             return value
         result = {}

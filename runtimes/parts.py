@@ -11,11 +11,17 @@ from typing import Any
 from artifacts.contents import Contents
 from artifacts.errors import LatentcError
 from runtimes.classes import is_own
-from runtimes.configs import cleaned, is_config
+from runtimes.configs import MAX_FIGURE, UNLIMITED, cleaned, is_config
 from runtimes.guard import guarded
+from runtimes.limits import bounded
 
 SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """Of the files that schedulers, tokenizers and processors are made of. Code and pickles are not among them."""
+
+MAX_TIMESTEPS = 10**6
+"""Of a scheduler. Published ones have 1,000."""
+MAX_TOKENS = 1 << 20
+"""That a tokenizer pads to, or cuts to."""
 
 
 def is_part(cls: type) -> bool:
@@ -50,15 +56,58 @@ def make_part(files: Contents, name: str, cls: Any) -> Any:
     Raises:
         LatentcError: its files do not make one.
     """
-    with view(files, name) as folder, making(cls, files.shown(name)):
-        return cls.from_pretrained(str(folder), local_files_only=True)
+    largest = largest_figure(cls)
+    with view(files, name, largest) as folder, making(cls, files.shown(name)):
+        part = cls.from_pretrained(str(folder), local_files_only=True)
+    check_padding(part, files.shown(name))
+    return part
+
+
+def largest_figure(cls: type) -> int:
+    """The largest whole number that a configuration of this class may hold.
+
+    Figures size arrays of one dimension: a scheduler's betas, a tokenizer's padding, pixels of a picture.
+    """
+    from diffusers import SchedulerMixin
+    from transformers import PreTrainedTokenizerBase
+
+    if issubclass(cls, SchedulerMixin):
+        return MAX_TIMESTEPS
+    return MAX_TOKENS if issubclass(cls, PreTrainedTokenizerBase) else MAX_FIGURE
+
+
+def check_padding(part: Any, place: str) -> None:
+    """Whether a tokenizer pads to what memory can hold; other parts pass.
+
+    Raises:
+        LatentcError: it pads to no number of tokens, or to far too many.
+    """
+    figures = [getattr(part, "model_max_length", 1)]
+    backend = getattr(part, "backend_tokenizer", None)
+    for settings in (getattr(backend, "padding", None), getattr(backend, "truncation", None)):
+        figures += [
+            v for k, v in (settings or {}).items() if k in ("length", "max_length", "pad_to_multiple_of")
+        ]
+    for figure in figures:
+        if figure is not None and not (0 < figure <= MAX_TOKENS or figure >= UNLIMITED):
+            raise LatentcError(
+                f"{place}: the tokenizer pads or cuts to {figure} tokens; 1 to {MAX_TOKENS} can be.",
+                "Compile the model again, from a source that you trust.",
+            )
 
 
 @contextmanager
-def making(cls: type, place: str) -> Iterator[None]:
-    """While an object of `cls` is made of files in `place`: nothing is fetched, and what does not work is an error."""
+def making(cls: type, place: str, elements: int | None = None) -> Iterator[None]:
+    """While an object of `cls` is made of files in `place`: nothing is fetched, and what does not work is an error.
+
+    Args:
+        elements: weights that modules may have; None for any number.
+    """
     try:
-        with guarded(f"{cls.__name__}, made of {place},"):
+        with (
+            bounded(f"{cls.__name__}, made of {place},", elements),
+            guarded(f"{cls.__name__}, made of {place},"),
+        ):
             yield
     except LatentcError:
         raise
@@ -68,8 +117,11 @@ def making(cls: type, place: str) -> Iterator[None]:
         ) from error
 
 
-def part_files(files: Contents, folder: str) -> Iterator[tuple[str, bytes]]:
+def part_files(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[tuple[str, bytes]]:
     """The settings and vocabularies below `folder`: path in it, and content.
+
+    Args:
+        largest: whole number that settings may hold.
 
     Raises:
         LatentcError: a file does not hold, or names something else (`runtimes.configs`).
@@ -78,15 +130,15 @@ def part_files(files: Contents, folder: str) -> Iterator[tuple[str, bytes]]:
         if path.endswith(SUFFIXES):
             data = files.read(path)
             if is_config(path):
-                data = cleaned(data, files.shown(path), files.verified)
+                data = cleaned(data, files.shown(path), files.verified, largest)
             yield path[len(folder) + 1 :], data
 
 
 @contextmanager
-def view(files: Contents, folder: str) -> Iterator[Path]:
+def view(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[Path]:
     """A private folder with the `part_files` of `folder` and nothing else; gone at the end."""
     with _temporary() as place:
-        for path, data in part_files(files, folder):
+        for path, data in part_files(files, folder, largest):
             _write(place.joinpath(*path.split("/")), data)
         yield place
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from artifacts import engines
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
@@ -22,6 +23,7 @@ from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.options import parameters
 from runtimes.result import Result
+from runtimes.sessions import table as sessions
 from runtimes.shell import Runner, build_shell, undone_on_failure
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
@@ -34,6 +36,7 @@ def load(
     cache: bool = True,
     progress: Progress = silent,
     compute: str = "auto",
+    trust_engines: bool = False,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -49,9 +52,12 @@ def load(
         progress: told of verifying, opening and, unless `generate` is given its own, of steps.
         compute: the type of the arithmetic, "fp32", "fp16" or "bf16"; "auto" for what the device is best at, and for
             fp32 where an artifact's weights are stored in it, or a graph was measured to fail in another.
+        trust_engines: let engines of GPUs run, which are code, whoever made them. Those that this user compiled on this
+            machine run without.
 
     Raises:
-        LatentcError: the artifact is damaged, or needs a library or device that is not here.
+        LatentcError: the artifact is damaged, holds engines that are not trusted, or needs a library or device that
+            is not here.
         UsageError: it has no such task, or the device does not have the type to compute in.
     """
     artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
@@ -63,8 +69,19 @@ def load(
             f"the artifact has no task '{chosen}' (it has: {', '.join(tasks)}).",
             f"Compile it in: latentc compile MODEL OUT --task {chosen}",
         )
+    if getattr(sessions.get(manifest.target), "runs_code", False):
+        _check_engines(artifact, trust_engines)
     graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files)
+
+
+def _check_engines(artifact: Artifact, trusted: bool) -> None:
+    """Whether the graphs' files, which are code, may be run; said at once, and not when a picture is half drawn."""
+    digests = {file.path: file.sha256 for file in artifact.manifest.files}
+    if trusted:
+        engines.trust(digests[graph.model_file] for graph in artifact.manifest.graphs)
+    for graph in artifact.manifest.graphs:
+        engines.require_trusted(digests[graph.model_file], artifact.root / graph.model_file)
 
 
 class Pool(Runner, Protocol):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
+from artifacts.pinned import Pinned
 from runtimes.classes import module_class
 from runtimes.configs import cleaned, read_config
 from runtimes.meter import Meter
@@ -52,6 +53,11 @@ MEMORY_METHODS = (
     "disable_xformers_memory_efficient_attention",
     "set_use_memory_efficient_attention_xformers",
 )
+
+
+WEIGHTS_A_BYTE = 64
+SPARE_WEIGHTS = 1 << 24
+"""How many weights a shell may stand for: so many for each byte of the artifact, and these."""
 
 
 class Runner(Protocol):
@@ -99,7 +105,9 @@ def build_shell(
     """
     cls = module_class(record.class_path)
     files = contents(root)
-    with making(cls, files.shown(record.config)):
+    # A weight takes a bit of some graph's file at least. Graphs leave out parts of modules, so there is room.
+    elements = WEIGHTS_A_BYTE * files.size + SPARE_WEIGHTS if isinstance(files, Pinned) else None
+    with making(cls, files.shown(record.config), elements):
         module = _on_meta(cls, files, record.config)
     module.eval().requires_grad_(False)
     if record.residual is not None:

@@ -107,10 +107,17 @@ def rebuild(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Any:
     """The Python object of form `tree` with the tensors in `arrays`, on their memory.
 
     Raises:
-        LatentcError: a class is not one that is built from data; see `runtimes.classes.new_output`.
+        LatentcError: the graph gave no such array, or a class is not one that is built from data; see
+            `runtimes.classes.new_output`.
     """
     if isinstance(tree, TensorLeaf):
-        array = arrays[tree.name]
+        array = arrays.get(tree.name)
+        if array is None or (tree.number and array.size != 1):
+            what = "output" if array is None else "one number as"
+            raise LatentcError(
+                f"the graph gives no {what} '{tree.name}', which the manifest names.",
+                "Compile the model again.",
+            )
         return array.item() if tree.number else to_tensor(array)
     if isinstance(tree, ConstLeaf):
         return tree.value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts.manifest import Built, DimRange
 from artifacts.progress import Progress, silent
+from targets.file_format import FileFormat, onnx
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -137,10 +138,12 @@ class Rebuild:
     Attributes:
         graph: the file of a component's folder that holds the graph as `Target.lower` took it.
         applied: options that are in that graph already, and cannot be given again.
+        form: what that file may hold.
     """
 
     graph: str
     applied: frozenset[str] = frozenset()
+    form: FileFormat = field(default_factory=onnx)
 
 
 class Target(Protocol):

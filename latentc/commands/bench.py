@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import COMPUTE, PixelsType, compute_option
+from latentc.params import COMPUTE, PixelsType, compute_option, trust_engines_option
 
 if TYPE_CHECKING:
     from bench.gates import Fall
@@ -79,6 +79,7 @@ Examples:
     metavar="FILE",
     help="An earlier record: exit with 1 where this one falls short of it.",
 )
+@trust_engines_option
 @click.option(
     "--fail-if",
     "fail_if",

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentc.params import COMPUTE, AssignmentType, PixelsType, assignments, compute_option
+from latentc.params import (
+    COMPUTE,
+    AssignmentType,
+    PixelsType,
+    assignments,
+    compute_option,
+    trust_engines_option,
+)
 
 if TYPE_CHECKING:
     from artifacts.errors import LatentcError
@@ -114,6 +121,7 @@ Examples:
     metavar="NAME=VALUE",
     help="A parameter of the pipeline's own, its value as JSON or plain text. May be repeated.",
 )
+@trust_engines_option
 @click.option("--json", "json_output", is_flag=True, help="Print files, seeds and timings as JSON.")
 def command(
     artifact: str,

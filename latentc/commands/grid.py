@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentc.params import COMPUTE, AssignmentType, PixelsType, assignments, compute_option
+from latentc.params import (
+    COMPUTE,
+    AssignmentType,
+    PixelsType,
+    assignments,
+    compute_option,
+    trust_engines_option,
+)
 
 if TYPE_CHECKING:
     from latentc.warn import Warnings
@@ -75,6 +82,7 @@ Examples:
     metavar="NAME=VALUE",
     help="A parameter of the pipeline's own. May be repeated.",
 )
+@trust_engines_option
 @click.option(
     "--cell",
     type=click.IntRange(16, 4096),

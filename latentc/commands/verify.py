@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import compute_option
+from latentc.params import compute_option, trust_engines_option
 
 if TYPE_CHECKING:
     from latentc.api.reading import Verification
@@ -31,6 +31,7 @@ Examples:
 @compute_option(
     "With --numerics: the only type to compute in. [auto: fp32, and what latentc generate computes in here]"
 )
+@trust_engines_option
 @click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
 def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
@@ -51,6 +52,7 @@ def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> N
             {
                 "artifact": str(verified.root),
                 "ok": verified.ok,
+                "manifest_digest": verified.manifest.digest or None,
                 "findings": [{"path": f.path, "problem": f.problem} for f in verified.findings],
                 "toolchain": [asdict(change) for change in verified.toolchain],
                 "numerics": {
@@ -71,6 +73,10 @@ def _print(verified: Verification, asked: bool) -> None:
     from latentc.evidence import lines
 
     manifest, findings = verified.manifest, verified.findings
+    if not manifest.digest:
+        click.echo(
+            "note: the manifest has no digest of its own, as those of earlier versions: a change in it is not noticed."
+        )
     for tool in verified.toolchain:
         click.echo(f"note: compiled with {tool.package} {tool.compiled}, here is {tool.installed or 'none'}.")
     for finding in findings:

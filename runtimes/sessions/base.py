@@ -56,7 +56,11 @@ class Session(Protocol):
 
 
 class SessionFactory(Protocol):
-    """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.table` names it."""
+    """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.table` names it.
+
+    One whose files are code, which the vendor executes, says so by an attribute, ``runs_code = True``, and opens those
+    alone that the user trusts (`artifacts.engines`).
+    """
 
     target: str
 
@@ -81,7 +85,8 @@ class SessionFactory(Protocol):
         """Opens one graph.
 
         Args:
-            model_file: the graph's file, already verified.
+            model_file: the graph's file, already verified. Its structure is held to the target's own `FileFormat`
+                before the vendor's parser sees it.
             device: a name from `devices`, or "auto".
             compute: what to compute in ("fp32", "fp16", "bf16"): one that `runtimes.compute.natively` gives for the
                 device. Where that gives only one, it changes nothing.

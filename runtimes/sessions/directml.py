@@ -11,8 +11,9 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed
-from runtimes.sessions.containment import check_external_data
+from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.onnxruntime import OrtSession, inference_session
+from targets.directml.file_format import FORMAT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ class DirectMlSessions:
             )
         package = "onnxruntime-directml" if sys.platform == "win32" else "onnxruntime"
         name = choose(device, devices, self.target, f"pip install {package}")
-        check_external_data(model_file)
+        check_onnx(model_file, FORMAT)
         graphs = _graphs(model_file, built or {})
         if name == CPU:
             return OrtSession(inference_session(model_file, CPU, self.target), model_file.parent.name, CPU)
@@ -102,7 +103,7 @@ class DirectMlSession:
         file = self._fitting(inputs)
         if file not in self._sessions:
             path = self._file.with_name(file)
-            check_external_data(path)
+            check_onnx(path, FORMAT)
             session = inference_session(path, GPU, self._target)
             self._sessions[file] = OrtSession(session, self._name, GPU)
         return self._sessions[file].run(inputs)

@@ -15,7 +15,8 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
-from runtimes.sessions.containment import check_external_data
+from runtimes.sessions.onnx_structure import check_onnx
+from targets.onnxruntime.file_format import FORMAT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,13 +93,13 @@ class OrtSessions:
         models hold the weights again and open no faster.
 
         Raises:
-            LatentcError: no such device, the external data is not beside the model, or the file was refused.
+            LatentcError: no such device, the file holds what the target does not write, or it was refused.
         """
         devices = self.devices()
         names = [choose(device, devices, self.target, INSTALL)]
         if device == "auto":  # A package for GPUs lists them on machines that have none.
             names = [d.name for d in devices]
-        check_external_data(model_file)
+        check_onnx(model_file, FORMAT)
         for name in names[:-1]:
             with suppress(NotStarted):
                 return self._open(model_file, name)

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
-from runtimes.sessions.containment import check_external_data
+from runtimes.sessions.openvino_structure import check_openvino
+from targets.openvino.file_format import FORMAT
 from targets.openvino.target import EXTRA
 
 if TYPE_CHECKING:
@@ -72,20 +72,12 @@ class OpenVinoSessions:
         blob by the model's path, so the folder must be this content's own.
 
         Raises:
-            LatentcError: no such device, or OpenVINO refused the file.
+            LatentcError: no such device, the file holds what the target does not write, or OpenVINO refused it.
         """
         name = choose(device, self.devices(), self.target, INSTALL).upper()
         import openvino as ov
 
-        if model_file.suffix == ".onnx":
-            check_external_data(model_file)
-        weights = model_file.with_suffix(".bin")
-        for file in (model_file, weights):
-            if file.is_symlink() or not (file.is_file() or (file == weights and not file.exists())):
-                raise LatentcError(f"{file} is not a plain file.")
-        # OpenVINO offers a file that it does not know to all its frontends, TensorFlow's and PyTorch's too.
-        if model_file.suffix == ".xml" and not _head(model_file).lstrip().startswith((b"<?xml", b"<net")):
-            raise LatentcError(f"{model_file} is not an OpenVINO model.", "See: latentc verify ARTIFACT")
+        check_openvino(model_file, FORMAT, cache_dir)
         core = ov.Core()
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(name, compute)}
         if _DYNAMIC in core.get_property(name, "SUPPORTED_PROPERTIES"):
@@ -173,11 +165,6 @@ class OpenVinoSession:
         """Frees the request and the compiled model; twice is harmless."""
         self._request = None
         self._model = None
-
-
-def _head(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(64)
 
 
 def _is_extra(port: Any) -> bool:

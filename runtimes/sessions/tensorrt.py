@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts import engines
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running
-from runtimes.sessions.containment import check_external_data
+from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.scratch import Scratch, scratch
 from targets.tensorrt.build import dtype_name
+from targets.tensorrt.file_format import FORMAT
 from targets.tensorrt.target import BUILDERS, MODEL, Builder, version_here
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class TensorRtSessions:
     """Opens ``model.engine``."""
 
     target = "tensorrt"
+    runs_code = True
+    """Engines are executed."""
 
     def devices(self) -> tuple[Device, ...]:
         """The NVIDIA GPUs that PyTorch can use: "cuda", "cuda.1"; none where no builder is installed."""
@@ -56,20 +60,23 @@ class TensorRtSessions:
     ) -> TensorRtSession:
         """Opens one engine. `compute` changes nothing: the engine's own types are what is computed in.
 
-        An engine is code. It is loaded when its bytes are those that `built` names, and not otherwise.
+        An engine is code. It is loaded when its bytes are those that `built` names and the user trusts them
+        (`artifacts.engines`), and not otherwise.
 
         Raises:
-            LatentcError: the engine is not the one that was compiled, is for another GPU or another version of
-                TensorRT, or was refused.
+            LatentcError: the engine is not the one that was compiled, is nobody's whom the user trusts, is for another
+                GPU or another version of TensorRT, or was refused.
         """
         if model_file.is_symlink() or not model_file.is_file():
             raise LatentcError(f"{model_file} is not a plain file.")
         engine = model_file.read_bytes()
-        if built is None or hashlib.sha256(engine).hexdigest() != built.get("sha256"):
+        sha256 = hashlib.sha256(engine).hexdigest()
+        if built is None or sha256 != built.get("sha256"):
             raise LatentcError(
                 f"{model_file} is not the engine that the manifest names; engines are code, so it is not loaded.",
                 "Compile the model again.",
             )
+        engines.require_trusted(sha256, model_file)
         builder = _builder(built)
         if lacks := self.lacks(built):
             raise LatentcError(
@@ -109,7 +116,8 @@ class TensorRtSession:
         with torch.cuda.device(self._device):
             self._runtime: Any = trt.Runtime(_logger(trt, self._said))
             if built.get("version_compatible"):
-                # Such an engine brings the code of the runtime that it needs; it is the one that was compiled.
+                # Such an engine brings the code of the runtime that it needs. Not because the manifest says so: `open`
+                # has asked whether the user trusts these bytes.
                 self._runtime.engine_host_code_allowed = True
             self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
@@ -132,7 +140,7 @@ class TensorRtSession:
 
     def _refit(self, trt: Any, onnx_file: Path) -> None:
         """Fills a stripped engine with the weights of the ONNX file that it was built of."""
-        check_external_data(onnx_file)
+        check_onnx(onnx_file, FORMAT)
         logger = _logger(trt, self._said)
         refitter = trt.Refitter(self._engine, logger)
         parser = trt.OnnxParserRefitter(refitter, logger)

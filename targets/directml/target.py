@@ -19,6 +19,7 @@ from artifacts.manifest import Built, DimRange
 from artifacts.progress import Event
 from targets.base import Availability, Context, Lowered, Rebuild, Requirements, unchanged
 from targets.directml.check import Coverage, require_covered
+from targets.directml.file_format import FORMAT
 from targets.directml.fuse import fuse
 from targets.directml.kernels import table
 from targets.graph.onnx_files import fix_dims, infer_shapes, parse_fixed, symbols, write_onnx, write_sharing
@@ -65,7 +66,7 @@ class DirectMl:
         dynamic_shapes=False,
     )
     options: type[Options] = Options
-    rebuild = Rebuild(TWIN, frozenset({"fix"}))
+    rebuild = Rebuild(TWIN, frozenset({"fix"}), FORMAT)
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime's CPU provider is needed to check them."""

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import json
 import os
+import random
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +15,20 @@ from artifacts.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord
 from artifacts.progress import Event
 from artifacts.reading import read_manifest, split_class_path
 from artifacts.verify import _content, open_artifact, verify
+from tests.artifacts.manifest_files import edit_manifest
 
 MODEL = "unet/model.onnx"
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file kinds")
 
 
 def edit(artifact: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = artifact / MANIFEST_NAME
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
+    """Of a schema without a digest, which is read as before."""
+
+    def older(value: dict[str, Any]) -> None:
+        value |= {"schema_version": min(value["schema_version"], 2), "digest": ""}
+        change(value)
+
+    edit_manifest(artifact, older)
 
 
 def problems(artifact: Path, **options: bool) -> dict[str, str]:
@@ -283,6 +288,46 @@ def test_a_figure_that_is_too_large_for_a_number_is_none(artifact: Path) -> None
     damaged(artifact, "'graphs.0.evidence.0.error.sample': Input should be a finite number")
 
 
+def test_any_bit_of_a_published_manifest_counts(artifact: Path) -> None:
+    """White space too, and each digit of the digest itself."""
+    path = artifact / MANIFEST_NAME
+    data = path.read_bytes()
+    assert read_manifest(artifact).schema_version == 3
+    flips = random.Random(7).sample(range(len(data) * 8), 400)
+    start = data.index(b'"digest"') * 8
+    for bits in (*((flip,) for flip in flips), *((at, at + 1) for at in range(start, start + 90 * 8, 5))):
+        changed = bytearray(data)
+        for bit in bits:
+            changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(LatentcError, match=re.escape(MANIFEST_NAME)):
+            read_manifest(artifact)
+    path.write_bytes(data + b"\n")
+    damaged(artifact, "its content is not what the digest in it was made of")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("digest"), "the digest is missing"),
+        (lambda m: m.update(digest=""), "the digest is missing"),
+        (lambda m: m.update(schema_version=2), "schema version 2 has no digest"),
+        (lambda m: m.update(schema_version=1), "schema version 1 has no digest"),
+    ],
+)
+def test_a_digest_is_of_version_3_and_of_no_other(
+    artifact: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit_manifest(artifact, change)
+    damaged(artifact, message)
+
+
+def test_an_author_may_change_a_manifest_with_its_digest(artifact: Path) -> None:
+    edit_manifest(artifact, lambda m: m.update(created="another day"))
+    assert verify(artifact) == ()
+    assert read_manifest(artifact).created == "another day"
+
+
 def test_a_newer_schema_names_its_maker(artifact: Path) -> None:
     def newer(value: dict[str, Any]) -> None:
         value["schema_version"] = SCHEMA_VERSION + 1
@@ -303,7 +348,8 @@ def test_a_manifest_of_version_1_is_read_and_its_evidence_is_of_no_known_type(ar
 
     edit(artifact, older)
     manifest = read_manifest(artifact)
-    assert manifest.schema_version == SCHEMA_VERSION
+    assert manifest.schema_version == 2
+    assert not manifest.digest
     for graph in manifest.graphs:
         (found,) = graph.evidence
         assert (found.check, found.error, found.compute, found.device) == ("quick", {"out": 0.001}, "", "")
@@ -377,11 +423,22 @@ def set_path(value: dict[str, Any], path: str, new: Any) -> None:
         ),
         ("graphs.0.evidence.0.tolerance", "nan", "'graphs.0.evidence.0.tolerance': "),
         ("pictures", [{"psnr": "inf"}], "'pictures.0.psnr': "),
+        ("sizes.height.max", 800_000, "sizes.'height': 800000 is more than"),
+        ("sizes.height", {"min": 60_000, "max": 60_000}, "sizes: the smallest pictures have more than"),
+        ("graphs.0.inputs.0.dtype", "save", "graphs.0.inputs.0.dtype: 'save' is no type"),
+        ("graphs.0.inputs.0.dtype", "object", "graphs.0.inputs.0.dtype: 'object' is no type"),
+        ("graphs.0.outputs.0.shape", [1] * 17, "graphs.0.outputs.0.shape: is no shape"),
+        ("graphs.0.outputs.0.shape", [-1], "graphs.0.outputs.0.shape: is no shape"),
+        ("graphs.0.outputs.0.name", "zzz", r"components.0.methods.0.result: '\w+' is no output"),
+        ("graphs.0.inputs.0.name", "zzz", r"components.0.methods.0.arguments: '\w+' is no input"),
+        ("graphs.0.parameters", 10**300, "a whole number of 997 bits is no figure"),
+        ("toolchain", {"a": ["b"] * 2_100_000}, "holds more than 2000000 values"),
     ],
 )
 def test_a_manifest_that_does_not_hold(artifact: Path, path: str, new: Any, message: str) -> None:
     edit(artifact, lambda value: set_path(value, path, new))
-    assert damaged(artifact, message).hint.startswith(("Compile", "Upgrade"))
+    error = damaged(artifact, message)
+    assert error.hint.startswith(("Compile", "Upgrade")) or "values" in message or "figure" in message
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
-from artifacts.manifest import MANIFEST_NAME, GraphRecord
+from artifacts.manifest import GraphRecord
 from artifacts.verify import Artifact, open_artifact, verify
 from compiler import auto, build
 from compiler.build import CompileRequest
 from compiler.evidence.recheck import recheck
+from tests.artifacts.manifest_files import edit_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -81,10 +81,12 @@ def test_other_weights_are_not_pytorchs(calibrated: Artifact, tmp_path: Path) ->
     content = bytearray(data.read_bytes())
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     data.write_bytes(content)
-    manifest: dict[str, Any] = json.loads((root / MANIFEST_NAME).read_text(encoding="utf-8"))
     record = file_record(root, data).model_dump()
-    manifest["files"] = [record if file["path"] == record["path"] else file for file in manifest["files"]]
-    (root / MANIFEST_NAME).write_text(json.dumps(manifest), encoding="utf-8")
+
+    def listed_as_it_is(manifest: dict[str, Any]) -> None:
+        manifest["files"] = [record if file["path"] == record["path"] else file for file in manifest["files"]]
+
+    edit_manifest(root, listed_as_it_is)
     assert verify(root) == ()
     with pytest.raises(LatentcError, match=r"'vae\.decode' is not PyTorch's"):
         recheck(open_artifact(root))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +78,26 @@ def fake(monkeypatch, tmp_path):
 def text(name: str) -> dict[str, Any]:
     with Image.open(name) as image:
         return dict(json.loads(image.text["latentc"]))
+
+
+def test_engines_are_trusted_for_one_command(
+    latentc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a variable, which the processes that it starts have, too."""
+    from artifacts.engines import TRUST
+
+    monkeypatch.delenv(TRUST, raising=False)
+    seen: list[str | None] = []
+
+    def load(*args: Any, **options: Any) -> Any:
+        seen.append(os.environ.get(TRUST))
+        return Fake()
+
+    monkeypatch.setattr(pipelines, "load", load)
+    made(tmp_path / "out")
+    for options in ((), ("--trust-engines",), ()):
+        latentc("generate", tmp_path / "out", "a", "-o", tmp_path / "a.png", *options)
+    assert seen == [None, "1", None]
 
 
 def test_one_prompt_one_picture(latentc, fake, tmp_path):

@@ -47,6 +47,29 @@ def test_a_good_artifact(latentc, out):
     assert "All 3 files (70 B) are as they were compiled." in ended.out
 
 
+def test_a_manifest_without_a_digest_is_told_and_one_with_it_is_not(latentc, out):
+    from artifacts.manifest import MANIFEST_NAME
+    from artifacts.manifest_digest import with_digest
+    from artifacts.reading import read_manifest
+
+    assert "note: the manifest has no digest of its own" in latentc("verify", out).out
+    assert json.loads(latentc("verify", out, "--json").out)["manifest_digest"] is None
+    (out / MANIFEST_NAME).write_bytes(with_digest(read_manifest(out)))
+    ended = latentc("verify", out)
+    assert ended.code == 0
+    assert "digest" not in ended.out
+    assert len(json.loads(latentc("verify", out, "--json").out)["manifest_digest"]) == 64
+    for command in ("verify", "inspect"):
+        data = (out / MANIFEST_NAME).read_bytes()
+        (out / MANIFEST_NAME).write_bytes(
+            data.replace(b"StableDiffusionPipeline", b"StableDiffusionPipelinf")
+        )
+        ended = latentc(command, out)
+        (out / MANIFEST_NAME).write_bytes(data)
+        assert ended.code == 1
+        assert "its content is not what the digest in it was made of" in ended.err
+
+
 def test_another_toolchain_is_told_and_is_no_fault(latentc, out):
     ended = latentc("verify", out)
     assert "compiled with no-such-package 1.0, here is none." in ended.out

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.artifacts.manifest_files import manifest_file
+
 JsonChange = Callable[[Any], None]
 
 
@@ -35,7 +37,7 @@ def rehash(root: Path, change: JsonChange | None = None) -> None:
     ]
     if change is not None:
         change(manifest)
-    file.write_text(json.dumps(manifest), encoding="utf-8")
+    file.write_bytes(manifest_file(manifest))
 
 
 class Loaded:
@@ -92,6 +94,16 @@ def connected(root: Path, outside: Path) -> None:
 
 def linked(root: Path, outside: Path) -> None:
     (root / "tokenizer/linked.json").write_text("{}", encoding="utf-8")
+
+
+def padded(root: Path, outside: Path) -> None:
+    path = root / "tokenizer/tokenizer.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    value["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": 10**9,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "!",
+    }  # fmt: skip
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def nothing(root: Path, outside: Path) -> None:
@@ -201,6 +213,16 @@ CASES: dict[str, tuple[Callable[[Path, Path], None], JsonChange | None]] = {
         None,
     ),
     "a tokenizer's configuration that is a text": (text("tokenizer/tokenizer_config.json", '"@"'), None),
+    "a padding of 10**9 tokens": (edited("tokenizer/tokenizer_config.json", model_max_length=10**9), None),
+    "a padding of less than nothing": (edited("tokenizer/tokenizer_config.json", model_max_length=-5), None),
+    "a padding in the tokenizer itself": (padded, None),
+    "10**9 timesteps": (edited("scheduler/scheduler_config.json", num_train_timesteps=10**9), None),
+    "10**7 timesteps": (edited("scheduler/scheduler_config.json", num_train_timesteps=10**7), None),
+    "a vocabulary of 10**9": (edited("text_encoder/config.json", vocab_size=10**9), None),
+    "10**9 labels": (edited("text_encoder/config.json", num_labels=10**9), None),
+    "10**7 layers": (edited("text_encoder/config.json", num_hidden_layers=10**7), None),
+    "10**7 layers in a block": (edited("unet/config.json", layers_per_block=10**7), None),
+    "10**9 channels": (edited("vae_decoder/config.json", latent_channels=10**9), None),
     "an empty tokenizer": (text("tokenizer/tokenizer.json", "{}"), None),
     # classes and methods
     "a module of another kind": (nothing, class_path("diffusers:DDIMScheduler")),

@@ -104,6 +104,27 @@ def test_nested_too_deep() -> None:
         read(value)
 
 
+@pytest.mark.parametrize("figure", [10**9 + 1, -(10**10), 2**60, 10**19])
+def test_a_figure_that_nothing_has_is_named(figure: int) -> None:
+    with pytest.raises(
+        LatentcError, match=r"'text_config\.layers\[1\]' is -?\d+; such a figure is at most 1000000000"
+    ):
+        read({"text_config": {"layers": [2, figure]}})
+
+
+def test_numbers_that_stand_for_no_limit_pass() -> None:
+    value = {"model_max_length": int(1e30), "num_train_timesteps": 1000, "rope_theta": 1e12}
+    assert read(value, file="tokenizer/tokenizer_config.json") == value
+    with pytest.raises(LatentcError, match="'num_train_timesteps' is 1000; such a figure is at most 999"):
+        cleaned(json.dumps(value).encode(), FILE, verified=True, largest=999)
+
+
+def test_a_configuration_is_no_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtimes.configs.MAX_CONFIG", 100)
+    with pytest.raises(LatentcError, match="a configuration has at most 100"):
+        read({"text": "a" * 100})
+
+
 def test_infinities_of_schedulers_pass() -> None:
     data = b'{"lambda_min_clipped": -Infinity}'
     assert cleaned(data, "scheduler/scheduler_config.json", verified=True) == data

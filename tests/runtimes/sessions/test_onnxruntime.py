@@ -12,8 +12,9 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from runtimes.sessions.base import Device
-from runtimes.sessions.containment import check_external_data
+from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.onnxruntime import SESSION, OrtSession, OrtSessions, inference_session
+from targets.onnxruntime.file_format import FORMAT
 from tests.contract.graphs import Denoiser, identity
 from tests.contract.session_contract import SessionContract
 
@@ -38,7 +39,7 @@ class TestBound(TestOnnxRuntime):
     def open(
         self, file: Path, precision: str = "fp32", cache: Path | None = None, compute: str = ""
     ) -> OrtSession:
-        check_external_data(file)
+        check_onnx(file, FORMAT)
         return OrtSession(inference_session(file, "cpu", self.target), file.parent.name, self.device, "cpu")
 
 
@@ -105,18 +106,6 @@ def test_external_data_elsewhere_is_refused(location: str, tmp_path: Path) -> No
     file.write_bytes(proto.SerializeToString())
     with pytest.raises(LatentcError, match="only a plain name of a file beside it is allowed"):
         SESSION.open(file, "cpu", "fp32", None)
-
-
-def test_external_data_in_a_subgraphs_constant_is_found(tmp_path: Path) -> None:
-    tensor = onnx.TensorProto(name="deep", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value="../secret")
-    constant = onnx.helper.make_node("Constant", [], ["c"], value=tensor)
-    branch = onnx.helper.make_graph([constant], "b", [], [onnx.helper.make_tensor_value_info("c", 1, [4])])
-    node = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
-    graph = onnx.helper.make_graph([node], "g", [onnx.helper.make_tensor_value_info("x", 9, [])], [])
-    (tmp_path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
-    with pytest.raises(LatentcError, match=r"weights at '\.\./secret'"):
-        check_external_data(tmp_path / "model.onnx")
 
 
 def test_external_data_that_ends_early_is_refused(tmp_path: Path) -> None:

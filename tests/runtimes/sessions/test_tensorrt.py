@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from artifacts import engines
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from artifacts.progress import silent
@@ -52,8 +53,12 @@ def engine(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A builder, and a user who trusts `ENGINE` alone."""
     monkeypatch.setattr(tensorrt, "version_here", lambda builder: "1.2.3")
+    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "the user's cache"))
+    monkeypatch.delenv(engines.TRUST, raising=False)
+    monkeypatch.setattr(engines, "_trusted", {hashlib.sha256(ENGINE).hexdigest()})
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, found: list[tuple[str, str]]) -> None:
@@ -167,6 +172,40 @@ def test_only_the_engine_of_the_manifest_is_loaded(
     gpus(monkeypatch, GPU)
     with pytest.raises(LatentcError, match="not the engine that the manifest names"):
         SESSION.open(engine, "auto", "fp16", None, told)
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_an_engine_of_a_stranger_is_not_loaded(
+    compatible: bool, monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path
+) -> None:
+    """Whatever the manifest says, host code too."""
+    vendor = opened(monkeypatch, engine, Vendor())
+    engines._trusted.clear()
+    stranger = built(version_compatible=compatible)
+    with pytest.raises(LatentcError, match=r"engines are code.*not built by you") as caught:
+        SESSION.open(engine, "auto", "fp16", None, stranger)
+    assert "--trust-engines" in caught.value.hint
+    assert vendor.calls == []
+    (tmp_path / "the user's cache" / "engines").mkdir(parents=True)
+    (tmp_path / "the user's cache" / "engines" / ("0" * 64)).touch()  # another engine
+    with pytest.raises(LatentcError, match="engines are code"):
+        SESSION.open(engine, "auto", "fp16", None, stranger)
+    monkeypatch.setenv(engines.TRUST, "1")
+    SESSION.open(engine, "auto", "fp16", None, stranger)
+    assert vendor.calls[0] == f"engine, host code {compatible}"
+
+
+def test_an_engine_that_was_built_here_is_known_by_its_digest(
+    monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path
+) -> None:
+    opened(monkeypatch, engine, Vendor())
+    engines._trusted.clear()
+    engines.remember(hashlib.sha256(ENGINE).hexdigest())
+    engines._trusted.clear()  # another process, later
+    SESSION.open(engine, "auto", "fp16", None, built())
+    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "another user's"))
+    with pytest.raises(LatentcError, match="engines are code"):
+        SESSION.open(engine, "auto", "fp16", None, built())
 
 
 def test_a_link_is_refused(monkeypatch: pytest.MonkeyPatch, engine: Path) -> None:
