@@ -16,7 +16,7 @@ import numpy as np
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from compiler.evidence.bisection import Measured
-from compiler.evidence.metrics import relative_error, undefined
+from compiler.evidence.metrics import comparable, relative_error
 from runtimes.sessions.base import GraphFormat, SessionFactory
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def measuring(
 
 def _comparable(theirs: np.ndarray, ours: np.ndarray) -> bool:
     same = theirs.shape == ours.shape and all("float" in array.dtype.name for array in (theirs, ours))
-    return same and not undefined(theirs)
+    return same and comparable(theirs)
 
 
 def _measured(theirs: np.ndarray, ours: np.ndarray) -> Measured:
