@@ -7,9 +7,9 @@ imported only from the libraries in `TRUSTED_LIBRARIES`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 SCHEMA_VERSION = 3
 DIGEST_SCHEMA = 3
@@ -123,6 +123,8 @@ class Evidence(Record):
         reason: why it was not measured; empty when it was.
         broken: how the type fails the graph, which `compute="auto"` then computes in fp32; empty where it holds. An
             output that is not finite has no `error`.
+
+    What was measured has an error or is broken; what was not has neither, so that nothing can be read as "error 0".
     """
 
     compute: str = ""
@@ -132,6 +134,15 @@ class Evidence(Record):
     tolerance: Share | None = None
     reason: str = ""
     broken: str = ""
+
+    @model_validator(mode="after")
+    def _measured_or_not(self) -> Evidence:
+        figures = bool(self.error or self.broken)
+        if self.check == "not measured" and figures:
+            raise ValueError("an error is told of what was not measured")
+        if self.check != "not measured" and not figures:
+            raise ValueError("it is said to be measured, and no error is told")
+        return self
 
 
 class WeightRecord(Record):
@@ -239,23 +250,32 @@ class PictureEvidence(Record):
 
     Attributes:
         compute: what the graphs were computed in; those that the type breaks in fp32. Empty as in `Evidence`.
-        prompts, steps, guidance, width, height: what was drawn.
+        prompts, steps, guidance, width, height: what was drawn; None where nothing was.
         psnr, worst_psnr: in dB, mean and worst of the pictures; 100 where they are equal.
         ssim, worst_ssim: structural similarity, 1 where they are equal.
         reason: why it was not measured; empty when it was.
     """
 
     compute: str = ""
-    prompts: int = 0
-    steps: int = 0
+    prompts: int | None = None
+    steps: int | None = None
     guidance: float | None = None
-    width: int = 0
-    height: int = 0
+    width: int | None = None
+    height: int | None = None
     psnr: Figure | None = None
     worst_psnr: Figure | None = None
     ssim: Figure | None = None
     worst_ssim: Figure | None = None
     reason: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_drawn(cls, data: Any) -> Any:
+        """Earlier manifests say 0 prompts of 0 steps where nothing was drawn."""
+        if not isinstance(data, dict) or data.get("prompts") != 0:
+            return data
+        drawn = ("prompts", "steps", "guidance", "width", "height")
+        return {name: value for name, value in data.items() if name not in drawn}
 
 
 class RecipeRule(Record):

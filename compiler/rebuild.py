@@ -196,7 +196,11 @@ def _loose(manifest: Manifest, verified: Pinned, out: Path) -> None:
 def _earlier(graph: GraphRecord) -> tuple[Evidence, ...]:
     """That the new files were not measured, and what had been found of the earlier ones."""
     found = [
-        f"relative error {max(each.error.values()):.1e}" + _in(each.compute) if each.error else each.reason
+        f"fails{_in(each.compute)}: {each.broken}"
+        if each.broken
+        else f"relative error {max(each.error.values()):.1e}" + _in(each.compute)
+        if each.error
+        else each.reason
         for each in graph.evidence
     ]
     return (Evidence(check="not measured", reason=_again(", ".join(filter(None, found)))),)

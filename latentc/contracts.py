@@ -8,7 +8,7 @@ from __future__ import annotations
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange, TensorSpec
 from artifacts.progress import Event, Progress, silent
-from runtimes.sessions.base import Device, Session, SessionFactory
+from runtimes.sessions.base import Device, GraphFormat, Session, SessionFactory
 from targets.base import Availability, Context, Lowered, Rebuild, Requirements, Rewrite, Target
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Device",
     "DimRange",
     "Event",
+    "GraphFormat",
     "LatentcError",
     "Lowered",
     "Progress",

@@ -82,8 +82,8 @@ def quantized_line(manifest: Manifest) -> str:
     """One sentence about the quantized weights: how many, in how many bits, and what is not as asked."""
     weights = [weight for graph in manifest.graphs for weight in graph.weights]
     count = sum(weight.parameters for weight in weights)
-    bits = 8 * sum(weight.bytes for weight in weights) / max(count, 1)
-    text = f"Quantized: {len(weights)} weights with {count:,} parameters, {bits:.2f} bits each."
+    bits = f", {8 * sum(weight.bytes for weight in weights) / count:.2f} bits each" if count else ""
+    text = f"Quantized: {len(weights)} weights with {count:,} parameters{bits}."
     noted = sum(bool(weight.note) for weight in weights)
     if noted:
         text += f" {noted} of them not as asked; latentc inspect says why."
@@ -92,7 +92,8 @@ def quantized_line(manifest: Manifest) -> str:
 
 def pictures_line(pictures: PictureEvidence) -> str:
     """One sentence about a quantized model's pictures in one type."""
-    if None in (pictures.psnr, pictures.worst_psnr, pictures.ssim, pictures.worst_ssim):
+    figures = (pictures.psnr, pictures.worst_psnr, pictures.ssim, pictures.worst_ssim)
+    if None in (*figures, pictures.prompts, pictures.steps):
         return "Pictures beside PyTorch's: not measured" + (
             f" ({pictures.reason})." if pictures.reason else "."
         )

@@ -1,4 +1,4 @@
-"""Pictures that went wrong: of numbers that are not finite, black, or of one colour."""
+"""Pictures that went wrong: of numbers that are not finite, black, of one colour, or of nothing between two."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from runtimes.meter import NotFinite
     from targets.base import Requirements
 
-Kind = Literal["not finite", "black", "one colour"]
+Kind = Literal["not finite", "black", "one colour", "saturated"]
 
 BLACK = 2
 """A picture with no colour of any pixel above this (of 255) is black."""
+
+SATURATED = 64
+"""A picture of more pixels than this, each of whose channels has two values at most, was cut off: numbers that overflow
+end at the lower or the upper end of the range. What a decoder draws has edges, whose pixels lie between."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Flaw:
 
     Attributes:
         kind: "not finite": a component returned NaN or infinity after the denoising, whatever the pictures show.
-            "black" and "one colour": what they show, of finite numbers; that can be right.
+            "black", "one colour" and "saturated": what they show, of finite numbers; that can be right.
         images: indices into `Result.images` of the pictures that are black or of one colour.
         method: the component's method that returned them ("vae.decode"); empty for the other kinds.
         message: what was found, for people.
@@ -51,8 +55,11 @@ def shown(picture: np.ndarray) -> Kind | None:
         return "not finite"
     pixels = picture.reshape(-1, picture.shape[-1]).astype(np.float64)
     scale = 1 if picture.dtype == np.uint8 else 255
-    low, high = np.round(pixels.min(axis=0) * scale), np.round(pixels.max(axis=0) * scale)
-    return _blank(list(zip(low, high, strict=True)), len(pixels), BLACK)
+    pixels = np.round(pixels * scale)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    if (kind := _blank(list(zip(low, high, strict=True)), len(pixels), BLACK)) is not None:
+        return kind
+    return "saturated" if len(pixels) > SATURATED and ((pixels == low) | (pixels == high)).all() else None
 
 
 def _blank(bands: Sequence[tuple[float, float]], pixels: int, black: float) -> Kind | None:
@@ -66,8 +73,18 @@ def _pictured(image: Any) -> Kind | None:
     """The same of a PIL image of any mode."""
     found = image.getextrema()
     bands = list(found) if isinstance(found[0], tuple) else [found]
+    count = image.width * image.height
     # Depths and the like are of any scale.
-    return _blank(bands, image.width * image.height, 0 if image.mode in ("F", "I") else BLACK)
+    kind = _blank(bands, count, 0 if image.mode in ("F", "I") else BLACK)
+    if kind is None and image.mode in _EIGHT_BITS and count > SATURATED:
+        values = image.histogram()
+        ranges = (values[start : start + 256] for start in range(0, len(values), 256))
+        return "saturated" if all(sum(map(bool, band)) <= 2 for band in ranges) else None
+    return kind
+
+
+# Modes of PIL whose channels have 256 values each; one of two values alone ("1") is a mask.
+_EIGHT_BITS = frozenset({"L", "RGB", "RGBA"})
 
 
 def find(
@@ -97,6 +114,8 @@ def find(
         group = kinds[start : start + frames]
         if None not in group:
             kind: Kind = "black" if set(group) == {"black"} else "one colour"
+            if "saturated" in group:
+                kind = "saturated"
             blank.setdefault(kind, []).extend(range(start, start + len(group)))
     if broken:
         return (_not_finite(broken[0], blank, len(images), artifact),)
@@ -130,9 +149,14 @@ def _not_finite(
     return Flaw("not finite", numbers, found.method, f"{message}.", cause[0].upper() + cause[1:])
 
 
+def words(kind: Kind) -> str:
+    """The kind behind "the picture is"."""
+    return {"one colour": "of one colour", "saturated": "cut off at both ends of its colours"}.get(kind, kind)
+
+
 def _count(blank: Mapping[Kind, Sequence[int]], images: int) -> str:
     """ "the picture is black", "2 of 3 pictures are of one colour"."""
-    what = "black" if set(blank) == {"black"} else "of one colour"
+    what = words(next(iter(blank))) if len(blank) == 1 else "of one colour"
     if images == 1:
         return f"the picture is {what}"
     number = sum(len(numbers) for numbers in blank.values())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from artifacts import memory
+from artifacts.errors import LatentcError
 from artifacts.manifest import Built, Evidence, WeightRecord
 from artifacts.progress import Event, Progress
 from compiler.capture.infer import Method
-from compiler.evidence.graphs import Checker, Job, memory_needed
+from compiler.evidence.graphs import Beyond, Checker, Job, memory_needed
+from compiler.evidence.where import Finding, Locator, text
 from compiler.quantize import table
 from compiler.quantize.decide import NONE
 from compiler.source import ComponentSource
@@ -31,6 +33,8 @@ def compare(
     check: str,
     progress: Progress,
     compute: str = AUTO,
+    locator: Locator | None = None,
+    on_findings: Callable[[tuple[Finding, ...]], None] = lambda findings: None,
 ) -> tuple[Evidence, ...]:
     """The relative error of a written graph in each type, or that it was not measured and why.
 
@@ -41,9 +45,11 @@ def compare(
         parameters: of the component; what PyTorch will hold in fp32.
         check: "quick" (one set of shapes), "full" (all) or "none".
         compute: the only type to measure; "auto" for fp32 and what runs here by default.
+        locator: looks for where a graph leaves its tolerance, if it does; None: nobody asks.
+        on_findings: is told where types that fail the graph do, which is no error where fp32 takes their place.
 
     Raises:
-        LatentcError: the error is beyond its tolerance.
+        LatentcError: the error is beyond its tolerance; the message says where, if somebody asks.
     """
     from compiler.capture.samples import write_points
 
@@ -75,6 +81,29 @@ def compare(
             state=method.state,
             points=tuple(str(point) for point in points),
         )
-        evidence = checker.run(job, check)
+
+        def where(kind: str, limit: float) -> tuple[Finding, ...]:
+            assert locator is not None
+            quantized = {weight.key: weight.scheme for weight in weights if weight.scheme != NONE}
+            return locator.locate(job, kind, limit, method.folder, parameters, quantized)
+
+        try:
+            evidence = checker.run(job, check)
+        except Beyond as error:
+            if locator is None:
+                raise
+            raise LatentcError(f"{error.message}\n{_located(where, error)}", error.hint) from error
+        if locator is not None:
+            for measured in evidence:
+                if measured.broken and measured.tolerance is not None:
+                    on_findings(where(measured.compute, measured.tolerance))
     progress(Event(task, 1, 1))
     return evidence
+
+
+def _located(where: Callable[[str, float], tuple[Finding, ...]], error: Beyond) -> str:
+    """Where a graph leaves its tolerance, or why that is not known; the graph's own error must not be lost."""
+    try:
+        return text(where(error.compute, error.limit))
+    except LatentcError as reason:
+        return f"Where it begins is not known: {' '.join(str(reason).splitlines())}"

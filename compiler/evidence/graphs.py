@@ -74,6 +74,18 @@ class Job(BaseModel):
     points: tuple[str, ...]
 
 
+class Beyond(LatentcError):
+    """A graph's outputs are beyond their limit.
+
+    Attributes:
+        compute: the type that it was computed in. limit: of each output's relative error.
+    """
+
+    def __init__(self, message: str, hint: str, compute: str, limit: float) -> None:
+        super().__init__(message, hint)
+        self.compute, self.limit = compute, limit
+
+
 class Errors(BaseModel):
     """Errors of one type: of each output, and PyTorch's own in that type (0: not known)."""
 
@@ -162,12 +174,14 @@ def judge(
                 broken=f"relative error of {what}; at most {tolerance:.2g} is allowed",
             )
         scheme = max(job.schemes, key=job.schemes.__getitem__, default="")
-        raise LatentcError(
+        raise Beyond(
             f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
             f"allowed in {scheme or job.precision}.",
             f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
             if scheme
             else "Compile it in --precision fp32; if it fails there too, please report the model.",
+            compute,
+            tolerance,
         )
     return Evidence(
         compute=compute,
@@ -244,6 +258,32 @@ def _reference(
     """
     import torch
 
+    call = loaded(job)
+
+    def outputs() -> list[list[np.ndarray]]:
+        results = []
+        for point in points:
+            tensors = [torch.from_numpy(point[spec.name]) for spec in job.inputs]
+            results.append([(t.float() if t.is_floating_point() else t).numpy() for t in call(*tensors)])
+        return results
+
+    noise: dict[str, float] = {}
+    with torch.no_grad():
+        references = outputs()
+        for kind in types:
+            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[kind]
+            # Without its cache of weights: the module in fp32 is all that memory was counted for.
+            with suppress(RuntimeError, TypeError), torch.autocast("cpu", dtype, cache_enabled=False):
+                worst = float(np.max(_worst(outputs(), references), initial=0.0))  # which keeps NaN
+                if math.isfinite(worst):
+                    noise[kind] = worst
+    return references, noise
+
+
+def loaded(job: Job) -> Any:
+    """The captured call (`compiler.capture.calls.MethodCall`) of the module in fp32, loaded by its own library."""
+    import torch
+
     from compiler.capture.calls import MethodCall
     from compiler.capture.infer import Method
     from compiler.source import ComponentSource
@@ -265,26 +305,7 @@ def _reference(
         shapes=(),
         state=job.state,
     )
-    call = MethodCall(module.eval(), method)
-
-    def outputs() -> list[list[np.ndarray]]:
-        results = []
-        for point in points:
-            tensors = [torch.from_numpy(point[spec.name]) for spec in job.inputs]
-            results.append([(t.float() if t.is_floating_point() else t).numpy() for t in call(*tensors)])
-        return results
-
-    noise: dict[str, float] = {}
-    with torch.no_grad():
-        references = outputs()
-        for kind in types:
-            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[kind]
-            # Without its cache of weights: the module in fp32 is all that memory was counted for.
-            with suppress(RuntimeError, TypeError), torch.autocast("cpu", dtype, cache_enabled=False):
-                worst = float(np.max(_worst(outputs(), references), initial=0.0))  # which keeps NaN
-                if math.isfinite(worst):
-                    noise[kind] = worst
-    return references, noise
+    return MethodCall(module.eval(), method)
 
 
 def checking() -> Work:

@@ -13,9 +13,9 @@ def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
 
     Returns:
         The error; NaN when shapes differ, when `out` is not finite where the reference is or the other way around, and
-        when there is nothing to compare with (see `undefined`).
+        when there is nothing to compare with (see `comparable`).
     """
-    if out.shape != reference.shape or undefined(reference):
+    if out.shape != reference.shape or not comparable(reference):
         return float("nan")
     finite = np.isfinite(reference)
     if not np.isfinite(out[finite]).all() or not np.array_equal(out[~finite], reference[~finite]):
@@ -28,14 +28,26 @@ def relative_error(out: np.ndarray, reference: np.ndarray) -> float:
     return distance / norm
 
 
+def comparable(reference: np.ndarray) -> bool:
+    """Whether a reference holds a number, and no NaN."""
+    return bool(reference.size and np.isfinite(reference).any() and not np.isnan(reference).any())
+
+
 def undefined(reference: np.ndarray) -> str:
-    """Why no error can be measured against a reference ("holds NaN ..."); empty when one can."""
+    """Why a component's output is no reference ("holds NaN ..."); empty when it is one.
+
+    An additive mask, of zeros and negative infinity, is one; any other infinity is a number that overflowed, and the
+    rest of the output says nothing of it.
+    """
     if reference.size == 0:
         return "holds no element"
     if np.isnan(reference).any():
         return "holds NaN: the model's own weights or outputs are not finite"
-    if not np.isfinite(reference).any():
+    finite = np.isfinite(reference)
+    if not finite.any():
         return "holds no finite number: the model's own weights or outputs are not finite"
+    if not finite.all() and not ((reference[finite] == 0).all() and (reference[~finite] == -np.inf).all()):
+        return "holds infinity: the model's own weights or outputs are not finite"
     return ""
 
 

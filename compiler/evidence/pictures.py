@@ -24,7 +24,7 @@ from artifacts.worker import WorkerError, ask
 from compiler.evaluation import TASK, Evaluation
 from compiler.evidence.metrics import psnr, ssim
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
-from runtimes.flaws import Kind, shown
+from runtimes.flaws import shown, words
 from runtimes.sessions import table
 
 EQUAL = 100.0
@@ -83,7 +83,8 @@ def compare(
 ) -> PictureEvidence:
     """Evidence from pictures [height, width, 3] with values from 0 to 1.
 
-    Where one of PyTorch's own shows nothing, there is nothing to compare with and nothing is measured.
+    Where one of PyTorch's own shows nothing, there is nothing to compare with and nothing is measured; ours are held to
+    the others all the same.
 
     Args:
         compute: the type that ours were computed in.
@@ -91,16 +92,17 @@ def compare(
     Raises:
         LatentcError: one of ours is black, of one colour or not finite, and PyTorch's is not.
     """
+    reasons = []
     for a, b, prompt in zip(ours, theirs, job.evaluation.prompts, strict=False):
         if (flaw := shown(b)) is not None:
-            return PictureEvidence(
-                compute=compute, reason=f"PyTorch's own picture of '{prompt}' is {_words(flaw)}"
-            )
-        if (flaw := shown(a)) is not None:
+            reasons.append(f"PyTorch's own picture of '{prompt}' is {words(flaw)}")
+        elif (flaw := shown(a)) is not None:
             raise LatentcError(
-                f"the graphs' picture of '{prompt}' in {compute} is {_words(flaw)}, and PyTorch's is not.",
+                f"the graphs' picture of '{prompt}' in {compute} is {words(flaw)}, and PyTorch's is not.",
                 "Compile with more bits, without --quantize or in --precision fp32.",
             )
+    if reasons or not ours:
+        return PictureEvidence(compute=compute, reason=reasons[0] if reasons else "no picture was drawn")
     ratios = [min(psnr(a, b), EQUAL) for a, b in zip(ours, theirs, strict=True)]
     likeness = [ssim(a, b) for a, b in zip(ours, theirs, strict=True)]
     return PictureEvidence(
@@ -115,10 +117,6 @@ def compare(
         ssim=sum(likeness) / len(likeness),
         worst_ssim=min(likeness),
     )
-
-
-def _words(flaw: Kind) -> str:
-    return "of one colour" if flaw == "one colour" else flaw
 
 
 def _pytorch(job: Job) -> Any:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
-from artifacts.manifest import Evidence, Manifest
+from artifacts.manifest import Evidence, GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verify import Artifact
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
+from compiler.capture.infer import Method
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
+from compiler.evidence.where import Finding, Locator
+from compiler.road import NONE, Road
 from compiler.source import ModelSource, open_model
 from runtimes.compute import AUTO, broken, choose, device_of
 from runtimes.sessions import table as sessions
 from targets import table as targets
+from targets.base import Target
 
 
 def recheck(
-    artifact: Artifact, progress: Progress = silent, compute: str = AUTO
+    artifact: Artifact,
+    progress: Progress = silent,
+    compute: str = AUTO,
+    on_findings: Callable[[tuple[Finding, ...]], None] | None = None,
 ) -> dict[str, tuple[Evidence, ...]]:
     """Compares every graph of a verified artifact with PyTorch, at one set of shapes.
 
@@ -28,6 +37,8 @@ def recheck(
 
     Args:
         compute: the only type to measure; "auto" for fp32 and what runs here by default.
+        on_findings: is told where a graph leaves its tolerance in a type that fails it; where that is an error, the
+            error says so. None: nobody asks.
 
     Returns:
         Folder of the graph -> what was measured, for each type.
@@ -40,7 +51,7 @@ def recheck(
     """
     manifest = artifact.manifest
     device = device_of(sessions.get(manifest.target), AUTO)
-    tolerance = targets.get(manifest.target).requirements.tolerance
+    target = targets.get(manifest.target)
     if device is not None:
         for graph in manifest.graphs:
             choose(compute, device, graph)
@@ -64,8 +75,8 @@ def recheck(
                 source.component(method.component),
                 method,
                 artifact.root / graph.model_file,
-                target=manifest.target,
-                tolerance=tolerance,
+                target=target.name,
+                tolerance=target.requirements.tolerance,
                 precision=graph.precision,
                 weights=graph.weights,
                 built=graph.built,
@@ -73,6 +84,10 @@ def recheck(
                 check="quick",
                 progress=progress,
                 compute=compute,
+                locator=None
+                if on_findings is None
+                else _locator(graph, target, captured, method, source, progress),
+                on_findings=on_findings or (lambda findings: None),
             )
             verified.check(graph.folder)
             for measured in found[graph.folder]:
@@ -83,6 +98,23 @@ def recheck(
                         "Run it with --compute fp32, or compile the model again on this machine.",
                     )
     return found
+
+
+def _locator(
+    graph: GraphRecord,
+    target: Target,
+    captured: Capture,
+    method: Method,
+    source: ModelSource,
+    progress: Progress,
+) -> Locator:
+    """Looks for an error in a graph, beside the graph that a compile would make of the model now."""
+    from compiler.export.graph import export_graph
+
+    road = Road.to(target, graph.precision, ",".join(graph.rewrites) or NONE)
+    component = source.component(method.component)
+    weights = captured.weights[method.component]
+    return Locator(lambda: export_graph(component, method, weights), road, progress)
 
 
 def _source(manifest: Manifest, progress: Progress) -> ModelSource:

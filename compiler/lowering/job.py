@@ -22,6 +22,7 @@ from compiler.capture.infer import Method
 from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
+from compiler.evidence.where import Locator
 from compiler.lowering.reuse import Shared
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
@@ -180,6 +181,7 @@ class GraphJob:
             parameters=parameters(self.method, self.captured),
             check=self.request.check,
             progress=self.progress,
+            locator=Locator(self.exported, self.road, self.progress),
         )
         record = GraphRecord(
             folder=name,

@@ -16,7 +16,8 @@ from latentc.api.keywords import File
 
 if TYPE_CHECKING:
     from artifacts.manifest import Evidence, Manifest
-    from artifacts.verify import Finding
+    from artifacts.verify import Finding as FileFinding
+    from compiler.evidence.where import Finding
     from compiler.source import ComponentSource
 
 
@@ -40,13 +41,16 @@ class Verification:
         toolchain: tools of other versions than those that compiled it, which is no fault.
         numerics: graph folder -> what was measured against PyTorch, for each type computed in; empty where that was not
             asked for, or files are wrong.
+        where: the first nodes whose values leave the tolerance, in types that fail their graph; empty where that was
+            not asked for, or no graph does.
     """
 
     root: Path
     manifest: Manifest
-    findings: tuple[Finding, ...]
+    findings: tuple[FileFinding, ...]
     toolchain: tuple[ToolChange, ...]
     numerics: Mapping[str, tuple[Evidence, ...]] = field(default_factory=dict)
+    where: tuple[Finding, ...] = ()
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -62,7 +66,12 @@ class Verification:
 
 
 def verify(
-    artifact: File, *, numerics: bool = False, compute: str = "auto", progress: Progress = silent
+    artifact: File,
+    *,
+    numerics: bool = False,
+    compute: str = "auto",
+    where: bool = False,
+    progress: Progress = silent,
 ) -> Verification:
     """Checks an artifact against its manifest, as `latentc verify` does; reads every file once.
 
@@ -70,6 +79,7 @@ def verify(
         numerics: also compare each component with PyTorch again, where the files are as they were; needs the model
             that it was compiled from.
         compute: the only type to measure in; "auto" for fp32 and what runs here by default.
+        where: also name the first nodes whose values leave the tolerance, where a graph does; needs polygraphy.
 
     Raises:
         UsageError: the device does not have the type, or numbers were not asked for.
@@ -79,15 +89,23 @@ def verify(
 
     if compute != "auto" and not numerics:
         raise UsageError("compute is what numbers are measured in: it needs numerics=True.")
+    if where and not numerics:
+        raise UsageError("where is asked of numbers that are measured: it needs numerics=True.")
     with keywords.reporting(progress) as reported:
         opened, findings = examine(artifact, progress=reported)
         measured: Mapping[str, tuple[Evidence, ...]] = {}
+        nodes: list[Finding] = []
         if numerics and not findings:
             from compiler.evidence.recheck import recheck
 
-            measured = recheck(opened, reported, compute)
+            measured = (
+                recheck(opened, reported, compute, on_findings=nodes.extend)
+                if where
+                else recheck(opened, reported, compute)
+            )
     manifest = opened.manifest
-    return Verification(opened.root, manifest, findings, _changed_tools(manifest.toolchain), measured)
+    changed = _changed_tools(manifest.toolchain)
+    return Verification(opened.root, manifest, findings, changed, measured, tuple(nodes))
 
 
 def _changed_tools(recorded: Mapping[str, str]) -> tuple[ToolChange, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Examples:
   latentc verify out
   latentc verify out --numerics
+  latentc verify out --numerics --where
 """,
 )
 @click.argument("artifact", type=click.Path())
@@ -32,8 +33,13 @@ Examples:
     "With --numerics: the only type to compute in. [auto: fp32, and what latentc generate computes in here]"
 )
 @trust_engines_option
+@click.option(
+    "--where",
+    is_flag=True,
+    help="With --numerics: where a component leaves its tolerance, name the first nodes that do; needs latentc[debug].",
+)
 @click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
-def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> None:
+def command(artifact: str, numerics: bool, compute: str, where: bool, json_output: bool) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
 
     Exits with 1 when anything is wrong, or when numbers were asked for and could not be measured. A toolchain
@@ -45,8 +51,12 @@ def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> N
 
     if compute != "auto" and not numerics:
         raise click.UsageError("--compute is what --numerics computes in: it needs --numerics.")
+    if where and not numerics:
+        raise click.UsageError("--where is asked of what --numerics measures: it needs --numerics.")
     with bars() as progress:
-        verified = reading.verify(artifact, numerics=numerics, compute=compute, progress=progress)
+        verified = reading.verify(
+            artifact, numerics=numerics, compute=compute, where=where, progress=progress
+        )
     if json_output:
         show.as_json(
             {
@@ -59,6 +69,7 @@ def command(artifact: str, numerics: bool, compute: str, json_output: bool) -> N
                     folder: [each.model_dump(mode="json") for each in measured]
                     for folder, measured in verified.numerics.items()
                 },
+                "where": [node.model_dump(mode="json") for node in verified.where],
             }
         )
     else:
@@ -93,3 +104,5 @@ def _print(verified: Verification, asked: bool) -> None:
             ("graph", "error to PyTorch"),
             ((folder, lines(measured)) for folder, measured in verified.numerics.items()),
         )
+    for node in verified.where:
+        click.echo(str(node))

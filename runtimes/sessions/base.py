@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -55,11 +55,36 @@ class Session(Protocol):
         """Frees the vendor's objects; the session cannot be used afterwards. Twice is harmless."""
 
 
+class GraphFormat(Protocol):
+    """How a kind of graph file is looked into, so that what it stores can be told and an error in it located."""
+
+    def values(self, model_file: Path) -> tuple[str, ...]:
+        """Names of the values between the graph's nodes that can be made outputs, in no particular order."""
+
+    def constants(self, model_file: Path) -> Mapping[str, int]:
+        """Element type of the constants ("float16", "uint4", "nf4") -> how many elements there are of it."""
+
+    def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
+        """Writes the graph with further outputs, after its own, into the empty folder `folder`.
+
+        Weights are not copied where the file system can link them.
+
+        Args:
+            names: of `values`, in the order in which they become outputs, under these names.
+
+        Returns:
+            The file, which the factory opens as it opens `model_file`.
+        """
+
+
 class SessionFactory(Protocol):
     """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.table` names it.
 
     One whose files are code, which the vendor executes, says so by an attribute, ``runs_code = True``, and opens those
     alone that the user trusts (`artifacts.engines`).
+
+    One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
+    a graph is measured at the graph's outputs alone.
     """
 
     target: str

@@ -11,6 +11,7 @@ from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
 from runtimes.sessions.openvino_structure import check_openvino
 from targets.openvino.file_format import FORMAT
+from runtimes.sessions.openvino_format import IR
 from targets.openvino.target import EXTRA
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class OpenVinoSessions:
     """Opens ``openvino_model.xml``."""
 
     target = "openvino"
+    format = IR
 
     def devices(self) -> tuple[Device, ...]:
         """What `openvino.Core` lists, the CPU first: "cpu", "gpu", "gpu.1", "npu"."""

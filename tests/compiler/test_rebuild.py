@@ -77,6 +77,15 @@ def test_evidence_is_said_to_be_the_earlier_files(artifact: Artifact, tmp_path: 
     assert twice.created > artifact.manifest.created
 
 
+def test_a_type_that_failed_is_not_called_measured(artifact: Artifact) -> None:
+    failed = Evidence(
+        compute="fp16", device="cpu", check="quick", error={"out": 0.2}, tolerance=0.01, broken="out 0.2"
+    )
+    graph = artifact.manifest.graphs[0].model_copy(update={"evidence": (failed,)})
+    (again,) = module._earlier(graph)
+    assert again.reason == "built again without the model; before: fails in fp16: out 0.2" and not again.error
+
+
 def test_it_may_take_the_artifacts_own_place(artifact: Artifact) -> None:
     with pytest.raises(UsageError, match=r"exists\.\nReplace it with --force"):
         rebuild(RebuildRequest(artifact.root, artifact.root))

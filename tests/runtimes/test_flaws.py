@@ -191,6 +191,46 @@ def test_what_a_picture_shows() -> None:
     assert flaws.shown(np.full((1, 1, 3), 0.5)) is None
 
 
+def overflowed(colours: int) -> np.ndarray:
+    """A picture of 16x16 whose channels are cut off at both ends: of 2 or of up to 8 colours."""
+    values = np.random.default_rng(0).standard_normal((16, 16, 1 if colours == 2 else 3)) * 1e30
+    return np.broadcast_to(np.clip(values, 0, 1), (16, 16, 3)).astype(np.float64)
+
+
+@pytest.mark.parametrize("colours", [2, 8])
+def test_pictures_that_are_cut_off(colours: int) -> None:
+    cut = overflowed(colours)
+    assert flaws.shown(cut) == flaws.shown((cut * 255).astype(np.uint8)) == "saturated"
+    (flaw,) = found(1, [Image.fromarray((cut * 255).astype(np.uint8))])
+    assert (flaw.kind, flaw.message) == ("saturated", "the picture is cut off at both ends of its colours.")
+    assert flaw.hint.startswith("Where that is not what was asked for, ")
+    edged = cut.copy()
+    edged[3, 4] = 0.5
+    assert flaws.shown(edged) is None and found(1, [Image.fromarray((edged * 255).astype(np.uint8))]) == ()
+
+
+def test_masks_and_one_constant_channel_are_no_flaw() -> None:
+    mask = Image.fromarray(overflowed(2)[:, :, 0] > 0.5)
+    assert mask.mode == "1" and found(1, [mask]) == ()
+    drawn = np.random.default_rng(0).random((16, 16, 3))
+    drawn[:, :, 0] = 0
+    assert flaws.shown(drawn) is None
+    assert found(1, [Image.fromarray((drawn * 255).astype(np.uint8))]) == ()
+
+
+def test_a_decoder_whose_numbers_overflow_and_are_cut_off(compiled: Compiled) -> None:
+    (flaw,) = draw(compiled, Changed(compiled, {"vae_decoder": lambda a: np.sign(a) * 1e30})).flaws
+    assert (flaw.kind, flaw.images) == ("saturated", (0,))
+
+
+def test_one_picture_of_a_batch_that_is_not_finite(compiled: Compiled) -> None:
+    def second(array: np.ndarray) -> np.ndarray:
+        return np.stack([array[0], np.full_like(array[1], np.nan)])
+
+    (flaw,) = draw(compiled, Changed(compiled, {"vae_decoder": second}), images=2).flaws
+    assert (flaw.kind, flaw.images) == ("not finite", (1,))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "F"])
 def test_pictures_of_other_modes(mode: str) -> None:
     (flaw,) = found(1, [Image.new(mode, (4, 4))])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.evidence.metrics import psnr, relative_error, ssim
+from compiler.evidence.metrics import psnr, relative_error, ssim, undefined
 
 NAN, INF = float("nan"), float("inf")
 
@@ -57,6 +57,25 @@ def test_it_is_nan_for_what_is_not_finite_or_of_another_shape_and_where_nothing_
 def test_infinities_that_pytorch_gives_too_are_no_error():
     assert relative_error(np.array([1.0, -INF]), np.array([1.0, -INF])) == 0.0
     assert relative_error(np.array([2.0, -INF]), np.array([1.0, -INF])) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ([], "holds no element"),
+        ([[1.0, 2.0], [1.0, NAN]], "holds NaN"),
+        ([INF, -INF], "holds no finite number"),
+        ([1.0, INF], "holds infinity"),
+        ([1.0, -INF], "holds infinity"),
+        ([0.0, INF], "holds infinity"),
+        ([0.0, -INF], ""),
+        ([0.0, 1e38], ""),
+    ],
+)
+def test_what_is_no_reference_says_why(reference, why):
+    assert undefined(np.array(reference)).startswith(why) and bool(undefined(np.array(reference))) == bool(
+        why
+    )
 
 
 def test_psnr():

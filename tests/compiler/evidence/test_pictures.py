@@ -45,6 +45,7 @@ def test_evidence_has_mean_and_worst(tmp_path):
         (np.zeros_like(PICTURE), "black"),
         (np.full_like(PICTURE, 0.4), "of one colour"),
         (np.where(PICTURE > 0.4, np.nan, PICTURE), "not finite"),
+        (np.where(PICTURE > 0.4, 1.0, 0.0), "cut off at both ends of its colours"),
     ],
 )
 def test_pictures_that_show_nothing_are_no_evidence(tmp_path, bad, what):
@@ -55,8 +56,21 @@ def test_pictures_that_show_nothing_are_no_evidence(tmp_path, bad, what):
         compare([PICTURE, bad], [PICTURE, PICTURE], asked, "bf16")
     for ours in (bad, PICTURE):
         found = compare([PICTURE, ours], [PICTURE, bad], asked, "bf16")
-        assert found.psnr is None and found.prompts == 0
+        assert found.psnr is None and found.prompts is None
         assert found.reason.endswith(f"wall' is {what}")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_reference_that_shows_nothing_excuses_no_other_picture(tmp_path, order):
+    nothing = np.zeros_like(PICTURE)
+    theirs, ours = ([nothing, PICTURE][i] for i in order), [nothing, nothing]
+    with pytest.raises(LatentcError, match="is black, and PyTorch's is not"):
+        compare(ours, list(theirs), job(made(tmp_path), tmp_path), "bf16")
+
+
+def test_no_picture_is_no_measurement(tmp_path):
+    found = compare([], [], job(made(tmp_path), tmp_path), "fp32")
+    assert (found.psnr, found.prompts, found.reason) == (None, None, "no picture was drawn")
 
 
 @pytest.mark.parametrize(("hint", "said"), [("More bits.", r"More bits\."), ("", "--pictures 0")])

@@ -1,0 +1,106 @@
+"""ONNX files looked into: what they store, and copies of them in which inner values are outputs."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from artifacts.errors import LatentcError
+from runtimes.sessions.base import GraphFormat, SessionFactory
+from runtimes.sessions.containment import check_external_data
+
+SUFFIX = ".onnx"
+
+# Contrib operators whose second input is packed weights: operator -> the element type of what is packed.
+_PACKED = {"MatMulBnb4": "nf4", "MatMulNBits": "uint{bits}"}
+
+
+class OnnxFormat:
+    """`runtimes.sessions.base.GraphFormat` of ONNX files. Values inside of subgraphs are not told."""
+
+    def values(self, model_file: Path) -> tuple[str, ...]:
+        """Every output of a node of the main graph."""
+        graph = _load(model_file).graph
+        outputs = {value.name for value in graph.output}
+        return tuple(name for node in graph.node for name in node.output if name and name not in outputs)
+
+    def constants(self, model_file: Path) -> Mapping[str, int]:
+        """Of the initializers; weights packed for a contrib operator count as what is packed."""
+        import onnx
+
+        graph = _load(model_file).graph
+        packed: dict[str, str] = {}
+        for node in graph.node:
+            if node.op_type in _PACKED and len(node.input) > 1:
+                bits = next((a.i for a in node.attribute if a.name == "bits"), 4)
+                packed[node.input[1]] = _PACKED[node.op_type].format(bits=bits)
+        counts: dict[str, int] = {}
+        for tensor in graph.initializer:
+            size = math.prod(tensor.dims)
+            kind = packed.get(tensor.name)
+            if kind is None:
+                kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+                kind = {"float": "float32", "double": "float64"}.get(kind, kind)
+            elif not kind.endswith("8"):
+                size *= 2  # Two to a byte.
+            counts[kind] = counts.get(kind, 0) + size
+        return counts
+
+    def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
+        """Writes the model's own file anew; the runtime infers the types of the new outputs."""
+        import onnx
+
+        model = _load(model_file)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        link_beside(model_file, folder)
+        written = folder / model_file.name
+        written.write_bytes(model.SerializeToString())
+        return written
+
+
+def link_beside(model_file: Path, folder: Path) -> None:
+    """Puts the files beside `model_file` into `folder`: linked where that is possible, copied otherwise.
+
+    Raises:
+        LatentcError: they cannot be written.
+    """
+    for file in model_file.parent.iterdir():
+        if file == model_file or not file.is_file() or file.is_symlink():
+            continue
+        try:
+            os.link(file, folder / file.name)
+        except OSError:  # Another disk, or a file system without links.
+            try:
+                shutil.copyfile(file, folder / file.name)
+            except OSError as error:
+                raise LatentcError(
+                    f"{file} cannot be copied to {folder}: {error.strerror or error}.",
+                    "Set TMPDIR to a folder on the artifact's disk.",
+                ) from error
+
+
+def format_of(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
+    """How the factory's files are looked into: as it says itself, or as ONNX files; None for files of another kind."""
+    own = getattr(factory, "format", None)
+    if own is not None:
+        return cast(GraphFormat, own)
+    return ONNX if model_file.suffix == SUFFIX else None
+
+
+def _load(model_file: Path) -> Any:
+    """The model without its external data.
+
+    Raises:
+        LatentcError: it is no ONNX file, or its weights are not beside it.
+    """
+    import onnx
+
+    check_external_data(model_file)
+    return onnx.load(str(model_file), load_external_data=False)
+
+
+ONNX = OnnxFormat()

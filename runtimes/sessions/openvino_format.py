@@ -1,0 +1,131 @@
+"""OpenVINO's IR looked into: what it stores, and copies of it in which inner values are outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from artifacts.errors import LatentcError
+from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
+
+# IR's names of the element types of constants -> NumPy's, or what is usual for those that NumPy lacks.
+_TYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "boolean": "bool"}
+# Layers that hold no value between nodes.
+_ENDS = frozenset({"Const", "Result", "Parameter"})
+
+
+class IrFormat:
+    """`runtimes.sessions.base.GraphFormat` of ``.xml`` files with a ``.bin`` beside them, and of ONNX files."""
+
+    def values(self, model_file: Path) -> tuple[str, ...]:
+        """Every tensor name of a layer's output that is none of the graph's outputs."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.values(model_file)
+        net = _parse(model_file)
+        results = _result_sources(net)
+        return tuple(
+            name
+            for layer, port in _ports(net)
+            if layer.attrib.get("type") not in _ENDS
+            and (layer.attrib.get("id"), port.attrib.get("id")) not in results
+            for name in _names(port)
+        )
+
+    def constants(self, model_file: Path) -> Mapping[str, int]:
+        """Of the layers of type Const."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.constants(model_file)
+        counts: dict[str, int] = {}
+        for layer in _parse(model_file).iterfind("layers/layer"):
+            data = layer.find("data")
+            if layer.attrib.get("type") != "Const" or data is None:
+                continue
+            sizes = [int(size) for size in data.attrib.get("shape", "").split(",") if size.strip()]
+            kind = data.attrib.get("element_type", "")
+            kind = _TYPES.get(kind) or (kind.replace("i", "int") if kind[:1] in "iu" else kind)
+            counts[kind] = counts.get(kind, 0) + math.prod(sizes)
+        return counts
+
+    def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
+        """Adds a Result behind each; its tensor is then called by the name asked for alone."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.with_outputs(model_file, names, folder)
+        net = _parse(model_file)
+        layers, edges = net.find("layers"), net.find("edges")
+        assert layers is not None and edges is not None
+        places = {name: (layer, port) for layer, port in _ports(net) for name in _names(port)}
+        number = max((int(layer.attrib["id"]) for layer in layers), default=0)
+        for name in names:
+            layer, port = places[name]
+            number += 1
+            port.set("names", name.replace(",", "\\,"))
+            result = ElementTree.SubElement(
+                layers, "layer", {"id": str(number), "name": f"{name}/result", "type": "Result", "version": "opset1"}
+            )  # fmt: skip
+            entry = ElementTree.SubElement(
+                ElementTree.SubElement(result, "input"), "port", {"id": "0", **_typed(port)}
+            )
+            entry.extend(port.findall("dim"))
+            way = {
+                "from-layer": layer.attrib["id"],
+                "from-port": port.attrib["id"],
+                "to-layer": str(number),
+                "to-port": "0",
+            }
+            ElementTree.SubElement(edges, "edge", way)
+        link_beside(model_file, folder)
+        written = folder / model_file.name
+        ElementTree.ElementTree(net).write(written, encoding="utf-8", xml_declaration=True)
+        return written
+
+
+def _parse(model_file: Path) -> ElementTree.Element:
+    """
+    Raises:
+        LatentcError: it is no IR.
+    """
+    try:
+        net = ElementTree.parse(model_file).getroot()
+    except ElementTree.ParseError as error:
+        raise LatentcError(
+            f"{model_file} is not an OpenVINO model: {error}.", "See: latentc verify ARTIFACT"
+        ) from error
+    if net.tag != "net" or net.find("layers") is None or net.find("edges") is None:
+        raise LatentcError(f"{model_file} is not an OpenVINO model.", "See: latentc verify ARTIFACT")
+    return net
+
+
+def _ports(net: ElementTree.Element) -> Iterator[tuple[ElementTree.Element, ElementTree.Element]]:
+    """Each layer with each of its outputs."""
+    for layer in net.iterfind("layers/layer"):
+        for port in layer.iterfind("output/port"):
+            yield layer, port
+
+
+def _names(port: ElementTree.Element) -> list[str]:
+    """The tensor names of an output; a comma in one is written with a backslash."""
+    text = port.attrib.get("names", "").replace("\\,", "\0")
+    return [name.replace("\0", ",") for name in text.split(",") if name]
+
+
+def _typed(port: ElementTree.Element) -> dict[str, str]:
+    return {"precision": port.attrib["precision"]} if "precision" in port.attrib else {}
+
+
+def _result_sources(net: ElementTree.Element) -> set[tuple[str | None, str | None]]:
+    """The outputs that lead to a Result: ids of the layer and of its port."""
+    results = {
+        layer.attrib.get("id")
+        for layer in net.iterfind("layers/layer")
+        if layer.attrib.get("type") == "Result"
+    }
+    return {
+        (edge.attrib.get("from-layer"), edge.attrib.get("from-port"))
+        for edge in net.iterfind("edges/edge")
+        if edge.attrib.get("to-layer") in results
+    }
+
+
+IR = IrFormat()
