@@ -15,7 +15,7 @@ from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from runtimes.compute import AUTO, WIDE, broken, check_asked, choose, covered, device_of
-from runtimes.process_lock import ProcessLock
+from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import table
 from runtimes.sessions.base import Device, Session
 
@@ -65,6 +65,7 @@ class Graphs:
         self._sessions: dict[str, Session] = {}
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
         self._closed = False
+        kept_in_forks(self)
         if compute != AUTO:
             _ = self.computes
 
@@ -137,6 +138,10 @@ class Graphs:
         finally:
             if self._closed:
                 self._free(graph)
+
+    def held_sessions(self) -> tuple[Session, ...]:
+        """The sessions that are open."""
+        return tuple(self._sessions.values())
 
     def _check_open(self) -> None:
         if self._closed:

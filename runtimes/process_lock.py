@@ -1,11 +1,46 @@
-"""A lock that belongs to the process that made it: a fork of that process is told so, where it would wait for ever."""
+"""What a fork of the process that made a pipeline must not do: take its locks, and free its sessions.
+
+Either would wait for ever for threads that a fork does not have.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from artifacts.errors import LatentcError
+
+
+class SessionHolder(Protocol):
+    """Who holds vendors' sessions."""
+
+    def held_sessions(self) -> Iterable[Any]:
+        """Those that are open."""
+
+
+_holders: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def kept_in_forks(holder: SessionHolder) -> None:
+    """In a fork, the sessions of `holder` are never freed, also not when the interpreter ends.
+
+    A vendor's destructor ends its threads and waits for them. `holder` itself is not kept.
+    """
+    _holders.add(holder)
+
+
+def _keep() -> None:
+    for holder in list(_holders):
+        for session in list(holder.held_sessions()):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep)
 
 
 class ProcessLock:
