@@ -64,9 +64,24 @@ class Folder:
                     raise LatentcError(f"{file} is not a regular file.")
                 if info.st_size > MAX_READ:
                     raise LatentcError(f"{file} has {info.st_size} bytes; at most {MAX_READ} are read.")
-                return stream.read(MAX_READ)
+                data = stream.read(MAX_READ)
         except OSError as error:
             raise LatentcError(f"{file} cannot be read: {error.strerror or error}.") from error
+        check_not_pointer(data, file)
+        return data
+
+
+def check_not_pointer(data: bytes, file: Path) -> None:
+    """Raises LatentcError where a file holds the name of its content, as a clone without git-lfs leaves it.
+
+    Args:
+        data: how the file begins.
+    """
+    if data.startswith(b"version https://git-lfs"):
+        raise LatentcError(
+            f"{file} is a pointer of git-lfs and not the file itself.",
+            "Fetch what it stands for, in the model's folder: git lfs install && git lfs pull",
+        )
 
 
 def contents(root: Path | Contents) -> Contents:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from artifacts import paths, strict_json
+from artifacts.contents import check_not_pointer
 from artifacts.errors import LatentcError
 
-MAX_HEADER = 100_000_000
-"""Bytes of JSON; the reference implementation has the same limit."""
+MAX_HEADER = 25_000_000
+"""Bytes of JSON: some 200,000 tensors, which take seconds and 400 MB to read. The reference implementation has four
+times that, and the largest models a hundredth."""
 
 # Every dtype that the reference implementation (safetensors 0.8) knows, with its bits per element.
 DTYPE_BITS: dict[str, int] = {
@@ -64,9 +67,12 @@ def read_header(path: Path) -> tuple[Entry, ...]:
         LatentcError: the file cannot be read, or is not strictly of the format; names the key and the fault.
     """
     try:
-        with path.open("rb") as stream:
+        with _open(path) as stream:
             file_size = os.fstat(stream.fileno()).st_size
-            length = int.from_bytes(stream.read(8), "little")
+            start = stream.read(8)
+            if start == b"version ":
+                check_not_pointer(start + stream.read(64), path)
+            length = int.from_bytes(start, "little")
             if file_size < 8 or length > file_size - 8:
                 raise _fault(
                     path, f"is truncated: its header ends at byte {8 + length}, the file at {file_size}"
@@ -85,6 +91,16 @@ def read_header(path: Path) -> tuple[Entry, ...]:
     entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
     _check_contiguous(path, entries, 8 + length, file_size)
     return tuple(entries)
+
+
+def _open(path: Path) -> BinaryIO:
+    # NONBLOCK: opening a FIFO must not wait for a writer.
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    stream = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise LatentcError(f"{path} is not a regular file.")
+    return stream
 
 
 def _entry(path: Path, key: str, info: Any, start: int) -> Entry:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from artifacts import memory
+from artifacts import memory, strict_json
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import BackgroundHashes
@@ -47,6 +47,7 @@ from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.request import CHECKS, CompileRequest
 from compiler.road import chosen
 from compiler.source import ModelSource, open_model
+from runtimes.assemble import INDEX
 from runtimes.parts import part_files
 from runtimes.sessions import table as sessions
 from targets import table as targets
@@ -382,7 +383,7 @@ def _manifest(
 def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
     """Writes what diffusers loads beside the modules: the index, schedulers, tokenizers, processors."""
     compiled = {method.component for method in captured.methods}
-    index = json.loads((source.root / "model_index.json").read_text(encoding="utf-8"))
+    index = strict_json.loads(Folder(source.root).read(INDEX), str(source.root / INDEX))
     for component in source.components:
         if component.is_module:
             if component.name not in compiled:
@@ -392,4 +393,4 @@ def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
             copy = folder / component.name / path
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ Nothing here reads a weight. Only safetensors are opened, and of them only the h
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +15,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from artifacts import paths, strict_json
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import Entry, read_header
-from runtimes.classes import component_class
+from compiler import hub
+from runtimes.assemble import INDEX
+from runtimes.classes import component_class, is_own
 from runtimes.configs import cleaned
 from targets.graph.weights import Stored
 
@@ -30,6 +33,17 @@ BUILTIN_MODELS = "latentc.models"
 _LIBRARIES = ("diffusers", "transformers")
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+# Ends of the names of files that hold a graph with its weights, and whose they are.
+_COMPILED = {
+    ".xml": "OpenVINO",
+    ".onnx": "ONNX",
+    ".engine": "TensorRT",
+    ".plan": "TensorRT",
+    ".mlpackage": "Core ML",
+    ".mlmodelc": "Core ML",
+    ".gguf": "GGUF",
+}
 
 # What diffusers and transformers call a component's weights, most exact first. A variant's name stands before
 # the suffix ("model.fp16.safetensors").
@@ -178,13 +192,33 @@ class ModelSource:
         """
         import diffusers
 
-        found = getattr(diffusers, self.pipeline, None)
-        if found is None:
+        cls = getattr(diffusers, self.pipeline, None)
+        if cls is None:
             raise LatentcError(
                 f"{self.id} is a {self.pipeline}, which diffusers {diffusers.__version__} does not have.",
                 "Upgrade it: pip install -U diffusers",
             )
-        return found  # type: ignore[no-any-return]
+        check_pipeline(cls, self.pipeline, str(self.root / INDEX))
+        return cls  # type: ignore[no-any-return]
+
+
+def check_pipeline(cls: Any, name: str, index: str) -> None:
+    """Raises LatentcError unless `cls`, which `index` calls `name`, is a pipeline that says what it is made of."""
+    import inspect
+
+    from diffusers import DiffusionPipeline
+
+    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if not (isinstance(cls, type) and issubclass(cls, DiffusionPipeline) and is_own(cls)):
+        what = "which is no pipeline of diffusers"
+    elif any(p.kind in unnamed for p in inspect.signature(cls).parameters.values()):
+        what = "which does not say what it is made of"
+    else:
+        return
+    raise LatentcError(
+        f"{index}: '_class_name' is {name!r}, {what}.",
+        "Name the pipeline's own class, e.g. StableDiffusionPipeline.",
+    )
 
 
 def builtin_models() -> dict[str, str]:
@@ -197,8 +231,7 @@ def local_folder(model: str) -> Path | None:
     for entry in metadata.entry_points(group=BUILTIN_MODELS):
         if entry.name == model:
             return Path(entry.load())
-    path = Path(model)
-    return path if path.is_dir() else None
+    return Path(model) if os.path.isdir(model) else None  # which takes names that no file can have
 
 
 def open_model(model: str) -> ModelSource:
@@ -211,63 +244,37 @@ def open_model(model: str) -> ModelSource:
     folder = local_folder(model)
     if folder is not None:
         return _open_folder(model, folder, "")
-    path = Path(model)
-    if path.exists():
+    if os.path.exists(model):
         raise UsageError(
             f"{model} is a file; a model is a diffusers folder, which has a model_index.json.",
             "Convert it once: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
         )
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if model.startswith((".", "/", "~")) or not hub.is_hub_id(model):
         known = ", ".join(builtin_models()) or "none"
         raise LatentcError(
             f"there is no model '{model}': no such folder, no built-in model (there are: {known}) and no hub id.",
             "Give a folder with a model_index.json, or a hub id such as owner/name.",
         )
-    return _open_hub(model)
-
-
-def _open_hub(model: str) -> ModelSource:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    try:
-        root = Path(snapshot_download(model, allow_patterns=patterns))
-    except GatedRepoError as error:
-        raise LatentcError(
-            f"{model} is gated: its licence must be accepted once.",
-            f"Accept it at huggingface.co/{model}, then: huggingface-cli login",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise LatentcError(
-            f"there is no folder and no model on the hub called '{model}' (or it is private).",
-            "Check the spelling, or log in: huggingface-cli login",
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise LatentcError(
-            f"the hub cannot be reached and '{model}' is neither in its cache nor a folder here.",
-            "Go online, or copy the model's folder here and give its path.",
-        ) from error
+    root = hub.fetch(model)
     return _open_folder(model, root, root.name)
 
 
 def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
-    index = root / "model_index.json"
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    index = root / INDEX
+    if not index.exists():
         raise LatentcError(
-            f"{root} has no model_index.json, so it is not a diffusers pipeline.",
+            f"{root} has no {INDEX}, so it is not a diffusers pipeline.",
             "Give the folder above its unet/ or transformer/ folder.",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise LatentcError(f"{index} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str):
+        )
+    content = strict_json.loads(Folder(root).read(INDEX), str(index))
+    pipeline = content.get("_class_name") if isinstance(content, dict) else None
+    if isinstance(pipeline, list) and pipeline:
+        raise LatentcError(
+            f"{index}: '_class_name' is {pipeline[-1]!r}, a class in the model's own Python ({pipeline[0]!r}), "
+            "which is not run.",
+            "latentc compiles pipelines that diffusers itself has. Name one of those there, if its components fit.",
+        )
+    if not isinstance(pipeline, str):
         raise LatentcError(f"{index} names no pipeline class (_class_name).")
     components: list[ComponentSource] = []
     config: dict[str, Any] = {}
@@ -280,7 +287,7 @@ def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
             components.append(ComponentSource(name, value[0], value[1], root / name))
         elif not (isinstance(value, list) and value == [None, None]):
             config[name] = value
-    return ModelSource(model, root, revision, content["_class_name"], tuple(components), config)
+    return ModelSource(model, root, revision, pipeline, tuple(components), config)
 
 
 def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
@@ -295,7 +302,15 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
         )
         if plain:
             return (plain[0],)
-    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES)
+    names = sorted(p.name for p in folder.glob("*"))
+    compiled = [(n, kind) for n in names for suffix, kind in _COMPILED.items() if n.endswith(suffix)]
+    if compiled:
+        raise LatentcError(
+            f"the weights of '{name}' are in a model that was exported already ({compiled[0][0]}: {compiled[0][1]}); "
+            "latentc compiles models of PyTorch.",
+            "Give the model that it was exported from: a diffusers folder or hub id with safetensors.",
+        )
+    pickles = [n for n in names if n.endswith(_PICKLES)]
     if pickles:
         raise LatentcError(
             f"the weights of '{name}' are a pickle ({pickles[0]}), which can run any code when it is read; "
@@ -308,15 +323,19 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("a shard's name is not a text")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise LatentcError(f"{index} is not an index of shards: {error!r}") from error
+    content = strict_json.loads(Folder(index.parent).read(index.name), str(index))
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not (isinstance(shards, dict) and shards and all(isinstance(name, str) for name in shards.values())):
+        raise LatentcError(
+            f"{index} is not an index of shards: its 'weight_map' does not name a file for each key."
+        )
+    names = sorted(set(shards.values()))
     for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise LatentcError(f"{index} names the shard '{name}', which is not in {index.parent}.")
+        if Path(name).name != name or not os.path.isfile(index.parent / name):
+            raise LatentcError(
+                f"{index} names the shard {paths.shown(name)}, which is not in {index.parent}.",
+                "Download the model again: a part of it is missing.",
+            )
     return tuple(index.parent / name for name in names)
 
 

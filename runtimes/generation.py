@@ -17,6 +17,7 @@ from runtimes.flaws import Flaw
 from runtimes.meter import Meter, NotFinite
 from runtimes.notebook import notebook_bars
 from runtimes.options import arguments, check_range, parameters, parse_size, synonym
+from runtimes.process_lock import ProcessLock
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
 
@@ -40,7 +41,7 @@ class Generator:
         self._sizes = sizes
         self._progress = progress
         self._meter = Meter()
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._scheduler = getattr(diffusers, "scheduler", None)
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from runtimes.compute import AUTO, WIDE, broken, check_asked, choose, covered, device_of
+from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import table
 from runtimes.sessions.base import Device, Session
 
@@ -26,7 +27,10 @@ OPENINGS = 3
 
 
 class Graphs:
-    """Sessions by graph folder. Safe to use from several threads; a graph runs one call at a time."""
+    """Sessions by graph folder. Safe to use from several threads; a graph runs one call at a time.
+
+    A fork of the process that made it may close it, and nothing else.
+    """
 
     def __init__(
         self,
@@ -59,8 +63,9 @@ class Graphs:
         self._records = {g.folder: g for g in manifest.graphs}
         self._factory = table.get(manifest.target)
         self._sessions: dict[str, Session] = {}
-        self._locks = {g.folder: threading.Lock() for g in manifest.graphs}
+        self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
         self._closed = False
+        kept_in_forks(self)
         if compute != AUTO:
             _ = self.computes
 
@@ -114,17 +119,53 @@ class Graphs:
         """Opens the graph unless it is open.
 
         Raises:
-            LatentcError: no such device, or the vendor refused the file.
+            LatentcError: no such device, the vendor refused the file, or `close` was called, also meanwhile.
         """
-        record = self.record(graph)
-        with self._locks[graph]:
+        with self._held(graph):
+            self._session(graph)
+
+    @contextmanager
+    def _held(self, graph: str) -> Iterator[None]:
+        """While it is open, no other thread opens, runs or frees the graph.
+
+        A `close` meanwhile does not wait: the graph is freed here, at the end.
+        """
+        self.record(graph)
+        try:
+            with self._locks[graph]:
+                self._check_open()
+                yield
+        finally:
             if self._closed:
-                raise LatentcError("the pipeline is closed.", "Load the artifact again.")
-            if graph in self._sessions:
-                return
+                self._free(graph)
+
+    def held_sessions(self) -> tuple[Session, ...]:
+        """The sessions that are open."""
+        return tuple(self._sessions.values())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LatentcError("the pipeline is closed.", "Load the artifact again.")
+
+    def _session(self, graph: str) -> Session:
+        """The graph's session, opened if need be; its lock is held."""
+        if graph not in self._sessions:
             self._progress(Event(f"opening {graph}", 0, None))
-            self._sessions[graph] = self._opened(record)
+            self._sessions[graph] = self._opened(self._records[graph])
             self._progress(Event(f"opening {graph}", 1, 1))
+        self._check_open()
+        return self._sessions[graph]
+
+    def _free(self, graph: str) -> None:
+        """Frees the graph's session, if it has one; where another thread uses it, that thread does."""
+        if not self._locks[graph].acquire(blocking=False):
+            return
+        try:
+            session = self._sessions.pop(graph, None)
+            if session is not None:
+                session.close()
+        finally:
+            self._locks[graph].release()
 
     def _opened(self, record: GraphRecord) -> Session:
         """A session of the files that were verified.
@@ -175,24 +216,29 @@ class Graphs:
         """Runs the graph once; `inputs` may hold some that the vendor dropped as nothing depends on them.
 
         Raises:
-            LatentcError: it cannot be opened or run, or a file of it was written to since it was verified.
+            LatentcError: it cannot be opened or run, a file of it was written to since it was verified, or `close` was
+                called, also meanwhile.
         """
-        self.open(graph)
-        with self._locks[graph]:
-            session = self._sessions[graph]
+        with self._held(graph):
+            session = self._session(graph)
             outputs = session.run({name: array for name, array in inputs.items() if name in session.inputs})
             if self._files is not None:
                 # A vendor may read weights from the file while it runs. What was replaced as a whole stays as it was
                 # for who has it open.
                 self._files.check(graph, replaced=not getattr(session, "opens_later", False))
+            self._check_open()
             return outputs
 
     def close(self) -> None:
-        """Frees all sessions; twice is harmless."""
+        """Frees all sessions; twice is harmless.
+
+        It does not wait for calls of other threads: each frees its graph when it ends, which is with an error. In a
+        fork nothing is freed: the sessions are the first process's.
+        """
         self._closed = True
-        for graph in list(self._sessions):
-            with self._locks[graph]:
-                self._sessions.pop(graph).close()
+        for graph, lock in self._locks.items():
+            if not lock.is_foreign:
+                self._free(graph)
 
     def _cache_of(self, record: GraphRecord) -> Path | None:
         """A folder for this content and type only: vendors know blobs by path, and an artifact can be replaced."""

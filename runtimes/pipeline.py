@@ -154,7 +154,11 @@ class Pipeline(Generator):
         return dict(self._graphs.computes)
 
     def close(self) -> None:
-        """Frees all graphs; twice is harmless."""
+        """Frees all graphs; twice is harmless.
+
+        Calls of other threads that are under way, or wait for their turn, end in "the pipeline is closed"; the graph
+        that such a call computes with is freed when it ends.
+        """
         self._graphs.close()
 
     def save_pretrained(self, folder: str | Path, force: bool = False) -> Path:
