@@ -246,13 +246,8 @@ def _reference(
 
     from compiler.capture.calls import MethodCall
     from compiler.capture.infer import Method
-    from compiler.source import ComponentSource
 
-    source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
-    cls: Any = source.cls
-    module = cls.from_pretrained(
-        job.folder, torch_dtype=torch.float32, variant=source.variant, use_safetensors=True
-    )
+    module = _module(job)
     method = Method(
         job.component,
         job.method,
@@ -265,7 +260,7 @@ def _reference(
         shapes=(),
         state=job.state,
     )
-    call = MethodCall(module.eval(), method)
+    call = MethodCall(module, method)
 
     def outputs() -> list[list[np.ndarray]]:
         results = []
@@ -285,6 +280,30 @@ def _reference(
                 if math.isfinite(worst):
                     noise[kind] = worst
     return references, noise
+
+
+_last: dict[str, Any] = {}
+
+
+def _module(job: Job) -> Any:
+    """The job's component in PyTorch. The last one is kept, as the next job is often of another part of it; not where
+    something is set on it for the job."""
+    import torch
+
+    from compiler.source import ComponentSource
+
+    key = f"{job.library}.{job.class_name} {job.folder}"
+    if key not in _last or job.state:
+        _last.clear()
+        source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
+        cls: Any = source.cls
+        module = cls.from_pretrained(
+            job.folder, torch_dtype=torch.float32, variant=source.variant, use_safetensors=True
+        ).eval()
+        if job.state:
+            return module
+        _last[key] = module
+    return _last[key]
 
 
 def checking() -> Work:
