@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from artifacts import memory, strict_json
@@ -36,10 +36,11 @@ from artifacts.workspace import Building, Workspace
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
+from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evaluation import evaluation
 from compiler.evidence import pictures
 from compiler.evidence.graphs import Checker, memory_needed
-from compiler.lowering.job import GraphJob, Lowered, toolchain
+from compiler.lowering.job import RESIDUAL, GraphJob, Lowered, toolchain, write_residual
 from compiler.lowering.reuse import Shared
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize import data_aware
@@ -91,26 +92,21 @@ def compile(
         Workspace(request.out, request.force, progress) as workspace,
         BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes,
     ):
-        captured = _capture(source, request, progress, shared)
-        recipe = quantization(request.quantize, captured, target)
-        planned = _plan(request, captured, recipe)
-        if on_plan is not None:
-            on_plan(planned)
-        files = _source_files(source, captured, hashes, progress)
-        keys: dict[str, str] = {}
-        with Checker() as checker, _Writer(progress) as writer:
-            for method in captured.methods:
-                job = GraphJob(
-                    request, target, options, source, captured, method, recipe, checker, writer.report, shared
-                )
-                key = keys[method.folder] = job.key(files)
-                if workspace.finished(key) is not None:
-                    progress(Event(f"{method.folder}: reused from an earlier run", 1, 1))
-                    continue
-                with ExitStack() as part:
-                    building = part.enter_context(workspace.build(key, needs=job.bytes))
-                    lowered = job.lower(building)
-                    writer.write(job, building, lowered, part)
+        split: dict[Submodule, NotOneGraph] = {}
+        while True:
+            captured = _capture(source, request, progress, shared, split)
+            recipe = quantization(request.quantize, captured, target)
+            planned = _plan(request, captured, recipe)
+            if on_plan is not None:
+                on_plan(planned)
+            files = _source_files(source, captured, hashes, progress)
+            jobs = _Jobs(request, target, options, source, captured, recipe, progress, shared)
+            try:
+                keys = jobs.run(workspace, files)
+                break
+            except NotOneGraph as error:
+                split[error.part] = error
+                progress(Event(f"{error.part}: smaller graphs of its parts", 1, 1))
         graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
         manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
         # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
@@ -124,6 +120,47 @@ def compile(
             lambda folder: _loose_files(source, captured, folder),
         )
     return _published(request.out)
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """All graphs of a compile."""
+
+    request: CompileRequest
+    target: Target
+    options: Any
+    source: ModelSource
+    captured: Capture
+    recipe: Recipe | None
+    progress: Progress
+    shared: Shared | None
+
+    def run(self, workspace: Workspace, files: Mapping[str, tuple[FileRecord, ...]]) -> dict[str, str]:
+        """Makes those that the workspace does not have yet, and returns the key of each folder there."""
+        keys: dict[str, str] = {}
+        with Checker() as checker, _Writer(self.progress) as writer:
+            for method in self.captured.methods:
+                job = GraphJob(
+                    self.request,
+                    self.target,
+                    self.options,
+                    self.source,
+                    self.captured,
+                    method,
+                    self.recipe,
+                    checker,
+                    writer.report,
+                    self.shared,
+                )
+                key = keys[method.folder] = job.key(files)
+                if workspace.finished(key) is not None:
+                    self.progress(Event(f"{method.folder}: reused from an earlier run", 1, 1))
+                    continue
+                with ExitStack() as part:
+                    building = part.enter_context(workspace.build(key, needs=job.bytes))
+                    lowered = job.lower(building)
+                    writer.write(job, building, lowered, part)
+        return keys
 
 
 class _Stopped(Exception):
@@ -255,15 +292,19 @@ def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> 
 
 
 def _capture(
-    source: ModelSource, request: CompileRequest, progress: Progress, shared: Shared | None = None
+    source: ModelSource,
+    request: CompileRequest,
+    progress: Progress,
+    shared: Shared | None = None,
+    split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
 ) -> Capture:
     def make() -> Capture:
         given = parse_given(request.arguments)
-        return capture(source, request.tasks, request.size, request.batch, given, progress)
+        return capture(source, request.tasks, request.size, request.batch, given, progress, split=split)
 
     if shared is None:
         return make()
-    asked = (request.tasks, request.size, request.batch, sorted(request.arguments.items()))
+    asked = (request.tasks, request.size, request.batch, sorted(request.arguments.items()), sorted(split))
     return shared.capture((source.root, repr(asked)), make)
 
 
@@ -369,9 +410,19 @@ def _manifest(
                     )
                     for m in found
                 ),
-                residual=f"{found[0].folder}/residual.safetensors" if graphs[found[0].folder][1] else None,
+                residual=f"{found[0].folder}/{RESIDUAL}" if graphs[found[0].folder][1] else None,
             )
             for name, found in components.items()
+        )
+        + tuple(
+            ComponentRecord(
+                name=name,
+                class_path=captured.classes[name],
+                config=f"{name}/config.json",
+                methods=(),
+                residual=f"{name}/{RESIDUAL}" if captured.residuals.get(name) else None,
+            )
+            for name in captured.uncalled
         ),
         graphs=tuple(record for record, _ in graphs.values()),
         files=files,
@@ -386,7 +437,12 @@ def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
     index = strict_json.loads(Folder(source.root).read(INDEX), str(source.root / INDEX))
     for component in source.components:
         if component.is_module:
-            if component.name not in compiled:
+            if component.name in captured.uncalled:
+                copy = folder / component.name
+                copy.mkdir(parents=True, exist_ok=True)
+                (copy / "config.json").write_bytes(component.config)
+                write_residual(component, captured, copy)
+            elif component.name not in compiled:
                 index[component.name] = [None, None]
             continue
         for path, data in part_files(Folder(source.root), component.name):

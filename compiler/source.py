@@ -21,8 +21,8 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import Entry, read_header
 from compiler import hub
 from runtimes.assemble import INDEX
-from runtimes.classes import component_class, is_own
-from runtimes.configs import cleaned
+from runtimes.classes import component_class, is_list, is_own
+from runtimes.configs import LIST_KEY, cleaned, read_config
 from targets.graph.weights import Stored
 
 BUILTIN_MODELS = "latentc.models"
@@ -110,12 +110,31 @@ class ComponentSource:
         return issubclass(self.cls, torch.nn.Module)
 
     @cached_property
+    def members(self) -> tuple[ComponentSource, ...]:
+        """The models of a component that is a list of models (several ControlNets), in order; empty for others.
+
+        diffusers saves them in folders of their own: "controlnet", "controlnet_1", "controlnet_2", ...
+        """
+        if not is_list(self.cls):
+            return ()
+        folders = [self.folder]
+        while (following := self.folder.with_name(f"{self.folder.name}_{len(folders)}")).is_dir():
+            folders.append(following)
+        return tuple(
+            ComponentSource(folder.name, "diffusers", _class_of(folder), folder) for folder in folders
+        )
+
+    @cached_property
     def config(self) -> bytes:
-        """Its config.json as it may be used and copied: without what names code or files elsewhere.
+        """Its config.json as it may be used and copied: without what names code or files elsewhere. That of a list of
+        models holds theirs.
 
         Raises:
             LatentcError: it cannot be read, or names a kernel or a model to load.
         """
+        if self.members:
+            configs = [json.loads(member.config) for member in self.members]
+            return (json.dumps({LIST_KEY: configs}, indent=2) + "\n").encode()
         file = "config.json"
         return cleaned(Folder(self.folder).read(file), str(self.folder / file), verified=False)
 
@@ -126,6 +145,8 @@ class ComponentSource:
         Raises:
             LatentcError: there are none, or only pickles.
         """
+        if self.members:
+            return tuple(file for member in self.members for file in member.weight_files)
         return _weight_files(self.folder, self.name)
 
     @property
@@ -288,6 +309,15 @@ def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
         elif not (isinstance(value, list) and value == [None, None]):
             config[name] = value
     return ModelSource(model, root, revision, pipeline, tuple(components), config)
+
+
+def _class_of(folder: Path) -> str:
+    """The class that a model's own configuration names."""
+    data = Folder(folder).read("config.json")
+    name = read_config(data, str(folder / "config.json"), verified=False).get("_class_name")
+    if not isinstance(name, str):
+        raise LatentcError(f"{folder / 'config.json'} names no class (_class_name).")
+    return name
 
 
 def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:

@@ -50,6 +50,17 @@ def assemble(root: Path | Contents, class_path: str, shells: Mapping[str, Any]) 
         return cls(**arguments)
 
 
+def required_components(classes: Iterable[type]) -> frozenset[str]:
+    """What the constructors of pipelines cannot do without."""
+    return frozenset(
+        name
+        for cls in classes
+        for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]  # type: ignore[misc]
+        if parameter.default is inspect.Parameter.empty
+        and name not in getattr(cls, "_optional_components", ())
+    )
+
+
 def check_components(pipelines: Mapping[str, str], task: str, components: Iterable[str]) -> None:
     """Whether the artifact's pipelines are made of what was compiled for them.
 

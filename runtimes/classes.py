@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -67,8 +68,15 @@ def pipeline_class(class_path: str) -> type:
     return found  # type: ignore[no-any-return]
 
 
+def is_list(cls: type) -> bool:
+    """Whether a model's class is made of a list of models (MultiControlNetModel), and has no configuration itself."""
+    from diffusers import ConfigMixin, ModelMixin
+
+    return issubclass(cls, ModelMixin) and not issubclass(cls, ConfigMixin)
+
+
 def module_class(class_path: str) -> type:
-    """A module's class that is built from a configuration.
+    """A module's class that is built from a configuration, or from a list of such modules.
 
     Raises:
         LatentcError: it is none.
@@ -78,9 +86,27 @@ def module_class(class_path: str) -> type:
     from transformers import PreTrainedModel
 
     found = import_subclass(class_path, torch.nn.Module, "module")
-    if not issubclass(found, (ConfigMixin, PreTrainedModel)):
+    if not issubclass(found, (ConfigMixin, PreTrainedModel)) and not is_list(found):
         raise LatentcError(f"the artifact names '{class_path}' as a component; it has no configuration.")
     return found
+
+
+def list_of_models(cls: Any, configs: Sequence[Mapping[str, Any]]) -> Any:
+    """An instance of `cls`, which `is_list`, of models that are built from their configurations.
+
+    Raises:
+        LatentcError: a configuration is of no model of diffusers.
+    """
+    from diffusers import ConfigMixin
+
+    models = []
+    for config in configs:
+        name = config.get("_class_name")
+        model: Any = component_class("diffusers", name) if isinstance(name, str) else None
+        if model is None or not is_own(model) or not issubclass(model, ConfigMixin):
+            raise LatentcError(f"{cls.__name__} is made of models of diffusers; found '{name}'.")
+        models.append(model.from_config(config))
+    return cls(models)
 
 
 def import_subclass(class_path: str, base: type, what: str) -> type:

@@ -41,6 +41,9 @@ NOTES = frozenset({"_name_or_path", "name_or_path", "_commit_hash", "init_inputs
 PATH_ENDS = ("_file", "_files", "_path", "_dir")
 """Ends of the keys whose text is a path on the machine of who saved the configuration."""
 
+LIST_KEY = "latentc_models"
+"""Key of our own: the configurations of a component that is a list of models, in order."""
+
 LABELS = frozenset({"id2label", "label2id"})
 """Keys whose texts are anything at all."""
 

@@ -6,7 +6,7 @@ module built on the meta device has all of that and no memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,8 +15,8 @@ from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
 from artifacts.pinned import Pinned
-from runtimes.classes import module_class
-from runtimes.configs import cleaned, read_config
+from runtimes.classes import is_list, list_of_models, module_class
+from runtimes.configs import LIST_KEY, cleaned, read_config
 from runtimes.meter import Meter
 from runtimes.parts import making, private_copy
 from runtimes.residual import put_residual
@@ -107,14 +107,17 @@ def build_shell(
     files = contents(root)
     # A weight takes a bit of some graph's file at least. Graphs leave out parts of modules, so there is room.
     elements = WEIGHTS_A_BYTE * files.size + SPARE_WEIGHTS if isinstance(files, Pinned) else None
+    paths = {path for m in record.methods if (path := m.method.rpartition(".")[0])}
     with making(cls, files.shown(record.config), elements):
-        module = _on_meta(cls, files, record.config)
+        python = bool(paths) or not record.methods  # Code of its own runs, on tensors of its own.
+        module = (_without_memory if python else _on_meta)(cls, files, record.config)
     module.eval().requires_grad_(False)
     if record.residual is not None:
         with private_copy(files.read(record.residual), "residual.safetensors") as file:
             put_residual(module, file)
     module.__class__ = _shell_class(cls, record.name)
-    _guard(module, record)
+    split = _split(module, paths, record)
+    _guard(module, record, split)
     by_method: dict[str, list[MethodRecord]] = {}
     for method in record.methods:
         by_method.setdefault(method.method, []).append(method)
@@ -134,6 +137,21 @@ def build_shell(
     return module
 
 
+def _split(module: torch.nn.Module, paths: Collection[str], record: ComponentRecord) -> set[str]:
+    """The paths of the modules whose own Python runs, between the graphs of what they call.
+
+    They and those that they call look as the component itself does: on the CPU, and in fp32.
+    """
+    above = {"" if "." not in path else path.rpartition(".")[0] for path in paths}
+    while more := {path.rpartition(".")[0] for path in above if path} - above:
+        above |= more
+    for path in sorted((above | set(paths)) - {""}):
+        part = _owner(module, f"{path}.forward", record)
+        if isinstance(getattr(type(part), "device", None), property):
+            part.__class__ = _shell_class(type(part), record.name)
+    return above
+
+
 def _owner(module: torch.nn.Module, method: str, record: ComponentRecord) -> torch.nn.Module:
     try:
         return module.get_submodule(method.rpartition(".")[0])
@@ -144,19 +162,23 @@ def _owner(module: torch.nn.Module, method: str, record: ComponentRecord) -> tor
 
 
 def _on_meta(cls: type, files: Contents, config: str) -> torch.nn.Module:
-    """An instance of `cls` with its parameters on the meta device."""
+    """An instance of `cls` with its parameters, and all tensors that it makes, on the meta device."""
     import torch
 
     try:
         with torch.device("meta"):
             return _from_config(cls, files, config)
     except (NotImplementedError, RuntimeError):
-        # A constructor that reads the values of tensors it makes (`.item()` of a linspace): keep those real,
-        # and free each parameter as soon as it is made.
-        from accelerate import init_empty_weights
+        # A constructor that reads the values of tensors it makes (`.item()` of a linspace).
+        return _without_memory(cls, files, config)
 
-        with init_empty_weights(include_buffers=False):
-            return _from_config(cls, files, config)
+
+def _without_memory(cls: type, files: Contents, config: str) -> torch.nn.Module:
+    """An instance of `cls` whose parameters are freed as soon as they are made; other tensors keep their values."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return _from_config(cls, files, config)
 
 
 def _from_config(cls: Any, files: Contents, config: str) -> torch.nn.Module:
@@ -164,7 +186,10 @@ def _from_config(cls: Any, files: Contents, config: str) -> torch.nn.Module:
 
     data, shown = files.read(config), files.shown(config)
     if getattr(cls, "config_class", None) is None:
-        return cls.from_config(read_config(data, shown, files.verified))  # type: ignore[no-any-return]
+        config_of = read_config(data, shown, files.verified)
+        if is_list(cls):
+            return list_of_models(cls, config_of.get(LIST_KEY, ()))  # type: ignore[no-any-return]
+        return cls.from_config(config_of)  # type: ignore[no-any-return]
     with private_copy(cleaned(data, shown, files.verified), "config.json") as file:
         parsed = cls.config_class.from_pretrained(str(file.parent), local_files_only=True)
     # "eager", also where a configuration does not say: nothing is chosen by what is installed here.
@@ -196,8 +221,12 @@ def _shell_class(cls: type, component: str) -> type:
     return type(cls.__name__, (cls,), body)
 
 
-def _guard(module: torch.nn.Module, record: ComponentRecord) -> None:
-    """Makes a submodule without weights say so when something that was not compiled calls it."""
+def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[str]) -> None:
+    """Makes a submodule without weights say so when something that was not compiled calls it.
+
+    Args:
+        split: paths of the modules whose own Python runs; what they read of their weights is there.
+    """
 
     def missing(inner: Any, args: Any) -> None:
         methods = ", ".join(sorted({m.method for m in record.methods}))
@@ -209,7 +238,11 @@ def _guard(module: torch.nn.Module, record: ComponentRecord) -> None:
 
     captured = {m.method.rpartition(".")[0] for m in record.methods if m.method.endswith("forward")}
     for name, inner in module.named_modules():
-        if name not in captured and any(p.is_meta for p in inner.parameters(recurse=False)):
+        if (
+            name not in captured
+            and name not in split
+            and any(p.is_meta for p in inner.parameters(recurse=False))
+        ):
             inner.register_forward_pre_hook(missing)
 
 

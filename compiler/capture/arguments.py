@@ -9,9 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from artifacts.errors import UsageError
+from runtimes.classes import is_list
+
+Form = Literal["lists", "one picture", "no lists"]
+"""How prompts and pictures are passed: lists with an item for each row of the batch; a list of prompts and one picture
+that all of them share; or, in a batch of one, the prompt and the picture themselves."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,17 @@ class Point:
     guided: bool = True
     extra: bool = False
     each: int = 1
+    form: Form = "lists"
 
     @property
     def prompts(self) -> int:
         """How many prompts, or pictures to start from, the call is given."""
         return self.batch // self.each
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms that the call may have; a call for one picture is first made as people make it."""
+        return ("no lists", "lists", "one picture") if self.prompts == 1 else ("lists", "one picture")
 
 
 # Steps enough for an image-to-image pipeline to keep one at its default strength. They cost nothing: a module
@@ -43,29 +54,37 @@ STEPS = 8
 _WORDS = "a large red circle at the left of a blue square under some very small green stars".split()
 
 
-def _prompt(point: Point, pipe: Any) -> list[str]:
+def _prompt(point: Point, pipe: Any) -> list[str] | str:
     words = (_WORDS * (point.words // len(_WORDS) + 1))[: point.words]
-    return [" ".join(words)] * point.prompts
+    return _texts(" ".join(words), point)
 
 
-def _negative(point: Point, pipe: Any) -> list[str]:
+def _negative(point: Point, pipe: Any) -> list[str] | str:
     """Not empty: some tokenizers make no token of nothing."""
-    return ["very small stars"] * point.prompts
+    return _texts("very small stars", point)
 
 
-def _picture(point: Point, pipe: Any) -> list[Any]:
+def _texts(text: str, point: Point) -> list[str] | str:
+    return text if point.form == "no lists" else [text] * point.prompts
+
+
+def _picture(point: Point, pipe: Any) -> Any:
     from PIL import Image
 
     # Neither black nor flat: pipelines crop, resize and measure it.
-    return [Image.linear_gradient("L").convert("RGB").resize((point.width, point.height))] * point.prompts
+    return _pictures(Image.linear_gradient("L").convert("RGB").resize((point.width, point.height)), point)
 
 
-def _mask(point: Point, pipe: Any) -> list[Any]:
+def _mask(point: Point, pipe: Any) -> Any:
     from PIL import Image
 
     mask = Image.new("L", (point.width, point.height))
     mask.paste(255, (0, 0, point.width // 2, point.height // 2))
-    return [mask] * point.prompts
+    return _pictures(mask, point)
+
+
+def _pictures(picture: Any, point: Point) -> Any:
+    return [picture] * point.prompts if point.form == "lists" else picture
 
 
 def _embedding(point: Point, pipe: Any) -> Any:
@@ -146,6 +165,9 @@ TASK_ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 """What a task adds to a call."""
 
+FOR_EACH_MODEL = ("control_image", "image")
+"""What has a picture for each model of a component that is a list of models; the first that a pipeline has."""
+
 RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_image"))
 """Tried in turn when the call itself says that something is missing (ControlNet, upscalers)."""
 
@@ -167,6 +189,8 @@ def arguments(
     if each is None or each in given:
         point = replace(point, each=1)
     result: dict[str, Any] = {} if each is None or point.each == 1 else {each: point.each}
+    models = _listed_models(pipe)
+    listed = next((name for name in FOR_EACH_MODEL if name in parameters), None) if models else None
     for name, parameter in parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -177,6 +201,8 @@ def arguments(
             result[name] = ARGUMENTS[name](point, pipe)
         elif asked and name in REQUIRED:
             result[name] = REQUIRED[name](point, pipe)
+            if name == listed:
+                result[name] = [REQUIRED[name](replace(point, form="no lists"), pipe)] * models
         elif parameter.default is parameter.empty:
             raise UsageError(
                 f"{type(pipe).__name__} requires the argument '{name}', which latentc cannot make up.",
@@ -192,6 +218,16 @@ def arguments(
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result
+
+
+def _listed_models(pipe: Any) -> int:
+    """How many models a component holds that is a list of them; 0 where there is none."""
+    import torch
+
+    for component in getattr(pipe, "components", {}).values():
+        if isinstance(component, torch.nn.Module) and is_list(type(component)):
+            return max(len(m) for m in component.children() if isinstance(m, torch.nn.ModuleList))
+    return 0
 
 
 def takes_each(pipe: Any) -> str | None:

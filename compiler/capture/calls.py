@@ -35,7 +35,8 @@ class MethodCall(torch.nn.Module):
         super().__init__()
         self.training = False
         put_state(module, method.state)
-        self.module = module
+        self.path, _, self.name = method.method.rpartition(".")
+        self.module = _holder(module, self.path)
         self.method = method
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -43,8 +44,9 @@ class MethodCall(torch.nn.Module):
         self._same_sizes(tensors)
         by_name = {spec.name: tensor for spec, tensor in zip(self.method.inputs, tensors, strict=True)}
         arguments = {name: trees.rebuild(tree, by_name) for name, tree in self.method.arguments.items()}
-        args, kwargs = call_arguments(type(self.module), self.method.method, arguments)
-        result = getattr(type(self.module), self.method.method)(self.module, *args, **kwargs)
+        part = self.module.get_submodule(self.path)
+        args, kwargs = call_arguments(type(part), self.name, arguments)
+        result = getattr(type(part), self.name)(part, *args, **kwargs)
         seen = {id(tensor) for tensor in tensors}
         distinct = []
         for tensor in trees.leaves(result):  # An ONNX output is one value under one name.
@@ -59,6 +61,18 @@ class MethodCall(torch.nn.Module):
             for axis, size in enumerate(spec.shape):
                 if isinstance(size, str):
                     torch._check(tensor.shape[axis] == first.setdefault(size, tensor.shape[axis]))
+
+
+def _holder(module: torch.nn.Module, path: str) -> torch.nn.Module:
+    """A module that holds the submodule of `module` at `path` alone, at the same path: its tensors keep their names."""
+    if not path:
+        return module
+    holder = module.get_submodule(path)
+    for name in reversed(path.split(".")):
+        inner, holder = holder, torch.nn.Module()
+        holder.training = False
+        holder.add_module(name, inner)
+    return holder
 
 
 def call_arguments(cls: type, method: str, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,9 +20,10 @@ from compiler.capture import modules as building
 from compiler.capture.arguments import RETRIES, Point, arguments
 from compiler.capture.infer import Method, methods
 from compiler.capture.recorder import Recorder
+from compiler.capture.split import NotOneGraph, Submodule
 from compiler.capture.tasks import own_task, pipeline_for
 from compiler.source import ModelSource
-from runtimes.assemble import assemble
+from runtimes.assemble import assemble, required_components
 from runtimes.classes import class_path
 from targets.graph.weights import Stored
 
@@ -45,6 +48,7 @@ class Capture:
         methods: the graphs to export.
         classes: component -> class path of its module.
         weights: component -> where each parameter and persistent buffer is stored.
+        uncalled: components that no call reaches, and that the pipelines' constructors require.
         residuals: component -> names of tensors that pipelines read outside captured methods.
         size, batch: the declared ranges (`size` is measured where the request names none).
         notes: what a user should know: components left out, sizes that are fixed.
@@ -58,6 +62,7 @@ class Capture:
     size: SizeRange
     batch: DimRange
     notes: tuple[str, ...]
+    uncalled: tuple[str, ...] = ()
 
 
 def capture(
@@ -68,6 +73,7 @@ def capture(
     given: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     weightless: bool = False,
+    split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
 ) -> Capture:
     """Runs the model's pipelines at a few batch and image sizes, without weights.
 
@@ -78,37 +84,86 @@ def capture(
         given: more arguments of the call, by name.
         weightless: do not look for weight files: the folder may hold configs alone. What would be read of them
             is noise (`targets.graph.weights.Seeded`).
+        split: modules that are known not to be one graph, and why. Others are found on the way.
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
         UsageError: no pipeline does a task, or a call needs arguments that nobody gave.
     """
-    batch = batch or DimRange(min=1, max=1)
+    reasons = dict(split)
+    while True:
+        try:
+            return _captured(
+                source,
+                tasks,
+                size,
+                batch or DimRange(min=1, max=1),
+                given or {},
+                progress,
+                weightless,
+                reasons,
+            )
+        except NotOneGraph as error:
+            reasons[error.part] = error
+        except LatentcError as error:
+            if not reasons:
+                raise
+            raise next(iter(reasons.values())) from error
+
+
+def _captured(
+    source: ModelSource,
+    tasks: Sequence[str],
+    size: SizeRange | None,
+    batch: DimRange,
+    given: Mapping[str, Any],
+    progress: Progress,
+    weightless: bool,
+    split: Mapping[Submodule, NotOneGraph],
+) -> Capture:
+    """`capture`, which raises `NotOneGraph` where one more module must be split."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     notes: list[str] = []
     built, weights = _modules(source, mode, progress, notes, weightless)
-    recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name))
+    recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.root, class_path(source.pipeline_class()), built)
-    run = _Runner(recorder, given or {}, progress)
+    run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size = size or run.default_size(pipe)
         points = _points(size, batch)
-        for task, pipeline in pipelines.items():
-            run.all(pipeline, task, points)
+        try:
+            run.all(pipelines, points)
+        except _CannotRun:
+            if batch.max > 1:
+                raise
+            # It may take one prompt or one picture a call, which is all that is asked for.
+            recorder.calls.clear()
+            points = _points(size, batch, most=1)
+            run.all(pipelines, points)
     found = methods(recorder.calls, points)
     notes.extend(
         f"{m.folder}: one image size only, because the pipeline passes {', '.join(m.fixed)} as plain numbers."
         for m in found
         if m.fixed
     )
+    notes.extend(
+        f"{name}: {sum(m.component == name for m in found)} graphs with {type(built[name]).__name__}'s own Python "
+        f"between them. {next(error.message for part, error in split.items() if part.component == name)}."
+        for name in dict.fromkeys(part.component for part in split)
+    )
     unused = sorted(set(built) - {m.component for m in found})
-    notes.extend(f"{name}: left out, because no call of the pipeline reaches it." for name in unused)
+    needed = required_components(type(pipeline) for pipeline in pipelines.values())
+    notes.extend(
+        f"{name}: {'without weights' if name in needed else 'left out'}, because no call of the pipeline reaches it."
+        for name in unused
+    )
     return Capture(
         pipelines={task: class_path(type(p)) for task, p in pipelines.items()},
         methods=found,
         classes={name: class_path(type(module)) for name, module in built.items()},
         weights={m.component: weights[m.component] for m in found},
+        uncalled=tuple(name for name in unused if name in needed),
         residuals={name: tuple(sorted(names)) for name, names in recorder.residuals.items()},
         size=size,
         batch=batch,
@@ -144,7 +199,7 @@ class _Runner:
 
     def default_size(self, pipe: Any) -> SizeRange:
         """The size of the pictures that the pipeline makes when it is not told one."""
-        point = Point(2, _FALLBACK_SIZE, _FALLBACK_SIZE)
+        point = Point(1, _FALLBACK_SIZE, _FALLBACK_SIZE)
         before = len(self.recorder.calls)
         image = self._first(self._call(pipe, own_task(type(pipe)), point, 0, without=("height", "width")))
         del self.recorder.calls[before:]
@@ -157,18 +212,24 @@ class _Runner:
         first = images[0] if images is not None and len(images) else None
         return (first.height, first.width) if first is not None and hasattr(first, "height") else None
 
-    def all(self, pipe: Any, task: str, points: Sequence[Point]) -> None:
-        for number, point in enumerate(points):
-            self.progress(Event(f"{task}: dry run", number, len(points)))
-            self._call(pipe, task, point, number)
-        self.progress(Event(f"{task}: dry run", len(points), len(points)))
+    def all(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> None:
+        """Runs the pipeline of each task at all points.
+
+        Raises:
+            _CannotRun: a call fails in every form.
+        """
+        for task, pipe in pipelines.items():
+            for number, point in enumerate(points):
+                self.progress(Event(f"{task}: dry run", number, len(points)))
+                self._call(pipe, task, point, number)
+            self.progress(Event(f"{task}: dry run", len(points), len(points)))
 
     def _call(self, pipe: Any, task: str, point: Point, number: int, without: tuple[str, ...] = ()) -> Any:
         pipe.set_progress_bar_config(disable=True)
         failures: list[Exception] = []
         before = len(self.recorder.calls)
-        for extra in RETRIES:
-            keywords = arguments(pipe, task, point, extra, self.given)
+        for form, extra in itertools.product(point.forms, RETRIES):
+            keywords = arguments(pipe, task, replace(point, form=form), extra, self.given)
             keywords = {name: value for name, value in keywords.items() if name not in without}
             try:
                 with self.recorder.recording(number), torch.no_grad():
@@ -179,18 +240,22 @@ class _Runner:
                 failures.append(error)
                 del self.recorder.calls[before:]
         first = failures[0]
-        raise LatentcError(
+        raise _CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
             f"{type(first).__name__}: {first}",
             "Choose another --size, or give the arguments it needs: --arg NAME=VALUE",
         ) from first
 
 
-def _points(size: SizeRange, batch: DimRange) -> tuple[Point, ...]:
+class _CannotRun(LatentcError):
+    """A pipeline's call fails, however its prompts and pictures are passed."""
+
+
+def _points(size: SizeRange, batch: DimRange, most: int = 3) -> tuple[Point, ...]:
     """Where pipelines are run: an example off every end, both ends, and one more batch size.
 
     The example comes first; it is what is exported, and its batch is at least 2, because torch.export takes a
-    size of 1 for a constant.
+    size of 1 for a constant. `most` 1 is for pipelines that make one picture a call: their batch is a constant.
     """
     height, width = _inner(size.height, 1), _inner(size.width, 2)
     low, high = (size.height.min, size.width.min), (size.height.max, size.width.max)
@@ -204,7 +269,7 @@ def _points(size: SizeRange, batch: DimRange) -> tuple[Point, ...]:
         found.append(Point(batch.min, *low, words=2))
     if batch.min > 1:  # Pictures of one prompt: it is encoded once.
         found.append(Point(batch.min, *low, words=2, each=batch.min))
-    return tuple(found)
+    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in found)
 
 
 def _inner(span: DimRange, steps: int) -> int:

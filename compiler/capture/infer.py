@@ -39,7 +39,8 @@ class Method:
     """One graph to export: a component, one of its methods, and one way of calling it.
 
     Attributes:
-        component, method, folder: whose it is and where it goes.
+        component, method, folder: whose it is and where it goes. A method of a submodule has the submodule's path
+            before it ("visual.blocks.0.forward").
         arguments, result: how a Python call maps to its inputs and outputs.
         inputs, outputs: names, dtypes and shapes; axes that varied between calls are symbolic.
         dims: what each symbolic dimension was at its smallest and largest; those whose limits no option
@@ -135,9 +136,9 @@ def _differs(path: str, *states: Mapping[str, Call]) -> bool:
 
 
 def _folder(call: Call, taken: set[str]) -> str:
-    name = FOLDERS.get(call.method, "{component}_{method}").format(
-        component=call.component, method=call.method
-    )
+    part, _, method = call.method.rpartition(".")
+    component = "_".join([call.component, *part.split(".")]) if part else call.component
+    name = FOLDERS.get(method, "{component}_{method}").format(component=component, method=method)
     folder, number = name, 2
     while folder in taken:
         folder, number = f"{name}_{number}", number + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
 from compiler.source import ComponentSource
-from runtimes.configs import read_config
+from runtimes.classes import list_of_models
+from runtimes.configs import LIST_KEY, read_config
 from runtimes.guard import guarded
 from runtimes.parts import private_copy
 from targets.graph.weights import Seeded, Stored
@@ -116,6 +118,8 @@ def _has_only_stored_tables(module: torch.nn.Module) -> bool:
 
 def _construct(component: ComponentSource) -> torch.nn.Module:
     cls: Any = component.cls
+    if component.members:
+        return list_of_models(cls, json.loads(component.config)[LIST_KEY])  # type: ignore[no-any-return]
     if getattr(cls, "config_class", None) is None:  # diffusers' ConfigMixin
         file = str(component.folder / "config.json")
         return cls.from_config(read_config(component.config, file, verified=False))  # type: ignore[no-any-return]
@@ -145,6 +149,8 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
     Raises:
         LatentcError: a parameter is stored nowhere or with another shape; the message names the keys.
     """
+    if component.members:
+        return _bind_list(module, component)
     wanted = dict(module.state_dict(keep_vars=True))
     names = _renamed(module, component.stored, wanted)
     found = {name: component.stored[key] for key, name in names.items() if name in wanted}
@@ -172,6 +178,16 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
                 f"'{component.name}' needs {list(shape)}.",
                 "Its config.json and its weights are of different models.",
             )
+    return found
+
+
+def _bind_list(module: torch.nn.Module, component: ComponentSource) -> dict[str, Stored]:
+    """`bind` of a component that is a list of models."""
+    (models,) = (name for name, child in module.named_children() if isinstance(child, torch.nn.ModuleList))
+    found: dict[str, Stored] = {}
+    for number, member in enumerate(component.members):
+        stored = bind(module.get_submodule(f"{models}.{number}"), member)
+        found |= {f"{models}.{number}.{name}": tensor for name, tensor in stored.items()}
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Tree
 from compiler.capture import numeric, trees
 from compiler.capture.by_shape import by_shape
+from compiler.capture.split import NotOneGraph, Submodule, answered_parts, decided_by_values, parts_of
 from compiler.capture.state import as_state, reads
 from runtimes import signature
 from runtimes.state import Watch, as_data
@@ -76,13 +77,20 @@ class _Answer:
 class Recorder:
     """Answers the modules of one pipeline. `calls` and `residuals` grow while pipelines run in `recording`."""
 
-    def __init__(self, modules: Mapping[str, torch.nn.Module], mode: FakeTensorMode, read: Any) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, torch.nn.Module],
+        mode: FakeTensorMode,
+        read: Any,
+        split: Collection[Submodule] = (),
+    ) -> None:
         """
         Args:
             modules: component name -> module with fake parameters, as it was built: what is set on it from now on
                 is part of the calls.
             mode: the mode of those parameters.
             read: (component, name) -> the real tensor of a parameter or buffer.
+            split: those whose own Python is run, and whose parts are answered in their place.
         """
         self.calls: list[Call] = []
         self.residuals: dict[str, set[str]] = {}
@@ -92,7 +100,13 @@ class Recorder:
         self._inside = False
         self._point = 0
         self._seen: dict[Any, _Answer] = {}
-        ours = {id(module): _answered(module) for module in modules.values()}
+        self._answered = tuple(
+            part
+            for name, module in modules.items()
+            for part in answered_parts(Submodule(name), module, split)
+        )
+        ours = {id(module): _answered(module) for _, module in self._answered}
+        ours |= {id(module): [*_MOVES] for module in modules.values() if id(module) not in ours}
         self._watches = {name: Watch(module, ours) for name, module in modules.items()}
         self._used: set[str] = set()
         self._names: dict[Any, list[str]] = {}
@@ -109,7 +123,8 @@ class Recorder:
     def recording(self, point: int) -> Iterator[None]:
         """While it is open, calls of the modules are answered and recorded as of `point`."""
         self._point = point
-        wrapped = [(module, self._wrap(name, module)) for name, module in self._modules.items()]
+        wrapped = [(module, self._stay(module)) for module in self._modules.values()]
+        wrapped += [(module, self._wrap(part, module)) for part, module in self._answered]
         read_attribute = torch.nn.Module.__getattr__
         torch.nn.Module.__getattr__ = self._attribute_reader(read_attribute)  # type: ignore[method-assign]
         try:
@@ -120,53 +135,58 @@ class Recorder:
                 for name in names:
                     module.__dict__.pop(name, None)
 
-    def _wrap(self, component: str, module: torch.nn.Module) -> list[str]:
-        # Fake parameters cannot be moved or cast, and precision is not the pipeline's to choose.
-        stay = dict.fromkeys(_MOVES, lambda *args, **kwargs: module)
-        answers = {name: self._answer(component, module, name) for name in _methods(type(module))}
-        module.__dict__.update(stay | answers)
+    @staticmethod
+    def _stay(module: torch.nn.Module) -> list[str]:
+        """Fake parameters cannot be moved or cast, and precision is not the pipeline's to choose."""
+        module.__dict__.update(dict.fromkeys(_MOVES, lambda *args, **kwargs: module))
+        return [*_MOVES]
+
+    def _wrap(self, part: Submodule, module: torch.nn.Module) -> list[str]:
+        self._stay(module)
+        module.__dict__.update({name: self._answer(part, module, name) for name in _methods(type(module))})
         return _answered(module)
 
-    def _answer(self, component: str, module: torch.nn.Module, method: str) -> Any:
+    def _answer(self, part: Submodule, module: torch.nn.Module, method: str) -> Any:
         original = getattr(type(module), method)
 
         def answer(*args: Any, **kwargs: Any) -> Any:
             if self._inside or not trees.leaves((args, kwargs)):
                 return original(module, *args, **kwargs)
-            return self._record(component, module, method, args, kwargs)
+            return self._record(part, module, method, args, kwargs)
 
         return answer
 
     def _record(
         self,
-        component: str,
+        part: Submodule,
         module: torch.nn.Module,
         method: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        component, whole = part.component, part.method(method)
         arguments = signature.bind(type(module), method, args, kwargs)
         shapes, flat = trees.flatten_arguments(method, arguments)
         inputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in flat.tensors.items()}
         changed = self._watches[component].changed()
         settings = {path: as_data(field.value) or id(field.value) for path, field in changed.items()}
         specs = tuple((n, s.dtype, s.shape) for n, s in inputs.items())
-        key = (component, method, repr(shapes), specs, repr(settings))
+        key = (component, whole, repr(shapes), specs, repr(settings))
         if key not in self._seen:
-            self._seen[key] = self._run(component, module, method, args, kwargs, frozenset(inputs))
+            self._seen[key] = self._run(part, module, method, args, kwargs, frozenset(inputs))
             for name in numeric.candidates(flat.tensors):
-                self._ask_number(component, module, method, args, kwargs, name, flat.tensors, self._seen[key])
+                self._ask_number(part, module, method, args, kwargs, name, flat.tensors, self._seen[key])
             self._watches[component].absorb()
         answer = self._seen[key]
         outputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in answer.flat.tensors.items()}
         for name in numeric.candidates(flat.tensors):
-            if self._numeric[component, method, name]:
+            if self._numeric[component, whole, name]:
                 inputs[name] = Spec(numeric.NUMBER, inputs[name].shape)
         values = {n: t.to(inputs[n].dtype, copy=True) for n, t in flat.tensors.items() if _tells(t)}
         self.calls.append(
             Call(
                 component,
-                method,
+                whole,
                 shapes,
                 inputs,
                 flat.numbers,
@@ -182,7 +202,7 @@ class Recorder:
 
     def _ask_number(
         self,
-        component: str,
+        part: Submodule,
         module: torch.nn.Module,
         method: str,
         args: tuple[Any, ...],
@@ -192,13 +212,13 @@ class Recorder:
         expected: _Answer,
     ) -> None:
         """Learns whether the module returns the same form, `expected`, when the input `name` is a float."""
-        key = (component, method, name)
+        key = (part.component, part.method(method), name)
         if key in self._numeric:
             return
         changed_args, changed_kwargs = numeric.as_number((args, kwargs), inputs[name])
         try:
             with numeric.WithValues():
-                found = self._run(component, module, method, changed_args, changed_kwargs, frozenset(inputs))
+                found = self._run(part, module, method, changed_args, changed_kwargs, frozenset(inputs))
         except LatentcError:
             self._numeric[key] = False
         else:
@@ -206,14 +226,14 @@ class Recorder:
 
     def _run(
         self,
-        component: str,
+        part: Submodule,
         module: torch.nn.Module,
         method: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         taken: frozenset[str],
     ) -> _Answer:
-        changed = self._watches[component].changed()
+        changed = self._watches[part.component].changed()
         self._inside = True
         try:
             with reads(changed) as read:
@@ -221,14 +241,15 @@ class Recorder:
         except LatentcError:
             raise
         except Exception as error:
-            raise LatentcError(
-                f"'{component}.{method}' ({type(module).__name__}) cannot be run without its weights: "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            ) from error
+            whole = f"'{part.component}.{part.method(method)}' ({type(module).__name__})"
+            why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if decided_by_values(error) and any(parts_of(module)):
+                raise NotOneGraph(part, f"{whole} cannot be one graph: {why}") from error
+            raise LatentcError(f"{whole} cannot be run without its weights: {why}") from error
         finally:
             self._inside = False
         flat = trees.flatten_result(method, result, taken, names)
-        state = as_state(component, method, changed, read)
+        state = as_state(part.component, part.method(method), changed, read)
         return _Answer(flat, result, frozenset(self._used), state)
 
     def _shapes(

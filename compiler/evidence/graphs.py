@@ -282,17 +282,9 @@ def _reference(
 
 def loaded(job: Job) -> Any:
     """The captured call (`compiler.capture.calls.MethodCall`) of the module in fp32, loaded by its own library."""
-    import torch
-
     from compiler.capture.calls import MethodCall
     from compiler.capture.infer import Method
-    from compiler.source import ComponentSource
 
-    source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
-    cls: Any = source.cls
-    module = cls.from_pretrained(
-        job.folder, torch_dtype=torch.float32, variant=source.variant, use_safetensors=True
-    )
     method = Method(
         job.component,
         job.method,
@@ -305,7 +297,31 @@ def loaded(job: Job) -> Any:
         shapes=(),
         state=job.state,
     )
-    return MethodCall(module.eval(), method)
+    return MethodCall(_module(job), method)
+
+
+_last: dict[str, Any] = {}
+
+
+def _module(job: Job) -> Any:
+    """The job's component in PyTorch. The last one is kept, as the next job is often of another part of it; not where
+    something is set on it for the job."""
+    import torch
+
+    from compiler.source import ComponentSource
+
+    key = f"{job.library}.{job.class_name} {job.folder}"
+    if key not in _last or job.state:
+        _last.clear()
+        source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
+        cls: Any = source.cls
+        module = cls.from_pretrained(
+            job.folder, torch_dtype=torch.float32, variant=source.variant, use_safetensors=True
+        ).eval()
+        if job.state:
+            return module
+        _last[key] = module
+    return _last[key]
 
 
 def checking() -> Work:

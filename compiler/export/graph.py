@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import onnx_ir as ir
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
 from compiler.capture.modules import build
+from compiler.capture.split import NotOneGraph, Submodule, parts_of
 from compiler.export.bind import bind_weights
-from compiler.export.program import export_program
+from compiler.export.program import OneSizeOnly, export_program
 from compiler.export.quick import quick
 from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
@@ -23,10 +27,11 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
     """The method's graph in fp32, weights still on disk, after the default passes.
 
     Raises:
-        LatentcError: it cannot be exported, or holds for one size only (see `export_program`).
+        NotOneGraph: torch or ONNX has no graph of it; its parts may have.
+        LatentcError: the same, and it has no parts; or it holds for one size only (see `export_program`).
     """
     module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
-    with quick():
+    with quick(), parts_may_do(module, method):
         program = export_program(module, method)
         model = translate(program, method)
     label_modules(model)
@@ -37,6 +42,20 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
     model.graph.name = method.folder
     model.producer_name = "latentc"
     return model
+
+
+@contextmanager
+def parts_may_do(module: torch.nn.Module, method: Method) -> Iterator[None]:
+    """An error of `method` is `NotOneGraph` where the module that it is a method of has parts."""
+    part = Submodule(method.component, method.method.rpartition(".")[0])
+    try:
+        yield
+    except OneSizeOnly:
+        raise
+    except LatentcError as error:
+        if not any(parts_of(module.get_submodule(part.path))):
+            raise
+        raise NotOneGraph(part, error.message, error.hint) from error
 
 
 def name_dimensions(model: ir.Model, method: Method) -> None:

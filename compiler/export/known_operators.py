@@ -170,7 +170,8 @@ def _functional(graph: Graph, node: Node) -> Node | None:
 
 
 def _values(node: Node) -> tuple[Any, ...]:
-    return tuple(arg.meta["val"] if isinstance(arg, Node) else arg for arg in node.args)
+    values: tuple[Any, ...] = torch.fx.node.map_arg(node.args, lambda arg: arg.meta["val"])
+    return values
 
 
 def _after(node: Node) -> Iterable[Node]:

@@ -10,6 +10,10 @@ from compiler.capture.calls import DTYPES, MethodCall, sizes
 from compiler.capture.infer import Method
 
 
+class OneSizeOnly(LatentcError):
+    """A dimension that varies was baked in."""
+
+
 def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
     """The method's graph, its symbolic axes dynamic.
 
@@ -55,7 +59,7 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
             if isinstance(size, str) and _is_fixed(node.meta["val"].shape[axis]):
                 baked.append(f"axis {axis} of the result {spec.name} ({size})")
     if baked:
-        raise LatentcError(
+        raise OneSizeOnly(
             f"'{method.component}.{method.method}' holds for one size only: {', '.join(baked)} must vary, "
             "but its code fixes it.",
             "Compile one size: --size WIDTHxHEIGHT, and one batch: --batch N",

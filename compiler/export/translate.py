@@ -28,6 +28,7 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
     """
     _drop_assertions(program)
     use_known_operators(program.graph)
+    _name_results(program)
     program = without_complex(program)
     with _quiet(), _decomposing_only_if_needed(), _promoting_from_known_types():
         try:
@@ -56,6 +57,14 @@ def _drop_assertions(program: ExportedProgram) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and "_assert" in str(node.target):
             graph.erase_node(node)
+
+
+def _name_results(program: ExportedProgram) -> None:
+    """Has the signature name the nodes that are results now: another may have taken one's place."""
+    results = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    for spec, node in zip(program.graph_signature.output_specs, results, strict=True):
+        if isinstance(node, torch.fx.Node):
+            spec.arg.name = node.name
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 # Prompts that activations are measured on: all timesteps of a few pictures.
 CALIBRATION = 4
 
+RESIDUAL = "residual.safetensors"
+"""The small tensors that pipelines read of a component outside captured methods, in the folder of its first graph."""
+
 _PACKAGES = ("latentc", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
@@ -110,7 +113,7 @@ class GraphJob:
         return content_key(
             {
                 "weights": [record.sha256 for record in files[method.component]],
-                "config": (self.component.folder / "config.json").read_text(encoding="utf-8"),
+                "config": self.component.config.decode(),
                 "class": self.captured.classes[method.component],
                 "folder": method.folder,
                 "method": method.method,
@@ -238,21 +241,26 @@ class GraphJob:
 
     def _residual(self, folder: Path) -> bool:
         """Writes the small tensors that pipelines read outside captured methods; once for each component."""
-        names = self.captured.residuals.get(self.method.component, ())
         first = next(m for m in self.captured.methods if m.component == self.method.component)
-        if not names or first.folder != self.method.folder:
-            return False
-        from safetensors.torch import save_file
-        from torch._subclasses.fake_tensor import FakeTensorMode
+        return first.folder == self.method.folder and write_residual(self.component, self.captured, folder)
 
-        from compiler.capture.modules import build, real_tensor
 
-        weights = self.captured.weights[self.method.component]
-        module = build(self.component, FakeTensorMode(allow_non_fake_inputs=True))
-        # The library refuses views and tensors that share memory.
-        tensors = {name: real_tensor(module, weights, name).contiguous().clone() for name in names}
-        save_file(tensors, folder / "residual.safetensors")
-        return True
+def write_residual(component: ComponentSource, captured: Capture, folder: Path) -> bool:
+    """Writes what pipelines read of a component outside captured methods; False where that is nothing."""
+    names = captured.residuals.get(component.name, ())
+    if not names:
+        return False
+    from safetensors.torch import save_file
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from compiler.capture.modules import bind, build, real_tensor
+
+    module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
+    weights = captured.weights.get(component.name) or bind(module, component)
+    # The library refuses views and tensors that share memory.
+    tensors = {name: real_tensor(module, weights, name).contiguous().clone() for name in names}
+    save_file(tensors, folder / RESIDUAL)
+    return True
 
 
 def calibration(request: CompileRequest, source: ModelSource) -> Evaluation:

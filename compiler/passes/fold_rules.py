@@ -185,9 +185,22 @@ def _neutral(element: int, sides: tuple[int, ...]) -> _Rule:
 def _where(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
     condition = constant(node.inputs[0])
     if condition is None or not condition.size or (condition != condition.flat[0]).any():
-        return None
+        return _where_of_booleans(node)
     chosen = node.inputs[1] if condition.flat[0] else node.inputs[2]
     return [chosen] if chosen is not None and same(dims(chosen), dims(node.outputs[0])) else None
+
+
+def _where_of_booleans(node: ir.Node) -> Sequence[ir.Value] | None:
+    """Logic, which every runtime has; ONNX Runtime has no kernel that selects booleans."""
+    condition, a, b = node.inputs
+    if node.outputs[0].dtype != ir.DataType.BOOL or condition is None:
+        return None
+
+    def logic(operator: str, *operands: ir.Value | None, shape: ir.Shape | None = None) -> ir.Value:
+        return insert(node, operator, operands, dtype=ir.DataType.BOOL, shape=shape, before=True).outputs[0]
+
+    unless = logic("Not", condition, shape=condition.shape)
+    return [logic("Or", logic("And", condition, a), logic("And", unless, b), shape=node.outputs[0].shape)]
 
 
 def _dropout(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +41,34 @@ def test_what_every_pipeline_gets():
     assert found.keys() == {"prompt", "height", "width"}
     assert (found["height"], found["width"]) == (16, 24)
     assert len(found["prompt"]) == 2 and len(found["prompt"][0].split()) == 5
+
+
+def test_a_call_for_one_picture_is_first_made_without_lists():
+    single = Point(1, 16, 24)
+    assert [point.forms for point in (POINT, single)] == [
+        ("lists", "one picture"),
+        ("no lists", "lists", "one picture"),
+    ]
+    shared = call(Required(), point=replace(POINT, form="one picture"))
+    assert (
+        shared["image"].size == (24, 16) and shared["mask_image"].mode == "L" and len(shared["prompt"]) == 2
+    )
+    bare = call(Required(), point=replace(single, form="no lists"))
+    assert isinstance(bare["prompt"], str) and bare["image"].size == (24, 16)
+
+
+def test_a_list_of_models_has_a_picture_for_each():
+    import torch
+    from diffusers import ModelMixin
+
+    class Several(ModelMixin):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nets = torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(4))
+
+    pipe = Required(controlnet=Several())
+    assert len(call(pipe)["image"]) == 4
+    assert len(call(pipe)["mask_image"]) == 2
 
 
 def test_long_prompts_have_words_enough():

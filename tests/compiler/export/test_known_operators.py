@@ -46,6 +46,12 @@ def _added_to_the_input(x: torch.Tensor) -> torch.Tensor:
     return x * 2
 
 
+def _put(x: torch.Tensor) -> torch.Tensor:
+    y = x * 2
+    y[torch.tensor([0, 1]), torch.tensor([0, 0])] = 0.5
+    return y
+
+
 def _transposed(rank: int) -> Callable[[torch.Tensor], torch.Tensor]:
     convolution = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[
         rank - 1
@@ -77,6 +83,7 @@ WRITTEN: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
         "_upsample_nearest_exact2d",
     ),
     "in place": (_added, "add_"),
+    "put at indices": (_put, "index_put_"),
     "diagonal of a view": (_diagonal_filled, "fill_diagonal_"),
 }
 

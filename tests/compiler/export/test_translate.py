@@ -78,6 +78,20 @@ def test_known_operators_and_types_are_not_traced_again(monkeypatch):
     torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), module(x))
 
 
+class InPlace(torch.nn.Module):
+    def forward(self, x):
+        y = x * 2
+        y += x
+        return y
+
+
+def test_a_result_that_was_changed_in_place_is_still_the_result():
+    made = method()
+    model = translate(export_program(InPlace(), made), made)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), InPlace()(x))
+
+
 def test_what_has_no_onnx_form_is_named():
     with pytest.raises(LatentcError, match=r"'unet\.forward' has no ONNX form: .*bessel_j0"):
         translate(export_program(Strange(), method()), method())

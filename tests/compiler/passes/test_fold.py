@@ -218,6 +218,23 @@ def test_random_nodes_are_neither_folded_nor_merged() -> None:
     assert ops(model)["RandomNormal"] == 2
 
 
+def test_booleans_are_selected_by_logic() -> None:
+    model = parse("""(float[N,3] x, float[3] y, float[N,1] z) => (bool[N,3] out) {
+        zero = Constant<value_float=0.0>()
+        a = Greater(x, zero)
+        b = Greater(y, zero)
+        condition = Greater(z, zero)
+        out = Where(condition, a, b)
+    }""")
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(shape).astype(np.float32) for shape in ((64, 3), (3,), (64, 1))]
+    a, b, condition = (values > 0 for values in inputs)
+    table.run(model, FOLD, check=True)
+    assert ops(model)["Where"] == 0
+    # The reference that passes are held to is ONNX Runtime, which cannot open the graph as it was.
+    np.testing.assert_array_equal(evaluate(model, inputs)[0], np.where(condition, a, b))
+
+
 def test_integer_division_rounds_towards_zero() -> None:
     model = parse("""(float[N] x) => (int64[1] y) {
         a = Constant<value_ints=[-7]>()
