@@ -5,6 +5,7 @@ Nothing here reads a weight. Only safetensors are opened, and of them only the h
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -32,8 +32,8 @@ def count_writes(module: torch.nn.Module) -> Writes:
     """Counts from now on what is written to `module`; each submodule gets a subclass of its class for that.
 
     Not seen is what goes around a class's `__setattr__` (``vars(module)[name] = value``), what changes inside of an
-    attribute's value, what is written to a tensor in place, and what is written to submodules that are added later. A hook that is there already
-    cannot be removed by its handle any more.
+    attribute's value, what is written to a tensor in place, and what is written to submodules that are added later.
+    A hook that is there already cannot be removed by its handle any more.
     """
     writes = Writes()
     classes: dict[type, type] = {}

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from artifacts.errors import LatentcError
 from runtimes.sessions.base import GraphFormat, SessionFactory
-from runtimes.sessions.containment import check_external_data
 
 SUFFIX = ".onnx"
 
@@ -92,14 +91,9 @@ def format_of(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
 
 
 def _load(model_file: Path) -> Any:
-    """The model without its external data.
-
-    Raises:
-        LatentcError: it is no ONNX file, or its weights are not beside it.
-    """
+    """The model, of a file that a session has opened or the exporter has written, without its external data."""
     import onnx
 
-    check_external_data(model_file)
     return onnx.load(str(model_file), load_external_data=False)
 
 

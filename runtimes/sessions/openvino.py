@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
+from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
 from targets.openvino.file_format import FORMAT
-from runtimes.sessions.openvino_format import IR
 from targets.openvino.target import EXTRA
 
 if TYPE_CHECKING:
