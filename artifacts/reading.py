@@ -21,13 +21,10 @@ from artifacts.manifest import (
     TRUSTED_LIBRARIES,
     DimRange,
     FileRecord,
-    GraphRecord,
     Manifest,
     MappingNode,
-    MethodRecord,
     ObjectNode,
     SequenceNode,
-    TensorLeaf,
     TensorSpec,
     Tree,
 )
@@ -39,8 +36,8 @@ MAX_MANIFEST = 16 << 20
 MAX_SIZE = 1 << 50
 """Bytes that one file may be said to have."""
 
-MAX_FIGURE = 1 << 53
-"""Of any whole number: beyond, floats do not tell neighbours apart."""
+MAX_FIGURE = 1 << 63
+"""Of any whole number: what 64 bits hold, and all that is counted of an artifact fits into."""
 MAX_SIDE = 1 << 16
 """Of what "sizes" declares: pixels of a side, images of a batch."""
 MAX_PIXELS = 1 << 26
@@ -230,7 +227,6 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield from _range_faults(f"{at}.dims", graph.dims)
         for kind, specs in (("inputs", graph.inputs), ("outputs", graph.outputs)):
             yield from _spec_faults(f"{at}.{kind}", specs)
-    graphs = {graph.folder: graph for graph in manifest.graphs}
     names = [component.name for component in manifest.components]
     if len(set(names)) != len(names):
         yield "components", "two components have one name"
@@ -250,8 +246,6 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
                     f"{at}.methods.{j}.graph",
                     f"there is no graph with the folder {paths.shown(method.graph)}",
                 )
-            else:
-                yield from _leaf_faults(f"{at}.methods.{j}", method, graphs[method.graph])
             for tree in (*method.arguments.values(), method.result):
                 for path in _class_paths(tree):
                     yield from _class_faults(f"{at}.methods.{j}", path)
@@ -301,20 +295,6 @@ def _spec_faults(at: str, specs: tuple[TensorSpec, ...]) -> Iterator[tuple[str, 
             yield f"{at}.{i}.shape", "is no shape of a tensor"
 
 
-def _leaf_faults(at: str, method: MethodRecord, graph: GraphRecord) -> Iterator[tuple[str, str]]:
-    """Arguments that are no inputs of the graph, and results that it does not give."""
-    inputs = {spec.name for spec in graph.inputs}
-    outputs = {spec.name: spec.shape for spec in graph.outputs}
-    for leaf in (leaf for tree in method.arguments.values() for leaf in _leaves(tree)):
-        if leaf.name not in inputs:
-            yield f"{at}.arguments", f"{paths.shown(leaf.name)} is no input of {paths.shown(graph.folder)}"
-    for leaf in _leaves(method.result):
-        if leaf.name not in outputs:
-            yield f"{at}.result", f"{paths.shown(leaf.name)} is no output of {paths.shown(graph.folder)}"
-        elif leaf.number and any(size != 1 for size in outputs[leaf.name]):
-            yield f"{at}.result", f"{paths.shown(leaf.name)} is no one number"
-
-
 def _integers(value: Any) -> Iterator[int]:
     pending = [value]
     while pending:
@@ -337,18 +317,11 @@ def _class_faults(at: str, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _class_paths(tree: Tree) -> Iterator[str]:
-    return (node.class_path for node in _nodes(tree) if isinstance(node, ObjectNode))
-
-
-def _leaves(tree: Tree) -> Iterator[TensorLeaf]:
-    return (node for node in _nodes(tree) if isinstance(node, TensorLeaf))
-
-
-def _nodes(tree: Tree) -> Iterator[Tree]:
     pending: list[Any] = [tree]
     while pending:
         node = pending.pop()
-        yield node
+        if isinstance(node, ObjectNode):
+            yield node.class_path
         if isinstance(node, SequenceNode):
             pending += node.items
         elif isinstance(node, (ObjectNode, MappingNode)):

@@ -16,8 +16,8 @@ from typing import Any
 
 from artifacts.errors import LatentcError
 
-MODULES = 50_000
-"""In one component. The largest that are published have some 15,000."""
+MODULES = 20_000
+"""In one component, its submodules included."""
 TENSOR = 128 << 20
 """Bytes of one tensor that is made for real, which a module without weights has few of."""
 BLOCKS = 3_000_000

@@ -55,7 +55,7 @@ MEMORY_METHODS = (
 )
 
 
-WEIGHTS_A_BYTE = 64
+WEIGHTS_A_BYTE = 16
 SPARE_WEIGHTS = 1 << 24
 """How many weights a shell may stand for: so many for each byte of the artifact, and these."""
 

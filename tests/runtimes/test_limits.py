@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from artifacts.errors import LatentcError
 from runtimes import limits
 from runtimes.limits import bounded
+from runtimes.parts import check_padding
 
 
 def test_what_is_made_within_the_limits_is_made() -> None:
@@ -106,3 +108,20 @@ def test_an_error_of_what_is_made_stays_itself() -> None:
             pass
     time.sleep(0.3)
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("figure", [0, -5, 10**9, 2**20 + 1, "77", [77], -0.5])
+def test_a_tokenizer_pads_to_what_memory_holds(figure: object) -> None:
+    with pytest.raises(LatentcError, match="the tokenizer pads or cuts to .* tokens; 1 to 1048576 can be"):
+        check_padding(SimpleNamespace(model_max_length=figure), "tokenizer")
+    for name in ("padding", "truncation"):
+        for key in ("length", "max_length", "pad_to_multiple_of"):
+            backend = SimpleNamespace(**{"padding": None, "truncation": None, name: {key: figure}})
+            with pytest.raises(LatentcError, match="pads or cuts to"):
+                check_padding(SimpleNamespace(model_max_length=77, backend_tokenizer=backend), "tokenizer")
+
+
+def test_paddings_that_tokenizers_have() -> None:
+    for figure in (77, 131_072, int(1e30), None):
+        check_padding(SimpleNamespace(model_max_length=figure), "tokenizer")
+    check_padding(SimpleNamespace(), "scheduler")
