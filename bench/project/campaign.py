@@ -1,0 +1,287 @@
+"""`python -m bench.project.campaign`: an artifact is damaged and forged at random, and what becomes of it is counted.
+
+Damage (flipped bits, cut files, files in each other's place) must be an error. A forgery has right hashes, as its
+author writes them: it may be loaded, or be an error. An exception that is none of ours, more than `SLOW` seconds, and
+damage that is taken for whole are wrong; each such case is kept, as small as it was made: one change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import MANIFEST_NAME
+from artifacts.reading import read_manifest
+from artifacts.verify import open_artifact
+from bench.markdown import table
+
+SLOW = 10.0
+"""Seconds of the processor for one trial."""
+
+Change = Callable[[Path, random.Random], str]
+"""Changes the artifact in a folder; returns what it did."""
+
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, 10**30, 0.5, -0.0, 1e308, "", "a", "..", "../x", "/etc/passwd",
+    "C:/x", "a\\b", "\x00", "é", "a" * 5000, "__class__", "os:system", "diffusers:UNet2DModel", [], {}, [[]],
+    {"": None},
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One case: which kind and trial, what was changed, and what came of it."""
+
+    kind: str
+    trial: int
+    change: str
+    outcome: str
+
+
+@dataclass
+class Tally:
+    """What became of the trials of one kind: "typed", "taken" or "wrong" -> how many."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    wrong: list[Wrong] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way of changing an artifact.
+
+    Attributes:
+        change: what is done to a copy.
+        use: what is then done with it.
+        damage: whether only an error is right.
+    """
+
+    change: Change
+    use: Callable[[Path], object]
+    damage: bool
+
+
+def manifest_bits(root: Path, rng: random.Random) -> str:
+    """Up to three bits of the manifest are flipped."""
+    return _flip(root / MANIFEST_NAME, rng)
+
+
+def manifest_tree(root: Path, rng: random.Random) -> str:
+    """One value of the manifest is replaced, removed, renamed or doubled, and the digest made right."""
+    path = root / MANIFEST_NAME
+    value = json.loads(path.read_text(encoding="utf-8"))
+    told = mutate(value, rng)
+    path.write_bytes(with_right_digest(value))
+    return told
+
+
+def file_damage(root: Path, rng: random.Random) -> str:
+    """A listed file has flipped bits, is cut, or changes places with another one."""
+    files = [root / file["path"] for file in json.loads((root / MANIFEST_NAME).read_text("utf-8"))["files"]]
+    file, other = rng.choice(files), rng.choice(files)
+    kind = rng.choice(("flip", "cut", "swap"))
+    if kind == "swap" and file.read_bytes() != other.read_bytes():
+        first, second = file.read_bytes(), other.read_bytes()
+        file.write_bytes(second)
+        other.write_bytes(first)
+        return f"swap {file.relative_to(root)} and {other.relative_to(root)}"
+    if kind == "cut" and file.stat().st_size:
+        data = file.read_bytes()
+        file.write_bytes(data[: rng.randrange(len(data))])
+        return f"cut {file.relative_to(root)} to {file.stat().st_size}"
+    return _flip(file, rng)
+
+
+def forged_file(root: Path, rng: random.Random) -> str:
+    """A JSON file is changed by structure, or another file damaged; all hashes are made right."""
+    listed = json.loads((root / MANIFEST_NAME).read_text("utf-8"))["files"]
+    texts = [file["path"] for file in listed if file["path"].endswith(".json")]
+    if texts and rng.random() < 0.7:
+        file = root / rng.choice(texts)
+        value = json.loads(file.read_text("utf-8"))
+        told = f"{file.relative_to(root)}: {mutate(value, rng)}"
+        file.write_text(json.dumps(value), encoding="utf-8")
+    else:
+        told = file_damage(root, rng)
+    rehash(root)
+    return told
+
+
+def mutate(value: Any, rng: random.Random) -> str:
+    """Changes one place of a JSON value in place; returns where and how."""
+    holders = [(at, v) for at, v in _places(value, "") if isinstance(v, (dict, list)) and v]
+    if not holders:
+        return "nothing"
+    at, holder = rng.choice(holders)
+    key: Any = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
+    kind = rng.choice(("value", "value", "value", "remove", "rename", "double", "graft", "deep"))
+    if kind == "remove":
+        del holder[key]
+    elif kind == "rename" and isinstance(holder, dict):
+        holder[key + rng.choice(("x", "_", "\u0000", "é"))] = holder.pop(key)
+    elif kind == "double" and isinstance(holder, list):
+        holder.insert(key, copy.deepcopy(holder[key]))
+    elif kind == "graft":
+        holder[key] = copy.deepcopy(rng.choice([v for _, v in _places(value, "")]))
+    elif kind == "deep":
+        for _ in range(rng.choice((5, 90, 300))):
+            holder[key] = [holder[key]]
+    else:
+        holder[key] = copy.deepcopy(rng.choice(VALUES))
+    return f"{kind} at {at}.{key}"[:200]
+
+
+def _places(value: Any, at: str) -> Iterator[tuple[str, Any]]:
+    pending = [(at, value)]
+    while pending:
+        where, inner = pending.pop()
+        yield where, inner
+        if isinstance(inner, dict):
+            pending += [(f"{where}.{key}", v) for key, v in inner.items()]
+        elif isinstance(inner, list):
+            pending += [(f"{where}.{i}", v) for i, v in enumerate(inner)]
+
+
+def _flip(file: Path, rng: random.Random) -> str:
+    data = bytearray(file.read_bytes() or b"\0")
+    bits = sorted({rng.randrange(len(data) * 8) for _ in range(rng.randint(1, 3))})
+    for bit in bits:
+        data[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(data)
+    return f"flip {bits} of {file.name}"
+
+
+def with_right_digest(value: Any) -> bytes:
+    """The file of a manifest, as its author writes it."""
+    if not isinstance(value, dict) or not isinstance(value.get("digest"), str) or not value["digest"]:
+        return json.dumps(value).encode()
+    text = json.dumps({**value, "digest": "0" * 64}).encode()
+    return text.replace(b"0" * 64, hashlib.sha256(text).hexdigest().encode(), 1)
+
+
+def rehash(root: Path) -> None:
+    """Makes the manifest list each of its files as it is now."""
+    path = root / MANIFEST_NAME
+    value = json.loads(path.read_text("utf-8"))
+    for file in value["files"]:
+        data = (root / file["path"]).read_bytes()
+        file |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    path.write_bytes(with_right_digest(value))
+
+
+def load_and_open(root: Path) -> None:
+    """All that comes before a picture."""
+    from runtimes.pipeline import load
+
+    with load(root, cache=False) as pipeline:
+        pipeline.open()
+
+
+KINDS = {
+    "manifest, damaged": Kind(manifest_bits, read_manifest, damage=True),
+    "manifest, forged": Kind(manifest_tree, open_artifact, damage=False),
+    "file, damaged": Kind(file_damage, open_artifact, damage=True),
+    "manifest, forged and loaded": Kind(manifest_tree, load_and_open, damage=False),
+    "file, forged and loaded": Kind(forged_file, load_and_open, damage=False),
+}
+QUICK = tuple(KINDS)[:3]
+"""Those that import no library of models."""
+
+
+def attempt(kind: str, artifact: Path, trial: int, seed: int, tally: Tally, keep: Path | None) -> None:
+    """Copies the artifact, changes the copy, uses it, and counts what became of it."""
+    rng = random.Random(f"{seed} {kind} {trial}")
+    with tempfile.TemporaryDirectory(prefix="latentc-campaign-") as folder:
+        root = Path(folder) / "artifact"
+        shutil.copytree(artifact, root)
+        change = KINDS[kind].change(root, rng)
+        start = time.process_time()
+        outcome = ""
+        try:
+            KINDS[kind].use(root)
+            counted = "wrong" if KINDS[kind].damage else "taken"
+            outcome = "taken for whole"
+        except LatentcError:
+            counted = "typed"
+        except Exception as error:
+            counted, outcome = "wrong", f"{type(error).__name__}: {error}"[:300]
+        if (seconds := time.process_time() - start) > SLOW:
+            counted, outcome = "wrong", f"took {seconds:.0f} seconds"
+        tally.counts[counted] += 1
+        if counted == "wrong":
+            tally.wrong.append(Wrong(kind, trial, change, outcome))
+            if keep is not None:
+                place = keep / f"{kind.replace(', ', '-').replace(' ', '-')}-{seed}-{trial}"
+                shutil.copytree(root, place, dirs_exist_ok=True)
+                (keep / f"{place.name}.txt").write_text(f"{change}\n{outcome}\n", encoding="utf-8")
+
+
+def run(
+    artifact: Path,
+    trials: int,
+    seed: int = 0,
+    kinds: Sequence[str] = tuple(KINDS),
+    keep: Path | None = None,
+    deadline: float | None = None,
+) -> dict[str, Tally]:
+    """Kind -> what became of its trials.
+
+    Args:
+        trials: of each kind.
+        keep: where copies of what went wrong are put; None for nowhere.
+        deadline: of `time.monotonic`; after it no other trial starts.
+    """
+    tallies = {kind: Tally() for kind in kinds}
+    if any(KINDS[kind].use is load_and_open for kind in kinds):
+        load_and_open(artifact)  # Imports what there is to import.
+    for trial in range(trials):
+        for kind, tally in tallies.items():
+            if deadline is None or time.monotonic() < deadline:
+                attempt(kind, artifact, trial, seed, tally, keep)
+    return tallies
+
+
+def report(tallies: dict[str, Tally]) -> str:
+    """A Markdown table."""
+    rows = [
+        (kind, str(tally.counts.total()), *(str(tally.counts[what]) for what in ("typed", "taken", "wrong")))
+        for kind, tally in tallies.items()
+    ]
+    return table(("what was changed", "tried", "typed error", "taken", "wrong"), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.project.campaign", description=__doc__)
+    parser.add_argument("artifact", type=Path, help="a sound artifact; it is copied and stays as it is")
+    parser.add_argument("--trials", type=int, default=1_000, help="of each kind (default: 1000)")
+    parser.add_argument("--hours", type=float, help="start no trial after so long")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path("campaign"), help="a folder for what went wrong")
+    parser.add_argument("--quick", action="store_true", help="load nothing: manifests and hashes alone")
+    options = parser.parse_args(arguments)
+    open_artifact(options.artifact)
+    deadline = None if options.hours is None else time.monotonic() + options.hours * 3600
+    kinds = QUICK if options.quick else tuple(KINDS)
+    tallies = run(options.artifact, options.trials, options.seed, kinds, options.keep, deadline)
+    print(report(tallies))
+    wrong = [case for tally in tallies.values() for case in tally.wrong]
+    for case in wrong:
+        print(f"{case.kind}, trial {case.trial}: {case.change}: {case.outcome}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A small part of the campaign, with a fixed seed; and that it tells what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from artifacts.manifest import MANIFEST_NAME
+from artifacts.verify import verify
+from bench.project import campaign
+from tests.artifacts.conftest import artifact, fake
+
+__all__ = ["artifact", "fake"]
+
+
+def test_no_damage_is_taken_for_whole_and_no_forgery_is_a_traceback(artifact: Path) -> None:
+    tallies = campaign.run(artifact, trials=150, seed=19, kinds=campaign.QUICK)
+    assert [case for tally in tallies.values() for case in tally.wrong] == []
+    assert all(tally.counts.total() == 150 for tally in tallies.values())
+    assert tallies["manifest, damaged"].counts["typed"] == 150
+    forged = tallies["manifest, forged"].counts
+    assert forged["taken"] > 5
+    assert forged["typed"] > 50
+    assert verify(artifact) == ()
+
+
+def test_what_goes_wrong_is_counted_and_kept(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(root: Path) -> None:
+        raise KeyError("a reader with a fault")
+
+    kinds = {
+        "manifest, damaged": campaign.Kind(campaign.manifest_bits, lambda root: None, damage=True),
+        "manifest, forged": campaign.Kind(campaign.manifest_tree, broken, damage=False),
+    }
+    monkeypatch.setattr(campaign, "KINDS", kinds)
+    monkeypatch.setattr(campaign, "QUICK", tuple(kinds))
+    kept = tmp_path / "kept"
+    status = campaign.main([str(artifact), "--trials", "2", "--quick", "--keep", str(kept)])
+    printed = capsys.readouterr().out
+    assert status == 1
+    assert "| manifest, damaged | 2 | 0 | 0 | 2 |" in printed
+    assert "KeyError: 'a reader with a fault'" in printed
+    assert (kept / "manifest-forged-0-1" / MANIFEST_NAME).is_file()
+    assert "taken for whole" in (kept / "manifest-damaged-0-0.txt").read_text(encoding="utf-8")
+
+
+def test_a_forgery_has_right_hashes(artifact: Path) -> None:
+    config = artifact / "unet" / "config.json"
+    config.write_text('{"another": "configuration"}', encoding="utf-8")
+    assert verify(artifact) != ()
+    campaign.rehash(artifact)
+    assert verify(artifact) == ()
+    assert json.loads((artifact / MANIFEST_NAME).read_text("utf-8"))["digest"]
+
+
+def test_time_ends_it(artifact: Path) -> None:
+    tallies = campaign.run(artifact, trials=5, kinds=campaign.QUICK, deadline=0.0)
+    assert all(tally.counts.total() == 0 for tally in tallies.values())
