@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from artifacts.errors import LatentcError
+<<<<<<< HEAD
 from runtimes.sessions.base import GraphFormat, SessionFactory
+=======
+from runtimes.sessions.base import Contents, GraphFormat, SessionFactory
+from runtimes.sessions.containment import check_external_data
+>>>>>>> b26c7ff (verify --numerics takes tolerances, calls and the source from no manifest: from the files, the dry run and our tables)
 
 SUFFIX = ".onnx"
 
@@ -27,8 +32,8 @@ class OnnxFormat:
         outputs = {value.name for value in graph.output}
         return tuple(name for node in graph.node for name in node.output if name and name not in outputs)
 
-    def constants(self, model_file: Path) -> Mapping[str, int]:
-        """Of the initializers; weights packed for a contrib operator count as what is packed."""
+    def contents(self, model_file: Path) -> Contents:
+        """The initializers; weights packed for a contrib operator count as what is packed."""
         import onnx
 
         graph = _load(model_file).graph
@@ -47,7 +52,7 @@ class OnnxFormat:
             elif not kind.endswith("8"):
                 size *= 2  # Two to a byte.
             counts[kind] = counts.get(kind, 0) + size
-        return counts
+        return Contents(counts, any(node.op_type == "QuantizeLinear" for node in graph.node))
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the model's own file anew; the runtime infers the types of the new outputs."""
