@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from artifacts.errors import LatentcError
-<<<<<<< HEAD
-from runtimes.sessions.base import GraphFormat, SessionFactory
-=======
 from runtimes.sessions.base import Contents, GraphFormat, SessionFactory
-from runtimes.sessions.containment import check_external_data
->>>>>>> b26c7ff (verify --numerics takes tolerances, calls and the source from no manifest: from the files, the dry run and our tables)
 
 SUFFIX = ".onnx"
 

@@ -92,7 +92,7 @@ def test_other_weights_are_not_pytorchs(calibrated: Artifact, tmp_path: Path) ->
     pytest.importorskip("polygraphy")
     with pytest.raises(LatentcError, match=r"'vae\.decode' is not PyTorch's") as caught:
         recheck(open_artifact(root), on_findings=lambda findings: None)
-    assert "of vae_decoder in fp32 leaves it first in '" in caught.value.message
+    assert "of vae_decoder in fp32 leaves its tolerance first in '" in caught.value.message
 
 
 def test_a_scheme_that_the_files_are_not_in_gives_no_tolerance(calibrated: Artifact) -> None:
