@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from artifacts.errors import UsageError
+from artifacts.errors import LatentcError, UsageError
 from artifacts.progress import Progress, silent
 from compiler.passes import table
 from compiler.passes.lower_precision import lower_precision
@@ -95,6 +95,24 @@ class Road:
         model = quantize(model)
         model, kept = lower_precision(model, self.precision, self.typed, progress, read_weights=read_weights)
         return Arrived(table.run(model, self.passes), done, kept)
+
+
+def require_opset(target: Target, model: ir.Model, graph: str) -> None:
+    """A graph at the end of its road is of an opset that its target takes.
+
+    Args:
+        graph: its name in the artifact.
+
+    Raises:
+        LatentcError: it is not.
+    """
+    low, high = target.requirements.opset
+    version = model.opset_imports.get("", low)
+    if not low <= version <= high:
+        raise LatentcError(
+            f"target '{target.name}' takes graphs of opset {low} to {high}; '{graph}' is of opset {version}.",
+            "The target's package must widen its range, or name a pass in requirements.passes that changes the opset.",
+        )
 
 
 def apply(model: ir.Model, rewrites: tuple[Rewrite, ...]) -> tuple[ir.Model, tuple[str, ...]]:

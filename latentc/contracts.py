@@ -8,12 +8,13 @@ from __future__ import annotations
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange, TensorSpec
 from artifacts.progress import Event, Progress, silent
-from runtimes.sessions.base import Device, GraphFormat, Session, SessionFactory
+from runtimes.sessions.base import Contents, Device, GraphFormat, Session, SessionFactory
 from targets.base import Availability, Context, Lowered, Rebuild, Requirements, Rewrite, Target
 
 __all__ = [
     "Availability",
     "Built",
+    "Contents",
     "Context",
     "Device",
     "DimRange",

@@ -58,7 +58,7 @@ class Requirements:
     """What a graph must be before `Target.lower` takes it.
 
     Attributes:
-        opset: lowest and highest opset of the standard domain.
+        opset: lowest and highest opset of the standard domain. A graph that is of another after `passes` is refused.
         precisions: of "fp32", "fp16", "bf16".
         typed: "weights" when the runtime chooses the activations' type on its device (weights are stored
             in the lower precision behind a Cast), "strong" when the graph's own types are what runs.

@@ -33,6 +33,7 @@ def compare(
     check: str,
     progress: Progress,
     compute: str = AUTO,
+    stored: str = "",
     locator: Locator | None = None,
     on_findings: Callable[[tuple[Finding, ...]], None] = lambda findings: None,
 ) -> tuple[Evidence, ...]:
@@ -45,6 +46,7 @@ def compare(
         parameters: of the component; what PyTorch will hold in fp32.
         check: "quick" (one set of shapes), "full" (all) or "none".
         compute: the only type to measure; "auto" for fp32 and what runs here by default.
+        stored: the type whose tolerance the weights have; empty for `precision`.
         locator: looks for where a graph leaves its tolerance, if it does; None: nobody asks.
         on_findings: is told where types that fail the graph do, which is no error where fp32 takes their place.
 
@@ -65,6 +67,7 @@ def compare(
             target=target,
             device="auto",
             precision=precision,
+            stored=stored,
             compute=compute,
             tolerance=dict(tolerance),
             schemes={name: table.get(name).tolerance for name in sorted(schemes)},

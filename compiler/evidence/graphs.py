@@ -46,6 +46,7 @@ class Job(BaseModel):
 
     Attributes:
         target, device, precision, model_file, built: what a session opens; `precision` is its weights'.
+        stored: the type whose tolerance the weights have; empty for `precision`.
         compute: the only type to measure, or "auto": fp32, and what the device computes in by default.
         schemes: of the graph's quantized weights, each with its tolerance (`compiler.quantize.scheme`).
         tolerance: the target's own, by type, in place of `TOLERANCE`.
@@ -57,6 +58,7 @@ class Job(BaseModel):
     target: str
     device: str
     precision: str
+    stored: str = ""
     compute: str = AUTO
     schemes: dict[str, float] = {}
     tolerance: dict[str, float] = {}
@@ -143,7 +145,7 @@ def limit(job: Job, compute: str, noise: float) -> float:
         noise: PyTorch's own error in that type; 0 where it is not known.
     """
     by_type = TOLERANCE | job.tolerance
-    constant = max((by_type[job.precision], by_type[compute], *job.schemes.values()))
+    constant = max((by_type[job.stored or job.precision], by_type[compute], *job.schemes.values()))
     return max(constant, min(OWN_NOISE * noise, LARGEST))
 
 
@@ -176,7 +178,7 @@ def judge(
         scheme = max(job.schemes, key=job.schemes.__getitem__, default="")
         raise Beyond(
             f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
-            f"allowed in {scheme or job.precision}.",
+            f"allowed in {scheme or job.stored or job.precision}.",
             f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
             if scheme
             else "Compile it in --precision fp32; if it fails there too, please report the model.",

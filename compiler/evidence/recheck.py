@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from artifacts import paths
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
 from artifacts.manifest import Evidence, GraphRecord, Manifest
@@ -13,9 +14,11 @@ from artifacts.verify import Artifact
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
+from compiler.evidence.claims import contents, require_schemes, stored_in
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
 from compiler.evidence.where import Finding, Locator
+from compiler.plan import parameters
 from compiler.road import NONE, Road
 from compiler.source import ModelSource, open_model
 from runtimes.compute import AUTO, broken, choose, device_of
@@ -33,7 +36,8 @@ def recheck(
     """Compares every graph of a verified artifact with PyTorch, at one set of shapes.
 
     The dry run of the compile is repeated for the inputs. A graph whose check needs more memory than there is
-    is "not measured".
+    is "not measured". Tolerances are ours; what the manifest says of graphs and calls is held to the files and to the
+    dry run.
 
     Args:
         compute: the only type to measure; "auto" for fp32 and what runs here by default.
@@ -45,31 +49,28 @@ def recheck(
 
     Raises:
         LatentcError: the model is not there or not the one that was compiled, the libraries installed here
-            call it in another way, or a graph is beyond its tolerance; of a type that the manifest says the graph
-            is not computed in by default, that is no error.
+            call it in another way, the manifest says what the files are not, or a graph is beyond its tolerance; of
+            a type that the manifest says the graph is not computed in by default, that is no error.
         UsageError: the device does not have the type, or the artifact's target is not installed here.
     """
     manifest = artifact.manifest
-    device = device_of(sessions.get(manifest.target), AUTO)
+    factory = sessions.get(manifest.target)
+    device = device_of(factory, AUTO)
     target = targets.get(manifest.target)
     if device is not None:
         for graph in manifest.graphs:
             choose(compute, device, graph)
     source = _source(manifest, progress)
     captured = _capture(manifest, source, progress)
-    methods = {method.folder: method for method in captured.methods}
-    states = {method.graph: method.state for part in manifest.components for method in part.methods}
+    _require_source(manifest, source, captured)
+    methods = _methods(manifest, captured)
     found: dict[str, tuple[Evidence, ...]] = {}
     verified = Pinned(artifact)
     with Checker() as checker:
         for graph in manifest.graphs:
-            method = methods.get(graph.folder)
-            recorded = (graph.inputs, graph.outputs, states.get(graph.folder))
-            if method is None or (method.inputs, method.outputs, method.state) != recorded:
-                raise LatentcError(
-                    f"the installed libraries do not call '{graph.folder}' as those it was compiled with.",
-                    "See what differs: latentc verify ARTIFACT (its notes on the toolchain).",
-                )
+            method = methods[graph.folder]
+            stored = contents(target, factory, graph, artifact.root)
+            require_schemes(graph, stored)
             found[graph.folder] = compare(
                 checker,
                 source.component(method.component),
@@ -80,10 +81,11 @@ def recheck(
                 precision=graph.precision,
                 weights=graph.weights,
                 built=graph.built,
-                parameters=graph.parameters,
+                parameters=parameters(method, captured),
                 check="quick",
                 progress=progress,
                 compute=compute,
+                stored=stored_in(graph, stored),
                 locator=None
                 if on_findings is None
                 else _locator(graph, target, captured, method, source, progress),
@@ -117,10 +119,71 @@ def _locator(
     return Locator(lambda: export_graph(component, method, weights), road, progress)
 
 
+def _methods(manifest: Manifest, captured: Capture) -> dict[str, Method]:
+    """Folder of each graph -> what calls it, which is what the manifest says of it.
+
+    Raises:
+        LatentcError: it is something else, a graph that the pipeline calls is not there, or one too many is.
+    """
+    graphs = {graph.folder: graph for graph in manifest.graphs}
+    calls = {
+        record.graph: (part.name, part.class_path, record)
+        for part in manifest.components
+        for record in part.methods
+    }
+    if calls.keys() != graphs.keys() or len(calls) != sum(len(part.methods) for part in manifest.components):
+        raise LatentcError(
+            "the manifest's components and graphs are not each other's: "
+            f"{', '.join(sorted(calls.keys() ^ graphs.keys())) or 'one graph answers several calls'}.",
+            "Compile the model again.",
+        )
+    methods = {method.folder: method for method in captured.methods}
+    for folder in (*graphs, *methods):
+        same = folder in graphs and folder in methods
+        if same:
+            graph, method, (component, class_path, record) = graphs[folder], methods[folder], calls[folder]
+            same = (graph.inputs, graph.outputs, graph.dims) == (method.inputs, method.outputs, method.dims)
+            same &= (component, class_path) == (method.component, captured.classes[method.component])
+            same &= (record.method, record.arguments, record.result, record.state) == (
+                method.method,
+                method.arguments,
+                method.result,
+                method.state,
+            )
+        if not same:
+            raise LatentcError(
+                f"the installed libraries do not call '{folder}' as those it was compiled with.",
+                "See what differs: latentc verify ARTIFACT (its notes on the toolchain).",
+            )
+    return methods
+
+
+def _require_source(manifest: Manifest, source: ModelSource, captured: Capture) -> None:
+    """Every weight file that the graphs' components have is one whose hash the manifest tells.
+
+    Raises:
+        LatentcError: one is not; the reference would be weights that nobody has compared.
+    """
+    recorded = {record.path for record in manifest.source.weights}
+    for name in dict.fromkeys(method.component for method in captured.methods):
+        for file in source.component(name).weight_files:
+            path = file.relative_to(source.root).as_posix()
+            if path not in recorded:
+                raise LatentcError(
+                    f"{manifest.source.id} is not the model that was compiled: the manifest does not tell {path}.",
+                    "Compile it again, or bring the model back.",
+                )
+
+
 def _source(manifest: Manifest, progress: Progress) -> ModelSource:
     """The model that the manifest names, if its weight files are the same."""
     source = open_model(manifest.source.id)
     for record in manifest.source.weights:
+        if fault := paths.fault(record.path):
+            raise LatentcError(
+                f"the manifest names a weight file of the source that {fault}: {paths.shown(record.path)}.",
+                "Compile the model again.",
+            )
         file = source.root / record.path
         if not file.is_file() or file_record(source.root, file, progress) != record:
             raise LatentcError(

@@ -228,7 +228,7 @@ def measuring(
                     measured[name] = _measured(theirs[name], ours[name])
             return OrderedDict((name, True) for name in measured)
 
-        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(all="ignore"):
             try:
                 results = Comparator.run([reference(inner), other(inner)], data_loader=[OrderedDict(feed)])
                 Comparator.compare_accuracy(results, compare_func=compare)

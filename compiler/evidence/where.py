@@ -83,8 +83,9 @@ class Finding(BaseModel, frozen=True):
         before = "" if self.before is None else f" after {self.before:.2g}"
         more = f" (or in {', '.join(self.others)}, whose values cannot be compared)" if self.others else ""
         return (
-            f"'{self.output}' of {self.folder} in {self.compute} leaves it first in {at}: node '{self.node}' "
-            f"({self.op_type}, value '{self.value}'){more}, relative error {error}{before}, {self.between}. "
+            f"'{self.output}' of {self.folder} in {self.compute} leaves its tolerance first in {at}: "
+            f"node '{self.node}' ({self.op_type}, value '{self.value}'){more}, "
+            f"relative error {error}{before}, {self.between}. "
             f"{self.kind[0].upper()}{self.kind[1:]}: {self.reason}."
         )
 

@@ -55,14 +55,27 @@ class Session(Protocol):
         """Frees the vendor's objects; the session cannot be used afterwards. Twice is harmless."""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a graph's file stores, whatever is said of it elsewhere.
+
+    Attributes:
+        constants: element type of the constants ("float16", "uint4", "nf4") -> how many elements there are of it.
+        quantizes: whether activations are rounded to integers in it.
+    """
+
+    constants: Mapping[str, int]
+    quantizes: bool
+
+
 class GraphFormat(Protocol):
     """How a kind of graph file is looked into, so that what it stores can be told and an error in it located."""
 
     def values(self, model_file: Path) -> tuple[str, ...]:
         """Names of the values between the graph's nodes that can be made outputs, in no particular order."""
 
-    def constants(self, model_file: Path) -> Mapping[str, int]:
-        """Element type of the constants ("float16", "uint4", "nf4") -> how many elements there are of it."""
+    def contents(self, model_file: Path) -> Contents:
+        """What the file stores; no weight is read."""
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the graph with further outputs, after its own, into the empty folder `folder`.

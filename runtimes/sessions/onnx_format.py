@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from artifacts.errors import LatentcError
-from runtimes.sessions.base import GraphFormat, SessionFactory
+from runtimes.sessions.base import Contents, GraphFormat, SessionFactory
 
 SUFFIX = ".onnx"
 
@@ -27,8 +27,8 @@ class OnnxFormat:
         outputs = {value.name for value in graph.output}
         return tuple(name for node in graph.node for name in node.output if name and name not in outputs)
 
-    def constants(self, model_file: Path) -> Mapping[str, int]:
-        """Of the initializers; weights packed for a contrib operator count as what is packed."""
+    def contents(self, model_file: Path) -> Contents:
+        """The initializers; weights packed for a contrib operator count as what is packed."""
         import onnx
 
         graph = _load(model_file).graph
@@ -47,7 +47,7 @@ class OnnxFormat:
             elif not kind.endswith("8"):
                 size *= 2  # Two to a byte.
             counts[kind] = counts.get(kind, 0) + size
-        return counts
+        return Contents(counts, any(node.op_type == "QuantizeLinear" for node in graph.node))
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the model's own file anew; the runtime infers the types of the new outputs."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from artifacts.errors import LatentcError
+from runtimes.sessions.base import Contents
 from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
 
 # IR's names of the element types of constants -> NumPy's, or what is usual for those that NumPy lacks.
@@ -33,20 +34,23 @@ class IrFormat:
             for name in _names(port)
         )
 
-    def constants(self, model_file: Path) -> Mapping[str, int]:
-        """Of the layers of type Const."""
+    def contents(self, model_file: Path) -> Contents:
+        """The layers of type Const, and whether there is a FakeQuantize."""
         if model_file.suffix == SUFFIX:
-            return ONNX.constants(model_file)
+            return ONNX.contents(model_file)
         counts: dict[str, int] = {}
+        quantizes = False
         for layer in _parse(model_file).iterfind("layers/layer"):
             data = layer.find("data")
+            quantizes |= layer.attrib.get("type") == "FakeQuantize"
             if layer.attrib.get("type") != "Const" or data is None:
                 continue
             sizes = [int(size) for size in data.attrib.get("shape", "").split(",") if size.strip()]
             kind = data.attrib.get("element_type", "")
-            kind = _TYPES.get(kind) or (kind.replace("i", "int") if kind[:1] in "iu" else kind)
+            signed = {"i": "int", "u": "uint"}.get(kind[:1])
+            kind = _TYPES.get(kind) or (f"{signed}{kind[1:]}" if signed and kind[1:].isdigit() else kind)
             counts[kind] = counts.get(kind, 0) + math.prod(sizes)
-        return counts
+        return Contents(counts, quantizes)
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Adds a Result behind each; its tensor is then called by the name asked for alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
-from artifacts.manifest import GraphRecord
+from artifacts.manifest import GraphRecord, WeightRecord
 from artifacts.verify import Artifact, open_artifact, verify
 from compiler import auto, build
 from compiler.build import CompileRequest
@@ -88,8 +89,25 @@ def test_other_weights_are_not_pytorchs(calibrated: Artifact, tmp_path: Path) ->
 
     edit_manifest(root, listed_as_it_is)
     assert verify(root) == ()
-    with pytest.raises(LatentcError, match=r"'vae\.decode' is not PyTorch's"):
-        recheck(open_artifact(root))
+    pytest.importorskip("polygraphy")
+    with pytest.raises(LatentcError, match=r"'vae\.decode' is not PyTorch's") as caught:
+        recheck(open_artifact(root), on_findings=lambda findings: None)
+    assert "of vae_decoder in fp32 leaves its tolerance first in '" in caught.value.message
+
+
+def test_a_scheme_that_the_files_are_not_in_gives_no_tolerance(calibrated: Artifact) -> None:
+    """A manifest that says so of weights in fp16 would have 0.6 in place of 0.01."""
+    graphs = tuple(
+        graph.model_copy(
+            update={"weights": (WeightRecord(key="w", scheme="int4", parameters=9, bytes=9, error=0.1),)}
+        )
+        if graph.folder == "vae_decoder"
+        else graph
+        for graph in calibrated.manifest.graphs
+    )
+    changed = replace(calibrated, manifest=calibrated.manifest.model_copy(update={"graphs": graphs}))
+    with pytest.raises(LatentcError, match="'vae_decoder' is not what its manifest says: .* in int4"):
+        recheck(changed)
 
 
 def test_a_mix_is_found_for_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
 from artifacts.verify import Artifact, open_artifact
+from compiler.build import CompileRequest, SizeRange, compile
 from compiler.evidence.recheck import recheck
 from compiler.road import chosen
 from compiler.snapshot.check import read
@@ -94,6 +96,20 @@ def test_it_is_listed_with_its_option(latentc: Any) -> None:
     assert listed[NAME]["available"] and listed[NAME]["computes"] == {"cpu": ["fp32"]}
     (option,) = listed[NAME]["options"]
     assert option == {"name": "label", "default": "", "help": "text that the artifact keeps with each graph."}
+
+
+def test_its_opset_is_what_it_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    target = targets.get(NAME)
+    monkeypatch.setattr(
+        type(target), "requirements", dataclasses.replace(target.requirements, opset=(17, 20))
+    )
+    side = DimRange(min=32, max=32)
+    request = CompileRequest("shapes", tmp_path / "out", NAME, size=SizeRange(side, side), check="none")
+    with pytest.raises(
+        LatentcError, match=r"'abacus' takes graphs of opset 17 to 20; '\w+' is of opset 21\."
+    ):
+        compile(request)
+    assert not (tmp_path / "out").exists()
 
 
 def test_its_rewrites_are_its_own() -> None:

@@ -143,3 +143,29 @@ def test_each_type_has_its_line_and_one_can_be_asked_for(latentc, out, measured)
     assert "bf16 on cpu" in shown and "fp32 on cpu" not in shown
     ended = latentc("verify", out, "--compute", "bf16")
     assert ended.code == 2 and "needs --numerics" in ended.err
+
+
+def test_where_a_type_fails_is_shown(latentc, out, monkeypatch):
+    import compiler.evidence.recheck
+    from compiler.evidence.where import Finding
+
+    finding = Finding(
+        folder="unet", output="out", compute="bf16", kind="overflow", between="a against b", node="node_conv",
+        op_type="Conv", module="mid.conv", value="conv", error=None, before=0.001, reason="it is",
+    )  # fmt: skip
+    broken = Evidence(compute="bf16", device="cpu", check="quick", tolerance=0.06, broken="out not finite")
+
+    def recheck(artifact, progress, compute, on_findings):
+        on_findings((finding,))
+        return {"unet": (broken,)}
+
+    monkeypatch.setattr(compiler.evidence.recheck, "recheck", recheck)
+    shown = latentc("verify", out, "--numerics", "--where").out
+    assert "leaves its tolerance first in 'mid.conv': node 'node_conv' (Conv, value 'conv')" in shown
+    found = json.loads(latentc("verify", out, "--numerics", "--where", "--json").out)
+    assert found["where"] == [finding.model_dump(mode="json")]
+
+
+def test_where_needs_numbers(latentc, out):
+    ended = latentc("verify", out, "--where")
+    assert ended.code == 2 and "needs --numerics" in ended.err

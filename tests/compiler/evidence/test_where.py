@@ -10,7 +10,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.progress import silent
-from compiler.evidence import runners
+from compiler.evidence import runners, where
 from compiler.evidence.bisection import FEW, Measure, Measured, locate
 from compiler.evidence.dataflow import Dataflow, Maker
 from compiler.evidence.where import Locator, Request, answer
@@ -48,45 +48,50 @@ def test_of_a_sound_graph_nothing_is_named(sound: Lowered) -> None:
     assert answer(sound.request) == []
 
 
-@pytest.mark.parametrize("place", range(8))
+@pytest.mark.parametrize("place", range(5))
 def test_a_scaled_weight_is_named(broken: Lowered, place: int) -> None:
-    places = list(planted.constants(broken.model_file))
-    chosen = places[(2 * place + 1) * len(places) // 16]
-    planted.scale(chosen, 1.5)
+    names = planted.weights(broken.model_file)
+    weight = names[(2 * place + 1) * len(names) // 10]
+    planted.scale(broken.model_file, weight, 1.5)
     (finding,) = answer(broken.request)
-    module = chosen[0].removeprefix("module.").partition(".weight")[0]
-    assert finding.module == module and chosen[0] in finding.reason
     assert (finding.kind, finding.error) == ("constant", pytest.approx(0.5, rel=1e-2))
-    assert finding.op_type in ("Conv", "Gemm", "MatMul")
-    assert f"'{module}': node '{finding.node}'" in str(finding)
+    assert f"'{weight}.fp32'" in finding.reason
+    assert finding.module and finding.module in weight
+    assert f"'{finding.module}': node '{finding.node}' ({finding.op_type}, " in str(finding)
 
 
-@pytest.mark.parametrize("place", range(2))
-def test_a_changed_node_is_named(broken: Lowered, place: int) -> None:
-    node = ("node_silu_1", "node_Sigmoid_66")[place]
+@pytest.mark.parametrize("node", ["node_sigmoid", "node_mul_7"])
+def test_a_changed_node_is_named(broken: Lowered, node: str) -> None:
     planted.change_node(broken.model_file, node)
     (finding,) = answer(broken.request)
     assert (finding.node, finding.kind) == (node, "kernel")
+    assert finding.module.endswith("mlp.activation_fn")
     assert finding.before is not None and finding.before < 1e-3
 
 
 def test_a_quantized_layer_is_called_one(broken: Lowered) -> None:
-    places = list(planted.constants(broken.model_file))
-    planted.scale(places[len(places) // 2], 1.5)
-    module = places[len(places) // 2][0].removeprefix("module.").partition(".weight")[0]
-    request = broken.request.model_copy(update={"schemes": {module: "int4:group=64"}})
-    (finding,) = answer(request)
+    weight = planted.weights(broken.model_file)[-1]
+    planted.scale(broken.model_file, weight, 1.5)
+    module = weight.removeprefix("module.").removesuffix(".weight")
+    (finding,) = answer(broken.request.model_copy(update={"schemes": {module: "int4:group=64"}}))
     assert (finding.kind, finding.module) == ("quantized layer", module)
     assert "int4:group=64" in finding.reason
 
 
-def test_a_changed_value_that_overflows_is_called_an_overflow(broken: Lowered) -> None:
-    """Of fp16's largest number; what the session computes in fp32 it returns."""
-    places = list(planted.constants(broken.model_file))
-    planted.scale(places[len(places) // 2], float("inf"))
+def test_what_a_type_cannot_hold_is_called_an_overflow(broken: Lowered) -> None:
+    planted.scale(broken.model_file, planted.weights(broken.model_file)[-1], float("inf"))
     (finding,) = answer(broken.request.model_copy(update={"compute": "fp16"}))
     assert finding.kind == "overflow" and finding.error is None
     assert "fp16 holds none above 6.55e+04" in finding.reason
+
+
+def test_files_that_nobody_can_look_into_are_measured_at_their_outputs(
+    broken: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, "format_of", lambda factory, file: None)
+    planted.change_node(broken.model_file, "node_sigmoid")
+    finding = answer(broken.request)[0]
+    assert finding.value == finding.output and finding.others[-1].endswith(" more")
 
 
 def copied(request: Request, folder: Path, *names: str) -> Request:
@@ -96,6 +101,7 @@ def copied(request: Request, folder: Path, *names: str) -> Request:
     return request.model_copy(update={name: str(folder / name / "model.onnx") for name in names})
 
 
+@pytest.mark.parametrize("sound", ["onnxruntime"], indirect=True)
 @pytest.mark.parametrize(
     ("names", "kind", "between"),
     [
@@ -108,9 +114,9 @@ def test_what_went_wrong_before_the_target_is_named_as_that(
 ) -> None:
     request = copied(broken.request, broken.folder, *names)
     for file in (request.check.model_file, *(getattr(request, name) for name in names)):
-        planted.change_node(Path(file), "node_Sigmoid_64")
+        planted.change_node(Path(file), "node_sigmoid")
     (finding,) = answer(request)
-    assert (finding.kind, finding.module) == (kind, "time_embedding.act")
+    assert (finding.kind, finding.module) == (kind, "encoder.layers.0.mlp.activation_fn")
     assert finding.between.startswith(between)
 
 
