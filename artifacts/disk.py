@@ -10,9 +10,10 @@ from pathlib import Path
 
 from artifacts.paths import entries
 
-_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""The system's numbers for a disk or a quota that is full."""
 # Vendors' C++ writers raise their own types, with the system's words in them.
-_FULL_WORDS = ("no space left on device", "disk quota exceeded", "not enough space on the disk")
+FULL_WORDS = ("no space left on device", "disk quota exceeded", "not enough space on the disk")
 
 
 def free_bytes(path: Path) -> int:
@@ -34,9 +35,9 @@ def is_full(error: BaseException) -> bool:
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        if isinstance(link, OSError) and link.errno in _FULL:
+        if isinstance(link, OSError) and link.errno in FULL:
             return True
-        if isinstance(link, Exception) and any(words in str(link).lower() for words in _FULL_WORDS):
+        if isinstance(link, Exception) and any(words in str(link).lower() for words in FULL_WORDS):
             return True
         link = link.__cause__ or link.__context__
     return False

@@ -66,12 +66,14 @@ class OutLock:
 
     def release(self, *, remove: bool) -> None:
         """Frees the lock; with `remove`, the lock file goes too, and the work folder if it is empty."""
-        self._owner.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that fails: the note is of no use without the lock
+            self._owner.unlink(missing_ok=True)
         path = Path(self._lock.lock_file)
         if remove and os.name != "nt":
             # While it is held: whoever opened it meanwhile finds, once locked, that it has no name any more,
             # and starts over. After the release it could be somebody else's lock by then.
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         self._lock.release()
         if remove:
             if os.name == "nt":

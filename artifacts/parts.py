@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -33,6 +34,18 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _NAME_LENGTH = 32
 
 
+# Bytes of a name that leave room for what is put around it: file systems take names of 255.
+_MOST_BYTES = 200
+
+
+def short_name(name: str) -> str:
+    """`name`, or what stands for a long one: its beginning, and a hash of all of it."""
+    data = os.fsencode(name)
+    if len(data) <= _MOST_BYTES:
+        return name
+    return f"{os.fsdecode(data[: _MOST_BYTES // 2])}-{hashlib.sha256(data).hexdigest()[:16]}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where OUT and everything of its work folder lie."""
@@ -41,7 +54,7 @@ class Layout:
 
     @property
     def work(self) -> Path:
-        return self.out.with_name(f".{self.out.name}.latentc-work")
+        return self.out.with_name(f".{short_name(self.out.name)}.latentc-work")
 
     @property
     def build(self) -> Path:

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from rich.filesize import decimal
 from artifacts import paths
 from artifacts.disk import free_bytes, is_full, remove_tree, sync_file, sync_folder, sync_folders, tree_bytes
 from artifacts.errors import LatentcError, UsageError
+from artifacts.foreseen import foreseen, full_disk, full_folder, message
 from artifacts.hashing import file_record
 from artifacts.lock import OutLock
 from artifacts.manifest import FileRecord
@@ -65,8 +66,14 @@ class Workspace:
             UsageError: OUT exists (without `force`), or is something that is never replaced.
             LatentcError: another compile is writing OUT, or the disk is full or may not be written.
         """
+        with foreseen():
+            self._enter()
+        return self
+
+    def _enter(self) -> None:
         if not self.out.name:
             check_out(self.out, self._force)
+        _check_parents(self.out)
         self._layout = Layout(self.out)
         work = self._layout.work
         try:
@@ -85,7 +92,6 @@ class Workspace:
             check_out(self.out, self._force)
             self._layout.parts.mkdir(exist_ok=True)
             self._layout.build.mkdir()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -95,14 +101,17 @@ class Workspace:
     def _leave(self) -> None:
         """Frees the lock, and removes the work folder unless a later run has a use for it."""
         layout = self._layout
-        keep = not self._published and (has_parts(layout) or layout.old.exists() or layout.stage.exists())
         # The artifact is whole by now, or the reason why not is on its way up: that a file cannot be removed
         # must not hide either. It stays, and the next run tries again.
+        keep = not self._published
+        with suppress(OSError):
+            keep &= has_parts(layout) or layout.old.exists() or layout.stage.exists()
         for leftover in () if keep else (layout.old, layout.parts):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.rmtree(layout.build, ignore_errors=True)
         if not keep:
-            layout.journal.unlink(missing_ok=True)
+            with suppress(OSError):
+                layout.journal.unlink(missing_ok=True)
         self._lock.release(remove=not keep)
 
     def finished(self, key: str) -> Part | None:
@@ -211,7 +220,7 @@ class Workspace:
     def _undone(
         self, undo: Callable[[], None], place: Path | None = None, needs: int | None = None
     ) -> Iterator[None]:
-        """Calls `undo` when the block raises; on a full disk the error says what was needed and what is free.
+        """Calls `undo` when the block raises. What the system refused is a message, that of a full disk with its size.
 
         Args:
             place: where the block writes: how much is there tells how much fitted.
@@ -220,13 +229,28 @@ class Workspace:
         try:
             yield
         except BaseException as error:
-            full = is_full(error) and isinstance(error, Exception) and not isinstance(error, LatentcError)
-            fitted = tree_bytes(place) if full and place is not None else 0
-            undo()
-            if not full:
+            said = self._message(error, place, needs)
+            if said is None:
+                undo()
                 raise
-            at_least = decimal(needs) if needs else f"more than {decimal(fitted)}" if fitted else "more"
-            raise self._too_little(at_least) from error
+            with suppress(OSError):  # Of a disk that fails; the next run undoes the rest.
+                undo()
+            raise said from error
+
+    def _message(self, error: BaseException, place: Path | None, needs: int | None) -> LatentcError | None:
+        """The message for an error of the system; None for any other."""
+        if not isinstance(error, Exception) or isinstance(error, LatentcError):
+            return None
+        if not is_full(error):
+            return message(error)
+        fitted = tree_bytes(place) if place is not None else 0
+        # Libraries write temporary files, too, and their errors seldom say where.
+        file = getattr(error, "filename", None)
+        full = Path(os.fsdecode(file)).parent if file else full_folder((self.out,))
+        if full is not None and full != self.out and not full.is_relative_to(self.out.parent):
+            return full_disk(full)
+        at_least = decimal(needs) if needs else f"more than {decimal(fitted)}" if fitted else "more"
+        return self._too_little(at_least)
 
     def _too_little(self, needed: str) -> LatentcError:
         return LatentcError(
@@ -234,6 +258,15 @@ class Workspace:
             f"{self.out} was not touched.",
             "Free some space and run the command again (finished parts are kept), or name an OUT elsewhere.",
         )
+
+
+def _check_parents(out: Path) -> None:
+    """Raises UsageError where a folder above `out` is none, and the system's error where `out` is no name."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(out)
+    parent = next((p for p in out.parents if os.path.lexists(p)), None)
+    if parent is not None and not parent.is_dir():
+        raise UsageError(f"{out} cannot be made: {parent} is a file, not a folder.", "Name another OUT.")
 
 
 def _copier(source: Path) -> MakeExtra:

@@ -5,16 +5,19 @@ Nothing heavy is imported here or at the top of a command's module: `--help` has
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
 import click
 
-from artifacts import telemetry
+from artifacts import foreseen, telemetry
 from artifacts.errors import LatentcError
 from runtimes.quiet import quiet_libraries
 
@@ -92,36 +95,129 @@ def group() -> None:
     """
 
 
-def _fail(error: LatentcError) -> NoReturn:
-    print(f"Error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(error.hint, file=sys.stderr)
-    raise SystemExit(error.exit_code)
+def _say(*lines: str) -> None:
+    """Prints lines to stderr, if there is one that takes them."""
+    if sys.stderr is None:
+        return
+    with suppress(OSError):
+        for line in lines:
+            if line:
+                print(line, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def _fail(message: str, hint: str, status: int, as_json: bool, shown: bool = False) -> NoReturn:
+    """Ends the command: the message goes to stderr, and to stdout as JSON where that was asked for.
+
+    Args:
+        shown: whether stderr has the message already.
+    """
+    if not shown:
+        _say(f"Error: {message}", hint)
+    if as_json and sys.stdout is not None:
+        try:
+            print(json.dumps({"error": message, "hint": hint, "status": status}, indent=2))
+            sys.stdout.flush()
+        except OSError:
+            _drop_stdout()
+    raise SystemExit(status)
+
+
+class _Stdout(io.FileIO):
+    """Standard output, whose errors say that they are its own."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise StdoutError(error.errno, error.strerror or "") from error
+
+
+class StdoutError(OSError):
+    """Standard output takes no more."""
+
+
+def _named_stdout() -> None:
+    """Has what goes wrong with standard output raise `StdoutError`, and escapes characters that its encoding lacks."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    stream.reconfigure(errors="backslashreplace")
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # Python may have been told not to buffer
+    if (
+        stream is not sys.__stdout__ or type(raw) is not io.FileIO
+    ):  # A console of Windows has a class of its own.
+        return
+    file = _Stdout(stream.fileno(), "wb", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        cast(Any, file) if raw is stream.buffer else io.BufferedWriter(file),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _drop_stdout() -> None:
+    """Nobody reads stdout, or it takes no more: what is left for it goes nowhere, also when the interpreter ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
+
+
+def _prints_json(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON on stdout; it may be wrong in all else."""
+    command: click.Command | None = group
+    context = click.Context(group)
+    for word in words:
+        if word == "--":
+            break
+        if isinstance(command, click.Group):
+            command = command if word.startswith("-") else command.get_command(context, word)
+        elif word == "--json" and command is not None:
+            return any(isinstance(p, click.Option) and p.is_flag and word in p.opts for p in command.params)
+    return False
+
+
+def _run(args: Sequence[str], as_json: bool) -> NoReturn:
+    """Runs one command, and exits with its status, or with that of a message that was printed."""
+    status: Any = 0
+    try:
+        try:
+            group.main(args=list(args), prog_name="latentc", standalone_mode=False)
+        except SystemExit as ended:
+            status = ended.code
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except LatentcError as error:
+        _fail(error.message, error.hint, error.exit_code, as_json)
+    except click.ClickException as error:
+        with suppress(OSError):
+            error.show()
+        _fail(error.format_message(), "", error.exit_code, as_json, shown=True)
+    except (click.Abort, KeyboardInterrupt):
+        _say("Interrupted.")
+        _fail("interrupted.", "", INTERRUPTED, as_json, shown=True)
+    except (StdoutError, BrokenPipeError) as error:
+        _drop_stdout()
+        if error.errno != errno.EPIPE:  # else the reader (head, less) has what it wanted
+            _say(f"Error: standard output cannot be written: {error.strerror}.")
+        raise SystemExit(1) from None
+    except foreseen.KINDS as error:
+        if (said := foreseen.message(error)) is None:
+            raise
+        _fail(said.message, said.hint, said.exit_code, as_json)
+    raise SystemExit(status)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0 done, 1 it failed, 2 the request was wrong, 130 interrupted.
 
-    A `LatentcError` is printed without a traceback; any other exception is a bug and keeps its own.
+    A `LatentcError`, and what the system refuses (`artifacts.foreseen`), is printed without a traceback; any other
+    exception is a bug and keeps its own.
     """
     telemetry.off()
     quiet_libraries()
-    # A character that the terminal's encoding lacks is escaped; it must not end the command.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    extra: dict[str, Any] = {} if args is None else {"args": list(args)}
-    try:
-        group.main(prog_name="latentc", standalone_mode=False, **extra)
-    except LatentcError as error:
-        _fail(error)
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(error.exit_code) from None
-    except (click.Abort, KeyboardInterrupt):
-        print("Interrupted.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:
-        # The reader (head, less) has gone; keep the interpreter from complaining when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    raise SystemExit(0)
+    _named_stdout()
+    words = sys.argv[1:] if args is None else list(args)
+    _run(words, _prints_json(words))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -133,6 +134,16 @@ class PixelsType(click.ParamType[tuple[int, int]]):
         if match is None or not int(match[1]) or not int(match[2] or match[1]):
             self.fail(f"'{value}' is no size; expected WIDTHxHEIGHT, e.g. 512x768.", param, ctx)
         return int(match[1]), int(match[2] or match[1])
+
+
+class FiniteType(click.FloatRange):
+    """A number in a range: neither not-a-number nor an infinity, which a range without an end lets through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is no finite number.", param, ctx)
+        return float(number)
 
 
 class BytesType(click.ParamType[int]):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,10 +109,12 @@ def write(image: Image, path: Path, parameters: Mapping[str, Any]) -> None:
     # iTXt: prompts are in any language, tEXt holds Latin-1 only.
     info.add_itxt(TEXT_KEY, describe(parameters))
     info.add_itxt(JSON_KEY, json.dumps(dict(parameters), ensure_ascii=False))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Not made of the picture's name, which may be as long as the disk takes.
+    partial = path.with_name(f".latentc-{os.getpid()}-{threading.get_ident()}.partial")
     try:
         image.save(partial, format="PNG", pnginfo=info)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # A disk that takes no file lets none be removed.
+            partial.unlink(missing_ok=True)
         raise LatentcError(f"{path} cannot be written: {error.strerror or error}.") from None

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from artifacts.foreseen import foreseen
 from artifacts.manifest import DimRange
 from artifacts.progress import Progress, silent
 from runtimes.bars import Bars
@@ -16,8 +17,9 @@ from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts
 from runtimes.flaws import Flaw
 from runtimes.meter import Meter, NotFinite
 from runtimes.notebook import notebook_bars
-from runtimes.options import arguments, check_range, parameters, parse_size, synonym
+from runtimes.options import arguments, check_range, check_texts, parameters, parse_size, synonym
 from runtimes.process_lock import ProcessLock
+from runtimes.refusals import refusals
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
 
@@ -63,6 +65,7 @@ class Generator:
 
     def generate(
         self,
+        /,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         image: Any = None,
@@ -100,12 +103,13 @@ class Generator:
             extra: the pipeline's own parameters, by their own names.
 
         Raises:
-            UsageError: an option that this pipeline has no parameter for, or outside the compiled ranges; a scheduler
-                that there is not, or that the pipeline cannot use.
+            UsageError: an option that this pipeline has no parameter for, or outside the compiled ranges, or that the
+                pipeline's own code refuses; a scheduler that there is not, or that the pipeline cannot use; text that
+                is not Unicode.
             Cancelled: `cancel` was set.
             LatentcError: a component is not compiled for what the pipeline asked of it.
         """
-        with self._lock, self._reporting(progress) as progress:
+        with self._lock, foreseen(), self._reporting(progress) as progress:
             return self._generate(
                 {
                     "prompt": prompt,
@@ -141,6 +145,7 @@ class Generator:
         options |= dict(zip(("width", "height"), self._size(size, known), strict=True))
         if options["image"] is not None:
             self._check_image(options["image"], known)
+        check_texts({**options, **extra})
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
         texts = texts_of(known) & {name for name, value in {**options, **extra}.items() if value is not None}
@@ -156,7 +161,10 @@ class Generator:
         with _bars(bars, (pipe, *parts(pipe))):
             for number, chunk in enumerate(calls, start=1):
                 bars.batch = number
-                with nullcontext() if scheduler is None else blamed(pipe):
+                with (
+                    refusals(pipe, {**options, **extra}),
+                    nullcontext() if scheduler is None else blamed(pipe),
+                ):
                     outputs.append(self._run(chunk, options, extra, known, texts if prompts else frozenset()))
                 broken += self._meter.take_not_finite()
         merged, pictures = merge(outputs)

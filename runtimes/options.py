@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
+
+MAX_DEPTH = 64
+"""Lists and objects in each other, in a value of an option."""
 
 # Our option -> what diffusers' pipelines call it. The first that the pipeline has is used.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -76,6 +80,38 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
     return given
 
 
+def parse_value(text: str, option: str) -> Any:
+    """What a value of an option that takes any is: JSON where it is JSON ("3", "[207]", "true"), else the text itself.
+
+    Args:
+        option: for the error ("--arg eta").
+
+    Raises:
+        UsageError: lists and objects in each other, deeper than `MAX_DEPTH`.
+    """
+    try:
+        value = json.loads(text)
+        deep = _depth(value) > MAX_DEPTH
+    except ValueError:
+        return text
+    except RecursionError:
+        deep = True
+    if deep:
+        raise UsageError(
+            f"{option}: '{text[:40]}...' is nested too deep: more than {MAX_DEPTH} lists and objects."
+        )
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects there are in each other."""
+    level, depth = [value], 0
+    while level := [v for v in level if isinstance(v, (list, dict))]:
+        depth += 1
+        level = [v for inner in level for v in (inner.values() if isinstance(inner, dict) else inner)]
+    return depth
+
+
 def parse_size(size: str | tuple[int, int] | None) -> tuple[int, int] | None:
     """``"512x384"`` or ``(512, 384)`` -> (width, height) in pixels.
 
@@ -101,6 +137,17 @@ def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str)
             f"the artifact was compiled for a {name} of {allowed}; found {what} {value}.",
             "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX",
         )
+
+
+def check_texts(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for text that no tokenizer takes: bytes other than UTF-8, which Python keeps as surrogates."""
+    for name, value in options.items():
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+                raise UsageError(
+                    f"'{name}' is not Unicode text: {ascii(text)[:80]}.",
+                    "On a command line, text is in the encoding of the terminal, mostly UTF-8.",
+                )
 
 
 def _names(known: Mapping[str, Any]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
+from runtimes.options import parse_value
 
 # Commas in brackets belong to a value, such as a list of betas.
 _OPTION = re.compile(r"\s*([^=,\[\]]+?)\s*=\s*((?:\[[^\]]*\]|[^,\[\]])*)\s*(?:,|$)")
@@ -44,12 +44,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    if text in _PYTHON:
-        return _PYTHON[text]
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return _PYTHON[text] if text in _PYTHON else parse_value(text, "--scheduler")
 
 
 def make_scheduler(pipeline: Any, text: str) -> Any:

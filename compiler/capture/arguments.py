@@ -7,16 +7,21 @@ argument that is not here keeps its default, and one without a default must come
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from artifacts.errors import UsageError
 from runtimes.classes import is_list
+from runtimes.options import parse_value
 
 Form = Literal["lists", "one picture", "no lists"]
 """How prompts and pictures are passed: lists with an item for each row of the batch; a list of prompts and one picture
 that all of them share; or, in a batch of one, the prompt and the picture themselves."""
+
+MAX_ELEMENTS = 1 << 28
+"""Of a tensor that a call of the dry run is given."""
 
 
 @dataclass(frozen=True)
@@ -244,25 +249,23 @@ def parse_given(texts: Mapping[str, str]) -> dict[str, Any]:
     """``--arg`` values: JSON where they are JSON, ``zeros(2,768)`` a tensor whose first axis is the batch.
 
     Raises:
-        UsageError: a shape that cannot be read.
+        UsageError: a shape that cannot be read, or a value that is nested too deep.
     """
-    import json
-
     result: dict[str, Any] = {}
     for name, text in texts.items():
         if text.startswith("zeros(") and text.endswith(")"):
             try:
                 shape = [int(part) for part in text[6:-1].split(",") if part.strip()]
+                if min(shape, default=1) < 1 or math.prod(shape) > MAX_ELEMENTS:
+                    raise ValueError
             except ValueError:
                 raise UsageError(
-                    f"--arg {name}={text}: expected zeros(BATCH,...) with whole numbers."
+                    f"--arg {name}={text}: expected zeros(BATCH,...) with whole numbers from 1, and at most "
+                    f"{MAX_ELEMENTS} elements."
                 ) from None
             result[name] = _Zeros(tuple(shape))
             continue
-        try:
-            result[name] = json.loads(text)
-        except ValueError:
-            result[name] = text
+        result[name] = parse_value(text, f"--arg {name}")
     return result
 
 

@@ -150,7 +150,7 @@ def load(file: Path) -> Recipe:
         raise LatentcError(f"cannot read the recipe {file}: {error.strerror}.") from error
     except UsageError as error:
         raise LatentcError(f"{file}: {error.message}", error.hint) from error
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
         raise LatentcError(f"{file} is no recipe: {what}.", "See: docs/quantization.md") from error

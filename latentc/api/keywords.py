@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from artifacts.errors import UsageError
+from artifacts.foreseen import foreseen
 from artifacts.progress import Progress
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def prompts(value: File | Sequence[str] | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[Progress]:
-    """`progress`; in a notebook, bars where it is `silent`."""
+    """`progress`; in a notebook, bars where it is `silent`. What the system refuses is a `LatentcError`."""
     from runtimes.notebook import notebook_bars
 
-    with notebook_bars(progress) as bars:
+    with foreseen(), notebook_bars(progress) as bars:
         yield bars

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import COMPUTE, PixelsType, compute_option, trust_engines_option
+from latentc.params import COMPUTE, FiniteType, PixelsType, compute_option, trust_engines_option
 
 if TYPE_CHECKING:
     from bench.gates import Fall
@@ -49,7 +49,7 @@ Examples:
 )
 @click.option(
     "--guidance",
-    type=click.FloatRange(0),
+    type=FiniteType(0),
     metavar="NUMBER",
     help="How closely to follow the prompt. [default: the pipeline's; with the prompts of shapes, 3]",
 )

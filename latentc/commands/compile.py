@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from latentc.params import AssignmentType, BytesType, Sizes, SizesType, Span, SpanType, assignments
+from latentc.params import (
+    AssignmentType,
+    BytesType,
+    FiniteType,
+    Sizes,
+    SizesType,
+    Span,
+    SpanType,
+    assignments,
+)
 from latentc.target_options import TargetCommand, given
 
 if TYPE_CHECKING:
@@ -109,7 +118,7 @@ Examples:
 )
 @click.option(
     "--min-psnr",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteType(min=0, min_open=True),
     metavar="DB",
     help="With --quantize auto: the smallest artifact whose pictures, computed in fp32, are this near PyTorch's.",
 )

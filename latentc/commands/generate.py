@@ -10,6 +10,7 @@ import click
 from latentc.params import (
     COMPUTE,
     AssignmentType,
+    FiniteType,
     PixelsType,
     assignments,
     compute_option,
@@ -70,7 +71,7 @@ Examples:
 )
 @click.option(
     "--strength",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteType(0, 1, min_open=True),
     metavar="NUMBER",
     help="How much of --image is drawn anew, up to 1. [default: the pipeline's]",
 )
@@ -79,7 +80,7 @@ Examples:
 )
 @click.option(
     "--guidance",
-    type=click.FloatRange(0),
+    type=FiniteType(0),
     metavar="NUMBER",
     help="How closely to follow the prompt. [default: the pipeline's]",
 )
@@ -155,8 +156,11 @@ def command(
     from latentc import pictures, show
     from latentc.progress import bars
     from latentc.warn import Warnings
+    from runtimes.options import parse_value
 
-    extra = {name: value(text) for name, text in assignments(arguments, "--arg").items()}
+    extra = {
+        name: parse_value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
+    }
     for name in extra.keys() & OWN.keys():
         raise click.BadParameter(f"'{name}' cannot be given so: use {OWN[name]}.", param_hint="'--arg'")
     wanted = _prompts(prompts, prompt_file, needed=not extra)
@@ -220,31 +224,30 @@ def command(
         show.as_json(written)
 
 
-def _prompts(given: tuple[str, ...], file: Any, needed: bool) -> list[str | None]:
-    if given and file is not None:
+def _prompts(texts: tuple[str, ...], file: Any, needed: bool) -> list[str | None]:
+    if texts and file is not None:
         raise click.UsageError("Prompts come from the command line or from --prompts, not from both.")
-    found: list[str | None] = [*given] if file is None else [line.strip() for line in file if line.strip()]
-    if file is not None and not found:
+    prompts: list[str | None] = [*texts] if file is None else _lines(file)
+    if file is not None and not prompts:
         raise click.UsageError(f"{file.name} holds no prompt.")
-    if not found and needed:
+    if not prompts and needed:
         raise click.UsageError("generate needs a PROMPT, or --prompts FILE.")
-    return found or [None]
+    return prompts or [None]
+
+
+def _lines(file: Any) -> list[str | None]:
+    try:
+        return [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise click.UsageError(
+            f"{file.name} is not UTF-8 text: {error.reason}, byte 0x{error.object[error.start]:02x}. Save it as UTF-8."
+        ) from None
 
 
 def choose_task(tasks: Mapping[str, str], image: bool, mask: bool) -> str | None:
     """The artifact's task that these inputs ask for; None for its first, where it has no such task."""
     wanted = "inpaint" if mask else "image-to-image" if image else "text-to-image"
     return wanted if wanted in tasks else None
-
-
-def value(text: str) -> Any:
-    """What `--arg` gives: JSON where it is JSON ("3", "[207]", "true"), else the text itself."""
-    import json
-
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _timings(timings: Timings) -> dict[str, Any]:

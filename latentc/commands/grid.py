@@ -9,6 +9,7 @@ import click
 from latentc.params import (
     COMPUTE,
     AssignmentType,
+    FiniteType,
     PixelsType,
     assignments,
     compute_option,
@@ -17,6 +18,7 @@ from latentc.params import (
 
 if TYPE_CHECKING:
     from latentc.warn import Warnings
+    from runtimes.options import parse_value
     from runtimes.pipeline import Pipeline
 
 
@@ -49,12 +51,10 @@ Examples:
 @click.option("--image", type=click.Path(), metavar="FILE", help="The picture to start from.")
 @click.option("--mask", type=click.Path(), metavar="FILE", help="White where --image is to be drawn anew.")
 @click.option(
-    "--strength", type=click.FloatRange(0, 1, min_open=True), metavar="NUMBER", help="How much of --image."
+    "--strength", type=FiniteType(0, 1, min_open=True), metavar="NUMBER", help="How much of --image."
 )
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps.")
-@click.option(
-    "--guidance", type=click.FloatRange(0), metavar="NUMBER", help="How closely to follow the prompt."
-)
+@click.option("--guidance", type=FiniteType(0), metavar="NUMBER", help="How closely to follow the prompt.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -124,7 +124,7 @@ def command(
     from artifacts.reading import read_manifest
     from bench import grid as grids
     from latentc import pictures
-    from latentc.commands.generate import choose_task, value
+    from latentc.commands.generate import choose_task
     from latentc.progress import bars
     from latentc.warn import Warnings
 
@@ -144,7 +144,9 @@ def command(
         "seed": seed,
         "size": None if size is None else "{}x{}".format(*size),
         "scheduler": scheduler,
-        **{name: value(text) for name, text in assignments(arguments, "--arg").items()},
+        **{
+            name: parse_value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
+        },
     }
     warnings = Warnings()
     wanted = grids.Grid(tuple(grids.Axis.parse(text) for text in (x, y, z) if text is not None), base)
