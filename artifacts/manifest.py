@@ -37,6 +37,13 @@ class TensorLeaf(Record):
     number: bool = False
 
 
+class ComplexLeaf(Record):
+    """A complex tensor, whose real and imaginary parts are the last axis, of 2, of the input or output `name`."""
+
+    kind: Literal["complex"] = "complex"
+    name: str
+
+
 class ConstLeaf(Record):
     """A value baked into the graph; a call with another value does not fit this graph."""
 
@@ -73,7 +80,8 @@ class ObjectNode(Record):
 
 
 Tree = Annotated[
-    Union[TensorLeaf, ConstLeaf, AnyLeaf, SequenceNode, MappingNode, ObjectNode], Field(discriminator="kind")
+    Union[TensorLeaf, ComplexLeaf, ConstLeaf, AnyLeaf, SequenceNode, MappingNode, ObjectNode],
+    Field(discriminator="kind"),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts.errors import LatentcError
 from artifacts.manifest import (
     AnyLeaf,
+    ComplexLeaf,
     ConstLeaf,
     DimRange,
     MappingNode,
@@ -51,6 +52,10 @@ def match(tree: Tree, value: Any, path: str = "value") -> dict[str, Any] | Misma
         if _is_tensor(value) or _is_number(value):
             return {tree.name: value}
         return Mismatch(path, "a tensor", describe(value))
+    if isinstance(tree, ComplexLeaf):
+        if not _is_tensor(value) or "complex" not in str(value.dtype):
+            return Mismatch(path, "a complex tensor", describe(value))
+        return {tree.name: _as_real(value)}
     if isinstance(tree, ConstLeaf):
         return {} if _same(tree.value, value) else Mismatch(path, repr(tree.value), describe(value))
     if isinstance(tree, SequenceNode):
@@ -119,6 +124,8 @@ def rebuild(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Any:
                 "Compile the model again.",
             )
         return array.item() if tree.number else to_tensor(array)
+    if isinstance(tree, ComplexLeaf):
+        return _as_complex(arrays[tree.name])
     if isinstance(tree, ConstLeaf):
         return tree.value
     if isinstance(tree, AnyLeaf):
@@ -128,6 +135,23 @@ def rebuild(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Any:
         return tuple(items) if tree.kind == "tuple" else items
     built = {key: rebuild(t, arrays) for key, t in tree.items.items()}
     return built if isinstance(tree, MappingNode) else new_output(tree.class_path, built, _has_text(tree))
+
+
+def _as_real(value: Any) -> Any:
+    """A complex tensor or array with its parts as a last axis of 2."""
+    import numpy as np
+
+    if hasattr(value, "detach"):
+        import torch
+
+        return torch.view_as_real(value.detach().resolve_conj())
+    return np.stack([value.real, value.imag], axis=-1)
+
+
+def _as_complex(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.view_as_complex(to_tensor(array))
 
 
 def _has_text(tree: Tree) -> bool:

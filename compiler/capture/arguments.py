@@ -170,6 +170,9 @@ TASK_ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 """What a task adds to a call."""
 
+STEPS_OF = ("num_inference_steps", "prior_num_inference_steps")
+"""Left to the pipeline where it does not make so many (`STEPS`): some are distilled to one number of them."""
+
 FOR_EACH_MODEL = ("control_image", "image")
 """What has a picture for each model of a component that is a list of models; the first that a pipeline has."""
 

@@ -50,6 +50,8 @@ class MethodCall(torch.nn.Module):
         seen = {id(tensor) for tensor in tensors}
         distinct = []
         for tensor in trees.leaves(result):  # An ONNX output is one value under one name.
+            if tensor.is_complex():
+                tensor = torch.view_as_real(tensor)
             distinct.append(tensor.clone() if id(tensor) in seen else tensor)
             seen.add(id(tensor))
         return tuple(distinct)

@@ -17,7 +17,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress, silent
 from compiler.capture import modules as building
-from compiler.capture.arguments import RETRIES, Point, arguments
+from compiler.capture.arguments import RETRIES, STEPS_OF, Point, arguments
 from compiler.capture.infer import Method, methods
 from compiler.capture.recorder import Recorder
 from compiler.capture.split import NotOneGraph, Submodule
@@ -228,9 +228,10 @@ class _Runner:
         pipe.set_progress_bar_config(disable=True)
         failures: list[Exception] = []
         before = len(self.recorder.calls)
-        for form, extra in itertools.product(point.forms, RETRIES):
+        for left, form, extra in itertools.product(((), STEPS_OF), point.forms, RETRIES):
             keywords = arguments(pipe, task, replace(point, form=form), extra, self.given)
-            keywords = {name: value for name, value in keywords.items() if name not in without}
+            out = {*without, *left} - self.given.keys()
+            keywords = {name: value for name, value in keywords.items() if name not in out}
             try:
                 with self.recorder.recording(number), torch.no_grad():
                     return pipe(**keywords)

@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
-from artifacts.manifest import AnyLeaf, ConstLeaf, MappingNode, ObjectNode, SequenceNode, TensorLeaf, Tree
+from artifacts.manifest import (
+    AnyLeaf,
+    ComplexLeaf,
+    ConstLeaf,
+    MappingNode,
+    ObjectNode,
+    SequenceNode,
+    TensorLeaf,
+    Tree,
+)
 from runtimes.classes import class_path
 
 Path = tuple[str | int, ...]
@@ -30,7 +39,8 @@ INTEROP_OUTPUTS: dict[tuple[str, str], str] = {
 
 @dataclass
 class Flat:
-    """A value as a tree. `tensors` and `numbers` are in the tree's order; numbers are constants in the tree."""
+    """A value as a tree. `tensors` and `numbers` are in the tree's order; numbers are constants in the tree, complex
+    tensors are real ones with a last axis of 2."""
 
     tree: Tree
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -44,6 +54,8 @@ class _Flattener:
         self.numbers: dict[Path, int | float] = {}
 
     def visit(self, value: Any, path: Path) -> Tree:
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            return ComplexLeaf(name=self._name(path, torch.view_as_real(value)))
         if isinstance(value, torch.Tensor):
             return TensorLeaf(name=self._name(path, value))
         if value is None or isinstance(value, (bool, str)):
@@ -126,6 +138,8 @@ def flatten_result(method: str, result: Any, taken: frozenset[str], names: list[
 def _renamed(tree: Tree, names: Mapping[str, str]) -> Tree:
     if isinstance(tree, TensorLeaf):
         return TensorLeaf(name=names[tree.name], number=tree.number)
+    if isinstance(tree, ComplexLeaf):
+        return ComplexLeaf(name=names[tree.name])
     if isinstance(tree, SequenceNode):
         return SequenceNode(kind=tree.kind, items=tuple(_renamed(item, names) for item in tree.items))
     if isinstance(tree, MappingNode):
@@ -154,6 +168,8 @@ def rebuild(tree: Tree, tensors: Mapping[str, Any]) -> Any:
     """The arguments of a call, from tensors by name; what a graph does not depend on becomes None."""
     if isinstance(tree, TensorLeaf):
         return tensors[tree.name]
+    if isinstance(tree, ComplexLeaf):
+        return torch.view_as_complex(tensors[tree.name])
     if isinstance(tree, ConstLeaf):
         return tree.value
     if isinstance(tree, SequenceNode):

@@ -181,7 +181,7 @@ def judge(
             f"allowed in {scheme or job.stored or job.precision}.",
             f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
             if scheme
-            else "Compile it in --precision fp32; if it fails there too, please report the model.",
+            else _wider(job),
             compute,
             tolerance,
         )
@@ -191,6 +191,16 @@ def judge(
         check="full" if check == "full" else "quick",
         error=dict(errors),
         tolerance=tolerance,
+    )
+
+
+def _wider(job: Job) -> str:
+    """What to try where a graph's type is too narrow for it, as an autoencoder's that overflows in fp16."""
+    if job.precision == WIDE:
+        return "Please report the model."
+    return (
+        f"Compile this component alone in fp32: --quantize {job.component}=fp32; if it fails there too, please report "
+        "the model."
     )
 
 
@@ -306,24 +316,24 @@ _last: dict[str, Any] = {}
 
 
 def _module(job: Job) -> Any:
-    """The job's component in PyTorch. The last one is kept, as the next job is often of another part of it; not where
-    something is set on it for the job."""
+    """The job's component in PyTorch. That of a part is kept, as the next job is often of another part of it."""
     import torch
 
     from compiler.source import ComponentSource
 
     key = f"{job.library}.{job.class_name} {job.folder}"
-    if key not in _last or job.state:
-        _last.clear()
+    kept = "." in job.method and not job.state
+    module = _last.get(key) if kept else None
+    _last.clear()
+    if module is None:
         source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
         cls: Any = source.cls
         module = cls.from_pretrained(
             job.folder, torch_dtype=torch.float32, variant=source.variant, use_safetensors=True
         ).eval()
-        if job.state:
-            return module
+    if kept:
         _last[key] = module
-    return _last[key]
+    return module
 
 
 def checking() -> Work:

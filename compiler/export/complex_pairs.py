@@ -384,6 +384,16 @@ def _to(r: _Rewriter, node: Node) -> Pair | Node:
     return real, r._call(_aten._to_copy.default, imaginary, dtype=_REAL[dtype])
 
 
+def _pad_sequence(r: _Rewriter, node: Node) -> Pair:
+    """A list of sequences, filled up with a real number to the length of the longest."""
+    sequences, first, value = (*node.args, False, 0.0)[:3]
+    parts = []
+    for which, filled in ((0, value), (1, 0.0)):
+        items = [r._pair(item)[which] for item in sequences]  # type: ignore[union-attr]
+        parts.append(r._call(node.target, items, first, filled))
+    return parts[0], parts[1]
+
+
 def _size(r: _Rewriter, node: Node) -> Node:
     return r._call(node.target, r._pair(node.args[0])[0], *node.args[1:])
 
@@ -411,6 +421,7 @@ _RULES: dict[str, Callable[[_Rewriter, Node], Pair | Node | None]] = {
     "to": _to,
     "_to_copy": _to,
     "type_as": _to,
+    "pad_sequence": _pad_sequence,
     "sym_size": _size,
     "sym_numel": _size,
     "_assert_tensor_metadata": _nothing,

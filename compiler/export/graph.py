@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NoReturn
 
 import onnx_ir as ir
 import torch
@@ -31,13 +32,14 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
         LatentcError: the same, and it has no parts; or it holds for one size only (see `export_program`).
     """
     module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
-    with quick(), parts_may_do(module, method):
-        program = export_program(module, method)
-        model = translate(program, method)
-    label_modules(model)
-    bind_weights(model, module, weights)
-    del program
-    model = table.run(model)
+    with parts_may_do(module, method):
+        with quick():
+            program = export_program(module, method)
+            model = translate(program, method)
+        label_modules(model)
+        bind_weights(model, module, weights)
+        del program
+        model = table.run(model)
     name_dimensions(model, method)
     model.graph.name = method.folder
     model.producer_name = "latentc"
@@ -50,12 +52,24 @@ def parts_may_do(module: torch.nn.Module, method: Method) -> Iterator[None]:
     part = Submodule(method.component, method.method.rpartition(".")[0])
     try:
         yield
-    except OneSizeOnly:
-        raise
-    except LatentcError as error:
-        if not any(parts_of(module.get_submodule(part.path))):
+    except OneSizeOnly as error:
+        if error.declared:
             raise
-        raise NotOneGraph(part, error.message, error.hint) from error
+        _raise(module, part, error, error)
+    except LatentcError as error:
+        _raise(module, part, error, error)
+    except (
+        Exception
+    ) as error:  # of an exporter that others wrote, and of passes that met what they do not know
+        why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        whole = f"'{method.component}.{method.method}' ({type(module.get_submodule(part.path)).__name__})"
+        _raise(module, part, LatentcError(f"{whole} cannot be made a graph: {why}"), error)
+
+
+def _raise(module: torch.nn.Module, part: Submodule, error: LatentcError, cause: Exception) -> NoReturn:
+    if any(parts_of(module.get_submodule(part.path))):
+        raise NotOneGraph(part, error.message, error.hint) from cause
+    raise error from (None if error is cause else cause)
 
 
 def name_dimensions(model: ir.Model, method: Method) -> None:

@@ -11,7 +11,11 @@ from compiler.capture.infer import Method
 
 
 class OneSizeOnly(LatentcError):
-    """A dimension that varies was baked in."""
+    """A dimension that varies was baked in. `declared`: an option says how far it varies, so that it need not."""
+
+    def __init__(self, message: str, hint: str, declared: bool) -> None:
+        super().__init__(message, hint)
+        self.declared = declared
 
 
 def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
@@ -48,21 +52,22 @@ def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
 def _check_dynamic(program: ExportedProgram, method: Method) -> None:
     users = set(program.graph_signature.user_inputs)
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
-    baked: list[str] = []
+    baked: dict[str, str] = {}
     for spec, node in zip(method.inputs, placeholders, strict=True):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str) and _is_fixed(node.meta["val"].shape[axis]):
-                baked.append(f"axis {axis} of {spec.name} ({size})")
+                baked[f"axis {axis} of {spec.name} ({size})"] = size
     results = next(n for n in program.graph.nodes if n.op == "output").args[0]
     for spec, node in zip(method.outputs, results, strict=True):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str) and _is_fixed(node.meta["val"].shape[axis]):
-                baked.append(f"axis {axis} of the result {spec.name} ({size})")
+                baked[f"axis {axis} of the result {spec.name} ({size})"] = size
     if baked:
         raise OneSizeOnly(
             f"'{method.component}.{method.method}' holds for one size only: {', '.join(baked)} must vary, "
             "but its code fixes it.",
             "Compile one size: --size WIDTHxHEIGHT, and one batch: --batch N",
+            declared=all(size in method.dims for size in baked.values()),
         )
 
 

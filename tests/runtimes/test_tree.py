@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from artifacts.errors import LatentcError
 from artifacts.manifest import (
     AnyLeaf,
+    ComplexLeaf,
     ConstLeaf,
     DimRange,
     MappingNode,
@@ -252,3 +253,15 @@ def test_dimensions_agree_and_stay_in_their_ranges() -> None:
     assert str(fit((2, 5), (2,))) == "x: expected shape [batch 1..2, 4], found shape [2, 5] (axis 1)"
     assert "with batch = 2 as in the other inputs, found shape [1] (axis 0)" in str(fit((2, 4), (1,)))
     assert fit_dims(specs[1:], {"y": np.zeros(99)}, {}) == {"batch": 99}
+
+
+def test_complex_tensors_are_pairs_of_real_numbers() -> None:
+    z = torch.complex(torch.arange(3.0), -torch.arange(3.0))
+    tree = ComplexLeaf(name="z")
+    for value in (z, z.numpy()):
+        found = match(tree, value)
+        assert not isinstance(found, Mismatch)
+        array = np.asarray(found["z"])
+        assert array.shape == (3, 2) and array.dtype == np.float32
+        assert torch.equal(rebuild(tree, {"z": array}), z)
+    assert isinstance(match(tree, torch.zeros(3)), Mismatch)

@@ -155,3 +155,10 @@ def test_a_plain_tensor_and_a_tuple_take_the_names_that_they_are_given():
 @pytest.mark.parametrize("value", [{1: torch.ones(1)}, object(), torch.float32])
 def test_what_no_tree_can_hold_is_any(value):
     assert flatten_arguments("forward", {"a": value})[0]["a"] == AnyLeaf()
+
+
+def test_complex_tensors_are_pairs_of_real_ones():
+    z = torch.complex(torch.arange(3.0), torch.ones(3))
+    arguments, flat = flatten_arguments("forward", {"z": z})
+    assert flat.tensors["z"].shape == (3, 2) and not flat.tensors["z"].is_complex()
+    assert torch.equal(rebuild(arguments["z"], flat.tensors), z)

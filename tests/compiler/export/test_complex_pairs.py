@@ -37,6 +37,10 @@ def _written(x: torch.Tensor) -> torch.Tensor:
     return out.abs()
 
 
+def _sequences(z: torch.Tensor) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([z[0], z[1, :2], z[2, 1:]], batch_first=True, padding_value=2.0)
+
+
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "polar": lambda x: torch.view_as_real(torch.polar(x.abs(), x) * torch.polar(x * 0 + 2, -x)),
     "real scale": lambda x: torch.view_as_real(3 * _z(x) * x[:, :3] / 7),
@@ -49,6 +53,7 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "list": lambda x: torch.view_as_real(torch.cat([_z(x), *_z(x * 2).split([1, 2], dim=1)], dim=1)),
     "mixed list": lambda x: torch.view_as_real(torch.cat([_z(x), torch.complex(x, x.flip(0))], dim=1)),
     "written": _written,
+    "sequences": lambda x: torch.view_as_real(_sequences(_z(x))),
 }
 
 
