@@ -33,8 +33,8 @@ class _Exceeded(BaseException):
     """Raised in a thread from outside of it: nothing that catches `Exception` keeps it from getting out."""
 
 
-class _Limit(RuntimeError):
-    """Raised where something is made that is too large."""
+class _Limit(BaseException):
+    """Raised where something is made that is too large; nor does anything try again in another way."""
 
 
 @contextmanager
