@@ -138,7 +138,7 @@ def part_files(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Itera
 @contextmanager
 def view(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[Path]:
     """A private folder with the `part_files` of `folder` and nothing else; gone at the end."""
-    with _temporary() as place:
+    with private_folder() as place:
         for path, data in part_files(files, folder, largest):
             _write(place.joinpath(*path.split("/")), data)
         yield place
@@ -147,13 +147,14 @@ def view(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[Pa
 @contextmanager
 def private_copy(data: bytes, name: str) -> Iterator[Path]:
     """A file called `name` in a folder of its own; gone at the end."""
-    with _temporary() as place:
+    with private_folder() as place:
         _write(place / name, data)
         yield place / name
 
 
 @contextmanager
-def _temporary() -> Iterator[Path]:
+def private_folder() -> Iterator[Path]:
+    """A temporary folder that nobody else can have put something into; gone at the end."""
     try:
         place = tempfile.TemporaryDirectory(prefix="latentc-", ignore_cleanup_errors=True)
     except OSError as error:
