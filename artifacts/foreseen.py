@@ -184,7 +184,8 @@ def _is_temporary(path: Path) -> bool:
     folder = _temporary()
     if folder is None or not path.is_relative_to(folder):
         return False
-    return path == folder or path.relative_to(folder).parts[0].startswith(_TEMPORARY_NAMES)
+    own = folder.name.startswith("latentc-")  # a command's, where nobody else's files are
+    return own or path == folder or path.relative_to(folder).parts[0].startswith(_TEMPORARY_NAMES)
 
 
 def _descriptors() -> str:
