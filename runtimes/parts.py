@@ -57,6 +57,12 @@ def make_part(files: Contents, name: str, cls: Any) -> Any:
         LatentcError: its files do not make one.
     """
     largest = largest_figure(cls)
+    if not any(path.endswith(SUFFIXES) for path in files.names(name)):
+        # Of nothing, transformers makes a tokenizer that knows no word and has no length.
+        raise LatentcError(
+            f"'{name}' ({cls.__name__}) has no files: {files.shown(name)} is missing or empty.",
+            "Download or save the model again, or take that folder from the model that it was made from.",
+        )
     with view(files, name, largest) as folder, making(cls, files.shown(name)):
         part = cls.from_pretrained(str(folder), local_files_only=True)
     check_padding(part, files.shown(name))

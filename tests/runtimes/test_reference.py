@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
+from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes import reference
 from runtimes.model_view import model_view
+from runtimes.parts import make_part
 from tests.runtimes.conftest import Compiled
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]
@@ -162,3 +165,16 @@ def test_files_beside_the_components_are_not_seen(copied: Path) -> None:
     assert "unet/diffusion_pytorch_model.safetensors" in names and "model_index.json" in names
     assert not any(name.endswith(".py") for name in names)
     assert reference.load(copied).diffusers.unet is not None
+
+
+@pytest.mark.parametrize("emptied", ["gone", "empty", "code alone"])
+def test_a_tokenizer_without_files_is_told(copied: Path, emptied: str) -> None:
+    shutil.rmtree(copied / "tokenizer")
+    if emptied != "gone":
+        (copied / "tokenizer").mkdir()
+    if emptied == "code alone":
+        (copied / "tokenizer" / "tokenizer.py").touch()
+    with pytest.raises(
+        LatentcError, match=r"'tokenizer' \(CLIPTokenizer\) has no files: .*tokenizer is missing or empty"
+    ):
+        make_part(Folder(copied), "tokenizer", CLIPTokenizer)
