@@ -139,8 +139,10 @@ def full_disk(folder: Path, needed: str = "") -> LatentcError:
 
 def full_folder(places: Iterable[Path]) -> Path | None:
     """The first of `places`, or else the temporary folder, whose disk is full; None where none is now."""
-    temporary = _temporary()
-    for place in (*places, *(() if temporary is None else (temporary,))):
+    candidates: list[Path] = [*places]
+    if (temporary := _temporary()) is not None:
+        candidates.append(temporary)
+    for place in candidates:
         with suppress(OSError):
             if free_bytes(place) < _ROOM:
                 return place
@@ -184,7 +186,8 @@ def _is_temporary(path: Path) -> bool:
     folder = _temporary()
     if folder is None or not path.is_relative_to(folder):
         return False
-    return path == folder or path.relative_to(folder).parts[0].startswith(_TEMPORARY_NAMES)
+    own = folder.name.startswith("latentc-")  # a command's, where nobody else's files are
+    return own or path == folder or path.relative_to(folder).parts[0].startswith(_TEMPORARY_NAMES)
 
 
 def _descriptors() -> str:

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -229,28 +229,27 @@ class Workspace:
         try:
             yield
         except BaseException as error:
-            said = self._message(error, place, needs)
+            said = message(error) if isinstance(error, Exception) else None
+            full = self._full_folder(error) if said is not None and is_full(error) else None
+            fitted = tree_bytes(place) if full is not None and place is not None else 0
+            # What a disk refuses, too, the next run undoes.
+            with nullcontext() if said is None else suppress(OSError):
+                undo()
             if said is None:
-                undo()
                 raise
-            with suppress(OSError):  # Of a disk that fails; the next run undoes the rest.
-                undo()
+            if full == self.out.parent:
+                at_least = decimal(needs) if needs else f"more than {decimal(fitted)}" if fitted else "more"
+                said = self._too_little(at_least)
+            elif full is not None:
+                said = full_disk(full)
             raise said from error
 
-    def _message(self, error: BaseException, place: Path | None, needs: int | None) -> LatentcError | None:
-        """The message for an error of the system; None for any other."""
-        if not isinstance(error, Exception) or isinstance(error, LatentcError):
-            return None
-        if not is_full(error):
-            return message(error)
-        fitted = tree_bytes(place) if place is not None else 0
-        # Libraries write temporary files, too, and their errors seldom say where.
+    def _full_folder(self, error: BaseException) -> Path:
+        """The folder whose disk is full: OUT's, or another that libraries write to, whose errors seldom say where."""
+        home = self.out.parent
         file = getattr(error, "filename", None)
-        full = Path(os.fsdecode(file)).parent if file else full_folder((self.out,))
-        if full is not None and full != self.out and not full.is_relative_to(self.out.parent):
-            return full_disk(full)
-        at_least = decimal(needs) if needs else f"more than {decimal(fitted)}" if fitted else "more"
-        return self._too_little(at_least)
+        full = Path(os.fsdecode(file)).parent if isinstance(file, (str, bytes)) else full_folder((home,))
+        return home if full is None or full.is_relative_to(home) else full
 
     def _too_little(self, needed: str) -> LatentcError:
         return LatentcError(

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from artifacts import foreseen, telemetry
+from artifacts import foreseen, telemetry, temporary
 from artifacts.errors import LatentcError
 from runtimes.quiet import quiet_libraries
 
@@ -184,7 +184,8 @@ def _run(args: Sequence[str], as_json: bool) -> NoReturn:
     status: Any = 0
     try:
         try:
-            group.main(args=list(args), prog_name="latentc", standalone_mode=False)
+            with temporary.own_folder():
+                group.main(args=list(args), prog_name="latentc", standalone_mode=False)
         except SystemExit as ended:
             status = ended.code
         if sys.stdout is not None:

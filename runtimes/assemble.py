@@ -104,8 +104,8 @@ def absent_components(root: Path, pipeline_class: type) -> dict[str, None]:
     Without it, `from_pretrained` takes those that the class does not list as optional for missing (Stable Diffusion 3
     without its T5).
     """
-    file = root / INDEX
-    index = strict_json.loads(file.read_bytes(), str(file))
+    files = contents(root)
+    index = strict_json.loads(files.read(INDEX), files.shown(INDEX))
     if not isinstance(index, dict):
         return {}
     parameters = inspect.signature(pipeline_class.__init__).parameters  # type: ignore[misc]
@@ -126,7 +126,7 @@ def _component(
     """
     entry = index.get(name)
     if isinstance(entry, list) and entry[:1] != [None]:
-        found = _trusted(files.shown(INDEX), name, entry)
+        found = trusted(files.shown(INDEX), name, entry)
         if not _is_module(found):
             return shells[name] if name in shells else make_part(files, name, found)
     elif entry is not None and not isinstance(entry, list):
@@ -143,7 +143,7 @@ def _component(
     )
 
 
-def _trusted(index: str, name: str, entry: Any) -> type:
+def trusted(index: str, name: str, entry: Any) -> type:
     """The class that an index entry ``[library, class]`` names, of a trusted library or pipeline."""
     if not (isinstance(entry, list) and _is_entry(entry)):
         raise LatentcError(f"{index}: '{name}' is {entry!r}, not [library, class].")

@@ -57,6 +57,12 @@ def make_part(files: Contents, name: str, cls: Any) -> Any:
         LatentcError: its files do not make one.
     """
     largest = largest_figure(cls)
+    if not any(path.endswith(SUFFIXES) for path in files.names(name)):
+        # Of nothing, transformers makes a tokenizer that knows no word and has no length.
+        raise LatentcError(
+            f"'{name}' ({cls.__name__}) has no files: {files.shown(name)} is missing or empty.",
+            "Download or save the model again, or take that folder from the model that it was made from.",
+        )
     with view(files, name, largest) as folder, making(cls, files.shown(name)):
         part = cls.from_pretrained(str(folder), local_files_only=True)
     check_padding(part, files.shown(name))
@@ -138,7 +144,7 @@ def part_files(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Itera
 @contextmanager
 def view(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[Path]:
     """A private folder with the `part_files` of `folder` and nothing else; gone at the end."""
-    with _temporary() as place:
+    with private_folder() as place:
         for path, data in part_files(files, folder, largest):
             _write(place.joinpath(*path.split("/")), data)
         yield place
@@ -147,13 +153,14 @@ def view(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[Pa
 @contextmanager
 def private_copy(data: bytes, name: str) -> Iterator[Path]:
     """A file called `name` in a folder of its own; gone at the end."""
-    with _temporary() as place:
+    with private_folder() as place:
         _write(place / name, data)
         yield place / name
 
 
 @contextmanager
-def _temporary() -> Iterator[Path]:
+def private_folder() -> Iterator[Path]:
+    """A temporary folder that nobody else can have put something into; gone at the end."""
     try:
         place = tempfile.TemporaryDirectory(prefix="latentc-", ignore_cleanup_errors=True)
     except OSError as error:

@@ -13,7 +13,9 @@ from artifacts.manifest import DimRange
 from runtimes.assemble import absent_components, read_index
 from runtimes.classes import import_subclass
 from runtimes.generation import Generator
+from runtimes.guard import guarded
 from runtimes.meter import Meter
+from runtimes.model_view import model_view
 
 
 class Reference(Generator):
@@ -35,6 +37,8 @@ def load(
     batch: int = 1,
 ) -> Reference:
     """Opens a diffusers folder on the CPU, from its safetensors alone: nothing is fetched, none of its code runs.
+
+    It is held to what a compile holds a model to: what is not read there is not read here (`runtimes.model_view`).
 
     In every precision one seed is the same noise. Progress bars are off.
 
@@ -58,18 +62,22 @@ def load(
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     for logging in (of_diffusers, of_transformers):
         logging.disable_progress_bar()
+    absent = absent_components(folder, cls)
+    view = folder
     try:
-        pipe = cls.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            **(absent_components(folder, cls) | dict(components or {})),
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise LatentcError(f"PyTorch cannot load {folder} as {cls.__name__}: {error}") from error
+        with model_view(folder) as view, guarded(f"{cls.__name__}, loaded from {folder},"):
+            pipe = cls.from_pretrained(
+                view,
+                dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **(absent | dict(components or {})),
+            )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        words = str(error).replace(str(view), str(folder))
+        raise LatentcError(f"PyTorch cannot load {folder} as {cls.__name__}: {words}") from error
     pipe.set_progress_bar_config(disable=True)
     if dtype is not torch.float32:
         _noise_in_fp32(pipe, dtype)

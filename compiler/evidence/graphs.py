@@ -22,6 +22,8 @@ from artifacts.serve import Work
 from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
 from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
+from runtimes.guard import guarded
+from runtimes.model_view import component_view
 
 TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2}
 """Largest ``||out - ref|| / ||ref||`` of any output, by precision; weight schemes have their own, and targets may
@@ -328,9 +330,15 @@ def _module(job: Job) -> Any:
     if module is None:
         source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
         cls: Any = source.cls
-        module = cls.from_pretrained(
-            job.folder, torch_dtype=torch.float32, variant=source.variant, use_safetensors=True
-        ).eval()
+        what = f"'{job.component}', loaded from {job.folder},"
+        with component_view(Path(job.folder)) as view, guarded(what):
+            module = cls.from_pretrained(
+                view,
+                torch_dtype=torch.float32,
+                variant=source.variant,
+                use_safetensors=True,
+                local_files_only=True,
+            ).eval()
     if kept:
         _last[key] = module
     return module

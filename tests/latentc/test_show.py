@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.console import Console
 
 from latentc import show
 
@@ -45,3 +46,30 @@ def test_a_table_fits_in_100_columns_and_takes_cells_literally(capsys):
 def test_json_has_no_nan(capsys):
     show.as_json({"a": [float("nan"), 1.5], "b": float("inf")})
     assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": None}
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_terminal_that_is_too_narrow_for_a_table_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(show, "_console", lambda: Console(width=width))
+    columns = ("graph", "inputs", "outputs", "parameters")
+    rows = [
+        ("unet", "encoder_hidden_states\ntimestep", "out_sample_of_the_unet", "859.5 M"),
+        ("vae", "a", "b", "1"),
+    ]
+    show.table(columns, rows, right=("parameters",))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "graph: unet",
+        "inputs: encoder_hidden_states",
+        "  timestep",
+        "outputs: out_sample_of_the_unet",
+        "parameters: 859.5 M",
+    ]
+    assert lines[5:7] == ["", "graph: vae"]
+
+
+def test_no_color_is_no_style_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert show._console().color_system is None

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
+from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes import reference
+from runtimes.model_view import model_view
+from runtimes.parts import make_part
 from tests.runtimes.conftest import Compiled
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]
@@ -123,3 +127,54 @@ def test_a_class_of_the_folders_own_is_refused(copied: Path) -> None:
         reference.load(copied)
     with pytest.raises(LatentcError, match="only classes of diffusers and transformers"):
         reference.load(copied, "mine:Mine")
+
+
+def test_what_a_compile_refuses_is_refused(copied: Path) -> None:
+    file = copied / "text_encoder" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"_attn_implementation": "someone/kernel"}), encoding="utf-8")
+    with pytest.raises(LatentcError, match=r"config.json: '_attn_implementation' is 'someone/kernel'"):
+        reference.load(copied)
+
+
+def test_an_index_of_shards_that_leads_outside(copied: Path) -> None:
+    weights = copied / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(copied / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": {"conv_in.weight": "../outside.safetensors"}}
+    (copied / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LatentcError, match=r"names the shard '../outside.safetensors'"):
+        reference.load(copied)
+
+
+@pytest.mark.parametrize(
+    "entry", [["os", "PathLike"], ["numpy", "ndarray"], ["diffusers", "StableDiffusionPipeline"]]
+)
+def test_an_entry_of_another_library_is_refused(copied: Path, entry: list[str]) -> None:
+    file = copied / "model_index.json"
+    index = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(index | {"unet": entry}), encoding="utf-8")
+    with pytest.raises(LatentcError, match="model_index.json: 'unet' is"):
+        reference.load(copied, "diffusers:StableDiffusionPipeline")
+
+
+def test_files_beside_the_components_are_not_seen(copied: Path) -> None:
+    (copied / "unet" / "modeling.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
+    (copied / "pipeline.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
+    with model_view(copied) as view:
+        names = {path.relative_to(view).as_posix() for path in view.rglob("*") if path.is_file()}
+    assert "unet/diffusion_pytorch_model.safetensors" in names and "model_index.json" in names
+    assert not any(name.endswith(".py") for name in names)
+    assert reference.load(copied).diffusers.unet is not None
+
+
+@pytest.mark.parametrize("emptied", ["gone", "empty", "code alone"])
+def test_a_tokenizer_without_files_is_told(copied: Path, emptied: str) -> None:
+    shutil.rmtree(copied / "tokenizer")
+    if emptied != "gone":
+        (copied / "tokenizer").mkdir()
+    if emptied == "code alone":
+        (copied / "tokenizer" / "tokenizer.py").touch()
+    with pytest.raises(
+        LatentcError, match=r"'tokenizer' \(CLIPTokenizer\) has no files: .*tokenizer is missing or empty"
+    ):
+        make_part(Folder(copied), "tokenizer", CLIPTokenizer)

@@ -1,0 +1,69 @@
+"""One temporary folder for a command, in which everything that it and its libraries write for a while lies.
+
+It goes when the command ends. What a command that was killed left is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PREFIX = "latentc-run-"
+LOCK = ".lock"
+
+_VARIABLE = "TMPDIR"
+"""What Python looks at first, in processes that are started, too."""
+
+_YOUNG = 60.0
+"""Seconds: a folder that is younger may be of a command that has not locked it yet."""
+
+
+@contextmanager
+def own_folder() -> Iterator[None]:
+    """While it is open, `tempfile` writes into a folder of this process, and so does that of processes it starts.
+
+    Where there is no temporary folder that can be written, all stays as it is: who needs one says so.
+    """
+    try:
+        base = Path(tempfile.gettempdir())
+        remove_leftovers(base)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError:
+        yield
+        return
+    lock = FileLock(folder / LOCK, thread_local=False)
+    before, variable = tempfile.tempdir, os.environ.get(_VARIABLE)
+    try:
+        with suppress(OSError, Timeout):
+            lock.acquire(blocking=False)
+        tempfile.tempdir = os.environ[_VARIABLE] = str(folder)
+        yield
+    finally:
+        tempfile.tempdir = before
+        if variable is None:
+            os.environ.pop(_VARIABLE, None)
+        else:
+            os.environ[_VARIABLE] = variable
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(base: Path) -> None:
+    """Removes the folders of commands that have ended; those of others, and what cannot be removed, stay."""
+    user = os.getuid() if hasattr(os, "getuid") else None
+    for folder in base.glob(f"{PREFIX}*"):
+        with suppress(OSError, Timeout):
+            info = folder.lstat()
+            if (user is not None and info.st_uid != user) or time.time() - info.st_mtime < _YOUNG:
+                continue
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            with FileLock(folder / LOCK, thread_local=False).acquire(blocking=False):
+                shutil.rmtree(folder, ignore_errors=True)

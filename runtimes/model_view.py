@@ -1,0 +1,98 @@
+"""A model's folder as its libraries may see it: checked settings and safetensors, and nothing else that lies there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from artifacts import paths, strict_json
+from artifacts.contents import Folder
+from artifacts.errors import LatentcError
+from runtimes.assemble import INDEX, read_index, trusted
+from runtimes.parts import part_files, private_folder
+
+_WEIGHTS = ".safetensors"
+_SHARDS = ".safetensors.index"
+
+
+@contextmanager
+def model_view(root: Path) -> Iterator[Path]:
+    """A private folder with what `DiffusionPipeline.from_pretrained` reads of the model in `root`; gone at the end.
+
+    Weights are links to the model's own files.
+
+    Raises:
+        LatentcError: the index names a class that is none of diffusers' or transformers' of a role that is loaded, or a
+            file does not hold (`runtimes.configs`).
+    """
+    files = Folder(root)
+    index = read_index(files)
+    with private_folder() as view:
+        for name, entry in _components(index).items():
+            if not name.isidentifier():
+                raise LatentcError(f"{files.shown(INDEX)}: '{name}' is not the name of a component.")
+            trusted(files.shown(INDEX), name, entry)
+            _add_component(view, root, name)
+        (view / INDEX).write_text(json.dumps(index), encoding="utf-8")
+        yield view
+
+
+@contextmanager
+def component_view(folder: Path) -> Iterator[Path]:
+    """As `model_view`, for the folder of one component."""
+    with private_folder() as view:
+        _add_component(view, folder.parent, folder.name)
+        yield view / folder.name
+
+
+def _components(index: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The entries of an index that are ``[library, class]``, and not ``[None, None]``."""
+    return {
+        name: value
+        for name, value in index.items()
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
+    }
+
+
+def _add_component(view: Path, root: Path, name: str) -> None:
+    """Puts a component's settings, vocabularies and weights into `view`."""
+    files = Folder(root)
+    (view / name).mkdir()
+    for path, data in part_files(files, name):
+        if _SHARDS in path:
+            _check_shards(data, root / name, path)
+        destination = view / name / path
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        destination.write_bytes(data)
+    for path in files.names(name):
+        if path.endswith(_WEIGHTS):
+            (view / path).parent.mkdir(parents=True, exist_ok=True)
+            _link(root / path, view / path)
+
+
+def _check_shards(data: bytes, folder: Path, path: str) -> None:
+    """Raises LatentcError where an index names a file that is not in the component's folder."""
+    content = strict_json.loads(data, str(folder / path))
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    for name in set(shards.values()) if isinstance(shards, dict) else (None,):
+        if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(folder / name):
+            raise LatentcError(
+                f"{folder / path} names the shard {paths.shown(str(name))}, which is not in {folder}."
+            )
+
+
+def _link(file: Path, link: Path) -> None:
+    target = os.path.realpath(file)
+    for make in (
+        os.symlink,
+        os.link,
+    ):  # Windows lets few users make the first, and other disks have not the second.
+        with suppress(OSError):
+            make(target, link)
+            return
+    shutil.copyfile(target, link)
