@@ -10,6 +10,7 @@ from artifacts.progress import Progress, silent
 from artifacts.verify import Artifact
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
+from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
 from compiler.source import ModelSource, open_model
@@ -102,4 +103,17 @@ def _source(manifest: Manifest, progress: Progress) -> ModelSource:
 def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Capture:
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
     given = parse_given(manifest.arguments)
-    return capture(source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress)
+    split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
+    return capture(
+        source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress, split=split
+    )
+
+
+def _split(manifest: Manifest) -> set[Submodule]:
+    """The modules whose parts are graphs of the artifact, in place of themselves."""
+    split: set[Submodule] = set()
+    for component in manifest.components:
+        for method in component.methods:
+            names = method.method.split(".")[:-1]
+            split |= {Submodule(component.name, ".".join(names[:end])) for end in range(len(names))}
+    return split
