@@ -57,8 +57,9 @@ DTYPES = frozenset(
 """Element types of what goes into a graph and comes out of it, by NumPy's names (ml_dtypes' for bfloat16)."""
 
 _CLASS_PATH = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
-# Of a module or one in it ("decoder.layers.0.forward"). Python's own names, and private ones, are nobody's to answer.
-_METHOD = re.compile(r"(\w+\.)*[A-Za-z]\w*", re.ASCII)
+# Of a module or one in it ("decoder.layers.0.forward"; keys of a ModuleDict may hold a hyphen). Python's own names, and
+# private ones, are nobody's to answer.
+_METHOD = re.compile(r"([\w-]+\.)*[A-Za-z]\w*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -108,7 +108,10 @@ def capture(
         except LatentcError as error:
             if not reasons:
                 raise
-            raise next(iter(reasons.values())) from error
+            first = next(iter(reasons.values()))
+            raise LatentcError(
+                f"{first.message.removesuffix('.')}. In parts: {error.message}", error.hint
+            ) from error
 
 
 def _captured(
@@ -149,7 +152,7 @@ def _captured(
     )
     notes.extend(
         f"{name}: {sum(m.component == name for m in found)} graphs with {type(built[name]).__name__}'s own Python "
-        f"between them. {next(error.message for part, error in split.items() if part.component == name)}."
+        f"between them. {next(e.message for part, e in split.items() if part.component == name).removesuffix('.')}."
         for name in dict.fromkeys(part.component for part in split)
     )
     unused = sorted(set(built) - {m.component for m in found})

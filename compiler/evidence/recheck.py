@@ -15,6 +15,7 @@ from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.evidence.claims import contents, require_schemes, stored_in
+from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
 from compiler.evidence.where import Finding, Locator
@@ -202,4 +203,17 @@ def _source(manifest: Manifest, progress: Progress) -> ModelSource:
 def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Capture:
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
     given = parse_given(manifest.arguments)
-    return capture(source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress)
+    split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
+    return capture(
+        source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress, split=split
+    )
+
+
+def _split(manifest: Manifest) -> set[Submodule]:
+    """The modules whose parts are graphs of the artifact, in place of themselves."""
+    split: set[Submodule] = set()
+    for component in manifest.components:
+        for method in component.methods:
+            names = method.method.split(".")[:-1]
+            split |= {Submodule(component.name, ".".join(names[:end])) for end in range(len(names))}
+    return split

@@ -103,6 +103,11 @@ def _print_manifest(manifest: Manifest) -> None:
         facts["options"] = ", ".join(f"{name}={value}" for name, value in manifest.options.items())
     for name, value in facts.items():
         click.echo(f"{name:<10}{show.plain(value)}")
+    for component in manifest.components:
+        if parts := {m.graph for m in component.methods if "." in m.method}:
+            click.echo(
+                show.plain(f"in parts  {component.name}: {len(parts)} graphs, its own Python between them")
+            )
     for graph in manifest.graphs:
         if graph.rewrites:
             click.echo(show.plain(f"rewritten {graph.folder}: {', '.join(graph.rewrites)}"))

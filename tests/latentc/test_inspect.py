@@ -143,3 +143,11 @@ def test_what_the_target_says_of_its_files(latentc, tmp_path):
     built = {"coverage": "4 of 4 nodes", "graphs": [{"file": "a"}], "empty": ""}
     made(tmp_path, graphs=(manifest.graphs[0].model_copy(update={"built": built}),))
     assert "built     unet: coverage 4 of 4 nodes\n" in latentc("inspect", tmp_path).out
+
+
+def test_a_component_in_parts(latentc, tmp_path):
+    manifest = made(tmp_path)
+    (unet,) = manifest.components
+    method = unet.methods[0].model_copy(update={"method": "mid_block.forward"})
+    made(tmp_path, components=(unet.model_copy(update={"methods": (method,)}),))
+    assert "in parts  unet: 1 graphs, its own Python between them\n" in latentc("inspect", tmp_path).out

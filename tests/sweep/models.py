@@ -150,6 +150,13 @@ def _control(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
     return _instruct(batch, height, width, seed) | {"height": height, "width": width}
 
 
+def _controls(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
+    """A picture for each of two ControlNets."""
+    return _control(batch, height, width, seed) | {
+        "image": [picture(height, width, seed + i) for i in (3, 4)]
+    }
+
+
 def _kontext(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
     return _control(batch, height, width, seed) | {"max_area": height * width, "_auto_resize": False}
 
@@ -258,6 +265,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
         ),
         "qwen-image": Case(flow.qwen_image, {"text-to-image": _guided}, multiple=16),
         "sd15-controlnet": Case(sd.sd15_controlnet, {"text-to-image": _control}),
+        "sd15-controlnets": Case(sd.sd15_controlnets, {"text-to-image": _controls}),
         "sdxl-controlnet": Case(sd.sdxl_controlnet, {"text-to-image": _control}),
         "instruct-pix2pix": Case(sd.pix2pix, {"text-to-image": _instruct}),
     }

@@ -191,7 +191,7 @@ def pix2pix() -> Any:
     )
 
 
-def _controlnet(**changes: Any) -> Any:
+def _controlnet(seed: int = 2, **changes: Any) -> Any:
     from diffusers import ControlNetModel
 
     arguments: dict[str, Any] = {
@@ -203,7 +203,7 @@ def _controlnet(**changes: Any) -> Any:
         "attention_head_dim": 2,
         "conditioning_embedding_out_channels": (8, 16),
     }
-    return seeded(ControlNetModel, seed=2, **(arguments | changes))
+    return seeded(ControlNetModel, seed=seed, **(arguments | changes))
 
 
 def sd15_controlnet() -> Any:
@@ -221,6 +221,13 @@ def sd15_controlnet() -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def sd15_controlnets() -> Any:
+    """The same with two ControlNets, a component that is a list of models."""
+    pipe = sd15_controlnet()
+    nets = [pipe.controlnet, _controlnet(seed=8)]
+    return type(pipe)(**{**pipe.components, "controlnet": nets}, requires_safety_checker=False)
 
 
 def sdxl_controlnet() -> Any:
