@@ -14,8 +14,8 @@ from artifacts.verify import Artifact
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
-from compiler.evidence.claims import contents, require_schemes, stored_in
 from compiler.capture.split import NotOneGraph, Submodule
+from compiler.evidence.claims import contents, require_schemes, stored_in
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
 from compiler.evidence.where import Finding, Locator
