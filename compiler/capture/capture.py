@@ -18,6 +18,7 @@ from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress, silent
 from compiler.capture import modules as building
 from compiler.capture.arguments import STEPS_OF, Point, arguments, retries
+from compiler.capture.calls_before import call_before
 from compiler.capture.infer import Method, methods
 from compiler.capture.made_visuals import FRAMES, missing
 from compiler.capture.recorder import Recorder
@@ -288,7 +289,7 @@ class _Runner:
     def _call(self, pipe: Any, task: str, point: Point, number: int, without: tuple[str, ...] = ()) -> Any:
         pipe.set_progress_bar_config(disable=True)
         failures: list[Exception] = []
-        before = len(self.recorder.calls)
+        recorded = len(self.recorder.calls)
         for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
             keywords = arguments(pipe, task, replace(point, form=form), extra, self.given)
             out = {*without, *left} - self.given.keys()
@@ -300,8 +301,15 @@ class _Runner:
                 raise
             except Exception as error:
                 failures.append(error)
-                del self.recorder.calls[before:]
+                del self.recorder.calls[recorded:]
         first = failures[0]
+        for error in failures:
+            if before := call_before(type(pipe), pipe.components, error):
+                raise LatentcError(
+                    f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
+                    f"({type(error).__name__}: {error}), and an artifact begins with the call.",
+                    "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
+                ) from error
         absent = list(missing(parameters(pipe), self.given))
         raise _CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
