@@ -303,13 +303,13 @@ class _Runner:
                 failures.append(error)
                 del self.recorder.calls[recorded:]
         first = failures[0]
-        for error in failures:
-            if before := call_before(type(pipe), pipe.components, error):
+        for failure in failures:
+            if before := call_before(type(pipe), pipe.components, failure):
                 raise LatentcError(
                     f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
-                    f"({type(error).__name__}: {error}), and an artifact begins with the call.",
+                    f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
                     "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
-                ) from error
+                ) from failure
         absent = list(missing(parameters(pipe), self.given))
         raise _CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
