@@ -344,7 +344,7 @@ class Manifest(Record):
     pictures: tuple[PictureEvidence, ...] = ()
     """What was measured of a quantized model's pictures, for each type; none where nothing was to be."""
     sizes: dict[str, DimRange]
-    """Declared ranges of "height", "width" (pixels) and "batch" (images)."""
+    """Declared ranges of "height", "width" (pixels), "batch" (images or videos) and, of videos, "frames"."""
     components: tuple[ComponentRecord, ...]
     graphs: tuple[GraphRecord, ...]
     files: tuple[FileRecord, ...]

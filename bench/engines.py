@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtimes.generation import Generator
     from runtimes.pipeline import Pipeline
     from runtimes.reference import Reference
+    from runtimes.result import Result
 
 
 @dataclass
@@ -222,7 +223,7 @@ def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:
     times = result.timings
     components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
     return Drawn(
-        _pixels(result.images),
+        _pixels(result),
         seconds,
         times.steps,
         components,
@@ -231,16 +232,18 @@ def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:
     )
 
 
-def _pixels(images: Sequence[Any]) -> np.ndarray:
-    """The first picture as uint8 [height, width, 3]."""
+def _pixels(result: Result) -> np.ndarray:
+    """The first picture as uint8 [height, width, 3], or the first video as [frames, height, width, 3]."""
     import numpy as np
 
-    if not images:
+    if result.frames:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in result.frames[0]])
+    if not result.images:
         raise LatentcError(
             "the pipeline returned no pictures, so there is nothing to compare.",
             "Bench the artifact of a whole pipeline, not of a prior.",
         )
-    return np.asarray(images[0].convert("RGB"))
+    return np.asarray(result.images[0].convert("RGB"))
 
 
 ENGINES: dict[str, Any] = {"artifact": ArtifactEngine, "pytorch": TorchEngine}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
+from runtimes import clips
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -239,7 +240,8 @@ def _draw(
         **result.parameters, "artifact": options["artifact"], "device": options["device"], KEY: key,
         "seconds": result.timings.total, "step_ms": step_ms,
     }  # fmt: skip
-    write(result.images[0], folder / f"{key}.png", parameters)
+    picture = clips.strip(result.frames[0]) if result.frames else result.images[0]
+    write(picture, folder / f"{key}.png", parameters)
     return Cell(place, f"{CELLS}/{key}.png", result.timings.total, step_ms, resumed=False)
 
 

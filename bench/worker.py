@@ -31,7 +31,7 @@ class Drawn:
     """One picture, and where its time went.
 
     Attributes:
-        image: uint8 [height, width, 3].
+        image: uint8 [height, width, 3]; of a video [frames, height, width, 3].
         seconds: from call to picture.
         steps: seconds of each denoising step; empty where the engine does not tell.
         components: "unet.forward" -> its calls and the seconds of all of them.

@@ -300,11 +300,23 @@ def _capture(
 ) -> Capture:
     def make() -> Capture:
         given = parse_given(request.arguments)
-        return capture(source, request.tasks, request.size, request.batch, given, progress, split=split)
+        return capture(
+            source,
+            request.tasks,
+            request.size,
+            request.batch,
+            given,
+            progress,
+            split=split,
+            frames=request.frames,
+        )
 
     if shared is None:
         return make()
-    asked = (request.tasks, request.size, request.batch, sorted(request.arguments.items()), sorted(split))
+    asked = (
+        *(request.tasks, request.size, request.batch, request.frames),
+        *(sorted(request.arguments.items()), sorted(split)),
+    )
     return shared.capture((source.root, repr(asked)), make)
 
 
@@ -394,7 +406,12 @@ def _manifest(
         arguments=dict(request.arguments),
         precision=request.precision,
         quantization=recipe,
-        sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch},
+        sizes={
+            "height": captured.size.height,
+            "width": captured.size.width,
+            "batch": captured.batch,
+            **({} if captured.frames is None else {"frames": captured.frames}),
+        },
         components=tuple(
             ComponentRecord(
                 name=name,

@@ -29,6 +29,7 @@ class CompileRequest:
         tasks: what the artifact does; empty for what the model's own pipeline does.
         size: declared ranges of the picture, in pixels; None for the model's own size.
         batch: declared range of pictures a call.
+        frames: declared range of a video's frames; None for as many as the pipeline makes when it is not told.
         check: "quick" (one shape), "full" (ends and inside of every range) or "none".
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
@@ -49,6 +50,7 @@ class CompileRequest:
     tasks: tuple[str, ...] = ()
     size: SizeRange | None = None
     batch: DimRange = ONE
+    frames: DimRange | None = None
     check: str = "quick"
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)

@@ -28,6 +28,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "seed": ("generator",),
     "width": ("width",),
     "height": ("height",),
+    # Of each video.
+    "frames": ("num_frames", "video_length", "frames"),
 }
 
 
@@ -133,6 +135,11 @@ def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str)
     limits = sizes.get(name)
     if limits is not None and not limits.min <= value <= limits.max:
         allowed = f"{limits.min}" if limits.min == limits.max else f"{limits.min} to {limits.max}"
+        if name == "frames":
+            raise UsageError(
+                f"the artifact was compiled for videos of {allowed} frames; found {what} {value}.",
+                "Compile it for more: latentc compile MODEL OUT --frames MIN..MAX",
+            )
         raise UsageError(
             f"the artifact was compiled for a {name} of {allowed}; found {what} {value}.",
             "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX",

@@ -21,7 +21,7 @@ from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
-from runtimes.options import parameters
+from runtimes.options import parameters, synonym
 from runtimes.result import Result
 from runtimes.sessions import table as sessions
 from runtimes.shell import Runner, build_shell, undone_on_failure
@@ -187,8 +187,8 @@ class Pipeline(Generator):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls diffusers' own pipeline: what that takes, and what it returns.
 
-        The size is the artifact's where that has only one and none is asked for. A progress bar is drawn on terminals
-        and in notebooks, unless `set_progress_bar_config` says otherwise.
+        The size, and the number of a video's frames, are the artifact's where that has only one and none is asked for.
+        A progress bar is drawn on terminals and in notebooks, unless `set_progress_bar_config` says otherwise.
 
         Raises:
             LatentcError: a component is not compiled for what the pipeline asked of it.
@@ -219,8 +219,11 @@ class Pipeline(Generator):
         }
 
     def _unasked_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
-        """The size of an artifact that has only one, by the names of parameters that a call leaves out."""
-        named = list(parameters(self.diffusers))
-        asked = {*named[: len(args)], *kwargs}
-        size = zip(("width", "height"), self._size(None, parameters(self.diffusers)), strict=True)
-        return {name: value for name, value in size if value is not None and name not in asked}
+        """The size and frames of an artifact that has only one, by the names of parameters that a call leaves out."""
+        known = parameters(self.diffusers)
+        asked = {*list(known)[: len(args)], *kwargs}
+        size = dict(zip(("width", "height"), self._size(None, known), strict=True))
+        counter = synonym("frames", known)
+        if counter is not None:
+            size[counter] = self._frames(None, known)
+        return {name: value for name, value in size.items() if value is not None and name not in asked}

@@ -25,6 +25,7 @@ from compiler.evaluation import TASK, Evaluation
 from compiler.evidence.metrics import psnr, ssim
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
 from runtimes.flaws import shown, words
+from runtimes.options import parameters, synonym
 from runtimes.sessions import table
 
 EQUAL = 100.0
@@ -81,7 +82,7 @@ def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
 def compare(
     ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: Job, compute: str
 ) -> PictureEvidence:
-    """Evidence from pictures [height, width, 3] with values from 0 to 1.
+    """Evidence from pictures [height, width, 3], or videos [frames, height, width, 3], with values from 0 to 1.
 
     Where one of PyTorch's own shows nothing, there is nothing to compare with and nothing is measured; ours are held to
     the others all the same.
@@ -156,12 +157,17 @@ def _draw(pipeline: Any, job: Job, prompts: Sequence[str], steps: int) -> list[n
     pipeline.set_progress_bar_config(disable=True)
     given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "np"}
     given |= {"width": job.width, "height": job.height}
+    counter, frames = synonym("frames", parameters(pipeline)), job.manifest.sizes.get("frames")
+    if counter is not None and frames is not None:
+        given[counter] = frames.min
     if job.evaluation.guidance is not None:
         given["guidance_scale"] = job.evaluation.guidance
     pictures = []
     for seed, prompt in enumerate(prompts):
         generator = torch.Generator("cpu").manual_seed(seed)
-        pictures.append(np.asarray(pipeline(prompt, generator=generator, **given).images[0]))
+        output = pipeline(prompt, generator=generator, **given)
+        drawn = output.frames if hasattr(output, "frames") else output.images
+        pictures.append(np.asarray(drawn[0]))
     return pictures
 
 
@@ -189,6 +195,8 @@ def _references(job: Job, times: int) -> list[np.ndarray] | PictureEvidence:
         times: how many times all are drawn, with these.
     """
     drawn = job.model_dump(mode="json", include={"model", "variant", "evaluation", "width", "height"})
+    if "frames" in job.manifest.sizes:
+        drawn["frames"] = job.manifest.sizes["frames"].min
     file = Path(job.references) / f"{content_key(drawn)}.npy" if job.references else None
     if file is not None and file.exists():
         return list(np.load(file))

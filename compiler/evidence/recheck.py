@@ -204,9 +204,9 @@ def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Cap
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
     given = parse_given(manifest.arguments)
     split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
-    return capture(
-        source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress, split=split
-    )
+    batch, frames = manifest.sizes["batch"], manifest.sizes.get("frames")
+    tasks = tuple(manifest.pipelines)
+    return capture(source, tasks, size, batch, given, progress, split=split, frames=frames)
 
 
 def _split(manifest: Manifest) -> set[Submodule]:

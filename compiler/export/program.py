@@ -84,7 +84,7 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
         raise OneSizeOnly(
             f"'{method.component}.{method.method}' holds for one size only: {', '.join(baked)} must vary, "
             "but its code fixes it.",
-            "Compile one size: --size WIDTHxHEIGHT, and one batch: --batch N",
+            "Compile one size: --size WIDTHxHEIGHT, one batch: --batch N, and of videos one length: --frames N",
             declared=all(size in method.dims for size in baked.values()),
         )
 

@@ -76,6 +76,12 @@ Examples:
     help="Pictures drawn at once, fixed or as a range.",
 )
 @click.option(
+    "--frames",
+    type=SpanType(),
+    metavar="N|MIN..MAX",
+    help="Frames of a video, fixed or as a range. [default: the pipeline's own number]",
+)
+@click.option(
     "--check",
     type=click.Choice(["quick", "full", "none"]),
     default="quick",
@@ -99,8 +105,9 @@ Examples:
     multiple=True,
     type=NAME_VALUE,
     metavar="NAME=VALUE",
-    help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, or "
-    "zeros(2,768) for a tensor whose first axis is the batch. May be repeated.",
+    help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, @FILE for what a "
+    "picture, a video, a folder of pictures, a .wav, .npy or JSON file holds, or zeros(2,768) for a tensor whose "
+    "first axis is the batch. May be repeated.",
 )
 @click.option(
     "--quantize",
@@ -176,6 +183,7 @@ def command(
     tasks: tuple[str, ...],
     size: Sizes | None,
     batch: Span,
+    frames: Span | None,
     check: str,
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
@@ -218,6 +226,7 @@ def command(
         tasks=keywords.names(tasks),
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
+        frames=keywords.frame_range(frames),
         check=check,
         options=own,
         arguments=assignments(arguments, "--arg"),

@@ -18,7 +18,6 @@ from latentc.params import (
 
 if TYPE_CHECKING:
     from latentc.warn import Warnings
-    from runtimes.options import parse_value
     from runtimes.pipeline import Pipeline
 
 
@@ -127,6 +126,7 @@ def command(
     from latentc.commands.generate import choose_task
     from latentc.progress import bars
     from latentc.warn import Warnings
+    from runtimes import media
 
     if mask is not None and image is None:
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
@@ -136,8 +136,8 @@ def command(
         "compute": compute,
         "prompt": prompt,
         "negative_prompt": negative,
-        "image": None if image is None else pictures.read(Path(image), "RGB"),
-        "mask": None if mask is None else pictures.read(Path(mask), "L"),
+        "image": None if image is None else media.picture(Path(image), "RGB"),
+        "mask": None if mask is None else media.picture(Path(mask), "L"),
         "strength": strength,
         "steps": steps,
         "guidance": guidance,
@@ -145,7 +145,7 @@ def command(
         "size": None if size is None else "{}x{}".format(*size),
         "scheduler": scheduler,
         **{
-            name: parse_value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
+            name: media.value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
         },
     }
     warnings = Warnings()

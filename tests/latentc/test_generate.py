@@ -30,6 +30,7 @@ class Fake:
         self.loaded: dict[str, Any] = {}
         self.calls: list[dict[str, Any]] = []
         self.frames = 1
+        self.audio: tuple[Any, ...] = ()
         self.closed = False
         self.flaws: tuple[Flaw, ...] = ()
 
@@ -58,6 +59,12 @@ class Fake:
             parameters=parameters,
             outputs={"image_embeds": 1},
             flaws=self.flaws,
+            frames=tuple(tuple(pictures[i : i + self.frames]) for i in range(0, len(pictures), self.frames))
+            if self.frames > 1
+            else (),
+            audio=self.audio,
+            sample_rate=8000,
+            frame_rate=None,
         )
 
 
@@ -178,7 +185,7 @@ def test_prompts_from_a_file(latentc, fake, tmp_path):
         (["a", "--image", "none.png"], "cannot be read"),
         (["a", "--arg", "steps=3"], "use --steps"),
         (["a", "--arg", "negative_prompt=b"], "use --negative"),
-        (["a", "-o", "a.jpg"], "must be a .png file"),
+        (["a", "-o", "a.jpg"], "one of .png, .mp4, .gif, .webp, .wav"),
     ],
 )
 def test_wrong_requests_exit_2_before_any_work(latentc, fake, tmp_path, args, message):
@@ -226,7 +233,45 @@ def test_a_pipeline_without_pictures_says_what_it_has(latentc, fake):
     fake.frames = 0
     ended = latentc("generate", "out", "a")
     assert ended.code == 1
-    assert "returned no pictures (it returned: image_embeds)" in ended.err
+    assert "returned no pictures, videos or sound (it returned: image_embeds)" in ended.err
+
+
+def test_a_video_is_one_file_for_each(latentc, fake):
+    fake.frames = 3
+    ended = latentc(
+        "generate", "out", "a", "--images", 2, "--seed", 5, "--frames", 3, "-o", "clip.gif", "--fps", 4
+    )
+    assert ended.out.splitlines() == ["clip-0.gif (seed 5)", "clip-1.gif (seed 6)"]
+    assert fake.calls[0]["frames"] == 3
+    with Image.open("clip-1.gif") as opened:
+        assert opened.info["duration"] == 750  # three equal frames are one in the file
+
+
+def test_files_are_given_by_arg(latentc, fake, tmp_path):
+    Image.new("RGB", (4, 2)).save("photo.png")
+    (tmp_path / "frames").mkdir()
+    for at in range(2):
+        Image.new("RGB", (2, 2)).save(tmp_path / "frames" / f"{at}.png")
+    latentc(
+        "generate", "out", "a", "--arg", "image=@photo.png", "--arg", "video=@frames/", "--strength", "0.5"
+    )
+    call = fake.calls[0]
+    assert call["image"].size == (4, 2) and [frame.size for frame in call["video"]] == [(2, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--arg", "video=@nowhere.mp4"), "there is no file nowhere.mp4"),
+        (("--arg", "image=photo.png"), "use --image"),
+        (("--arg", "seed=@photo.png"), "use --seed"),
+        (("-o", "out.jpg"), "the output must be one of .png, .mp4"),
+    ],
+)
+def test_a_file_or_output_that_cannot_be_is_a_usage_error(latentc, fake, arguments, says):
+    ended = latentc("generate", "out", "a", *arguments)
+    assert ended.code == 2 and says in ended.err
+    assert fake.calls == []
 
 
 def test_what_stands_in_for_the_device_is_told(latentc, fake):
