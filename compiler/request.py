@@ -29,6 +29,8 @@ class CompileRequest:
         tasks: what the artifact does; empty for what the model's own pipeline does.
         size: declared ranges of the picture, in pixels; None for the model's own size.
         batch: declared range of pictures a call.
+        tokens: declared range of the text's length, for embeddings of weighted or long prompts; None for the pipeline's
+            own length alone.
         check: "quick" (one shape), "full" (ends and inside of every range) or "none".
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
@@ -49,6 +51,7 @@ class CompileRequest:
     tasks: tuple[str, ...] = ()
     size: SizeRange | None = None
     batch: DimRange = ONE
+    tokens: DimRange | None = None
     check: str = "quick"
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)

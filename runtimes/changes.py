@@ -20,7 +20,8 @@ from runtimes.state import Watch, unrecorded
 if TYPE_CHECKING:
     import torch
 
-_CHANGES = "_latentc_changes"
+CHANGES = "_latentc_changes"
+"""The attribute of a class under which its `Changes` are."""
 
 _MIXINS = ("diffusers.loaders", "transformers.integrations")
 _VERBS = ("load_", "unload_", "save_", "fuse_", "unfuse_", "add_", "set_", "enable_", "disable_", "delete_")
@@ -107,19 +108,19 @@ def watched(module: torch.nn.Module, changes: Changes) -> None:
     for owner in module.modules():
         cls: Any = type(owner)
         if cls not in classes:
-            body = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, _CHANGES: changes}
+            body = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, CHANGES: changes}
             classes[cls] = type(cls.__name__, (cls,), {**_methods(cls), **body})
         owner.__class__ = classes[cls]
         for tensor in (*owner._parameters.values(), *owner._buffers.values()):
-            if tensor is not None and not tensor.is_inference() and not hasattr(type(tensor), _CHANGES):
+            if tensor is not None and not tensor.is_inference() and not hasattr(type(tensor), CHANGES):
                 kind = type(tensor)
-                kinds.setdefault(kind, type(kind.__name__, (kind,), {**_TENSOR, _CHANGES: changes}))
+                kinds.setdefault(kind, type(kind.__name__, (kind,), {**_TENSOR, CHANGES: changes}))
                 tensor.__class__ = kinds[kind]
 
 
 def changes_of(module: torch.nn.Module) -> Changes:
     """What a shell reports to."""
-    changes: Changes = getattr(type(module), _CHANGES)
+    changes: Changes = getattr(type(module), CHANGES)
     return changes
 
 
@@ -172,7 +173,7 @@ def _methods(cls: Any) -> dict[str, Any]:
 def _reporting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        changes: Changes = getattr(type(self), _CHANGES)
+        changes: Changes = getattr(type(self), CHANGES)
         if not changes.watching:
             return function(self, *args, **kwargs)
         what = f"a change of '{args[0]}'" if name.startswith("__") else f"{name}()"
@@ -192,10 +193,10 @@ def _torch_function(
 
     given = dict(kwargs or {})
     with torch._C.DisableTorchFunctionSubclass():
-        if not getattr(cls, _CHANGES).watching:
+        if not getattr(cls, CHANGES).watching:
             return func(*args, **given)
-        own = [value for value in (*args, *given.values()) if hasattr(type(value), _CHANGES)]
-        changes: Changes = getattr(cls, _CHANGES)
+        own = [value for value in (*args, *given.values()) if hasattr(type(value), CHANGES)]
+        changes: Changes = getattr(cls, CHANGES)
         if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
             raise changes.refusal("a change of a parameter", "'data' is set")
         before = [(value, value._version, None if value.is_meta else value.clone()) for value in own]
@@ -211,7 +212,7 @@ def _torch_function(
             )
         # `data` and views are other tensors on the same memory.
         if type(result) is torch.Tensor and any(_shared(result, value) for value in own):
-            result.__class__ = type("Tensor", (torch.Tensor,), {**_TENSOR, _CHANGES: changes})
+            result.__class__ = type("Tensor", (torch.Tensor,), {**_TENSOR, CHANGES: changes})
     return result
 
 

@@ -15,7 +15,7 @@ from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, ConstLeaf, GraphSpec, MethodRecord, Tree
 from artifacts.pinned import Pinned
-from runtimes.changes import HINT, Changes, changes_of, loaders, watched
+from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
 from runtimes.classes import is_list, list_of_models, module_class
 from runtimes.configs import LIST_KEY, cleaned, read_config
 from runtimes.meter import Meter
@@ -118,6 +118,7 @@ def build_shell(
     changes = Changes(record.name, [method.state for method in record.methods])
     if not split:  # A module whose own Python runs sets on itself what it likes.
         watched(module, changes)
+    module.__class__ = _alike(type(module), cls, changes)
     by_method: dict[str, list[MethodRecord]] = {}
     for method in record.methods:
         by_method.setdefault(method.method, []).append(method)
@@ -220,6 +221,17 @@ def _shell_class(cls: type, component: str) -> type:
         **{name: refuse for name in (*WEIGHT_METHODS, *loaders(cls)) if hasattr(cls, name)},
     }
     return type(cls.__name__, (cls,), body)
+
+
+def _alike(shell: Any, cls: type, changes: Changes) -> type:
+    """A subclass of `shell` that equals `cls`: `from_pipe` takes components of exactly the classes it wants."""
+
+    def equal(self: Any, other: object) -> bool:
+        return self is other or other is cls
+
+    meta: Any = type("Alike", (type(shell),), {"__eq__": equal, "__hash__": lambda self: hash(cls)})
+    body = {"__module__": shell.__module__, "__qualname__": shell.__qualname__, CHANGES: changes}
+    return meta(shell.__name__, (shell,), body)  # type: ignore[no-any-return]
 
 
 def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[str]) -> None:

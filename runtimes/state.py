@@ -200,7 +200,9 @@ class _Snapshot:
         import torch
 
         try:
-            with torch._C.DisableTorchFunctionSubclass():  # Compiled modules' tensors report what is done to them.
+            with (
+                torch._C.DisableTorchFunctionSubclass()
+            ):  # Compiled modules' tensors report what is done to them.
                 return (
                     self._writes.count == self._count
                     and not any(self._empty)

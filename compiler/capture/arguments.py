@@ -30,6 +30,7 @@ class Point:
 
     There are as many prompts as pictures, unless `each` pictures are asked for of every prompt. `guided` False turns
     classifier-free guidance off. `extra` marks a point off the declared ranges, which is there to show what varies.
+    `tokens` is the text's length where the call is given embeddings of it, and None where it is given prompts.
     """
 
     batch: int
@@ -40,6 +41,7 @@ class Point:
     extra: bool = False
     each: int = 1
     form: Form = "lists"
+    tokens: int | None = None
 
     @property
     def prompts(self) -> int:

@@ -14,10 +14,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import DimRange
+from artifacts.manifest import DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
 from compiler.capture import modules as building
 from compiler.capture.arguments import RETRIES, STEPS_OF, Point, arguments
+from compiler.capture.embedded import embedded
 from compiler.capture.infer import Method, methods
 from compiler.capture.recorder import Recorder
 from compiler.capture.split import NotOneGraph, Submodule
@@ -51,7 +52,9 @@ class Capture:
         uncalled: components that no call reaches, and that the pipelines' constructors require.
         residuals: component -> names of tensors that pipelines read outside captured methods.
         size, batch: the declared ranges (`size` is measured where the request names none).
+        tokens: that of the text's length, with the pipeline's own; None where it has its own alone.
         notes: what a user should know: components left out, sizes that are fixed.
+        left_out: the model's modules that no graph stands for, and why.
     """
 
     pipelines: dict[str, str]
@@ -63,6 +66,8 @@ class Capture:
     batch: DimRange
     notes: tuple[str, ...]
     uncalled: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    tokens: DimRange | None = None
 
 
 def capture(
@@ -74,6 +79,7 @@ def capture(
     progress: Progress = silent,
     weightless: bool = False,
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
+    tokens: DimRange | None = None,
 ) -> Capture:
     """Runs the model's pipelines at a few batch and image sizes, without weights.
 
@@ -85,6 +91,7 @@ def capture(
         weightless: do not look for weight files: the folder may hold configs alone. What would be read of them
             is noise (`targets.graph.weights.Seeded`).
         split: modules that are known not to be one graph, and why. Others are found on the way.
+        tokens: declared range of the text's length, which then holds the pipeline's own, too.
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
@@ -102,6 +109,7 @@ def capture(
                 progress,
                 weightless,
                 reasons,
+                tokens,
             )
         except NotOneGraph as error:
             reasons[error.part] = error
@@ -120,18 +128,19 @@ def _captured(
     progress: Progress,
     weightless: bool,
     split: Mapping[Submodule, NotOneGraph],
+    tokens: DimRange | None,
 ) -> Capture:
     """`capture`, which raises `NotOneGraph` where one more module must be split."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    notes: list[str] = []
-    built, weights = _modules(source, mode, progress, notes, weightless)
+    left_out: list[LeftOut] = []
+    built, weights = _modules(source, mode, progress, left_out, weightless)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.root, class_path(source.pipeline_class()), built)
     run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size = size or run.default_size(pipe)
-        points = _points(size, batch)
+        points = _points(size, batch, tokens)
         try:
             run.all(pipelines, points)
         except _CannotRun:
@@ -139,25 +148,32 @@ def _captured(
                 raise
             # It may take one prompt or one picture a call, which is all that is asked for.
             recorder.calls.clear()
-            points = _points(size, batch, most=1)
+            points = _points(size, batch, tokens, most=1)
             run.all(pipelines, points)
+        points = tuple(replace(p, tokens=run.tokens) if p.tokens is None else p for p in points)
     found = methods(recorder.calls, points)
-    notes.extend(
+    unused = sorted(set(built) - {m.component for m in found})
+    needed = required_components(type(pipeline) for pipeline in pipelines.values())
+    left_out += [
+        LeftOut(
+            name=name,
+            class_name=type(built[name]).__name__,
+            reason="no call of the pipeline reaches it"
+            + (", only its class is there" if name in needed else ""),
+        )
+        for name in unused
+    ]
+    notes = [
         f"{m.folder}: one image size only, because the pipeline passes {', '.join(m.fixed)} as plain numbers."
         for m in found
         if m.fixed
-    )
-    notes.extend(
+    ]
+    notes += [
         f"{name}: {sum(m.component == name for m in found)} graphs with {type(built[name]).__name__}'s own Python "
         f"between them. {next(error.message for part, error in split.items() if part.component == name)}."
         for name in dict.fromkeys(part.component for part in split)
-    )
-    unused = sorted(set(built) - {m.component for m in found})
-    needed = required_components(type(pipeline) for pipeline in pipelines.values())
-    notes.extend(
-        f"{name}: {'without weights' if name in needed else 'left out'}, because no call of the pipeline reaches it."
-        for name in unused
-    )
+    ]
+    notes += [f"{part.name} ({part.class_name}): left out, because {part.reason}." for part in left_out]
     return Capture(
         pipelines={task: class_path(type(p)) for task, p in pipelines.items()},
         methods=found,
@@ -167,12 +183,14 @@ def _captured(
         residuals={name: tuple(sorted(names)) for name, names in recorder.residuals.items()},
         size=size,
         batch=batch,
+        tokens=_with(tokens, run.tokens),
         notes=tuple(notes),
+        left_out=tuple(left_out),
     )
 
 
 def _modules(
-    source: ModelSource, mode: FakeTensorMode, progress: Progress, notes: list[str], weightless: bool
+    source: ModelSource, mode: FakeTensorMode, progress: Progress, left_out: list[LeftOut], weightless: bool
 ) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Stored]]]:
     optional = getattr(source.pipeline_class(), "_optional_components", [])
     built: dict[str, torch.nn.Module] = {}
@@ -183,9 +201,8 @@ def _modules(
         if component.name in optional and component.library not in ("diffusers", "transformers"):
             # A pipeline's own module that it can do without (a safety checker) works on finished pictures, in
             # Python that decides by their content: no graph says that.
-            notes.append(
-                f"{component.name}: left out; {component.class_name} is optional and runs on pictures."
-            )
+            reason = "it is optional and runs on finished pictures"
+            left_out.append(LeftOut(name=component.name, class_name=component.class_name, reason=reason))
             continue
         built[component.name] = building.build(component, mode)
         module = built[component.name]
@@ -196,6 +213,8 @@ def _modules(
 class _Runner:
     def __init__(self, recorder: Recorder, given: Mapping[str, Any], progress: Progress) -> None:
         self.recorder, self.given, self.progress = recorder, given, progress
+        self.tokens: int | None = None
+        """The length that the pipeline's own text has, where that was asked for."""
 
     def default_size(self, pipe: Any) -> SizeRange:
         """The size of the pictures that the pipeline makes when it is not told one."""
@@ -234,6 +253,9 @@ class _Runner:
             keywords = {name: value for name, value in keywords.items() if name not in out}
             try:
                 with self.recorder.recording(number), torch.no_grad():
+                    if point.tokens is not None:
+                        keywords, self.tokens = embedded(pipe, keywords, point.tokens)
+                        del self.recorder.calls[before:]
                     return pipe(**keywords)
             except LatentcError:
                 raise
@@ -252,7 +274,15 @@ class _CannotRun(LatentcError):
     """A pipeline's call fails, however its prompts and pictures are passed."""
 
 
-def _points(size: SizeRange, batch: DimRange, most: int = 3) -> tuple[Point, ...]:
+def _with(tokens: DimRange | None, own: int | None) -> DimRange | None:
+    if tokens is None or own is None:
+        return tokens
+    return DimRange(min=min(tokens.min, own), max=max(tokens.max, own))
+
+
+def _points(
+    size: SizeRange, batch: DimRange, tokens: DimRange | None = None, most: int = 3
+) -> tuple[Point, ...]:
     """Where pipelines are run: an example off every end, both ends, and one more batch size.
 
     The example comes first; it is what is exported, and its batch is at least 2, because torch.export takes a
@@ -270,6 +300,10 @@ def _points(size: SizeRange, batch: DimRange, most: int = 3) -> tuple[Point, ...
         found.append(Point(batch.min, *low, words=2))
     if batch.min > 1:  # Pictures of one prompt: it is encoded once.
         found.append(Point(batch.min, *low, words=2, each=batch.min))
+    if tokens is not None:
+        found.append(Point(batch.max, *high, words=14, tokens=tokens.max))
+        found.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True))
+        found.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min))
     return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in found)
 
 

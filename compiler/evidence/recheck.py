@@ -197,4 +197,5 @@ def _source(manifest: Manifest, progress: Progress) -> ModelSource:
 def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Capture:
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
     given = parse_given(manifest.arguments)
-    return capture(source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress)
+    batch, tokens = manifest.sizes["batch"], manifest.sizes.get("tokens")
+    return capture(source, tuple(manifest.pipelines), size, batch, given, progress, tokens=tokens)

@@ -32,6 +32,7 @@ def compile(
     task: str | Sequence[str] | None = None,
     size: Size | None = None,
     batch: Batch | None = None,
+    tokens: Batch | None = None,
     check: str | None = None,
     quantize: str | Recipe | None = None,
     method: str | None = None,
@@ -58,6 +59,7 @@ def compile(
         task: "text-to-image", "image-to-image", "inpaint", or several of them; None for what the model does.
         size: pixels: (width, height), 512, "512x768", "256..1024" or a `SizeRange`; None for the model's own.
         batch: pictures drawn at once: 4, "1..4", (1, 4).
+        tokens: the text's length, for embeddings of weighted or long prompts: "77..308"; None for the pipeline's own.
         check: compare each component with PyTorch: "quick", "full" or "none".
         quantize: "int8", "unet=int4,text_encoder=int8", a recipe's .toml file or a `Recipe`.
         method: how int4's values are chosen: "awq", "scale-estimation" or "gptq".
@@ -93,6 +95,7 @@ def compile(
         tasks=keywords.names(task),
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
+        tokens=keywords.batch_range(tokens),
         check=check,
         quantize=with_method(quantize, method),
         calibration=keywords.prompts(calibration),
@@ -119,6 +122,7 @@ def auto(
     task: str | Sequence[str] | None = None,
     size: Size | None = None,
     batch: Batch | None = None,
+    tokens: Batch | None = None,
     check: str | None = None,
     pictures: int | None = None,
     patience: float | None = None,
@@ -153,6 +157,7 @@ def auto(
         tasks=keywords.names(task),
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
+        tokens=keywords.batch_range(tokens),
         check=check,
         pictures=pictures,
         patience=patience,
