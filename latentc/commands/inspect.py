@@ -103,6 +103,10 @@ def _print_manifest(manifest: Manifest) -> None:
         facts["options"] = ", ".join(f"{name}={value}" for name, value in manifest.options.items())
     for name, value in facts.items():
         click.echo(f"{name:<10}{show.plain(value)}")
+    for drawn in manifest.pipeline_evidence:
+        click.echo(show.plain(evidence.pipeline_line(drawn)))
+    for part in manifest.left_out:
+        click.echo(show.plain(evidence.left_out_line(part)))
     for graph in manifest.graphs:
         if graph.rewrites:
             click.echo(show.plain(f"rewritten {graph.folder}: {', '.join(graph.rewrites)}"))
