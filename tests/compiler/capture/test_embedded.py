@@ -26,7 +26,7 @@ def test_the_denoiser_takes_the_declared_lengths_and_the_pipelines_own(name: str
     own = captured.tokens.min if captured.tokens is not None else 0
     assert text.shape[1] == "text"
     assert denoiser.dims["text"] == captured.tokens == DimRange(min=own, max=308)
-    assert own < 154
+    assert own in (77, 154)  # PixArt reads up to 300
     # Whatever else follows the text's length (a mask of it) has the same name.
     assert all(spec.shape[1] == "text" for spec in denoiser.inputs if "mask" in spec.name)
     assert len(captured.methods) == len({m.folder for m in captured.methods})
