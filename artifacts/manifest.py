@@ -225,7 +225,8 @@ class MethodRecord(Record):
 
     `arguments` are by the method's own parameter names, defaults filled in. `state` is what the pipeline had set on
     the module for the call, by its path there ("mid_block.attn1.processor"); an object's items are its attributes. A
-    call of a module on which something else is set does not fit.
+    call of a module on which something else is set does not fit. `other_result` is what comes back where the call's
+    `return_dict` is the other of its two values; None where that is not known.
     """
 
     method: str
@@ -233,6 +234,7 @@ class MethodRecord(Record):
     result: Tree
     graph: str
     state: dict[str, Tree] = {}
+    other_result: Tree | None = None
 
 
 class ComponentRecord(Record):
@@ -284,6 +286,43 @@ class PictureEvidence(Record):
             return data
         drawn = ("prompts", "steps", "guidance", "width", "height")
         return {name: value for name, value in data.items() if name not in drawn}
+
+
+class PipelineEvidence(Record):
+    """A small picture of a few steps, drawn by the artifact's pipeline and by PyTorch's from the same seed.
+
+    Attributes:
+        task: one of the artifact's.
+        check: "not measured" where `reason` says why.
+        compute, device: what the graphs were computed in, and where.
+        width, height, steps: what was drawn.
+        error: ``||picture - PyTorch's|| / ||PyTorch's||`` of the pipeline's own call.
+        tolerance: the limit that `error` was held to.
+        calls: how many calls of components were compared.
+        loop: the largest such error of what `generate` gives to components and of its picture, where components give
+            back what PyTorch's did; None where `reason` says why.
+    """
+
+    task: str
+    check: Literal["quick", "full", "not measured"]
+    compute: str = ""
+    device: str = ""
+    width: int = 0
+    height: int = 0
+    steps: int = 0
+    error: Share | None = None
+    tolerance: Share | None = None
+    calls: int = 0
+    loop: Share | None = None
+    reason: str = ""
+
+
+class LeftOut(Record):
+    """A component of the model that the artifact does not have, its class, and why."""
+
+    name: str
+    class_name: str
+    reason: str
 
 
 class RecipeRule(Record):
@@ -343,8 +382,13 @@ class Manifest(Record):
     """What `--quantize` became for this model; None for nothing."""
     pictures: tuple[PictureEvidence, ...] = ()
     """What was measured of a quantized model's pictures, for each type; none where nothing was to be."""
+    pipeline_evidence: tuple[PipelineEvidence, ...] = ()
+    """What was measured of each task as a whole; none in artifacts from before there was such a check."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Components of the model that no graph stands for."""
     sizes: dict[str, DimRange]
-    """Declared ranges of "height", "width" (pixels), "batch" (images or videos) and, of videos, "frames"."""
+    """Declared ranges of "height", "width" (pixels), "batch" (images or videos), of videos "frames", and, where it has
+    one, "tokens" (of the text)."""
     components: tuple[ComponentRecord, ...]
     graphs: tuple[GraphRecord, ...]
     files: tuple[FileRecord, ...]

@@ -247,7 +247,8 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
                     f"{at}.methods.{j}.graph",
                     f"there is no graph with the folder {paths.shown(method.graph)}",
                 )
-            for tree in (*method.arguments.values(), method.result):
+            others = () if method.other_result is None else (method.other_result,)
+            for tree in (*method.arguments.values(), method.result, *others):
                 for path in _class_paths(tree):
                     yield from _class_faults(f"{at}.methods.{j}", path)
 

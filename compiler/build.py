@@ -26,6 +26,7 @@ from artifacts.manifest import (
     Manifest,
     MethodRecord,
     PictureEvidence,
+    PipelineEvidence,
     Recipe,
     Source,
 )
@@ -38,7 +39,7 @@ from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evaluation import evaluation
-from compiler.evidence import pictures
+from compiler.evidence import pictures, pipelines
 from compiler.evidence.graphs import Checker, memory_needed
 from compiler.lowering.job import RESIDUAL, GraphJob, Lowered, toolchain, write_residual
 from compiler.lowering.reuse import Shared
@@ -93,25 +94,28 @@ def compile(
         BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes,
     ):
         split: dict[Submodule, NotOneGraph] = {}
-        while True:
-            captured = _capture(source, request, progress, shared, split)
-            recipe = quantization(request.quantize, captured, target)
-            planned = _plan(request, captured, recipe)
-            if on_plan is not None:
-                on_plan(planned)
-            files = _source_files(source, captured, hashes, progress)
-            jobs = _Jobs(request, target, options, source, captured, recipe, progress, shared)
-            try:
-                keys = jobs.run(workspace, files)
-                break
-            except NotOneGraph as error:
-                split[error.part] = error
-                progress(Event(f"{error.part}: smaller graphs of its parts", 1, 1))
-        graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
-        manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
+        with Checker() as checker:
+            while True:
+                captured = _capture(source, request, progress, shared, split)
+                recipe = quantization(request.quantize, captured, target)
+                planned = _plan(request, captured, recipe)
+                if on_plan is not None:
+                    on_plan(planned)
+                files = _source_files(source, captured, hashes, progress)
+                jobs = _Jobs(request, target, options, source, captured, recipe, checker, progress, shared)
+                try:
+                    keys = jobs.run(workspace, files)
+                    break
+                except NotOneGraph as error:
+                    split[error.part] = error
+                    progress(Event(f"{error.part}: smaller graphs of its parts", 1, 1))
+            graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
+            manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
+            folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
+            evidence = _drawn(request, source, captured, manifest, folders, checker, progress)
+            manifest = manifest.model_copy(update={"pipeline_evidence": evidence})
         # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
         if recipe is not None:
-            folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
             pictures = _pictures(request, source, captured, manifest, folders, progress)
             manifest = manifest.model_copy(update={"pictures": pictures})
         workspace.publish(
@@ -132,13 +136,14 @@ class _Jobs:
     source: ModelSource
     captured: Capture
     recipe: Recipe | None
+    checker: Checker
     progress: Progress
     shared: Shared | None
 
     def run(self, workspace: Workspace, files: Mapping[str, tuple[FileRecord, ...]]) -> dict[str, str]:
         """Makes those that the workspace does not have yet, and returns the key of each folder there."""
         keys: dict[str, str] = {}
-        with Checker() as checker, _Writer(self.progress) as writer:
+        with _Writer(self.progress) as writer:
             for method in self.captured.methods:
                 job = GraphJob(
                     self.request,
@@ -148,7 +153,7 @@ class _Jobs:
                     self.captured,
                     method,
                     self.recipe,
-                    checker,
+                    self.checker,
                     writer.report,
                     self.shared,
                 )
@@ -309,13 +314,15 @@ def _capture(
             progress,
             split=split,
             frames=request.frames,
+            tokens=request.tokens,
         )
 
     if shared is None:
         return make()
+    arguments = sorted(request.arguments.items())
     asked = (
-        *(request.tasks, request.size, request.batch, request.frames),
-        *(sorted(request.arguments.items()), sorted(split)),
+        *(request.tasks, request.size, request.batch, request.frames, request.tokens),
+        *(arguments, sorted(split)),
     )
     return shared.capture((source.root, repr(asked)), make)
 
@@ -338,6 +345,49 @@ def _part(workspace: Workspace, key: str) -> Part:
     return part
 
 
+def _cannot_run(manifest: Manifest) -> str:
+    """Why PyTorch's pipeline and then the graphs cannot be run here; empty where they can."""
+    factory = sessions.get(manifest.target)
+    lacks = next(filter(None, (factory.lacks(graph.built) for graph in manifest.graphs)), "")
+    if lacks:
+        return f"needs {lacks}"
+    short = memory.shortage(memory_needed(sum(graph.parameters for graph in manifest.graphs)))
+    return short and f"it takes {short}"
+
+
+def _drawn(
+    request: CompileRequest,
+    source: ModelSource,
+    captured: Capture,
+    manifest: Manifest,
+    folders: Mapping[str, Path],
+    checker: Checker,
+    progress: Progress,
+) -> tuple[PipelineEvidence, ...]:
+    """A picture of each task beside PyTorch's, from graphs that are not published yet.
+
+    Raises:
+        LatentcError: one is further off than it may be, or the artifact does not draw it.
+    """
+    if reason := "--check none" if request.check == "none" else _cannot_run(manifest):
+        return tuple(
+            PipelineEvidence(task=task, check="not measured", reason=reason) for task in manifest.pipelines
+        )
+    root, moved = pictures.relocated(manifest, folders)
+    with tempfile.TemporaryDirectory(prefix="latentc-pipeline-") as loose:
+        _loose_files(source, captured, Path(loose))
+        job = pipelines.Job(
+            model=str(source.root),
+            variant=source.variant,
+            left_out=tuple(p.name for p in captured.left_out if p.name not in captured.uncalled),
+            loose=loose,
+            root=str(root),
+            manifest=moved,
+            check="full" if request.check == "full" else "quick",
+        )
+        return pipelines.check(checker, job, progress)
+
+
 def _pictures(
     request: CompileRequest,
     source: ModelSource,
@@ -349,12 +399,8 @@ def _pictures(
     """The quantized model's pictures beside PyTorch's, from graphs that are not published yet."""
     if not request.pictures or request.check == "none":
         return (PictureEvidence(reason="--check none" if request.pictures else "--pictures 0"),)
-    factory = sessions.get(manifest.target)
-    lacks = next(filter(None, (factory.lacks(graph.built) for graph in manifest.graphs)), "")
-    if lacks:
-        return (PictureEvidence(reason=f"needs {lacks}"),)
-    if short := memory.shortage(memory_needed(sum(graph.parameters for graph in manifest.graphs))):
-        return (PictureEvidence(reason=f"it takes {short}"),)
+    if reason := _cannot_run(manifest):
+        return (PictureEvidence(reason=reason),)
     root, moved = pictures.relocated(manifest, folders)
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         _loose_files(source, captured, Path(loose))
@@ -406,12 +452,10 @@ def _manifest(
         arguments=dict(request.arguments),
         precision=request.precision,
         quantization=recipe,
-        sizes={
-            "height": captured.size.height,
-            "width": captured.size.width,
-            "batch": captured.batch,
-            **({} if captured.frames is None else {"frames": captured.frames}),
-        },
+        left_out=captured.left_out,
+        sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch}
+        | ({} if captured.frames is None else {"frames": captured.frames})
+        | ({} if captured.tokens is None else {"tokens": captured.tokens}),
         components=tuple(
             ComponentRecord(
                 name=name,
@@ -424,6 +468,7 @@ def _manifest(
                         result=m.result,
                         graph=m.folder,
                         state=m.state,
+                        other_result=m.other_result,
                     )
                     for m in found
                 ),

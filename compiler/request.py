@@ -30,6 +30,8 @@ class CompileRequest:
         size: declared ranges of the picture, in pixels; None for the model's own size.
         batch: declared range of pictures a call.
         frames: declared range of a video's frames; None for as many as the pipeline makes when it is not told.
+        tokens: declared range of the text's length, for embeddings of weighted or long prompts; None for the pipeline's
+            own length alone.
         check: "quick" (one shape), "full" (ends and inside of every range) or "none".
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
@@ -51,6 +53,7 @@ class CompileRequest:
     size: SizeRange | None = None
     batch: DimRange = ONE
     frames: DimRange | None = None
+    tokens: DimRange | None = None
     check: str = "quick"
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)

@@ -67,6 +67,11 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
             )
         given[name] = value
     for name, value in extra.items():
+        if name in SYNONYMS["images"] and name in known:
+            raise UsageError(
+                f"'{name}' is given by 'images': each picture has a seed of its own.",
+                f"Use --images {value}, in Python images={value}",
+            )
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *SYNONYMS], n=1)
             hint = f"Did you mean '{near[0]}'?" if near else ""

@@ -16,6 +16,7 @@ from artifacts.progress import Progress, silent
 from artifacts.verify import Artifact, open_artifact
 from runtimes import flaws
 from runtimes.assemble import assemble, check_components
+from runtimes.changes import refuse_loaders
 from runtimes.compute import summary
 from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
@@ -133,7 +134,10 @@ class Pipeline(Generator):
         self._shells = {
             c.name: build_shell(c, source, graphs, lambda: self._meter) for c in manifest.components
         }
-        super().__init__(assemble(source, manifest.pipelines[task], self._shells), manifest.sizes, progress)
+        pipe = assemble(source, manifest.pipelines[task], self._shells)
+        for part in (pipe, *parts(pipe)):
+            refuse_loaders(part, self._shells)
+        super().__init__(pipe, manifest.sizes, progress)
 
     def open(self) -> None:
         """Opens every graph now, rather than when it is first used.
@@ -145,8 +149,11 @@ class Pipeline(Generator):
 
     @property
     def note(self) -> str:
-        """What a user should know of the device that runs it and its types; mostly nothing."""
-        return self._graphs.note
+        """What a user should know of what runs: the device, its types, parts of the model that are left out; mostly
+        nothing."""
+        left_out = [f"{part.name} ({part.class_name})" for part in self.manifest.left_out]
+        parts = f"the artifact does not have the model's {' and '.join(left_out)}." if left_out else ""
+        return " ".join(filter(None, (self._graphs.note, parts)))
 
     @property
     def computes(self) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Point:
     There are as many prompts as pictures, unless `each` pictures are asked for of every prompt. `guided` False turns
     classifier-free guidance off. `extra` marks a point off the declared ranges, which is there to show what varies.
     `frames` are those of each video, made or given; 0 leaves their number to the pipeline.
+    `tokens` is the text's length where the call is given embeddings of it, and None where it is given prompts.
     """
 
     batch: int
@@ -46,6 +47,7 @@ class Point:
     each: int = 1
     form: Form = "lists"
     frames: int = 0
+    tokens: int | None = None
 
     @property
     def prompts(self) -> int:

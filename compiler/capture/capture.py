@@ -14,11 +14,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import DimRange
+from artifacts.manifest import DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
 from compiler.capture import modules as building
 from compiler.capture.arguments import STEPS_OF, Point, arguments, retries
 from compiler.capture.calls_before import call_before
+from compiler.capture.embedded import embedded
 from compiler.capture.infer import Method, methods
 from compiler.capture.made_visuals import FRAMES, missing
 from compiler.capture.recorder import Recorder
@@ -56,7 +57,10 @@ class Capture:
         residuals: component -> names of tensors that pipelines read outside captured methods.
         size, batch, frames: the declared ranges (`size` and `frames` are measured where the request names none);
             `frames` is None for pipelines without any.
+        size, batch: the declared ranges (`size` is measured where the request names none).
+        tokens: that of the text's length, with the pipeline's own; None where it has its own alone.
         notes: what a user should know: components left out, sizes that are fixed.
+        left_out: the model's modules that no graph stands for, and why.
     """
 
     pipelines: dict[str, str]
@@ -69,6 +73,8 @@ class Capture:
     notes: tuple[str, ...]
     uncalled: tuple[str, ...] = ()
     frames: DimRange | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    tokens: DimRange | None = None
 
 
 def capture(
@@ -81,6 +87,7 @@ def capture(
     weightless: bool = False,
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
     frames: DimRange | None = None,
+    tokens: DimRange | None = None,
 ) -> Capture:
     """Runs the model's pipelines at a few batch and image sizes, without weights.
 
@@ -93,6 +100,7 @@ def capture(
             is noise (`targets.graph.weights.Seeded`).
         split: modules that are known not to be one graph, and why. Others are found on the way.
         frames: declared range of a video's frames; None for as many as the pipeline makes when it is not told.
+        tokens: declared range of the text's length, which then holds the pipeline's own, too.
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
@@ -112,6 +120,7 @@ def capture(
                 weightless,
                 reasons,
                 frames,
+                tokens,
             )
         except NotOneGraph as error:
             reasons[error.part] = error
@@ -134,18 +143,19 @@ def _captured(
     weightless: bool,
     split: Mapping[Submodule, NotOneGraph],
     frames: DimRange | None,
+    tokens: DimRange | None,
 ) -> Capture:
     """`capture`, which raises `NotOneGraph` where one more module must be split."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    notes: list[str] = []
-    built, weights = _modules(source, mode, progress, notes, weightless)
+    left_out: list[LeftOut] = []
+    built, weights = _modules(source, mode, progress, left_out, weightless)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.root, class_path(source.pipeline_class()), built)
     run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size, frames = run.complete(pipe, size, frames)
-        points = _points(size, batch, frames)
+        points = _points(size, batch, frames, tokens)
         try:
             run.all(pipelines, points)
         except _CannotRun:
@@ -153,25 +163,32 @@ def _captured(
                 raise
             # It may take one prompt or one picture a call, which is all that is asked for.
             recorder.calls.clear()
-            points = _points(size, batch, frames, most=1)
+            points = _points(size, batch, frames, tokens, most=1)
             run.all(pipelines, points)
+        points = tuple(replace(p, tokens=run.tokens) if p.tokens is None else p for p in points)
     found = methods(recorder.calls, points)
-    notes.extend(
+    unused = sorted(set(built) - {m.component for m in found})
+    needed = required_components(type(pipeline) for pipeline in pipelines.values())
+    left_out += [
+        LeftOut(
+            name=name,
+            class_name=type(built[name]).__name__,
+            reason="no call of the pipeline reaches it"
+            + (", only its class is there" if name in needed else ""),
+        )
+        for name in unused
+    ]
+    notes = [
         f"{m.folder}: one image size only, because the pipeline passes {', '.join(m.fixed)} as plain numbers."
         for m in found
         if m.fixed
-    )
-    notes.extend(
+    ]
+    notes += [
         f"{name}: {sum(m.component == name for m in found)} graphs with {type(built[name]).__name__}'s own Python "
         f"between them. {next(e.message for part, e in split.items() if part.component == name).removesuffix('.')}."
         for name in dict.fromkeys(part.component for part in split)
-    )
-    unused = sorted(set(built) - {m.component for m in found})
-    needed = required_components(type(pipeline) for pipeline in pipelines.values())
-    notes.extend(
-        f"{name}: {'without weights' if name in needed else 'left out'}, because no call of the pipeline reaches it."
-        for name in unused
-    )
+    ]
+    notes += [f"{part.name} ({part.class_name}): left out, because {part.reason}." for part in left_out]
     return Capture(
         pipelines={task: class_path(type(p)) for task, p in pipelines.items()},
         methods=found,
@@ -181,13 +198,15 @@ def _captured(
         residuals={name: tuple(sorted(names)) for name, names in recorder.residuals.items()},
         size=size,
         batch=batch,
+        tokens=_with(tokens, run.tokens),
         notes=tuple(notes),
         frames=frames,
+        left_out=tuple(left_out),
     )
 
 
 def _modules(
-    source: ModelSource, mode: FakeTensorMode, progress: Progress, notes: list[str], weightless: bool
+    source: ModelSource, mode: FakeTensorMode, progress: Progress, left_out: list[LeftOut], weightless: bool
 ) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Stored]]]:
     optional = getattr(source.pipeline_class(), "_optional_components", [])
     built: dict[str, torch.nn.Module] = {}
@@ -198,9 +217,8 @@ def _modules(
         if component.name in optional and component.library not in ("diffusers", "transformers"):
             # A pipeline's own module that it can do without (a safety checker) works on finished pictures, in
             # Python that decides by their content: no graph says that.
-            notes.append(
-                f"{component.name}: left out; {component.class_name} is optional and runs on pictures."
-            )
+            reason = "it is optional and runs on finished pictures"
+            left_out.append(LeftOut(name=component.name, class_name=component.class_name, reason=reason))
             continue
         built[component.name] = building.build(component, mode)
         module = built[component.name]
@@ -235,6 +253,8 @@ class _Made:
 class _Runner:
     def __init__(self, recorder: Recorder, given: Mapping[str, Any], progress: Progress) -> None:
         self.recorder, self.given, self.progress = recorder, given, progress
+        self.tokens: int | None = None
+        """The length that the pipeline's own text has, where that was asked for."""
 
     def complete(
         self, pipe: Any, size: SizeRange | None, frames: DimRange | None
@@ -296,6 +316,9 @@ class _Runner:
             keywords = {name: value for name, value in keywords.items() if name not in out}
             try:
                 with self.recorder.recording(number), torch.no_grad():
+                    if point.tokens is not None:
+                        keywords, self.tokens = embedded(pipe, keywords, point.tokens)
+                        del self.recorder.calls[recorded:]
                     return pipe(**keywords)
             except LatentcError:
                 raise
@@ -323,8 +346,18 @@ class _CannotRun(LatentcError):
     """A pipeline's call fails, however its prompts and pictures are passed."""
 
 
+def _with(tokens: DimRange | None, own: int | None) -> DimRange | None:
+    if tokens is None or own is None:
+        return tokens
+    return DimRange(min=min(tokens.min, own), max=max(tokens.max, own))
+
+
 def _points(
-    size: SizeRange, batch: DimRange, frames: DimRange | None = None, most: int = 3
+    size: SizeRange,
+    batch: DimRange,
+    frames: DimRange | None = None,
+    tokens: DimRange | None = None,
+    most: int = 3,
 ) -> tuple[Point, ...]:
     """Where pipelines are run: an example off every end, both ends, and one more batch size.
 
@@ -352,6 +385,10 @@ def _points(
         found.append(Point(batch.min, *low, words=2, frames=short))
     if batch.min > 1:  # Pictures of one prompt: it is encoded once.
         found.append(Point(batch.min, *low, words=2, each=batch.min, frames=short))
+    if tokens is not None:
+        found.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
+        found.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
+        found.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
     return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in found)
 
 

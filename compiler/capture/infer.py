@@ -67,6 +67,7 @@ class Method:
     used: frozenset[str] = frozenset()
     fixed: tuple[str, ...] = ()
     state: dict[str, Tree] = field(default_factory=dict)
+    other_result: Tree | None = None
 
 
 def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...]:
@@ -185,6 +186,7 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
         folder=folder,
         arguments=dict(tree.items),
         result=first.result,
+        other_result=first.other_result,
         inputs=specs("in", inputs[0]),
         outputs=specs("out", first.outputs),
         dims=axes.ranges(),
@@ -268,6 +270,7 @@ class _Axes:
             ("height", [p.height for p in self.points]),
             ("width", [p.width for p in self.points]),
             ("tokens", [p.height * p.width * max(p.frames, 1) for p in self.points]),
+            ("text", [p.tokens or 0 for p in self.points]),
         ):
             if follows(values):
                 return name

@@ -6,12 +6,13 @@ serves a whole compile.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -57,6 +58,7 @@ class Job(BaseModel):
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
     """
 
+    kind: Literal["graph"] = "graph"
     target: str
     device: str
     precision: str
@@ -116,6 +118,14 @@ class Checker:
     ) -> None:
         self._worker.close()
 
+    def ask(self, job: BaseModel) -> Any:
+        """The answer of the process to a job, of a graph or of pipelines; see `checking`.
+
+        Raises:
+            WorkerError: see `artifacts.worker.Worker.ask`.
+        """
+        return self._worker.ask(job)
+
     def run(self, job: Job, check: str) -> tuple[Evidence, ...]:
         """What was measured, for each type.
 
@@ -123,7 +133,7 @@ class Checker:
             LatentcError: an output is beyond the tolerance or not finite, or the check itself failed.
         """
         try:
-            answer = self._worker.ask(job)
+            answer = self.ask(job)
         except WorkerError as error:
             raise LatentcError(
                 f"the check of '{job.component}.{job.method}' failed: {error.message}",
@@ -345,5 +355,14 @@ def _module(job: Job) -> Any:
 
 
 def checking() -> Work:
-    """The work of the process that checks."""
-    return lambda line: _answer(Job.model_validate_json(line))
+    """The work of the process that checks: graphs, and the pipelines that they are parts of."""
+
+    def work(line: str) -> Any:
+        from compiler.evidence import pipelines
+
+        if json.loads(line)["kind"] == "graph":
+            return _answer(Job.model_validate_json(line))
+        evidence = pipelines.answer(pipelines.Job.model_validate_json(line))
+        return [row.model_dump(mode="json") for row in evidence]
+
+    return work

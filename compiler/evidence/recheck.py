@@ -204,9 +204,19 @@ def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Cap
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
     given = parse_given(manifest.arguments)
     split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
-    batch, frames = manifest.sizes["batch"], manifest.sizes.get("frames")
+    batch = manifest.sizes["batch"]
     tasks = tuple(manifest.pipelines)
-    return capture(source, tasks, size, batch, given, progress, split=split, frames=frames)
+    return capture(
+        source,
+        tasks,
+        size,
+        batch,
+        given,
+        progress,
+        split=split,
+        frames=manifest.sizes.get("frames"),
+        tokens=manifest.sizes.get("tokens"),
+    )
 
 
 def _split(manifest: Manifest) -> set[Submodule]:

@@ -33,6 +33,7 @@ def compile(
     size: Size | None = None,
     batch: Batch | None = None,
     frames: Batch | None = None,
+    tokens: Batch | None = None,
     check: str | None = None,
     quantize: str | Recipe | None = None,
     method: str | None = None,
@@ -60,6 +61,7 @@ def compile(
         size: pixels: (width, height), 512, "512x768", "256..1024" or a `SizeRange`; None for the model's own.
         batch: pictures drawn at once: 4, "1..4", (1, 4).
         frames: of a video, written like `batch`; None for the pipeline's own number.
+        tokens: the text's length, for embeddings of weighted or long prompts: "77..308"; None for the pipeline's own.
         check: compare each component with PyTorch: "quick", "full" or "none".
         quantize: "int8", "unet=int4,text_encoder=int8", a recipe's .toml file or a `Recipe`.
         method: how int4's values are chosen: "awq", "scale-estimation" or "gptq".
@@ -96,6 +98,7 @@ def compile(
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
         frames=keywords.frame_range(frames),
+        tokens=keywords.batch_range(tokens),
         check=check,
         quantize=with_method(quantize, method),
         calibration=keywords.prompts(calibration),
@@ -123,6 +126,7 @@ def auto(
     size: Size | None = None,
     batch: Batch | None = None,
     frames: Batch | None = None,
+    tokens: Batch | None = None,
     check: str | None = None,
     pictures: int | None = None,
     patience: float | None = None,
@@ -158,6 +162,7 @@ def auto(
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
         frames=keywords.frame_range(frames),
+        tokens=keywords.batch_range(tokens),
         check=check,
         pictures=pictures,
         patience=patience,

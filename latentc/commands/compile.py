@@ -82,6 +82,13 @@ Examples:
     help="Frames of a video, fixed or as a range. [default: the pipeline's own number]",
 )
 @click.option(
+    "--tokens",
+    type=SpanType(),
+    metavar="MIN..MAX",
+    help="How long the text may be, in tokens, where it is given as embeddings (prompt_embeds) of weighted or long "
+    "prompts: 77..308. [default: the pipeline's own length]",
+)
+@click.option(
     "--check",
     type=click.Choice(["quick", "full", "none"]),
     default="quick",
@@ -184,6 +191,7 @@ def command(
     size: Sizes | None,
     batch: Span,
     frames: Span | None,
+    tokens: Span | None,
     check: str,
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
@@ -227,6 +235,7 @@ def command(
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
         frames=keywords.frame_range(frames),
+        tokens=keywords.batch_range(tokens),
         check=check,
         options=own,
         arguments=assignments(arguments, "--arg"),
@@ -349,7 +358,7 @@ def print_plan(plan: Plan) -> None:
 
 def _print_result(artifact: Artifact) -> None:
     from latentc import show
-    from latentc.evidence import pictures_line, quantized_line, summary
+    from latentc.evidence import left_out_line, pictures_line, pipeline_line, quantized_line, summary
 
     manifest = artifact.manifest
     total = sum(file.size for file in manifest.files)
@@ -359,3 +368,7 @@ def _print_result(artifact: Artifact) -> None:
     for pictures in manifest.pictures:
         click.echo(show.plain(pictures_line(pictures)))
     click.echo(summary(manifest))
+    for drawn in manifest.pipeline_evidence:
+        click.echo(show.plain(pipeline_line(drawn)))
+    for part in manifest.left_out:
+        click.echo(show.plain(left_out_line(part)))

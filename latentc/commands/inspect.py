@@ -108,6 +108,10 @@ def _print_manifest(manifest: Manifest) -> None:
             click.echo(
                 show.plain(f"in parts  {component.name}: {len(parts)} graphs, its own Python between them")
             )
+    for drawn in manifest.pipeline_evidence:
+        click.echo(show.plain(evidence.pipeline_line(drawn)))
+    for part in manifest.left_out:
+        click.echo(show.plain(evidence.left_out_line(part)))
     for graph in manifest.graphs:
         if graph.rewrites:
             click.echo(show.plain(f"rewritten {graph.folder}: {', '.join(graph.rewrites)}"))
