@@ -107,6 +107,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                     "graphs": graphs,
                     "files": records,
                     "pictures": _earlier_pictures(manifest),
+                    "forecast": None,  # Found by pictures of the files before.
                     "toolchain": manifest.toolchain | dict(target.toolchain()),
                     "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 }
