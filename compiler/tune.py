@@ -19,6 +19,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Forecast, ForecastRun, Manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.publish import replace_manifest
+from artifacts.reading import read_manifest
 from artifacts.verify import Artifact
 from compiler.evaluation import TASK, evaluation
 from compiler.evidence.metrics import psnr, ssim
@@ -154,7 +155,6 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Artifact:
         UsageError: a gate, steps or prompts that nothing can be tuned to.
         LatentcError: the artifact does not draw pictures of prompts, cannot be opened here, or no tolerance holds.
     """
-    from artifacts.reading import read_manifest
     from runtimes.pipeline import load
 
     _check(request)
@@ -200,7 +200,7 @@ def _check(request: TuneRequest) -> None:
 def _keep(root: Path, manifest: Manifest, forecast: Forecast) -> Artifact:
     tuned = manifest.model_copy(update={"forecast": forecast})
     replace_manifest(root, manifest, tuned)
-    return Artifact(root, tuned)
+    return Artifact(root, read_manifest(root))
 
 
 class Search:
