@@ -31,19 +31,7 @@ OWN = {
     "progress": "latentc.load in Python",
     **{
         name: f"--{name}"
-        for name in "image mask strength steps guidance seed size images frames scheduler".split()
-        for name in (
-            "image",
-            "mask",
-            "strength",
-            "steps",
-            "guidance",
-            "seed",
-            "size",
-            "images",
-            "scheduler",
-            "accelerate",
-        )
+        for name in "image mask strength steps guidance seed size images frames scheduler accelerate".split()
     },
 }
 
@@ -259,9 +247,8 @@ def command(
                     {"file": str(file.path), **own, "timings": _timings(result.timings), "flaws": kinds}
                 )
                 if not json_output:
-                    click.echo(f"{file.path} (seed {own['seed']})")
                     calls = "" if result.calls is None else f", {result.calls} calls"
-                    click.echo(f"{path} (seed {own['seed']}{calls})")
+                    click.echo(f"{file.path} (seed {own['seed']}{calls})")
     if json_output:
         show.as_json(written)
 
