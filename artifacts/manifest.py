@@ -325,6 +325,55 @@ class LeftOut(Record):
     reason: str
 
 
+class ForecastRun(Record):
+    """Pictures with steps that are forecast beside the same artifact's with all calls made, from the same seeds.
+
+    Attributes:
+        scheduler: as `generate` takes it; empty for the model's own.
+        prompts, steps, guidance, width, height: what was drawn.
+        compute, device: what the graphs were computed in, and on.
+        calls, calls_made: timesteps of all pictures, and those for which the denoiser was called.
+        psnr, worst_psnr, ssim, worst_ssim: as in `PictureEvidence`.
+        seconds, seconds_unaccelerated: medians of a picture's.
+    """
+
+    scheduler: str = ""
+    prompts: int
+    steps: int
+    guidance: float | None = None
+    width: int
+    height: int
+    compute: str
+    device: str
+    calls: int
+    calls_made: int
+    psnr: Figure
+    worst_psnr: Figure
+    ssim: Figure
+    worst_ssim: Figure
+    seconds: Share
+    seconds_unaccelerated: Share
+
+
+class Forecast(Record):
+    """How far forecasts of a denoiser's outputs may be off, chosen by pictures.
+
+    Attributes:
+        tolerance: what ``accelerate="auto"`` is (`runtimes.forecast.Forecaster`).
+        min_psnr: dB that the mean was held to; the worst picture to `worst_psnr_below` dB less.
+        tuned_on, verified_on: SHA-256 of the prompts, one on each line; no prompt is in both.
+        tuning, verification: what was measured on them with that tolerance, for each scheduler and number of steps.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    min_psnr: Figure
+    worst_psnr_below: Figure
+    tuned_on: str
+    verified_on: str
+    tuning: tuple[ForecastRun, ...]
+    verification: tuple[ForecastRun, ...]
+
+
 class RecipeRule(Record):
     """Weights whose key matches the shell-like pattern `match` take `scheme`; "none" leaves them as they are."""
 
@@ -386,6 +435,8 @@ class Manifest(Record):
     """What was measured of each task as a whole; none in artifacts from before there was such a check."""
     left_out: tuple[LeftOut, ...] = ()
     """Components of the model that no graph stands for."""
+    forecast: Forecast | None = None
+    """What `--accelerate auto` is, and what was measured of it; None where it was not tuned."""
     sizes: dict[str, DimRange]
     """Declared ranges of "height", "width" (pixels), "batch" (images or videos), of videos "frames", and, where it has
     one, "tokens" (of the text)."""

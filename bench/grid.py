@@ -15,6 +15,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
 from runtimes import clips
+from runtimes.acceleration import check_accelerate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,11 +24,18 @@ CELLS, SHEET, TABLE = "cells", "grid.png", "grid.csv"
 KEY = "grid_key"
 GAP, MARGIN, LINE = 6, 10, 20
 
+
+def _accelerate(text: str) -> str:
+    check_accelerate(text)
+    return text
+
+
 # What an option's values are. Options that are not here are the pipeline's own: JSON where it is JSON, else text.
 KINDS: Mapping[str, Callable[[str], Any]] = {
     "artifact": str,
     "device": str,
     "compute": str,
+    "accelerate": _accelerate,
     "prompt": str,
     "negative_prompt": str,
     "steps": int,

@@ -108,6 +108,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                     "files": records,
                     "pictures": _earlier_pictures(manifest),
                     "pipeline_evidence": tuple(map(_earlier_drawn, manifest.pipeline_evidence)),
+                    "forecast": None,  # Found by pictures of the files before.
                     "toolchain": manifest.toolchain | dict(target.toolchain()),
                     "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 }

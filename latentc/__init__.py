@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from compiler.capture.capture import SizeRange
     from compiler.rebuild import RebuildRequest
     from compiler.request import CompileRequest
+    from compiler.tune import TuneRequest
     from latentc.api.compiling import auto, compile, rebuild
     from latentc.api.graphs import GraphCheck, graph_check, graph_snapshot
     from latentc.api.listing import TargetInfo, targets
     from latentc.api.measuring import bench
     from latentc.api.reading import ModelSummary, Verification, inspect, verify
+    from latentc.api.tuning import tune
     from runtimes.meter import Cancelled
     from runtimes.pipeline import Pipeline, load
     from runtimes.result import Result
@@ -46,6 +48,7 @@ __all__ = [
     "Result",
     "SizeRange",
     "TargetInfo",
+    "TuneRequest",
     "UsageError",
     "Verification",
     "__version__",
@@ -58,6 +61,7 @@ __all__ = [
     "load",
     "rebuild",
     "targets",
+    "tune",
     "verify",
 ]
 
@@ -81,6 +85,7 @@ _EXPORTS = {
     "Result": "runtimes.result:Result",
     "SizeRange": "compiler.capture.capture:SizeRange",
     "TargetInfo": "latentc.api.listing:TargetInfo",
+    "TuneRequest": "compiler.tune:TuneRequest",
     "UsageError": "artifacts.errors:UsageError",
     "Verification": "latentc.api.reading:Verification",
     "auto": "latentc.api.compiling:auto",
@@ -92,6 +97,7 @@ _EXPORTS = {
     "load": "runtimes.pipeline:load",
     "rebuild": "latentc.api.compiling:rebuild",
     "targets": "latentc.api.listing:targets",
+    "tune": "latentc.api.tuning:tune",
     "verify": "latentc.api.reading:verify",
 }
 

@@ -133,6 +133,28 @@ def left_out_line(part: LeftOut) -> str:
     return f"Left out: {part.name} ({part.class_name}), because {part.reason}."
 
 
+def forecast_lines(manifest: Manifest) -> list[str]:
+    """What an artifact's forecast steps are tuned to; none where they are not."""
+    forecast = manifest.forecast
+    if forecast is None:
+        return []
+    runs = forecast.verification or forecast.tuning
+    worst = forecast.min_psnr - forecast.worst_psnr_below
+    on = "verified on other prompts" if forecast.verification else "not verified on other prompts"
+    return [
+        f"Forecast steps: tolerance {forecast.tolerance:.3g}, tuned to {forecast.min_psnr:g} dB, worst {worst:g}; "
+        f"{on}.",
+        *(
+            f"  {run.scheduler + ', ' if run.scheduler else ''}{run.steps} steps: "
+            f"{run.calls_made / run.prompts:.1f} of {run.calls / run.prompts:.0f} calls, "
+            f"PSNR {run.psnr:.1f} dB, worst {run.worst_psnr:.1f}; SSIM {run.ssim:.3f}, worst {run.worst_ssim:.3f}; "
+            f"{run.seconds_unaccelerated / max(run.seconds, 1e-9):.2f} times as fast ({run.prompts} prompts, "
+            f"{run.compute} on {run.device})."
+            for run in runs
+        ),
+    ]
+
+
 def worst_weights(manifest: Manifest, count: int = 10) -> list[tuple[str, WeightRecord, float]]:
     """The weights with the largest relative errors that were measured: graph's folder, weight, error."""
     measured = [

@@ -9,13 +9,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from artifacts.errors import UsageError
 from artifacts.foreseen import foreseen
 from artifacts.manifest import DimRange
 from artifacts.progress import Progress, silent
 from runtimes import clips
+from runtimes.acceleration import tolerance_of
 from runtimes.bars import Bars
 from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of
 from runtimes.flaws import Flaw
+from runtimes.forecast import Count
 from runtimes.meter import Meter, NotFinite
 from runtimes.notebook import notebook_bars
 from runtimes.options import arguments, check_range, check_texts, parameters, parse_size, synonym
@@ -47,6 +50,8 @@ class Generator:
         self._meter = Meter()
         self._lock = ProcessLock()
         self._scheduler = getattr(diffusers, "scheduler", None)
+        self._tolerance = 0.0
+        self._count: Count | None = None
 
     @property
     def scheduler(self) -> Any:
@@ -82,6 +87,7 @@ class Generator:
         scheduler: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
+        accelerate: str | float | None = None,
         **extra: Any,
     ) -> Result:
         """Makes images, videos or sounds: what the pipeline makes.
@@ -104,6 +110,9 @@ class Generator:
                 model's own.
             progress: told of each step; in a notebook, bars are drawn where neither this nor `load` is given one.
             cancel: set it from another thread to stop before the next call of a component.
+            accelerate: steps whose calls are forecast from earlier ones rather than made: "off", "auto" for what the
+                artifact was tuned to, or the estimated relative error that a forecast may have (0.1). None for what
+                `load` was given.
             extra: the pipeline's own parameters, by their own names.
 
         Raises:
@@ -131,6 +140,7 @@ class Generator:
                 scheduler,
                 progress,
                 cancel,
+                accelerate,
                 extra,
             )
 
@@ -143,6 +153,7 @@ class Generator:
         scheduler: str | None,
         progress: Progress,
         cancel: threading.Event | None,
+        accelerate: str | float | None,
         extra: Mapping[str, Any],
     ) -> Result:
         pipe = self.diffusers
@@ -157,6 +168,7 @@ class Generator:
         prompts = count(options["prompt"], {name: {**options, **extra}[name] for name in texts})
         wanted = draws(prompts or 1, seed, images)
         self._begin(scheduler)
+        self._prepare(accelerate)
         self._meter = Meter(cancel=cancel)
         limits = self._sizes.get("batch", DimRange(min=1, max=1))
         calls = of_calls(wanted, known, limits)
@@ -190,6 +202,7 @@ class Generator:
             audio=sounds,
             frame_rate=clips.frame_rate(known, extra) if videos else None,
             sample_rate=clips.sample_rate(pipe) if sounds else None,
+            calls=self._count,
         )
 
     def _begin(self, scheduler: str | None) -> None:
@@ -201,6 +214,15 @@ class Generator:
             self.diffusers.scheduler = copy.deepcopy(self._scheduler)
         if scheduler is not None:
             self.diffusers.scheduler = make_scheduler(self.diffusers, scheduler)
+
+    def _prepare(self, accelerate: str | float | None) -> None:
+        """Takes what a call is asked to do with steps that can be forecast; here nothing can.
+
+        Raises:
+            UsageError: it is asked for.
+        """
+        if accelerate is not None and tolerance_of(accelerate, 0.0):
+            raise UsageError("only compiled pipelines are accelerated.", "Leave accelerate out.")
 
     def _run(
         self,
@@ -307,6 +329,8 @@ class Generator:
         scheduler = getattr(self.diffusers, "scheduler", None)
         if scheduler is not None:
             kept["scheduler"] = chosen or type(scheduler).__name__
+        if self._count is not None:
+            kept |= {"accelerate": self._tolerance, "calls": str(self._count)}
         return {**kept, "seed": seed, "images": images, **self._about()}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtimes.flaws import Flaw
+from runtimes.forecast import Count
 from runtimes.meter import Timings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Result:
         outputs: what the pipeline returned besides PIL images (a prior's "image_embeds", "frames", latents),
             under the pipeline's own names; tensors and arrays of several runs are concatenated.
         flaws: what is wrong with them, or very likely so; see `Flaw`.
+        calls: for how many timesteps the denoiser was called, of how many; None where none were to be forecast.
     """
 
     images: tuple[PIL.Image.Image, ...]
@@ -44,6 +46,7 @@ class Result:
     audio: tuple[np.ndarray, ...] = ()
     frame_rate: float | None = None
     sample_rate: int | None = None
+    calls: Count | None = None
 
 
 def merge(outputs: list[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[Any, ...]]:

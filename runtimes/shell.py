@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,8 @@ from artifacts.pinned import Pinned
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
 from runtimes.classes import is_list, list_of_models, module_class
 from runtimes.configs import LIST_KEY, cleaned, read_config
+from runtimes.extrapolation import Arrays
+from runtimes.forecast import Forecaster
 from runtimes.meter import Meter
 from runtimes.parts import making, private_copy
 from runtimes.residual import put_residual
@@ -86,8 +89,16 @@ def undone_on_failure(shells: Iterable[Any]) -> Iterator[None]:
             raise
 
 
+def _none() -> None:
+    return None
+
+
 def build_shell(
-    record: ComponentRecord, root: Path | Contents, runner: Runner, meter: Callable[[], Meter]
+    record: ComponentRecord,
+    root: Path | Contents,
+    runner: Runner,
+    meter: Callable[[], Meter],
+    forecaster: Callable[[], Forecaster | None] = _none,
 ) -> torch.nn.Module:
     """The shell of one component.
 
@@ -96,6 +107,7 @@ def build_shell(
         root: the artifact's files, for `record.config` and `record.residual`.
         runner: runs graphs.
         meter: gives the meter of the `generate` that is under way.
+        forecaster: gives what may answer calls in place of the runner; None where nothing does.
 
     Raises:
         LatentcError: the class is not trusted or has no such method, or its config does not build it.
@@ -133,7 +145,7 @@ def build_shell(
         owner_class = cls if owner is module else type(owner)
         signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
         object.__setattr__(
-            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, watch)
+            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, forecaster, watch)
         )
     changes.watch = watch
     return module
@@ -266,11 +278,21 @@ def _answer(
     records: list[MethodRecord],
     runner: Runner,
     meter: Callable[[], Meter],
+    forecaster: Callable[[], Forecaster | None],
     watch: Watch,
 ) -> Callable[..., Any]:
     """The method `name`, answered by the first record that fits the call and what is set on the module."""
     method = name.rpartition(".")[2]
     known = defaults(cls, method)
+
+    def run(graph: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        now = meter()
+        with now.measure_opening():
+            runner.open(graph)
+        with now.measure(component, name):
+            outputs = runner.run(graph, arrays)
+        now.look(f"{component}.{name}", arrays, outputs)
+        return outputs
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bound = bind(cls, method, args, kwargs)
@@ -287,14 +309,11 @@ def _answer(
             if isinstance(arrays, Mismatch):
                 reasons.append(arrays)
                 continue
-            now = meter()
-            with now.measure_opening():
-                runner.open(record.graph)
-            with now.measure(component, name):
-                outputs = runner.run(record.graph, arrays)
-                result = rebuild(form, outputs)
-            now.look(f"{component}.{name}", arrays, outputs)
-            return result
+            made = partial(run, record.graph, arrays)
+            if (policy := forecaster()) is None:
+                return rebuild(form, made())
+            meter().check()
+            return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
         raise LatentcError(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),

@@ -10,6 +10,7 @@ from artifacts.errors import UsageError
 from artifacts.progress import Progress, silent
 from latentc.api import keywords
 from latentc.api.keywords import Batch, File, Size
+from latentc.api.tuning import tune
 
 if TYPE_CHECKING:
     from artifacts.manifest import Recipe
@@ -37,6 +38,7 @@ def compile(
     check: str | None = None,
     quantize: str | Recipe | None = None,
     method: str | None = None,
+    accelerate: float | None = None,
     calibration: File | Sequence[str] | None = None,
     pictures: int | None = None,
     patience: float | None = None,
@@ -65,6 +67,7 @@ def compile(
         check: compare each component with PyTorch: "quick", "full" or "none".
         quantize: "int8", "unet=int4,text_encoder=int8", a recipe's .toml file or a `Recipe`.
         method: how int4's values are chosen: "awq", "scale-estimation" or "gptq".
+        accelerate: dB: then find how many steps the artifact can do without at this PSNR, as `latentc.tune` does.
         calibration: prompts that activations and `method` are measured on, or a text file of them.
         pictures: how many prompts' pictures are compared with PyTorch's where weights are quantized.
         patience: seconds that drawing them may take.
@@ -111,7 +114,8 @@ def compile(
         force=force,
     )
     with keywords.reporting(progress) as reported:
-        return build.compile(request, reported, on_plan)
+        artifact = build.compile(request, reported, on_plan)
+        return artifact if accelerate is None else tune(artifact.root, min_psnr=accelerate, progress=reported)
 
 
 def auto(

@@ -143,6 +143,13 @@ Examples:
     help="With --quantize auto: the best artifact of at most this size on disk, e.g. 600M.",
 )
 @click.option(
+    "--accelerate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DB",
+    help="Then find how many steps the artifact can do without, its pictures within this PSNR of those with all calls "
+    "made: the command tune does that to one that is there.",
+)
+@click.option(
     "--calibration",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
@@ -199,6 +206,7 @@ def command(
     method: str | None,
     min_psnr: float | None,
     max_bytes: int | None,
+    accelerate: float | None,
     calibration: str | None,
     pictures: int,
     save_recipe: str | None,
@@ -216,6 +224,7 @@ def command(
     stopped continues with what it had finished.
     """
     from latentc.api import compiling, keywords
+    from latentc.api.tuning import tune
     from latentc.progress import bars
 
     own = assignments((*options, *given(click.get_current_context())), "--option")
@@ -251,6 +260,8 @@ def command(
         raise click.UsageError("--min-psnr and --max-bytes are budgets of --quantize auto.")
     if quantize == AUTO and dry_run:
         raise click.UsageError("--quantize auto is measured, not planned: it has no --dry-run.")
+    if dry_run and accelerate is not None:
+        raise click.UsageError("--accelerate is measured, not planned: it has no --dry-run.")
     if dry_run:
         _dry_run(request, json_output, save_recipe)
         return
@@ -267,6 +278,8 @@ def command(
             )
         else:
             artifact = compiling.compile(request, progress=progress, on_plan=told)
+        if accelerate is not None:
+            artifact = tune(artifact.root, min_psnr=accelerate, progress=progress)
     _tell(artifact, json_output)
 
 
@@ -358,7 +371,14 @@ def print_plan(plan: Plan) -> None:
 
 def _print_result(artifact: Artifact) -> None:
     from latentc import show
-    from latentc.evidence import left_out_line, pictures_line, pipeline_line, quantized_line, summary
+    from latentc.evidence import (
+        forecast_lines,
+        left_out_line,
+        pictures_line,
+        pipeline_line,
+        quantized_line,
+        summary,
+    )
 
     manifest = artifact.manifest
     total = sum(file.size for file in manifest.files)
@@ -367,6 +387,8 @@ def _print_result(artifact: Artifact) -> None:
         click.echo(quantized_line(manifest))
     for pictures in manifest.pictures:
         click.echo(show.plain(pictures_line(pictures)))
+    for line in forecast_lines(manifest):
+        click.echo(show.plain(line))
     click.echo(summary(manifest))
     for drawn in manifest.pipeline_evidence:
         click.echo(show.plain(pipeline_line(drawn)))

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentc.params import (
+    ACCELERATE,
     COMPUTE,
     AssignmentType,
     FiniteType,
     PixelsType,
+    accelerate_option,
     assignments,
     compute_option,
     trust_engines_option,
@@ -29,7 +31,7 @@ OWN = {
     "progress": "latentc.load in Python",
     **{
         name: f"--{name}"
-        for name in "image mask strength steps guidance seed size images frames scheduler".split()
+        for name in "image mask strength steps guidance seed size images frames scheduler accelerate".split()
     },
 }
 
@@ -129,6 +131,7 @@ Examples:
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
 @compute_option(COMPUTE)
+@accelerate_option(ACCELERATE)
 @click.option(
     "--arg",
     "arguments",
@@ -160,6 +163,7 @@ def command(
     scheduler: str | None,
     device: str,
     compute: str,
+    accelerate: str,
     arguments: tuple[tuple[str, str], ...],
     json_output: bool,
 ) -> None:
@@ -204,7 +208,9 @@ def command(
     warnings = Warnings()
     with (
         bars() as progress,
-        load(artifact, device=device, task=task, progress=progress, compute=compute) as pipeline,
+        load(
+            artifact, device=device, task=task, progress=progress, compute=compute, accelerate=accelerate
+        ) as pipeline,
     ):
         if pipeline.note:
             click.echo(f"Note: {pipeline.note}", err=True)
@@ -241,7 +247,8 @@ def command(
                     {"file": str(file.path), **own, "timings": _timings(result.timings), "flaws": kinds}
                 )
                 if not json_output:
-                    click.echo(f"{file.path} (seed {own['seed']})")
+                    calls = "" if result.calls is None else f", {result.calls} calls"
+                    click.echo(f"{file.path} (seed {own['seed']}{calls})")
     if json_output:
         show.as_json(written)
 

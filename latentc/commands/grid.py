@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentc.params import (
+    ACCELERATE,
     COMPUTE,
     AssignmentType,
     FiniteType,
     PixelsType,
+    accelerate_option,
     assignments,
     compute_option,
     trust_engines_option,
@@ -73,6 +75,7 @@ Examples:
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
 @compute_option(COMPUTE)
+@accelerate_option(ACCELERATE)
 @click.option(
     "--arg",
     "arguments",
@@ -109,14 +112,15 @@ def command(
     task: str | None,
     device: str,
     compute: str,
+    accelerate: str,
     arguments: tuple[tuple[str, str], ...],
     cell: int,
 ) -> None:
     """Draw with ARTIFACT every combination of the axes' values, and put them on one labelled sheet.
 
-    An axis is any option of latentc generate (artifact, device, compute, prompt, negative, steps, guidance,
-    seed, size, scheduler, strength) or any parameter of the pipeline's own. Values that hold commas are written
-    as a JSON list: --x 'prompt=["a, b", "c"]'. Run again, it draws only what is missing.
+    An axis is any option of latentc generate (artifact, device, compute, accelerate, prompt, negative, steps,
+    guidance, seed, size, scheduler, strength) or any parameter of the pipeline's own. Values that hold commas are
+    written as a JSON list: --x 'prompt=["a, b", "c"]'. Run again, it draws only what is missing.
     """
     from pathlib import Path
 
@@ -134,6 +138,8 @@ def command(
         "artifact": artifact,
         "device": device,
         "compute": compute,
+        # The default is left out: pictures that are there already were drawn without it.
+        "accelerate": None if accelerate == "auto" else accelerate,
         "prompt": prompt,
         "negative_prompt": negative,
         "image": None if image is None else media.picture(Path(image), "RGB"),

@@ -121,6 +121,8 @@ def _print_manifest(manifest: Manifest) -> None:
     for graph in manifest.graphs:
         if told := "; ".join(f"{name} {value}" for name, value in graph.built.items() if _is_plain(value)):
             click.echo(show.plain(f"built     {graph.folder}: {told}"))
+    for line in evidence.forecast_lines(manifest):
+        click.echo(show.plain(line))
     if any(graph.weights for graph in manifest.graphs):
         _print_quantized(manifest)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from latentc.commands.generate import OWN
 from runtimes import pipeline as pipelines
 from runtimes.flaws import Flaw
+from runtimes.forecast import Count
 from runtimes.meter import MethodTime, Timings
 from tests.latentc.artifacts_made import made
 
@@ -33,6 +34,7 @@ class Fake:
         self.audio: tuple[Any, ...] = ()
         self.closed = False
         self.flaws: tuple[Flaw, ...] = ()
+        self.counted: Count | None = None
 
     def __enter__(self) -> Fake:
         return self
@@ -65,6 +67,7 @@ class Fake:
             audio=self.audio,
             sample_rate=8000,
             frame_rate=None,
+            calls=self.counted,
         )
 
 
@@ -117,6 +120,20 @@ def test_one_prompt_one_picture(latentc, fake, tmp_path):
     assert (call["prompt"], call["steps"], call["guidance"], call["size"]) == ("a circle", 3, 2.0, (64, 32))
     assert text("a.png") == {"prompt": "a circle", "steps": 3, "seed": 40, "images": 1}
     assert fake.closed
+
+
+def test_accelerated_pictures_say_how_many_calls_were_made(latentc, fake):
+    fake.counted = Count(12, 20)
+    ended = latentc("generate", "out", "a", "--accelerate", "0.1")
+    assert ended.out == "out.png (seed 40, 12 of 20 calls)\n" and fake.loaded["accelerate"] == "0.1"
+    latentc("generate", "out", "a")
+    assert fake.loaded["accelerate"] == "auto"
+
+
+@pytest.mark.parametrize("asked", ["-0.1", "fast", "nan"])
+def test_what_is_no_tolerance(latentc, fake, asked):
+    ended = latentc("generate", "out", "a", "--accelerate", asked)
+    assert ended.code == 2 and f"'{asked}' is none of off, auto and a tolerance of at least 0" in ended.err
 
 
 def test_options_that_are_not_given_are_the_pipelines(latentc, fake):
