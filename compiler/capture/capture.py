@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress, silent
+from compiler.capture import adapters
 from compiler.capture import modules as building
 from compiler.capture.arguments import RETRIES, STEPS_OF, Point, arguments
 from compiler.capture.infer import Method, methods
@@ -25,7 +26,7 @@ from compiler.capture.tasks import own_task, pipeline_for
 from compiler.source import ModelSource
 from runtimes.assemble import assemble, required_components
 from runtimes.classes import class_path
-from targets.graph.weights import Stored
+from targets.graph.weights import Origin
 
 # Sizes tried where neither the request nor the pipeline's own defaults tell one.
 _FALLBACK_SIZE = 512
@@ -57,7 +58,7 @@ class Capture:
     pipelines: dict[str, str]
     methods: tuple[Method, ...]
     classes: dict[str, str]
-    weights: dict[str, dict[str, Stored]]
+    weights: dict[str, dict[str, Origin]]
     residuals: dict[str, tuple[str, ...]]
     size: SizeRange
     batch: DimRange
@@ -129,7 +130,7 @@ def _captured(
     notes: list[str] = []
     built, weights = _modules(source, mode, progress, notes, weightless)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
-    pipe = assemble(source.root, class_path(source.pipeline_class()), built)
+    pipe = assemble(source.files, class_path(source.pipeline_class()), built)
     run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
@@ -176,10 +177,10 @@ def _captured(
 
 def _modules(
     source: ModelSource, mode: FakeTensorMode, progress: Progress, notes: list[str], weightless: bool
-) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Stored]]]:
+) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Origin]]]:
     optional = getattr(source.pipeline_class(), "_optional_components", [])
     built: dict[str, torch.nn.Module] = {}
-    weights: dict[str, dict[str, Stored]] = {}
+    weights: dict[str, dict[str, Origin]] = {}
     wanted = source.modules
     for number, component in enumerate(wanted):
         progress(Event(f"{component.name}: building without weights", number, len(wanted)))
@@ -193,7 +194,7 @@ def _modules(
         built[component.name] = building.build(component, mode)
         module = built[component.name]
         weights[component.name] = building.seeded(module) if weightless else building.bind(module, component)
-    return built, weights
+    return built, adapters.merged(source, weights, progress)
 
 
 class _Runner:

@@ -79,7 +79,7 @@ def recheck(
                 require_schemes(graph, stored)
             found[graph.folder] = compare(
                 checker,
-                source.component(method.component),
+                source,
                 method,
                 artifact.root / graph.model_file,
                 target=target.name,
@@ -183,7 +183,7 @@ def _require_source(manifest: Manifest, source: ModelSource, captured: Capture) 
 
 def _source(manifest: Manifest, progress: Progress) -> ModelSource:
     """The model that the manifest names, if its weight files are the same."""
-    source = open_model(manifest.source.id)
+    source = open_model(manifest.source.spec or manifest.source.id)
     for record in manifest.source.weights:
         if fault := paths.fault(record.path):
             raise LatentcError(
