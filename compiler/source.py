@@ -157,7 +157,24 @@ class ComponentSource:
         """
         if self.elsewhere is not None:
             return self.elsewhere.tensors(self.cls, self.folder)
+        self._require_plain()
         return stored_tensors(self.weight_files)
+
+    def _require_plain(self) -> None:
+        """Refuses weights that a library has quantized, which their configuration says."""
+        if self.members or not (self.folder / "config.json").is_file():
+            return
+        quantized = json.loads(self.config).get("quantization_config")
+        if isinstance(quantized, dict):
+            method = str(quantized.get("quant_method", "an unnamed method"))
+            bits = next((name for name in ("load_in_4bit", "load_in_8bit") if quantized.get(name)), "")
+            kind = quantized.get("bnb_4bit_quant_type") or bits.removeprefix("load_in_")
+            raise LatentcError(
+                f"the weights of '{self.name}' are quantized already, by {method}{f' ({kind})' if kind else ''}; "
+                "latentc compiles weights as they were trained and quantizes them itself.",
+                f"Give the model that it was made from, or that component alone: --component {self.name}=FOLDER, "
+                "and --quantize nf4, int4 or int8.",
+            )
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ WEIGHT_METHODS = (
     "load_adapter",
     "add_adapter",
     "fuse_lora",
+    "resize_token_embeddings",
     "load_state_dict",
     "save_pretrained",
 )
@@ -206,7 +207,7 @@ def _shell_class(cls: type, component: str) -> type:
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise UsageError(
             f"'{component}' is compiled: its weights cannot be changed or saved.",
-            "Merge LoRAs into the model before it is compiled.",
+            "Compile it again with what is to be in it: latentc compile MODEL OUT --lora FILE, --embedding FILE",
         )
 
     body: dict[str, Any] = {

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from artifacts.errors import LatentcError
 from artifacts.safetensors_header import require_safetensors
+from compiler.origins import gguf_file
 from compiler.origins.stored_file import stored_tensors
 from targets.graph.weights import Origin
 
@@ -31,7 +32,7 @@ def left_out() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One safetensors file with the weights of a pipeline, or of one component, under any names."""
+    """One safetensors or GGUF file with the weights of a pipeline, or of one component, under any names."""
 
     file: Path
 
@@ -40,8 +41,10 @@ class Checkpoint:
         """Its tensors by their keys; those in 8-bit floats that are stored with a scale are multiplied by it.
 
         Raises:
-            LatentcError: it is no safetensors file, or damaged.
+            LatentcError: it is neither a safetensors nor a GGUF file, or damaged.
         """
+        if gguf_file.is_gguf(self.file):
+            return gguf_file.tensors(self.file)
         require_safetensors(self.file)
         return unscaled(stored_tensors([self.file]))
 

@@ -44,7 +44,9 @@ def merge(sd15: Path, bound: Any, *adapters: Adapter, partial: bool = False) -> 
     return merged(open_model(ModelSpec(model=str(sd15), adapters=adapters, partial=partial)), bound)
 
 
-def peft_state(pipeline: Any, targets: Mapping[str, tuple[str, ...]], **config: Any) -> dict[str, torch.Tensor]:
+def peft_state(
+    pipeline: Any, targets: Mapping[str, tuple[str, ...]], **config: Any
+) -> dict[str, torch.Tensor]:
     """A LoRA as peft names it, of rank 2, all of it random."""
     from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
@@ -52,7 +54,9 @@ def peft_state(pipeline: Any, targets: Mapping[str, tuple[str, ...]], **config: 
     state = {}
     for component, layers in targets.items():
         module = copy.deepcopy(getattr(pipeline, component))
-        settings = LoraConfig(r=2, lora_alpha=2, target_modules=list(layers), init_lora_weights=False, **config)
+        settings = LoraConfig(
+            r=2, lora_alpha=2, target_modules=list(layers), init_lora_weights=False, **config
+        )
         inject_adapter_in_model(settings, module)
         for key, tensor in get_peft_model_state_dict(module).items():
             state[f"{component}.{key}"] = (tensor * 1.1).contiguous()
@@ -192,7 +196,9 @@ def test_a_tensor_that_finds_no_weight_is_named(sd15, bound, pipeline, tmp_path)
     state = peft_state(pipeline, {"unet": ATTENTION})
     state |= {f"unet.nowhere.to_q.lora_{ab}.weight": torch.ones(2, 2) for ab in "AB"}
     adapter = Adapter(file=saved(tmp_path / "more.safetensors", state))
-    with pytest.raises(LatentcError, match=r"2 of the .* find no weight in this model: unet\.nowhere") as caught:
+    with pytest.raises(
+        LatentcError, match=r"2 of the .* find no weight in this model: unet\.nowhere"
+    ) as caught:
         merge(sd15, bound, adapter)
     assert "--lora-partial" in caught.value.hint
     assert changed(merge(sd15, bound, adapter, partial=True), bound) > 10

@@ -24,7 +24,9 @@ def stable_diffusion(sd15, tmp_path_factory):
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(sd15)
-    return sd15, original_layouts.stable_diffusion(pipe, tmp_path_factory.mktemp("file") / "model.safetensors")
+    return sd15, original_layouts.stable_diffusion(
+        pipe, tmp_path_factory.mktemp("file") / "model.safetensors"
+    )
 
 
 @pytest.fixture(scope="module")
