@@ -17,11 +17,11 @@ from typing import Any
 from artifacts import paths, strict_json
 from artifacts.contents import Contents, Folder, Overlay
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import ModelSpec
+from artifacts.manifest import Embedding, ModelSpec
 from compiler import hub
 from compiler.origins import single_file
 from compiler.origins.stored_file import stored_tensors
-from compiler.origins.weight_files import WeightFiles
+from compiler.origins.weight_files import Rows, WeightFiles
 from runtimes.assemble import INDEX
 from runtimes.classes import component_class, is_list, is_own
 from runtimes.configs import LIST_KEY, cleaned, read_config
@@ -62,6 +62,7 @@ class ComponentSource:
         class_name: its class there.
         folder: its folder; it need not exist for components without files.
         elsewhere: its weights, where they are not in the folder.
+        rows: of a text encoder: rows of its table that textual inversions add.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ComponentSource:
     class_name: str
     folder: Path
     elsewhere: WeightFiles | None = None
+    rows: tuple[Rows, ...] = ()
 
     @cached_property
     def cls(self) -> type:
@@ -125,7 +127,12 @@ class ComponentSource:
             configs = [json.loads(member.config) for member in self.members]
             return (json.dumps({LIST_KEY: configs}, indent=2) + "\n").encode()
         file = "config.json"
-        return cleaned(Folder(self.folder).read(file), str(self.folder / file), verified=False)
+        config = cleaned(Folder(self.folder).read(file), str(self.folder / file), verified=False)
+        if not self.rows:
+            return config
+        settings = json.loads(config)
+        settings["vocab_size"] = max(settings["vocab_size"], *(part.end for part in self.rows))
+        return (json.dumps(settings, indent=2) + "\n").encode()
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
@@ -292,7 +299,10 @@ def open_model(model: str | ModelSpec) -> ModelSource:
         UsageError: a component that it does not have, or options that only a single file takes.
     """
     spec = ModelSpec(model=model) if isinstance(model, str) else model
-    return _with_components(_opened(spec), spec)
+    source = _with_components(_opened(spec), spec)
+    for embedding in spec.embeddings:
+        source = _with_embedding(source, embedding)
+    return source
 
 
 def _opened(spec: ModelSpec) -> ModelSource:
@@ -401,6 +411,39 @@ def _with_components(source: ModelSource, spec: ModelSpec) -> ModelSource:
         if folder != source.root / name:
             source = replace(source, files=Overlay(source.files, {}, {name: folder}))
     return source
+
+
+def _with_embedding(source: ModelSource, embedding: Embedding) -> ModelSource:
+    """The source with a textual inversion: in each tokenizer whose encoder's table is as wide as a tensor of it."""
+    from compiler.origins import embeddings
+
+    token, vectors = embeddings.read(embedding)
+    parts = {component.name: component for component in source.components}
+    widths: dict[str, int] = {}
+    saved: dict[str, bytes] = {}
+    added: dict[str, ComponentSource] = {}
+    for name, encoder in parts.items():
+        tokenizer = parts.get(name.replace("text_encoder", "tokenizer"))
+        if not name.startswith("text_encoder") or tokenizer is None or not encoder.is_module:
+            continue
+        size = embeddings.table_size(encoder.config)
+        if size is None:
+            continue
+        widths[name] = size[1]
+        for tensor in vectors:
+            if tensor.shape[-1] == size[1] and name not in added:
+                count = tensor.shape[0] if len(tensor.shape) > 1 else 1
+                files, start = embeddings.learned(source.files, tokenizer.name, tokenizer.cls, token, count)
+                saved |= files
+                added[name] = replace(encoder, rows=(*encoder.rows, Rows(tensor, start)))
+    if not added:
+        raise LatentcError(
+            f"--embedding: {Path(embedding.file).name} is of width {vectors[0].shape[-1]}; the text encoders' tables "
+            f"are of width {', '.join(f'{w} ({n})' for n, w in widths.items()) or 'none'}.",
+            "It is of another model.",
+        )
+    components = tuple(added.get(component.name, component) for component in source.components)
+    return replace(source, components=components, files=Overlay(source.files, saved))
 
 
 def _open_folder(model: str, root: Path, revision: str) -> ModelSource:

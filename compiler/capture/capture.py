@@ -107,12 +107,20 @@ def capture(
         except NotOneGraph as error:
             reasons[error.part] = error
         except LatentcError as error:
+            if not reasons and source.spec.components and isinstance(error, _CannotRun):
+                raise LatentcError(error.message, _of_components(source)) from error
             if not reasons:
                 raise
             first = next(iter(reasons.values()))
             raise LatentcError(
                 f"{first.message.removesuffix('.')}. In parts: {error.message}", error.hint
             ) from error
+
+
+def _of_components(source: ModelSource) -> str:
+    """What to do where the pipeline does not run with the components that it was given."""
+    places = ", ".join(f"{name}={place}" for name, place in source.spec.components.items())
+    return f"See whether they fit the model, one at a time: --component {places}"
 
 
 def _captured(

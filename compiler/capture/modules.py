@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
+from compiler.origins.embeddings import extended
 from compiler.source import ComponentSource
 from runtimes.classes import list_of_models
 from runtimes.configs import LIST_KEY, read_config
@@ -157,6 +158,10 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origi
     wanted = dict(module.state_dict(keep_vars=True))
     names = _renamed(module, component.stored, wanted)
     found = {name: component.stored[key] for key, name in names.items() if name in wanted}
+    if component.rows:
+        table: Any = module.get_input_embeddings().weight  # type: ignore[operator]
+        for name in [name for name in found if wanted[name] is table]:
+            found[name] = extended(found[name], component.rows)
     by_tensor = {id(wanted[name]): stored for name, stored in found.items()}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     missing = []

@@ -67,7 +67,8 @@ def tensors(file: Path) -> dict[str, Origin]:
         import gguf
     except ImportError:
         raise LatentcError(
-            f"{file.name} is a GGUF file, which the package gguf reads.", 'Install it: pip install "latentc[gguf]"'
+            f"{file.name} is a GGUF file, which the package gguf reads.",
+            'Install it: pip install "latentc[gguf]"',
         ) from None
     size = file.stat().st_size
     try:
@@ -82,7 +83,8 @@ def tensors(file: Path) -> dict[str, Origin]:
         end = int(entry.data_offset) + int(entry.n_bytes)
         if end > size:
             raise LatentcError(
-                f"{file} is truncated: its tensors end at byte {end}, the file at {size}.", "Download it again."
+                f"{file} is truncated: its tensors end at byte {end}, the file at {size}.",
+                "Download it again.",
             )
         known = kind in gguf.quants._type_traits or kind.name in ("F32", "F16", "BF16")
         if not known:

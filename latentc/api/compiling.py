@@ -47,6 +47,7 @@ def compile(
     components: Mapping[str, File] | None = None,
     loras: Loras | None = None,
     lora_partial: bool | None = None,
+    embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -77,6 +78,7 @@ def compile(
         components: other components by name: a folder, a file of weights, or "none".
         loras: adapters that are merged into the weights: files, "FILE:0.8", or file -> weight.
         lora_partial: leave tensors of an adapter that find no weight out.
+        embeddings: textual inversions: files, "FILE:TOKEN", or file -> token.
         force: replace an artifact that is at `out`.
         progress: told of what is under way.
         on_plan: told what will be done before the work starts.
@@ -115,6 +117,7 @@ def compile(
         components=keywords.texts(components),
         loras=sources.adapters(loras),
         lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     with keywords.reporting(progress) as reported:
@@ -142,6 +145,7 @@ def auto(
     components: Mapping[str, File] | None = None,
     loras: Loras | None = None,
     lora_partial: bool | None = None,
+    embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -180,6 +184,7 @@ def auto(
         components=keywords.texts(components),
         loras=sources.adapters(loras),
         lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     if request.quantize:

@@ -194,6 +194,14 @@ Examples:
     is_flag=True,
     help="Leave tensors of a LoRA that find no weight in the model out, which is an error otherwise.",
 )
+@click.option(
+    "--embedding",
+    "embeddings",
+    multiple=True,
+    metavar="FILE[:TOKEN]",
+    help="Add a textual inversion: its token to the tokenizer, its vectors to the text encoder. May be repeated. "
+    "[default token: the file's own, or its name]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @click.option(
@@ -223,6 +231,7 @@ def command(
     components: tuple[tuple[str, str], ...],
     loras: tuple[str, ...],
     lora_partial: bool,
+    embeddings: tuple[str, ...],
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -264,6 +273,7 @@ def command(
         components=assignments(components, "--component"),
         loras=sources.adapters(loras),
         lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     if save_recipe is not None and not quantize:
