@@ -14,12 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from artifacts import paths, strict_json
+from artifacts import strict_json
 from artifacts.contents import Contents, Folder, Overlay
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Embedding, ModelSpec
 from compiler import hub
-from compiler.origins import single_file
+from compiler.origins import folder_files, single_file
 from compiler.origins.stored_file import stored_tensors
 from compiler.origins.weight_files import Rows, WeightFiles
 from runtimes.assemble import INDEX
@@ -33,23 +33,6 @@ BUILTIN_MODELS = "latentc.models"
 # Libraries that a component may come from. Components of other libraries are a pipeline's own code, which
 # is not run; names like "stable_diffusion" are modules of diffusers.pipelines.
 _LIBRARIES = ("diffusers", "transformers")
-
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-
-# Ends of the names of files that hold a graph with its weights, and whose they are.
-_COMPILED = {
-    ".xml": "OpenVINO",
-    ".onnx": "ONNX",
-    ".engine": "TensorRT",
-    ".plan": "TensorRT",
-    ".mlpackage": "Core ML",
-    ".mlmodelc": "Core ML",
-    ".gguf": "GGUF",
-}
-
-# What diffusers and transformers call a component's weights, most exact first. A variant's name stands before
-# the suffix ("model.fp16.safetensors").
-_STEMS = ("diffusion_pytorch_model", "model")
 
 
 @dataclass(frozen=True)
@@ -145,7 +128,7 @@ class ComponentSource:
             return tuple(file for member in self.members for file in member.weight_files)
         if self.elsewhere is not None:
             return self.elsewhere.files
-        return _weight_files(self.folder, self.name)
+        return folder_files.weight_files(self.folder, self.name)
 
     @property
     def variant(self) -> str | None:
@@ -169,9 +152,11 @@ class ComponentSource:
 
     def _require_plain(self) -> None:
         """Refuses weights that a library has quantized, which their configuration says."""
-        if self.members or not (self.folder / "config.json").is_file():
+        file = self.folder / "config.json"
+        if not file.is_file():
             return
-        quantized = json.loads(self.config).get("quantization_config")
+        config = strict_json.loads(Folder(self.folder).read(file.name), str(file))
+        quantized = config.get("quantization_config") if isinstance(config, dict) else None
         if isinstance(quantized, dict):
             method = str(quantized.get("quant_method", "an unnamed method"))
             bits = next((name for name in ("load_in_4bit", "load_in_8bit") if quantized.get(name)), "")
@@ -307,9 +292,8 @@ def open_model(model: str | ModelSpec) -> ModelSource:
 
 def _opened(spec: ModelSpec) -> ModelSource:
     model = spec.model
-    path = Path(model)
-    if path.is_file():
-        return _open_file(path, spec)
+    if os.path.isfile(model):  # which takes names that no file can have
+        return _open_file(Path(model), spec)
     if spec.config:
         raise UsageError(f"--config is for a model that is a single file; {model} is none.")
     folder = local_folder(model)
@@ -358,7 +342,7 @@ def _from_checkpoint(
     if checkpoint.has(component.cls):
         return replace(component, elsewhere=single_file.Converted(checkpoint, component.name))
     try:
-        _weight_files(component.folder, component.name)
+        folder_files.weight_files(component.folder, component.name)
     except LatentcError:
         raise LatentcError(
             f"{file.name} holds no weights of '{component.name}' ({component.class_name}).",
@@ -405,7 +389,7 @@ def _with_components(source: ModelSource, spec: ModelSpec) -> ModelSource:
         )
         component = ComponentSource(name, library, class_name, folder, weights)
         if component.is_module and weights is None:
-            _weight_files(folder, name)
+            folder_files.weight_files(folder, name)
         rest = tuple(c for c in source.components if c.name != name)
         source = _with_index(replace(source, components=(*rest, component)), {name: [library, class_name]})
         if folder != source.root / name:
@@ -493,52 +477,3 @@ def _class_of(folder: Path) -> str:
     if not isinstance(name, str):
         raise LatentcError(f"{folder / 'config.json'} names no class (_class_name).")
     return name
-
-
-def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
-    for stem in _STEMS:
-        for index in sorted(
-            folder.glob(f"{stem}*.safetensors.index*.json"), key=lambda p: (len(p.name), p.name)
-        ):
-            return _shards(index)
-        plain = sorted(
-            (p for p in folder.glob(f"{stem}*.safetensors") if "-of-" not in p.name),
-            key=lambda p: (len(p.name), p.name),
-        )
-        if plain:
-            return (plain[0],)
-    names = sorted(p.name for p in folder.glob("*"))
-    compiled = [(n, kind) for n in names for suffix, kind in _COMPILED.items() if n.endswith(suffix)]
-    if compiled:
-        raise LatentcError(
-            f"the weights of '{name}' are in a model that was exported already ({compiled[0][0]}: {compiled[0][1]}); "
-            "latentc compiles models of PyTorch.",
-            "Give the model that it was exported from: a diffusers folder or hub id with safetensors.",
-        )
-    pickles = [n for n in names if n.endswith(_PICKLES)]
-    if pickles:
-        raise LatentcError(
-            f"the weights of '{name}' are a pickle ({pickles[0]}), which can run any code when it is read; "
-            "latentc reads safetensors only.",
-            "Convert once, where you trust the file: from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
-        )
-    raise LatentcError(
-        f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors."
-    )
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    content = strict_json.loads(Folder(index.parent).read(index.name), str(index))
-    shards = content.get("weight_map") if isinstance(content, dict) else None
-    if not (isinstance(shards, dict) and shards and all(isinstance(name, str) for name in shards.values())):
-        raise LatentcError(
-            f"{index} is not an index of shards: its 'weight_map' does not name a file for each key."
-        )
-    names = sorted(set(shards.values()))
-    for name in names:
-        if Path(name).name != name or not os.path.isfile(index.parent / name):
-            raise LatentcError(
-                f"{index} names the shard {paths.shown(name)}, which is not in {index.parent}.",
-                "Download the model again: a part of it is missing.",
-            )
-    return tuple(index.parent / name for name in names)

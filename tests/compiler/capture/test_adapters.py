@@ -21,7 +21,8 @@ from compiler.source import open_model
 from targets.graph.weights import Origin, Stored
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-TEXT = ("q_proj", "v_proj", "fc1")
+# With out_proj, by which diffusers knows the names of attention.
+TEXT = ("q_proj", "v_proj", "out_proj", "fc1")
 
 
 @pytest.fixture(scope="module")
