@@ -107,7 +107,8 @@ def capture(
         except NotOneGraph as error:
             reasons[error.part] = error
         except LatentcError as error:
-            if not reasons and source.spec.components and isinstance(error, _CannotRun):
+            own = error.hint and not isinstance(error, _CannotRun)
+            if not reasons and source.spec.components and not own:
                 raise LatentcError(error.message, _of_components(source)) from error
             if not reasons:
                 raise
