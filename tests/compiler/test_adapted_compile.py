@@ -68,3 +68,7 @@ def test_the_picture_is_that_of_diffusers_with_the_same_files(sd15, tmp_path):
             pictures.append(np.asarray(result.images[0], np.float32))
     expected, found = pictures
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+
+    from compiler.evidence.recheck import recheck
+
+    assert recheck(artifact).keys() == {graph.folder for graph in artifact.manifest.graphs}
