@@ -400,12 +400,60 @@ class Recipe(Record):
     components: dict[str, RecipeComponent]
 
 
+class Adapter(Record):
+    """A file of differences (a LoRA and its kin) that is added to a model's weights.
+
+    Attributes:
+        file: its path.
+        weight: what the differences are multiplied by.
+        components: other weights by component ("text_encoder": 0.0).
+        sha256: of the file that was merged; empty before that.
+    """
+
+    file: str
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    components: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    sha256: str = ""
+
+
+class Embedding(Record):
+    """A file with a textual inversion: what its token means. `token` is empty where the file names it."""
+
+    file: str
+    token: str = ""
+    sha256: str = ""
+
+
+class ModelSpec(Record):
+    """What a model is made of, where that is more than its folder.
+
+    Attributes:
+        model: a diffusers folder, a single file, a built-in name or a hub id.
+        config: of a single file: a folder with the configuration of each component; empty for what diffusers infers.
+        components: a component's other folder or file, or "none" to leave it out, by name.
+        adapters: merged into the weights, in this order.
+        partial: whether tensors of an adapter that find no weight are left out, and not an error.
+        embeddings: tokens that are added.
+    """
+
+    model: str
+    config: str = ""
+    components: dict[str, str] = {}
+    adapters: tuple[Adapter, ...] = ()
+    partial: bool = False
+    embeddings: tuple[Embedding, ...] = ()
+
+
 class Source(Record):
-    """Where the model came from; `weights` holds every weight file that was read."""
+    """Where the model came from; `weights` holds every weight file that was read.
+
+    `spec` says what it was made of where that is more than a folder; None for a folder.
+    """
 
     id: str
     revision: str = ""
     weights: tuple[FileRecord, ...]
+    spec: ModelSpec | None = None
 
 
 class Manifest(Record):

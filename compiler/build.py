@@ -16,15 +16,15 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from artifacts import memory, strict_json
-from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
-from artifacts.hashing import BackgroundHashes
+from artifacts.hashing import BackgroundHashes, record_path
 from artifacts.manifest import (
     ComponentRecord,
     FileRecord,
     GraphRecord,
     Manifest,
     MethodRecord,
+    ModelSpec,
     PictureEvidence,
     PipelineEvidence,
     Recipe,
@@ -62,7 +62,7 @@ __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
 def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
     """What `compile` would do, without writing anything. Raises what `compile` raises before it writes."""
     target, _ = _target(request)
-    captured = _capture(open_model(request.model), request, progress)
+    captured = _capture(open_model(request.spec), request, progress)
     return _plan(request, captured, quantization(request.quantize, captured, target))
 
 
@@ -88,10 +88,10 @@ def compile(
         LatentcError: the model cannot be read or compiled, or a component is not PyTorch's; OUT does not appear.
     """
     target, options = _target(request)
-    source = open_model(request.model)
+    source = open_model(request.spec)
     with (
         Workspace(request.out, request.force, progress) as workspace,
-        BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes,
+        BackgroundHashes(source.root, _read_files(source)) as hashes,
     ):
         split: dict[Submodule, NotOneGraph] = {}
         with Checker() as checker:
@@ -234,14 +234,14 @@ class Opened:
 def opened(request: CompileRequest, progress: Progress = silent, shared: Shared | None = None) -> Opened:
     """What `compile` works on, without compiling. The jobs cannot check graphs."""
     target, options = _target(request)
-    source = open_model(request.model)
+    source = open_model(request.spec)
     captured = _capture(source, request, progress, shared)
     recipe = quantization(request.quantize, captured, target)
     jobs = [
         GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress, shared)
         for method in captured.methods
     ]
-    with BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes:
+    with BackgroundHashes(source.root, _read_files(source)) as hashes:
         return Opened(_source_files(source, captured, hashes, progress), tuple(jobs))
 
 
@@ -324,7 +324,7 @@ def _capture(
         *(request.tasks, request.size, request.batch, request.frames, request.tokens),
         *(arguments, sorted(split)),
     )
-    return shared.capture((source.root, repr(asked)), make)
+    return shared.capture((source.root, repr((source.spec, asked))), make)
 
 
 def _source_files(
@@ -333,7 +333,15 @@ def _source_files(
     """Component -> its weight files, hashed."""
     used = {method.component for method in captured.methods}
     parts = [c for c in source.modules if c.name in used]
-    return {c.name: tuple(hashes.record(file, progress) for file in c.weight_files) for c in parts}
+    return {
+        c.name: tuple(hashes.record(file, progress) for file in (*c.weight_files, *source.added))
+        for c in parts
+    }
+
+
+def _read_files(source: ModelSource) -> list[Path]:
+    """Every file that weights are made of."""
+    return [*source.added, *(file for c in source.modules for file in c.weight_files)]
 
 
 def _part(workspace: Workspace, key: str) -> Part:
@@ -405,7 +413,7 @@ def _pictures(
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         _loose_files(source, captured, Path(loose))
         job = pictures.Job(
-            model=str(source.root),
+            model=source.spec,
             variant=source.variant,
             loose=loose,
             root=str(root),
@@ -443,7 +451,8 @@ def _manifest(
         source=Source(
             id=request.model,
             revision=source.revision,
-            weights=tuple(record for records in sources.values() for record in records),
+            weights=tuple(dict.fromkeys(record for records in sources.values() for record in records)),
+            spec=_recorded(source, sources),
         ),
         pipelines=captured.pipelines,
         target=target.name,
@@ -493,10 +502,27 @@ def _manifest(
     )
 
 
+def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]) -> ModelSpec | None:
+    """What the model was made of, its adapters and embeddings with their hashes; None for a folder."""
+    if source.is_folder:
+        return None
+    hashes = {record.path: record.sha256 for records in sources.values() for record in records}
+
+    def hashed(item: Any) -> Any:
+        return item.model_copy(update={"sha256": hashes[record_path(source.root, Path(item.file))]})
+
+    return source.spec.model_copy(
+        update={
+            "adapters": tuple(map(hashed, source.spec.adapters)),
+            "embeddings": tuple(map(hashed, source.spec.embeddings)),
+        }
+    )
+
+
 def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
     """Writes what diffusers loads beside the modules: the index, schedulers, tokenizers, processors."""
     compiled = {method.component for method in captured.methods}
-    index = strict_json.loads(Folder(source.root).read(INDEX), str(source.root / INDEX))
+    index = strict_json.loads(source.files.read(INDEX), source.files.shown(INDEX))
     for component in source.components:
         if component.is_module:
             if component.name in captured.uncalled:
@@ -507,7 +533,7 @@ def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
             elif component.name not in compiled:
                 index[component.name] = [None, None]
             continue
-        for path, data in part_files(Folder(source.root), component.name):
+        for path, data in part_files(source.files, component.name):
             copy = folder / component.name / path
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)

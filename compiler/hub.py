@@ -35,11 +35,12 @@ def is_hub_id(name: str) -> bool:
     return True
 
 
-def fetch(model: str) -> Path:
+def fetch(model: str, weights: bool = True) -> Path:
     """The folder of a model of the hub in the user's cache; what is there already is not fetched again.
 
     Args:
         model: one that `is_hub_id`.
+        weights: its weights, too; without them its configurations and vocabularies alone.
 
     Raises:
         LatentcError: the hub or the way to it refuses, or a part of the model is not there; the message says which.
@@ -49,11 +50,13 @@ def fetch(model: str) -> Path:
     # httpx in one version of the hub's library, httpx2 in the next.
     client = import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
     kinds = (OSError, ValueError, ImportError, RuntimeError, client.HTTPError, client.InvalidURL)
+    patterns = [pattern for pattern in PATTERNS if weights or "safetensors" not in pattern]
     try:
-        root = Path(snapshot_download(model, allow_patterns=list(PATTERNS)))
+        root = Path(snapshot_download(model, allow_patterns=patterns))
     except kinds as error:
         raise _refusal(model, error) from error
-    _check_complete(model, root)
+    if weights:
+        _check_complete(model, root)
     return root
 
 

@@ -27,8 +27,8 @@ _MIXINS = ("diffusers.loaders", "transformers.integrations")
 _VERBS = ("load_", "unload_", "save_", "fuse_", "unfuse_", "add_", "set_", "enable_", "disable_", "delete_")
 
 HINT = (
-    "Save the model with it (LoRAs fused) and compile that; what the pipeline's own call takes is compiled by "
-    "--arg NAME=VALUE"
+    "Compile the model again with what is to be in it: --lora FILE, --embedding FILE, --component NAME=FOLDER; what the "
+    "pipeline's own call takes by --arg NAME=VALUE"
 )
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Methods that would put other weights into a module, beside those of adapters: a compiled one has none to change, and
 # a pipeline whose LoRA silently does nothing is worse than an error.
-WEIGHT_METHODS = ("load_state_dict", "save_pretrained")
+WEIGHT_METHODS = ("resize_token_embeddings", "load_state_dict", "save_pretrained")
 # Methods that move or cast a module, or trade its memory for time. Sessions have their device and precision already,
 # and a memory plan of their own.
 MOVE_METHODS = ("to", "cpu", "cuda", "float", "half", "bfloat16", "double")

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
+from compiler.capture import adapters
 from compiler.capture import modules as building
 from compiler.capture.arguments import STEPS_OF, Point, arguments, retries
 from compiler.capture.calls_before import call_before
@@ -30,7 +31,7 @@ from runtimes.assemble import assemble, required_components
 from runtimes.classes import class_path
 from runtimes.options import parameters, synonym
 from runtimes.visuals import has_frames
-from targets.graph.weights import Stored
+from targets.graph.weights import Origin
 
 # Sizes tried where neither the request nor the pipeline's own defaults tell one.
 _FALLBACK_SIZE = 512
@@ -66,7 +67,7 @@ class Capture:
     pipelines: dict[str, str]
     methods: tuple[Method, ...]
     classes: dict[str, str]
-    weights: dict[str, dict[str, Stored]]
+    weights: dict[str, dict[str, Origin]]
     residuals: dict[str, tuple[str, ...]]
     size: SizeRange
     batch: DimRange
@@ -125,12 +126,21 @@ def capture(
         except NotOneGraph as error:
             reasons[error.part] = error
         except LatentcError as error:
+            own = error.hint and not isinstance(error, _CannotRun)
+            if not reasons and source.spec.components and not own:
+                raise LatentcError(error.message, _of_components(source)) from error
             if not reasons:
                 raise
             first = next(iter(reasons.values()))
             raise LatentcError(
                 f"{first.message.removesuffix('.')}. In parts: {error.message}", error.hint
             ) from error
+
+
+def _of_components(source: ModelSource) -> str:
+    """What to do where the pipeline does not run with the components that it was given."""
+    places = ", ".join(f"{name}={place}" for name, place in source.spec.components.items())
+    return f"See whether they fit the model, one at a time: --component {places}"
 
 
 def _captured(
@@ -150,7 +160,7 @@ def _captured(
     left_out: list[LeftOut] = []
     built, weights = _modules(source, mode, progress, left_out, weightless)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
-    pipe = assemble(source.root, class_path(source.pipeline_class()), built)
+    pipe = assemble(source.files, class_path(source.pipeline_class()), built)
     run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
@@ -207,10 +217,10 @@ def _captured(
 
 def _modules(
     source: ModelSource, mode: FakeTensorMode, progress: Progress, left_out: list[LeftOut], weightless: bool
-) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Stored]]]:
+) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Origin]]]:
     optional = getattr(source.pipeline_class(), "_optional_components", [])
     built: dict[str, torch.nn.Module] = {}
-    weights: dict[str, dict[str, Stored]] = {}
+    weights: dict[str, dict[str, Origin]] = {}
     wanted = source.modules
     for number, component in enumerate(wanted):
         progress(Event(f"{component.name}: building without weights", number, len(wanted)))
@@ -223,7 +233,7 @@ def _modules(
         built[component.name] = building.build(component, mode)
         module = built[component.name]
         weights[component.name] = building.seeded(module) if weightless else building.bind(module, component)
-    return built, weights
+    return built, adapters.merged(source, weights, progress)
 
 
 @dataclass(frozen=True)

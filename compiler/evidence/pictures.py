@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.hashing import content_key
-from artifacts.manifest import Manifest, PictureEvidence
+from artifacts.manifest import Manifest, ModelSpec, PictureEvidence
 from artifacts.progress import Event, Progress
 from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
@@ -36,7 +36,7 @@ class Job(BaseModel):
     """What the other process needs: PyTorch's model, and the artifact-to-be.
 
     Attributes:
-        model: the diffusers folder; `variant` is that of its weight files ("fp16"), if they have one.
+        model: what it is made of; `variant` is that of a folder's weight files ("fp16"), if they have one.
         loose: a folder with the artifact's index, schedulers and tokenizers.
         root: what the manifest's paths are relative to.
         width, height: in pixels.
@@ -44,7 +44,7 @@ class Job(BaseModel):
         references: a folder that keeps what PyTorch drew for other jobs; empty for none.
     """
 
-    model: str
+    model: ModelSpec
     variant: str | None
     loose: str
     root: str
@@ -121,9 +121,9 @@ def compare(
 
 
 def _pytorch(job: Job) -> Any:
-    from runtimes import reference
+    from compiler.capture import materialized
 
-    return reference.load(job.model, job.manifest.pipelines[TASK], variant=job.variant).diffusers
+    return materialized.load(job.model, job.manifest.pipelines[TASK], variant=job.variant).diffusers
 
 
 def _types(job: Job) -> dict[str, str]:

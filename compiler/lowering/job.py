@@ -113,6 +113,7 @@ class GraphJob:
         return content_key(
             {
                 "weights": [record.sha256 for record in files[method.component]],
+                "spec": None if self.source.is_folder else self.source.spec.model_dump(),
                 "config": self.component.config.decode(),
                 "class": self.captured.classes[method.component],
                 "folder": method.folder,
@@ -174,7 +175,7 @@ class GraphJob:
         (building.folder / "config.json").write_bytes(self.component.config)
         evidence = compare(
             self.checker,
-            self.component,
+            self.source,
             self.method,
             building.folder / written.model_file,
             target=self.target.name,

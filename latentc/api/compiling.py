@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
 from artifacts.progress import Progress, silent
-from latentc.api import keywords
+from latentc.api import keywords, sources
 from latentc.api.keywords import Batch, File, Size
+from latentc.api.sources import Loras
 from latentc.api.tuning import tune
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def compile(
     rewrites: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
+    config: File | None = None,
+    components: Mapping[str, File] | None = None,
+    loras: Loras | None = None,
+    lora_partial: bool | None = None,
+    embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -55,7 +61,7 @@ def compile(
     What is None is as the command's default, or as in the request.
 
     Args:
-        model: a diffusers folder, a hub id or a built-in name; or a whole `CompileRequest`.
+        model: a diffusers folder, a single file, a hub id or a built-in name; or a whole `CompileRequest`.
         out: the artifact's folder; it appears when all is done.
         target: a name that `targets` lists.
         precision: in which weights are stored: "fp32", "fp16" or "bf16".
@@ -75,6 +81,11 @@ def compile(
         rewrites: names of exact rewrites, or "none".
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
+        config: of a single file: a diffusers folder with its configuration.
+        components: other components by name: a folder, a file of weights, or "none".
+        loras: adapters that are merged into the weights: files, "FILE:0.8", or file -> weight.
+        lora_partial: leave tensors of an adapter that find no weight out.
+        embeddings: textual inversions: files, "FILE:TOKEN", or file -> token.
         force: replace an artifact that is at `out`.
         progress: told of what is under way.
         on_plan: told what will be done before the work starts.
@@ -111,6 +122,11 @@ def compile(
         rewrites=_joined(rewrites),
         options=keywords.texts(options),
         arguments=arguments,
+        config=None if config is None else str(config),
+        components=keywords.texts(components),
+        loras=sources.adapters(loras),
+        lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     with keywords.reporting(progress) as reported:
@@ -137,6 +153,11 @@ def auto(
     rewrites: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
+    config: File | None = None,
+    components: Mapping[str, File] | None = None,
+    loras: Loras | None = None,
+    lora_partial: bool | None = None,
+    embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -173,6 +194,11 @@ def auto(
         rewrites=_joined(rewrites),
         options=keywords.texts(options),
         arguments=arguments,
+        config=None if config is None else str(config),
+        components=keywords.texts(components),
+        loras=sources.adapters(loras),
+        lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     if request.quantize:

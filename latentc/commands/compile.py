@@ -37,6 +37,8 @@ Examples:
   latentc compile ./sd15 out --target onnxruntime --precision fp16 --size 256..1024 --batch 1..4
   latentc compile ./sdxl out --target openvino --quantize unet=int4,text_encoder=int8
   latentc compile shapes out --target tensorrt --gpu sm89,sm120
+  latentc compile ./model.safetensors out --target openvino --config ./sdxl
+  latentc compile ./sdxl out --target openvino --lora style.safetensors:0.8
   latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
   latentc compile out out-50 --rebuild --gpu sm120
 """,
@@ -184,6 +186,43 @@ Examples:
     help="Exact rewrites that make the graphs faster; docs/speed.md has the names and what each gains. "
     "[default: those that pay on the target]",
 )
+@click.option(
+    "--config",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Where MODEL is a single file: a diffusers folder of a model of its kind, whose configuration is taken. "
+    "[default: what diffusers takes, from the hub or its cache]",
+)
+@click.option(
+    "--component",
+    "components",
+    multiple=True,
+    type=NAME_VALUE,
+    metavar="NAME=FOLDER|FILE|none",
+    help="Another component in the place of the model's own: a component's folder, a file of its weights, or none to "
+    "leave it out. May be repeated.",
+)
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:WEIGHT]",
+    help="Merge a LoRA (or DoRA, LoHa, LoKr, full difference) into the weights; by component: "
+    "FILE:unet=0.8,text_encoder=0. May be repeated.",
+)
+@click.option(
+    "--lora-partial",
+    is_flag=True,
+    help="Leave tensors of a LoRA that find no weight in the model out, which is an error otherwise.",
+)
+@click.option(
+    "--embedding",
+    "embeddings",
+    multiple=True,
+    metavar="FILE[:TOKEN]",
+    help="Add a textual inversion: its token to the tokenizer, its vectors to the text encoder. May be repeated. "
+    "[default token: the file's own, or its name]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @click.option(
@@ -212,18 +251,23 @@ def command(
     save_recipe: str | None,
     rebuild: bool,
     rewrites: str,
+    config: str | None,
+    components: tuple[tuple[str, str], ...],
+    loras: tuple[str, ...],
+    lora_partial: bool,
+    embeddings: tuple[str, ...],
     dry_run: bool,
     force: bool,
     json_output: bool,
 ) -> None:
     """Compile MODEL for a target and publish the artifact at OUT.
 
-    MODEL is a diffusers folder, a hub id or the built-in model `shapes`. Its graphs are captured and exported
-    without loading a weight, the weights are then streamed into the artifact one tensor at a time, and each
-    component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that was
-    stopped continues with what it had finished.
+    MODEL is a diffusers folder, a single .safetensors file, a hub id or the built-in model `shapes`. Its graphs are
+    captured and exported without loading a weight, the weights are then streamed into the artifact one tensor at a
+    time, and each component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that
+    was stopped continues with what it had finished.
     """
-    from latentc.api import compiling, keywords
+    from latentc.api import compiling, keywords, sources
     from latentc.api.tuning import tune
     from latentc.progress import bars
 
@@ -252,6 +296,11 @@ def command(
         calibration=keywords.prompts(calibration),
         pictures=pictures,
         rewrites=rewrites,
+        config=config,
+        components=assignments(components, "--component"),
+        loras=sources.adapters(loras),
+        lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     if save_recipe is not None and not quantize:
