@@ -27,7 +27,7 @@ _MIXINS = ("diffusers.loaders", "transformers.integrations")
 _VERBS = ("load_", "unload_", "save_", "fuse_", "unfuse_", "add_", "set_", "enable_", "disable_", "delete_")
 
 HINT = (
-    "Compile the model again with what is to be in it: --lora FILE, --embedding FILE, --component NAME=FOLDER; what the "
+    "Compile it again with what is to be in it: --lora FILE, --embedding FILE, --component NAME=FOLDER; what the "
     "pipeline's own call takes by --arg NAME=VALUE"
 )
 
