@@ -71,7 +71,7 @@ def test_what_was_not_set_at_the_compile_is_refused_by_the_call_that_sets_it(
     with torch.no_grad(), pytest.raises(UsageError, match="'unet' is compiled") as caught:
         CHANGES[name](unet)
     assert "\n" not in caught.value.message
-    assert "compile that" in caught.value.hint
+    assert "--lora FILE" in caught.value.hint
     draw(unet)  # Nothing of it is left.
 
 
