@@ -140,8 +140,7 @@ def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch
         requirements = replace(MadeUp.requirements, tolerance={"fp32": 2e-3})
 
     def key(sha="a" * 64, config="{}", **changes) -> str:
-        (tmp_path / "config.json").write_text(config)
-        component = SimpleNamespace(name="unet", folder=tmp_path)
+        component = SimpleNamespace(name="unet", folder=tmp_path, config=config.encode())
         made = job(
             **{
                 "target": Built(),
