@@ -25,6 +25,8 @@ from compiler.capture.tasks import own_task, pipeline_for
 from compiler.source import ModelSource
 from runtimes.assemble import assemble, required_components
 from runtimes.classes import class_path
+from runtimes.limits import sized_within
+from runtimes.parts import pads_to_no_length
 from targets.graph.weights import Stored
 
 # Sizes tried where neither the request nor the pipeline's own defaults tell one.
@@ -133,7 +135,7 @@ def _captured(
     run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
-        size = size or run.default_size(pipe)
+        size = size or _default_size(run, pipe, source)
         points = _points(size, batch)
         try:
             run.all(pipelines, points)
@@ -174,6 +176,18 @@ def _captured(
     )
 
 
+def _default_size(run: _Runner, pipe: Any, source: ModelSource) -> SizeRange:
+    """`_Runner.default_size`, of a model whose own size may be enormous."""
+    configs = {
+        str(c.folder / "config.json"): c.config
+        for c in source.modules
+        if (c.folder / "config.json").is_file()
+    }
+    what = f"{type(pipe).__name__} makes pictures of a size that is too large, where it is told none"
+    with sized_within(what, _LARGEST_SIZED, configs, "Correct that file, or give the size: --size WxH"):
+        return run.default_size(pipe)
+
+
 def _modules(
     source: ModelSource, mode: FakeTensorMode, progress: Progress, notes: list[str], weightless: bool
 ) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Stored]]]:
@@ -194,6 +208,10 @@ def _modules(
         module = built[component.name]
         weights[component.name] = building.seeded(module) if weightless else building.bind(module, component)
     return built, weights
+
+
+_LARGEST_SIZED = 1 << 30
+"""Bytes of the noise of one picture or video of a size that nobody asked for."""
 
 
 class _Runner:
@@ -244,6 +262,12 @@ class _Runner:
                 failures.append(error)
                 del self.recorder.calls[before:]
         first = failures[0]
+        if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
+            raise LatentcError(
+                f"{type(pipe).__name__} pads prompts to the model_max_length of '{name}', which has none.",
+                f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
+                '(e.g. "model_max_length": 77).',
+            ) from first
         raise _CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
             f"{type(first).__name__}: {first}",
