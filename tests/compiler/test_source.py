@@ -189,7 +189,9 @@ def files_of(root: Path, *names: str) -> tuple[str, ...]:
     place.mkdir(parents=True)
     for name in names:
         (place / name).touch()
-    return tuple(p.name for p in ComponentSource("unet", "diffusers", "X", place).weight_files)
+    return tuple(
+        p.name for p in ComponentSource("unet", "diffusers", "UNet2DConditionModel", place).weight_files
+    )
 
 
 def test_which_files_are_read(tmp_path):
