@@ -61,6 +61,21 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     assert message.startswith(f"the disk of {tmp_path} is full: ")
 
 
+def test_the_full_disk_of_a_copy_is_the_one_that_it_writes_to(tmp_path: Path) -> None:
+    """shutil names the file that it reads first."""
+    error = OSError(errno.ENOSPC, "No space left on device", "/read/a.bin", None, str(tmp_path / "b.bin"))
+    assert said(error).message.startswith(f"the disk of {tmp_path} is full: ")
+    with (
+        pytest.raises(LatentcError) as full,
+        Workspace(tmp_path / "out") as workspace,
+        workspace.build("0" * 64),
+    ):
+        raise OSError(
+            errno.ENOSPC, "No space left on device", "/read/a.bin", None, str(workspace.out / "b.bin")
+        )
+    assert f"the disk of {tmp_path} is full" in full.value.message
+
+
 def test_a_full_temporary_folder_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(foreseen, "free_bytes", lambda path: 0)
@@ -135,18 +150,23 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "every"),
     [
-        "rename",
-        *(pytest.param(c, marks=pytest.mark.slow) for c in ("replace", "fsync", "mkdir", "unlink", "lstat")),
+        ("rename", 1),
+        *(
+            pytest.param(call, every, marks=pytest.mark.slow)
+            for call, every in (("replace", 1), ("fsync", 3), ("mkdir", 3), ("unlink", 1), ("lstat", 7))
+        ),
     ],
 )
 def test_whatever_call_fails_is_a_message_and_the_next_run_is_right(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, every: int
 ) -> None:
+    """Where there are many calls, one in `every` of them fails."""
     out, log = tmp_path / "out", tmp_path / "log"
-    for at in range(200):
-        failing = Failing(call, at, (errno.EIO, errno.EMFILE, errno.EACCES)[at % 3], tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # No power is cut here.
+    for at in range(0, 200, every):
+        failing = Failing(call, at, (errno.EIO, errno.EMFILE, errno.EACCES)[at // every % 3], tmp_path)
         with monkeypatch.context() as patched:
             patched.setattr(os, call, failing)
             with suppress(LatentcError):
