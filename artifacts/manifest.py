@@ -15,6 +15,8 @@ SCHEMA_VERSION = 3
 DIGEST_SCHEMA = 3
 """The first schema version whose files carry a digest of themselves (`artifacts.manifest_digest`)."""
 MANIFEST_NAME = "latentc.json"
+SIGNATURE_NAME = "latentc.sig"
+"""Of the signature, beside the manifest, which does not list it (`artifacts.signature`)."""
 
 # A manifest may name classes (of pipelines, modules and outputs) of these libraries and of no other.
 TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
@@ -331,6 +333,9 @@ class Manifest(Record):
     """SHA-256 (`artifacts.manifest_digest`) of the manifest's file; empty before it is published, and in files of
     earlier versions."""
     source: Source
+    parent: str = ""
+    """`digest` of the artifact that this one was rebuilt from; empty for one that was compiled, and where that one had
+    none."""
     pipelines: dict[str, str]
     """Task ("text-to-image") -> class path of the diffusers pipeline that does it."""
     target: str

@@ -101,6 +101,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
             graphs = tuple(GraphRecord.model_validate(part.meta["graph"]) for part in parts if part)
             return manifest.model_copy(
                 update={
+                    "parent": manifest.digest,
                     "options": dict(manifest.options)
                     | dataclasses.asdict(options)
                     | _applied(target, manifest),
