@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentc.api.listing import TargetInfo, targets
     from latentc.api.measuring import bench
     from latentc.api.reading import ModelSummary, Verification, inspect, verify
+    from latentc.api.sharing import sign
     from runtimes.meter import Cancelled
     from runtimes.pipeline import Pipeline, load
     from runtimes.result import Result
@@ -57,6 +58,7 @@ __all__ = [
     "inspect",
     "load",
     "rebuild",
+    "sign",
     "targets",
     "verify",
 ]
@@ -91,6 +93,7 @@ _EXPORTS = {
     "inspect": "latentc.api.reading:inspect",
     "load": "runtimes.pipeline:load",
     "rebuild": "latentc.api.compiling:rebuild",
+    "sign": "latentc.api.sharing:sign",
     "targets": "latentc.api.listing:targets",
     "verify": "latentc.api.reading:verify",
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from artifacts import engines
+from artifacts import engines, signature
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
@@ -37,6 +37,7 @@ def load(
     progress: Progress = silent,
     compute: str = "auto",
     trust_engines: bool = False,
+    require_signature: str | Path | None = None,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -54,14 +55,18 @@ def load(
             fp32 where an artifact's weights are stored in it, or a graph was measured to fail in another.
         trust_engines: let engines of GPUs run, which are code, whoever made them. Those that this user compiled on this
             machine run without.
+        require_signature: the public key (a PEM file) that the artifact must be signed with, in its `latentc.sig`.
+            Engines that it covers run.
 
     Raises:
-        LatentcError: the artifact is damaged, holds engines that are not trusted, or needs a library or device that
-            is not here.
+        LatentcError: the artifact is damaged, not signed with the key that is required, holds engines that are not
+            trusted, or needs a library or device that is not here.
         UsageError: it has no such task, or the device does not have the type to compute in.
     """
     artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
     manifest, files = artifact.manifest, Pinned(artifact)
+    if require_signature is not None:
+        signature.check(artifact, Path(require_signature))
     tasks = list(manifest.pipelines)
     chosen = tasks[0] if task is None else task
     if chosen not in manifest.pipelines:
@@ -70,7 +75,7 @@ def load(
             f"Compile it in: latentc compile MODEL OUT --task {chosen}",
         )
     if getattr(sessions.get(manifest.target), "runs_code", False):
-        _check_engines(artifact, trust_engines)
+        _check_engines(artifact, trust_engines or require_signature is not None)
     graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files)
 

@@ -123,6 +123,12 @@ Examples:
     help="A parameter of the pipeline's own, its value as JSON or plain text. May be repeated.",
 )
 @trust_engines_option
+@click.option(
+    "--require-signature",
+    type=click.Path(),
+    metavar="KEY",
+    help="Draw only where the artifact is signed with this public key (a PEM file); engines that it covers run.",
+)
 @click.option("--json", "json_output", is_flag=True, help="Print files, seeds and timings as JSON.")
 def command(
     artifact: str,
@@ -143,6 +149,7 @@ def command(
     device: str,
     compute: str,
     arguments: tuple[tuple[str, str], ...],
+    require_signature: str | None,
     json_output: bool,
 ) -> None:
     """Draw what each PROMPT says with the pipeline in ARTIFACT.
@@ -182,7 +189,14 @@ def command(
     warnings = Warnings()
     with (
         bars() as progress,
-        load(artifact, device=device, task=task, progress=progress, compute=compute) as pipeline,
+        load(
+            artifact,
+            device=device,
+            task=task,
+            progress=progress,
+            compute=compute,
+            require_signature=require_signature,
+        ) as pipeline,
     ):
         if pipeline.note:
             click.echo(f"Note: {pipeline.note}", err=True)

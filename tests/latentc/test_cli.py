@@ -48,7 +48,8 @@ def test_a_wrong_command_suggests_the_nearest(latentc):
 
 def test_a_command_like_no_other_lists_them_all(latentc):
     assert (
-        "There are: compile, generate, grid, bench, inspect, verify, targets, graph." in latentc("xyzzy").err
+        "There are: compile, generate, grid, bench, inspect, verify, sign, targets, graph."
+        in latentc("xyzzy").err
     )
 
 
