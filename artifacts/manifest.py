@@ -315,10 +315,18 @@ class Recipe(Record):
 
 
 class Source(Record):
-    """Where the model came from; `weights` holds every weight file that was read."""
+    """Where the model came from.
+
+    Attributes:
+        id: as it was asked for: a folder, a hub id or a built-in name.
+        revision: the hub's commit; else empty.
+        license: as the model's own card names it ("apache-2.0", "openrail++"); empty where it names none.
+        weights: every weight file that was read.
+    """
 
     id: str
     revision: str = ""
+    license: str = ""
     weights: tuple[FileRecord, ...]
 
 

@@ -385,6 +385,7 @@ def _manifest(
         source=Source(
             id=request.model,
             revision=source.revision,
+            license=source.license,
             weights=tuple(record for records in sources.values() for record in records),
         ),
         pipelines=captured.pipelines,

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from artifacts import paths, strict_json
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
+from artifacts.hub import is_hub_id
 from artifacts.safetensors_header import Entry, read_header
 from compiler import hub
 from runtimes.assemble import INDEX
@@ -193,6 +194,11 @@ class ModelSource:
     config: Mapping[str, Any]
 
     @property
+    def license(self) -> str:
+        """What the model's card names ("apache-2.0"); empty where it names none."""
+        return hub.license_of(self.root)
+
+    @property
     def modules(self) -> tuple[ComponentSource, ...]:
         """The components that are torch modules."""
         return tuple(c for c in self.components if c.is_module)
@@ -271,7 +277,7 @@ def open_model(model: str) -> ModelSource:
             f"{model} is a file; a model is a diffusers folder, which has a model_index.json.",
             "Convert it once: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
         )
-    if model.startswith((".", "/", "~")) or not hub.is_hub_id(model):
+    if model.startswith((".", "/", "~")) or not is_hub_id(model):
         known = ", ".join(builtin_models()) or "none"
         raise LatentcError(
             f"there is no model '{model}': no such folder, no built-in model (there are: {known}) and no hub id.",

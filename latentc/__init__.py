@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from latentc.api.listing import TargetInfo, targets
     from latentc.api.measuring import bench
     from latentc.api.reading import ModelSummary, Verification, inspect, verify
-    from latentc.api.sharing import sign
+    from latentc.api.sharing import Pushed, bom, push, sign
     from runtimes.meter import Cancelled
     from runtimes.pipeline import Pipeline, load
     from runtimes.result import Result
@@ -42,6 +42,7 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "Progress",
+    "Pushed",
     "RebuildRequest",
     "Recipe",
     "Result",
@@ -52,11 +53,13 @@ __all__ = [
     "__version__",
     "auto",
     "bench",
+    "bom",
     "compile",
     "graph_check",
     "graph_snapshot",
     "inspect",
     "load",
+    "push",
     "rebuild",
     "sign",
     "targets",
@@ -78,6 +81,7 @@ _EXPORTS = {
     "Outcome": "bench.run:Outcome",
     "Pipeline": "runtimes.pipeline:Pipeline",
     "Progress": "artifacts.progress:Progress",
+    "Pushed": "latentc.api.sharing:Pushed",
     "RebuildRequest": "compiler.rebuild:RebuildRequest",
     "Recipe": "artifacts.manifest:Recipe",
     "Result": "runtimes.result:Result",
@@ -87,11 +91,13 @@ _EXPORTS = {
     "Verification": "latentc.api.reading:Verification",
     "auto": "latentc.api.compiling:auto",
     "bench": "latentc.api.measuring:bench",
+    "bom": "latentc.api.sharing:bom",
     "compile": "latentc.api.compiling:compile",
     "graph_check": "latentc.api.graphs:graph_check",
     "graph_snapshot": "latentc.api.graphs:graph_snapshot",
     "inspect": "latentc.api.reading:inspect",
     "load": "runtimes.pipeline:load",
+    "push": "latentc.api.sharing:push",
     "rebuild": "latentc.api.compiling:rebuild",
     "sign": "latentc.api.sharing:sign",
     "targets": "latentc.api.listing:targets",

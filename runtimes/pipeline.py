@@ -10,6 +10,7 @@ from artifacts import engines, signature
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
+from artifacts.hub_artifacts import located
 from artifacts.manifest import Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
@@ -45,7 +46,8 @@ def load(
     after `load` is an error when it is used.
 
     Args:
-        path: the artifact's folder.
+        path: the artifact's folder; or, as a text, ``owner/name[@REVISION]`` of the Hugging Face hub, where there is no
+            such folder. It is fetched once for each commit, verified, and kept in the cache folder.
         device: one that `latentc targets` lists for the artifact's target, or "auto".
         task: one of the artifact's, or None for its first.
         cache: keep compiled graphs between starts, and which files were verified, in $LATENTC_CACHE or the user's
@@ -59,11 +61,13 @@ def load(
             Engines that it covers run.
 
     Raises:
-        LatentcError: the artifact is damaged, not signed with the key that is required, holds engines that are not
-            trusted, or needs a library or device that is not here.
+        LatentcError: the artifact is damaged, cannot be fetched, is not signed with the key that is required, holds
+            engines that are not trusted, or needs a library or device that is not here.
         UsageError: it has no such task, or the device does not have the type to compute in.
     """
-    artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
+    artifact = open_artifact(
+        located(path, progress), progress=progress, memory=cache_dir() / "verified" if cache else None
+    )
     manifest, files = artifact.manifest, Pinned(artifact)
     if require_signature is not None:
         signature.check(artifact, Path(require_signature))

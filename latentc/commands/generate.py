@@ -42,6 +42,7 @@ Examples:
   latentc generate out "a large red circle at the left on a blue background" -o out.png
   latentc generate out --prompts prompts.txt -o "pictures/{index:03}.png" --seed 7
   latentc generate out "a photo of a cat" --image photo.png --strength 0.6 -o out.png
+  latentc generate owner/name@main "a photo of a cat" --require-signature PUBLIC.pem
 """,
 )
 @click.argument("artifact", type=click.Path())
@@ -152,13 +153,15 @@ def command(
     require_signature: str | None,
     json_output: bool,
 ) -> None:
-    """Draw what each PROMPT says with the pipeline in ARTIFACT.
+    """Draw what each PROMPT says with the pipeline in ARTIFACT: a folder, or owner/name[@REVISION] of the
+    Hugging Face hub, which is fetched once and verified.
 
     Every prompt is drawn from the same seed; picture number i of one prompt has the seed plus i. The PNG
     files carry what made them as text.
     """
     from pathlib import Path
 
+    from artifacts.hub_artifacts import located
     from artifacts.reading import read_manifest
     from latentc import pictures, show
     from latentc.progress import bars
@@ -178,10 +181,10 @@ def command(
         raise click.UsageError("--strength needs --image: the picture to start from.")
     start = None if image is None else pictures.read(Path(image), "RGB")
     holes = None if mask is None else pictures.read(Path(mask), "L")
+    with bars() as progress:
+        folder = located(artifact, progress)
     if task is None:
-        task = choose_task(
-            read_manifest(Path(artifact).absolute()).pipelines, image is not None, mask is not None
-        )
+        task = choose_task(read_manifest(folder.absolute()).pipelines, image is not None, mask is not None)
 
     from runtimes.pipeline import load
 
@@ -190,7 +193,7 @@ def command(
     with (
         bars() as progress,
         load(
-            artifact,
+            folder,
             device=device,
             task=task,
             progress=progress,
