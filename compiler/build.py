@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
 from artifacts import memory, strict_json
 from artifacts.contents import Folder
+from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import BackgroundHashes
 from artifacts.manifest import (
@@ -428,7 +428,7 @@ def _manifest(
         graphs=tuple(record for record, _ in graphs.values()),
         files=files,
         toolchain=toolchain(target, *(choice_of(recipe, method) for method in captured.methods)),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=created_now(),
     )
 
 

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.cache import cache_dir
+from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import Evidence, FileRecord, GraphRecord, Manifest, PictureEvidence
@@ -109,7 +109,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                     "files": records,
                     "pictures": _earlier_pictures(manifest),
                     "toolchain": manifest.toolchain | dict(target.toolchain()),
-                    "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    "created": created_now(),
                 }
             )
 
