@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -82,6 +83,46 @@ def check_not_pointer(data: bytes, file: Path) -> None:
             f"{file} is a pointer of git-lfs and not the file itself.",
             "Fetch what it stands for, in the model's folder: git lfs install && git lfs pull",
         )
+
+
+class Overlay:
+    """Other files with some in the places of theirs."""
+
+    def __init__(
+        self, base: Contents, files: Mapping[str, bytes], folders: Mapping[str, Path] | None = None
+    ) -> None:
+        """
+        Args:
+            base: what the rest is read from.
+            files: path -> content.
+            folders: folder -> the folder on disk that stands for it.
+        """
+        self._base, self._files = base, dict(files)
+        self._folders = {name: Folder(path) for name, path in (folders or {}).items()}
+
+    @property
+    def verified(self) -> bool:
+        """See `Contents`."""
+        return self._base.verified
+
+    def shown(self, path: str) -> str:
+        """See `Contents`."""
+        top, _, rest = path.partition("/")
+        return self._folders[top].shown(rest) if top in self._folders else self._base.shown(path)
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """See `Contents`."""
+        own = {path for path in self._files if path.startswith(f"{folder}/")}
+        if folder in self._folders:
+            return tuple(sorted(own | {f"{folder}/{path}" for path in self._folders[folder].names(".")}))
+        return tuple(sorted(own | set(self._base.names(folder))))
+
+    def read(self, path: str) -> bytes:
+        """See `Contents`."""
+        if path in self._files:
+            return self._files[path]
+        top, _, rest = path.partition("/")
+        return self._folders[top].read(rest) if top in self._folders else self._base.read(path)
 
 
 def contents(root: Path | Contents) -> Contents:

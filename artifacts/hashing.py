@@ -48,19 +48,23 @@ def digest(stream: BinaryIO, expected: int, advance: Callable[[int], None] | Non
     return sha.hexdigest(), size
 
 
+def record_path(root: Path, path: Path) -> str:
+    """A file's path in records: relative to `root`, or whole where it is not in it."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
+
+
 def file_record(root: Path, path: Path, progress: Progress = silent) -> FileRecord:
     """The record of one file: its path relative to `root`, its SHA-256 and its size, in one streaming read.
 
     Args:
         root: the folder that the record's path starts from.
-        path: the file, in `root`.
+        path: the file.
         progress: told of big files (`REPORTED`), in bytes.
 
     Raises:
-        ValueError: `path` is not in `root`.
         OSError: the file cannot be read.
     """
-    name = path.relative_to(root).as_posix()
+    name = record_path(root, path)
     total = path.stat().st_size
     done = 0
 
@@ -84,7 +88,7 @@ class BackgroundHashes:
         """
         Args:
             root: the folder that the records' paths start from.
-            files: in `root`; hashed in this order.
+            files: hashed in this order.
         """
         self._stop = threading.Event()
         self._events: dict[Path, Event] = {}

@@ -227,7 +227,8 @@ class MethodRecord(Record):
 
     `arguments` are by the method's own parameter names, defaults filled in. `state` is what the pipeline had set on
     the module for the call, by its path there ("mid_block.attn1.processor"); an object's items are its attributes. A
-    call of a module on which something else is set does not fit.
+    call of a module on which something else is set does not fit. `other_result` is what comes back where the call's
+    `return_dict` is the other of its two values; None where that is not known.
     """
 
     method: str
@@ -235,6 +236,7 @@ class MethodRecord(Record):
     result: Tree
     graph: str
     state: dict[str, Tree] = {}
+    other_result: Tree | None = None
 
 
 class ComponentRecord(Record):
@@ -288,6 +290,92 @@ class PictureEvidence(Record):
         return {name: value for name, value in data.items() if name not in drawn}
 
 
+class PipelineEvidence(Record):
+    """A small picture of a few steps, drawn by the artifact's pipeline and by PyTorch's from the same seed.
+
+    Attributes:
+        task: one of the artifact's.
+        check: "not measured" where `reason` says why.
+        compute, device: what the graphs were computed in, and where.
+        width, height, steps: what was drawn.
+        error: ``||picture - PyTorch's|| / ||PyTorch's||`` of the pipeline's own call.
+        tolerance: the limit that `error` was held to.
+        calls: how many calls of components were compared.
+        loop: the largest such error of what `generate` gives to components and of its picture, where components give
+            back what PyTorch's did; None where `reason` says why.
+    """
+
+    task: str
+    check: Literal["quick", "full", "not measured"]
+    compute: str = ""
+    device: str = ""
+    width: int = 0
+    height: int = 0
+    steps: int = 0
+    error: Share | None = None
+    tolerance: Share | None = None
+    calls: int = 0
+    loop: Share | None = None
+    reason: str = ""
+
+
+class LeftOut(Record):
+    """A component of the model that the artifact does not have, its class, and why."""
+
+    name: str
+    class_name: str
+    reason: str
+
+
+class ForecastRun(Record):
+    """Pictures with steps that are forecast beside the same artifact's with all calls made, from the same seeds.
+
+    Attributes:
+        scheduler: as `generate` takes it; empty for the model's own.
+        prompts, steps, guidance, width, height: what was drawn.
+        compute, device: what the graphs were computed in, and on.
+        calls, calls_made: timesteps of all pictures, and those for which the denoiser was called.
+        psnr, worst_psnr, ssim, worst_ssim: as in `PictureEvidence`.
+        seconds, seconds_unaccelerated: medians of a picture's.
+    """
+
+    scheduler: str = ""
+    prompts: int
+    steps: int
+    guidance: float | None = None
+    width: int
+    height: int
+    compute: str
+    device: str
+    calls: int
+    calls_made: int
+    psnr: Figure
+    worst_psnr: Figure
+    ssim: Figure
+    worst_ssim: Figure
+    seconds: Share
+    seconds_unaccelerated: Share
+
+
+class Forecast(Record):
+    """How far forecasts of a denoiser's outputs may be off, chosen by pictures.
+
+    Attributes:
+        tolerance: what ``accelerate="auto"`` is (`runtimes.forecast.Forecaster`).
+        min_psnr: dB that the mean was held to; the worst picture to `worst_psnr_below` dB less.
+        tuned_on, verified_on: SHA-256 of the prompts, one on each line; no prompt is in both.
+        tuning, verification: what was measured on them with that tolerance, for each scheduler and number of steps.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    min_psnr: Figure
+    worst_psnr_below: Figure
+    tuned_on: str
+    verified_on: str
+    tuning: tuple[ForecastRun, ...]
+    verification: tuple[ForecastRun, ...]
+
+
 class RecipeRule(Record):
     """Weights whose key matches the shell-like pattern `match` take `scheme`; "none" leaves them as they are."""
 
@@ -314,6 +402,50 @@ class Recipe(Record):
     components: dict[str, RecipeComponent]
 
 
+class Adapter(Record):
+    """A file of differences (a LoRA and its kin) that is added to a model's weights.
+
+    Attributes:
+        file: its path.
+        weight: what the differences are multiplied by.
+        components: other weights by component ("text_encoder": 0.0).
+        sha256: of the file that was merged; empty before that.
+    """
+
+    file: str
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    components: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    sha256: str = ""
+
+
+class Embedding(Record):
+    """A file with a textual inversion: what its token means. `token` is empty where the file names it."""
+
+    file: str
+    token: str = ""
+    sha256: str = ""
+
+
+class ModelSpec(Record):
+    """What a model is made of, where that is more than its folder.
+
+    Attributes:
+        model: a diffusers folder, a single file, a built-in name or a hub id.
+        config: of a single file: a folder with the configuration of each component; empty for what diffusers infers.
+        components: a component's other folder or file, or "none" to leave it out, by name.
+        adapters: merged into the weights, in this order.
+        partial: whether tensors of an adapter that find no weight are left out, and not an error.
+        embeddings: tokens that are added.
+    """
+
+    model: str
+    config: str = ""
+    components: dict[str, str] = {}
+    adapters: tuple[Adapter, ...] = ()
+    partial: bool = False
+    embeddings: tuple[Embedding, ...] = ()
+
+
 class Source(Record):
     """Where the model came from.
 
@@ -322,12 +454,14 @@ class Source(Record):
         revision: the hub's commit; else empty.
         license: as the model's own card names it ("apache-2.0", "openrail++"); empty where it names none.
         weights: every weight file that was read.
+        spec: what it was made of where that is more than a folder; None for a folder.
     """
 
     id: str
     revision: str = ""
     license: str = ""
     weights: tuple[FileRecord, ...]
+    spec: ModelSpec | None = None
 
 
 class Manifest(Record):
@@ -356,8 +490,15 @@ class Manifest(Record):
     """What `--quantize` became for this model; None for nothing."""
     pictures: tuple[PictureEvidence, ...] = ()
     """What was measured of a quantized model's pictures, for each type; none where nothing was to be."""
+    pipeline_evidence: tuple[PipelineEvidence, ...] = ()
+    """What was measured of each task as a whole; none in artifacts from before there was such a check."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Components of the model that no graph stands for."""
+    forecast: Forecast | None = None
+    """What `--accelerate auto` is, and what was measured of it; None where it was not tuned."""
     sizes: dict[str, DimRange]
-    """Declared ranges of "height", "width" (pixels) and "batch" (images)."""
+    """Declared ranges of "height", "width" (pixels), "batch" (images or videos), of videos "frames", and, where it has
+    one, "tokens" (of the text)."""
     components: tuple[ComponentRecord, ...]
     graphs: tuple[GraphRecord, ...]
     files: tuple[FileRecord, ...]

@@ -13,17 +13,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from artifacts import paths, strict_json
 from artifacts.disk import remove_tree, sync_file, sync_folder, sync_folders, write_synced
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import file_record
+from artifacts.lock import OutLock
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
 from artifacts.manifest_digest import with_digest
-from artifacts.parts import Layout, Part, drop_unfinished, read_part
+from artifacts.parts import Layout, Part, drop_unfinished, has_parts, read_part
 from artifacts.progress import Progress
-from artifacts.reading import check_manifest, parse_manifest
+from artifacts.reading import check_manifest, parse_manifest, read_manifest
 
 MakeManifest = Callable[[tuple[FileRecord, ...]], Manifest]
 MakeExtra = Callable[[Path], None]
@@ -115,13 +117,60 @@ def stage(
     manifest = make_manifest(tuple(files))
     if sorted(manifest.files, key=lambda record: record.path) != files:
         raise ValueError("the manifest does not list the files that it was given")
-    text = with_digest(manifest)
-    check_manifest(parse_manifest(text, MANIFEST_NAME), MANIFEST_NAME)
-    write_synced(layout.stage / MANIFEST_NAME, text)
+    write_manifest(layout.stage, manifest)
     for name, part in parts.items():
         for record in part.files:
             _move(part.folder / record.path, layout.stage / name / record.path)
     sync_folders(layout.stage)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest into a folder, in place of one that is there.
+
+    Raises:
+        LatentcError: it is not one that could be opened.
+    """
+    text = with_digest(manifest)
+    check_manifest(parse_manifest(text, MANIFEST_NAME), MANIFEST_NAME)
+    write_synced(folder / MANIFEST_NAME, text)
+
+
+def replace_manifest(root: Path, old: Manifest, new: Manifest) -> None:
+    """Gives a published artifact another manifest, of the same files, by one rename.
+
+    Args:
+        root: the artifact's folder.
+        old: the manifest that the new one was made of.
+
+    Raises:
+        LatentcError: the artifact has another manifest by now, a compile is writing it, or the system refuses.
+        ValueError: the new one lists other files.
+    """
+    if new.files != old.files:
+        raise ValueError("another manifest of an artifact lists the same files")
+    layout = Layout(Path(os.path.abspath(root)))
+    lock = OutLock(layout.out, layout.work)
+    lock.acquire()
+    try:
+        if read_manifest(layout.out) != old:
+            raise LatentcError(
+                f"{layout.out} was compiled anew meanwhile; what was measured is of the one before.",
+                "Run the same command again.",
+            )
+        remove_tree(layout.stage)
+        layout.stage.mkdir()
+        write_manifest(layout.stage, new)
+        os.replace(layout.stage / MANIFEST_NAME, layout.out / MANIFEST_NAME)
+        sync_folder(layout.out)
+    except OSError as error:
+        raise LatentcError(
+            f"{layout.out / MANIFEST_NAME} cannot be written: {error.strerror or error}.",
+            "Make the artifact's folder writable, or copy it to one that is.",
+        ) from error
+    finally:
+        with suppress(OSError):
+            remove_tree(layout.stage)
+        lock.release(remove=not has_parts(layout))
 
 
 def _loose_files(root: Path, progress: Progress) -> list[FileRecord]:

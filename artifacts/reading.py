@@ -103,7 +103,11 @@ def read_manifest(root: Path) -> Manifest:
             f"{root} is no latentc artifact: there is no {MANIFEST_NAME} in it.", compile_first
         ) from None
     if paths.is_link(info) or not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
-        raise LatentcError(f"{path} is not a plain file (a link or a device).")
+        raise LatentcError(
+            f"{path} is not a plain file (a link or a device), as in the hub's cache; an artifact is drawn with from "
+            "plain files, which are verified.",
+            f"Get them: hf download OWNER/NAME --local-dir DIR, or copy what the links lead to: cp -rL {root} DIR",
+        )
     if info.st_size > MAX_MANIFEST:
         raise LatentcError(f"{path} has {info.st_size} bytes; a manifest has at most {MAX_MANIFEST}.")
     try:
@@ -248,7 +252,8 @@ def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
                     f"{at}.methods.{j}.graph",
                     f"there is no graph with the folder {paths.shown(method.graph)}",
                 )
-            for tree in (*method.arguments.values(), method.result):
+            others = () if method.other_result is None else (method.other_result,)
+            for tree in (*method.arguments.values(), method.result, *others):
                 for path in _class_paths(tree):
                     yield from _class_faults(f"{at}.methods.{j}", path)
 

@@ -103,6 +103,34 @@ def _open(path: Path) -> BinaryIO:
     return stream
 
 
+# The first bytes of files that are often named .safetensors, and what they are.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"PK", "a pickle of PyTorch (a zip archive), which can run any code when it is read"),
+    (b"\x80", "a pickle, which can run any code when it is read"),
+    (b"GGUF", "a GGUF file"),
+)
+
+
+def require_safetensors(path: Path) -> None:
+    """Refuses a file that is of another known format, by its first bytes.
+
+    Raises:
+        LatentcError: it is, or cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError as error:
+        raise LatentcError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for magic, kind in _OTHERS:
+        # A safetensors file starts with the length of its header, whose first byte follows.
+        if start.startswith(magic) and start[8:9] != b"{":
+            raise LatentcError(
+                f"{path} is {kind}; a safetensors file is needed.",
+                "Get it as safetensors, or convert it where you trust it.",
+            )
+
+
 def _entry(path: Path, key: str, info: Any, start: int) -> Entry:
     at = f"tensor {paths.shown(key)}"
     if not isinstance(info, dict) or info.keys() != {"dtype", "shape", "data_offsets"}:

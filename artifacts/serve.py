@@ -31,6 +31,11 @@ def main() -> None:
     serve(lambda: getattr(import_module(module), function)(*arguments))
 
 
+def fetch_no_kernels() -> None:
+    """bitsandbytes, which peft and diffusers import, fetches native code with this package when it is imported."""
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+
+
 def serve(make: Callable[[], Work]) -> None:
     """Answers jobs until standard input ends.
 
@@ -38,6 +43,7 @@ def serve(make: Callable[[], Work]) -> None:
         make: imports and makes what does the work; if it raises, that is the answer to every job.
     """
     global _answers
+    fetch_no_kernels()
     # A Ctrl-C reaches this process too; the process that asks answers it, and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries print to standard output now and then, and may read standard input: both are ours alone.

@@ -115,8 +115,8 @@ def _latents(pairs: Sequence[Pair], unlike: str) -> tuple[tuple[float | None, ..
 def _accuracy(ours: Sequence[Shot], texts: Sequence[str]) -> Measured:
     """Read back by the judge of the built-in model."""
     captions = prompts.captions(texts)
-    if captions is None:
-        return Measured(reason="only prompts in the words of `shapes` can be read back")
+    if captions is None or any(shot.image.ndim != 3 for shot in ours):
+        return Measured(reason="only pictures of prompts in the words of `shapes` can be read back")
     from PIL import Image
 
     from bench.reference.judge import prompt_accuracy

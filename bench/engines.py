@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtimes.generation import Generator
     from runtimes.pipeline import Pipeline
     from runtimes.reference import Reference
+    from runtimes.result import Result
 
 
 @dataclass
@@ -29,7 +30,7 @@ class ArtifactEngine:
     """An artifact in its session.
 
     Attributes:
-        device, compute: as `latentc generate` takes them.
+        device, compute, accelerate: as `latentc generate` takes them.
         task: one of the artifact's; None for its first.
     """
 
@@ -37,6 +38,7 @@ class ArtifactEngine:
     device: str = "auto"
     task: str | None = None
     compute: str = "auto"
+    accelerate: str = "auto"
 
     def prepare(self) -> None:
         import diffusers  # noqa: F401
@@ -56,7 +58,13 @@ class ArtifactEngine:
         from runtimes.pipeline import load
         from runtimes.sessions.common import threads
 
-        self._pipeline: Pipeline = load(self.path, device=self.device, task=self.task, compute=self.compute)
+        self._pipeline: Pipeline = load(
+            self.path,
+            device=self.device,
+            task=self.task,
+            compute=self.compute,
+            accelerate=self.accelerate,
+        )
         self._pipeline.open()
         self._latents = Latents(self._pipeline.diffusers)
         about = {"compute": summary(self._pipeline.computes)}
@@ -162,16 +170,22 @@ class Latents:
     def __init__(self, pipe: Any) -> None:
         self._found: list[np.ndarray] = []
         self._first: float | None = None
+        from runtimes.schedulers import watched
+
         scheduler = getattr(pipe, "scheduler", None)
         if callable(getattr(scheduler, "step", None)):
             # The class, not the instance: pipelines and `generate` copy schedulers.
             assert scheduler is not None
-            scheduler.__class__ = _watched(type(scheduler), self._keep)
+            scheduler.__class__ = watched(type(scheduler), self._keep)
 
-    def _keep(self, sample: np.ndarray) -> None:
+    def _keep(self, scheduler: Any, timestep: Any, result: Any) -> None:
+        sample = result[0]
+        if not hasattr(sample, "detach"):
+            return
         if not self._found:
             self._first = time.perf_counter()
-        self._found.append(sample)
+        # A copy: some schedulers and pipelines go on in place.
+        self._found.append(sample.detach().float().cpu().numpy().copy())
 
     def clear(self) -> None:
         """Before a new picture."""
@@ -191,22 +205,6 @@ class Latents:
         return np.stack(self._found)
 
 
-def _watched(cls: type, keep: Callable[[np.ndarray], None]) -> type:
-    """`cls` under its own name, whose `step` also hands the new sample to `keep`."""
-    inner: Any = getattr(cls, "step")  # noqa: B009
-
-    @functools.wraps(inner)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = inner(self, *args, **kwargs)
-        sample = result[0]
-        if hasattr(sample, "detach"):
-            # A copy: some schedulers and pipelines go on in place.
-            keep(sample.detach().float().cpu().numpy().copy())
-        return result
-
-    return type(cls.__name__, (cls,), {"__module__": cls.__module__, "step": step})
-
-
 def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:
     """One picture, with its latents and its times."""
     latents.clear()
@@ -222,25 +220,28 @@ def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:
     times = result.timings
     components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
     return Drawn(
-        _pixels(result.images),
+        _pixels(result),
         seconds,
         times.steps,
         components,
         latents.stacked(),
         latents.first_after(start),
+        None if result.calls is None else (result.calls.made, result.calls.of),
     )
 
 
-def _pixels(images: Sequence[Any]) -> np.ndarray:
-    """The first picture as uint8 [height, width, 3]."""
+def _pixels(result: Result) -> np.ndarray:
+    """The first picture as uint8 [height, width, 3], or the first video as [frames, height, width, 3]."""
     import numpy as np
 
-    if not images:
+    if result.frames:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in result.frames[0]])
+    if not result.images:
         raise LatentcError(
             "the pipeline returned no pictures, so there is nothing to compare.",
             "Bench the artifact of a whole pipeline, not of a prior.",
         )
-    return np.asarray(images[0].convert("RGB"))
+    return np.asarray(result.images[0].convert("RGB"))
 
 
 ENGINES: dict[str, Any] = {"artifact": ArtifactEngine, "pytorch": TorchEngine}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
+from runtimes import clips
+from runtimes.acceleration import check_accelerate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,11 +24,18 @@ CELLS, SHEET, TABLE = "cells", "grid.png", "grid.csv"
 KEY = "grid_key"
 GAP, MARGIN, LINE = 6, 10, 20
 
+
+def _accelerate(text: str) -> str:
+    check_accelerate(text)
+    return text
+
+
 # What an option's values are. Options that are not here are the pipeline's own: JSON where it is JSON, else text.
 KINDS: Mapping[str, Callable[[str], Any]] = {
     "artifact": str,
     "device": str,
     "compute": str,
+    "accelerate": _accelerate,
     "prompt": str,
     "negative_prompt": str,
     "steps": int,
@@ -239,7 +248,8 @@ def _draw(
         **result.parameters, "artifact": options["artifact"], "device": options["device"], KEY: key,
         "seconds": result.timings.total, "step_ms": step_ms,
     }  # fmt: skip
-    write(result.images[0], folder / f"{key}.png", parameters)
+    picture = clips.strip(result.frames[0]) if result.frames else result.images[0]
+    write(picture, folder / f"{key}.png", parameters)
     return Cell(place, f"{CELLS}/{key}.png", result.timings.total, step_ms, resumed=False)
 
 

@@ -1,4 +1,4 @@
-"""How near pictures (uint8 [height, width, 3]) are to those of a reference."""
+"""How near pictures (uint8 [height, width, 3]) and videos ([frames, height, width, 3]) are to those of a reference."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WINDOW = 11
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: which prompt and seed, its pixels (uint8 [height, width, 3]) and its latents
-    (float32 [steps, ...], or None)."""
+    """One picture or video: which prompt and seed, its pixels (uint8 [height, width, 3], of a video [frames, ...]) and
+    its latents (float32 [steps, ...], or None)."""
 
     prompt: int
     seed: int
@@ -58,8 +58,8 @@ def ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def scales(shape: Sequence[int]) -> int:
-    """How many scales of a picture of [height, width, ...] hold the window; at least one."""
-    side = min(shape[:2])
+    """How many scales of pictures of [..., height, width, 3] hold the window; at least one."""
+    side = min(shape[-3:-1])
     return max(1, len([n for n in range(len(MS_SSIM_BETAS)) if side // 2**n >= WINDOW]))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.record import Measured
 from bench.stats import measured
-from compiler.evidence.metrics import tensor
+from compiler.evidence.metrics import frames, tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,8 @@ def clip_score(groups: Sequence[Sequence[np.ndarray]], prompts: Sequence[str]) -
         def score(image: np.ndarray, prompt: str) -> float:
             metric.reset()
             with torch.no_grad():
-                return float(metric(_bytes(image)[0], prompt))
+                shown = list(_bytes(image))
+                return float(metric(shown, [prompt] * len(shown)))
 
         values = [
             [score(image, prompt) for image in group] for group, prompt in zip(groups, prompts, strict=True)
@@ -163,8 +164,8 @@ def _offline() -> Iterator[None]:
 
 
 def _bytes(image: np.ndarray) -> Any:
-    """uint8 [1, 3, height, width]."""
+    """uint8 [frames, 3, height, width]; a picture is one frame."""
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+    return torch.from_numpy(np.ascontiguousarray(frames(image).transpose(0, 3, 1, 2)))

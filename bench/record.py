@@ -103,6 +103,13 @@ class Component(Record):
     ms: Spread
 
 
+class Calls(Record):
+    """Timesteps of a picture for which the denoiser was called, and all of them: means over pictures."""
+
+    made: float
+    of: float
+
+
 class Speed(Record):
     """Times of the process that drew all pictures, its first one left out.
 
@@ -113,6 +120,7 @@ class Speed(Record):
         components: "unet.forward" -> its times.
         step_ratio: step_ms (image_s where there is none) over the reference's, each with its own round's:
             below 1 is faster; None without a reference.
+        calls: None where every step makes its calls.
     """
 
     step_ms: Spread | None
@@ -120,6 +128,7 @@ class Speed(Record):
     images_per_minute: float
     components: dict[str, Component]
     step_ratio: Measured | None
+    calls: Calls | None = None
 
 
 class Quality(Record):

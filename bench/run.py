@@ -24,6 +24,7 @@ from bench.open_processes import Kept
 from bench.process import Watch, Worker, forget
 from bench.record import (
     Bench,
+    Calls,
     Component,
     Measured,
     Memory,
@@ -44,11 +45,17 @@ class Timed:
     seconds: float
     steps: tuple[float, ...]
     components: Mapping[str, tuple[int, float]]
+    calls: tuple[int, int] | None = None
 
     @property
     def step_ms(self) -> float | None:
-        """The median step in milliseconds; None where the engine does not tell."""
-        return median(self.steps) * 1000 if self.steps else None
+        """The median step in milliseconds; None where the engine does not tell.
+
+        The mean where some are forecast: those take next to no time.
+        """
+        if not self.steps:
+            return None
+        return (median(self.steps) if self.calls is None else sum(self.steps) / len(self.steps)) * 1000
 
 
 @dataclass
@@ -234,7 +241,9 @@ def _rounds(
                 image, latents = worker.load(file)
                 track.shots.append(Shot(prompt, settings.seeds[seed], image, latents))
                 components = {name: (pair[0], pair[1]) for name, pair in told["components"].items()}
-                track.times.append(Timed(told["seconds"], tuple(told["steps"]), components))
+                calls = told.get("calls")
+                counted = None if calls is None else (calls[0], calls[1])
+                track.times.append(Timed(told["seconds"], tuple(told["steps"]), components, counted))
             progress(Event("drawing in turn", sum(len(t.shots) for t in tracks), total, "pictures"))
     progress(Event("drawing in turn", total, total, "pictures"))
 
@@ -311,7 +320,16 @@ def _speed(times: Sequence[Timed], others: Sequence[Timed] | None) -> Speed:
         images_per_minute=60 / image.median,
         components={name: _component(times, name) for name, pair in times[0].components.items() if pair[0]},
         step_ratio=None if others is None else _ratio(times, others),
+        calls=_calls(times),
     )
+
+
+def _calls(times: Sequence[Timed]) -> Calls | None:
+    counts = [timed.calls for timed in times if timed.calls is not None]
+    if not counts:
+        return None
+    made, every = (sum(count) / len(counts) for count in zip(*counts, strict=True))
+    return Calls(made=made, of=every)
 
 
 def _component(times: Sequence[Timed], name: str) -> Component:

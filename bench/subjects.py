@@ -80,15 +80,20 @@ def size_of(manifests: Sequence[Manifest], wanted: tuple[int, int] | None) -> tu
     return None
 
 
-def artifact(path: str, name: str, device: str, task: str, compute: str = "auto") -> Subject:
+def artifact(
+    path: str, name: str, device: str, task: str, compute: str = "auto", accelerate: str = "auto"
+) -> Subject:
     """An artifact; its worker verifies it before it opens it.
+
+    Args:
+        device, task, compute, accelerate: what `runtimes.pipeline.load` takes.
 
     Raises:
         LatentcError: there is no manifest, or it does not hold.
     """
     root = Path(path).absolute()
     manifest = read_manifest(root)
-    given = {"path": str(root), "device": device, "task": task, "compute": compute}
+    given = {"path": str(root), "device": device, "task": task, "compute": compute, "accelerate": accelerate}
     return Subject(
         name=name,
         kind="artifact",

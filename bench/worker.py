@@ -31,12 +31,13 @@ class Drawn:
     """One picture, and where its time went.
 
     Attributes:
-        image: uint8 [height, width, 3].
+        image: uint8 [height, width, 3]; of a video [frames, height, width, 3].
         seconds: from call to picture.
         steps: seconds of each denoising step; empty where the engine does not tell.
         components: "unet.forward" -> its calls and the seconds of all of them.
         latents: float32 [steps, ...], after each step; None where the engine does not show them.
         first_step: seconds from the call to the end of the first step; None where the engine does not tell.
+        calls: timesteps for which the denoiser was called, and all of them; None where none is forecast.
     """
 
     image: np.ndarray
@@ -45,6 +46,7 @@ class Drawn:
     components: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     latents: np.ndarray | None = None
     first_step: float | None = None
+    calls: tuple[int, int] | None = None
 
 
 class Engine(Protocol):
@@ -86,6 +88,7 @@ def reply(engine: Engine, line: str) -> dict[str, Any]:
         "seconds": drawn.seconds,
         "steps": list(drawn.steps),
         "first_step": drawn.first_step,
+        "calls": None if drawn.calls is None else list(drawn.calls),
         "components": {name: list(pair) for name, pair in drawn.components.items()},
     }
 

@@ -15,17 +15,18 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from artifacts import memory, strict_json
-from artifacts.contents import Folder
 from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
-from artifacts.hashing import BackgroundHashes
+from artifacts.hashing import BackgroundHashes, record_path
 from artifacts.manifest import (
     ComponentRecord,
     FileRecord,
     GraphRecord,
     Manifest,
     MethodRecord,
+    ModelSpec,
     PictureEvidence,
+    PipelineEvidence,
     Recipe,
     Source,
 )
@@ -38,7 +39,7 @@ from compiler.capture.capture import Capture, SizeRange, capture
 from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evaluation import evaluation
-from compiler.evidence import pictures
+from compiler.evidence import pictures, pipelines
 from compiler.evidence.graphs import Checker, memory_needed
 from compiler.lowering.job import RESIDUAL, GraphJob, Lowered, toolchain, write_residual
 from compiler.lowering.reuse import Shared
@@ -61,7 +62,7 @@ __all__ = ["CompileRequest", "Plan", "SizeRange", "compile", "plan"]
 def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
     """What `compile` would do, without writing anything. Raises what `compile` raises before it writes."""
     target, _ = _target(request)
-    captured = _capture(open_model(request.model), request, progress)
+    captured = _capture(open_model(request.spec), request, progress)
     return _plan(request, captured, quantization(request.quantize, captured, target))
 
 
@@ -87,31 +88,34 @@ def compile(
         LatentcError: the model cannot be read or compiled, or a component is not PyTorch's; OUT does not appear.
     """
     target, options = _target(request)
-    source = open_model(request.model)
+    source = open_model(request.spec)
     with (
         Workspace(request.out, request.force, progress) as workspace,
-        BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes,
+        BackgroundHashes(source.root, _read_files(source)) as hashes,
     ):
         split: dict[Submodule, NotOneGraph] = {}
-        while True:
-            captured = _capture(source, request, progress, shared, split)
-            recipe = quantization(request.quantize, captured, target)
-            planned = _plan(request, captured, recipe)
-            if on_plan is not None:
-                on_plan(planned)
-            files = _source_files(source, captured, hashes, progress)
-            jobs = _Jobs(request, target, options, source, captured, recipe, progress, shared)
-            try:
-                keys = jobs.run(workspace, files)
-                break
-            except NotOneGraph as error:
-                split[error.part] = error
-                progress(Event(f"{error.part}: smaller graphs of its parts", 1, 1))
-        graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
-        manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
+        with Checker() as checker:
+            while True:
+                captured = _capture(source, request, progress, shared, split)
+                recipe = quantization(request.quantize, captured, target)
+                planned = _plan(request, captured, recipe)
+                if on_plan is not None:
+                    on_plan(planned)
+                files = _source_files(source, captured, hashes, progress)
+                jobs = _Jobs(request, target, options, source, captured, recipe, checker, progress, shared)
+                try:
+                    keys = jobs.run(workspace, files)
+                    break
+                except NotOneGraph as error:
+                    split[error.part] = error
+                    progress(Event(f"{error.part}: smaller graphs of its parts", 1, 1))
+            graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
+            manifest = _manifest(request, target, options, source, captured, recipe, files, graphs, ())
+            folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
+            evidence = _drawn(request, source, captured, manifest, folders, checker, progress)
+            manifest = manifest.model_copy(update={"pipeline_evidence": evidence})
         # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
         if recipe is not None:
-            folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
             pictures = _pictures(request, source, captured, manifest, folders, progress)
             manifest = manifest.model_copy(update={"pictures": pictures})
         workspace.publish(
@@ -132,13 +136,14 @@ class _Jobs:
     source: ModelSource
     captured: Capture
     recipe: Recipe | None
+    checker: Checker
     progress: Progress
     shared: Shared | None
 
     def run(self, workspace: Workspace, files: Mapping[str, tuple[FileRecord, ...]]) -> dict[str, str]:
         """Makes those that the workspace does not have yet, and returns the key of each folder there."""
         keys: dict[str, str] = {}
-        with Checker() as checker, _Writer(self.progress) as writer:
+        with _Writer(self.progress) as writer:
             for method in self.captured.methods:
                 job = GraphJob(
                     self.request,
@@ -148,7 +153,7 @@ class _Jobs:
                     self.captured,
                     method,
                     self.recipe,
-                    checker,
+                    self.checker,
                     writer.report,
                     self.shared,
                 )
@@ -229,14 +234,14 @@ class Opened:
 def opened(request: CompileRequest, progress: Progress = silent, shared: Shared | None = None) -> Opened:
     """What `compile` works on, without compiling. The jobs cannot check graphs."""
     target, options = _target(request)
-    source = open_model(request.model)
+    source = open_model(request.spec)
     captured = _capture(source, request, progress, shared)
     recipe = quantization(request.quantize, captured, target)
     jobs = [
         GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress, shared)
         for method in captured.methods
     ]
-    with BackgroundHashes(source.root, [file for c in source.modules for file in c.weight_files]) as hashes:
+    with BackgroundHashes(source.root, _read_files(source)) as hashes:
         return Opened(_source_files(source, captured, hashes, progress), tuple(jobs))
 
 
@@ -300,12 +305,26 @@ def _capture(
 ) -> Capture:
     def make() -> Capture:
         given = parse_given(request.arguments)
-        return capture(source, request.tasks, request.size, request.batch, given, progress, split=split)
+        return capture(
+            source,
+            request.tasks,
+            request.size,
+            request.batch,
+            given,
+            progress,
+            split=split,
+            frames=request.frames,
+            tokens=request.tokens,
+        )
 
     if shared is None:
         return make()
-    asked = (request.tasks, request.size, request.batch, sorted(request.arguments.items()), sorted(split))
-    return shared.capture((source.root, repr(asked)), make)
+    arguments = sorted(request.arguments.items())
+    asked = (
+        *(request.tasks, request.size, request.batch, request.frames, request.tokens),
+        *(arguments, sorted(split)),
+    )
+    return shared.capture((source.root, repr((source.spec, asked))), make)
 
 
 def _source_files(
@@ -314,7 +333,15 @@ def _source_files(
     """Component -> its weight files, hashed."""
     used = {method.component for method in captured.methods}
     parts = [c for c in source.modules if c.name in used]
-    return {c.name: tuple(hashes.record(file, progress) for file in c.weight_files) for c in parts}
+    return {
+        c.name: tuple(hashes.record(file, progress) for file in (*c.weight_files, *source.added))
+        for c in parts
+    }
+
+
+def _read_files(source: ModelSource) -> list[Path]:
+    """Every file that weights are made of."""
+    return [*source.added, *(file for c in source.modules for file in c.weight_files)]
 
 
 def _part(workspace: Workspace, key: str) -> Part:
@@ -324,6 +351,49 @@ def _part(workspace: Workspace, key: str) -> Part:
             "a finished part of the work folder has been changed or removed.", "Run compile again."
         )
     return part
+
+
+def _cannot_run(manifest: Manifest) -> str:
+    """Why PyTorch's pipeline and then the graphs cannot be run here; empty where they can."""
+    factory = sessions.get(manifest.target)
+    lacks = next(filter(None, (factory.lacks(graph.built) for graph in manifest.graphs)), "")
+    if lacks:
+        return f"needs {lacks}"
+    short = memory.shortage(memory_needed(sum(graph.parameters for graph in manifest.graphs)))
+    return short and f"it takes {short}"
+
+
+def _drawn(
+    request: CompileRequest,
+    source: ModelSource,
+    captured: Capture,
+    manifest: Manifest,
+    folders: Mapping[str, Path],
+    checker: Checker,
+    progress: Progress,
+) -> tuple[PipelineEvidence, ...]:
+    """A picture of each task beside PyTorch's, from graphs that are not published yet.
+
+    Raises:
+        LatentcError: one is further off than it may be, or the artifact does not draw it.
+    """
+    if reason := "--check none" if request.check == "none" else _cannot_run(manifest):
+        return tuple(
+            PipelineEvidence(task=task, check="not measured", reason=reason) for task in manifest.pipelines
+        )
+    root, moved = pictures.relocated(manifest, folders)
+    with tempfile.TemporaryDirectory(prefix="latentc-pipeline-") as loose:
+        _loose_files(source, captured, Path(loose))
+        job = pipelines.Job(
+            model=str(source.root),
+            variant=source.variant,
+            left_out=tuple(p.name for p in captured.left_out if p.name not in captured.uncalled),
+            loose=loose,
+            root=str(root),
+            manifest=moved,
+            check="full" if request.check == "full" else "quick",
+        )
+        return pipelines.check(checker, job, progress)
 
 
 def _pictures(
@@ -337,17 +407,13 @@ def _pictures(
     """The quantized model's pictures beside PyTorch's, from graphs that are not published yet."""
     if not request.pictures or request.check == "none":
         return (PictureEvidence(reason="--check none" if request.pictures else "--pictures 0"),)
-    factory = sessions.get(manifest.target)
-    lacks = next(filter(None, (factory.lacks(graph.built) for graph in manifest.graphs)), "")
-    if lacks:
-        return (PictureEvidence(reason=f"needs {lacks}"),)
-    if short := memory.shortage(memory_needed(sum(graph.parameters for graph in manifest.graphs))):
-        return (PictureEvidence(reason=f"it takes {short}"),)
+    if reason := _cannot_run(manifest):
+        return (PictureEvidence(reason=reason),)
     root, moved = pictures.relocated(manifest, folders)
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         _loose_files(source, captured, Path(loose))
         job = pictures.Job(
-            model=str(source.root),
+            model=source.spec,
             variant=source.variant,
             loose=loose,
             root=str(root),
@@ -386,7 +452,8 @@ def _manifest(
             id=request.model,
             revision=source.revision,
             license=source.license,
-            weights=tuple(record for records in sources.values() for record in records),
+            weights=tuple(dict.fromkeys(record for records in sources.values() for record in records)),
+            spec=_recorded(source, sources),
         ),
         pipelines=captured.pipelines,
         target=target.name,
@@ -395,7 +462,10 @@ def _manifest(
         arguments=dict(request.arguments),
         precision=request.precision,
         quantization=recipe,
-        sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch},
+        left_out=captured.left_out,
+        sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch}
+        | ({} if captured.frames is None else {"frames": captured.frames})
+        | ({} if captured.tokens is None else {"tokens": captured.tokens}),
         components=tuple(
             ComponentRecord(
                 name=name,
@@ -408,6 +478,7 @@ def _manifest(
                         result=m.result,
                         graph=m.folder,
                         state=m.state,
+                        other_result=m.other_result,
                     )
                     for m in found
                 ),
@@ -432,10 +503,27 @@ def _manifest(
     )
 
 
+def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]) -> ModelSpec | None:
+    """What the model was made of, its adapters and embeddings with their hashes; None for a folder."""
+    if source.is_folder:
+        return None
+    hashes = {record.path: record.sha256 for records in sources.values() for record in records}
+
+    def hashed(item: Any) -> Any:
+        return item.model_copy(update={"sha256": hashes[record_path(source.root, Path(item.file))]})
+
+    return source.spec.model_copy(
+        update={
+            "adapters": tuple(map(hashed, source.spec.adapters)),
+            "embeddings": tuple(map(hashed, source.spec.embeddings)),
+        }
+    )
+
+
 def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
     """Writes what diffusers loads beside the modules: the index, schedulers, tokenizers, processors."""
     compiled = {method.component for method in captured.methods}
-    index = strict_json.loads(Folder(source.root).read(INDEX), str(source.root / INDEX))
+    index = strict_json.loads(source.files.read(INDEX), source.files.shown(INDEX))
     for component in source.components:
         if component.is_module:
             if component.name in captured.uncalled:
@@ -446,7 +534,7 @@ def _loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
             elif component.name not in compiled:
                 index[component.name] = [None, None]
             continue
-        for path, data in part_files(Folder(source.root), component.name):
+        for path, data in part_files(source.files, component.name):
             copy = folder / component.name / path
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)

@@ -21,20 +21,23 @@ _HEAD = 1 << 16
 """Bytes of a card that are read for its head."""
 
 
-def fetch(model: str) -> Path:
+def fetch(model: str, weights: bool = True) -> Path:
     """The folder of a model of the hub in the user's cache; what is there already is not fetched again.
 
     Args:
         model: one that `artifacts.hub.is_hub_id`.
+        weights: its weights, too; without them its configurations and vocabularies alone.
 
     Raises:
         LatentcError: the hub or the way to it refuses, or a part of the model is not there; the message says which.
     """
     from huggingface_hub import snapshot_download
 
+    patterns = [pattern for pattern in PATTERNS if weights or "safetensors" not in pattern]
     with refusals(model):
-        root = Path(snapshot_download(model, allow_patterns=list(PATTERNS)))
-    _check_complete(model, root)
+        root = Path(snapshot_download(model, allow_patterns=patterns))
+    if weights:
+        _check_complete(model, root)
     return root
 
 

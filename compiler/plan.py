@@ -15,7 +15,7 @@ from artifacts.manifest import DimRange, Recipe, TensorSpec
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
 from targets.graph import nf4
-from targets.graph.weights import Stored
+from targets.graph.weights import Origin
 
 # Python, torch, diffusers, transformers and one component's graph while it is exported, in bytes (measured:
 # SD 1.5's UNet, 0.56 GB; SDXL's and FLUX's under 1 GB).
@@ -50,7 +50,7 @@ class Storage:
 
     precision: str
     scheme: str = ""
-    quantized_bytes: Callable[[Stored], int | None] = lambda stored: None
+    quantized_bytes: Callable[[Origin], int | None] = lambda stored: None
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def parameters(method: Method, capture: Capture) -> int:
     return sum(_elements(stored.shape) for stored in used_weights(method, capture))
 
 
-def used_weights(method: Method, capture: Capture) -> frozenset[Stored]:
+def used_weights(method: Method, capture: Capture) -> frozenset[Origin]:
     """The stored tensors that the method reads."""
     weights = capture.weights[method.component]
     return frozenset(weights[name] for name in method.used if name in weights)

@@ -14,7 +14,7 @@ from artifacts.cache import cache_dir
 from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
-from artifacts.manifest import Evidence, FileRecord, GraphRecord, Manifest, PictureEvidence
+from artifacts.manifest import Evidence, FileRecord, GraphRecord, Manifest, PictureEvidence, PipelineEvidence
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact, open_artifact
@@ -108,6 +108,8 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                     "graphs": graphs,
                     "files": records,
                     "pictures": _earlier_pictures(manifest),
+                    "pipeline_evidence": tuple(map(_earlier_drawn, manifest.pipeline_evidence)),
+                    "forecast": None,  # Found by pictures of the files before.
                     "toolchain": manifest.toolchain | dict(target.toolchain()),
                     "created": created_now(),
                 }
@@ -213,6 +215,11 @@ def _earlier_pictures(manifest: Manifest) -> tuple[PictureEvidence, ...]:
         for each in manifest.pictures
     ]
     return (PictureEvidence(reason=_again(", ".join(found))),) if found else ()
+
+
+def _earlier_drawn(drawn: PipelineEvidence) -> PipelineEvidence:
+    before = drawn.reason if drawn.error is None else f"relative error {drawn.error:.1e}" + _in(drawn.compute)
+    return PipelineEvidence(task=drawn.task, check="not measured", reason=_again(before))
 
 
 def _in(compute: str) -> str:

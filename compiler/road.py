@@ -13,6 +13,7 @@ from artifacts.progress import Progress, silent
 from compiler.passes import table
 from compiler.passes.lower_precision import lower_precision
 from targets.base import Rewrite, Target
+from targets.graph.onnx_files import symbols
 
 NONE = "none"
 
@@ -97,8 +98,8 @@ class Road:
         return Arrived(table.run(model, self.passes), done, kept)
 
 
-def require_opset(target: Target, model: ir.Model, graph: str) -> None:
-    """A graph at the end of its road is of an opset that its target takes.
+def require_taken(target: Target, model: ir.Model, graph: str) -> None:
+    """A graph at the end of its road is one that its target takes: of its opsets, and of one size where it must be.
 
     Args:
         graph: its name in the artifact.
@@ -112,6 +113,12 @@ def require_opset(target: Target, model: ir.Model, graph: str) -> None:
         raise LatentcError(
             f"target '{target.name}' takes graphs of opset {low} to {high}; '{graph}' is of opset {version}.",
             "The target's package must widen its range, or name a pass in requirements.passes that changes the opset.",
+        )
+    ranges = sorted(symbols(model))
+    if ranges and not target.requirements.dynamic_shapes:
+        raise LatentcError(
+            f"target '{target.name}' takes graphs of one size; '{graph}' has ranges: {', '.join(ranges)}.",
+            "Declare one size: --size WIDTHxHEIGHT --batch N. A length that the pipeline chooses cannot be.",
         )
 
 

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
-from artifacts import paths, strict_json
-from artifacts.contents import Folder
+from artifacts import strict_json
+from artifacts.contents import Contents, Folder, Overlay
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hub import is_hub_id
-from artifacts.safetensors_header import Entry, read_header
+from artifacts.manifest import Embedding, ModelSpec
 from compiler import hub
+from compiler.origins import folder_files, single_file
+from compiler.origins.stored_file import stored_tensors
+from compiler.origins.weight_files import Rows, WeightFiles
 from runtimes.assemble import INDEX
 from runtimes.classes import component_class, is_list, is_own
 from runtimes.configs import LIST_KEY, cleaned, read_config
-from targets.graph.weights import Stored
+from targets.graph.weights import Origin
 
 BUILTIN_MODELS = "latentc.models"
 """Entry-point group of built-in models: name -> "module:object", a folder."""
@@ -33,38 +34,6 @@ BUILTIN_MODELS = "latentc.models"
 # Libraries that a component may come from. Components of other libraries are a pipeline's own code, which
 # is not run; names like "stable_diffusion" are modules of diffusers.pipelines.
 _LIBRARIES = ("diffusers", "transformers")
-
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-
-# Ends of the names of files that hold a graph with its weights, and whose they are.
-_COMPILED = {
-    ".xml": "OpenVINO",
-    ".onnx": "ONNX",
-    ".engine": "TensorRT",
-    ".plan": "TensorRT",
-    ".mlpackage": "Core ML",
-    ".mlmodelc": "Core ML",
-    ".gguf": "GGUF",
-}
-
-# What diffusers and transformers call a component's weights, most exact first. A variant's name stands before
-# the suffix ("model.fp16.safetensors").
-_STEMS = ("diffusion_pytorch_model", "model")
-
-_DTYPES: dict[str, ir.DataType] = {
-    "F64": ir.DataType.DOUBLE,
-    "F32": ir.DataType.FLOAT,
-    "F16": ir.DataType.FLOAT16,
-    "BF16": ir.DataType.BFLOAT16,
-    "I64": ir.DataType.INT64,
-    "I32": ir.DataType.INT32,
-    "I16": ir.DataType.INT16,
-    "I8": ir.DataType.INT8,
-    "U8": ir.DataType.UINT8,
-    "BOOL": ir.DataType.BOOL,
-    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
-    "F8_E5M2": ir.DataType.FLOAT8E5M2,
-}
 
 
 @dataclass(frozen=True)
@@ -76,12 +45,16 @@ class ComponentSource:
         library: "diffusers", "transformers" or a module of `diffusers.pipelines`.
         class_name: its class there.
         folder: its folder; it need not exist for components without files.
+        elsewhere: its weights, where they are not in the folder.
+        rows: of a text encoder: rows of its table that textual inversions add.
     """
 
     name: str
     library: str
     class_name: str
     folder: Path
+    elsewhere: WeightFiles | None = None
+    rows: tuple[Rows, ...] = ()
 
     @cached_property
     def cls(self) -> type:
@@ -138,52 +111,78 @@ class ComponentSource:
             configs = [json.loads(member.config) for member in self.members]
             return (json.dumps({LIST_KEY: configs}, indent=2) + "\n").encode()
         file = "config.json"
-        return cleaned(Folder(self.folder).read(file), str(self.folder / file), verified=False)
+        config = cleaned(Folder(self.folder).read(file), str(self.folder / file), verified=False)
+        if not self.rows:
+            return config
+        settings = json.loads(config)
+        settings["vocab_size"] = max(settings["vocab_size"], *(part.end for part in self.rows))
+        return (json.dumps(settings, indent=2) + "\n").encode()
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        """The safetensors files that diffusers or transformers would read, shards in order.
+        """The files that hold its weights; of a folder, those that diffusers or transformers would read, in order.
 
         Raises:
             LatentcError: there are none, or only pickles.
         """
         if self.members:
             return tuple(file for member in self.members for file in member.weight_files)
-        return _weight_files(self.folder, self.name)
+        if self.elsewhere is not None:
+            return self.elsewhere.files
+        return folder_files.weight_files(self.folder, self.name)
 
     @property
     def variant(self) -> str | None:
         """ "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors" -> "fp16"."""
+        if self.elsewhere is not None:
+            return None
         parts = self.weight_files[0].name.split(".")
         return parts[1].split("-0")[0] if len(parts) == 3 else None
 
     @cached_property
-    def stored(self) -> Mapping[str, Stored]:
-        """Every tensor of the weight files by its key there.
+    def stored(self) -> Mapping[str, Origin]:
+        """Every weight by its key: in the weight files, or in the module where the files are converted for it.
 
         Raises:
             LatentcError: a file is damaged, a key stands in two shards, or a dtype is not supported.
         """
-        found: dict[str, Stored] = {}
-        for file in self.weight_files:
-            for entry in read_header(file):
-                if entry.key in found:
-                    raise LatentcError(f"'{entry.key}' stands in both {found[entry.key].file} and {file}.")
-                found[entry.key] = _stored(file, entry)
-        return found
+        if self.elsewhere is not None:
+            return self.elsewhere.tensors(self.cls, self.folder)
+        self._require_plain()
+        return stored_tensors(self.weight_files)
+
+    def _require_plain(self) -> None:
+        """Refuses weights that a library has quantized, which their configuration says."""
+        file = self.folder / "config.json"
+        if not file.is_file():
+            return
+        config = strict_json.loads(Folder(self.folder).read(file.name), str(file))
+        quantized = config.get("quantization_config") if isinstance(config, dict) else None
+        if isinstance(quantized, dict):
+            method = str(quantized.get("quant_method", "an unnamed method"))
+            bits = next((name for name in ("load_in_4bit", "load_in_8bit") if quantized.get(name)), "")
+            kind = quantized.get("bnb_4bit_quant_type") or bits.removeprefix("load_in_")
+            raise LatentcError(
+                f"the weights of '{self.name}' are quantized already, by {method}{f' ({kind})' if kind else ''}; "
+                "latentc compiles weights as they were trained and quantizes them itself.",
+                f"Give the model that it was made from, or that component alone: --component {self.name}=FOLDER, "
+                "and --quantize nf4, int4 or int8.",
+            )
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A diffusers folder.
+    """A diffusers pipeline and the files that it is made of.
 
     Attributes:
         id: what the user named.
-        root: the folder.
+        root: the folder with its index and its configurations.
         revision: the hub's commit, or empty.
         pipeline: the class name in model_index.json.
         components: every component that is there (entries that are null are left out).
         config: the other entries of model_index.json, given to the pipeline as they are.
+        files: the index, configurations and vocabularies as this model has them; weights are not read through it.
+        spec: what was asked for.
     """
 
     id: str
@@ -192,6 +191,20 @@ class ModelSource:
     pipeline: str
     components: tuple[ComponentSource, ...]
     config: Mapping[str, Any]
+    files: Contents
+    spec: ModelSpec
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a diffusers folder and nothing else, which diffusers itself can open."""
+        plain = self.spec == ModelSpec(model=self.spec.model)
+        return plain and all(component.elsewhere is None for component in self.components)
+
+    @property
+    def added(self) -> tuple[Path, ...]:
+        """The files of its adapters and embeddings."""
+        files = [item.file for item in self.spec.adapters] + [item.file for item in self.spec.embeddings]
+        return tuple(map(Path, files))
 
     @property
     def license(self) -> str:
@@ -229,6 +242,13 @@ class ModelSource:
         check_pipeline(cls, self.pipeline, str(self.root / INDEX))
         return cls  # type: ignore[no-any-return]
 
+    def pipeline_parameters(self) -> tuple[str, ...]:
+        """The names of the components that its pipeline takes."""
+        import inspect
+
+        parameters = inspect.signature(self.pipeline_class().__init__).parameters  # type: ignore[misc]
+        return tuple(name for name in parameters if name != "self" and name not in self.config)
+
 
 def check_pipeline(cls: Any, name: str, index: str) -> None:
     """Raises LatentcError unless `cls`, which `index` calls `name`, is a pipeline that says what it is made of."""
@@ -262,29 +282,158 @@ def local_folder(model: str) -> Path | None:
     return Path(model) if os.path.isdir(model) else None  # which takes names that no file can have
 
 
-def open_model(model: str) -> ModelSource:
-    """The model that `model` names: a built-in name, a diffusers folder, or a hub id.
+def open_model(model: str | ModelSpec) -> ModelSource:
+    """The model that `model` names: a built-in name, a diffusers folder, a single file or a hub id.
 
     Raises:
         LatentcError: there is no such model, or it cannot be read.
-        UsageError: it is a file.
+        UsageError: a component that it does not have, or options that only a single file takes.
     """
+    spec = ModelSpec(model=model) if isinstance(model, str) else model
+    source = _with_components(_opened(spec), spec)
+    for embedding in spec.embeddings:
+        source = _with_embedding(source, embedding)
+    return source
+
+
+def _opened(spec: ModelSpec) -> ModelSource:
+    model = spec.model
+    if os.path.isfile(model):  # which takes names that no file can have
+        return _open_file(Path(model), spec)
+    if spec.config:
+        raise UsageError(f"--config is for a model that is a single file; {model} is none.")
     folder = local_folder(model)
     if folder is not None:
         return _open_folder(model, folder, "")
-    if os.path.exists(model):
-        raise UsageError(
-            f"{model} is a file; a model is a diffusers folder, which has a model_index.json.",
-            "Convert it once: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
-        )
     if model.startswith((".", "/", "~")) or not is_hub_id(model):
         known = ", ".join(builtin_models()) or "none"
         raise LatentcError(
             f"there is no model '{model}': no such folder, no built-in model (there are: {known}) and no hub id.",
-            "Give a folder with a model_index.json, or a hub id such as owner/name.",
+            "Give a folder with a model_index.json, a single file, or a hub id such as owner/name.",
         )
     root = hub.fetch(model)
     return _open_folder(model, root, root.name)
+
+
+def _open_file(file: Path, spec: ModelSpec) -> ModelSource:
+    """A checkpoint of a whole pipeline in one file; what is not in it comes with its configuration."""
+    checkpoint = single_file.Checkpoint(file)
+    if spec.config:
+        base = _open_folder(spec.config, Path(spec.config), "")
+    else:
+        repository = single_file.repository(checkpoint)
+        try:
+            root = hub.fetch(repository, weights=False)
+            base = _open_folder(repository, root, root.name)
+        except LatentcError as error:
+            raise LatentcError(
+                f"{file.name} is a model of the kind of {repository}, whose configuration is not here: "
+                f"{error.message}",
+                "Give a diffusers folder of a model of that kind; its weights are not read: --config FOLDER",
+            ) from error
+    left_out = set(single_file.left_out()) - set(spec.components)
+    base = _without(base, left_out)
+    parts = []
+    for component in base.components:
+        # A component that --component replaces is not looked for.
+        if component.is_module and component.name not in spec.components:
+            component = _from_checkpoint(component, checkpoint, file)
+        parts.append(component)
+    return replace(base, id=spec.model, components=tuple(parts))
+
+
+def _from_checkpoint(
+    component: ComponentSource, checkpoint: single_file.Checkpoint, file: Path
+) -> ComponentSource:
+    if checkpoint.has(component.cls):
+        return replace(component, elsewhere=single_file.Converted(checkpoint, component.name))
+    try:
+        folder_files.weight_files(component.folder, component.name)
+    except LatentcError:
+        raise LatentcError(
+            f"{file.name} holds no weights of '{component.name}' ({component.class_name}).",
+            f"Give them: --component {component.name}=FOLDER (or =none, where the pipeline can do without)",
+        ) from None
+    return component
+
+
+def _without(source: ModelSource, names: Iterable[str]) -> ModelSource:
+    """The source without some of its components: null in its index."""
+    names = set(names) & {component.name for component in source.components}
+    if not names:
+        return source
+    return _with_index(
+        replace(source, components=tuple(c for c in source.components if c.name not in names)),
+        {name: [None, None] for name in names},
+    )
+
+
+def _with_index(source: ModelSource, entries: Mapping[str, Any]) -> ModelSource:
+    index = json.loads(source.files.read(INDEX)) | dict(entries)
+    files = Overlay(source.files, {INDEX: (json.dumps(index, indent=2) + "\n").encode()})
+    return replace(source, files=files)
+
+
+def _with_components(source: ModelSource, spec: ModelSpec) -> ModelSource:
+    """The source with the components that `spec` names in the places of its own."""
+    from compiler.origins.components import other
+
+    source = replace(source, id=spec.model, spec=spec)
+    accepted = source.pipeline_parameters() if spec.components else ()
+    for name, place in spec.components.items():
+        own = next((c for c in source.components if c.name == name), None)
+        if name not in accepted:
+            raise UsageError(
+                f"{source.pipeline} has no component '{name}' (it has: {', '.join(accepted)}).",
+                "Name one of these: --component NAME=FOLDER",
+            )
+        if place == "none":
+            source = _without(source, [name])
+            continue
+        library, class_name, folder, weights = other(
+            name, Path(place), None if own is None else (own.library, own.class_name, own.folder)
+        )
+        component = ComponentSource(name, library, class_name, folder, weights)
+        if component.is_module and weights is None:
+            folder_files.weight_files(folder, name)
+        rest = tuple(c for c in source.components if c.name != name)
+        source = _with_index(replace(source, components=(*rest, component)), {name: [library, class_name]})
+        if folder != source.root / name:
+            source = replace(source, files=Overlay(source.files, {}, {name: folder}))
+    return source
+
+
+def _with_embedding(source: ModelSource, embedding: Embedding) -> ModelSource:
+    """The source with a textual inversion: in each tokenizer whose encoder's table is as wide as a tensor of it."""
+    from compiler.origins import embeddings
+
+    token, vectors = embeddings.read(embedding)
+    parts = {component.name: component for component in source.components}
+    widths: dict[str, int] = {}
+    saved: dict[str, bytes] = {}
+    added: dict[str, ComponentSource] = {}
+    for name, encoder in parts.items():
+        tokenizer = parts.get(name.replace("text_encoder", "tokenizer"))
+        if not name.startswith("text_encoder") or tokenizer is None or not encoder.is_module:
+            continue
+        size = embeddings.table_size(encoder.config)
+        if size is None:
+            continue
+        widths[name] = size[1]
+        for tensor in vectors:
+            if tensor.shape[-1] == size[1] and name not in added:
+                count = tensor.shape[0] if len(tensor.shape) > 1 else 1
+                files, start = embeddings.learned(source.files, tokenizer.name, tokenizer.cls, token, count)
+                saved |= files
+                added[name] = replace(encoder, rows=(*encoder.rows, Rows(tensor, start)))
+    if not added:
+        raise LatentcError(
+            f"--embedding: {Path(embedding.file).name} is of width {vectors[0].shape[-1]}; the text encoders' tables "
+            f"are of width {', '.join(f'{w} ({n})' for n, w in widths.items()) or 'none'}.",
+            "It is of another model.",
+        )
+    components = tuple(added.get(component.name, component) for component in source.components)
+    return replace(source, components=components, files=Overlay(source.files, saved))
 
 
 def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
@@ -315,7 +464,16 @@ def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
             components.append(ComponentSource(name, value[0], value[1], root / name))
         elif not (isinstance(value, list) and value == [None, None]):
             config[name] = value
-    return ModelSource(model, root, revision, pipeline, tuple(components), config)
+    return ModelSource(
+        model,
+        root,
+        revision,
+        pipeline,
+        tuple(components),
+        config,
+        Folder(root),
+        ModelSpec(model=model),
+    )
 
 
 def _class_of(folder: Path) -> str:
@@ -325,59 +483,3 @@ def _class_of(folder: Path) -> str:
     if not isinstance(name, str):
         raise LatentcError(f"{folder / 'config.json'} names no class (_class_name).")
     return name
-
-
-def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
-    for stem in _STEMS:
-        for index in sorted(
-            folder.glob(f"{stem}*.safetensors.index*.json"), key=lambda p: (len(p.name), p.name)
-        ):
-            return _shards(index)
-        plain = sorted(
-            (p for p in folder.glob(f"{stem}*.safetensors") if "-of-" not in p.name),
-            key=lambda p: (len(p.name), p.name),
-        )
-        if plain:
-            return (plain[0],)
-    names = sorted(p.name for p in folder.glob("*"))
-    compiled = [(n, kind) for n in names for suffix, kind in _COMPILED.items() if n.endswith(suffix)]
-    if compiled:
-        raise LatentcError(
-            f"the weights of '{name}' are in a model that was exported already ({compiled[0][0]}: {compiled[0][1]}); "
-            "latentc compiles models of PyTorch.",
-            "Give the model that it was exported from: a diffusers folder or hub id with safetensors.",
-        )
-    pickles = [n for n in names if n.endswith(_PICKLES)]
-    if pickles:
-        raise LatentcError(
-            f"the weights of '{name}' are a pickle ({pickles[0]}), which can run any code when it is read; "
-            "latentc reads safetensors only.",
-            "Convert once, where you trust the file: from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
-        )
-    raise LatentcError(
-        f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors."
-    )
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    content = strict_json.loads(Folder(index.parent).read(index.name), str(index))
-    shards = content.get("weight_map") if isinstance(content, dict) else None
-    if not (isinstance(shards, dict) and shards and all(isinstance(name, str) for name in shards.values())):
-        raise LatentcError(
-            f"{index} is not an index of shards: its 'weight_map' does not name a file for each key."
-        )
-    names = sorted(set(shards.values()))
-    for name in names:
-        if Path(name).name != name or not os.path.isfile(index.parent / name):
-            raise LatentcError(
-                f"{index} names the shard {paths.shown(name)}, which is not in {index.parent}.",
-                "Download the model again: a part of it is missing.",
-            )
-    return tuple(index.parent / name for name in names)
-
-
-def _stored(file: Path, entry: Entry) -> Stored:
-    dtype = _DTYPES.get(entry.dtype)
-    if dtype is None:
-        raise LatentcError(f"'{entry.key}' in {file} is of type {entry.dtype}, which cannot be compiled.")
-    return Stored(file, entry.key, dtype, entry.shape, entry.offset, entry.nbytes)

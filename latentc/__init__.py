@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from compiler.capture.capture import SizeRange
     from compiler.rebuild import RebuildRequest
     from compiler.request import CompileRequest
+    from compiler.tune import TuneRequest
     from latentc.api.compiling import auto, compile, rebuild
     from latentc.api.graphs import GraphCheck, graph_check, graph_snapshot
     from latentc.api.listing import TargetInfo, targets
     from latentc.api.measuring import bench
     from latentc.api.reading import ModelSummary, Verification, inspect, verify
     from latentc.api.sharing import Pushed, bom, push, sign
+    from latentc.api.tuning import tune
     from runtimes.meter import Cancelled
     from runtimes.pipeline import Pipeline, load
     from runtimes.result import Result
@@ -48,6 +50,7 @@ __all__ = [
     "Result",
     "SizeRange",
     "TargetInfo",
+    "TuneRequest",
     "UsageError",
     "Verification",
     "__version__",
@@ -63,6 +66,7 @@ __all__ = [
     "rebuild",
     "sign",
     "targets",
+    "tune",
     "verify",
 ]
 
@@ -87,6 +91,7 @@ _EXPORTS = {
     "Result": "runtimes.result:Result",
     "SizeRange": "compiler.capture.capture:SizeRange",
     "TargetInfo": "latentc.api.listing:TargetInfo",
+    "TuneRequest": "compiler.tune:TuneRequest",
     "UsageError": "artifacts.errors:UsageError",
     "Verification": "latentc.api.reading:Verification",
     "auto": "latentc.api.compiling:auto",
@@ -101,6 +106,7 @@ _EXPORTS = {
     "rebuild": "latentc.api.compiling:rebuild",
     "sign": "latentc.api.sharing:sign",
     "targets": "latentc.api.listing:targets",
+    "tune": "latentc.api.tuning:tune",
     "verify": "latentc.api.reading:verify",
 }
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from artifacts.manifest import Evidence, Manifest, PictureEvidence, WeightRecord
+    from artifacts.manifest import (
+        Evidence,
+        LeftOut,
+        Manifest,
+        PictureEvidence,
+        PipelineEvidence,
+        WeightRecord,
+    )
 
 
 def worst(evidence: Evidence) -> float | None:
@@ -103,6 +110,49 @@ def pictures_line(pictures: PictureEvidence) -> str:
         f"SSIM {pictures.ssim:.3f}, worst {pictures.worst_ssim:.3f} "
         f"({pictures.prompts} prompts, {pictures.steps} steps)."
     )
+
+
+def pipeline_line(drawn: PipelineEvidence) -> str:
+    """One sentence about a task as a whole: its picture beside PyTorch's."""
+    if drawn.check == "not measured" or drawn.error is None:
+        return f"Pipeline of {drawn.task}: not measured" + (f" ({drawn.reason})." if drawn.reason else ".")
+    limit = "" if drawn.tolerance is None else f", limit {drawn.tolerance:.1e}".replace(".0e", "e")
+    loop = (
+        f"; its loop, with PyTorch's results of {drawn.calls} calls of components: {drawn.loop:.1e}"
+        if drawn.loop is not None
+        else f"; its loop was not compared ({drawn.reason})"
+    )
+    return (
+        f"Pipeline of {drawn.task} in {drawn.compute} on {drawn.device}, {drawn.steps} steps of "
+        f"{drawn.width}x{drawn.height}: relative error to PyTorch's picture {drawn.error:.1e}{limit}{loop}."
+    )
+
+
+def left_out_line(part: LeftOut) -> str:
+    """One sentence about a component of the model that is not in the artifact."""
+    return f"Left out: {part.name} ({part.class_name}), because {part.reason}."
+
+
+def forecast_lines(manifest: Manifest) -> list[str]:
+    """What an artifact's forecast steps are tuned to; none where they are not."""
+    forecast = manifest.forecast
+    if forecast is None:
+        return []
+    runs = forecast.verification or forecast.tuning
+    worst = forecast.min_psnr - forecast.worst_psnr_below
+    on = "verified on other prompts" if forecast.verification else "not verified on other prompts"
+    return [
+        f"Forecast steps: tolerance {forecast.tolerance:.3g}, tuned to {forecast.min_psnr:g} dB, worst {worst:g}; "
+        f"{on}.",
+        *(
+            f"  {run.scheduler + ', ' if run.scheduler else ''}{run.steps} steps: "
+            f"{run.calls_made / run.prompts:.1f} of {run.calls / run.prompts:.0f} calls, "
+            f"PSNR {run.psnr:.1f} dB, worst {run.worst_psnr:.1f}; SSIM {run.ssim:.3f}, worst {run.worst_ssim:.3f}; "
+            f"{run.seconds_unaccelerated / max(run.seconds, 1e-9):.2f} times as fast ({run.prompts} prompts, "
+            f"{run.compute} on {run.device})."
+            for run in runs
+        ),
+    ]
 
 
 def worst_weights(manifest: Manifest, count: int = 10) -> list[tuple[str, WeightRecord, float]]:

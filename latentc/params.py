@@ -55,6 +55,24 @@ COMPUTE = (
 )
 
 
+def accelerate_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--accelerate``: how far steps that are forecast may be off."""
+    return click.option(
+        "--accelerate",
+        type=AccelerateType(),
+        default="auto",
+        show_default=True,
+        metavar="off|auto|TOLERANCE",
+        help=help,
+    )
+
+
+ACCELERATE = (
+    "Steps whose denoiser calls are forecast from earlier ones: none, those that the artifact was tuned to do without "
+    "(latentc tune; off where it was not), or as many as an estimated relative error allows, e.g. 0.1."
+)
+
+
 class Span(NamedTuple):
     """A range of whole numbers, both ends included; one number is a range of itself."""
 
@@ -159,6 +177,40 @@ class BytesType(click.ParamType[int]):
         if count < 1:
             self.fail(f"'{value}' is no size on disk; expected bytes, e.g. 600M or 1.5G.", param, ctx)
         return count
+
+
+class AccelerateType(click.ParamType[str]):
+    """`off`, `auto` or a number of at least 0."""
+
+    name = "tolerance"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from artifacts.errors import UsageError
+        from runtimes.acceleration import check_accelerate
+
+        try:
+            check_accelerate(str(value))
+        except UsageError:
+            self.fail(f"'{value}' is none of off, auto and a tolerance of at least 0, e.g. 0.1.", param, ctx)
+        return str(value)
+
+
+class CountsType(click.ParamType[tuple[int, ...]]):
+    """`20,50`: numbers of at least 1."""
+
+    name = "counts"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(re.fullmatch(r"[1-9]\d{0,5}", part, re.ASCII) for part in parts):
+            self.fail(
+                f"'{value}' is no list of numbers; expected numbers of at least 1, e.g. 20,50.", param, ctx
+            )
+        return tuple(dict.fromkeys(map(int, parts)))
 
 
 class AssignmentType(click.ParamType[tuple[str, str]]):

@@ -1,11 +1,11 @@
-"""Pictures in and out: what `--image` and `--mask` read, and PNG files that carry their parameters."""
+"""Pictures as PNG files that carry their parameters, and the names of files that are written."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,36 +25,17 @@ JSON_KEY = "latentc"
 _FIRST = ("prompt", "negative_prompt")
 
 
-def read(path: Path, mode: str) -> Image:
-    """The picture in a file, upright, in `mode` ("RGB", or "L" for a mask).
-
-    Raises:
-        UsageError: no such file, or it is no picture that Pillow reads.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert(mode)
-    except UnidentifiedImageError:
-        raise UsageError(f"{path} is not a picture (PNG, JPEG, WebP, ...).") from None
-    except Image.DecompressionBombError as error:
-        raise UsageError(f"{path} is too large to be opened: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-
-def template(output: str, count: int) -> str:
+def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> str:
     """The file name that `count` pictures are made from, checked; `at` fills it in.
 
     `{index}` (or `{index:03}`) is the picture's number from 0. A name without it gets `-{index}` before its
     suffix when there is more than one picture.
 
     Raises:
-        UsageError: not a .png name, a brace that is not `{index}`, or a folder that does not exist.
+        UsageError: a name with another suffix, a brace that is not `{index}`, or a folder that does not exist.
     """
     path = Path(output)
-    if path.suffix.lower() != ".png":
+    if path.suffix.lower() not in suffixes:
         raise UsageError(
             f"the output must be a .png file, which carries its parameters; found '{output}'.",
             "For instance: -o out.png",

@@ -9,12 +9,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from artifacts.errors import UsageError
 from artifacts.foreseen import foreseen
 from artifacts.manifest import DimRange
 from artifacts.progress import Progress, silent
+from runtimes import clips
+from runtimes.acceleration import tolerance_of
 from runtimes.bars import Bars
 from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of
 from runtimes.flaws import Flaw
+from runtimes.forecast import Count
 from runtimes.meter import Meter, NotFinite
 from runtimes.notebook import notebook_bars
 from runtimes.options import arguments, check_range, check_texts, parameters, parse_size, synonym
@@ -22,6 +26,7 @@ from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
+from runtimes.visuals import kind
 
 # Options that are given once for each image to a pipeline that makes one image of each.
 _REPEATED = (*TEXTS, "image", "mask")
@@ -36,8 +41,8 @@ class Generator:
     def __init__(self, diffusers: Any, sizes: Mapping[str, DimRange], progress: Progress = silent) -> None:
         """
         Args:
-            sizes: the widths, heights and numbers of images at once ("batch") that the components take; a name that is
-                left out takes any width or height, and one image.
+            sizes: the widths, heights, "frames" of a video and numbers of images at once ("batch") that the components
+                take; a name that is left out takes any of them, and one image.
         """
         self.diffusers = diffusers
         self._sizes = sizes
@@ -45,6 +50,8 @@ class Generator:
         self._meter = Meter()
         self._lock = ProcessLock()
         self._scheduler = getattr(diffusers, "scheduler", None)
+        self._tolerance = 0.0
+        self._count: Count | None = None
 
     @property
     def scheduler(self) -> Any:
@@ -76,12 +83,14 @@ class Generator:
         seed: int | Sequence[int] | None = None,
         size: str | tuple[int, int] | None = None,
         images: int = 1,
+        frames: int | None = None,
         scheduler: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
+        accelerate: str | float | None = None,
         **extra: Any,
     ) -> Result:
-        """Makes images.
+        """Makes images, videos or sounds: what the pipeline makes.
 
         What is None is left to the pipeline's own default. The noise comes from a CPU generator, so that one
         seed gives one picture on every runtime and device; image `i` has the seed ``seed + i``, however many
@@ -95,11 +104,15 @@ class Generator:
             size: (width, height) in pixels, or "512x512".
             images: how many of each prompt; made, with those of other prompts, in batches as large as the artifact
                 allows.
+            frames: of each video.
             scheduler: class name of one of diffusers' schedulers, and options of it: "EulerDiscreteScheduler" or
                 "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3". What is not given is as in the
                 model's own.
             progress: told of each step; in a notebook, bars are drawn where neither this nor `load` is given one.
             cancel: set it from another thread to stop before the next call of a component.
+            accelerate: steps whose calls are forecast from earlier ones rather than made: "off", "auto" for what the
+                artifact was tuned to, or the estimated relative error that a forecast may have (0.1). None for what
+                `load` was given.
             extra: the pipeline's own parameters, by their own names.
 
         Raises:
@@ -119,6 +132,7 @@ class Generator:
                     "strength": strength,
                     "steps": steps,
                     "guidance": guidance,
+                    "frames": frames,
                 },
                 secrets.randbelow(2**32) if seed is None else seed,
                 parse_size(size),
@@ -126,6 +140,7 @@ class Generator:
                 scheduler,
                 progress,
                 cancel,
+                accelerate,
                 extra,
             )
 
@@ -138,13 +153,14 @@ class Generator:
         scheduler: str | None,
         progress: Progress,
         cancel: threading.Event | None,
+        accelerate: str | float | None,
         extra: Mapping[str, Any],
     ) -> Result:
         pipe = self.diffusers
         known = parameters(pipe)
         options |= dict(zip(("width", "height"), self._size(size, known), strict=True))
-        if options["image"] is not None:
-            self._check_image(options["image"], known)
+        options["frames"] = self._frames(options["frames"], known)
+        self._check_visuals({**options, **extra}, known)
         check_texts({**options, **extra})
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
@@ -152,6 +168,7 @@ class Generator:
         prompts = count(options["prompt"], {name: {**options, **extra}[name] for name in texts})
         wanted = draws(prompts or 1, seed, images)
         self._begin(scheduler)
+        self._prepare(accelerate)
         self._meter = Meter(cancel=cancel)
         limits = self._sizes.get("batch", DimRange(min=1, max=1))
         calls = of_calls(wanted, known, limits)
@@ -168,6 +185,9 @@ class Generator:
                     outputs.append(self._run(chunk, options, extra, known, texts if prompts else frozenset()))
                 broken += self._meter.take_not_finite()
         merged, pictures = merge(outputs)
+        videos = clips.videos(merged) if "output_type" not in extra else ()
+        pictures = pictures or tuple(frame for video in videos for frame in video)
+        sounds = clips.sounds(merged)
         return Result(
             images=pictures,
             seed=wanted[0].seed,
@@ -178,6 +198,11 @@ class Generator:
             ),
             outputs=merged,
             flaws=self._flaws(pictures, len(wanted), broken, merged),
+            frames=videos,
+            audio=sounds,
+            frame_rate=clips.frame_rate(known, extra) if videos else None,
+            sample_rate=clips.sample_rate(pipe) if sounds else None,
+            calls=self._count,
         )
 
     def _begin(self, scheduler: str | None) -> None:
@@ -189,6 +214,15 @@ class Generator:
             self.diffusers.scheduler = copy.deepcopy(self._scheduler)
         if scheduler is not None:
             self.diffusers.scheduler = make_scheduler(self.diffusers, scheduler)
+
+    def _prepare(self, accelerate: str | float | None) -> None:
+        """Takes what a call is asked to do with steps that can be forecast; here nothing can.
+
+        Raises:
+            UsageError: it is asked for.
+        """
+        if accelerate is not None and tolerance_of(accelerate, 0.0):
+            raise UsageError("only compiled pipelines are accelerated.", "Leave accelerate out.")
 
     def _run(
         self,
@@ -262,16 +296,26 @@ class Generator:
         ]
         return found[0], found[1]
 
-    def _check_image(self, image: Any, known: Mapping[str, Any]) -> None:
-        """An image sets the size where the pipeline has no parameter for it."""
-        if (
-            synonym("width", known) is not None
-            or not hasattr(image, "size")
-            or not isinstance(image.size, tuple)
-        ):
+    def _frames(self, frames: int | None, known: Mapping[str, Any]) -> int | None:
+        """The number of frames to pass: that asked for, or that of an artifact that has only one."""
+        limits = self._sizes.get("frames")
+        if frames is not None:
+            check_range("a request for", frames, self._sizes, "frames")
+        elif limits is not None and limits.min == limits.max and synonym("frames", known) is not None:
+            return limits.min
+        return frames
+
+    def _check_visuals(self, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        """A video that is given sets the length, and an image the size where the pipeline has no parameter for it."""
+        for name, value in given.items():
+            if name in known and isinstance(value, (list, tuple)) and kind(name, known) == "video":
+                check_range(f"'{name}' of", len(value), self._sizes, "frames")
+        image = given.get("image")
+        if synonym("width", known) is not None or not isinstance(getattr(image, "size", None), tuple):
             return
-        check_range("an image with a width of", image.size[0], self._sizes, "width")
-        check_range("an image with a height of", image.size[1], self._sizes, "height")
+        width, height = image.size  # type: ignore[union-attr]
+        check_range("an image with a width of", width, self._sizes, "width")
+        check_range("an image with a height of", height, self._sizes, "height")
 
     def _parameters(
         self,
@@ -285,6 +329,8 @@ class Generator:
         scheduler = getattr(self.diffusers, "scheduler", None)
         if scheduler is not None:
             kept["scheduler"] = chosen or type(scheduler).__name__
+        if self._count is not None:
+            kept |= {"accelerate": self._tolerance, "calls": str(self._count)}
         return {**kept, "seed": seed, "images": images, **self._about()}
 
 

@@ -86,6 +86,11 @@ class Graphs:
         return {folder: choose(self._compute, device, graph) for folder, graph in self._records.items()}
 
     @property
+    def device(self) -> str:
+        """What the graphs run on, by the session's own name; empty where there is no such device."""
+        return "" if self._here is None else self._here.name
+
+    @property
     def note(self) -> str:
         """What a user is told of what runs: a device that stands in for another, a type that was not measured there."""
         device = self._here

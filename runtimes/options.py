@@ -28,6 +28,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "seed": ("generator",),
     "width": ("width",),
     "height": ("height",),
+    # Of each video.
+    "frames": ("num_frames", "video_length", "frames"),
 }
 
 
@@ -65,6 +67,11 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
             )
         given[name] = value
     for name, value in extra.items():
+        if name in SYNONYMS["images"] and name in known:
+            raise UsageError(
+                f"'{name}' is given by 'images': each picture has a seed of its own.",
+                f"Use --images {value}, in Python images={value}",
+            )
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *SYNONYMS], n=1)
             hint = f"Did you mean '{near[0]}'?" if near else ""
@@ -133,6 +140,11 @@ def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str)
     limits = sizes.get(name)
     if limits is not None and not limits.min <= value <= limits.max:
         allowed = f"{limits.min}" if limits.min == limits.max else f"{limits.min} to {limits.max}"
+        if name == "frames":
+            raise UsageError(
+                f"the artifact was compiled for videos of {allowed} frames; found {what} {value}.",
+                "Compile it for more: latentc compile MODEL OUT --frames MIN..MAX",
+            )
         raise UsageError(
             f"the artifact was compiled for a {name} of {allowed}; found {what} {value}.",
             "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,14 +17,18 @@ from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verify import Artifact, open_artifact
 from runtimes import flaws
+from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
 from runtimes.assemble import assemble, check_components
+from runtimes.changes import refuse_loaders
 from runtimes.compute import summary
+from runtimes.forecast import Count, Forecaster
 from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
-from runtimes.options import parameters
+from runtimes.options import parameters, synonym
 from runtimes.result import Result
+from runtimes.schedulers import schedulers_of, watching
 from runtimes.sessions import table as sessions
 from runtimes.shell import Runner, build_shell, undone_on_failure
 
@@ -38,6 +43,7 @@ def load(
     progress: Progress = silent,
     compute: str = "auto",
     trust_engines: bool = False,
+    accelerate: str | float = AUTO,
     require_signature: str | Path | None = None,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
@@ -57,14 +63,18 @@ def load(
             fp32 where an artifact's weights are stored in it, or a graph was measured to fail in another.
         trust_engines: let engines of GPUs run, which are code, whoever made them. Those that this user compiled on this
             machine run without.
+        accelerate: "off", "auto" for what the artifact was tuned to (off where it was not), or how far steps that are
+            forecast may be off; see `Pipeline.generate`.
         require_signature: the public key (a PEM file) that the artifact must be signed with, in its `latentc.sig`.
             Engines that it covers run.
 
     Raises:
         LatentcError: the artifact is damaged, cannot be fetched, is not signed with the key that is required, holds
             engines that are not trusted, or needs a library or device that is not here.
-        UsageError: it has no such task, or the device does not have the type to compute in.
+        UsageError: it has no such task, the device does not have the type to compute in, or `accelerate` is none of
+            these.
     """
+    check_accelerate(accelerate)
     artifact = open_artifact(
         located(path, progress), progress=progress, memory=cache_dir() / "verified" if cache else None
     )
@@ -81,7 +91,7 @@ def load(
     if getattr(sessions.get(manifest.target), "runs_code", False):
         _check_engines(artifact, trust_engines or require_signature is not None)
     graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
-    return Pipeline(artifact.root, manifest, chosen, graphs, progress, files)
+    return Pipeline(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
 
 
 def _check_engines(artifact: Artifact, trusted: bool) -> None:
@@ -103,6 +113,10 @@ class Pool(Runner, Protocol):
     @property
     def computes(self) -> Mapping[str, str]:
         """Graph folder -> the type that it is computed in."""
+
+    @property
+    def device(self) -> str:
+        """What graphs run on, by the session's own name; empty where there is no such device."""
 
     def open_all(self) -> None:
         """Opens every graph."""
@@ -128,10 +142,12 @@ class Pipeline(Generator):
         graphs: Pool,
         progress: Progress = silent,
         files: Contents | None = None,
+        accelerate: str | float = AUTO,
     ) -> None:
         """
         Args:
             files: what the shells, schedulers and tokenizers are made of; None for the folder `root` as it is.
+            accelerate: what `generate` and calls take where they are not given it.
         """
         self.root = root
         self.manifest = manifest
@@ -140,9 +156,15 @@ class Pipeline(Generator):
         source = files or root
         check_components(manifest.pipelines, task, (c.name for c in manifest.components))
         self._shells = {
-            c.name: build_shell(c, source, graphs, lambda: self._meter) for c in manifest.components
+            c.name: build_shell(c, source, graphs, lambda: self._meter, lambda: self._forecaster)
+            for c in manifest.components
         }
-        super().__init__(assemble(source, manifest.pipelines[task], self._shells), manifest.sizes, progress)
+        self._accelerate = accelerate
+        self._forecaster: Forecaster | None = None
+        pipe = assemble(source, manifest.pipelines[task], self._shells)
+        for part in (pipe, *parts(pipe)):
+            refuse_loaders(part, self._shells)
+        super().__init__(pipe, manifest.sizes, progress)
 
     def open(self) -> None:
         """Opens every graph now, rather than when it is first used.
@@ -154,13 +176,21 @@ class Pipeline(Generator):
 
     @property
     def note(self) -> str:
-        """What a user should know of the device that runs it and its types; mostly nothing."""
-        return self._graphs.note
+        """What a user should know of what runs: the device, its types, parts of the model that are left out; mostly
+        nothing."""
+        left_out = [f"{part.name} ({part.class_name})" for part in self.manifest.left_out]
+        parts = f"the artifact does not have the model's {' and '.join(left_out)}." if left_out else ""
+        return " ".join(filter(None, (self._graphs.note, parts)))
 
     @property
     def computes(self) -> dict[str, str]:
         """Graph folder -> the type that it is computed in here ("fp32", "fp16", "bf16")."""
         return dict(self._graphs.computes)
+
+    @property
+    def device(self) -> str:
+        """What it runs on, by the session's own name ("cpu"); empty where there is no such device."""
+        return self._graphs.device
 
     def close(self) -> None:
         """Frees all graphs; twice is harmless.
@@ -193,25 +223,58 @@ class Pipeline(Generator):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls diffusers' own pipeline: what that takes, and what it returns.
+    def __call__(self, *args: Any, accelerate: str | float | None = None, **kwargs: Any) -> Any:
+        """Calls diffusers' own pipeline: what that takes, and what it returns; `accelerate` is as of `generate`.
 
-        The size is the artifact's where that has only one and none is asked for. A progress bar is drawn on terminals
-        and in notebooks, unless `set_progress_bar_config` says otherwise.
+        The size, and the number of a video's frames, are the artifact's where that has only one and none is asked for.
+        A progress bar is drawn on terminals and in notebooks, unless `set_progress_bar_config` says otherwise.
 
         Raises:
             LatentcError: a component is not compiled for what the pipeline asked of it.
         """
         with self._lock, bars_where_seen((self.diffusers, *parts(self.diffusers))):
             self._begin(None)
+            self._prepare(accelerate)
             self._meter = Meter()
             return self._called(*args, **{**self._unasked_size(args, kwargs), **kwargs})
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
-        with torch.no_grad(), undone_on_failure(self._shells.values()):
+        with torch.no_grad(), undone_on_failure(self._shells.values()), self._forecasting():
             return self.diffusers(*args, **kwargs)
+
+    def _prepare(self, accelerate: str | float | None) -> None:
+        tuned = self.manifest.forecast
+        asked = self._accelerate if accelerate is None else accelerate
+        self._tolerance = tolerance_of(asked, 0.0 if tuned is None else tuned.tolerance)
+        self._count = Count() if self._tolerance else None
+        if self._tolerance and asked != AUTO and not schedulers_of((self.diffusers, *parts(self.diffusers))):
+            raise UsageError(
+                f"{type(self.diffusers).__name__} has no scheduler, so there are no steps to forecast.",
+                "Leave accelerate out.",
+            )
+
+    @contextmanager
+    def _forecasting(self) -> Iterator[None]:
+        """One run of the pipeline whose calls may be forecast; what is remembered of it ends with it."""
+        if not self._tolerance:
+            yield
+            return
+        pipes = (self.diffusers, *parts(self.diffusers))
+
+        def totals() -> list[int]:
+            return [pipe.num_timesteps for pipe in pipes if getattr(pipe, "num_timesteps", None)]
+
+        self._forecaster = policy = Forecaster(self._tolerance, totals)
+        try:
+            with watching(
+                schedulers_of(pipes), lambda scheduler, time, result: policy.end_step(scheduler, time)
+            ):
+                yield
+        finally:
+            self._forecaster = None
+        self._count = (self._count or Count()) + policy.count
 
     def _flaws(
         self, pictures: Sequence[Any], images: int, broken: Sequence[NotFinite], outputs: Mapping[str, Any]
@@ -228,8 +291,11 @@ class Pipeline(Generator):
         }
 
     def _unasked_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
-        """The size of an artifact that has only one, by the names of parameters that a call leaves out."""
-        named = list(parameters(self.diffusers))
-        asked = {*named[: len(args)], *kwargs}
-        size = zip(("width", "height"), self._size(None, parameters(self.diffusers)), strict=True)
-        return {name: value for name, value in size if value is not None and name not in asked}
+        """The size and frames of an artifact that has only one, by the names of parameters that a call leaves out."""
+        known = parameters(self.diffusers)
+        asked = {*list(known)[: len(args)], *kwargs}
+        size = dict(zip(("width", "height"), self._size(None, known), strict=True))
+        counter = synonym("frames", known)
+        if counter is not None:
+            size[counter] = self._frames(None, known)
+        return {name: value for name, value in size.items() if value is not None and name not in asked}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+
+from artifacts.serve import fetch_no_kernels
 
 
 def quiet_libraries() -> None:
@@ -12,3 +15,5 @@ def quiet_libraries() -> None:
     """
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+    fetch_no_kernels()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # and so does bitsandbytes, on those kernels

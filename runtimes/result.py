@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtimes.flaws import Flaw
+from runtimes.forecast import Count
 from runtimes.meter import Timings
 
 if TYPE_CHECKING:
+    import numpy as np
     import PIL.Image
 
 
@@ -19,6 +21,10 @@ class Result:
 
     Attributes:
         images: one PIL image for each that was asked for; of a video, its frames, one video after the other.
+        frames: of a pipeline that makes videos, the frames of each.
+        audio: of a pipeline that makes sound, each as float32 [channels, samples].
+        frame_rate: frames a second that the videos were made for; None where the pipeline does not say.
+        sample_rate: samples a second of `audio`; None where the pipeline does not say.
         seed: the seed of the first image.
         seeds: the seed of each image or video.
         timings: where the time went.
@@ -26,6 +32,7 @@ class Result:
         outputs: what the pipeline returned besides PIL images (a prior's "image_embeds", "frames", latents),
             under the pipeline's own names; tensors and arrays of several runs are concatenated.
         flaws: what is wrong with them, or very likely so; see `Flaw`.
+        calls: for how many timesteps the denoiser was called, of how many; None where none were to be forecast.
     """
 
     images: tuple[PIL.Image.Image, ...]
@@ -35,6 +42,11 @@ class Result:
     parameters: Mapping[str, Any]
     outputs: Mapping[str, Any]
     flaws: tuple[Flaw, ...] = ()
+    frames: tuple[tuple[PIL.Image.Image, ...], ...] = ()
+    audio: tuple[np.ndarray, ...] = ()
+    frame_rate: float | None = None
+    sample_rate: int | None = None
+    calls: Count | None = None
 
 
 def merge(outputs: list[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[Any, ...]]:

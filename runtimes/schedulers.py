@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,6 +136,49 @@ def blamed(pipeline: Any) -> Iterator[None]:
         raise UsageError(
             f"{_name(scheduler)} cannot be used by {type(pipeline).__name__} in this call: {_line(error)}"
         ) from error
+
+
+AfterStep = Callable[[Any, Any, Any], None]
+"""Is told a scheduler, the timestep of the step that it has made, and what that returned."""
+
+
+def watched(cls: type, after: AfterStep) -> type:
+    """`cls` under its own name, whose `step` also tells `after`.
+
+    A class, as pipelines and `generate` copy schedulers: it goes with the copies.
+    """
+    inner: Any = getattr(cls, "step")  # noqa: B009
+
+    @functools.wraps(inner)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = inner(self, *args, **kwargs)
+        after(self, args[1] if len(args) > 1 else kwargs.get("timestep"), result)
+        return result
+
+    return type(cls.__name__, (cls,), {"__module__": cls.__module__, "step": step})
+
+
+def schedulers_of(pipelines: Iterable[Any]) -> list[Any]:
+    """The schedulers of pipelines, each once, that make steps."""
+    from diffusers import SchedulerMixin
+
+    values = {id(value): value for pipe in pipelines for value in vars(pipe).values()}
+    return [
+        value for value in values.values() if isinstance(value, SchedulerMixin) and hasattr(value, "step")
+    ]
+
+
+@contextmanager
+def watching(schedulers: Iterable[Any], after: AfterStep) -> Iterator[None]:
+    """While it is open, `after` is told of each step of the schedulers and of their copies."""
+    classes = [(scheduler, type(scheduler)) for scheduler in schedulers]
+    for scheduler, cls in classes:
+        scheduler.__class__ = watched(cls, after)
+    try:
+        yield
+    finally:
+        for scheduler, cls in classes:
+            scheduler.__class__ = cls
 
 
 def _of_scheduler(error: Exception, scheduler: Any) -> bool:

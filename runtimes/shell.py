@@ -7,16 +7,20 @@ module built on the meta device has all of that and no memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
+from artifacts.manifest import ComponentRecord, ConstLeaf, GraphSpec, MethodRecord, Tree
 from artifacts.pinned import Pinned
+from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
 from runtimes.classes import is_list, list_of_models, module_class
 from runtimes.configs import LIST_KEY, cleaned, read_config
+from runtimes.extrapolation import Arrays
+from runtimes.forecast import Forecaster
 from runtimes.meter import Meter
 from runtimes.parts import making, private_copy
 from runtimes.residual import put_residual
@@ -29,17 +33,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# Methods that would put other weights into a module: a compiled one has none to change, and a pipeline
-# whose LoRA silently does nothing is worse than an error.
-WEIGHT_METHODS = (
-    "load_lora_adapter",
-    "load_attn_procs",
-    "load_adapter",
-    "add_adapter",
-    "fuse_lora",
-    "load_state_dict",
-    "save_pretrained",
-)
+# Methods that would put other weights into a module, beside those of adapters: a compiled one has none to change, and
+# a pipeline whose LoRA silently does nothing is worse than an error.
+WEIGHT_METHODS = ("resize_token_embeddings", "load_state_dict", "save_pretrained")
 # Methods that move or cast a module, or trade its memory for time. Sessions have their device and precision already,
 # and a memory plan of their own.
 MOVE_METHODS = ("to", "cpu", "cuda", "float", "half", "bfloat16", "double")
@@ -79,18 +75,30 @@ _WATCH = "_latentc_watch"
 @contextmanager
 def undone_on_failure(shells: Iterable[Any]) -> Iterator[None]:
     """A call of the pipeline that fails leaves nothing set on its shells that was not set before."""
+    shells = list(shells)
     watches: list[Watch] = [getattr(shell, _WATCH) for shell in shells]
     before = [watch.changed() for watch in watches]
-    try:
-        yield
-    except BaseException:
-        for watch, changed in zip(watches, before, strict=True):
-            watch.put_back(changed)
-        raise
+    with ExitStack() as stack:
+        for shell in shells:
+            stack.enter_context(changes_of(shell).suspended())
+        try:
+            yield
+        except BaseException:
+            for watch, changed in zip(watches, before, strict=True):
+                watch.put_back(changed)
+            raise
+
+
+def _none() -> None:
+    return None
 
 
 def build_shell(
-    record: ComponentRecord, root: Path | Contents, runner: Runner, meter: Callable[[], Meter]
+    record: ComponentRecord,
+    root: Path | Contents,
+    runner: Runner,
+    meter: Callable[[], Meter],
+    forecaster: Callable[[], Forecaster | None] = _none,
 ) -> torch.nn.Module:
     """The shell of one component.
 
@@ -99,6 +107,7 @@ def build_shell(
         root: the artifact's files, for `record.config` and `record.residual`.
         runner: runs graphs.
         meter: gives the meter of the `generate` that is under way.
+        forecaster: gives what may answer calls in place of the runner; None where nothing does.
 
     Raises:
         LatentcError: the class is not trusted or has no such method, or its config does not build it.
@@ -118,6 +127,10 @@ def build_shell(
     module.__class__ = _shell_class(cls, record.name)
     split = _split(module, paths, record)
     _guard(module, record, split)
+    changes = Changes(record.name, [method.state for method in record.methods])
+    if not split:  # A module whose own Python runs sets on itself what it likes.
+        watched(module, changes)
+    module.__class__ = _alike(type(module), cls, changes)
     by_method: dict[str, list[MethodRecord]] = {}
     for method in record.methods:
         by_method.setdefault(method.method, []).append(method)
@@ -132,8 +145,9 @@ def build_shell(
         owner_class = cls if owner is module else type(owner)
         signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
         object.__setattr__(
-            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, watch)
+            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, forecaster, watch)
         )
+    changes.watch = watch
     return module
 
 
@@ -206,7 +220,7 @@ def _shell_class(cls: type, component: str) -> type:
     def refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise UsageError(
             f"'{component}' is compiled: its weights cannot be changed or saved.",
-            "Merge LoRAs into the model before it is compiled.",
+            HINT,
         )
 
     body: dict[str, Any] = {
@@ -216,9 +230,20 @@ def _shell_class(cls: type, component: str) -> type:
         "dtype": property(lambda self: torch.float32),
         **dict.fromkeys(MOVE_METHODS, stay),
         **{name: stay for name in MEMORY_METHODS if hasattr(cls, name)},
-        **{name: refuse for name in WEIGHT_METHODS if hasattr(cls, name)},
+        **{name: refuse for name in (*WEIGHT_METHODS, *loaders(cls)) if hasattr(cls, name)},
     }
     return type(cls.__name__, (cls,), body)
+
+
+def _alike(shell: Any, cls: type, changes: Changes) -> type:
+    """A subclass of `shell` that equals `cls`: `from_pipe` takes components of exactly the classes it wants."""
+
+    def equal(self: Any, other: object) -> bool:
+        return self is other or other is cls
+
+    meta: Any = type("Alike", (type(shell),), {"__eq__": equal, "__hash__": lambda self: hash(cls)})
+    body = {"__module__": shell.__module__, "__qualname__": shell.__qualname__, CHANGES: changes}
+    return meta(shell.__name__, (shell,), body)  # type: ignore[no-any-return]
 
 
 def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[str]) -> None:
@@ -253,11 +278,21 @@ def _answer(
     records: list[MethodRecord],
     runner: Runner,
     meter: Callable[[], Meter],
+    forecaster: Callable[[], Forecaster | None],
     watch: Watch,
 ) -> Callable[..., Any]:
     """The method `name`, answered by the first record that fits the call and what is set on the module."""
     method = name.rpartition(".")[2]
     known = defaults(cls, method)
+
+    def run(graph: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        now = meter()
+        with now.measure_opening():
+            runner.open(graph)
+        with now.measure(component, name):
+            outputs = runner.run(graph, arrays)
+        now.look(f"{component}.{name}", arrays, outputs)
+        return outputs
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bound = bind(cls, method, args, kwargs)
@@ -269,18 +304,16 @@ def _answer(
                 hint = "Call it with the options it was compiled for, or compile with yours: --arg NAME=VALUE"
                 continue
             graph = runner.record(record.graph)
-            arrays = _arrays(record, graph, bound, known)
+            asked, form = _returned(record, bound)
+            arrays = _arrays(record, graph, asked, known)
             if isinstance(arrays, Mismatch):
                 reasons.append(arrays)
                 continue
-            now = meter()
-            with now.measure_opening():
-                runner.open(record.graph)
-            with now.measure(component, name):
-                outputs = runner.run(record.graph, arrays)
-                result = rebuild(record.result, outputs)
-            now.look(f"{component}.{name}", arrays, outputs)
-            return result
+            made = partial(run, record.graph, arrays)
+            if (policy := forecaster()) is None:
+                return rebuild(form, made())
+            meter().check()
+            return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
         raise LatentcError(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),
@@ -290,6 +323,16 @@ def _answer(
     call.__name__ = method
     call.__doc__ = f"`{name}` of a compiled {cls.__name__}."
     return call
+
+
+def _returned(record: MethodRecord, bound: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tree]:
+    """A call's arguments as the record has them, and the form of what the caller wants back: `return_dict` decides
+    about that alone."""
+    recorded, asked = record.arguments.get("return_dict"), bound.get("return_dict")
+    other = isinstance(recorded, ConstLeaf) and isinstance(asked, bool) and recorded.value is not asked
+    if isinstance(recorded, ConstLeaf) and other and record.other_result is not None:
+        return {**bound, "return_dict": recorded.value}, record.other_result
+    return bound, record.result
 
 
 def _arrays(

@@ -10,7 +10,7 @@ import enum
 import inspect
 import math
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,10 @@ class Watch:
         if not self._last.holds():
             self._last = self._snapshot()
 
+    def look_again(self) -> None:
+        """Has the next call of `changed` look at everything, whatever was counted."""
+        self._writes.note()
+
     def _snapshot(self) -> _Snapshot:
         return _Snapshot(self._module, self._ours, self._writes)
 
@@ -117,7 +121,17 @@ class Watch:
         """Undoes attributes that were set since `changed` gave `before`: a call that failed has not set them back."""
         for path, field in self.changed().items():
             wanted = before.get(path, self._built.fields.get(path))
-            if field is wanted or field.name in _HOOKS or field.name != path.rpartition(".")[2]:
+            if field is wanted or field.name in _HOOKS:
+                continue
+            if field.name != path.rpartition(".")[2]:  # an entry of a config, which is frozen
+                prefix = path.rpartition(".")[0] + "."
+                entries = {**self._built.fields, **before}
+                whole = {
+                    name[len(prefix) :]: entry.value
+                    for name, entry in entries.items()
+                    if name.startswith(prefix) and entry.value is not ABSENT
+                }
+                setattr(field.owner, field.name, type(getattr(field.owner, field.name))(whole))
                 continue
             if field.value is not ABSENT:
                 delattr(field.owner, field.name)
@@ -183,15 +197,20 @@ class _Snapshot:
 
     def holds(self) -> bool:
         """Whether nothing has been set since."""
+        import torch
+
         try:
-            return (
-                self._writes.count == self._count
-                and not any(self._empty)
-                and all(map(operator.eq, self._live, self._copies))
-                and list(map(len, self._hooks)) == self._counts
-                and list(map(type, self._modules)) == self._types
-                and list(map(_COUNTED, self._tensors)) == self._versions
-            )
+            with (
+                torch._C.DisableTorchFunctionSubclass()
+            ):  # Compiled modules' tensors report what is done to them.
+                return (
+                    self._writes.count == self._count
+                    and not any(self._empty)
+                    and all(map(operator.eq, self._live, self._copies))
+                    and list(map(len, self._hooks)) == self._counts
+                    and list(map(type, self._modules)) == self._types
+                    and list(map(_COUNTED, self._tensors)) == self._versions
+                )
         except (RuntimeError, ValueError):  # Tensors and arrays do not say whether they are equal.
             return False
 
@@ -341,6 +360,22 @@ def mismatch(state: Mapping[str, Tree], watch: Watch) -> Mismatch | None:
     for path, tree in state.items():
         if not isinstance(tree, AnyLeaf) and path not in changed:
             return Mismatch(path, tree_in_words(tree), f"{in_words(watch.built(path))} ({AS_BUILT})")
+    return None
+
+
+def unrecorded(
+    states: Iterable[Mapping[str, Tree]], watch: Watch, before: Mapping[str, Field]
+) -> Mismatch | None:
+    """What was set since `watch.changed()` gave `before` and is in none of `states`, if anything is."""
+    states = tuple(states)
+    for path, field in watch.changed().items():
+        trees = [state[path] for state in states if path in state]
+        value = as_data(field.value)
+        if before.get(path) is field or any(isinstance(tree, AnyLeaf) or tree == value for tree in trees):
+            continue
+        if value is None and "." not in path and watch.built(path) is ABSENT:
+            continue  # As in `mismatch`.
+        return Mismatch(path, f"{in_words(watch.built(path))} ({AS_BUILT})", in_words(field.value))
     return None
 
 

@@ -67,7 +67,7 @@ class Requirements:
             or the name of another form ("nf4", `targets.graph.nf4`). It takes every scheme that is stored in them.
         passes: names of the compiler's passes to run last, in order.
         rewrites: the exact rewrites whose results its runtime can run, in the order in which they are applied.
-        dynamic_shapes: whether symbolic dimensions may remain.
+        dynamic_shapes: whether `lower` takes symbolic dimensions; without it a graph that has one is refused.
         activations: element type of quantized activations: "uint8" with a zero point, or "int8" without; empty where
             it reads none.
         negative_scales: whether scales of weights may be below zero.

@@ -16,6 +16,7 @@ from bench.metrics import Shot
 from bench.record import Bench, Variant
 from bench.report import plots, tables
 from bench.run import Outcome
+from runtimes.clips import some
 
 TEMPLATE = "template.html"
 ROWS = 8
@@ -140,7 +141,7 @@ def grid(outcome: Outcome) -> Grid:
             for name, gain in zip(names, gains, strict=True)
         )
         made.append(Row(bench.settings.prompts[first.prompt], first.seed, cells))
-    side = max(outcome.shots[names[0]][0].image.shape[:2])
+    side = max(outcome.shots[names[0]][0].image.shape[-3:-1])
     return Grid(names, gains, tuple(made), pixelated=side <= SMALL)
 
 
@@ -181,9 +182,11 @@ def _cell(ours: Shot, theirs: Shot | None, gain: float | None, psnr: float | Non
 
 
 def uri(image: np.ndarray) -> str:
-    """A picture as a data URI: PNG, or WebP where it is large."""
+    """A picture as a data URI: PNG, or WebP where it is large. Of a video, some of its frames in a row."""
     from PIL import Image
 
+    if image.ndim == 4:
+        image = np.concatenate(list(image[some(len(image))]), axis=1)
     file = io.BytesIO()
     picture = Image.fromarray(image)
     if max(image.shape[:2]) <= SMALL:

@@ -69,6 +69,12 @@ def compute(variant: Variant) -> str:
     return variant.about.get("compute", DASH)
 
 
+def calls(variant: Variant) -> str:
+    """ "9.5 of 20": steps of a picture whose calls are made; a dash where all are."""
+    found = None if variant.speed is None else variant.speed.calls
+    return DASH if found is None else f"{found.made:.1f} of {found.of:.0f}"
+
+
 SPEED: tuple[Column, ...] = (
     Column("computes in", "the type of its arithmetic, where nothing was asked for its default", compute),
     Column(
@@ -109,6 +115,7 @@ SPEED: tuple[Column, ...] = (
         "milliseconds of a denoising step: median (quartiles)",
         lambda v: milliseconds(v.speed.step_ms if v.speed else None, quartiles=True),
     ),
+    Column("calls", "steps of a picture whose calls are made, the others being forecast; mean", calls),
     Column(
         "x ref",
         "step time over the reference's, median of each round's own ratio (95 %)",
@@ -172,6 +179,7 @@ SHORT_SPEED: tuple[Column, ...] = (
             f"{v.speed.step_ms.low:.3g}-{v.speed.step_ms.high:.3g}" if v.speed and v.speed.step_ms else DASH
         ),
     ),
+    Column("calls", "", calls),
     Column("x ref", "", lambda v: figure(v.speed.step_ratio, ".3f") if v.speed else DASH),
     Column("img/min", "", lambda v: f"{v.speed.images_per_minute:.1f}" if v.speed else DASH),
 )

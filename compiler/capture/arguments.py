@@ -7,14 +7,18 @@ argument that is not here keeps its default, and one without a default must come
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from artifacts.errors import UsageError
+from compiler.capture.made_visuals import FromFile, how_to_give, made
+from runtimes import media
 from runtimes.classes import is_list
-from runtimes.options import parse_value
+from runtimes.options import synonym
+from runtimes.visuals import kind, visuals
 
 Form = Literal["lists", "one picture", "no lists"]
 """How prompts and pictures are passed: lists with an item for each row of the batch; a list of prompts and one picture
@@ -26,10 +30,12 @@ MAX_ELEMENTS = 1 << 28
 
 @dataclass(frozen=True)
 class Point:
-    """One call: `batch` pictures, `height` and `width` in pixels. `words` is the prompts' length.
+    """One call: `batch` pictures or videos, `height` and `width` in pixels. `words` is the prompts' length.
 
     There are as many prompts as pictures, unless `each` pictures are asked for of every prompt. `guided` False turns
     classifier-free guidance off. `extra` marks a point off the declared ranges, which is there to show what varies.
+    `frames` are those of each video, made or given; 0 leaves their number to the pipeline.
+    `tokens` is the text's length where the call is given embeddings of it, and None where it is given prompts.
     """
 
     batch: int
@@ -40,6 +46,8 @@ class Point:
     extra: bool = False
     each: int = 1
     form: Form = "lists"
+    frames: int = 0
+    tokens: int | None = None
 
     @property
     def prompts(self) -> int:
@@ -158,6 +166,9 @@ UNGUIDED: dict[str, float] = {"guidance_scale": 1.0, "true_cfg_scale": 1.0}
 GUIDED: dict[str, float] = {"guidance_scale": 4.0}
 """What turns it on, in pipelines whose default is off: an artifact should do both."""
 
+TEXTS = ("prompt", "negative_prompt")
+"""A text that the user gives for these is passed as often as there are prompts: pipelines want both alike."""
+
 GUIDED_ONLY = ("negative_prompt",)
 """Left out of calls without guidance: some pipelines take another way when it is None (an empty embedding)."""
 
@@ -176,8 +187,19 @@ STEPS_OF = ("num_inference_steps", "prior_num_inference_steps")
 FOR_EACH_MODEL = ("control_image", "image")
 """What has a picture for each model of a component that is a list of models; the first that a pipeline has."""
 
-RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_image"))
-"""Tried in turn when the call itself says that something is missing (ControlNet, upscalers)."""
+_RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_image"))
+
+
+def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
+    """Optional arguments that are passed in turn when the call itself says that something is missing.
+
+    Pictures first (ControlNet, upscalers), then the pipeline's videos: each, all, and all with their masks.
+    """
+    kinds = visuals(inspect.signature(type(pipe).__call__).parameters)
+    videos = [name for name, which in kinds.items() if which == "video"]
+    masks = [name for name, which in kinds.items() if which == "masks"]
+    several = [(*videos,), (*videos, *masks)] if videos else []
+    return tuple(dict.fromkeys((*_RETRIES, *((name,) for name in videos), *several)))
 
 
 def arguments(
@@ -193,6 +215,7 @@ def arguments(
         UsageError: the pipeline requires an argument that neither table nor `given` has.
     """
     parameters = inspect.signature(type(pipe).__call__).parameters
+    counter = synonym("frames", parameters)
     each = takes_each(pipe)
     if each is None or each in given:
         point = replace(point, each=1)
@@ -204,17 +227,21 @@ def arguments(
             continue
         asked = parameter.default is parameter.empty or name in TASK_ARGUMENTS.get(task, ()) or name in extra
         if name in given:
-            result[name] = given[name](point) if callable(given[name]) else given[name]
+            result[name] = _as_given(given[name], name, parameters, point)
+        elif point.frames and name == counter:
+            result[name] = point.frames
         elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
             result[name] = ARGUMENTS[name](point, pipe)
         elif asked and name in REQUIRED:
             result[name] = REQUIRED[name](point, pipe)
             if name == listed:
                 result[name] = [REQUIRED[name](replace(point, form="no lists"), pipe)] * models
+        elif asked and (which := kind(name, parameters)):
+            result[name] = made(which, point)
         elif parameter.default is parameter.empty:
             raise UsageError(
                 f"{type(pipe).__name__} requires the argument '{name}', which latentc cannot make up.",
-                f"Give it: --arg {name}=VALUE (a number, a text, or zeros(2,768) for a tensor)",
+                f"Give it: {how_to_give(name, parameters)}",
             )
         if name in given:
             continue
@@ -248,11 +275,24 @@ def _is_off(guidance: Any) -> bool:
     return isinstance(guidance, (int, float)) and guidance <= 1
 
 
+def _as_given(value: Any, name: str, parameters: Mapping[str, inspect.Parameter], point: Point) -> Any:
+    """What the user gave, as it is passed at a point."""
+    if isinstance(value, FromFile):
+        return value(point, kind(name, parameters))
+    if callable(value):
+        return value(point)
+    if isinstance(value, dict) and "dict" not in str(parameters[name].annotation).lower():
+        value = json.dumps(value, ensure_ascii=False)  # a prompt in JSON
+    if isinstance(value, str) and name in TEXTS:
+        return value if point.form == "no lists" else [value] * point.prompts
+    return value
+
+
 def parse_given(texts: Mapping[str, str]) -> dict[str, Any]:
-    """``--arg`` values: JSON where they are JSON, ``zeros(2,768)`` a tensor whose first axis is the batch.
+    """``--arg`` values: ``zeros(2,768)`` a tensor whose first axis is the batch, else as `runtimes.media.value`.
 
     Raises:
-        UsageError: a shape that cannot be read, or a value that is nested too deep.
+        UsageError: a shape that cannot be read, a value nested too deep, or a file that is not what it should be.
     """
     result: dict[str, Any] = {}
     for name, text in texts.items():
@@ -268,7 +308,8 @@ def parse_given(texts: Mapping[str, str]) -> dict[str, Any]:
                 ) from None
             result[name] = _Zeros(tuple(shape))
             continue
-        result[name] = parse_value(text, f"--arg {name}")
+        value = media.value(text, f"--arg {name}")
+        result[name] = FromFile.of(value) if media.is_visual(value) else value
     return result
 
 

@@ -67,6 +67,7 @@ class Method:
     used: frozenset[str] = frozenset()
     fixed: tuple[str, ...] = ()
     state: dict[str, Tree] = field(default_factory=dict)
+    other_result: Tree | None = None
 
 
 def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...]:
@@ -185,6 +186,7 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
         folder=folder,
         arguments=dict(tree.items),
         result=first.result,
+        other_result=first.other_result,
         inputs=specs("in", inputs[0]),
         outputs=specs("out", first.outputs),
         dims=axes.ranges(),
@@ -218,6 +220,10 @@ def _numbers(group: list[Call]) -> tuple[list[trees.Path], list[trees.Path]]:
     return varying, fixed
 
 
+def _proportional(sizes: Sequence[int], counts: Sequence[int]) -> bool:
+    return all(size * counts[0] == sizes[0] * count for size, count in zip(sizes, counts, strict=True))
+
+
 class _Axes:
     """Symbolic dimensions: axes whose sizes vary alike share a name."""
 
@@ -246,6 +252,13 @@ class _Axes:
             pairs = sorted(zip(values, sizes, strict=True))
             return all((a[1] == b[1]) if a[0] == b[0] else (a[1] < b[1]) for a, b in pairwise(pairs))
 
+        # Some parts see a video's frames as so many pictures.
+        frames = [p.frames for p in self.points]
+        rows = [p.batch * (2 if p.guided else 1) for p in self.points]
+        both = [count * row for count, row in zip(frames, rows, strict=True)]
+        each = [p.frames * p.batch for p in self.points]
+        if len(set(frames)) > 1 and (follows(frames) or any(_proportional(sizes, of) for of in (both, each))):
+            return "frames"
         # Parts of a pipeline are called with a row for each picture, or for each prompt.
         for rows in ([p.batch for p in self.points], [p.prompts for p in self.points]):
             batches = [row * (2 if p.guided else 1) for row, p in zip(rows, self.points, strict=True)]
@@ -256,7 +269,8 @@ class _Axes:
         for name, values in (
             ("height", [p.height for p in self.points]),
             ("width", [p.width for p in self.points]),
-            ("tokens", [p.height * p.width for p in self.points]),
+            ("tokens", [p.height * p.width * max(p.frames, 1) for p in self.points]),
+            ("text", [p.tokens or 0 for p in self.points]),
         ):
             if follows(values):
                 return name

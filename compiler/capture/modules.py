@@ -14,12 +14,13 @@ from torch.overrides import TorchFunctionMode
 
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
+from compiler.origins.embeddings import extended
 from compiler.source import ComponentSource
 from runtimes.classes import list_of_models
 from runtimes.configs import LIST_KEY, read_config
 from runtimes.guard import guarded
 from runtimes.parts import private_copy
-from targets.graph.weights import Seeded, Stored
+from targets.graph.weights import Origin, Seeded
 
 # Tables of more elements that checkpoints store (SD 3.5's positions: 226 million) are weights like any other.
 _TABLE_ELEMENTS = 65536
@@ -27,11 +28,14 @@ _TABLE_ELEMENTS = 65536
 _LARGE_ELEMENTS = 1 << 24
 
 
-def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
+def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = False) -> torch.nn.Module:
     """The component's module in fp32 and eval mode.
 
     It is built with its parameters on the meta device, so that buffers and tables which constructors compute
     (rotary frequencies, position ids) are real and right; then each parameter becomes a fake CPU tensor of `mode`.
+
+    Args:
+        as_it_is: leave code that cannot be recorded (`rewritten.recordable`): for a module that is run.
 
     Raises:
         LatentcError: the config does not fit the class.
@@ -63,7 +67,7 @@ def build(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:
             if buffer is not None and buffer.device.type == "meta":
                 with mode:
                     owner._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-    return recordable(module.eval())
+    return module.eval() if as_it_is else recordable(module.eval())
 
 
 def _without_weights(component: ComponentSource) -> torch.nn.Module:
@@ -140,7 +144,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Stored]:
+def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origin]:
     """Where each parameter and persistent buffer of `module` is stored, by its name in the module.
 
     The names in a file go through the renaming that the module's own library does when it loads, and tied
@@ -154,6 +158,10 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
     wanted = dict(module.state_dict(keep_vars=True))
     names = _renamed(module, component.stored, wanted)
     found = {name: component.stored[key] for key, name in names.items() if name in wanted}
+    if component.rows:
+        table: Any = module.get_input_embeddings().weight  # type: ignore[operator]
+        for name in [name for name in found if wanted[name] is table]:
+            found[name] = extended(found[name], component.rows)
     by_tensor = {id(wanted[name]): stored for name, stored in found.items()}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     missing = []
@@ -174,24 +182,24 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Store
         shape = tuple(wanted[name].shape)
         if stored.shape != shape:
             raise LatentcError(
-                f"'{stored.key}' in {stored.file.name} has the shape {list(stored.shape)}; "
+                f"'{stored.key}' in {component.weight_files[0].name} has the shape {list(stored.shape)}; "
                 f"'{component.name}' needs {list(shape)}.",
                 "Its config.json and its weights are of different models.",
             )
     return found
 
 
-def _bind_list(module: torch.nn.Module, component: ComponentSource) -> dict[str, Stored]:
+def _bind_list(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origin]:
     """`bind` of a component that is a list of models."""
     (models,) = (name for name, child in module.named_children() if isinstance(child, torch.nn.ModuleList))
-    found: dict[str, Stored] = {}
+    found: dict[str, Origin] = {}
     for number, member in enumerate(component.members):
         stored = bind(module.get_submodule(f"{models}.{number}"), member)
         found |= {f"{models}.{number}.{name}": tensor for name, tensor in stored.items()}
     return found
 
 
-def seeded(module: torch.nn.Module) -> dict[str, Stored]:
+def seeded(module: torch.nn.Module) -> dict[str, Origin]:
     """What `bind` finds, for a module whose weights are not there: every parameter and large stored table, as noise.
 
     Small buffers keep what the constructor computed.
@@ -203,15 +211,15 @@ def seeded(module: torch.nn.Module) -> dict[str, Stored]:
         for name, tensor in module.state_dict(keep_vars=True).items()
         if tensor.dtype == torch.float32 and tensor.numel() > _TABLE_ELEMENTS
     }
-    known: dict[int, Stored] = {}
-    found: dict[str, Stored] = {}
+    known: dict[int, Origin] = {}
+    found: dict[str, Origin] = {}
     for name, parameter in {**parameters, **tables}.items():
         tensor = Seeded.of(name, tuple(parameter.shape), dtypes[parameter.dtype])
         found[name] = known.setdefault(id(parameter), tensor)
     return found
 
 
-def real_tensor(module: torch.nn.Module, weights: Mapping[str, Stored], name: str) -> torch.Tensor:
+def real_tensor(module: torch.nn.Module, weights: Mapping[str, Origin], name: str) -> torch.Tensor:
     """The real value of a parameter or buffer of a module without weights; floats are fp32, as in the module.
 
     Args:
@@ -232,7 +240,7 @@ def real_tensor(module: torch.nn.Module, weights: Mapping[str, Stored], name: st
 
 
 def _renamed(
-    module: torch.nn.Module, stored: Mapping[str, Stored], wanted: Mapping[str, Any]
+    module: torch.nn.Module, stored: Mapping[str, Origin], wanted: Mapping[str, Any]
 ) -> dict[str, str]:
     """Key in the file -> name in the module."""
     if hasattr(module, "_fix_state_dict_keys_on_load"):  # diffusers: a dict of tensors, edited in place

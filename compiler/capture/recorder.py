@@ -49,6 +49,7 @@ class Call:
             (NaN and infinity; an additive mask's negative infinity is kept).
         used: names of the parameters and buffers that the call read.
         state: what the pipeline had set on the module, by its path there; see `compiler.capture.state`.
+        other_result: the tree of what comes back where `return_dict` is the other of its two values, if it has one.
     """
 
     component: str
@@ -62,6 +63,7 @@ class Call:
     values: dict[str, torch.Tensor]
     used: frozenset[str]
     state: dict[str, Tree] = field(default_factory=dict)
+    other_result: Tree | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Answer:
     result: Any
     used: frozenset[str]
     state: dict[str, Tree]
+    other_result: Tree | None = None
 
 
 class Recorder:
@@ -109,7 +112,7 @@ class Recorder:
         ours |= {id(module): [*_MOVES] for module in modules.values() if id(module) not in ours}
         self._watches = {name: Watch(module, ours) for name, module in modules.items()}
         self._used: set[str] = set()
-        self._names: dict[Any, list[str]] = {}
+        self._named: dict[Any, trees.Flat] = {}
         self._numeric: dict[tuple[str, str, str], bool] = {}
         self._on_meta = False
         self._metas: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -196,6 +199,7 @@ class Recorder:
                 values,
                 answer.used,
                 answer.state,
+                answer.other_result,
             )
         )
         return trees.map_tensors(answer.result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
@@ -237,7 +241,7 @@ class Recorder:
         self._inside = True
         try:
             with reads(changed) as read:
-                result, names = self._shapes(module, method, args, kwargs, taken)
+                result, named = self._shapes(module, method, args, kwargs, taken)
         except LatentcError:
             raise
         except Exception as error:
@@ -248,9 +252,13 @@ class Recorder:
             raise LatentcError(f"{whole} cannot be run without its weights: {why}") from error
         finally:
             self._inside = False
+        names = None if named is None else list(named.tensors)
         flat = trees.flatten_result(method, result, taken, names)
         state = as_state(part.component, part.method(method), changed, read)
-        return _Answer(flat, result, frozenset(self._used), state)
+        other = None if named is None or flat.tensors.keys() != named.tensors.keys() else named.tree
+        if named is None and "return_dict" in signature.signature(type(module), method).parameters:
+            other = trees.as_tuple(flat.tree)
+        return _Answer(flat, result, frozenset(self._used), state, other)
 
     def _shapes(
         self,
@@ -259,14 +267,14 @@ class Recorder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         taken: frozenset[str],
-    ) -> tuple[Any, list[str] | None]:
-        """The call's result, tensors without data, and its tensors' names where a tuple came back."""
+    ) -> tuple[Any, trees.Flat | None]:
+        """The call's result, tensors without data; where a tuple came back, what it is with `return_dict` as well."""
         original = getattr(type(module), method)
 
         def fake(value: torch.Tensor) -> torch.Tensor:
             return self._mode.from_tensor(value, static_shapes=True)
 
-        def run(place: Any) -> tuple[Any, list[str] | None]:
+        def run(place: Any) -> tuple[Any, trees.Flat | None]:
             self._used = set()
             placed_args, placed_kwargs = trees.map_tensors((args, kwargs), place)
             result = original(module, *placed_args, **placed_kwargs)
@@ -275,10 +283,10 @@ class Recorder:
                 return result, None
             # A tuple names nothing; the same call with return_dict names its fields.
             key = (id(module), method, taken, repr(trees.flatten_result(method, result, taken).tree))
-            if key not in self._names:
+            if key not in self._named:
                 named = original(module, *placed_args, **{**placed_kwargs, "return_dict": True})
-                self._names[key] = list(trees.flatten_result(method, named, taken).tensors)
-            return result, self._names[key]
+                self._named[key] = trees.flatten_result(method, named, taken)
+            return result, self._named[key]
 
         with torch.no_grad():
             # Plain meta tensors take a tenth of the time of fake ones, but modules that make tensors of their

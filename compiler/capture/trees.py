@@ -150,6 +150,13 @@ def _renamed(tree: Tree, names: Mapping[str, str]) -> Tree:
     return tree
 
 
+def as_tuple(tree: Tree) -> Tree | None:
+    """The tuple of what an output dataclass holds, which is what `return_dict=False` gives; None for other trees."""
+    return (
+        SequenceNode(kind="tuple", items=tuple(tree.items.values())) if isinstance(tree, ObjectNode) else None
+    )
+
+
 def with_number(tree: Tree, path: Path, name: str) -> Tree:
     """`tree` with the constant at `path` made an input called `name` that the caller passes as a number."""
     if not path:

@@ -14,13 +14,13 @@ from compiler.evidence.graphs import Beyond, Checker, Job, memory_needed
 from compiler.evidence.where import Finding, Locator, text
 from compiler.quantize import table
 from compiler.quantize.decide import NONE
-from compiler.source import ComponentSource
+from compiler.source import ModelSource
 from runtimes.compute import AUTO
 
 
 def compare(
     checker: Checker,
-    component: ComponentSource,
+    source: ModelSource,
     method: Method,
     model_file: Path,
     *,
@@ -60,6 +60,7 @@ def compare(
     if short := memory.shortage(memory_needed(parameters)):
         return (Evidence(check="not measured", reason=f"it takes {short}"),)
     schemes = {weight.scheme.partition(":")[0] for weight in weights} - {NONE}
+    component = source.component(method.component)
     task = f"{method.folder}: comparing with PyTorch"
     progress(Event(task, 0, None))
     with write_points(method, None if check == "full" else 1) as points:
@@ -73,6 +74,7 @@ def compare(
             schemes={name: table.get(name).tolerance for name in sorted(schemes)},
             model_file=str(model_file),
             built=built,
+            model=None if source.is_folder else source.spec,
             component=method.component,
             library=component.library,
             class_name=component.class_name,

@@ -6,18 +6,19 @@ serves a whole compile.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, Built, Evidence, TensorSpec, Tree
+from artifacts.manifest import AnyLeaf, Built, Evidence, ModelSpec, TensorSpec, Tree
 from artifacts.serve import Work
 from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
 from compiler.evidence.metrics import relative_error, undefined
@@ -52,11 +53,13 @@ class Job(BaseModel):
         compute: the only type to measure, or "auto": fp32, and what the device computes in by default.
         schemes: of the graph's quantized weights, each with its tolerance (`compiler.quantize.scheme`).
         tolerance: the target's own, by type, in place of `TOLERANCE`.
-        library, class_name, folder: what PyTorch loads.
+        model: what PyTorch loads, where diffusers cannot open it; None for a component's folder.
+        library, class_name, folder: what PyTorch loads of a folder.
         component, method, arguments, inputs, outputs, state: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
     """
 
+    kind: Literal["graph"] = "graph"
     target: str
     device: str
     precision: str
@@ -66,6 +69,7 @@ class Job(BaseModel):
     tolerance: dict[str, float] = {}
     model_file: str
     built: Built = {}
+    model: ModelSpec | None = None
     component: str
     library: str
     class_name: str
@@ -116,6 +120,14 @@ class Checker:
     ) -> None:
         self._worker.close()
 
+    def ask(self, job: BaseModel) -> Any:
+        """The answer of the process to a job, of a graph or of pipelines; see `checking`.
+
+        Raises:
+            WorkerError: see `artifacts.worker.Worker.ask`.
+        """
+        return self._worker.ask(job)
+
     def run(self, job: Job, check: str) -> tuple[Evidence, ...]:
         """What was measured, for each type.
 
@@ -123,7 +135,7 @@ class Checker:
             LatentcError: an output is beyond the tolerance or not finite, or the check itself failed.
         """
         try:
-            answer = self._worker.ask(job)
+            answer = self.ask(job)
         except WorkerError as error:
             raise LatentcError(
                 f"the check of '{job.component}.{job.method}' failed: {error.message}",
@@ -264,7 +276,7 @@ def _worst(found: Sequence[Sequence[np.ndarray]], references: Sequence[Sequence[
 def _reference(
     job: Job, points: list[dict[str, np.ndarray]], types: Sequence[str]
 ) -> tuple[list[list[np.ndarray]], dict[str, float]]:
-    """PyTorch's outputs in fp32, the module loaded by its own library: that checks the binding of weights too.
+    """PyTorch's outputs in fp32, a folder's module loaded by its own library: that checks the binding of weights too.
 
     Returns:
         The outputs of each point, and for each of `types` the worst error of PyTorch's outputs in it; a type that
@@ -321,8 +333,11 @@ def _module(job: Job) -> Any:
     """The job's component in PyTorch. That of a part is kept, as the next job is often of another part of it."""
     import torch
 
-    from compiler.source import ComponentSource
+    from compiler.capture import materialized
+    from compiler.source import ComponentSource, open_model
 
+    if job.model is not None:
+        return materialized.module(open_model(job.model), job.component)
     key = f"{job.library}.{job.class_name} {job.folder}"
     kept = "." in job.method and not job.state
     module = _last.get(key) if kept else None
@@ -345,5 +360,14 @@ def _module(job: Job) -> Any:
 
 
 def checking() -> Work:
-    """The work of the process that checks."""
-    return lambda line: _answer(Job.model_validate_json(line))
+    """The work of the process that checks: graphs, and the pipelines that they are parts of."""
+
+    def work(line: str) -> Any:
+        from compiler.evidence import pipelines
+
+        if json.loads(line)["kind"] == "graph":
+            return _answer(Job.model_validate_json(line))
+        evidence = pipelines.answer(pipelines.Job.model_validate_json(line))
+        return [row.model_dump(mode="json") for row in evidence]
+
+    return work

@@ -1,4 +1,7 @@
-"""How alike arrays are, and how alike pictures are: arrays [height, width, 3] with values from 0 to 1."""
+"""How alike arrays are, and how alike pictures are: arrays [height, width, 3] with values from 0 to 1.
+
+A video is an array of its frames, [frames, height, width, 3]; what is said of it is the mean of them.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,12 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def tensor(image: np.ndarray) -> object:
-    """float32 [1, 3, height, width]."""
+    """float32 [frames, 3, height, width]; a picture is one frame."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None], dtype=np.float32))
+    return torch.from_numpy(np.ascontiguousarray(frames(image).transpose(0, 3, 1, 2), dtype=np.float32))
+
+
+def frames(image: np.ndarray) -> np.ndarray:
+    """A picture or a video as [frames, height, width, 3]."""
+    return image.reshape(-1, *image.shape[-3:])

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.hashing import content_key
-from artifacts.manifest import Manifest, PictureEvidence
+from artifacts.manifest import Manifest, ModelSpec, PictureEvidence
 from artifacts.progress import Event, Progress
 from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
@@ -25,6 +25,7 @@ from compiler.evaluation import TASK, Evaluation
 from compiler.evidence.metrics import psnr, ssim
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
 from runtimes.flaws import shown, words
+from runtimes.options import parameters, synonym
 from runtimes.sessions import table
 
 EQUAL = 100.0
@@ -35,7 +36,7 @@ class Job(BaseModel):
     """What the other process needs: PyTorch's model, and the artifact-to-be.
 
     Attributes:
-        model: the diffusers folder; `variant` is that of its weight files ("fp16"), if they have one.
+        model: what it is made of; `variant` is that of a folder's weight files ("fp16"), if they have one.
         loose: a folder with the artifact's index, schedulers and tokenizers.
         root: what the manifest's paths are relative to.
         width, height: in pixels.
@@ -43,7 +44,7 @@ class Job(BaseModel):
         references: a folder that keeps what PyTorch drew for other jobs; empty for none.
     """
 
-    model: str
+    model: ModelSpec
     variant: str | None
     loose: str
     root: str
@@ -81,7 +82,7 @@ def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
 def compare(
     ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: Job, compute: str
 ) -> PictureEvidence:
-    """Evidence from pictures [height, width, 3] with values from 0 to 1.
+    """Evidence from pictures [height, width, 3], or videos [frames, height, width, 3], with values from 0 to 1.
 
     Where one of PyTorch's own shows nothing, there is nothing to compare with and nothing is measured; ours are held to
     the others all the same.
@@ -120,9 +121,9 @@ def compare(
 
 
 def _pytorch(job: Job) -> Any:
-    from runtimes import reference
+    from compiler.capture import materialized
 
-    return reference.load(job.model, job.manifest.pipelines[TASK], variant=job.variant).diffusers
+    return materialized.load(job.model, job.manifest.pipelines[TASK], variant=job.variant).diffusers
 
 
 def _types(job: Job) -> dict[str, str]:
@@ -156,12 +157,17 @@ def _draw(pipeline: Any, job: Job, prompts: Sequence[str], steps: int) -> list[n
     pipeline.set_progress_bar_config(disable=True)
     given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "np"}
     given |= {"width": job.width, "height": job.height}
+    counter, frames = synonym("frames", parameters(pipeline)), job.manifest.sizes.get("frames")
+    if counter is not None and frames is not None:
+        given[counter] = frames.min
     if job.evaluation.guidance is not None:
         given["guidance_scale"] = job.evaluation.guidance
     pictures = []
     for seed, prompt in enumerate(prompts):
         generator = torch.Generator("cpu").manual_seed(seed)
-        pictures.append(np.asarray(pipeline(prompt, generator=generator, **given).images[0]))
+        output = pipeline(prompt, generator=generator, **given)
+        drawn = output.frames if hasattr(output, "frames") else output.images
+        pictures.append(np.asarray(drawn[0]))
     return pictures
 
 
@@ -189,6 +195,8 @@ def _references(job: Job, times: int) -> list[np.ndarray] | PictureEvidence:
         times: how many times all are drawn, with these.
     """
     drawn = job.model_dump(mode="json", include={"model", "variant", "evaluation", "width", "height"})
+    if "frames" in job.manifest.sizes:
+        drawn["frames"] = job.manifest.sizes["frames"].min
     file = Path(job.references) / f"{content_key(drawn)}.npy" if job.references else None
     if file is not None and file.exists():
         return list(np.load(file))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from artifacts import paths
 from artifacts.errors import LatentcError
-from artifacts.hashing import file_record
+from artifacts.hashing import file_record, record_path
 from artifacts.manifest import Evidence, GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
@@ -79,7 +79,7 @@ def recheck(
                 require_schemes(graph, stored)
             found[graph.folder] = compare(
                 checker,
-                source.component(method.component),
+                source,
                 method,
                 artifact.root / graph.model_file,
                 target=target.name,
@@ -183,9 +183,11 @@ def _require_source(manifest: Manifest, source: ModelSource, captured: Capture) 
 
 def _source(manifest: Manifest, progress: Progress) -> ModelSource:
     """The model that the manifest names, if its weight files are the same."""
-    source = open_model(manifest.source.id)
+    source = open_model(manifest.source.spec or manifest.source.id)
+    # Single files, adapters and other components lie where the specification says.
+    elsewhere = set() if manifest.source.spec is None else _files(source)
     for record in manifest.source.weights:
-        if fault := paths.fault(record.path):
+        if record.path not in elsewhere and (fault := paths.fault(record.path)):
             raise LatentcError(
                 f"the manifest names a weight file of the source that {fault}: {paths.shown(record.path)}.",
                 "Compile the model again.",
@@ -200,12 +202,28 @@ def _source(manifest: Manifest, progress: Progress) -> ModelSource:
     return source
 
 
+def _files(source: ModelSource) -> set[str]:
+    """The files that the source's weights are made of, as records name them."""
+    files = [file for component in source.modules for file in component.weight_files]
+    return {record_path(source.root, file) for file in (*files, *source.added)}
+
+
 def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Capture:
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
     given = parse_given(manifest.arguments)
     split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
+    batch = manifest.sizes["batch"]
+    tasks = tuple(manifest.pipelines)
     return capture(
-        source, tuple(manifest.pipelines), size, manifest.sizes["batch"], given, progress, split=split
+        source,
+        tasks,
+        size,
+        batch,
+        given,
+        progress,
+        split=split,
+        frames=manifest.sizes.get("frames"),
+        tokens=manifest.sizes.get("tokens"),
     )
 
 

@@ -44,7 +44,7 @@ def onnx_runtime(model_file: Path, values: frozenset[str]) -> Opens:
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
     from runtimes.sessions.onnx_format import ONNX
-    from runtimes.sessions.onnxruntime import inference_session
+    from runtimes.sessions.onnxruntime import SESSION, inference_session
 
     class FileRunner(OnnxrtRunner):
         def __init__(self, names: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ def onnx_runtime(model_file: Path, values: frozenset[str]) -> Opens:
 
         def _load(self) -> Any:
             marked = self._files.enter_context(_marked(ONNX, model_file, self._names))
-            return inference_session(marked, "cpu", "onnxruntime")
+            return inference_session(marked, "cpu", SESSION.target)
 
         def deactivate_impl(self) -> None:
             super().deactivate_impl()

@@ -10,15 +10,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from artifacts.errors import LatentcError
-from targets.graph.weights import Cast, Stored, WeightRef
+from targets.graph.weights import Cast, Origin, WeightRef
 
 _PREFIX = "module."  # `MethodCall.module`
 
-# Stored floats of any width are weights of an fp32 graph.
+# Origin floats of any width are weights of an fp32 graph.
 _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 
 
-def bind_weights(model: ir.Model, module: torch.nn.Module, weights: Mapping[str, Stored]) -> None:
+def bind_weights(model: ir.Model, module: torch.nn.Module, weights: Mapping[str, Origin]) -> None:
     """Gives every initializer of `model` its data, in place: a `WeightRef`, or a buffer that was computed.
 
     Args:

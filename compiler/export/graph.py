@@ -21,10 +21,10 @@ from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
 from compiler.passes import table
 from compiler.source import ComponentSource
-from targets.graph.weights import Stored
+from targets.graph.weights import Origin
 
 
-def export_graph(component: ComponentSource, method: Method, weights: Mapping[str, Stored]) -> ir.Model:
+def export_graph(component: ComponentSource, method: Method, weights: Mapping[str, Origin]) -> ir.Model:
     """The method's graph in fp32, weights still on disk, after the default passes.
 
     Raises:

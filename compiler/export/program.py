@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
 import torch
 from torch.export import Dim, ExportedProgram
 
@@ -37,7 +41,7 @@ def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
     try:
         # Sizes of 0 and 1 are not special: an artifact is run at batch 1, too.
         oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-        with torch.no_grad(), oblivious:
+        with torch.no_grad(), oblivious, _no_trace_of_autocast_off():
             program = torch.export.export(wrapper, example, dynamic_shapes=(dynamic,), strict=False)
     except Exception as error:
         raise LatentcError(
@@ -47,6 +51,20 @@ def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
         ) from error
     _check_dynamic(program, method)
     return program
+
+
+def _no_trace_of_autocast_off() -> AbstractContextManager[Any]:
+    """Code that turns autocast off, where it is off anyway, is otherwise a graph within the graph."""
+    autocast = torch.amp.autocast_mode.autocast
+    enter, leave = autocast.__enter__, autocast.__exit__
+
+    def entered(self: Any) -> Any:
+        return enter(self) if self._enabled else self
+
+    def left(self: Any, *exception: Any) -> Any:
+        return leave(self, *exception) if self._enabled else None
+
+    return patch.multiple(autocast, __enter__=entered, __exit__=left)
 
 
 def _check_dynamic(program: ExportedProgram, method: Method) -> None:
@@ -66,7 +84,7 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
         raise OneSizeOnly(
             f"'{method.component}.{method.method}' holds for one size only: {', '.join(baked)} must vary, "
             "but its code fixes it.",
-            "Compile one size: --size WIDTHxHEIGHT, and one batch: --batch N",
+            "Compile one size: --size WIDTHxHEIGHT, one batch: --batch N, and of videos one length: --frames N",
             declared=all(size in method.dims for size in baked.values()),
         )
 

@@ -27,7 +27,7 @@ from compiler.lowering.reuse import Shared
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.request import CompileRequest
-from compiler.road import Road, require_opset
+from compiler.road import Road, require_taken
 from compiler.source import ComponentSource, ModelSource
 from targets.base import Context, Target
 from targets.openvino import nncf as data_aware
@@ -113,6 +113,7 @@ class GraphJob:
         return content_key(
             {
                 "weights": [record.sha256 for record in files[method.component]],
+                "spec": None if self.source.is_folder else self.source.spec.model_dump(),
                 "config": self.component.config.decode(),
                 "class": self.captured.classes[method.component],
                 "folder": method.folder,
@@ -154,7 +155,7 @@ class GraphJob:
             return model
 
         arrived = self.road.run(self.exported(), quantize, self.progress)
-        require_opset(self.target, arrived.model, name)
+        require_taken(self.target, arrived.model, name)
         self.progress(Event(f"{name}: exporting the graph", 1, 1))
         residual = self._residual(building.folder)
         return Lowered(arrived.model, arrived.rewrites, arrived.kept, tuple(weights), scratch, residual)
@@ -174,7 +175,7 @@ class GraphJob:
         (building.folder / "config.json").write_bytes(self.component.config)
         evidence = compare(
             self.checker,
-            self.component,
+            self.source,
             self.method,
             building.folder / written.model_file,
             target=self.target.name,

@@ -248,7 +248,7 @@ class Lowering:
             state=method.state,
         )
         return calibrate.Job(
-            model=str(self.source.root),
+            model=self.source.spec,
             variant=self.source.variant,
             pipeline=self.captured.pipelines[TASK],
             target=self._measuring[0].name,

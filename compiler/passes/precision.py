@@ -11,7 +11,7 @@ import onnx_ir as ir
 from artifacts.errors import UsageError
 from artifacts.progress import Event, Progress, silent
 from targets.graph.shapes import is_small
-from targets.graph.weights import Stored, WeightRef
+from targets.graph.weights import Joined, WeightRef
 
 LOWER: dict[str, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 """Precision, as a user names it -> element type."""
@@ -62,7 +62,7 @@ def overflow_islands(ranges: Mapping[str, float], precision: str, margin: float 
 def _range_fits(weight: WeightRef, dtype: ir.DataType) -> bool:
     """Whether the source's own type already says that the weight fits; reads nothing."""
     source = weight.source
-    types = [source.dtype] if isinstance(source, Stored) else [part.dtype for part in source.parts]
+    types = [part.dtype for part in source.parts] if isinstance(source, Joined) else [source.dtype]
     return dtype == ir.DataType.BFLOAT16 or all(t == dtype for t in types)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import ComponentRecord, GraphSpec
+from artifacts.manifest import ComponentRecord, GraphSpec, ModelSpec
 from artifacts.progress import Event, Progress
 from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
@@ -26,7 +26,7 @@ class Job(BaseModel):
     """One run.
 
     Attributes:
-        model, variant, pipeline: the diffusers folder, the variant of its weight files, the pipeline's class path.
+        model, variant, pipeline: what it is made of, the variant of its weight files, the pipeline's class path.
         target: whose session runs the graph.
         root: what the records' paths are relative to.
         component, graph: the tapped graph and the component it stands for.
@@ -35,7 +35,7 @@ class Job(BaseModel):
         result: the file that receives the taps, float32 [calls, taps] (npy), or the inputs (npz).
     """
 
-    model: str
+    model: ModelSpec
     variant: str | None
     pipeline: str
     target: str
@@ -176,14 +176,16 @@ def _called(pipeline: Any, job: Job, tapped: Tapped, given: Mapping[str, Any]) -
 
 def collect(job: Job) -> dict[str, str]:
     """Runs the pipeline in this process and writes `job.result`; the answer holds at most a "failure"."""
-    from runtimes import reference
+    from compiler.capture import materialized
     from runtimes.meter import Meter
     from runtimes.shell import build_shell
 
     tapped, meter = Tapped(job), Meter()
     shell = build_shell(job.component, Path(job.root), tapped, lambda: meter)
     components = {job.component.name: shell}
-    pipeline = reference.load(job.model, job.pipeline, variant=job.variant, components=components).diffusers
+    pipeline = materialized.load(
+        job.model, job.pipeline, variant=job.variant, components=components
+    ).diffusers
     _rest(pipeline, shell, Path(job.result).parent)
     given: dict[str, Any] = {"num_inference_steps": job.evaluation.steps}
     given |= {"width": job.width, "height": job.height}

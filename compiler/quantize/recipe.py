@@ -29,7 +29,7 @@ from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import MIN_ELEMENTS, Layout
 from compiler.quantize.scheme import NO_METHOD, Options, Scheme
 from targets.base import Target
-from targets.graph.weights import Stored
+from targets.graph.weights import Origin
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 ALL = "*"
@@ -262,10 +262,10 @@ def choice_of(recipe: Recipe | None, method: Method) -> Choice:
     return Choice(None if recipe is None else recipe.components.get(method.folder))
 
 
-def planned(choice: Choice) -> Callable[[Stored], int | None]:
+def planned(choice: Choice) -> Callable[[Origin], int | None]:
     """What a stored tensor will take on disk, as far as its shape tells; None where it is not quantized."""
 
-    def size(stored: Stored) -> int | None:
+    def size(stored: Origin) -> int | None:
         if len(stored.shape) < 2 or math.prod(stored.shape) < MIN_ELEMENTS:
             return None
         layout = Layout("linear" if len(stored.shape) == 2 else "conv", stored.shape, 0)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
 from artifacts.progress import Progress, silent
-from latentc.api import keywords
+from latentc.api import keywords, sources
 from latentc.api.keywords import Batch, File, Size
+from latentc.api.sources import Loras
+from latentc.api.tuning import tune
 
 if TYPE_CHECKING:
     from artifacts.manifest import Recipe
@@ -32,9 +34,12 @@ def compile(
     task: str | Sequence[str] | None = None,
     size: Size | None = None,
     batch: Batch | None = None,
+    frames: Batch | None = None,
+    tokens: Batch | None = None,
     check: str | None = None,
     quantize: str | Recipe | None = None,
     method: str | None = None,
+    accelerate: float | None = None,
     calibration: File | Sequence[str] | None = None,
     pictures: int | None = None,
     patience: float | None = None,
@@ -42,6 +47,11 @@ def compile(
     rewrites: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
+    config: File | None = None,
+    components: Mapping[str, File] | None = None,
+    loras: Loras | None = None,
+    lora_partial: bool | None = None,
+    embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -51,16 +61,19 @@ def compile(
     What is None is as the command's default, or as in the request.
 
     Args:
-        model: a diffusers folder, a hub id or a built-in name; or a whole `CompileRequest`.
+        model: a diffusers folder, a single file, a hub id or a built-in name; or a whole `CompileRequest`.
         out: the artifact's folder; it appears when all is done.
         target: a name that `targets` lists.
         precision: in which weights are stored: "fp32", "fp16" or "bf16".
         task: "text-to-image", "image-to-image", "inpaint", or several of them; None for what the model does.
         size: pixels: (width, height), 512, "512x768", "256..1024" or a `SizeRange`; None for the model's own.
         batch: pictures drawn at once: 4, "1..4", (1, 4).
+        frames: of a video, written like `batch`; None for the pipeline's own number.
+        tokens: the text's length, for embeddings of weighted or long prompts: "77..308"; None for the pipeline's own.
         check: compare each component with PyTorch: "quick", "full" or "none".
         quantize: "int8", "unet=int4,text_encoder=int8", a recipe's .toml file or a `Recipe`.
         method: how int4's values are chosen: "awq", "scale-estimation" or "gptq".
+        accelerate: dB: then find how many steps the artifact can do without at this PSNR, as `latentc.tune` does.
         calibration: prompts that activations and `method` are measured on, or a text file of them.
         pictures: how many prompts' pictures are compared with PyTorch's where weights are quantized.
         patience: seconds that drawing them may take.
@@ -68,6 +81,11 @@ def compile(
         rewrites: names of exact rewrites, or "none".
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
+        config: of a single file: a diffusers folder with its configuration.
+        components: other components by name: a folder, a file of weights, or "none".
+        loras: adapters that are merged into the weights: files, "FILE:0.8", or file -> weight.
+        lora_partial: leave tensors of an adapter that find no weight out.
+        embeddings: textual inversions: files, "FILE:TOKEN", or file -> token.
         force: replace an artifact that is at `out`.
         progress: told of what is under way.
         on_plan: told what will be done before the work starts.
@@ -93,6 +111,8 @@ def compile(
         tasks=keywords.names(task),
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
+        frames=keywords.frame_range(frames),
+        tokens=keywords.batch_range(tokens),
         check=check,
         quantize=with_method(quantize, method),
         calibration=keywords.prompts(calibration),
@@ -102,10 +122,16 @@ def compile(
         rewrites=_joined(rewrites),
         options=keywords.texts(options),
         arguments=arguments,
+        config=None if config is None else str(config),
+        components=keywords.texts(components),
+        loras=sources.adapters(loras),
+        lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     with keywords.reporting(progress) as reported:
-        return build.compile(request, reported, on_plan)
+        artifact = build.compile(request, reported, on_plan)
+        return artifact if accelerate is None else tune(artifact.root, min_psnr=accelerate, progress=reported)
 
 
 def auto(
@@ -119,12 +145,19 @@ def auto(
     task: str | Sequence[str] | None = None,
     size: Size | None = None,
     batch: Batch | None = None,
+    frames: Batch | None = None,
+    tokens: Batch | None = None,
     check: str | None = None,
     pictures: int | None = None,
     patience: float | None = None,
     rewrites: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
+    config: File | None = None,
+    components: Mapping[str, File] | None = None,
+    loras: Loras | None = None,
+    lora_partial: bool | None = None,
+    embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -153,12 +186,19 @@ def auto(
         tasks=keywords.names(task),
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
+        frames=keywords.frame_range(frames),
+        tokens=keywords.batch_range(tokens),
         check=check,
         pictures=pictures,
         patience=patience,
         rewrites=_joined(rewrites),
         options=keywords.texts(options),
         arguments=arguments,
+        config=None if config is None else str(config),
+        components=keywords.texts(components),
+        loras=sources.adapters(loras),
+        lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     if request.quantize:

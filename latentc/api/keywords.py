@@ -75,17 +75,30 @@ def batch_range(batch: Batch | None) -> DimRange | None:
     Raises:
         UsageError: neither.
     """
+    return _range(batch, "batch")
+
+
+def frame_range(frames: Batch | None) -> DimRange | None:
+    """A number of frames, or a range: "9..17", (9, 17).
+
+    Raises:
+        UsageError: neither.
+    """
+    return _range(frames, "number of frames")
+
+
+def _range(value: Batch | None, what: str) -> DimRange | None:
     from artifacts.manifest import DimRange
     from latentc.params import Span
 
-    if batch is None or isinstance(batch, DimRange):
-        return batch
-    if isinstance(batch, Span):
-        span: Span | None = batch
+    if value is None or isinstance(value, DimRange):
+        return value
+    if isinstance(value, Span):
+        span: Span | None = value
     else:
-        span = Span.parse("..".join(map(str, batch)) if isinstance(batch, tuple) else str(batch))
+        span = Span.parse("..".join(map(str, value)) if isinstance(value, tuple) else str(value))
     if span is None:
-        raise UsageError(f"{batch!r} is no batch; it is a number of at least 1 or a range: '1..4', (1, 4).")
+        raise UsageError(f"{value!r} is no {what}; it is a number of at least 1 or a range: '1..4', (1, 4).")
     return DimRange(min=span.min, max=span.max)
 
 

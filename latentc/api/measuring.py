@@ -30,6 +30,7 @@ def bench(
     task: str | None = None,
     device: str | None = None,
     compute: str | None = None,
+    accelerate: str | float | None = None,
     threads: int | None = None,
     report: File | None = None,
     progress: Progress = silent,
@@ -46,7 +47,8 @@ def bench(
         steps: denoising steps. seeds: pictures of each prompt, the first from `first_seed`.
         guidance: how closely to follow the prompt. size: (width, height) in pixels.
         task: which of the artifacts' tasks. device: one that `targets` lists. compute: in which types artifacts are
-            computed. threads: of each inference.
+            computed. accelerate: steps that artifacts forecast, as `load` takes it; a reference makes all its calls.
+        threads: of each inference.
         report: a folder where report.html, report.md and bench.json are written.
         command: what to type to run it again, for the record; empty for this call.
 
@@ -79,6 +81,7 @@ def bench(
             "task": task,
             "device": device,
             "compute": compute,
+            "accelerate": None if accelerate is None else str(accelerate),
             "threads": threads,
         },
     )

@@ -221,7 +221,7 @@ def _component(component: ComponentSource, module: bool) -> ComponentSummary:
     dtypes: dict[str, int] = {}
     for tensor in component.stored.values():
         dtype = tensor.dtype.name.lower()
-        dtypes[dtype] = dtypes.get(dtype, 0) + tensor.nbytes
+        dtypes[dtype] = dtypes.get(dtype, 0) + int(math.prod(tensor.shape) * tensor.dtype.itemsize)
     return ComponentSummary(
         component.name,
         class_name,

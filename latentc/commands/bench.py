@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import COMPUTE, FiniteType, PixelsType, compute_option, trust_engines_option
+from latentc.params import (
+    ACCELERATE,
+    COMPUTE,
+    FiniteType,
+    PixelsType,
+    accelerate_option,
+    compute_option,
+    trust_engines_option,
+)
 
 if TYPE_CHECKING:
     from bench.gates import Fall
@@ -61,6 +69,7 @@ Examples:
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
 @compute_option(COMPUTE)
+@accelerate_option(f"{ACCELERATE} A reference makes all its calls.")
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -99,6 +108,7 @@ def command(
     task: str | None,
     device: str,
     compute: str,
+    accelerate: str,
     threads: int | None,
     report: str | None,
     json_file: str | None,
@@ -136,6 +146,7 @@ def command(
             task=task,
             device=device,
             compute=compute,
+            accelerate=accelerate,
             threads=threads,
             progress=progress,
             command=["latentc", *sys.argv[1:]],

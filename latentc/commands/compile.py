@@ -37,6 +37,8 @@ Examples:
   latentc compile ./sd15 out --target onnxruntime --precision fp16 --size 256..1024 --batch 1..4
   latentc compile ./sdxl out --target openvino --quantize unet=int4,text_encoder=int8
   latentc compile shapes out --target tensorrt --gpu sm89,sm120
+  latentc compile ./model.safetensors out --target openvino --config ./sdxl
+  latentc compile ./sdxl out --target openvino --lora style.safetensors:0.8
   latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
   latentc compile out out-50 --rebuild --gpu sm120
 """,
@@ -76,6 +78,19 @@ Examples:
     help="Pictures drawn at once, fixed or as a range.",
 )
 @click.option(
+    "--frames",
+    type=SpanType(),
+    metavar="N|MIN..MAX",
+    help="Frames of a video, fixed or as a range. [default: the pipeline's own number]",
+)
+@click.option(
+    "--tokens",
+    type=SpanType(),
+    metavar="MIN..MAX",
+    help="How long the text may be, in tokens, where it is given as embeddings (prompt_embeds) of weighted or long "
+    "prompts: 77..308. [default: the pipeline's own length]",
+)
+@click.option(
     "--check",
     type=click.Choice(["quick", "full", "none"]),
     default="quick",
@@ -99,8 +114,9 @@ Examples:
     multiple=True,
     type=NAME_VALUE,
     metavar="NAME=VALUE",
-    help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, or "
-    "zeros(2,768) for a tensor whose first axis is the batch. May be repeated.",
+    help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, @FILE for what a "
+    "picture, a video, a folder of pictures, a .wav, .npy or JSON file holds, or zeros(2,768) for a tensor whose "
+    "first axis is the batch. May be repeated.",
 )
 @click.option(
     "--quantize",
@@ -127,6 +143,13 @@ Examples:
     type=BytesType(),
     metavar="SIZE",
     help="With --quantize auto: the best artifact of at most this size on disk, e.g. 600M.",
+)
+@click.option(
+    "--accelerate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DB",
+    help="Then find how many steps the artifact can do without, its pictures within this PSNR of those with all calls "
+    "made: the command tune does that to one that is there.",
 )
 @click.option(
     "--calibration",
@@ -163,6 +186,43 @@ Examples:
     help="Exact rewrites that make the graphs faster; docs/speed.md has the names and what each gains. "
     "[default: those that pay on the target]",
 )
+@click.option(
+    "--config",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Where MODEL is a single file: a diffusers folder of a model of its kind, whose configuration is taken. "
+    "[default: what diffusers takes, from the hub or its cache]",
+)
+@click.option(
+    "--component",
+    "components",
+    multiple=True,
+    type=NAME_VALUE,
+    metavar="NAME=FOLDER|FILE|none",
+    help="Another component in the place of the model's own: a component's folder, a file of its weights, or none to "
+    "leave it out. May be repeated.",
+)
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:WEIGHT]",
+    help="Merge a LoRA (or DoRA, LoHa, LoKr, full difference) into the weights; by component: "
+    "FILE:unet=0.8,text_encoder=0. May be repeated.",
+)
+@click.option(
+    "--lora-partial",
+    is_flag=True,
+    help="Leave tensors of a LoRA that find no weight in the model out, which is an error otherwise.",
+)
+@click.option(
+    "--embedding",
+    "embeddings",
+    multiple=True,
+    metavar="FILE[:TOKEN]",
+    help="Add a textual inversion: its token to the tokenizer, its vectors to the text encoder. May be repeated. "
+    "[default token: the file's own, or its name]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @click.option(
@@ -176,6 +236,8 @@ def command(
     tasks: tuple[str, ...],
     size: Sizes | None,
     batch: Span,
+    frames: Span | None,
+    tokens: Span | None,
     check: str,
     options: tuple[tuple[str, str], ...],
     arguments: tuple[tuple[str, str], ...],
@@ -183,23 +245,30 @@ def command(
     method: str | None,
     min_psnr: float | None,
     max_bytes: int | None,
+    accelerate: float | None,
     calibration: str | None,
     pictures: int,
     save_recipe: str | None,
     rebuild: bool,
     rewrites: str,
+    config: str | None,
+    components: tuple[tuple[str, str], ...],
+    loras: tuple[str, ...],
+    lora_partial: bool,
+    embeddings: tuple[str, ...],
     dry_run: bool,
     force: bool,
     json_output: bool,
 ) -> None:
     """Compile MODEL for a target and publish the artifact at OUT.
 
-    MODEL is a diffusers folder, a hub id or the built-in model `shapes`. Its graphs are captured and exported
-    without loading a weight, the weights are then streamed into the artifact one tensor at a time, and each
-    component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that was
-    stopped continues with what it had finished.
+    MODEL is a diffusers folder, a single .safetensors file, a hub id or the built-in model `shapes`. Its graphs are
+    captured and exported without loading a weight, the weights are then streamed into the artifact one tensor at a
+    time, and each component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that
+    was stopped continues with what it had finished.
     """
-    from latentc.api import compiling, keywords
+    from latentc.api import compiling, keywords, sources
+    from latentc.api.tuning import tune
     from latentc.progress import bars
 
     own = assignments((*options, *given(click.get_current_context())), "--option")
@@ -218,6 +287,8 @@ def command(
         tasks=keywords.names(tasks),
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
+        frames=keywords.frame_range(frames),
+        tokens=keywords.batch_range(tokens),
         check=check,
         options=own,
         arguments=assignments(arguments, "--arg"),
@@ -225,6 +296,11 @@ def command(
         calibration=keywords.prompts(calibration),
         pictures=pictures,
         rewrites=rewrites,
+        config=config,
+        components=assignments(components, "--component"),
+        loras=sources.adapters(loras),
+        lora_partial=lora_partial,
+        embeddings=sources.embeddings(embeddings),
         force=force,
     )
     if save_recipe is not None and not quantize:
@@ -233,6 +309,8 @@ def command(
         raise click.UsageError("--min-psnr and --max-bytes are budgets of --quantize auto.")
     if quantize == AUTO and dry_run:
         raise click.UsageError("--quantize auto is measured, not planned: it has no --dry-run.")
+    if dry_run and accelerate is not None:
+        raise click.UsageError("--accelerate is measured, not planned: it has no --dry-run.")
     if dry_run:
         _dry_run(request, json_output, save_recipe)
         return
@@ -249,6 +327,8 @@ def command(
             )
         else:
             artifact = compiling.compile(request, progress=progress, on_plan=told)
+        if accelerate is not None:
+            artifact = tune(artifact.root, min_psnr=accelerate, progress=progress)
     _tell(artifact, json_output)
 
 
@@ -340,7 +420,14 @@ def print_plan(plan: Plan) -> None:
 
 def _print_result(artifact: Artifact) -> None:
     from latentc import show
-    from latentc.evidence import pictures_line, quantized_line, summary
+    from latentc.evidence import (
+        forecast_lines,
+        left_out_line,
+        pictures_line,
+        pipeline_line,
+        quantized_line,
+        summary,
+    )
 
     manifest = artifact.manifest
     total = sum(file.size for file in manifest.files)
@@ -349,4 +436,10 @@ def _print_result(artifact: Artifact) -> None:
         click.echo(quantized_line(manifest))
     for pictures in manifest.pictures:
         click.echo(show.plain(pictures_line(pictures)))
+    for line in forecast_lines(manifest):
+        click.echo(show.plain(line))
     click.echo(summary(manifest))
+    for drawn in manifest.pipeline_evidence:
+        click.echo(show.plain(pipeline_line(drawn)))
+    for part in manifest.left_out:
+        click.echo(show.plain(left_out_line(part)))

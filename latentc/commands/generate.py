@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentc.params import (
+    ACCELERATE,
     COMPUTE,
     AssignmentType,
     FiniteType,
     PixelsType,
+    accelerate_option,
     assignments,
     compute_option,
     trust_engines_option,
 )
 
 if TYPE_CHECKING:
-    from artifacts.errors import LatentcError
     from runtimes.meter import Timings
+    from runtimes.result import Result
 
 # What --arg does not take -> what does.
 OWN = {
@@ -29,9 +31,12 @@ OWN = {
     "progress": "latentc.load in Python",
     **{
         name: f"--{name}"
-        for name in ("image", "mask", "strength", "steps", "guidance", "seed", "size", "images", "scheduler")
+        for name in "image mask strength steps guidance seed size images frames scheduler accelerate".split()
     },
 }
+
+FILES = ("image", "mask")
+"""Of these, what `--arg` takes as files: @FILE."""
 
 
 @click.command(
@@ -42,6 +47,8 @@ Examples:
   latentc generate out "a large red circle at the left on a blue background" -o out.png
   latentc generate out --prompts prompts.txt -o "pictures/{index:03}.png" --seed 7
   latentc generate out "a photo of a cat" --image photo.png --strength 0.6 -o out.png
+  latentc generate out "a cat runs" --frames 17 --fps 16 -o clip.mp4
+  latentc generate out "a cat in the snow" --arg video=@clip.mp4 -o snow.mp4
   latentc generate owner/name@main "a photo of a cat" --require-signature PUBLIC.pem
 """,
 )
@@ -53,7 +60,8 @@ Examples:
     default="out.png",
     show_default=True,
     metavar="FILE",
-    help="A .png file; {index} in it is the picture's number from 0, and is added where it is needed.",
+    help="A .png file; of a video .mp4, .gif, .webp or a folder for its frames (FOLDER/), of sound .wav. {index} "
+    "in it is the picture's number from 0, and is added where it is needed.",
 )
 @click.option(
     "--prompts",
@@ -106,6 +114,15 @@ Examples:
     help="Pictures for each prompt.",
 )
 @click.option(
+    "--frames", type=click.IntRange(1), metavar="N", help="Frames of a video. [default: the artifact's]"
+)
+@click.option(
+    "--fps",
+    type=click.FloatRange(0, min_open=True),
+    metavar="NUMBER",
+    help="Frames a second of the video's file. [default: the pipeline's, or 10]",
+)
+@click.option(
     "--scheduler",
     metavar="CLASS",
     help="A scheduler of diffusers, e.g. EulerDiscreteScheduler; its options follow a colon: "
@@ -115,13 +132,15 @@ Examples:
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
 @compute_option(COMPUTE)
+@accelerate_option(ACCELERATE)
 @click.option(
     "--arg",
     "arguments",
     multiple=True,
     type=AssignmentType(),
     metavar="NAME=VALUE",
-    help="A parameter of the pipeline's own, its value as JSON or plain text. May be repeated.",
+    help="A parameter of the pipeline's own: JSON, plain text, or @FILE for what a picture, a video, a folder of "
+    "pictures, a .wav, .npy or JSON file holds. May be repeated.",
 )
 @trust_engines_option
 @click.option(
@@ -146,9 +165,12 @@ def command(
     size: tuple[int, int] | None,
     task: str | None,
     images: int,
+    frames: int | None,
+    fps: float | None,
     scheduler: str | None,
     device: str,
     compute: str,
+    accelerate: str,
     arguments: tuple[tuple[str, str], ...],
     require_signature: str | None,
     json_output: bool,
@@ -163,28 +185,32 @@ def command(
 
     from artifacts.hub_artifacts import located
     from artifacts.reading import read_manifest
-    from latentc import pictures, show
+    from latentc import destinations, show
     from latentc.progress import bars
     from latentc.warn import Warnings
-    from runtimes.options import parse_value
+    from runtimes import media
 
-    extra = {
-        name: parse_value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
-    }
-    for name in extra.keys() & OWN.keys():
-        raise click.BadParameter(f"'{name}' cannot be given so: use {OWN[name]}.", param_hint="'--arg'")
-    wanted = _prompts(prompts, prompt_file, needed=not extra)
-    template = pictures.template(output, len(wanted) * images)
-    if mask is not None and image is None:
+    texts = assignments(arguments, "--arg")
+    for name in texts.keys() & OWN.keys():
+        if not (name in FILES and texts[name].startswith("@")):
+            raise click.BadParameter(f"'{name}' cannot be given so: use {OWN[name]}.", param_hint="'--arg'")
+    if (mask is not None or "mask" in texts) and image is None and "image" not in texts:
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
-    if strength is not None and image is None:
+    extra = {name: media.value(text, f"--arg {name}") for name, text in texts.items()}
+    wanted = _prompts(prompts, prompt_file, needed=not extra)
+    to = destinations.Destination.of(output, len(wanted) * images)
+    start = extra.pop("image", None) if image is None else media.picture(Path(image), "RGB")
+    holes = extra.pop("mask", None) if mask is None else media.picture(Path(mask), "L")
+    if (
+        strength is not None
+        and start is None
+        and not any(media.is_visual(content) for content in extra.values())
+    ):
         raise click.UsageError("--strength needs --image: the picture to start from.")
-    start = None if image is None else pictures.read(Path(image), "RGB")
-    holes = None if mask is None else pictures.read(Path(mask), "L")
     with bars() as progress:
         folder = located(artifact, progress)
     if task is None:
-        task = choose_task(read_manifest(folder.absolute()).pipelines, image is not None, mask is not None)
+        task = choose_task(read_manifest(folder.absolute()).pipelines, start is not None, holes is not None)
 
     from runtimes.pipeline import load
 
@@ -198,6 +224,7 @@ def command(
             task=task,
             progress=progress,
             compute=compute,
+            accelerate=accelerate,
             require_signature=require_signature,
         ) as pipeline,
     ):
@@ -215,6 +242,7 @@ def command(
                 seed=seed,
                 size=size,
                 images=images,
+                frames=frames,
                 scheduler=scheduler,
                 progress=progress,
                 **extra,
@@ -222,21 +250,21 @@ def command(
             warnings.tell(result.flaws)
             # A seed that was drawn holds for the prompts that follow, as a given one does.
             seed = result.seed
-            if not result.images:
-                raise _no_pictures(result.outputs)
-            if len(result.images) > images:  # the frames of a video
-                template = pictures.template(output, len(wanted) * len(result.images))
-            frames = len(result.images) // len(result.seeds)
-            for at, picture in enumerate(result.images):
-                own = {**result.parameters, "seed": result.seeds[at // frames], "images": 1}
-                path = pictures.at(template, len(written))
-                pictures.write(picture, path, own)
-                kinds = [f.kind for f in result.flaws if at in f.images or f.kind == "not finite"]
+
+            def about(draw: int, result: Result = result) -> dict[str, Any]:
+                return {**result.parameters, "seed": result.seeds[draw], "images": 1}
+
+            for file in destinations.write(result, to, len(written), about, fps):
+                own = about(file.draw)
+                kinds = [
+                    f.kind for f in result.flaws if set(file.images) & {*f.images} or f.kind == "not finite"
+                ]
                 written.append(
-                    {"file": str(path), **own, "timings": _timings(result.timings), "flaws": kinds}
+                    {"file": str(file.path), **own, "timings": _timings(result.timings), "flaws": kinds}
                 )
                 if not json_output:
-                    click.echo(f"{path} (seed {own['seed']})")
+                    calls = "" if result.calls is None else f", {result.calls} calls"
+                    click.echo(f"{file.path} (seed {own['seed']}{calls})")
     if json_output:
         show.as_json(written)
 
@@ -271,12 +299,3 @@ def _timings(timings: Timings) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(timings)
-
-
-def _no_pictures(outputs: Mapping[str, Any]) -> LatentcError:
-    from artifacts.errors import LatentcError
-
-    return LatentcError(
-        f"the pipeline returned no pictures (it returned: {', '.join(outputs)}).",
-        "Use it from Python, where they are in the result's outputs: latentc.load(ARTIFACT).generate(...)",
-    )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentc.params import (
+    ACCELERATE,
     COMPUTE,
     AssignmentType,
     FiniteType,
     PixelsType,
+    accelerate_option,
     assignments,
     compute_option,
     trust_engines_option,
@@ -18,7 +20,6 @@ from latentc.params import (
 
 if TYPE_CHECKING:
     from latentc.warn import Warnings
-    from runtimes.options import parse_value
     from runtimes.pipeline import Pipeline
 
 
@@ -74,6 +75,7 @@ Examples:
     "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
 )
 @compute_option(COMPUTE)
+@accelerate_option(ACCELERATE)
 @click.option(
     "--arg",
     "arguments",
@@ -110,14 +112,15 @@ def command(
     task: str | None,
     device: str,
     compute: str,
+    accelerate: str,
     arguments: tuple[tuple[str, str], ...],
     cell: int,
 ) -> None:
     """Draw with ARTIFACT every combination of the axes' values, and put them on one labelled sheet.
 
-    An axis is any option of latentc generate (artifact, device, compute, prompt, negative, steps, guidance,
-    seed, size, scheduler, strength) or any parameter of the pipeline's own. Values that hold commas are written
-    as a JSON list: --x 'prompt=["a, b", "c"]'. Run again, it draws only what is missing.
+    An axis is any option of latentc generate (artifact, device, compute, accelerate, prompt, negative, steps,
+    guidance, seed, size, scheduler, strength) or any parameter of the pipeline's own. Values that hold commas are
+    written as a JSON list: --x 'prompt=["a, b", "c"]'. Run again, it draws only what is missing.
     """
     from pathlib import Path
 
@@ -127,6 +130,7 @@ def command(
     from latentc.commands.generate import choose_task
     from latentc.progress import bars
     from latentc.warn import Warnings
+    from runtimes import media
 
     if mask is not None and image is None:
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
@@ -134,10 +138,12 @@ def command(
         "artifact": artifact,
         "device": device,
         "compute": compute,
+        # The default is left out: pictures that are there already were drawn without it.
+        "accelerate": None if accelerate == "auto" else accelerate,
         "prompt": prompt,
         "negative_prompt": negative,
-        "image": None if image is None else pictures.read(Path(image), "RGB"),
-        "mask": None if mask is None else pictures.read(Path(mask), "L"),
+        "image": None if image is None else media.picture(Path(image), "RGB"),
+        "mask": None if mask is None else media.picture(Path(mask), "L"),
         "strength": strength,
         "steps": steps,
         "guidance": guidance,
@@ -145,7 +151,7 @@ def command(
         "size": None if size is None else "{}x{}".format(*size),
         "scheduler": scheduler,
         **{
-            name: parse_value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
+            name: media.value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
         },
     }
     warnings = Warnings()

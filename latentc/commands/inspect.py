@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,11 +141,17 @@ def _print_manifest(manifest: Manifest) -> None:
         facts["options"] = ", ".join(f"{name}={value}" for name, value in manifest.options.items())
     for name, value in facts.items():
         click.echo(f"{name:<10}{show.plain(value)}")
+    for line in _made_of(manifest):
+        click.echo(show.plain(line))
     for component in manifest.components:
         if parts := {m.graph for m in component.methods if "." in m.method}:
             click.echo(
                 show.plain(f"in parts  {component.name}: {len(parts)} graphs, its own Python between them")
             )
+    for drawn in manifest.pipeline_evidence:
+        click.echo(show.plain(evidence.pipeline_line(drawn)))
+    for part in manifest.left_out:
+        click.echo(show.plain(evidence.left_out_line(part)))
     for graph in manifest.graphs:
         if graph.rewrites:
             click.echo(show.plain(f"rewritten {graph.folder}: {', '.join(graph.rewrites)}"))
@@ -154,8 +161,26 @@ def _print_manifest(manifest: Manifest) -> None:
     for graph in manifest.graphs:
         if told := "; ".join(f"{name} {value}" for name, value in graph.built.items() if _is_plain(value)):
             click.echo(show.plain(f"built     {graph.folder}: {told}"))
+    for line in evidence.forecast_lines(manifest):
+        click.echo(show.plain(line))
     if any(graph.weights for graph in manifest.graphs):
         _print_quantized(manifest)
+
+
+def _made_of(manifest: Manifest) -> Iterator[str]:
+    """What the model was made of beside its folder."""
+    spec = manifest.source.spec
+    if spec is None:
+        return
+    if spec.config:
+        yield f"config    {spec.config}"
+    for name, place in spec.components.items():
+        yield f"component {name}: {place}"
+    for adapter in spec.adapters:
+        weights = [f"{adapter.weight:g}", *(f"{name} {w:g}" for name, w in adapter.components.items())]
+        yield f"adapter   {adapter.file} at {', '.join(weights)}, SHA-256 {adapter.sha256}"
+    for embedding in spec.embeddings:
+        yield f"embedding {embedding.file}: {embedding.token}, SHA-256 {embedding.sha256}"
 
 
 def _is_plain(value: object) -> bool:

@@ -11,11 +11,12 @@ from typing import Any, cast
 
 from artifacts.errors import LatentcError
 from runtimes.sessions.base import Contents, GraphFormat, SessionFactory
+from targets.graph import nf4
 
 SUFFIX = ".onnx"
 
 # Contrib operators whose second input is packed weights: operator -> the element type of what is packed.
-_PACKED = {"MatMulBnb4": "nf4", "MatMulNBits": "uint{bits}"}
+_PACKED = {"MatMulBnb4": nf4.NAME, "MatMulNBits": "uint{bits}"}
 
 
 class OnnxFormat:

@@ -63,7 +63,7 @@ class DirectMl:
         weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4"}),
         passes=("without-fp64",),
         rewrites=(SPLIT_LINEAR.off(), SUB_PIXEL_CONV.off()),
-        dynamic_shapes=False,
+        dynamic_shapes=True,  # `lower` writes a graph of each combination of sizes.
     )
     options: type[Options] = Options
     rebuild = Rebuild(TWIN, frozenset({"fix"}), FORMAT)

@@ -10,7 +10,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -167,6 +167,31 @@ class Multiply:
         return (array * factors.reshape(sides)).astype(array.dtype, copy=False)
 
 
+@runtime_checkable
+class Origin(Protocol):
+    """Where a weight comes from, before a graph's own steps. Frozen and hashable: equal origins are one weight.
+
+    `key` is its name, for people and recipes; `dtype` and `shape` are those of what `read` returns.
+    """
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def dtype(self) -> ir.DataType: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self) -> np.ndarray:
+        """The array, read afresh.
+
+        Raises:
+            OSError: a file cannot be read, or ends too early.
+            LatentcError: an element is NaN or infinite.
+        """
+
+
 @dataclass(frozen=True)
 class Stored:
     """A tensor in a safetensors file: `nbytes` bytes from `offset`, C order, little endian.
@@ -264,7 +289,7 @@ class WeightRef(ir.LazyTensor):
     """
 
     def __init__(
-        self, source: Stored | Joined, transforms: tuple[Transform, ...] = (), name: str | None = None
+        self, source: Origin, transforms: tuple[Transform, ...] = (), name: str | None = None
     ) -> None:
         shape, dtype = source.shape, source.dtype
         for step in transforms:
@@ -284,7 +309,9 @@ class WeightRef(ir.LazyTensor):
         source = self.source
         if isinstance(source, Joined):
             return ("joined", source.axis, tuple(part.identity for part in source.parts), self.transforms)
-        return ("stored", str(source.file), source.key, self.transforms)
+        if isinstance(source, Stored):
+            return ("stored", str(source.file), source.key, self.transforms)
+        return ("origin", source, self.transforms)
 
     def then(self, *steps: Transform) -> WeightRef:
         """The same weight with more steps; a cast and its undoing cancel where nothing is lost."""

@@ -41,6 +41,7 @@ class Brush:
         self.calls.append(given)
         colour = (given.get("steps", 0) * 10, int(given.get("guidance", 0) * 10), given["seed"] * 100)
         return SimpleNamespace(
+            frames=(),
             images=(Image.new("RGB", (8, 8), colour),),
             timings=SimpleNamespace(total=0.5, steps=(0.25, 0.125, 0.375)),
             parameters={"prompt": given["prompt"], "seed": given["seed"]},

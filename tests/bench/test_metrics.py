@@ -59,3 +59,14 @@ def test_black_and_not_finite_pictures_are_broken() -> None:
     assert metrics.broken(Shot(0, 0, np.full((8, 8, 3), 2, np.uint8), latents))
     assert metrics.broken(Shot(0, 0, np.full((8, 8, 3), 90, np.uint8), None))
     assert metrics.broken(Shot(0, 0, noise(), bad))
+
+
+def test_a_video_is_the_mean_of_its_frames() -> None:
+    generator = np.random.default_rng(5)
+    ours = generator.integers(0, 256, (3, 24, 32, 3), np.uint8)
+    theirs = np.clip(ours.astype(int) + generator.integers(-9, 9, ours.shape), 0, 255).astype(np.uint8)
+    pairs = [*zip(ours, theirs, strict=True)]
+    for measure in (metrics.squared_error, metrics.ssim, metrics.ms_ssim):
+        assert measure(ours, theirs) == pytest.approx(np.mean([measure(*pair) for pair in pairs]), abs=1e-5)
+    assert not metrics.broken(metrics.Shot(0, 0, ours, None))
+    assert metrics.broken(metrics.Shot(0, 0, np.zeros_like(ours), None))

@@ -33,6 +33,7 @@ def test_a_picture_comes_back_with_its_times(asked: Worker, tmp_path: Path) -> N
         "steps": [0.5, 0.25],
         "first_step": None,
         "components": {"unet.forward": [2, 0.5]},
+        "calls": None,
     }
     image, latents = worker.load(tmp_path / "a.npz")
     assert image.shape == (4, 8, 3) and (image == 7).all()

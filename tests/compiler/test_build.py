@@ -145,7 +145,7 @@ def test_a_part_is_another_when_anything_that_shapes_it_is(tmp_path, monkeypatch
         made = job(
             **{
                 "target": Built(),
-                "source": SimpleNamespace(component=lambda name: component, root=tmp_path),
+                "source": SimpleNamespace(component=lambda name: component, root=tmp_path, is_folder=True),
                 **changes,
             }
         )

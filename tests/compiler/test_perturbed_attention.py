@@ -10,8 +10,9 @@ import pytest
 
 import runtimes
 from artifacts.errors import LatentcError
-from artifacts.manifest import DimRange, Manifest
+from artifacts.manifest import AnyLeaf, DimRange, Manifest, MethodRecord
 from compiler.build import CompileRequest, SizeRange, compile
+from compiler.evidence.pipelines import Job, answer
 from tests.sweep.models import CASES
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ def draw(pipe: Any, **given: Any) -> np.ndarray:
     return np.asarray(pipe(**CASE.arguments("text-to-image"), **given).images)
 
 
-def compiled(model: Path, out: Path, **arguments: str) -> Manifest:
+def compiled(model: Path, out: Path, check: str = "quick", **arguments: str) -> Manifest:
     side = DimRange(min=CASE.size, max=CASE.size)
     request = CompileRequest(
         model=str(model),
@@ -43,6 +44,7 @@ def compiled(model: Path, out: Path, **arguments: str) -> Manifest:
         precision="fp32",
         size=SizeRange(side, side),
         arguments=arguments,
+        check=check,
     )
     return compile(request).manifest
 
@@ -60,6 +62,8 @@ def test_it_draws_what_it_was_compiled_for_and_refuses_the_other(
     methods = [m for part in manifest.components if part.name == "unet" for m in part.methods]
     assert all(any("processor" in path for path in m.state) == bool(scale) for m in methods)
     assert all(each.check == "quick" for graph in manifest.graphs for each in graph.evidence)
+    (drawn,) = manifest.pipeline_evidence
+    assert drawn.check == "quick" and drawn.error is not None and drawn.loop is not None
     with runtimes.load(tmp_path / "out", device="cpu", cache=False) as pipeline:
         for _ in range(2):
             found = draw(pipeline.diffusers, pag_scale=scale)
@@ -67,3 +71,33 @@ def test_it_draws_what_it_was_compiled_for_and_refuses_the_other(
             with pytest.raises(LatentcError, match="processor: expected a") as caught:
                 pipeline.generate(PROMPT, steps=1, pag_scale=other)
             assert "--arg" in caught.value.hint
+
+
+def test_a_graph_of_the_restored_module_is_no_picture_of_the_perturbed_one(
+    model: tuple[Path, dict[float, np.ndarray]], tmp_path: Path
+) -> None:
+    """The check of components cannot see it: it compares the graph with the module as it is between two calls."""
+    folder, _ = model
+    plain = compiled(folder, tmp_path / "out", pag_scale="0", check="none")
+
+    def whatever_is_set(record: MethodRecord) -> MethodRecord:
+        paths = ("mid_block.attentions.0.transformer_blocks.0.attn1.processor",)
+        return record.model_copy(update={"state": dict.fromkeys(paths, AnyLeaf())})
+
+    components = tuple(
+        part.model_copy(update={"methods": tuple(map(whatever_is_set, part.methods))})
+        if part.name == "unet"
+        else part
+        for part in plain.components
+    )
+    job = Job(
+        model=str(folder),
+        variant=None,
+        left_out=(),
+        loose=str(tmp_path / "out"),
+        root=str(tmp_path / "out"),
+        manifest=plain.model_copy(update={"components": components, "arguments": {}}),
+        check="quick",
+    )
+    with pytest.raises(LatentcError, match="not PyTorch's"):
+        answer(job)

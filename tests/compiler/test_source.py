@@ -12,7 +12,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from artifacts.errors import LatentcError, UsageError
+from artifacts.contents import Folder
+from artifacts.errors import LatentcError
+from artifacts.manifest import ModelSpec
 from compiler import source as module
 from compiler.source import ComponentSource, ModelSource, open_model
 
@@ -86,12 +88,11 @@ def test_a_component_is_nowhere_but_in_the_model(folder, name):
         open_model(str(root))
 
 
-def test_a_file_is_not_a_model(tmp_path):
+def test_an_empty_file_is_no_model(tmp_path):
     file = tmp_path / "v1-5.safetensors"
     file.touch()
-    with pytest.raises(UsageError, match="is a file; a model is a diffusers folder") as caught:
+    with pytest.raises(LatentcError, match="is not a sound safetensors file: it is truncated"):
         open_model(str(file))
-    assert "from_single_file(FILE).save_pretrained(FOLDER)" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,9 @@ def files_of(root: Path, *names: str) -> tuple[str, ...]:
     place.mkdir(parents=True)
     for name in names:
         (place / name).touch()
-    return tuple(p.name for p in ComponentSource("unet", "diffusers", "X", place).weight_files)
+    return tuple(
+        p.name for p in ComponentSource("unet", "diffusers", "UNet2DConditionModel", place).weight_files
+    )
 
 
 def test_which_files_are_read(tmp_path):
@@ -316,4 +319,7 @@ def test_a_variant_is_read_off_the_names_of_the_weight_files(files, variant, tmp
     part = ComponentSource("unet", "diffusers", "UNet2DConditionModel", tmp_path)
     monkeypatch.setattr(ComponentSource, "weight_files", tuple(tmp_path / name for name in files))
     assert part.variant == variant
-    assert ModelSource("m", tmp_path, "", "P", (part,), {}).variant == variant
+    assert (
+        ModelSource("m", tmp_path, "", "P", (part,), {}, Folder(tmp_path), ModelSpec(model="m")).variant
+        == variant
+    )

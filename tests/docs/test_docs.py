@@ -69,6 +69,7 @@ def parse(line: str) -> None:
 def test_every_command_line_parses(page, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a prompt\n", encoding="utf-8")
+    (tmp_path / "sdxl").mkdir()
     words = shlex.split(line, comments=True)
     program = Path(words[0]).name
     if program == "latentc":

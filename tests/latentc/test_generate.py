@@ -15,6 +15,7 @@ from PIL import Image
 from latentc.commands.generate import OWN
 from runtimes import pipeline as pipelines
 from runtimes.flaws import Flaw
+from runtimes.forecast import Count
 from runtimes.meter import MethodTime, Timings
 from tests.latentc.artifacts_made import made
 
@@ -30,8 +31,10 @@ class Fake:
         self.loaded: dict[str, Any] = {}
         self.calls: list[dict[str, Any]] = []
         self.frames = 1
+        self.audio: tuple[Any, ...] = ()
         self.closed = False
         self.flaws: tuple[Flaw, ...] = ()
+        self.counted: Count | None = None
 
     def __enter__(self) -> Fake:
         return self
@@ -58,6 +61,13 @@ class Fake:
             parameters=parameters,
             outputs={"image_embeds": 1},
             flaws=self.flaws,
+            frames=tuple(tuple(pictures[i : i + self.frames]) for i in range(0, len(pictures), self.frames))
+            if self.frames > 1
+            else (),
+            audio=self.audio,
+            sample_rate=8000,
+            frame_rate=None,
+            calls=self.counted,
         )
 
 
@@ -110,6 +120,20 @@ def test_one_prompt_one_picture(latentc, fake, tmp_path):
     assert (call["prompt"], call["steps"], call["guidance"], call["size"]) == ("a circle", 3, 2.0, (64, 32))
     assert text("a.png") == {"prompt": "a circle", "steps": 3, "seed": 40, "images": 1}
     assert fake.closed
+
+
+def test_accelerated_pictures_say_how_many_calls_were_made(latentc, fake):
+    fake.counted = Count(12, 20)
+    ended = latentc("generate", "out", "a", "--accelerate", "0.1")
+    assert ended.out == "out.png (seed 40, 12 of 20 calls)\n" and fake.loaded["accelerate"] == "0.1"
+    latentc("generate", "out", "a")
+    assert fake.loaded["accelerate"] == "auto"
+
+
+@pytest.mark.parametrize("asked", ["-0.1", "fast", "nan"])
+def test_what_is_no_tolerance(latentc, fake, asked):
+    ended = latentc("generate", "out", "a", "--accelerate", asked)
+    assert ended.code == 2 and f"'{asked}' is none of off, auto and a tolerance of at least 0" in ended.err
 
 
 def test_options_that_are_not_given_are_the_pipelines(latentc, fake):
@@ -178,7 +202,7 @@ def test_prompts_from_a_file(latentc, fake, tmp_path):
         (["a", "--image", "none.png"], "cannot be read"),
         (["a", "--arg", "steps=3"], "use --steps"),
         (["a", "--arg", "negative_prompt=b"], "use --negative"),
-        (["a", "-o", "a.jpg"], "must be a .png file"),
+        (["a", "-o", "a.jpg"], "one of .png, .mp4, .gif, .webp, .wav"),
     ],
 )
 def test_wrong_requests_exit_2_before_any_work(latentc, fake, tmp_path, args, message):
@@ -226,7 +250,45 @@ def test_a_pipeline_without_pictures_says_what_it_has(latentc, fake):
     fake.frames = 0
     ended = latentc("generate", "out", "a")
     assert ended.code == 1
-    assert "returned no pictures (it returned: image_embeds)" in ended.err
+    assert "returned no pictures, videos or sound (it returned: image_embeds)" in ended.err
+
+
+def test_a_video_is_one_file_for_each(latentc, fake):
+    fake.frames = 3
+    ended = latentc(
+        "generate", "out", "a", "--images", 2, "--seed", 5, "--frames", 3, "-o", "clip.gif", "--fps", 4
+    )
+    assert ended.out.splitlines() == ["clip-0.gif (seed 5)", "clip-1.gif (seed 6)"]
+    assert fake.calls[0]["frames"] == 3
+    with Image.open("clip-1.gif") as opened:
+        assert opened.info["duration"] == 750  # three equal frames are one in the file
+
+
+def test_files_are_given_by_arg(latentc, fake, tmp_path):
+    Image.new("RGB", (4, 2)).save("photo.png")
+    (tmp_path / "frames").mkdir()
+    for at in range(2):
+        Image.new("RGB", (2, 2)).save(tmp_path / "frames" / f"{at}.png")
+    latentc(
+        "generate", "out", "a", "--arg", "image=@photo.png", "--arg", "video=@frames/", "--strength", "0.5"
+    )
+    call = fake.calls[0]
+    assert call["image"].size == (4, 2) and [frame.size for frame in call["video"]] == [(2, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--arg", "video=@nowhere.mp4"), "there is no file nowhere.mp4"),
+        (("--arg", "image=photo.png"), "use --image"),
+        (("--arg", "seed=@photo.png"), "use --seed"),
+        (("-o", "out.jpg"), "the output must be one of .png, .mp4"),
+    ],
+)
+def test_a_file_or_output_that_cannot_be_is_a_usage_error(latentc, fake, arguments, says):
+    ended = latentc("generate", "out", "a", *arguments)
+    assert ended.code == 2 and says in ended.err
+    assert fake.calls == []
 
 
 def test_what_stands_in_for_the_device_is_told(latentc, fake):

@@ -30,6 +30,14 @@ def test_a_grid_is_drawn_and_then_found_again(latentc, fake, tmp_path):
     assert len(fake.calls) == 4
 
 
+def test_how_far_forecasts_may_be_off_is_an_axis(latentc, fake):
+    ended = latentc("grid", "out", "--prompt", "a", "--x", "accelerate=off,0.1,auto")
+    assert ended.code == 0, ended.err
+    assert [call["accelerate"] for call in fake.calls] == ["off", "0.1", "auto"]
+    ended = latentc("grid", "out", "--prompt", "a", "--x", "accelerate=off,-1")
+    assert ended.code == 2 and "off, auto or a tolerance of at least 0; found '-1'" in ended.err
+
+
 def test_flaws_are_warned_of_once(latentc, fake):
     fake.flaws = (Flaw("black", (0,), "", "the picture is black.", "Compile it again."),)
     ended = latentc("grid", "out", "--prompt", "a", "--x", "seed=0,1")

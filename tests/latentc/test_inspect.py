@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from artifacts.manifest import MANIFEST_NAME, Evidence, WeightRecord
+from artifacts.manifest import MANIFEST_NAME, Evidence, LeftOut, PipelineEvidence, WeightRecord
 from tests.latentc.artifacts_made import made
 
 
@@ -151,3 +151,20 @@ def test_a_component_in_parts(latentc, tmp_path):
     method = unet.methods[0].model_copy(update={"method": "mid_block.forward"})
     made(tmp_path, components=(unet.model_copy(update={"methods": (method,)}),))
     assert "in parts  unet: 1 graphs, its own Python between them\n" in latentc("inspect", tmp_path).out
+
+
+def test_the_pipelines_picture_and_parts_that_are_left_out(latentc, tmp_path):
+    drawn = PipelineEvidence(
+        task="text-to-image", check="quick", compute="fp32", device="cpu", width=32, height=64, steps=2,
+        error=2e-4, tolerance=1e-3, calls=6, loop=0.0,
+    )  # fmt: skip
+    missing = PipelineEvidence(task="inpaint", check="not measured", reason="it takes 9 GiB of memory")
+    part = LeftOut(name="safety_checker", class_name="Checker", reason="it is optional")
+    made(tmp_path, pipeline_evidence=(drawn, missing), left_out=(part,))
+    shown = " ".join(latentc("inspect", tmp_path).out.split())
+    assert (
+        "Pipeline of text-to-image in fp32 on cpu, 2 steps of 32x64: relative error to PyTorch's picture 2.0e-04, "
+        "limit 1e-03; its loop, with PyTorch's results of 6 calls of components: 0.0e+00." in shown
+    )
+    assert "Pipeline of inpaint: not measured (it takes 9 GiB of memory)." in shown
+    assert "Left out: safety_checker (Checker), because it is optional." in shown

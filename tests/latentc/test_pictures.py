@@ -8,6 +8,7 @@ from PIL import Image
 
 from artifacts.errors import UsageError
 from latentc import pictures
+from runtimes import media
 
 
 def names(path: Path, count: int) -> list[str]:
@@ -75,13 +76,13 @@ def test_reading_turns_a_photo_upright_and_converts(tmp_path):
     exif = photo.getexif()
     exif[0x0112] = 6  # taken with the camera on its side
     photo.save(tmp_path / "photo.jpg", exif=exif)
-    assert pictures.read(tmp_path / "photo.jpg", "RGB").size == (2, 4)
-    assert pictures.read(tmp_path / "photo.jpg", "L").mode == "L"
+    assert media.picture(tmp_path / "photo.jpg", "RGB").size == (2, 4)
+    assert media.picture(tmp_path / "photo.jpg", "L").mode == "L"
 
 
 def test_what_is_no_picture_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(UsageError, match="is not a picture"):
-        pictures.read(tmp_path / "a.png", "RGB")
+        media.picture(tmp_path / "a.png", "RGB")
     with pytest.raises(UsageError, match="cannot be read: No such file"):
-        pictures.read(Path(tmp_path / "b.png"), "RGB")
+        media.picture(Path(tmp_path / "b.png"), "RGB")

@@ -116,3 +116,20 @@ def test_what_the_user_says_holds(user: Users, env: dict[str, str], found: list[
 
 def test_the_package_alone_changes_nothing(user: Users) -> None:
     assert json.loads(user.run("-c", STATE.format(package="latentc"))) == [None, False]
+
+
+def test_no_process_of_ours_fetches_native_code(tmp_path: Path) -> None:
+    """bitsandbytes fetches kernels when it is imported, where the package for that is installed."""
+    (tmp_path / "kernels.py").write_text("raise SystemExit('fetched')", encoding="utf-8")
+    script = (
+        "import importlib.util, sys\n"
+        "from runtimes.quiet import quiet_libraries\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "quiet_libraries()\n"
+        "assert importlib.util.find_spec('kernels') is None\n"
+        "try:\n    import kernels\nexcept ImportError:\n    print('absent')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "absent\n"), done.stderr

@@ -24,7 +24,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "timesteps": ({"timesteps": [1, 2]}, "does not support custom timestep schedules"),
     "a generator": ({"generator": 5}, "AttributeError: 'int' object"),
     "guidance": ({"guidance": "high"}, "TypeError: "),
-    "images": ({"num_images_per_prompt": -1}, "RuntimeError: "),
 }
 
 

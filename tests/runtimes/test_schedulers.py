@@ -114,5 +114,5 @@ def test_schedulers_that_diffusers_does_not_list_as_compatible(compiled: Compile
 
 
 def test_errors_that_are_not_the_schedulers_pass_as_they_are(compiled: Compiled) -> None:
-    with pytest.raises(ValueError, match="divisible by 8"):
+    with pytest.raises(UsageError, match="refuses this request: .*divisible by 8"):
         compiled.pipeline().generate(PROMPT, size=(20, 20), steps=1, scheduler="EulerDiscreteScheduler")

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,24 @@ pytestmark = pytest.mark.slow
 
 TARGETS = ("onnxruntime", "openvino")
 TOLERANCE = 1e-3
+STEPS = 12
+"""Of the runs with forecasts."""
+
+ACCELERATED = frozenset(
+    {
+        "sd15",
+        "sd15-inpaint",
+        "sd3",
+        "flux-schnell",
+        "pixart-sigma",
+        "qwen-image",  # guidance in two calls
+        "sd15-controlnet",
+        "kandinsky22",
+        "kandinsky22-inpaint",
+        "kandinsky22-prior",
+    }
+)
+"""Cases that are also run with forecasts: one for each way to call a denoiser."""
 DOCS = Path(__file__).parents[2] / "docs" / "sweep.md"
 
 _HEAD = """# The sweep
@@ -138,10 +157,27 @@ def test_compiled_and_run_it_is_pytorchs(
             pipeline.diffusers.set_progress_bar_config(disable=True)
             assert type(pipeline.diffusers).__name__ == model.classes[task]
             found = model.case.run(pipeline.diffusers, task)
+            if target == TARGETS[0] and name in ACCELERATED:
+                _accelerated(pipeline, model.case, task)
         assert found.shape == expected.shape
         errors[task] = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
         rows[name, task, target] = (model.classes[task], f"{errors[task]:.0e}")
     assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+def _accelerated(pipeline: Any, case: Case, task: str) -> None:
+    """Runs with forecast steps end, whatever the pipeline calls for a step; a tolerance of 0 changes no bit."""
+    tolerances = {"off": "off", "0": 0, "some": 0.5, "all that may be": 1e9}
+    results, counts = {}, {}
+    for name, tolerance in tolerances.items():
+        results[name] = case.run(partial(pipeline, accelerate=tolerance), task, steps=STEPS)
+        counts[name] = pipeline._count
+    assert np.array_equal(results["off"], results["0"]) and counts["0"] is None
+    most = counts["all that may be"]
+    assert most.of >= STEPS and counts["some"].of == most.of
+    assert np.isfinite(results["some"]).all() and np.isfinite(results["all that may be"]).all()
+    # Steps that call a denoiser twice at one time of the schedule are all made.
+    assert most.made < most.of - 2, most
 
 
 def test_the_docs_list_every_case() -> None:

@@ -54,6 +54,41 @@ def test_what_the_pipeline_calls_is_what_is_compiled(captured):
     assert any(name.startswith("decoder.") for name in decoder.used)
 
 
+def test_what_comes_back_is_known_for_both_values_of_return_dict(captured):
+    text, unet, decoder = captured.methods
+    assert unet.arguments["return_dict"].value is False and unet.result.kind == "tuple"
+    assert unet.other_result.class_path.endswith(":UNet2DConditionOutput")
+    assert [leaf.name for leaf in unet.other_result.items.values()] == ["out_sample"]
+    assert decoder.other_result.class_path.endswith(":DecoderOutput")
+    assert text.other_result is None
+
+
+def test_a_part_that_works_on_finished_pictures_is_left_out_and_told(tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig
+
+    from tests.sweep import sd, text
+
+    tower = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+    }  # fmt: skip
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=tower, vision_config=vision, projection_dim=32)
+    )
+    parts = sd.sd15().components | {"safety_checker": checker, "feature_extractor": text.clip_images()}
+    StableDiffusionPipeline(**parts).save_pretrained(tmp_path)
+    span = DimRange(min=32, max=32)
+    (part,) = (found := capture(open_model(str(tmp_path)), (), SizeRange(span, span))).left_out
+    assert (part.name, part.class_name) == ("safety_checker", "StableDiffusionSafetyChecker")
+    (note,) = found.notes
+    assert note == (
+        "safety_checker (StableDiffusionSafetyChecker): left out, because it is optional and runs on finished "
+        "pictures."
+    )
+
+
 def test_every_weight_that_is_used_is_stored_or_computed(captured):
     for method in captured.methods:
         stored = captured.weights[method.component]

@@ -20,9 +20,9 @@ def measured(**changes):
         "target": "t", "tolerance": {}, "precision": "fp32", "weights": (), "built": Built(),
         "parameters": 1_000_000, "check": "quick",
     }  # fmt: skip
-    component = SimpleNamespace()
+    source = SimpleNamespace(component=lambda name: SimpleNamespace())
     return compare.compare(
-        None, component, method(), Path("model.onnx"), progress=lambda event: None, **(asked | changes)
+        None, source, method(), Path("model.onnx"), progress=lambda event: None, **(asked | changes)
     )
 
 
@@ -53,6 +53,7 @@ def checked(monkeypatch, run, locate, **changes):
     """A comparison whose check and whose search are these."""
     monkeypatch.setattr(compare.memory, "shortage", lambda needed: "")
     component = SimpleNamespace(library="diffusers", class_name="UNet2DConditionModel", folder=Path("unet"))
+    source = SimpleNamespace(component=lambda name: component, is_folder=True)
     locator = SimpleNamespace(locate=locate)
     asked = {
         "target": "t", "tolerance": {}, "precision": "fp32", "weights": (), "built": Built(), "parameters": 1,
@@ -61,7 +62,7 @@ def checked(monkeypatch, run, locate, **changes):
     checker = SimpleNamespace(run=run)
     values = method(values=({}, {}))
     return compare.compare(
-        checker, component, values, Path("m"), progress=lambda event: None, **(asked | changes)
+        checker, source, values, Path("m"), progress=lambda event: None, **(asked | changes)
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import Manifest
+from artifacts.manifest import Manifest, ModelSpec
 from artifacts.progress import silent
 from artifacts.worker import WorkerError
 from compiler.evaluation import Evaluation, evaluation
@@ -20,7 +20,7 @@ from tests.latentc.artifacts_made import made
 
 def job(manifest: Manifest, tmp_path, **changes) -> Job:
     fields = {
-        "model": str(tmp_path), "variant": None, "loose": str(tmp_path), "root": str(tmp_path),
+        "model": ModelSpec(model=str(tmp_path)), "variant": None, "loose": str(tmp_path), "root": str(tmp_path),
         "manifest": manifest, "evaluation": Evaluation(), "width": 64, "height": 64, "budget": 1.0,
     }  # fmt: skip
     return Job(**(fields | changes))

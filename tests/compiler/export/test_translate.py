@@ -78,6 +78,20 @@ def test_known_operators_and_types_are_not_traced_again(monkeypatch):
     torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), module(x))
 
 
+class Wide(torch.nn.Module):
+    def forward(self, x):
+        with torch.amp.autocast("cuda", enabled=False):
+            z = torch.view_as_complex(x.reshape(*x.shape[:-1], 2, 2))
+            return torch.view_as_real(z * z).flatten(-2)
+
+
+def test_complex_numbers_where_autocast_is_turned_off():
+    made = method()
+    model = translate(export_program(Wide(), made), made)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), Wide()(x))
+
+
 class InPlace(torch.nn.Module):
     def forward(self, x):
         y = x * 2

@@ -1,0 +1,306 @@
+"""How good pictures with forecast steps are: ``python -m bench.project.forecast``
+
+Compiles the built-in model for each target and tunes it, once for all schedulers, to 45 dB on prompts that it was
+trained on. Then held-out prompts are drawn with 20 and with 50 steps: with all calls made, with those that the
+tolerance leaves, and in plainly as many steps as those are. Exits with 1 where a row falls short: of calls, of dB to
+the picture of all calls, of dB above plain fewer steps, of prompt accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from artifacts.errors import LatentcError
+from bench import markdown
+from compiler.evidence.metrics import psnr
+from compiler.evidence.pictures import EQUAL
+from runtimes.forecast import Count
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bench.reference.drawing import Caption
+    from runtimes.pipeline import Pipeline
+
+TARGETS = ("openvino", "onnxruntime")
+SCHEDULERS = {
+    "DDIM": "DDIMScheduler",
+    "DPM-Solver++": "DPMSolverMultistepScheduler",
+    "UniPC": "UniPCMultistepScheduler",
+    "Euler": "EulerDiscreteScheduler",
+    "Euler a": "EulerAncestralDiscreteScheduler",
+}
+NOISY = frozenset({"Euler a"})
+"""Schedulers that add noise: they make as many calls as they need."""
+
+STEPS = (20, 50)
+GUIDANCE = 3.0
+TUNED_ON = 8
+PLOT = Path(__file__).resolve().parents[2] / "docs" / "images" / "forecast.svg"
+
+CALLS: Mapping[int, int] = {20: 12, 50: 22}
+"""Calls at most, by the number of steps."""
+
+MEAN, WORST, ABOVE_PLAIN, ACCURACY = 45.0, 36.0, 4.0, 0.01
+"""dB at least, in the mean and in the worst; dB above plain fewer steps; how far prompt accuracy may fall."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was drawn of all prompts: pictures, seconds of each, and the steps whose calls were made."""
+
+    images: tuple[Image, ...]
+    seconds: tuple[float, ...]
+    count: Count
+
+    def ratios(self, whole: Pictures) -> list[float]:
+        """PSNR of each picture to the one of all calls."""
+        return [
+            min(psnr(_pixels(one), _pixels(other)), EQUAL)
+            for one, other in zip(self.images, whole.images, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target, scheduler and number of steps.
+
+    Attributes:
+        calls: of a picture, mean.
+        ratios, plain: dB of the pictures to those of all calls, with forecasts and of plainly as many steps.
+        accuracy, whole_accuracy: share of what prompts say that is read back right, with forecasts and with all calls.
+        speed: seconds of a picture of all calls over seconds with forecasts, medians.
+    """
+
+    target: str
+    scheduler: str
+    steps: int
+    tolerance: float
+    calls: float
+    ratios: tuple[float, ...]
+    plain: tuple[float, ...]
+    accuracy: float
+    whole_accuracy: float
+    speed: float
+
+    def short(self) -> Iterator[str]:
+        """What it falls short of."""
+        name = f"{self.target}, {self.scheduler}, {self.steps} steps"
+        if self.scheduler not in NOISY and self.calls > CALLS.get(self.steps, self.steps):
+            yield f"{name}: {self.calls:.1f} calls, of at most {CALLS[self.steps]}"
+        if mean(self.ratios) < MEAN or min(self.ratios) < WORST:
+            yield f"{name}: {mean(self.ratios):.1f} dB, worst {min(self.ratios):.1f}"
+        if mean(self.ratios) < mean(self.plain) + ABOVE_PLAIN:
+            yield f"{name}: {mean(self.ratios):.1f} dB, and {mean(self.plain):.1f} in plainly as many steps"
+        if self.accuracy < self.whole_accuracy - ACCURACY:
+            yield f"{name}: prompt accuracy {self.accuracy:.1%}, and {self.whole_accuracy:.1%} of all calls"
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.target,
+            self.scheduler,
+            f"{self.calls:.1f} of {self.steps}",
+            f"{mean(self.ratios):.1f} dB",
+            f"{min(self.ratios):.1f} dB",
+            f"{mean(self.plain):.1f} dB",
+            f"{self.accuracy:.1%} / {self.whole_accuracy:.1%}",
+            f"{self.speed:.2f}",
+        )
+
+
+HEAD = (
+    "target",
+    "scheduler",
+    "calls",
+    "PSNR",
+    "worst",
+    "plain fewer steps",
+    "accuracy, forecast / all calls",
+    "times as fast",
+)
+
+
+class Drawer:
+    """An artifact that draws prompts; what was drawn is kept."""
+
+    def __init__(self, pipeline: Pipeline, captions: Sequence[Caption]) -> None:
+        self._pipeline = pipeline
+        self.captions = tuple(captions)
+        self._drawn: dict[tuple[str, int, float], Pictures] = {}
+
+    def draw(self, scheduler: str, steps: int, tolerance: float = 0.0) -> Pictures:
+        """All prompts, the seed of each its number."""
+        key = (scheduler, steps, tolerance)
+        if key not in self._drawn:
+            results = [
+                self._pipeline.generate(
+                    caption.text,
+                    seed=seed,
+                    steps=steps,
+                    guidance=GUIDANCE,
+                    scheduler=SCHEDULERS[scheduler],
+                    accelerate=tolerance,
+                )
+                for seed, caption in enumerate(self.captions)
+            ]
+            self._drawn[key] = Pictures(
+                tuple(result.images[0] for result in results),
+                tuple(result.timings.total for result in results),
+                sum((result.calls or Count(steps, steps) for result in results), Count()),
+            )
+        return self._drawn[key]
+
+    def row(self, target: str, scheduler: str, steps: int, tolerance: float) -> Row:
+        """What a tolerance does to the pictures of all prompts."""
+        from bench.reference.judge import prompt_accuracy
+
+        whole, fast = self.draw(scheduler, steps), self.draw(scheduler, steps, tolerance)
+        calls = fast.count.made / len(fast.images)
+        # As many plain steps as calls, rounded up: the comparison favours them.
+        plain = self.draw(scheduler, -int(-calls // 1))
+        return Row(
+            target,
+            scheduler,
+            steps,
+            tolerance,
+            calls,
+            tuple(fast.ratios(whole)),
+            tuple(plain.ratios(whole)),
+            prompt_accuracy(fast.images, self.captions),
+            prompt_accuracy(whole.images, self.captions),
+            median(whole.seconds) / median(fast.seconds),
+        )
+
+
+def _pixels(image: Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+def measure(
+    target: str,
+    schedulers: Sequence[str],
+    steps: Sequence[int],
+    prompts: int,
+    compute: str,
+    told: Callable[[Row], None],
+    plot: Path | None = None,
+) -> list[Row]:
+    """Compiles and tunes an artifact and measures every scheduler and number of steps.
+
+    Args:
+        told: is given each row when it is there.
+        plot: where the curves of the first scheduler and number of steps are drawn.
+    """
+    from bench.reference.drawing import split
+    from compiler.build import CompileRequest, compile
+    from compiler.tune import TuneRequest, tune
+    from runtimes.pipeline import load
+
+    known, held_out = split()
+    with tempfile.TemporaryDirectory(prefix="latentc-forecast-") as folder:
+        out = Path(folder) / target
+        print(f"{target}: compiling and tuning", file=sys.stderr, flush=True)
+        compile(CompileRequest(model="shapes", out=out, target=target, check="none"))
+        tuned = tune(
+            TuneRequest(
+                out,
+                MEAN,
+                tuple(caption.text for caption in known[:TUNED_ON]),
+                tuple(steps),
+                tuple(SCHEDULERS[name] for name in schedulers),
+                compute=compute,
+            ),
+        ).manifest.forecast
+        assert tuned is not None
+        print(f"{target}: tolerance {tuned.tolerance:.3g}; drawing", file=sys.stderr, flush=True)
+        rows = []
+        with load(out, compute=compute) as pipeline:
+            drawer = Drawer(pipeline, held_out[:prompts])
+            for name in schedulers:
+                for number in steps:
+                    rows.append(drawer.row(target, name, number, tuned.tolerance))
+                    told(rows[-1])
+            if plot is not None:
+                curves(Drawer(pipeline, held_out[: min(prompts, 8)]), schedulers, steps[0], plot)
+        return rows
+
+
+def curves(drawer: Drawer, schedulers: Sequence[str], steps: int, file: Path) -> None:
+    """PSNR over calls, with forecasts of several tolerances and in plainly fewer steps, as an SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    names = [name for name in schedulers if name not in NOISY][:2]
+    figure, panels = pyplot.subplots(
+        1, len(names), figsize=(4.2 * len(names), 3.2), sharey=True, squeeze=False
+    )
+    for axes, name in zip(panels[0], names, strict=True):
+        whole = drawer.draw(name, steps)
+        forecast = [drawer.draw(name, steps, tolerance) for tolerance in (0.04, 0.08, 0.16, 0.32, 0.64)]
+        plain = [drawer.draw(name, fewer) for fewer in range(8, steps - 2, 2)]
+        for drawn, label in ((forecast, f"{steps} steps, some forecast"), (plain, "plainly fewer steps")):
+            _curve(axes, drawn, whole, label)
+        axes.set_title(name)
+        axes.set_xlabel("calls")
+    panels[0][0].set_ylabel(f"PSNR to {steps} calls, dB")
+    panels[0][0].legend(frameon=False)
+    figure.tight_layout()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _curve(axes: Any, drawn: Sequence[Pictures], whole: Pictures, label: str) -> None:
+    """The mean with the worst below it."""
+    points = sorted((each.count.made / len(each.images), each.ratios(whole)) for each in drawn)
+    calls = [x for x, _ in points]
+    (line,) = axes.plot(calls, [mean(ratios) for _, ratios in points], marker="o", label=label)
+    axes.plot(calls, [min(ratios) for _, ratios in points], linestyle=":", color=line.get_color())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the measurement; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.project.forecast", description=__doc__)
+    parser.add_argument("--prompts", type=int, default=40, help="how many of the held-out prompts")
+    parser.add_argument("--target", action="append", choices=TARGETS)
+    parser.add_argument("--scheduler", action="append", choices=tuple(SCHEDULERS))
+    parser.add_argument("--steps", action="append", type=int)
+    parser.add_argument("--compute", default="fp32", help="what is computed in")
+    parser.add_argument("--update-docs", action="store_true", help=f"draw {PLOT.name} anew")
+    given = parser.parse_args(args)
+    rows: list[Row] = []
+    targets = given.target or TARGETS
+    print(markdown.head(HEAD, right=HEAD[2:]))
+    try:
+        for target in targets:
+            rows += measure(
+                target,
+                given.scheduler or tuple(SCHEDULERS),
+                given.steps or STEPS,
+                given.prompts,
+                given.compute,
+                lambda row: print(markdown.row(row.cells()), flush=True),
+                PLOT if given.update_docs and target == targets[0] else None,
+            )
+    except LatentcError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    failed = [line for row in rows for line in row.short()]
+    for line in failed:
+        print(f"Fell short: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,241 @@
+"""Adapters (LoRA, DoRA, LoHa, LoKr, full differences) merged into weights that stay on disk.
+
+diffusers' own loaders and `peft` run over modules whose parameters are tensors that record: what they do to a
+parameter is what is done to its bytes when the weight is read, one weight at a time. Kinds that diffusers lacks are
+merged by `lycoris-lora`, whose merge is one recorded step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import Adapter
+from artifacts.progress import Event, Progress, silent
+from artifacts.safetensors_header import require_safetensors
+from compiler.capture import lycoris_kinds
+from compiler.capture.modules import build
+from compiler.origins.recorded import Constant, Recorded, simplified, some, stored
+from compiler.origins.stored_file import stored_tensors
+from compiler.source import ModelSource
+from runtimes.assemble import assemble
+from runtimes.classes import class_path
+from targets.graph.weights import Origin, Stored
+
+Weights = Mapping[str, Mapping[str, Origin]]
+"""Component -> name in the module -> where the weight comes from."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """An adapter's file: its name among the loaded ones, its tensors, and what was asked for."""
+
+    name: str
+    adapter: Adapter
+    tensors: Mapping[str, Stored]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.adapter.file)
+
+    def weight(self, component: str) -> float:
+        return self.adapter.components.get(component, self.adapter.weight)
+
+
+def merged(
+    source: ModelSource, weights: Weights, progress: Progress = silent
+) -> dict[str, dict[str, Origin]]:
+    """The weights with the source's adapters merged into them.
+
+    Args:
+        weights: of all components, as `modules.bind` finds them.
+
+    Raises:
+        LatentcError: an adapter cannot be read, is of another model, or has tensors that find no weight; or what
+            reads adapters is not installed.
+        UsageError: a weight is for a component that the pipeline does not have.
+    """
+    result = {name: dict(names) for name, names in weights.items()}
+    if not source.spec.adapters:
+        return result
+    _require_libraries()
+    files = [_read(number, adapter) for number, adapter in enumerate(source.spec.adapters)]
+    progress(Event(f"merging {len(files)} adapters", 0, None))
+    modules = {name: _recording(source, name, names) for name, names in weights.items()}
+    pipe = assemble(source.files, class_path(source.pipeline_class()), modules)
+    _check_components(source, pipe, modules)
+    with _quiet():
+        _load(pipe, files)
+        for file in files:
+            lycoris_kinds.merge(pipe, modules, file.path, file.tensors, file.weight)
+    for component, module in modules.items():
+        for name, tensor in _state(module).items():
+            if isinstance(tensor, Recorded) and name in result[component]:
+                own = result[component][name]
+                origin = simplified(tensor.origin, name)
+                result[component][name] = own if origin == own else origin
+    if not source.spec.partial:
+        for file in files:
+            _require_all_used(file, result)
+    progress(Event(f"merging {len(files)} adapters", 1, 1))
+    return result
+
+
+def _require_libraries() -> None:
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise LatentcError(
+            "LoRAs are merged by peft, which is not installed.", 'Install it: pip install "latentc[adapters]"'
+        ) from None
+
+
+def _read(number: int, adapter: Adapter) -> _File:
+    """An adapter's tensors, looked through once: such files are small, and what is wrong is said before the work."""
+    path = Path(adapter.file)
+    if not path.is_file():
+        raise LatentcError(f"--lora: there is no file {path}.")
+    require_safetensors(path)
+    tensors = stored_tensors([path])
+    if not tensors:
+        raise LatentcError(f"--lora: {path} holds no tensors.")
+    for key, tensor in tensors.items():
+        if 0 in tensor.shape:
+            raise LatentcError(
+                f"--lora: '{key}' in {path} has the shape {list(tensor.shape)}: it is of rank 0 and holds nothing.",
+                "The file is damaged: train or download it again.",
+            )
+        tensor.read()  # which refuses what is not finite
+    return _File(f"adapter_{number}", adapter, tensors)
+
+
+def _recording(source: ModelSource, name: str, weights: Mapping[str, Origin]) -> torch.nn.Module:
+    """A component whose parameters record what is done to them; floats are fp32, as in the module that is exported."""
+    module = build(source.component(name), FakeTensorMode(allow_non_fake_inputs=True))
+    parameters: dict[int, torch.nn.Parameter] = {}
+    for path, owner in module.named_modules():
+        for key, parameter in list(owner._parameters.items()):
+            origin = weights.get(f"{path}.{key}" if path else key)
+            if parameter is None or origin is None:
+                continue
+            if id(parameter) not in parameters:  # tied parameters stay tied
+                tensor = Recorded(origin)
+                tensor = tensor.float() if parameter.is_floating_point() else tensor  # type: ignore[assignment]
+                parameters[id(parameter)] = torch.nn.Parameter(tensor, requires_grad=False)
+            owner._parameters[key] = parameters[id(parameter)]
+    return module
+
+
+def _state(module: torch.nn.Module) -> dict[str, Any]:
+    """Parameters by the names that they had before layers were wrapped."""
+    return {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+
+
+def _check_components(source: ModelSource, pipe: Any, modules: Mapping[str, Any]) -> None:
+    if not hasattr(pipe, "load_lora_weights"):
+        raise LatentcError(f"diffusers loads no LoRA into {type(pipe).__name__}.")
+    for adapter in source.spec.adapters:
+        for name in adapter.components:
+            if name not in modules:
+                raise UsageError(
+                    f"--lora {Path(adapter.file).name}: the model has no component '{name}' "
+                    f"(it has: {', '.join(modules)})."
+                )
+
+
+def _load(pipe: Any, files: Sequence[_File]) -> None:
+    """Loads what diffusers itself reads of the files, and fuses it in their weights."""
+    loaded: dict[str, dict[str, float]] = {}
+    for file in files:
+        state = lycoris_kinds.without(file.tensors)
+        if not state:
+            continue
+        tensors: dict[str, Any] = {key: Recorded(origin) for key, origin in state.items()}
+        # As a pipeline in fp32 has them; products in a narrower type would round once more.
+        tensors = {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
+        with _explained(file):
+            pipe.load_lora_weights(tensors, adapter_name=file.name)
+        names = pipe.get_list_adapters() if hasattr(pipe, "get_list_adapters") else {}
+        components = [component for component, adapters in names.items() if file.name in adapters]
+        if components:
+            loaded[file.name] = {component: file.weight(component) for component in components}
+    if not loaded:
+        return
+    pipe.set_adapters(list(loaded), [dict(weights) for weights in loaded.values()])
+    components = sorted({component for weights in loaded.values() for component in weights})
+    pipe.fuse_lora(components=components, adapter_names=list(loaded))
+
+
+@contextlib.contextmanager
+def _explained(file: _File) -> Iterator[None]:
+    try:
+        yield
+    except LatentcError:
+        raise
+    except Exception as error:  # Converters index and reshape what they take for granted.
+        reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), "")
+        reason = reason or " ".join(str(error).split()) or type(error).__name__
+        raise LatentcError(
+            f"--lora: {file.path.name} cannot be merged into this model: {reason[:300]}",
+            "It is of another model, or of a layout that the installed diffusers does not read.",
+        ) from error
+
+
+def _require_all_used(file: _File, weights: Weights) -> None:
+    """Refuses an adapter some of whose tensors became part of no weight.
+
+    Raises:
+        LatentcError: names them.
+    """
+    used = {
+        tensor.key
+        for names in weights.values()
+        for origin in names.values()
+        if not isinstance(origin, (Stored, Constant))
+        for tensor in stored(origin)
+        if tensor.file == file.path
+    }
+    # Single numbers (alphas, ranks, marks) are settings of other tensors.
+    unused = [key for key, tensor in file.tensors.items() if key not in used and len(tensor.shape) > 0]
+    unused = [key for key in unused if file.tensors[key].shape != (1,)]
+    if not unused:
+        return
+    count = sum(1 for tensor in file.tensors.values() if len(tensor.shape) > 0)
+    whole = len(unused) == count
+    raise LatentcError(
+        f"--lora: {'none' if whole else f'{len(unused)} of the {count}'} tensors of {file.path.name} "
+        f"{'finds a weight in this model' if whole else 'find no weight in this model'}: {some(unused)}.",
+        "It is of another model." if whole else "Merge the others all the same: --lora-partial",
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' warnings: what finds no weight is an error here."""
+    import logging
+    import warnings
+
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft", "LyCORIS")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+Weight = Callable[[str], float]

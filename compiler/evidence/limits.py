@@ -1,0 +1,45 @@
+"""How far off a whole pipeline's picture, and what a component gives back to it, may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from artifacts.manifest import GraphRecord, Manifest
+from compiler.evidence.graphs import LARGEST, TOLERANCE
+from compiler.quantize import table
+from compiler.quantize.decide import NONE
+from runtimes.compute import WIDE
+
+GAIN = 10.0
+"""How many times a picture of rounded weights may be as far off as the worst of its graphs: guidance takes the
+difference of two outputs times 7.5, and the next step is made of it. What is no rounding is held to less, in
+`generate`."""
+
+
+def picture_limit(graphs: Sequence[GraphRecord], compute: str) -> float:
+    """The largest error allowed of a picture that these graphs draw."""
+    worst = max(graph_limit(graph, compute) for graph in graphs)
+    return worst if worst <= TOLERANCE[WIDE] else min(LARGEST, GAIN * worst)
+
+
+def graph_limit(graph: GraphRecord, compute: str) -> float:
+    """What the graph's own check held it to in this type, or else would have."""
+    schemes = {weight.scheme.partition(":")[0] for weight in graph.weights} - {NONE}
+    measured = (each.tolerance for each in graph.evidence if each.compute == compute)
+    constants = (
+        TOLERANCE[graph.precision],
+        TOLERANCE[compute],
+        *(table.get(name).tolerance for name in schemes),
+    )
+    return next((limit for limit in measured if limit is not None), max(constants))
+
+
+def component_limits(manifest: Manifest, compute: str) -> dict[str, float]:
+    """ "unet.forward" -> the largest error allowed of what it gives back."""
+    graphs = {graph.folder: graph_limit(graph, compute) for graph in manifest.graphs}
+    limits: dict[str, float] = {}
+    for component in manifest.components:
+        for record in component.methods:
+            name = f"{component.name}.{record.method}"
+            limits[name] = max(limits.get(name, 0.0), graphs[record.graph])
+    return limits

@@ -1,0 +1,345 @@
+"""Tensors that record what is done to them, so that a library's own code says how weights are made of stored ones.
+
+A `Recorded` tensor has a shape and no data. Code that renames, cuts, joins, transposes or adds such tensors leaves
+behind, in each result's `origin`, the operators and the stored tensors that it is made of. `Computed.read` runs those
+operators on the stored bytes, for one weight at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch.utils import _pytree as pytree
+
+from targets.graph.weights import Origin, Stored
+
+_DTYPES: dict[ir.DataType, torch.dtype] = {
+    ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.FLOAT8E4M3FN: torch.float8_e4m3fn,
+    ir.DataType.FLOAT8E5M2: torch.float8_e5m2,
+    ir.DataType.INT64: torch.int64,
+    ir.DataType.INT32: torch.int32,
+    ir.DataType.INT16: torch.int16,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.UINT8: torch.uint8,
+    ir.DataType.BOOL: torch.bool,
+}
+_OF_TORCH = {dtype: of_ir for of_ir, dtype in _DTYPES.items()}
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def as_tensor(array: np.ndarray, dtype: ir.DataType) -> torch.Tensor:
+    """A tensor of the array's memory, in any element type that PyTorch has.
+
+    Args:
+        dtype: the array's element type; NumPy's own does not name bfloat16 and the 8-bit floats.
+    """
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if not data.size:
+        return torch.empty(array.shape, dtype=_DTYPES[dtype])
+    return torch.from_numpy(data).view(_DTYPES[dtype]).reshape(array.shape)
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """An array of the tensor's memory, in `onnx_ir`'s NumPy type for its elements."""
+    tensor = tensor.detach().contiguous()
+    data: np.ndarray = tensor.reshape(-1).view(torch.uint8).numpy()
+    return data.view(_OF_TORCH[tensor.dtype].numpy()).reshape(tuple(tensor.shape))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A small tensor that a library made itself (a mask, an identity): its bytes, C order."""
+
+    data: bytes
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    key: str = "constant"
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Constant:
+        """The tensor's values as they are now."""
+        array = as_array(tensor)
+        return cls(array.tobytes(), _OF_TORCH[tensor.dtype], tuple(array.shape))
+
+    def read(self) -> np.ndarray:
+        """The values."""
+        return np.frombuffer(self.data, self.dtype.numpy()).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """The result of one operator on other origins.
+
+    Attributes:
+        function: an operator of PyTorch, or any function of tensors.
+        arguments, keywords: its arguments, origins in the places of tensors; nested lists are tuples.
+        output: which of several results it is; None where there is one.
+        key: the weight's name; equal origins may have different ones.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+    output: int | None
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    key: str = ""
+
+    @cached_property
+    def _identity(self) -> tuple[Any, ...]:
+        # By name: overloads of operators are equal by object, which differs between processes.
+        return (str(self.function), self.arguments, self.keywords, self.output, self.shape, self.dtype)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._identity)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Computed):
+            return NotImplemented
+        return self._hash == other._hash and self._identity == other._identity
+
+    def named(self, key: str) -> Computed:
+        """The same weight under another name."""
+        return replace(self, key=key)
+
+    def read(self) -> np.ndarray:
+        """Runs the operators. Holds what they still need of each other's results, and nothing afterwards."""
+        return as_array(evaluated(self))
+
+
+def inputs(origin: Origin) -> tuple[Origin, ...]:
+    """The origins that an origin is computed from, each as often as it is used; none for what is stored."""
+    if not isinstance(origin, Computed):
+        return ()
+    leaves = pytree.tree_leaves((origin.arguments, origin.keywords), is_leaf=_is_origin)
+    return tuple(leaf for leaf in leaves if _is_origin(leaf))
+
+
+def stored(origin: Origin) -> Iterator[Stored]:
+    """The stored tensors that an origin is made of."""
+    seen: set[int] = set()
+    waiting = [origin]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Stored):
+            yield node
+        waiting.extend(inputs(node))
+
+
+def evaluated(origin: Origin) -> torch.Tensor:
+    """The tensor, its operators run in order; a result is dropped when nobody needs it any more."""
+    order: list[Origin] = []
+    uses: dict[int, int] = {}
+    waiting: list[tuple[Origin, bool]] = [(origin, False)]
+    seen: set[int] = set()
+    while waiting:
+        node, ready = waiting.pop()
+        if ready:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            waiting.append((node, True))
+            for child in inputs(node):
+                uses[id(child)] = uses.get(id(child), 0) + 1
+                waiting.append((child, False))
+    results: dict[int, torch.Tensor] = {}
+
+    def taken(value: Any) -> Any:
+        if not _is_origin(value):
+            return value
+        uses[id(value)] -= 1
+        return results[id(value)] if uses[id(value)] else results.pop(id(value))
+
+    with torch.no_grad():
+        for node in order:
+            if not isinstance(node, Computed):
+                results[id(node)] = as_tensor(node.read(), node.dtype)
+                continue
+            parts = (node.arguments, dict(node.keywords))
+            arguments, keywords = pytree.tree_map(taken, parts, is_leaf=_is_origin)
+            del parts
+            result = node.function(*arguments, **keywords)
+            del arguments, keywords
+            results[id(node)] = result if node.output is None else result[node.output]
+    return results[id(origin)]
+
+
+def _is_origin(value: Any) -> bool:
+    return isinstance(value, Origin)
+
+
+class _Cell:
+    """What a tensor and its detached copies, which share memory, are made of now."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+
+
+class Recorded(torch.Tensor):
+    """A tensor without data, on the CPU as far as it tells; `origin` says what it is made of."""
+
+    _cell: _Cell
+    _view: bool
+
+    @staticmethod
+    def __new__(
+        cls, origin: Origin | _Cell, like: torch.Tensor | None = None, view: bool = False
+    ) -> Recorded:
+        cell = origin if isinstance(origin, _Cell) else _Cell(origin)
+        dtype = _DTYPES[cell.origin.dtype]
+        if like is None:
+            like = torch.empty(cell.origin.shape, dtype=dtype, device="meta")
+        tensor: Recorded = torch.Tensor._make_wrapper_subclass(
+            cls,
+            like.shape,
+            strides=like.stride(),
+            dtype=dtype,
+            device=torch.device("cpu"),
+            requires_grad=False,
+        )
+        tensor._cell, tensor._view = cell, view
+        return tensor
+
+    @property
+    def origin(self) -> Origin:
+        """What it is made of."""
+        return self._cell.origin
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"Recorded({self.origin.key!r}, {list(self.shape)}, {self.dtype})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == torch.Tensor.data.__set__ and isinstance(args[0], Recorded):  # type: ignore[attr-defined]
+            value = args[1]
+            # Another memory from now on: what shared the old one keeps it.
+            args[0]._cell = value._cell if isinstance(value, Recorded) else _Cell(Constant.of(value))
+            return None
+        with torch._C.DisableTorchFunctionSubclass():  # Results that are no `Recorded` stay what they are.
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _SAME:
+            return Recorded(args[0]._cell, args[0])
+        if func in _VALUES:
+            real = pytree.tree_map_only(Recorded, lambda t: evaluated(t.origin), (args, kwargs))
+            return func(*real[0], **real[1])
+        if func._schema.is_mutable:
+            return cls._in_place(func, args, kwargs)
+        return _record(func, args, kwargs)
+
+    @classmethod
+    def _in_place(cls, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Records the operator that returns what `func` would write into its first argument."""
+        name = func._schema.name.removeprefix("aten::")
+        packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+        target = args[0]
+        if packet is None or not isinstance(target, Recorded) or target._view or not name.endswith("_"):
+            raise NotImplementedError(f"{func} writes into a part of a tensor")
+        overload = getattr(packet, func._overloadname)
+        result = _record(overload, args, kwargs)
+        target._cell.origin = result.to(target.dtype).origin
+        return target
+
+
+_SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+_VALUES = {
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten.is_nonzero.default,
+}
+
+
+def _record(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The operator's results as tensors that record, their shapes found on the meta device."""
+    if "device" in kwargs:
+        kwargs["device"] = torch.device("cpu")
+    shapes = pytree.tree_map_only(torch.Tensor, _shape, (args, kwargs))
+    if "device" in kwargs:
+        shapes[1]["device"] = torch.device("meta")
+    results = func(*shapes[0], **shapes[1])
+    if any(leaf.is_meta for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)):
+        return results  # Of a tensor that has no values yet: somebody fills it in later.
+    arguments = _frozen(args)
+    keywords = tuple((name, _frozen(value)) for name, value in kwargs.items())
+
+    def recorded(result: torch.Tensor, output: int | None) -> Recorded:
+        dtype, shape = _OF_TORCH[result.dtype], tuple(result.shape)
+        origin = Computed(func, arguments, keywords, output, dtype, shape)
+        return Recorded(origin, result, view=func.is_view)
+
+    if isinstance(results, torch.Tensor):
+        return recorded(results, None)
+    return type(results)(recorded(result, number) for number, result in enumerate(results))
+
+
+def _shape(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape without data; single numbers stay, as operators may need their values."""
+    if isinstance(tensor, Recorded):
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return tensor if tensor.dim() == 0 else tensor.to("meta")
+
+
+def _frozen(value: Any) -> Any:
+    """Arguments that hash: origins for tensors, tuples for lists."""
+    if isinstance(value, Recorded):
+        return value.origin
+    if isinstance(value, torch.Tensor):
+        return Constant.of(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    return value
+
+
+def simplified(origin: Origin, key: str) -> Origin:
+    """The origin without steps that change nothing of a weight which becomes float32.
+
+    It is named `key` unless it is stored under a name of its own.
+    """
+    while isinstance(origin, Computed):
+        inner = next(iter(inputs(origin)), None)
+        steps = (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default)
+        if origin.function not in steps or inner is None:
+            break
+        before, after = _DTYPES[inner.dtype], _DTYPES[origin.dtype]
+        widened = before in _FLOATS and after in _FLOATS and torch.promote_types(before, after) is after
+        if before is not after and not widened:
+            break
+        origin = inner
+    return origin.named(key) if isinstance(origin, Computed) else origin
+
+
+def recorded_state(tensors: Mapping[str, Origin]) -> dict[str, torch.Tensor]:
+    """A state dict of tensors that record, by their names."""
+    return {name: Recorded(origin) for name, origin in tensors.items()}
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """The first of the names, for a message, and how many more there are."""
+    shown = ", ".join(itertools.islice(names, most))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

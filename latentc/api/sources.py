@@ -1,0 +1,82 @@
+"""What a compile is told of its model's own files: adapters, embeddings and other components."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Union
+
+from artifacts.errors import UsageError
+from latentc.api.keywords import File
+
+if TYPE_CHECKING:
+    from artifacts.manifest import Adapter, Embedding
+
+Loras = Union[File, Sequence[File], Mapping[str, Union[float, Mapping[str, float]]]]
+"""A file, several ("style.safetensors:0.8"), or file -> weight, or file -> component -> weight."""
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+
+def adapters(loras: Loras | None) -> tuple[Adapter, ...] | None:
+    """The adapters that texts (``FILE[:WEIGHT]``, ``FILE:unet=0.8,text_encoder=0``) or a dict name.
+
+    Raises:
+        UsageError: a weight is no finite number.
+    """
+    from artifacts.manifest import Adapter
+
+    if loras is None:
+        return None
+    if isinstance(loras, Mapping):
+        made = []
+        for file, weight in loras.items():
+            weights = dict(weight) if isinstance(weight, Mapping) else {}
+            whole = 1.0 if isinstance(weight, Mapping) else float(weight)
+            made.append(_adapter(os.fspath(file), whole, weights))
+        return tuple(made)
+    files = [loras] if isinstance(loras, (str, os.PathLike)) else loras
+    return tuple(item if isinstance(item, Adapter) else _parsed(os.fspath(item)) for item in files)
+
+
+def _parsed(text: str) -> Adapter:
+    file, colon, told = text.rpartition(":")
+    if colon and re.fullmatch(_NUMBER, told):
+        return _adapter(file, float(told), {})
+    if colon and re.fullmatch(rf"\w+={_NUMBER}(?:,\w+={_NUMBER})*", told):
+        pairs = (pair.partition("=") for pair in told.split(","))
+        return _adapter(file, 1.0, {name: float(value) for name, _, value in pairs})
+    # A path that ends in ":text" was a weight that is none; a drive letter has a separator behind its colon.
+    if colon and file and not re.search(r"[\\/]", told) and not os.path.exists(text):
+        raise UsageError(
+            f"--lora: '{told}' is no weight of {file}.",
+            "Write FILE, FILE:0.8 or FILE:unet=0.8,text_encoder=0",
+        )
+    return _adapter(text, 1.0, {})
+
+
+def _adapter(file: str, weight: float, components: Mapping[str, float]) -> Adapter:
+    from artifacts.manifest import Adapter
+
+    for value in (weight, *components.values()):
+        if not abs(value) < float("inf"):
+            raise UsageError(f"--lora: the weight of {file} is {value}; it must be a finite number.")
+    return Adapter(file=os.path.abspath(file), weight=weight, components=dict(components))
+
+
+def embeddings(files: File | Sequence[File] | Mapping[str, str] | None) -> tuple[Embedding, ...] | None:
+    """The textual inversions that texts (``FILE[:TOKEN]``), or a dict of file -> token, name."""
+    from artifacts.manifest import Embedding
+
+    if files is None:
+        return None
+    if isinstance(files, Mapping):
+        return tuple(Embedding(file=os.path.abspath(file), token=token) for file, token in files.items())
+    made = []
+    for item in [files] if isinstance(files, (str, os.PathLike)) else files:
+        text = os.fspath(item)
+        file, colon, token = text.rpartition(":")
+        named = bool(colon) and len(file) > 1 and not re.search(r"[\\/]", token) and not os.path.exists(text)
+        made.append(Embedding(file=os.path.abspath(file if named else text), token=token if named else ""))
+    return tuple(made)

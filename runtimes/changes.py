@@ -1,0 +1,223 @@
+"""Refuses what would change a compiled module by the very call that changes it: its graph would not know.
+
+No list of such calls: a module's public methods, its attributes, hooks and tensors are watched, and what they leave set
+must be what a graph was compiled for. Else it is undone, and the call is an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import UsageError
+from artifacts.manifest import Tree
+from runtimes.state import Watch, unrecorded
+
+if TYPE_CHECKING:
+    import torch
+
+CHANGES = "_latentc_changes"
+"""The attribute of a class under which its `Changes` are."""
+
+_MIXINS = ("diffusers.loaders", "transformers.integrations")
+_VERBS = ("load_", "unload_", "save_", "fuse_", "unfuse_", "add_", "set_", "enable_", "disable_", "delete_")
+
+HINT = (
+    "Compile it again with what is to be in it: --lora FILE, --embedding FILE, --component NAME=FOLDER; what the "
+    "pipeline's own call takes by --arg NAME=VALUE"
+)
+
+
+class Changes:
+    """What may be set on the module of a component, and on its submodules.
+
+    `watch` is set when the module is complete; until then everything may be.
+    """
+
+    def __init__(self, component: str, states: Iterable[Mapping[str, Tree]]) -> None:
+        """
+        Args:
+            states: of the component's graphs (`MethodRecord.state`).
+        """
+        self.watch: Watch | None = None
+        self._component = component
+        self._states = tuple(states)
+        self._depth = 0
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """While it is open, everything may be set: components look at it when they are called."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+    @property
+    def watching(self) -> bool:
+        """Whether a change that is made now is looked at."""
+        return self.watch is not None and not self._depth
+
+    def make(self, what: str, change: Callable[[], Any]) -> Any:
+        """What ``change()`` returns, if it leaves nothing set that no graph was compiled for.
+
+        Args:
+            what: the call, for people ("enable_freeu()").
+
+        Raises:
+            UsageError: it would; it is undone.
+        """
+        watch = self.watch
+        if watch is None or self._depth:
+            return change()
+        before = watch.changed()
+        result: Any = None
+        try:
+            with self.suspended():
+                result = change()
+        except BaseException:
+            watch.look_again()
+            with self.suspended():
+                watch.put_back(before)
+            raise
+        watch.look_again()  # A write is counted before it is made.
+        found = unrecorded(self._states, watch, before)
+        if found is None:
+            return result
+        with self.suspended():
+            if hasattr(result, "remove") and hasattr(result, "hooks_dict_ref"):
+                result.remove()
+            watch.put_back(before)
+        raise self.refusal(what, str(found))
+
+    def refusal(self, what: str, why: str) -> UsageError:
+        """That the call `what` is none that a compiled module takes."""
+        return UsageError(
+            f"'{self._component}' is compiled, and its graph does not follow {what}: {why}.", HINT
+        )
+
+
+def watched(module: torch.nn.Module, changes: Changes) -> None:
+    """Has `module` and its submodules report to `changes`. Each keeps the name of its class."""
+    classes: dict[type, type] = {}
+    kinds: dict[type, type] = {}
+    for owner in module.modules():
+        cls: Any = type(owner)
+        if cls not in classes:
+            body = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, CHANGES: changes}
+            classes[cls] = type(cls.__name__, (cls,), {**_methods(cls), **body})
+        owner.__class__ = classes[cls]
+        for tensor in (*owner._parameters.values(), *owner._buffers.values()):
+            if tensor is not None and not tensor.is_inference() and not hasattr(type(tensor), CHANGES):
+                kind = type(tensor)
+                kinds.setdefault(kind, type(kind.__name__, (kind,), {**_TENSOR, CHANGES: changes}))
+                tensor.__class__ = kinds[kind]
+
+
+def changes_of(module: torch.nn.Module) -> Changes:
+    """What a shell reports to."""
+    changes: Changes = getattr(type(module), CHANGES)
+    return changes
+
+
+def loaders(cls: type) -> list[str]:
+    """The methods that a class has of the libraries' mixins for adapters (LoRA, IP-Adapter, textual inversion) and that
+    put something into modules or take it out of them; of the mixins' other methods pipelines make use in every call."""
+    return sorted(
+        {
+            name
+            for base in cls.__mro__
+            if base.__module__.startswith(_MIXINS)
+            for name, function in vars(base).items()
+            if isinstance(function, types.FunctionType) and name.startswith(_VERBS)
+        }
+    )
+
+
+def refuse_loaders(pipe: Any, components: Iterable[str]) -> None:
+    """Has a pipeline of compiled components refuse adapters at once, before it looks for their files."""
+
+    def refused(name: str) -> Callable[..., Any]:
+        def method(*args: Any, **kwargs: Any) -> Any:
+            raise UsageError(
+                f"{type(pipe).__name__} is compiled ({', '.join(components)}), and its graphs do not follow {name}().",
+                HINT,
+            )
+
+        return method
+
+    components = tuple(components)
+    for name in loaders(type(pipe)):
+        object.__setattr__(pipe, name, refused(name))
+
+
+@functools.lru_cache(maxsize=1024)
+def _methods(cls: Any) -> dict[str, Any]:
+    """The public methods of a module's class that may write to it, and what sets its attributes."""
+    names = [name for name in dir(cls) if not name.startswith("_")] + ["__setattr__", "__delattr__"]
+    functions = {name: inspect.getattr_static(cls, name) for name in names}
+    return {
+        name: _reporting(name, function)
+        for name, function in functions.items()
+        # What yields (`parameters`) reads; `forward` is answered by a session or refused.
+        if isinstance(function, types.FunctionType)
+        and not inspect.isgeneratorfunction(function)
+        and name != "forward"
+    }
+
+
+def _reporting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        changes: Changes = getattr(type(self), CHANGES)
+        if not changes.watching:
+            return function(self, *args, **kwargs)
+        what = f"a change of '{args[0]}'" if name.startswith("__") else f"{name}()"
+        if args[:1] == ("__class__",):
+            raise changes.refusal(what, f"its class is {type(self).__name__}")
+        return changes.make(what, lambda: function(self, *args, **kwargs))
+
+    return method
+
+
+def _torch_function(
+    cls: Any, func: Any, kinds: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> Any:
+    """Runs a function on tensors of a compiled module; one that writes to them is undone and refused."""
+    import torch
+    from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+
+    given = dict(kwargs or {})
+    with torch._C.DisableTorchFunctionSubclass():
+        if not getattr(cls, CHANGES).watching:
+            return func(*args, **given)
+        own = [value for value in (*args, *given.values()) if hasattr(type(value), CHANGES)]
+        changes: Changes = getattr(cls, CHANGES)
+        if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise changes.refusal("a change of a parameter", "'data' is set")
+        before = [(value, value._version, None if value.is_meta else value.clone()) for value in own]
+        with _unsafe_preserve_version_counter(tuple(own)):
+            result = func(*args, **given)
+            written = [(value, kept) for value, version, kept in before if value._version != version]
+            for value, kept in written:
+                if kept is not None:
+                    value.copy_(kept)
+        if written:
+            raise changes.refusal(
+                "a change of a parameter", f"{getattr(func, '__name__', func)} writes to it"
+            )
+        # `data` and views are other tensors on the same memory.
+        if type(result) is torch.Tensor and any(_shared(result, value) for value in own):
+            result.__class__ = type("Tensor", (torch.Tensor,), {**_TENSOR, CHANGES: changes})
+    return result
+
+
+def _shared(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+
+
+_TENSOR: dict[str, Any] = {"__torch_function__": classmethod(_torch_function)}

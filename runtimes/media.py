@@ -1,0 +1,208 @@
+"""What is given as a file: pictures, videos, folders of pictures, sounds, arrays and JSON. They are read here alone.
+
+A value that begins with ``@`` names such a file, wherever values are written as texts (``--arg NAME=@FILE``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import LatentcError, UsageError
+from runtimes.options import parse_value
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+
+VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+"""Suffixes of files that ffmpeg reads."""
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes of the pictures in a folder of frames; what else is in it is left alone."""
+
+EXTRA = "Run: pip install 'latentc[video]'"
+
+
+def value(text: str, option: str) -> Any:
+    """What a text stands for: ``@FILE`` for the file's content, else as `runtimes.options.parse_value`.
+
+    Raises:
+        UsageError: as these.
+    """
+    if text.startswith("@"):
+        return read(Path(text[1:]))
+    return parse_value(text, option)
+
+
+def is_visual(content: Any) -> bool:
+    """Whether `content` is a picture, or a list of pictures."""
+    from PIL.Image import Image
+
+    items = content if isinstance(content, list) else [content]
+    return bool(items) and all(isinstance(item, Image) for item in items)
+
+
+def read(path: Path) -> Any:
+    """What a file holds, by its suffix.
+
+    Returns:
+        A folder, a video or an animation: a list of RGB pictures. ``.json``: the value. ``.wav``: float32 [1, channels,
+        samples] from -1 to 1. ``.npy``: the array. Anything else: an RGB picture.
+
+    Raises:
+        UsageError: no such file, or it is not what its suffix says.
+        LatentcError: it is a video, and the library that reads videos is not installed.
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return folder(path)
+    if not path.is_file():
+        raise UsageError(
+            f"there is no file {path} (@ names a file).",
+            "A text that begins with @ is given in quotes as JSON.",
+        )
+    readers = {".json": _json, ".wav": sound, ".npy": _array, **dict.fromkeys(VIDEOS, video)}
+    if suffix in readers:
+        return readers[suffix](path)
+    frames = animation(path)
+    if len(frames) > 1:
+        return frames
+    return frames[0]
+
+
+def picture(path: Path, mode: str) -> Image:
+    """The picture in a file, upright, in `mode` ("RGB", or "L" for a mask).
+
+    Raises:
+        UsageError: no such file, or it is no picture that Pillow reads.
+    """
+    return next(_pictures(path)).convert(mode)
+
+
+def animation(path: Path) -> list[Image]:
+    """The frames of an animation, RGB; of a still picture, that one.
+
+    Raises:
+        UsageError: it is no picture that Pillow reads.
+    """
+    return [frame.convert("RGB") for frame in _pictures(path)]
+
+
+def _pictures(path: Path) -> Iterator[Image]:
+    from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            moves = opened.format in ("GIF", "WEBP", "PNG", "AVIF")  # cameras put thumbnails behind a picture
+            for frame in ImageSequence.Iterator(opened) if moves else (opened,):
+                yield ImageOps.exif_transpose(frame)
+    except UnidentifiedImageError:
+        raise UsageError(f"{path} is not a picture (PNG, JPEG, WebP, ...).") from None
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"{path} is too large to be opened: {error}") from None
+    except (OSError, SyntaxError) as error:  # a PNG that is cut off is the latter
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def folder(path: Path) -> list[Image]:
+    """The pictures in a folder, RGB, in the order of the numbers in their names.
+
+    Raises:
+        UsageError: there is none, or one cannot be read, or they are not of one size.
+    """
+    files = sorted((file for file in path.iterdir() if file.suffix.lower() in PICTURES), key=_natural)
+    if not files:
+        raise UsageError(f"the folder {path} holds no pictures ({', '.join(PICTURES)}).")
+    frames = [picture(file, "RGB") for file in files]
+    for file, frame in zip(files, frames, strict=True):
+        if frame.size != frames[0].size:
+            raise UsageError(
+                f"{file} is {frame.width}x{frame.height}, and {files[0]} {frames[0].width}x{frames[0].height}: "
+                "frames are of one size."
+            )
+    return frames
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """ "frame-10" after "frame-9"."""
+    parts = re.split(r"(\d+)", file.name.lower())
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+
+
+def video(path: Path) -> list[Image]:
+    """The frames of a video, RGB.
+
+    Raises:
+        UsageError: it is no video that ffmpeg reads, or has no frame.
+        LatentcError: imageio or its ffmpeg is not installed.
+    """
+    require_video()
+    import imageio.v2 as imageio
+    from PIL import Image
+
+    try:
+        reader: Any
+        with imageio.get_reader(path, format="FFMPEG") as reader:
+            frames = [Image.fromarray(frame) for frame in reader.iter_data()]
+    except Exception as error:  # imageio passes on whatever ffmpeg says, as errors of many classes
+        said = str(error).strip().splitlines()
+        raise UsageError(
+            f"{path} is no video that ffmpeg reads: {said[-1] if said else type(error).__name__}"
+        ) from None
+    if not frames:
+        raise UsageError(f"{path} has no frames.")
+    return frames
+
+
+def require_video() -> None:
+    """Raises LatentcError where what reads and writes videos is not installed."""
+    from importlib.util import find_spec
+
+    absent = [name for name in ("imageio", "imageio_ffmpeg") if find_spec(name) is None]
+    if absent:
+        raise LatentcError(f"videos need {' and '.join(absent)}, not installed here.", EXTRA)
+
+
+def sound(path: Path) -> torch.Tensor:
+    """A WAV file of whole numbers as float32 [1, channels, samples] from -1 to 1.
+
+    Raises:
+        UsageError: it is no such file.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        with wave.open(str(path), "rb") as opened:
+            width, channels = opened.getsampwidth(), opened.getnchannels()
+            data = opened.readframes(opened.getnframes())
+    except (wave.Error, EOFError, OSError) as error:
+        raise UsageError(f"{path} is no WAV file of whole numbers: {error}.") from None
+    if width == 3:  # NumPy has no type of 24 bits: the low byte of 32 is zero
+        data = b"".join(b"\0" + data[at : at + 3] for at in range(0, len(data), 3))
+    stored = np.dtype({1: "u1", 2: "<i2", 3: "<i4", 4: "<i4"}[width])
+    numbers = np.frombuffer(data, stored).astype(np.float32)
+    scaled = (numbers - 128) / 128 if width == 1 else numbers / 2 ** (31 if width > 2 else 15)
+    return torch.from_numpy(scaled.reshape(-1, channels).T[None].copy())
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} is no JSON: {error}.") from None
+
+
+def _array(path: Path) -> np.ndarray:
+    import numpy as np
+
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise UsageError(f"{path} is no array of NumPy's: {error}.") from None

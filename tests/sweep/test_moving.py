@@ -1,0 +1,141 @@
+"""Videos: what tiny pipelines make on both runtimes, by the call and by `generate`, is PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import runtimes
+import runtimes.options
+from artifacts.manifest import DimRange
+from compiler.build import CompileRequest, SizeRange, compile
+from tests.sweep import video
+from tests.sweep.models import picture
+from tests.sweep.test_sweep import graphs_once
+
+__all__ = ["graphs_once"]  # a fixture
+
+pytestmark = pytest.mark.slow
+
+TARGETS = ("onnxruntime", "openvino")
+TOLERANCE = 1e-3
+SIDE, STEPS, SEED = 32, 2, 3
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pipeline: how it is built, how many frames its videos have, what it is called with beside
+    steps, size, frames and generator."""
+
+    build: Callable[[], Any]
+    frames: int
+    arguments: Arguments
+
+
+def _clip(frames: int) -> list[Any]:
+    return [picture(SIDE, SIDE, seed) for seed in range(frames)]
+
+
+_TEXT: Arguments = MappingProxyType({"prompt": "a large red circle"})
+
+CASES: Mapping[str, Case] = MappingProxyType(
+    {
+        "animatediff": Case(video.animatediff, 4, _TEXT),
+        "animatediff-video": Case(video.animatediff_video, 4, {**_TEXT, "video": _clip(4), "strength": 1.0}),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A case as a folder, and PyTorch's result."""
+
+    case: Case
+    folder: Path
+    result: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    """Cases as they are needed; one at a time is kept."""
+    return {}
+
+
+def _called(pipe: Any, case: Case) -> np.ndarray:
+    """float32 [videos, frames, height, width, 3]."""
+    names = runtimes.options.parameters(getattr(pipe, "diffusers", pipe))
+    sizes = {"height": SIDE, "width": SIDE, "num_frames": case.frames}
+    chosen = {name: value for name, value in sizes.items() if name in names}
+    output = pipe(
+        **case.arguments,
+        **chosen,
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type="np",
+    )
+    return np.asarray(output.frames, np.float32)
+
+
+def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
+    if name not in models:
+        case = CASES[name]
+        pipe = case.build()
+        pipe.set_progress_bar_config(disable=True)
+        pipe.save_pretrained(folder / name)
+        models.clear()
+        models[name] = Model(case, folder / name, _called(pipe, case))
+    return models[name]
+
+
+def _compile(model: Model, out: Path, target: str, frames: DimRange) -> Any:
+    side = DimRange(min=SIDE, max=SIDE)
+    return compile(
+        CompileRequest(
+            model=str(model.folder),
+            out=out,
+            target=target,
+            precision="fp32",
+            size=SizeRange(side, side),
+            frames=frames,
+            check="none",  # the video is the check here
+        )
+    )
+
+
+def _error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(("name", "target"), [(name, target) for name in CASES for target in TARGETS])
+def test_compiled_and_run_it_is_pytorchs(
+    name: str,
+    target: str,
+    models: dict[str, Model],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    model = _model(models, name, tmp_path_factory.getbasetemp())
+    case, expected = model.case, model.result
+    frames = DimRange(min=case.frames, max=case.frames)
+    artifact = _compile(model, tmp_path / "out", target, frames)
+    assert artifact.manifest.sizes.get("frames") == frames
+    with runtimes.load(tmp_path / "out", device="cpu", cache=False) as pipeline:
+        pipeline.set_progress_bar_config(disable=True)
+        found = _called(pipeline, case)
+        result = pipeline.generate(**case.arguments, steps=STEPS, seed=SEED)
+    assert found.shape == expected.shape
+    error = _error(found, expected)
+    assert error < TOLERANCE
+    assert [len(clip) for clip in result.frames] == [case.frames]
+    assert result.images == result.frames[0]
+    drawn = np.stack([np.asarray(frame, np.float32) / 255 for frame in result.frames[0]])
+    assert np.abs(drawn - expected[0]).max() < 2 / 255
