@@ -6,8 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+from artifacts.disk import write_synced
 from artifacts.errors import LatentcError
-from artifacts.manifest import FileRecord, Manifest
+from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
 from artifacts.progress import Progress, silent
 from artifacts.reading import open_regular
 from artifacts.verify import Artifact
@@ -19,7 +20,8 @@ def copy_artifact(
 ) -> Path:
     """Copies an artifact's files, and no other, to `out`, which appears by one rename.
 
-    Every file is hashed as it lies in the copy, and compared with the manifest.
+    Every file is hashed as it lies in the copy, and compared with the manifest. A signature goes along where the copy's
+    manifest has the same bytes, so that it holds there, too.
 
     Args:
         force: replace an artifact that is at `out`.
@@ -54,7 +56,24 @@ def copy_artifact(
         return manifest
 
     with Workspace(out, force, progress) as workspace:
-        return workspace.publish({}, checked, copy)
+        copied = workspace.publish({}, checked, copy)
+    _copy_signature(artifact.root, copied)
+    return copied
+
+
+def _copy_signature(root: Path, copied: Path) -> None:
+    try:
+        if (root / MANIFEST_NAME).read_bytes() != (copied / MANIFEST_NAME).read_bytes():
+            return
+        info = os.lstat(root / SIGNATURE_NAME)
+        with open_regular(root / SIGNATURE_NAME, info) as stream:
+            write_synced(copied / SIGNATURE_NAME, stream.read())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LatentcError(
+            f"{copied} is copied, and the signature {root / SIGNATURE_NAME} is not: {error.strerror or error}."
+        ) from error
 
 
 def _changed(root: Path, name: str) -> LatentcError:

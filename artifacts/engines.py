@@ -1,8 +1,8 @@
 """Files that are code (a GPU's engines): which of them may be run here.
 
-An artifact cannot say that of itself. It is what the user says (`trust`, or the environment variable), or what this
-user compiled on this machine. Whoever adds signatures: a file that one covers, by a key that the user named, is a third
-reason, and `is_trusted` is the one place that decides.
+An artifact cannot say that of itself. It is what the user says (`trust`, or the environment variable), what a
+signature covers by a key that the user named (`runtimes.pipeline.load` trusts it then), or what this user compiled on
+this machine.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def require_trusted(sha256: str, file: Path) -> None:
             f"{file} is an engine, and engines are code, which runs as you do. It was not built by you on this "
             "machine, so it is not loaded.",
             "If you trust whoever made it: --trust-engines, in Python latentc.load(..., trust_engines=True), or "
-            f"{TRUST}=1. Otherwise build it from its graph: latentc compile --rebuild ARTIFACT OUT",
+            f"{TRUST}=1; if they signed it: --require-signature PUBLIC.pem. Otherwise build it from its graph: "
+            "latentc compile --rebuild ARTIFACT OUT",
         )
 
 

@@ -15,6 +15,8 @@ SCHEMA_VERSION = 3
 DIGEST_SCHEMA = 3
 """The first schema version whose files carry a digest of themselves (`artifacts.manifest_digest`)."""
 MANIFEST_NAME = "latentc.json"
+SIGNATURE_NAME = "latentc.sig"
+"""Of the signature, beside the manifest, which does not list it (`artifacts.signature`)."""
 
 # A manifest may name classes (of pipelines, modules and outputs) of these libraries and of no other.
 TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
@@ -447,13 +449,19 @@ class ModelSpec(Record):
 
 
 class Source(Record):
-    """Where the model came from; `weights` holds every weight file that was read.
+    """Where the model came from.
 
-    `spec` says what it was made of where that is more than a folder; None for a folder.
+    Attributes:
+        id: as it was asked for: a folder, a hub id or a built-in name.
+        revision: the hub's commit; else empty.
+        license: as the model's own card names it ("apache-2.0", "openrail++"); empty where it names none.
+        weights: every weight file that was read.
+        spec: what it was made of where that is more than a folder; None for a folder.
     """
 
     id: str
     revision: str = ""
+    license: str = ""
     weights: tuple[FileRecord, ...]
     spec: ModelSpec | None = None
 
@@ -469,6 +477,9 @@ class Manifest(Record):
     """SHA-256 (`artifacts.manifest_digest`) of the manifest's file; empty before it is published, and in files of
     earlier versions."""
     source: Source
+    parent: str = ""
+    """`digest` of the artifact that this one was rebuilt from; empty for one that was compiled, and where that one had
+    none."""
     pipelines: dict[str, str]
     """Task ("text-to-image") -> class path of the diffusers pipeline that does it."""
     target: str

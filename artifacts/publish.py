@@ -21,7 +21,7 @@ from artifacts.disk import remove_tree, sync_file, sync_folder, sync_folders, wr
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import file_record
 from artifacts.lock import OutLock
-from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
+from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
 from artifacts.manifest_digest import with_digest
 from artifacts.parts import Layout, Part, drop_unfinished, has_parts, read_part
 from artifacts.progress import Progress
@@ -73,10 +73,13 @@ def check_out(out: Path, force: bool) -> None:
 
 
 def _listed(out: Path) -> set[str]:
-    """What the manifest in `out` lists, itself included; read leniently, it may be of another version."""
+    """What the manifest in `out` lists, itself and its signature included.
+
+    Read leniently: it may be of another version.
+    """
     try:
         value = strict_json.loads((out / MANIFEST_NAME).read_bytes(), MANIFEST_NAME)
-        return {MANIFEST_NAME, *(str(file["path"]) for file in value["files"])}
+        return {MANIFEST_NAME, SIGNATURE_NAME, *(str(file["path"]) for file in value["files"])}
     except (OSError, LatentcError, KeyError, TypeError) as error:
         raise UsageError(
             f"{out} cannot be replaced: its {MANIFEST_NAME}, which says what is latentc's, cannot be read.",

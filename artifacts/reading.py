@@ -18,6 +18,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    SIGNATURE_NAME,
     TRUSTED_LIBRARIES,
     DimRange,
     FileRecord,
@@ -262,7 +263,9 @@ def _file_faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
         if fault := paths.fault(file.path):
             yield f"files.{i}.path", f"{paths.shown(file.path)} {fault}"
         yield from _record_faults(f"files.{i}", file)
-    for first, second in paths.clashes((MANIFEST_NAME, *(file.path for file in manifest.files))):
+    for first, second in paths.clashes(
+        (MANIFEST_NAME, SIGNATURE_NAME, *(file.path for file in manifest.files))
+    ):
         yield "files", f"{paths.shown(first)} and {paths.shown(second)} are one file on some systems"
     for i, file in enumerate(manifest.source.weights):
         yield from _record_faults(f"source.weights.{i}", file)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from artifacts import paths
 from artifacts.errors import LatentcError
 from artifacts.hashing import digest
-from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
+from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.reading import open_regular, read_manifest
 from artifacts.verified_before import VerifiedBefore, state
@@ -51,7 +51,7 @@ def verify(
     """Everything that is wrong with the files of the artifact at `path`; empty when nothing is.
 
     Each listed file must be there, be a plain file (no link of either kind, no device), and have its size
-    and, with `deep`, its SHA-256. No other file may be there.
+    and, with `deep`, its SHA-256. No other file may be there but a signature, which is not looked at.
 
     Args:
         deep: also read every file, once, and compare its SHA-256.
@@ -156,9 +156,12 @@ def _strangers(manifest: Manifest, found: dict[str, os.stat_result]) -> list[tup
     return [
         (name, info)
         for name, info in found.items()
-        if name not in listed
-        and not (PurePosixPath(name).name in paths.LITTER and stat.S_ISREG(info.st_mode))
+        if name not in listed and not (_is_never_listed(PurePosixPath(name)) and stat.S_ISREG(info.st_mode))
     ]
+
+
+def _is_never_listed(path: PurePosixPath) -> bool:
+    return path.name in paths.LITTER or str(path) == SIGNATURE_NAME
 
 
 def _unlisted(info: os.stat_result) -> str:

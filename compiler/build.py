@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
 from artifacts import memory, strict_json
+from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import BackgroundHashes, record_path
 from artifacts.manifest import (
@@ -451,6 +451,7 @@ def _manifest(
         source=Source(
             id=request.model,
             revision=source.revision,
+            license=source.license,
             weights=tuple(dict.fromkeys(record for records in sources.values() for record in records)),
             spec=_recorded(source, sources),
         ),
@@ -498,7 +499,7 @@ def _manifest(
         graphs=tuple(record for record, _ in graphs.values()),
         files=files,
         toolchain=toolchain(target, *(choice_of(recipe, method) for method in captured.methods)),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=created_now(),
     )
 
 

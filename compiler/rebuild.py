@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.cache import cache_dir
+from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import Evidence, FileRecord, GraphRecord, Manifest, PictureEvidence, PipelineEvidence
@@ -101,6 +101,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
             graphs = tuple(GraphRecord.model_validate(part.meta["graph"]) for part in parts if part)
             return manifest.model_copy(
                 update={
+                    "parent": manifest.digest,
                     "options": dict(manifest.options)
                     | dataclasses.asdict(options)
                     | _applied(target, manifest),
@@ -110,7 +111,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                     "pipeline_evidence": tuple(map(_earlier_drawn, manifest.pipeline_evidence)),
                     "forecast": None,  # Found by pictures of the files before.
                     "toolchain": manifest.toolchain | dict(target.toolchain()),
-                    "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    "created": created_now(),
                 }
             )
 

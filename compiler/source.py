@@ -17,6 +17,7 @@ from typing import Any
 from artifacts import strict_json
 from artifacts.contents import Contents, Folder, Overlay
 from artifacts.errors import LatentcError, UsageError
+from artifacts.hub import is_hub_id
 from artifacts.manifest import Embedding, ModelSpec
 from compiler import hub
 from compiler.origins import folder_files, single_file
@@ -206,6 +207,11 @@ class ModelSource:
         return tuple(map(Path, files))
 
     @property
+    def license(self) -> str:
+        """What the model's card names ("apache-2.0"); empty where it names none."""
+        return hub.license_of(self.root)
+
+    @property
     def modules(self) -> tuple[ComponentSource, ...]:
         """The components that are torch modules."""
         return tuple(c for c in self.components if c.is_module)
@@ -299,7 +305,7 @@ def _opened(spec: ModelSpec) -> ModelSource:
     folder = local_folder(model)
     if folder is not None:
         return _open_folder(model, folder, "")
-    if model.startswith((".", "/", "~")) or not hub.is_hub_id(model):
+    if model.startswith((".", "/", "~")) or not is_hub_id(model):
         known = ", ".join(builtin_models()) or "none"
         raise LatentcError(
             f"there is no model '{model}': no such folder, no built-in model (there are: {known}) and no hub id.",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from latentc.api.listing import TargetInfo, targets
     from latentc.api.measuring import bench
     from latentc.api.reading import ModelSummary, Verification, inspect, verify
+    from latentc.api.sharing import Pushed, bom, push, sign
     from latentc.api.tuning import tune
     from runtimes.meter import Cancelled
     from runtimes.pipeline import Pipeline, load
@@ -43,6 +44,7 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "Progress",
+    "Pushed",
     "RebuildRequest",
     "Recipe",
     "Result",
@@ -54,12 +56,15 @@ __all__ = [
     "__version__",
     "auto",
     "bench",
+    "bom",
     "compile",
     "graph_check",
     "graph_snapshot",
     "inspect",
     "load",
+    "push",
     "rebuild",
+    "sign",
     "targets",
     "tune",
     "verify",
@@ -80,6 +85,7 @@ _EXPORTS = {
     "Outcome": "bench.run:Outcome",
     "Pipeline": "runtimes.pipeline:Pipeline",
     "Progress": "artifacts.progress:Progress",
+    "Pushed": "latentc.api.sharing:Pushed",
     "RebuildRequest": "compiler.rebuild:RebuildRequest",
     "Recipe": "artifacts.manifest:Recipe",
     "Result": "runtimes.result:Result",
@@ -90,12 +96,15 @@ _EXPORTS = {
     "Verification": "latentc.api.reading:Verification",
     "auto": "latentc.api.compiling:auto",
     "bench": "latentc.api.measuring:bench",
+    "bom": "latentc.api.sharing:bom",
     "compile": "latentc.api.compiling:compile",
     "graph_check": "latentc.api.graphs:graph_check",
     "graph_snapshot": "latentc.api.graphs:graph_snapshot",
     "inspect": "latentc.api.reading:inspect",
     "load": "runtimes.pipeline:load",
+    "push": "latentc.api.sharing:push",
     "rebuild": "latentc.api.compiling:rebuild",
+    "sign": "latentc.api.sharing:sign",
     "targets": "latentc.api.listing:targets",
     "tune": "latentc.api.tuning:tune",
     "verify": "latentc.api.reading:verify",

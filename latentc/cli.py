@@ -31,6 +31,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("latentc.commands.bench:command", "Measure speed, memory and quality against PyTorch."),
     "inspect": ("latentc.commands.inspect:command", "Show what is in an artifact or a model."),
     "verify": ("latentc.commands.verify:command", "Check an artifact's files, and its numbers too."),
+    "sign": ("latentc.commands.sign:command", "Sign an artifact with a private key."),
+    "bom": ("latentc.commands.bom:command", "Write a bill of materials (CycloneDX)."),
+    "push": ("latentc.commands.push:command", "Put an artifact on the Hugging Face hub."),
     "targets": ("latentc.commands.targets:command", "List the targets, and what is missing for each."),
     "graph": ("latentc.commands.graph:command", "Snapshot a model's graphs, and say what changed."),
 }

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from artifacts import engines
+from artifacts import engines, signature
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
+from artifacts.hub_artifacts import located
 from artifacts.manifest import Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
@@ -43,6 +44,7 @@ def load(
     compute: str = "auto",
     trust_engines: bool = False,
     accelerate: str | float = AUTO,
+    require_signature: str | Path | None = None,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -50,7 +52,8 @@ def load(
     after `load` is an error when it is used.
 
     Args:
-        path: the artifact's folder.
+        path: the artifact's folder; or, as a text, ``owner/name[@REVISION]`` of the Hugging Face hub, where there is no
+            such folder. It is fetched once for each commit, verified, and kept in the cache folder.
         device: one that `latentc targets` lists for the artifact's target, or "auto".
         task: one of the artifact's, or None for its first.
         cache: keep compiled graphs between starts, and which files were verified, in $LATENTC_CACHE or the user's
@@ -62,16 +65,22 @@ def load(
             machine run without.
         accelerate: "off", "auto" for what the artifact was tuned to (off where it was not), or how far steps that are
             forecast may be off; see `Pipeline.generate`.
+        require_signature: the public key (a PEM file) that the artifact must be signed with, in its `latentc.sig`.
+            Engines that it covers run.
 
     Raises:
-        LatentcError: the artifact is damaged, holds engines that are not trusted, or needs a library or device that
-            is not here.
+        LatentcError: the artifact is damaged, cannot be fetched, is not signed with the key that is required, holds
+            engines that are not trusted, or needs a library or device that is not here.
         UsageError: it has no such task, the device does not have the type to compute in, or `accelerate` is none of
             these.
     """
     check_accelerate(accelerate)
-    artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
+    artifact = open_artifact(
+        located(path, progress), progress=progress, memory=cache_dir() / "verified" if cache else None
+    )
     manifest, files = artifact.manifest, Pinned(artifact)
+    if require_signature is not None:
+        signature.check(artifact, Path(require_signature))
     tasks = list(manifest.pipelines)
     chosen = tasks[0] if task is None else task
     if chosen not in manifest.pipelines:
@@ -80,7 +89,7 @@ def load(
             f"Compile it in: latentc compile MODEL OUT --task {chosen}",
         )
     if getattr(sessions.get(manifest.target), "runs_code", False):
-        _check_engines(artifact, trust_engines)
+        _check_engines(artifact, trust_engines or require_signature is not None)
     graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
 

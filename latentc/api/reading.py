@@ -16,6 +16,7 @@ from latentc.api.keywords import File
 
 if TYPE_CHECKING:
     from artifacts.manifest import Evidence, Manifest
+    from artifacts.signature import Signed
     from artifacts.verify import Finding as FileFinding
     from compiler.evidence.where import Finding
     from compiler.source import ComponentSource
@@ -51,6 +52,7 @@ class Verification:
     toolchain: tuple[ToolChange, ...]
     numerics: Mapping[str, tuple[Evidence, ...]] = field(default_factory=dict)
     where: tuple[Finding, ...] = ()
+    signed: Signed | None = None
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -71,6 +73,8 @@ def verify(
     numerics: bool = False,
     compute: str = "auto",
     where: bool = False,
+    signature: File | None = None,
+    public_key: File | None = None,
     progress: Progress = silent,
 ) -> Verification:
     """Checks an artifact against its manifest, as `latentc verify` does; reads every file once.
@@ -80,12 +84,18 @@ def verify(
             that it was compiled from.
         compute: the only type to measure in; "auto" for fp32 and what runs here by default.
         where: also name the first nodes whose values leave the tolerance, where a graph does; needs polygraphy.
+        signature: also hold the artifact, where its files are as they were, to this signature; None for the one in it.
+        public_key: the key (a PEM file) that it must be signed with; None where no signature is asked for.
 
     Raises:
-        UsageError: the device does not have the type, or numbers were not asked for.
-        LatentcError: there is no artifact, or a component is not PyTorch's. Files that are wrong are findings.
+        UsageError: the device does not have the type, numbers were not asked for, or a signature has no key.
+        LatentcError: there is no artifact, a component is not PyTorch's, or the signature does not hold. Files that are
+            wrong are findings.
     """
     from artifacts.verify import examine
+
+    if signature is not None and public_key is None:
+        raise UsageError("a signature is held to the key of whom you trust: it needs public_key=PUBLIC.pem.")
 
     if compute != "auto" and not numerics:
         raise UsageError("compute is what numbers are measured in: it needs numerics=True.")
@@ -93,6 +103,11 @@ def verify(
         raise UsageError("where is asked of numbers that are measured: it needs numerics=True.")
     with keywords.reporting(progress) as reported:
         opened, findings = examine(artifact, progress=reported)
+        signed = None
+        if public_key is not None and not findings:
+            from artifacts.signature import check
+
+            signed = check(opened, Path(public_key), None if signature is None else Path(signature))
         measured: Mapping[str, tuple[Evidence, ...]] = {}
         nodes: list[Finding] = []
         if numerics and not findings:
@@ -105,7 +120,7 @@ def verify(
             )
     manifest = opened.manifest
     changed = _changed_tools(manifest.toolchain)
-    return Verification(opened.root, manifest, findings, changed, measured, tuple(nodes))
+    return Verification(opened.root, manifest, findings, changed, measured, tuple(nodes), signed)
 
 
 def _changed_tools(recorded: Mapping[str, str]) -> tuple[ToolChange, ...]:

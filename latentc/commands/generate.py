@@ -49,6 +49,7 @@ Examples:
   latentc generate out "a photo of a cat" --image photo.png --strength 0.6 -o out.png
   latentc generate out "a cat runs" --frames 17 --fps 16 -o clip.mp4
   latentc generate out "a cat in the snow" --arg video=@clip.mp4 -o snow.mp4
+  latentc generate owner/name@main "a photo of a cat" --require-signature PUBLIC.pem
 """,
 )
 @click.argument("artifact", type=click.Path())
@@ -142,6 +143,12 @@ Examples:
     "pictures, a .wav, .npy or JSON file holds. May be repeated.",
 )
 @trust_engines_option
+@click.option(
+    "--require-signature",
+    type=click.Path(),
+    metavar="KEY",
+    help="Draw only where the artifact is signed with this public key (a PEM file); engines that it covers run.",
+)
 @click.option("--json", "json_output", is_flag=True, help="Print files, seeds and timings as JSON.")
 def command(
     artifact: str,
@@ -165,15 +172,18 @@ def command(
     compute: str,
     accelerate: str,
     arguments: tuple[tuple[str, str], ...],
+    require_signature: str | None,
     json_output: bool,
 ) -> None:
-    """Draw what each PROMPT says with the pipeline in ARTIFACT.
+    """Draw what each PROMPT says with the pipeline in ARTIFACT: a folder, or owner/name[@REVISION] of the
+    Hugging Face hub, which is fetched once and verified.
 
     Every prompt is drawn from the same seed; picture number i of one prompt has the seed plus i. The PNG
     files carry what made them as text.
     """
     from pathlib import Path
 
+    from artifacts.hub_artifacts import located
     from artifacts.reading import read_manifest
     from latentc import destinations, show
     from latentc.progress import bars
@@ -197,10 +207,10 @@ def command(
         and not any(media.is_visual(content) for content in extra.values())
     ):
         raise click.UsageError("--strength needs --image: the picture to start from.")
+    with bars() as progress:
+        folder = located(artifact, progress)
     if task is None:
-        task = choose_task(
-            read_manifest(Path(artifact).absolute()).pipelines, start is not None, holes is not None
-        )
+        task = choose_task(read_manifest(folder.absolute()).pipelines, start is not None, holes is not None)
 
     from runtimes.pipeline import load
 
@@ -209,7 +219,13 @@ def command(
     with (
         bars() as progress,
         load(
-            artifact, device=device, task=task, progress=progress, compute=compute, accelerate=accelerate
+            folder,
+            device=device,
+            task=task,
+            progress=progress,
+            compute=compute,
+            accelerate=accelerate,
+            require_signature=require_signature,
         ) as pipeline,
     ):
         if pipeline.note:

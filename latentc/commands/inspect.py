@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 Examples:
   latentc inspect out
   latentc inspect shapes --json
+  latentc inspect out --against other
 """,
 )
 @click.argument("artifact_or_model", metavar="ARTIFACT|MODEL")
 @click.option(
+    "--against",
+    type=click.Path(),
+    metavar="ARTIFACT",
+    help="Instead: in which files this other artifact differs, and what the manifests say of the reason.",
+)
+@click.option(
     "--json", "json_output", is_flag=True, help="Print it as JSON; of an artifact, the whole manifest."
 )
-def command(artifact_or_model: str, json_output: bool) -> None:
+def command(artifact_or_model: str, against: str | None, json_output: bool) -> None:
     """Show an artifact's components, parameters, precision, bytes, shapes and evidence; of a quantized
     one also its ten worst weights.
 
@@ -36,6 +43,9 @@ def command(artifact_or_model: str, json_output: bool) -> None:
     from latentc.api import reading
     from latentc.progress import bars
 
+    if against is not None:
+        _print_differences(artifact_or_model, against, json_output)
+        return
     with bars() as progress:
         described = reading.inspect(artifact_or_model, progress=progress)
     if isinstance(described, reading.ModelSummary):
@@ -47,6 +57,33 @@ def command(artifact_or_model: str, json_output: bool) -> None:
         show.as_json(described.model_dump(mode="json"))
     else:
         _print_manifest(described)
+
+
+def _print_differences(first: str, second: str, json_output: bool) -> None:
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from artifacts.difference import field_differences, file_differences
+    from artifacts.reading import read_manifest
+    from latentc import show
+
+    manifests = read_manifest(Path(first).absolute()), read_manifest(Path(second).absolute())
+    files, fields = file_differences(*manifests), field_differences(*manifests)
+    if json_output:
+        show.as_json(
+            {"files": [asdict(file) for file in files], "fields": [asdict(field) for field in fields]}
+        )
+        return
+    for file in files:
+        click.echo(str(file))
+    if not files:
+        click.echo(f"All {len(manifests[0].files)} files are the same.")
+    if fields:
+        show.table(
+            ("manifest", "first", "second"),
+            ((each.field, json.dumps(each.first), json.dumps(each.second)) for each in fields),
+        )
 
 
 def _print_manifest(manifest: Manifest) -> None:
@@ -91,7 +128,7 @@ def _print_manifest(manifest: Manifest) -> None:
     click.echo()
     source = manifest.source.id + (f" at {manifest.source.revision}" if manifest.source.revision else "")
     facts = {
-        "source": source,
+        "source": source + (f", licence {manifest.source.license}" if manifest.source.license else ""),
         "target": f"{manifest.target}, device {manifest.device}, weights in {manifest.precision}",
         "measured": evidence.measured_in(manifest) or "in no type that is known",
         "tasks": ", ".join(manifest.pipelines),

@@ -21,6 +21,7 @@ Examples:
   latentc verify out
   latentc verify out --numerics
   latentc verify out --numerics --where
+  latentc verify out --public-key PUBLIC.pem
 """,
 )
 @click.argument("artifact", type=click.Path())
@@ -38,8 +39,28 @@ Examples:
     is_flag=True,
     help="With --numerics: where a component leaves its tolerance, name the first nodes that do; needs latentc[debug].",
 )
+@click.option(
+    "--public-key",
+    type=click.Path(),
+    metavar="KEY",
+    help="Also hold it to its signature: by this key, a PEM file of whom you trust; needs latentc[sign].",
+)
+@click.option(
+    "--signature",
+    type=click.Path(),
+    metavar="FILE",
+    help="The signature.  [default: latentc.sig in ARTIFACT]",
+)
 @click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
-def command(artifact: str, numerics: bool, compute: str, where: bool, json_output: bool) -> None:
+def command(
+    artifact: str,
+    numerics: bool,
+    compute: str,
+    where: bool,
+    public_key: str | None,
+    signature: str | None,
+    json_output: bool,
+) -> None:
     """Check ARTIFACT against its manifest: hashes, sizes, links, unlisted files, toolchain.
 
     Exits with 1 when anything is wrong, or when numbers were asked for and could not be measured. A toolchain
@@ -53,9 +74,17 @@ def command(artifact: str, numerics: bool, compute: str, where: bool, json_outpu
         raise click.UsageError("--compute is what --numerics computes in: it needs --numerics.")
     if where and not numerics:
         raise click.UsageError("--where is asked of what --numerics measures: it needs --numerics.")
+    if signature is not None and public_key is None:
+        raise click.UsageError("--signature is held to the key of whom you trust: it needs --public-key.")
     with bars() as progress:
         verified = reading.verify(
-            artifact, numerics=numerics, compute=compute, where=where, progress=progress
+            artifact,
+            numerics=numerics,
+            compute=compute,
+            where=where,
+            signature=signature,
+            public_key=public_key,
+            progress=progress,
         )
     if json_output:
         show.as_json(
@@ -63,6 +92,9 @@ def command(artifact: str, numerics: bool, compute: str, where: bool, json_outpu
                 "artifact": str(verified.root),
                 "ok": verified.ok,
                 "manifest_digest": verified.manifest.digest or None,
+                "signed": None
+                if verified.signed is None
+                else {"signature": str(verified.signed.file), "public_key": str(verified.signed.public_key)},
                 "findings": [{"path": f.path, "problem": f.problem} for f in verified.findings],
                 "toolchain": [asdict(change) for change in verified.toolchain],
                 "numerics": {
@@ -99,6 +131,8 @@ def _print(verified: Verification, asked: bool) -> None:
         return
     total = show.size(sum(file.size for file in manifest.files))
     click.echo(f"All {len(manifest.files)} files ({total}) are as they were compiled.")
+    if verified.signed is not None:
+        click.echo(f"They are signed with the key {verified.signed.public_key} ({verified.signed.file}).")
     if verified.numerics:
         show.table(
             ("graph", "error to PyTorch"),

@@ -16,7 +16,8 @@ import pytest
 from huggingface_hub import constants
 
 from artifacts.errors import LatentcError
-from compiler import hub
+from artifacts.hub import is_hub_id
+from compiler.hub import license_of
 from compiler.source import open_model
 
 COMMIT = "0" * 40
@@ -234,12 +235,31 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense: apache-2.0\ntags: [x]\n---\n# A model\n", "apache-2.0"),
+        ("---\r\ntags:\r\n- x\r\nlicense: 'mit'\r\n---\r\n", "mit"),
+        ("---\nlicense:\n- openrail++\n---\n", "openrail++"),
+        ("---\nlicense: other\nlicense_name: flux-1-dev\n---\n", "flux-1-dev"),
+        ("---\nlicense: other\n---\n", ""),
+        ("license: mit\n", ""),
+        ("---\ntags: [x]\n---\nlicense: mit\n", ""),
+        ("---\nlicense: [a, b]\n---\n", ""),
+    ],
+)
+def test_the_licence_is_what_the_models_card_names(tmp_path: Path, card: str, expected: str) -> None:
+    assert license_of(tmp_path) == ""
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert license_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
     "name",
     ["", "a", "a/", "/a", "a/b/c", "C:/sd15", "models/my sd15", "a/..", "a/" + "b" * 300, "a/b\0", "ä/ö"],
 )
 def test_what_no_hub_id_is(name: str) -> None:
-    assert not hub.is_hub_id(name)
+    assert not is_hub_id(name)
 
 
 def test_what_is_a_hub_id() -> None:
-    assert all(map(hub.is_hub_id, ("stabilityai/sdxl-turbo", "a/b", "A.b-c_d/E.f-g_h")))
+    assert all(map(is_hub_id, ("stabilityai/sdxl-turbo", "a/b", "A.b-c_d/E.f-g_h")))

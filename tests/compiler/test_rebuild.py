@@ -75,6 +75,7 @@ def test_evidence_is_said_to_be_the_earlier_files(artifact: Artifact, tmp_path: 
     assert all(getattr(twice, name) == getattr(artifact.manifest, name) for name in kept)
     assert twice.toolchain.items() >= TARGET.toolchain().items()
     assert twice.created > artifact.manifest.created
+    assert (once.parent, twice.parent) == (artifact.manifest.digest, once.digest)
 
 
 def test_a_type_that_failed_is_not_called_measured(artifact: Artifact) -> None:

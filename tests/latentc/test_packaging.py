@@ -16,6 +16,8 @@ PACKAGES = ("latentc", "bench", "compiler", "runtimes", "targets", "artifacts")
 # Module -> distribution, where the names differ.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "cyclonedx": "cyclonedx-python-lib",
+    "packageurl": "cyclonedx-python-lib",
     "onnx_ir": "onnx-ir",
     "huggingface_hub": "huggingface-hub",
     "lycoris": "lycoris-lora",
@@ -23,10 +25,12 @@ DISTRIBUTIONS = {
 
 # Import a package of an extra where they need it, and say in a line what to install where it is not there.
 OPTIONAL = (
+    "artifacts/signature.py",
     "compiler/capture/adapters.py",
     "compiler/capture/lycoris_kinds.py",
     "compiler/evidence/runners.py",
     "compiler/origins/gguf_file.py",
+    "latentc/bill_of_materials.py",
     "runtimes/media.py",
     "targets/openvino/nncf.py",
 )

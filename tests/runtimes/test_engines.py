@@ -6,11 +6,14 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from artifacts import engines
+from artifacts import engines, signature
 from artifacts.errors import LatentcError
+from artifacts.verify import open_artifact
 from runtimes.pipeline import load
 from tests.artifacts.manifest_files import edit_manifest
+from tests.artifacts.signing_keys import pem
 from tests.runtimes import tiny
 from tests.runtimes.conftest import Compiled
 
@@ -37,6 +40,22 @@ def test_a_strangers_engines(artifact: Path) -> None:
 
 def test_engines_that_the_user_trusts(artifact: Path) -> None:
     load(artifact, cache=False, trust_engines=True).close()
+
+
+def test_engines_that_are_signed_with_a_key_of_the_users(artifact: Path, tmp_path: Path) -> None:
+    private, public = pem(tmp_path / "key", ec.generate_private_key(ec.SECP256R1()))
+    _, other = pem(tmp_path / "other", ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(LatentcError, match="is not signed"):
+        load(artifact, cache=False, require_signature=public)
+    signature.sign(open_artifact(artifact), private)
+    with pytest.raises(
+        LatentcError, match="engines are code"
+    ):  # a signature that nobody asked for says nothing
+        load(artifact, cache=False)
+    with pytest.raises(LatentcError, match="is signed with another key"):
+        load(artifact, cache=False, require_signature=other)
+    assert not any(map(engines.is_trusted, graphs(artifact)))
+    load(artifact, cache=False, require_signature=public).close()
 
 
 def test_engines_that_the_user_trusts_by_a_variable(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
