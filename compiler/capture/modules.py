@@ -89,10 +89,10 @@ def _most_weights(component: ComponentSource) -> int | None:
         counts = [_most_weights(member) for member in component.members]
         return None if None in counts else sum(count for count in counts if count is not None)
     try:
-        size = sum(file.stat().st_size for file in component.weight_files)
+        sizes = [file.stat().st_size for file in component.weight_files]
     except (LatentcError, OSError):  # `bind` says so, where weights are wanted.
         return None
-    return SPARE_WEIGHTS + _WEIGHTS_A_BYTE * size
+    return SPARE_WEIGHTS + _WEIGHTS_A_BYTE * sum(sizes) if sizes else None
 
 
 def _without_weights(component: ComponentSource) -> torch.nn.Module:
