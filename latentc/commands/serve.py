@@ -154,6 +154,6 @@ def command(
         seconds=max_seconds,
     )
 
-    from latentc.serving.server import serve
+    from latentc.serving.server import make_server, serve
 
-    serve(engines, host, port, keys, limits, log_prompts)
+    serve(make_server(engines, host, port, keys, limits, log_prompts))

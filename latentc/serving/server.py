@@ -22,21 +22,32 @@ _CONNECTIONS = 1000
 
 
 class Server(uvicorn.Server):
-    """A server that SIGTERM and Ctrl-C end by finishing what is under way; a second Ctrl-C ends it at once."""
+    """A server that SIGTERM and Ctrl-C end by finishing what is under way; a second Ctrl-C ends it at once.
+
+    Attributes:
+        signals: those that came.
+        failure: why it ended by itself; None where it did not.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
         self.signals: list[int] = []
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.failure: Exception | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
 
     async def startup(self, sockets: object = None) -> None:
         """See uvicorn."""
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
-            ports = [s.getsockname()[1] for server in self.servers for s in server.sockets]
-            log("info", "listening", host=self.config.host, port=ports[0] if ports else self.config.port)
+            log("info", "listening", host=self.config.host, port=self.port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn. The signal is not raised again at the end: what was asked for has been done."""
@@ -52,34 +63,28 @@ class Server(uvicorn.Server):
             self.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._service.stop()))
 
 
-def serve(
+def make_server(
     engines: Sequence[Engine],
     host: str,
     port: int,
     keys: Keys | None = None,
     limits: Limits | None = None,
     log_prompts: bool = False,
-) -> None:
-    """Serves until a signal ends it.
+) -> Server:
+    """A server that `run` starts.
 
     Args:
         port: 0 for any free one, which the log names.
-
-    Raises:
-        LatentcError: a model cannot be opened, or the address is not to be had.
-        KeyboardInterrupt: Ctrl-C ended it.
     """
     limits = limits or Limits()
     service = Service(engines, limits, log_prompts)
-    failures: list[Exception] = []
 
     def on_failure(error: Exception) -> None:
-        failures.append(error)
+        server.failure = error
         server.end()
 
-    app = make_app(service, keys, is_loopback(host), on_failure)
     config = uvicorn.Config(
-        app,
+        make_app(service, keys, is_loopback(host), on_failure),
         host=host,
         port=port,
         log_config=None,
@@ -92,13 +97,24 @@ def serve(
         http="h11",
     )
     server = Server(config, service)
+    return server
+
+
+def serve(server: Server) -> None:
+    """Serves until a signal ends it.
+
+    Raises:
+        LatentcError: a model cannot be opened, or the address is not to be had.
+        KeyboardInterrupt: Ctrl-C ended it.
+    """
     try:
         server.run()
     except SystemExit:
         raise LatentcError(
-            f"{host} port {port} cannot be listened at.", "Another port: latentc serve ARTIFACT --port 8189"
+            f"{server.config.host} port {server.config.port} cannot be listened at.",
+            "Another port: latentc serve ARTIFACT --port 8189",
         ) from None
-    if failures:
-        raise failures[0]
+    if server.failure is not None:
+        raise server.failure
     if signal.SIGINT in server.signals:
         raise KeyboardInterrupt
