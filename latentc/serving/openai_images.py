@@ -25,7 +25,7 @@ class ImageFields(Fields):
     prompt: str
     model: str | None = None
     n: int = Field(1, ge=1)
-    size: str | None = Field(None, pattern=r"^(auto|\d{1,6}x\d{1,6})$")
+    size: str | None = Field(None, pattern=r"^(auto|[0-9]{1,6}x[0-9]{1,6})$")
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: int | None = Field(None, ge=0, le=100)

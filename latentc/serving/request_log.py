@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import json
+import logging
 import sys
 from datetime import datetime, timezone
 from typing import Any
@@ -17,7 +18,7 @@ def log(level: str, event: str, **fields: Any) -> None:
     """Writes one line.
 
     Args:
-        level: "info", "warning" or "error".
+        level: "info", "warning", "error" or "critical".
         event: what happened, a word.
     """
     line: dict[str, Any] = {
@@ -31,3 +32,14 @@ def log(level: str, event: str, **fields: Any) -> None:
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(json.dumps(line | fields), file=sys.stderr, flush=True)
+
+
+class LogHandler(logging.Handler):
+    """Writes what libraries log as lines of this log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging`."""
+        fields = {"logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            fields["trace"] = logging.Formatter().formatException(record.exc_info)
+        log(record.levelname.lower(), "library", **fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Sequence
 from types import FrameType
@@ -14,7 +15,7 @@ from latentc.serving.app import make_app
 from latentc.serving.auth import Keys, is_loopback
 from latentc.serving.engine import Engine
 from latentc.serving.limits import Limits
-from latentc.serving.request_log import log
+from latentc.serving.request_log import LogHandler, log
 from latentc.serving.service import Service
 
 # Connections that are open at once; more are answered 503.
@@ -107,6 +108,9 @@ def serve(server: Server) -> None:
         LatentcError: a model cannot be opened, or the address is not to be had.
         KeyboardInterrupt: Ctrl-C ended it.
     """
+    logger = logging.getLogger("uvicorn")
+    logger.addHandler(LogHandler(logging.WARNING))
+    logger.propagate = False
     try:
         server.run()
     except SystemExit:
