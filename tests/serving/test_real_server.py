@@ -106,7 +106,7 @@ def test_pictures_are_those_of_the_python_api(client: openai.OpenAI, server: Pro
         # Drawn as one batch there, and alone here.
         assert np.abs(pixels(drawn.b64_json) - np.asarray(picture).astype(int)).max() <= 1
     about = json.loads(opened(answer.data[1].b64_json).info[JSON_KEY])
-    assert (about["seed"], about["prompt"], about["num_inference_steps"]) == (8, PROMPT, 4)
+    assert (about["seed"], about["prompt"], about["steps"]) == (8, PROMPT, 4)
 
 
 def test_a_stream_nears_its_picture(client: openai.OpenAI) -> None:
