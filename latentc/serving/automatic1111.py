@@ -15,7 +15,7 @@ from latentc.serving.dispatch import Dispatcher
 from latentc.serving.event_stream import pictures
 from latentc.serving.input_pictures import from_base64
 from latentc.serving.request_body import Fields, read_json, schema
-from latentc.serving.service import LAST_SEED, Service, Wish
+from latentc.serving.service import LAST_SEED, ImageRequest, Service
 
 # Its names of samplers -> diffusers' schedulers.
 SAMPLERS = {
@@ -156,7 +156,7 @@ def _check_options(service: Service, options: OptionFields) -> None:
         )
 
 
-def _wish(service: Service, fields: TextFields) -> Wish:
+def _image_request(service: Service, fields: TextFields) -> ImageRequest:
     if fields.save_images or not (fields.do_not_save_samples and fields.do_not_save_grid):
         raise ApiError(
             422,
@@ -186,7 +186,7 @@ def _wish(service: Service, fields: TextFields) -> Wish:
         image = from_base64(fields.init_images[0], "init_images")
         mask = None if fields.mask is None else from_base64(fields.mask, "mask")
         strength = fields.denoising_strength
-    return Wish(
+    return ImageRequest(
         prompt=fields.prompt,
         model=model,
         negative_prompt=fields.negative_prompt or None,
@@ -238,7 +238,7 @@ def _samplers(dispatcher: Dispatcher) -> dict[str, str]:
 
 
 async def _drawn(service: Service, request: Request, fields: TextFields) -> Response:
-    job = await service.submit(request.state.client, _wish(service, fields))
+    job = await service.submit(request.state.client, _image_request(service, fields))
     drawn = await pictures(service, job, request)
     texts = [describe(picture.parameters) for picture in drawn]
     seeds = [picture.parameters["seed"] for picture in drawn]

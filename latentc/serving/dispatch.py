@@ -117,7 +117,7 @@ class Dispatcher:
         end = loop.call_later(self._limit + GRACE, self.engine.kill)
 
         def on_event(event: Any) -> None:
-            loop.call_soon_threadsafe(self._told, turns, event)
+            loop.call_soon_threadsafe(self._on_event, turns, event)
 
         try:
             answer: Mapping[str, Any] = await self._blocking(self.engine.draw, job, on_event)
@@ -132,7 +132,7 @@ class Dispatcher:
         self._late = True
         self.engine.cancel(self._batch)
 
-    def _told(self, turns: Sequence[Turn], event: Mapping[str, Any]) -> None:
+    def _on_event(self, turns: Sequence[Turn], event: Mapping[str, Any]) -> None:
         for number, turn in enumerate(turns):
             if turn.job.ended:
                 continue

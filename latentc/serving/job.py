@@ -79,7 +79,7 @@ class Job:
         event.set()
 
     def end(self, state: State, error: ApiError | None = None) -> None:
-        """It is over; what is told of it later is dropped."""
+        """It is over; what comes of it later is dropped."""
         if not self.ended:
             self.state, self.error, self.ended_at = state, error, time.time()
             self.waiting.clear()

@@ -13,12 +13,12 @@ from latentc.serving.api_error import ApiError
 from latentc.serving.event_stream import event, stream
 from latentc.serving.input_pictures import from_base64
 from latentc.serving.job import Job
-from latentc.serving.openai_images import ImageFields, wish
+from latentc.serving.openai_images import ImageFields, image_request
 from latentc.serving.request_body import read_json, schema
 from latentc.serving.service import Service, job_state
 
 KEPT_BYTES = 256_000_000
-"""Of pictures that ended jobs keep for their clients; the oldest go first."""
+"""Of pictures that jobs brought and made; those of the oldest that have ended go first."""
 KEPT_JOBS = 1000
 
 
@@ -41,7 +41,7 @@ class JobShelf:
         size = 0
         for kept, old in enumerate(reversed(list(self._jobs.values())), start=1):
             size += sum(len(picture.file) for picture in old.pictures.values())
-            size += sum(len(preview.file) for preview in old.previews)
+            size += len(old.drawing.image or b"") + len(old.drawing.mask or b"")
             if old.ended and (kept > KEPT_JOBS or size > KEPT_BYTES):
                 del self._jobs[old.id]
 
@@ -69,7 +69,7 @@ def router(service: Service) -> APIRouter:
             )
         image = None if fields.image is None else from_base64(fields.image, "image")
         mask = None if fields.mask is None else from_base64(fields.mask, "mask")
-        job = await service.submit(request.state.client, wish(fields, image, mask))
+        job = await service.submit(request.state.client, image_request(fields, image, mask))
         shelf.add(job)
         return JSONResponse(job_state(service, job), 202, {"Location": f"/v1/jobs/{job.id}"})
 

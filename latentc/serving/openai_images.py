@@ -14,7 +14,7 @@ from latentc.serving.api_error import ApiError
 from latentc.serving.event_stream import cancelled_when_left, event, pictures, stream
 from latentc.serving.job import Job, Picture
 from latentc.serving.request_body import Fields, read_form, read_json, schema
-from latentc.serving.service import LAST_SEED, Service, Wish
+from latentc.serving.service import LAST_SEED, ImageRequest, Service
 
 _FILES = frozenset({"image", "mask"})
 
@@ -43,7 +43,7 @@ class ImageFields(Fields):
     strength: float | None = Field(None, gt=0, le=1)
 
 
-def wish(fields: ImageFields, image: bytes | None = None, mask: bytes | None = None) -> Wish:
+def image_request(fields: ImageFields, image: bytes | None = None, mask: bytes | None = None) -> ImageRequest:
     """The request in the words of all APIs.
 
     Raises:
@@ -59,7 +59,7 @@ def wish(fields: ImageFields, image: bytes | None = None, mask: bytes | None = N
         raise ApiError(400, "output_compression is of jpeg and webp; png has none.", "output_compression")
     if fields.partial_images and not fields.stream:
         raise ApiError(400, "partial_images are sent where stream is true.", "partial_images")
-    return Wish(
+    return ImageRequest(
         prompt=fields.prompt,
         model=fields.model,
         negative_prompt=fields.negative_prompt,
@@ -106,14 +106,14 @@ def router(service: Service) -> APIRouter:
 
     async def generations(request: Request) -> Response:
         fields = await read_json(request, ImageFields)
-        return await _answer(service, request, fields, wish(fields), "image_generation")
+        return await _answer(service, request, fields, image_request(fields), "image_generation")
 
     async def edits(request: Request) -> Response:
         fields, files = await read_form(request, _FILES, ImageFields, service.limits.body)
         if "image" not in files:
             raise ApiError(400, "'image' is required: the picture to edit.", "image")
         return await _answer(
-            service, request, fields, wish(fields, files["image"], files.get("mask")), "image_edit"
+            service, request, fields, image_request(fields, files["image"], files.get("mask")), "image_edit"
         )
 
     routes.add_api_route(
@@ -132,7 +132,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
 
 
 async def _answer(
-    service: Service, request: Request, fields: ImageFields, wanted: Wish, kind: str
+    service: Service, request: Request, fields: ImageFields, wanted: ImageRequest, kind: str
 ) -> Response:
     job = await service.submit(request.state.client, wanted)
     if fields.stream:

@@ -29,7 +29,7 @@ LAST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImageRequest:
     """What a request says, in the words of all APIs; None is left to the pipeline or the server."""
 
     prompt: str | None
@@ -91,15 +91,15 @@ class Service:
         """Finishes what is under way and takes nothing more."""
         await self.queue.stop()
 
-    async def submit(self, client: str, wish: Wish) -> Job:
+    async def submit(self, client: str, request: ImageRequest) -> Job:
         """Takes a request.
 
         Raises:
             ApiError: it is wrong, or there is no room.
         """
-        drawing = await asyncio.to_thread(self.drawing, wish)
+        drawing = await asyncio.to_thread(self.drawing, request)
         job = await self.queue.submit(client, drawing)
-        prompts = {"prompt": wish.prompt, "negative_prompt": wish.negative_prompt}
+        prompts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         log(
             "info", "job", job=job.id, client=client, model=drawing.model, task=drawing.task,
             pictures=len(drawing.seeds), **(prompts if self._log_prompts else {}),
@@ -135,49 +135,49 @@ class Service:
             )
         return self.dispatchers[model]
 
-    def drawing(self, wish: Wish) -> Drawing:
+    def drawing(self, request: ImageRequest) -> Drawing:
         """A request's pictures, checked; needs time where it brings some.
 
         Raises:
             ApiError: it is wrong.
         """
-        dispatcher, limits = self.dispatcher(wish.model), self.limits
+        dispatcher, limits = self.dispatcher(request.model), self.limits
         engine = dispatcher.engine
-        _at_most("n", wish.pictures, limits.pictures)
-        _at_most("steps", wish.steps, limits.steps)
-        for name, text in (("prompt", wish.prompt), ("negative_prompt", wish.negative_prompt)):
+        _at_most("n", request.pictures, limits.pictures)
+        _at_most("steps", request.steps, limits.steps)
+        for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
             if text is not None and len(text) > limits.prompt:
                 raise ApiError(
                     400, f"'{name}' may have at most {limits.prompt} characters; it has {len(text)}.", name
                 )
-        if wish.size is not None:
-            _check_size(wish.size, limits.pixels, engine)
-        if wish.scheduler is not None:
-            self._check_scheduler(wish.scheduler, dispatcher)
-        if wish.previews and dispatcher.opened is not None and not dispatcher.opened["previews"]:
+        if request.size is not None:
+            _check_size(request.size, limits.pixels, engine)
+        if request.scheduler is not None:
+            self._check_scheduler(request.scheduler, dispatcher)
+        if request.previews and dispatcher.opened is not None and not dispatcher.opened["previews"]:
             raise ApiError(400, "This model's unfinished pictures cannot be shown.", "partial_images")
-        seed = secrets.randbelow(2**32) if wish.seed is None else wish.seed
-        if seed > LAST_SEED - wish.pictures:
-            raise ApiError(400, f"'seed' may be at most {LAST_SEED - wish.pictures}.", "seed")
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        if seed > LAST_SEED - request.pictures:
+            raise ApiError(400, f"'seed' may be at most {LAST_SEED - request.pictures}.", "seed")
         task = (
             "inpaint"
-            if wish.mask is not None
+            if request.mask is not None
             else "image-to-image"
-            if wish.image is not None
+            if request.image is not None
             else "text-to-image"
         )
         if task not in engine.tasks:
             raise ApiError(
                 400,
                 f"The model has no task '{task}', which this request needs (it has: {', '.join(engine.tasks)}).",
-                "mask" if wish.mask is not None else "image",
+                "mask" if request.mask is not None else "image",
                 "no_such_task",
             )
-        if wish.image is None and (wish.mask is not None or wish.strength is not None):
+        if request.image is None and (request.mask is not None or request.strength is not None):
             raise ApiError(400, "A mask and a strength need an image.", "image")
-        mask = wish.mask
-        if wish.image is not None:
-            image = check_picture(wish.image, "image", limits.pixels)
+        mask = request.mask
+        if request.image is not None:
+            image = check_picture(request.image, "image", limits.pixels)
             if mask is not None:
                 painted = check_picture(mask, "mask", limits.pixels)
                 if painted.size != image.size:
@@ -190,19 +190,19 @@ class Service:
         return Drawing(
             model=engine.name,
             task=task,
-            prompt=wish.prompt,
-            seeds=tuple(seed + i for i in range(wish.pictures)),
-            negative_prompt=wish.negative_prompt,
-            size=wish.size,
-            steps=wish.steps,
-            guidance=wish.guidance,
-            scheduler=wish.scheduler,
-            strength=wish.strength,
-            image=wish.image,
+            prompt=request.prompt,
+            seeds=tuple(seed + i for i in range(request.pictures)),
+            negative_prompt=request.negative_prompt,
+            size=request.size,
+            steps=request.steps,
+            guidance=request.guidance,
+            scheduler=request.scheduler,
+            strength=request.strength,
+            image=request.image,
             mask=mask,
-            previews=wish.previews,
-            file_format=wish.file_format,
-            quality=wish.quality,
+            previews=request.previews,
+            file_format=request.file_format,
+            quality=request.quality,
         )
 
     def _check_scheduler(self, text: str, dispatcher: Dispatcher) -> None:

@@ -8,8 +8,6 @@ import pytest
 
 from tests.serving.pretended import Running, running
 
-pytest.importorskip("fastapi")
-
 
 @pytest.fixture(scope="session")
 def served() -> Iterator[Running]:

@@ -9,6 +9,8 @@ import json
 import pytest
 from PIL import Image
 
+from artifacts.errors import LatentcError
+from latentc.serving.server import make_server, serve
 from tests.serving.pretended import PretendedEngine, Running, picture, running, until
 
 
@@ -54,6 +56,37 @@ def test_a_failed_job_says_why(served: Running) -> None:
         number = client.post("/v1/jobs", json={"prompt": "refuse"}).json()["id"]
         until(lambda: client.get(f"/v1/jobs/{number}").json()["status"] == "failed")
         assert "refuses this" in client.get(f"/v1/jobs/{number}").json()["error"]["message"]
+
+
+def test_the_oldest_of_the_jobs_that_ended_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentc.serving.jobs_api.KEPT_JOBS", 2)
+    with running() as server, server.client() as client:
+        numbers = []
+        for _ in range(3):
+            numbers.append(client.post("/v1/jobs", json={"prompt": "a"}).json()["id"])
+            until(lambda: client.get(f"/v1/jobs/{numbers[-1]}").json()["status"] == "succeeded")
+        statuses = [client.get(f"/v1/jobs/{number}").status_code for number in numbers]
+        assert statuses == [404, 200, 200]
+
+
+def test_the_openapi_page_has_every_route(served: Running) -> None:
+    with served.client() as client:
+        paths = client.get("/openapi.json").json()["paths"]
+    assert {
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/jobs/{number}",
+        "/sdapi/v1/txt2img",
+    } <= paths.keys()
+    body = paths["/v1/images/edits"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert {"prompt", "seed", "image", "mask"} <= body["properties"].keys()
+
+
+def test_a_model_that_cannot_be_opened_ends_the_server() -> None:
+    engine = PretendedEngine()
+    engine.open = lambda: (_ for _ in ()).throw(LatentcError("no such device."))  # type: ignore[method-assign]
+    with pytest.raises(LatentcError, match="no such device"):
+        serve(make_server([engine], "127.0.0.1", 0))
 
 
 # --- AUTOMATIC1111 -------------------------------------------------------------------------------

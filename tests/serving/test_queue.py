@@ -13,7 +13,7 @@ from latentc.serving.drawing import Drawing
 from latentc.serving.job import Job
 from latentc.serving.limits import Limits
 from latentc.serving.queue import DrawQueue, Turn
-from latentc.serving.service import Service, Wish
+from latentc.serving.service import ImageRequest, Service
 from tests.serving.pretended import PretendedEngine
 
 
@@ -119,7 +119,7 @@ def test_a_queue_that_stops_finishes_what_was_begun() -> None:
 async def drawn(engine: PretendedEngine, *prompts: str, limits: Limits | None = None) -> list[Job]:
     """The jobs of these prompts, each of a client of its own, when all have ended."""
     service = Service([engine], limits or Limits())
-    jobs = [await service.submit(f"c{i}", Wish(prompt, seed=i)) for i, prompt in enumerate(prompts)]
+    jobs = [await service.submit(f"c{i}", ImageRequest(prompt, seed=i)) for i, prompt in enumerate(prompts)]
     running = asyncio.create_task(service.run())
     for job in jobs:
         async for _ in job.changes():
@@ -184,7 +184,7 @@ def test_a_job_that_is_cancelled_leaves_the_others_of_its_batch_alone() -> None:
     async def test() -> None:
         engine = PretendedEngine()
         service = Service([engine], Limits())
-        jobs = [await service.submit("c", Wish(prompt)) for prompt in "ab"]
+        jobs = [await service.submit("c", ImageRequest(prompt)) for prompt in "ab"]
         running = asyncio.create_task(service.run())
         while not engine.batches:
             await asyncio.sleep(0.01)
