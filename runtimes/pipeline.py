@@ -171,7 +171,9 @@ class Pipeline(Generator):
         """
         if task not in self.manifest.pipelines:
             raise no_task(task, self.manifest)
-        return Pipeline(self.root, self.manifest, task, self._graphs, self._progress, self._files)
+        return Pipeline(
+            self.root, self.manifest, task, self._graphs, self._progress, self._files, self._accelerate
+        )
 
     def open(self) -> None:
         """Opens every graph now, rather than when it is first used.

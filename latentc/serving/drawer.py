@@ -71,7 +71,8 @@ class Drawer:
     def _open(self) -> dict[str, Any]:
         from runtimes.pipeline import load
 
-        pipeline = load(self._artifact, device=self._device, compute=self._compute)
+        # How far forecast steps are off is judged by the whole batch: a picture would depend on its neighbours.
+        pipeline = load(self._artifact, device=self._device, compute=self._compute, accelerate="off")
         pipeline.open()
         others = [task for task in pipeline.manifest.pipelines if task != pipeline.task]
         self._pipelines = {pipeline.task: pipeline, **{task: pipeline.with_task(task) for task in others}}

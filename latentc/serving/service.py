@@ -81,7 +81,8 @@ class Service:
         try:
             for dispatcher in dispatchers:
                 await dispatcher.open()
-                log("info", "model_ready", model=dispatcher.engine.name)
+                note = (dispatcher.opened or {}).get("note")
+                log("info", "model_ready", model=dispatcher.engine.name, note=note or None)
             await asyncio.gather(*(dispatcher.run() for dispatcher in dispatchers))
         finally:
             for dispatcher in dispatchers:
