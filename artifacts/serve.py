@@ -1,14 +1,16 @@
 """The other side of `artifacts.worker`: what runs in a process of its own.
 
 A job comes in as one line of JSON on standard input. What comes out, on what was standard output, are lines of JSON
-too: {"event": ...}, as many as the work tells, and last {"answer": ...} or {"failure": ...}. The standard library
-only: the environments of other projects run this file too.
+too: {"event": ...}, as many as the work tells, and last {"answer": ...} or {"failure": ...}. A line that begins with
+`MESSAGE` is no job but a message to the work under way, which may ask for them by `hear`. The standard library only:
+the environments of other projects run this file too.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -20,8 +22,12 @@ from typing import IO, Any
 Work = Callable[[str], Any]
 """One job, a line of JSON, becomes its answer, which JSON can hold. What it raises is the failure of this job."""
 
+MESSAGE = "!"
+"""What no JSON begins with."""
+
 _lock = threading.Lock()
 _answers: IO[str] | None = None
+_hearer: Callable[[Any], None] | None = None
 
 
 def main() -> None:
@@ -47,20 +53,23 @@ def serve(make: Callable[[], Work]) -> None:
     # A Ctrl-C reaches this process too; the process that asks answers it, and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries print to standard output now and then, and may read standard input: both are ours alone.
-    jobs = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    lines = os.fdopen(os.dup(0), "r", encoding="utf-8")
     _answers = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
+    jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    # A thread of its own: messages are heard while a job is under way.
+    threading.Thread(target=_read, args=(lines, jobs), daemon=True).start()
     try:
         work = make()
     except Exception as error:
         broken = _failure(error)
-        for _ in jobs:
+        for _ in iter(jobs.get, None):
             _send({"failure": broken})
         return
-    for line in jobs:
+    for line in iter(jobs.get, None):
         try:
             said = {"answer": work(line)}
             json.dumps(said)
@@ -72,6 +81,22 @@ def serve(make: Callable[[], Work]) -> None:
 def tell(event: Any) -> None:
     """Tells the process that asked how far the work is; from any thread."""
     _send({"event": event})
+
+
+def hear(hearer: Callable[[Any], None]) -> None:
+    """Has `hearer` called with each message of the process that asks, in another thread than the work's."""
+    global _hearer
+    _hearer = hearer
+
+
+def _read(lines: IO[str], jobs: queue.SimpleQueue[str | None]) -> None:
+    """Sorts what comes in, until it ends."""
+    for line in lines:
+        if not line.startswith(MESSAGE):
+            jobs.put(line)
+        elif _hearer is not None:
+            _hearer(json.loads(line[len(MESSAGE) :]))
+    jobs.put(None)
 
 
 def _send(said: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +79,7 @@ class Worker:
         self._env = None if env is None else dict(env)
         self._patience = patience
         self._process: subprocess.Popen[str] | None = None
+        self._writing = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -97,12 +99,9 @@ class Worker:
             WorkerEnded: the process has ended.
         """
         process = self._started()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout is not None
         line = job.model_dump_json() if isinstance(job, BaseModel) else json.dumps(dict(job))
-        # A process that has ended takes nothing; what it said last is still there to be read.
-        with contextlib.suppress(OSError):
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
+        self._write(process, line)
         for said in process.stdout:
             told = json.loads(said)
             if "event" in told:
@@ -112,6 +111,16 @@ class Worker:
             else:
                 return told["answer"]
         raise WorkerEnded(self._last_words(process))
+
+    def tell(self, message: Any) -> None:
+        """Sends a message to the work under way (`artifacts.serve.hear`), from any thread; nothing where none runs."""
+        if (process := self._process) is not None:
+            self._write(process, serve.MESSAGE + json.dumps(message))
+
+    def kill(self) -> None:
+        """Ends the process at once, from any thread; a job under way ends in `WorkerEnded`, and `close` is due."""
+        if (process := self._process) is not None:
+            process.kill()
 
     def close(self, wait: bool = True) -> None:
         """Ends the process; twice is harmless.
@@ -157,6 +166,13 @@ class Worker:
                 encoding="utf-8",
             )
         return self._process
+
+    def _write(self, process: subprocess.Popen[str], line: str) -> None:
+        assert process.stdin is not None
+        # A process that has ended takes nothing; what it said last is still there to be read.
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
 
     def _last_words(self, process: subprocess.Popen[str]) -> str:
         status = process.wait()

@@ -14,6 +14,7 @@ from artifacts.errors import LatentcError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.PngImagePlugin import PngInfo
 
 TEXT_KEY = "parameters"
 """The PNG text chunk that people and other programs read."""
@@ -78,18 +79,24 @@ def describe(parameters: Mapping[str, Any]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def write(image: Image, path: Path, parameters: Mapping[str, Any]) -> None:
-    """Writes a PNG with its parameters as text; a picture that was there is replaced in one step.
-
-    Raises:
-        LatentcError: it cannot be written.
-    """
+def png_text(parameters: Mapping[str, Any]) -> PngInfo:
+    """The text chunks of a PNG that carries its parameters."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     # iTXt: prompts are in any language, tEXt holds Latin-1 only.
     info.add_itxt(TEXT_KEY, describe(parameters))
     info.add_itxt(JSON_KEY, json.dumps(dict(parameters), ensure_ascii=False))
+    return info
+
+
+def write(image: Image, path: Path, parameters: Mapping[str, Any]) -> None:
+    """Writes a PNG with its parameters as text; a picture that was there is replaced in one step.
+
+    Raises:
+        LatentcError: it cannot be written.
+    """
+    info = png_text(parameters)
     # Not made of the picture's name, which may be as long as the disk takes.
     partial = path.with_name(f".latentc-{os.getpid()}-{threading.get_ident()}.partial")
     try:

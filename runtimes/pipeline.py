@@ -84,14 +84,19 @@ def load(
     tasks = list(manifest.pipelines)
     chosen = tasks[0] if task is None else task
     if chosen not in manifest.pipelines:
-        raise UsageError(
-            f"the artifact has no task '{chosen}' (it has: {', '.join(tasks)}).",
-            f"Compile it in: latentc compile MODEL OUT --task {chosen}",
-        )
+        raise no_task(chosen, manifest)
     if getattr(sessions.get(manifest.target), "runs_code", False):
         _check_engines(artifact, trust_engines or require_signature is not None)
     graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
+
+
+def no_task(task: str, manifest: Manifest) -> UsageError:
+    """What is said where an artifact is asked for a task that it does not have."""
+    return UsageError(
+        f"the artifact has no task '{task}' (it has: {', '.join(manifest.pipelines)}).",
+        f"Compile it in: latentc compile MODEL OUT --task {task}",
+    )
 
 
 def _check_engines(artifact: Artifact, trusted: bool) -> None:
@@ -153,6 +158,7 @@ class Pipeline(Generator):
         self.manifest = manifest
         self.task = task
         self._graphs = graphs
+        self._files = files
         source = files or root
         check_components(manifest.pipelines, task, (c.name for c in manifest.components))
         self._shells = {
@@ -165,6 +171,18 @@ class Pipeline(Generator):
         for part in (pipe, *parts(pipe)):
             refuse_loaders(part, self._shells)
         super().__init__(pipe, manifest.sizes, progress)
+
+    def with_task(self, task: str) -> Pipeline:
+        """Another task of the same artifact, on the same graphs: `close` of either closes them for both.
+
+        Raises:
+            UsageError: the artifact has no such task.
+        """
+        if task not in self.manifest.pipelines:
+            raise no_task(task, self.manifest)
+        return Pipeline(
+            self.root, self.manifest, task, self._graphs, self._progress, self._files, self._accelerate
+        )
 
     def open(self) -> None:
         """Opens every graph now, rather than when it is first used.

@@ -132,6 +132,24 @@ def test_what_ends_the_wait_ends_the_process() -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_a_message_reaches_the_job_under_way() -> None:
+    with serves("listen") as worker:
+        worker.tell("nobody runs yet")
+        assert worker.ask({}, lambda event: worker.tell({"stop": 7})) == {"stop": 7}
+
+
+def test_a_message_that_nobody_asked_for_is_no_job() -> None:
+    with serves("echo") as worker:
+        worker.ask({})
+        worker.tell("hello")
+        assert worker.ask({"a": 1}) == [{"a": 1}, []]
+
+
+def test_a_process_that_is_killed_ends_the_job_under_way() -> None:
+    with serves("sleep") as worker, pytest.raises(WorkerEnded):
+        worker.ask({}, lambda event: worker.kill())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals here")
 def test_an_interrupt_is_left_to_who_asks() -> None:
     with serves("echo") as worker:

@@ -6,10 +6,11 @@ import itertools
 import json
 import os
 import sys
+import threading
 import time
 
 from artifacts.errors import UsageError
-from artifacts.serve import Work, tell
+from artifacts.serve import Work, hear, tell
 
 print("a library says hello")
 
@@ -92,5 +93,23 @@ def sleep() -> Work:
         tell("began")
         time.sleep(600)
         return None
+
+    return work
+
+
+def listen() -> Work:
+    """Tells that it began, and answers with the first message."""
+    heard = threading.Event()
+    messages: list[object] = []
+
+    def hearer(message: object) -> None:
+        messages.append(message)
+        heard.set()
+
+    hear(hearer)
+
+    def work(line: str) -> object:
+        tell("began")
+        return messages[0] if heard.wait(60) else None
 
     return work

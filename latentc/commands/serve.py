@@ -1,0 +1,159 @@
+"""`latentc serve`: artifacts behind HTTP."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import click
+
+from latentc.params import COMPUTE, BytesType, FiniteType, compute_option, trust_engines_option
+
+INSTALL = "pip install 'latentc[serve]'"
+
+# What the extra brings, by the names that are imported.
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+
+
+@click.command(
+    name="serve",
+    short_help="Serve artifacts over HTTP.",
+    epilog="""\b
+Examples:
+  latentc serve out
+  latentc serve out --host 0.0.0.0 --api-key-file keys.txt
+""",
+)
+@click.argument("artifacts", metavar="ARTIFACT...", nargs=-1, required=True, type=click.Path())
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8188,
+    show_default=True,
+    metavar="N",
+    help="The port to listen at; 0 for any free one, which the log names.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
+)
+@compute_option(COMPUTE)
+@trust_engines_option
+@click.option(
+    "--api-key-file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Answer only who sends one of these keys; on each line NAME: KEY.",
+)
+@click.option("--no-auth", is_flag=True, help="Let everybody ask who reaches --host.")
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Pictures that may wait; then requests are answered 429.",
+)
+@click.option(
+    "--max-images",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Pictures of a request.",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(1),
+    default=150,
+    show_default=True,
+    metavar="N",
+    help="Denoising steps.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=2048 * 2048,
+    show_default=True,
+    metavar="N",
+    help="Width times height, of a picture that is drawn and of one that is sent.",
+)
+@click.option(
+    "--max-body",
+    type=BytesType(),
+    default="32M",
+    show_default=True,
+    metavar="BYTES",
+    help="Size of a request.",
+)
+@click.option(
+    "--max-seconds",
+    type=FiniteType(0, min_open=True),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one batch of pictures may take.",
+)
+@click.option("--log-prompts", is_flag=True, help="Write prompts into the log.")
+def command(
+    artifacts: tuple[str, ...],
+    host: str,
+    port: int,
+    device: str,
+    compute: str,
+    api_key_file: str | None,
+    no_auth: bool,
+    queue: int,
+    max_images: int,
+    max_steps: int,
+    max_pixels: int,
+    max_body: int,
+    max_seconds: float,
+    log_prompts: bool,
+) -> None:
+    """Serve the pipelines in each ARTIFACT by OpenAI's images API, AUTOMATIC1111's, and one of jobs.
+
+    Only this machine is answered, unless --host says otherwise; then a file of keys is needed, or --no-auth.
+    A model is called as its folder is. SIGTERM ends the server when what is under way is drawn. Needs
+    latentc[serve].
+    """
+    from pathlib import Path
+
+    from artifacts.errors import LatentcError, UsageError
+
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise LatentcError(
+            f"latentc serve needs packages that are not here: {', '.join(missing)}.", f"Run: {INSTALL}"
+        )
+
+    from latentc.serving.auth import Keys, is_loopback
+    from latentc.serving.engine import ArtifactEngine
+    from latentc.serving.limits import Limits
+
+    if no_auth and api_key_file is not None:
+        raise click.UsageError("--no-auth and --api-key-file are not given together.")
+    if not is_loopback(host) and not no_auth and api_key_file is None:
+        raise UsageError(
+            f"--host {host} lets other machines ask: that needs --api-key-file FILE, or --no-auth for everybody.",
+            'A line of the file is NAME: KEY. A key: python -c "import secrets; print(secrets.token_urlsafe())"',
+        )
+    keys = None if api_key_file is None else Keys.read(Path(api_key_file))
+    paths = [Path(artifact).absolute() for artifact in artifacts]
+    for number, path in enumerate(paths):
+        if path.name in {other.name for other in paths[:number]}:
+            raise UsageError(
+                f"two artifacts are called '{path.name}': models are told apart by that.", "Rename a folder."
+            )
+    engines = [ArtifactEngine(path, device, compute) for path in paths]
+    limits = Limits(
+        queue=queue,
+        pictures=max_images,
+        steps=max_steps,
+        pixels=max_pixels,
+        body=max_body,
+        seconds=max_seconds,
+    )
+
+    from latentc.serving.server import make_server, serve
+
+    serve(make_server(engines, host, port, keys, limits, log_prompts))

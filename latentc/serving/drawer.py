@@ -1,0 +1,204 @@
+"""The process that draws for a server: an artifact's pipelines behind the protocol of `artifacts.worker`.
+
+Jobs: {"do": "open"}, and {"do": "draw", ...} as `latentc.serving.drawing.batch_job` writes it, which tells its steps.
+The message {"cancel": N} stops batch N within one step, also before it has begun.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from artifacts.errors import UsageError
+from artifacts.progress import Event
+from artifacts.serve import Work, hear, tell
+from latentc.pictures import png_text
+from runtimes.options import parameters
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from runtimes.pipeline import Pipeline
+
+
+def drawer(artifact: str, device: str, compute: str) -> Work:
+    """What answers a server's jobs.
+
+    Args:
+        artifact, device, compute: as `runtimes.pipeline.load` takes them.
+    """
+    # Who asks decides when this process ends, also where a service manager signals both.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return Drawer(artifact, device, compute)
+
+
+class Drawer:
+    """Draws one batch after the other."""
+
+    def __init__(self, artifact: str, device: str, compute: str) -> None:
+        self._artifact, self._device, self._compute = artifact, device, compute
+        self._pipelines: dict[str, Pipeline] = {}
+        self._lock = threading.Lock()
+        self._cancelled: set[int] = set()
+        self._batch = -1
+        self._cancel = threading.Event()
+        hear(self._hear)
+
+    def __call__(self, line: str) -> Any:
+        job = json.loads(line)
+        return self._open() if job["do"] == "open" else self._draw(job)
+
+    def _hear(self, message: Mapping[str, int]) -> None:
+        with self._lock:
+            self._cancelled.add(message["cancel"])
+            if message["cancel"] == self._batch:
+                self._cancel.set()
+
+    def _begin(self, batch: int) -> threading.Event:
+        with self._lock:
+            self._batch, self._cancel = batch, threading.Event()
+            if batch in self._cancelled:
+                self._cancel.set()
+            self._cancelled.clear()
+        return self._cancel
+
+    def _open(self) -> dict[str, Any]:
+        from runtimes.pipeline import load
+
+        # How far forecast steps are off is judged by the whole batch: a picture would depend on its neighbours.
+        pipeline = load(self._artifact, device=self._device, compute=self._compute, accelerate="off")
+        pipeline.open()
+        others = [task for task in pipeline.manifest.pipelines if task != pipeline.task]
+        self._pipelines = {pipeline.task: pipeline, **{task: pipeline.with_task(task) for task in others}}
+        own = pipeline.scheduler
+        compatible = {cls.__name__ for cls in getattr(own, "compatibles", ())}
+        return {
+            "note": pipeline.note,
+            "scheduler": type(own).__name__ if own is not None else None,
+            "schedulers": sorted(compatible | ({type(own).__name__} if own is not None else set())),
+            "previews": _shows_latents(pipeline.diffusers),
+        }
+
+    def _draw(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        cancel = self._begin(job["batch"])
+        pipeline, pictures = self._pipelines[job["task"]], job["pictures"]
+        steps = Steps(pipeline.diffusers, job["previews"])
+        options = dict(job["options"])
+        options["size"] = None if options["size"] is None else tuple(options["size"])
+        if (image := _picture(job["image"], "RGB")) is not None:
+            options["image"] = image
+        if (mask := _picture(job["mask"], "L")) is not None:
+            options["mask"] = mask
+        if job["previews"]:
+            options["callback_on_step_end"] = steps.show
+        alone = len(pictures) == 1
+        for name in ("prompt", "negative_prompt"):
+            texts = [picture[name] for picture in pictures]
+            options[name] = texts[0] if alone or texts[0] is None else texts
+        seeds = [picture["seed"] for picture in pictures]
+        result = pipeline.generate(
+            seed=seeds[0] if alone else seeds, progress=steps.count, cancel=cancel, **options
+        )
+        if len(result.images) != len(pictures):
+            raise UsageError(
+                f"the pipeline makes no single pictures, which are all that is served; it made {len(result.images)} "
+                f"for {len(pictures)}.",
+                "Draw from Python: latentc.load(ARTIFACT).generate(...)",
+            )
+        answer = []
+        for number, (picture, drawn) in enumerate(zip(pictures, result.images, strict=True)):
+            own_texts = {n: picture[n] for n in ("prompt", "negative_prompt") if picture[n] is not None}
+            own = {**result.parameters, **own_texts, "seed": picture["seed"], "images": 1}
+            answer.append(
+                {
+                    "file": _file(drawn, picture["format"], picture["quality"], own),
+                    "size": list(drawn.size),
+                    "parameters": own,
+                    "flaws": [flaw.kind for flaw in result.flaws if number in flaw.images],
+                }
+            )
+        return {"pictures": answer, "timings": asdict(result.timings)}
+
+
+class Steps:
+    """Tells the server of the steps of one batch, and shows pictures of them."""
+
+    def __init__(self, pipeline: Any, previews: int) -> None:
+        self._pipeline = pipeline
+        self._previews = previews
+        self._total = 0
+
+    def count(self, event: Event) -> None:
+        """The `Progress` of the batch."""
+        if event.unit == "steps":
+            self._total = int(event.total or 0)
+            tell({"step": int(event.completed), "steps": self._total})
+
+    def show(self, pipeline: Any, step: int, timestep: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Diffusers' callback at the end of a step; `step` is counted from 0."""
+        wanted = preview_steps(self._total, self._previews)
+        if step + 1 in wanted:
+            images = decode(self._pipeline, values["latents"])
+            tell(
+                {
+                    "preview": wanted.index(step + 1),
+                    "pictures": [_file(image, "png", None) for image in images],
+                }
+            )
+        return {}
+
+
+def preview_steps(steps: int, previews: int) -> list[int]:
+    """After which steps, counted from 1, unfinished pictures are shown: evenly spaced, and never the last step."""
+    return sorted({steps * (i + 1) // (previews + 1) for i in range(previews)} - {0, steps})
+
+
+def decode(pipeline: Any, latents: Any) -> list[Image]:
+    """The pictures that latents of a denoising loop stand for, as they are.
+
+    Args:
+        latents: [batch, channels, height, width].
+    """
+    vae, processor = pipeline.vae, pipeline.image_processor
+    unscaled = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+    decoded = vae.decode(unscaled, return_dict=False)[0]
+    images: list[Image] = processor.postprocess(decoded, output_type="pil")
+    return images
+
+
+def _shows_latents(pipeline: Any) -> bool:
+    """Whether `decode` understands this pipeline's latents: of an autoencoder with one scale, and not packed."""
+    vae = getattr(pipeline, "vae", None)
+    config = getattr(vae, "config", {})
+    return (
+        "callback_on_step_end" in parameters(pipeline)
+        and hasattr(pipeline, "image_processor")
+        and getattr(config, "scaling_factor", None) is not None
+        and getattr(config, "latents_mean", None) is None
+        and not hasattr(pipeline, "_unpack_latents")
+    )
+
+
+def _picture(data: str | None, mode: str) -> Image | None:
+    if data is None:
+        return None
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        return ImageOps.exif_transpose(image).convert(mode)
+
+
+def _file(image: Image, file_format: str, quality: int | None, about: Mapping[str, Any] | None = None) -> str:
+    """A picture's file, in base64; a PNG carries what made it."""
+    written = io.BytesIO()
+    options: dict[str, Any] = {} if quality is None else {"quality": quality}
+    if file_format == "png":
+        options = {} if about is None else {"pnginfo": png_text(about)}
+    image.save(written, format=file_format, **options)
+    return base64.b64encode(written.getvalue()).decode("ascii")

@@ -1,0 +1,124 @@
+"""Listens, and ends well."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from artifacts.errors import LatentcError
+from latentc.serving.app import make_app
+from latentc.serving.auth import Keys, is_loopback
+from latentc.serving.engine import Engine
+from latentc.serving.limits import Limits
+from latentc.serving.request_log import LogHandler, log
+from latentc.serving.service import Service
+
+# Connections that are open at once; more are answered 503.
+_CONNECTIONS = 1000
+
+
+class Server(uvicorn.Server):
+    """A server that SIGTERM and Ctrl-C end by finishing what is under way; a second Ctrl-C ends it at once.
+
+    Attributes:
+        signals: those that came.
+        failure: why it ended by itself; None where it did not.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self.signals: list[int] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.failure: Exception | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    async def startup(self, sockets: object = None) -> None:
+        """See uvicorn."""
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            log("info", "listening", host=self.config.host, port=self.port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn. The signal is not raised again at the end: what was asked for has been done."""
+        self.signals.append(sig)
+        if len(self.signals) > 1 and sig == signal.SIGINT:
+            self.force_exit = True
+        self.end()
+
+    def end(self) -> None:
+        """Takes no new connection and no new request; from any thread."""
+        self.should_exit = True
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._service.stop()))
+
+
+def make_server(
+    engines: Sequence[Engine],
+    host: str,
+    port: int,
+    keys: Keys | None = None,
+    limits: Limits | None = None,
+    log_prompts: bool = False,
+) -> Server:
+    """A server that `run` starts.
+
+    Args:
+        port: 0 for any free one, which the log names.
+    """
+    limits = limits or Limits()
+    service = Service(engines, limits, log_prompts)
+
+    def on_failure(error: Exception) -> None:
+        server.failure = error
+        server.end()
+
+    config = uvicorn.Config(
+        make_app(service, keys, is_loopback(host), on_failure),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        limit_concurrency=_CONNECTIONS,
+        h11_max_incomplete_event_size=64 * 1024,
+        http="h11",
+    )
+    server = Server(config, service)
+    return server
+
+
+def serve(server: Server) -> None:
+    """Serves until a signal ends it.
+
+    Raises:
+        LatentcError: a model cannot be opened, or the address is not to be had.
+        KeyboardInterrupt: Ctrl-C ended it.
+    """
+    logger = logging.getLogger("uvicorn")
+    logger.addHandler(LogHandler(logging.WARNING))
+    logger.propagate = False
+    try:
+        server.run()
+    except SystemExit:
+        raise LatentcError(
+            f"{server.config.host} port {server.config.port} cannot be listened at.",
+            "Another port: latentc serve ARTIFACT --port 8189",
+        ) from None
+    if server.failure is not None:
+        raise server.failure
+    if signal.SIGINT in server.signals:
+        raise KeyboardInterrupt

@@ -1,0 +1,50 @@
+"""`latentc serve` before it listens: what it needs, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.latentc.artifacts_made import made
+
+
+def test_without_the_extra_it_says_what_to_install(latentc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        "latentc.commands.serve.find_spec", lambda name: None if name == "fastapi" else there(name)
+    )
+    ended = latentc("serve", "out")
+    assert ended.code == 1
+    assert ended.err == (
+        "Error: latentc serve needs packages that are not here: fastapi.\nRun: pip install 'latentc[serve]'\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
+def test_other_machines_need_keys(latentc: Any, host: str) -> None:
+    ended = latentc("serve", "out", "--host", host)
+    assert ended.code == 2 and "--api-key-file" in ended.err and "--no-auth" in ended.err
+
+
+def test_keys_and_nobody_s_keys_do_not_go_together(latentc: Any) -> None:
+    assert latentc("serve", "out", "--no-auth", "--api-key-file", "keys").code == 2
+
+
+def test_a_file_of_keys_that_is_not_there_is_named(latentc: Any, tmp_path: Path) -> None:
+    ended = latentc("serve", "out", "--api-key-file", tmp_path / "keys")
+    assert ended.code == 2 and str(tmp_path / "keys") in ended.err
+
+
+def test_an_artifact_that_is_not_there_is_named(latentc: Any, tmp_path: Path) -> None:
+    ended = latentc("serve", tmp_path / "none")
+    assert ended.code != 0 and str(tmp_path / "none") in ended.err
+
+
+def test_two_artifacts_of_one_name_are_refused(latentc: Any, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        made(tmp_path / folder / "model")
+    ended = latentc("serve", tmp_path / "a" / "model", tmp_path / "b" / "model")
+    assert ended.code == 2 and "'model'" in ended.err

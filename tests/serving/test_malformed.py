@@ -1,0 +1,247 @@
+"""Requests that are wrong in every way that we could think of: each is answered 4xx, and the server lives."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import struct
+import threading
+import zlib
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from latentc.serving.limits import Limits
+from tests.serving.pretended import Running, running
+
+GENERATIONS, JOBS, TEXT, IMAGE = (
+    "/v1/images/generations",
+    "/v1/jobs",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
+)
+
+
+def png(width: int, height: int) -> bytes:
+    """The head of a PNG of any size, and no pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+
+
+def picture(file_format: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", size).save(written, format=file_format)
+    return written.getvalue()
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+BOMB = png(60000, 60000)
+NOT_PICTURES = {
+    "empty": b"",
+    "text": b"hello",
+    "bomb": BOMB,
+    "wide": png(2**31 - 1, 1),
+    "zero": png(0, 0),
+    "cut": picture()[:40],
+    "gif": picture("GIF"),
+    "tiff": picture("TIFF"),
+    "bmp": picture("BMP"),
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "pickle": b"\x80\x04K\x01.",
+}
+
+WRONG_FIELDS: list[tuple[str, dict[str, Any]]] = [
+    *[(GENERATIONS, {"prompt": "a", **fields}) for fields in (
+        {"n": 0}, {"n": -1}, {"n": 11}, {"n": 10**30}, {"n": "2"}, {"n": 1.5}, {"n": True}, {"n": None}, {"n": [1]},
+        {"size": "0x0"}, {"size": "8"}, {"size": "8x8x8"}, {"size": "-8x8"}, {"size": "8 x8"}, {"size": 512},
+        {"size": "999999x999999"}, {"size": "65x64"}, {"size": "٨x٨"}, {"size": "8x8\n"}, {"size": ""},
+        {"steps": 0}, {"steps": 151}, {"steps": 10**40}, {"steps": "4"}, {"steps": 2.5},
+        {"guidance": -1}, {"guidance": 1e300}, {"guidance": "7"},
+        {"seed": -1}, {"seed": 2**63}, {"seed": 2**63 - 1}, {"seed": 1.5}, {"seed": "x"},
+        {"strength": 0.5}, {"strength": 0}, {"strength": 2},
+        {"scheduler": "os.system"}, {"scheduler": "../x"}, {"scheduler": "NoScheduler"}, {"scheduler": "UNet2DModel"},
+        {"scheduler": "DDIMScheduler:num_train_timesteps=1000000000"}, {"scheduler": "DDIMScheduler:"},
+        {"scheduler": "DDIMScheduler:trained_betas=[1]"}, {"scheduler": ""}, {"scheduler": 7},
+        {"model": "../../etc/passwd"}, {"model": "/etc/passwd"}, {"model": "http://localhost/x"}, {"model": ""},
+        {"model": 3}, {"response_format": "url"}, {"response_format": "x"}, {"output_format": "gif"},
+        {"output_compression": 50}, {"output_compression": 101, "output_format": "jpeg"}, {"partial_images": 1},
+        {"partial_images": 4, "stream": True}, {"stream": "yes"}, {"background": "transparent"}, {"quality": "hd"},
+        {"style": "vivid"}, {"unknown": 1}, {"callback_on_step_end": "x"}, {"image": "/etc/passwd"}, {"__proto__": {}},
+        {"prompt": None}, {"prompt": 3}, {"prompt": ["a"]}, {"prompt": "a" * 10_001}, {"negative_prompt": "a" * 10_001},
+        {"negative_prompt": 1},
+    )],
+    (GENERATIONS, {}),
+    *[(JOBS, {"prompt": "a", **fields}) for fields in (
+        {"image": "/etc/passwd"}, {"image": "file:///etc/passwd"}, {"image": "http://127.0.0.1:1/x.png"}, {"image": 3},
+        {"mask": text(picture())}, {"image": text(picture()), "mask": text(picture(size=(4, 4)))}, {"stream": True},
+    )],
+    *[(TEXT, {"prompt": "a", **fields}) for fields in (
+        {"width": 8}, {"width": 0, "height": 0}, {"seed": -2}, {"sampler_name": "Nothing"}, {"scheduler": "Nothing"},
+        {"enable_hr": True}, {"styles": ["x"]}, {"script_name": "x"}, {"alwayson_scripts": {}}, {"save_images": True},
+        {"send_images": False}, {"override_settings": {"outdir": "/tmp"}}, {"batch_size": 100, "n_iter": 100},
+        {"override_settings": {"sd_model_checkpoint": "/etc/passwd"}}, {"do_not_save_grid": False},
+    )],
+    (IMAGE, {"prompt": "a"}),
+    (IMAGE, {"init_images": []}),
+    (IMAGE, {"init_images": ["/etc/passwd"]}),
+    (IMAGE, {"init_images": [text(picture())], "include_init_images": True}),
+    ("/sdapi/v1/options", {"sd_model_checkpoint": "/etc/passwd"}),
+    ("/sdapi/v1/options", {"outdir_samples": "/tmp"}),
+]  # fmt: skip
+
+WRONG_BODIES: dict[str, bytes] = {
+    "nothing": b"",
+    "no-json": b"{",
+    "text": b"prompt=a",
+    "list": b"[]",
+    "null": b"null",
+    "not-utf8": b'{"prompt": "\xff\xfe"}',
+    "utf16": '{"prompt": "a"}'.encode("utf-16"),
+    "surrogate": b'{"prompt": "\\ud800"}',
+    "surrogate-key": b'{"prompt": "a", "\\ud800": 1}',
+    "twice": b'{"prompt": "a", "prompt": "b"}',
+    "nan": b'{"prompt": "a", "guidance": NaN}',
+    "infinite": b'{"prompt": "a", "guidance": 1e999}',
+    "digits": b'{"prompt": "a", "seed": ' + b"1" * 5000 + b"}",
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "deep-object": b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
+    "bom": b"\xef\xbb\xbf{}",
+}
+
+
+def refused(answer: Any, path: str) -> None:
+    assert 400 <= answer.status_code < 500, answer.text
+    said = answer.json()
+    assert said["errors"] if path.startswith("/sdapi") else said["error"]["message"]
+
+
+@pytest.fixture(autouse=True)
+def alive(served: Running) -> Any:
+    yield
+    with served.client() as client:
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(("path", "fields"), WRONG_FIELDS, ids=lambda value: ascii(value)[:50])
+def test_a_wrong_field_is_refused(served: Running, path: str, fields: dict[str, Any]) -> None:
+    before = len(served.engine.jobs)
+    with served.client() as client:
+        refused(client.post(path, json=fields), path)
+    assert len(served.engine.jobs) == before
+
+
+@pytest.mark.parametrize("body", WRONG_BODIES.values(), ids=WRONG_BODIES)
+@pytest.mark.parametrize("path", [GENERATIONS, TEXT])
+def test_a_wrong_body_is_refused(served: Running, path: str, body: bytes) -> None:
+    with served.client() as client:
+        refused(client.post(path, content=body, headers={"Content-Type": "application/json"}), path)
+
+
+@pytest.mark.parametrize("data", NOT_PICTURES.values(), ids=NOT_PICTURES)
+def test_what_is_no_picture_is_refused(served: Running, data: bytes) -> None:
+    with served.client() as client:
+        form = {"data": {"prompt": "a"}, "files": {"image": ("/etc/passwd", data)}}
+        refused(client.post("/v1/images/edits", **form), "/v1")
+        form["files"] = {"image": ("a.png", picture()), "mask": ("m.png", data)}
+        refused(client.post("/v1/images/edits", **form), "/v1")
+        refused(client.post(JOBS, json={"prompt": "a", "image": text(data)}), "/v1")
+        refused(client.post(IMAGE, json={"prompt": "a", "init_images": [text(data)]}), "/sdapi")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"data": {"prompt": "a"}},
+        {"data": {"prompt": "a"}, "files": {"mask": ("m.png", picture())}},
+        {"data": {"prompt": "a", "image": "/etc/passwd"}, "files": {"mask": ("m.png", picture())}},
+        {"data": {"prompt": "a"}, "files": {"image": ("a.png", picture()), "other": ("b", b"")}},
+        {
+            "data": {"prompt": "a"},
+            "files": [("image", ("a.png", picture())), ("image", ("b.png", picture()))],
+        },
+        {"data": {"prompt": "a", "n": "many"}, "files": {"image": ("a.png", picture())}},
+        {"data": {f"f{i}": "x" for i in range(100)}, "files": {"image": ("a.png", picture())}},
+        {"files": [(f"image{i}", ("a.png", picture())) for i in range(50)]},
+        {"content": b"--x\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"content": b"garbage", "headers": {"Content-Type": "multipart/form-data"}},
+        {"content": b"garbage", "headers": {"Content-Type": "multipart/form-data; boundary=" + "x" * 300}},
+        {"json": {"prompt": "a"}},
+    ],
+    ids=range(12),
+)
+def test_a_wrong_form_is_refused(served: Running, request_: dict[str, Any]) -> None:
+    with served.client() as client:
+        refused(client.post("/v1/images/edits", **request_), "/v1")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", GENERATIONS), ("PUT", JOBS), ("DELETE", "/v1/models"), ("GET", "/nothing"), ("GET", "/../etc/passwd"),
+        ("GET", "/v1/models/%2e%2e%2fetc%2fpasswd"), ("GET", "/v1/jobs/1"), ("DELETE", "/v1/jobs/%00"),
+        ("GET", "/v1/jobs/x/events"), ("POST", "/sdapi/v1/extra-single-image"), ("GET", "/sdapi/v1/loras"),
+        ("GET", "/docs"), ("POST", "/v1/images/variations"), ("BREW", "/healthz"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_named(served: Running, method: str, path: str) -> None:
+    with served.client() as client:
+        refused(client.request(method, path), path)
+
+
+def test_another_content_type_is_refused(served: Running) -> None:
+    with served.client() as client:
+        body = json.dumps({"prompt": "a"}).encode()
+        for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+            answer = client.post(GENERATIONS, content=body, headers={"Content-Type": kind})
+            assert answer.status_code == 415
+
+
+def exchange(server: Running, *parts: bytes, wait: bool = True) -> bytes:
+    """What the server says to these bytes."""
+    with socket.create_connection(("127.0.0.1", server.server.port), timeout=20) as connection:
+        for part in parts:
+            connection.sendall(part)
+        said = b""
+        while wait and (more := connection.recv(65536)):
+            said += more
+        return said
+
+
+POST = (
+    b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\nConnection: close\r\n"
+)
+
+
+def test_bytes_that_are_no_http_are_refused(served: Running) -> None:
+    for garbage in (b"\x16\x03\x01\x02\x00\x01\n\n", b"GET\r\n\r\n"):
+        assert exchange(served, garbage).startswith(b"HTTP/1.1 400")
+    exchange(served, b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000, wait=False)
+    exchange(served, b"GET / HT", wait=False)
+    exchange(served, POST + b"Content-Length: 100\r\n\r\n{", wait=False)
+
+
+def test_a_body_that_is_too_large_or_too_slow_is_refused() -> None:
+    with running(limits=Limits(body=1000, body_seconds=0.3)) as server:
+        assert b" 413 " in exchange(server, POST + b"Content-Length: 1001\r\n\r\n")
+        chunk = b"200\r\n" + b" " * 512 + b"\r\n"
+        assert b" 413 " in exchange(server, POST + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk)
+        assert b" 408 " in exchange(server, POST + b"Content-Length: 100\r\n\r\n", b"{")
+        with server.client() as client:
+            assert client.post(GENERATIONS, json={"prompt": "a"}).status_code == 200
+
+
+def test_a_slow_picture_is_waited_for() -> None:
+    with running(limits=Limits(body_seconds=0.2)) as server, server.client() as client:
+        server.engine.gate.clear()
+        job = client.post(JOBS, json={"prompt": "a"}).json()
+        threading.Timer(0.5, server.engine.gate.set).start()
+        assert client.post(GENERATIONS, json={"prompt": "b"}).status_code == 200
+        assert client.get(f"{JOBS}/{job['id']}").json()["status"] == "succeeded"
