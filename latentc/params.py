@@ -18,6 +18,27 @@ def compute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return click.option("--compute", type=types, default="auto", show_default=True, help=help)
 
 
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--device``: one for all graphs, or one for each component."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="NAME|COMPONENT=NAME,...",
+        help="Where to run (see: latentc targets), or where each component runs: unet=gpu,vae=cpu. auto: the first "
+        "device that takes it.",
+    )(command)
+
+
+def strict_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--strict``: a device that refuses a component is an error."""
+    return click.option(
+        "--strict",
+        is_flag=True,
+        help="Fail where a device refuses a component. [default: the next device takes it, and a line says so]",
+    )(command)
+
+
 def trust_engines_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--trust-engines``: artifacts may run code of a GPU's engines, in this command and the processes it starts."""
 

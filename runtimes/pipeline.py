@@ -20,6 +20,7 @@ from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
 from runtimes.assemble import assemble, check_components
 from runtimes.changes import refuse_loaders
 from runtimes.compute import summary
+from runtimes.devices import Asked
 from runtimes.forecast import Count, Forecaster
 from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
@@ -36,13 +37,14 @@ __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
 def load(
     path: str | Path,
-    device: str = "auto",
+    device: Asked = "auto",
     task: str | None = None,
     cache: bool = True,
     progress: Progress = silent,
     compute: str = "auto",
     trust_engines: bool = False,
     accelerate: str | float = AUTO,
+    strict: bool = False,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -51,7 +53,8 @@ def load(
 
     Args:
         path: the artifact's folder.
-        device: one that `latentc targets` lists for the artifact's target, or "auto".
+        device: one that `latentc targets` lists for the artifact's target, "auto" for the first that takes a graph, or
+            one for each component: ``{"unet": "gpu", "vae": "cpu"}`` or "unet=gpu,vae=cpu"; the others are "auto".
         task: one of the artifact's, or None for its first.
         cache: keep compiled graphs between starts, and which files were verified, in $LATENTC_CACHE or the user's
             cache folder.
@@ -62,12 +65,14 @@ def load(
             machine run without.
         accelerate: "off", "auto" for what the artifact was tuned to (off where it was not), or how far steps that are
             forecast may be off; see `Pipeline.generate`.
+        strict: a device that refuses a component is an error. Otherwise the next of the target's devices takes it,
+            which `progress` (where that is silent, a Python warning) and `Pipeline.note` tell once.
 
     Raises:
         LatentcError: the artifact is damaged, holds engines that are not trusted, or needs a library or device that
             is not here.
-        UsageError: it has no such task, the device does not have the type to compute in, or `accelerate` is none of
-            these.
+        UsageError: it has no such task, component or device, the device does not have the type to compute in, or
+            `accelerate` is none of these.
     """
     check_accelerate(accelerate)
     artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
@@ -81,7 +86,9 @@ def load(
         )
     if getattr(sessions.get(manifest.target), "runs_code", False):
         _check_engines(artifact, trust_engines)
-    graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
+    graphs = Graphs(
+        files.root, manifest, device, cache_dir() if cache else None, progress, compute, files, strict
+    )
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
 
 
@@ -180,7 +187,8 @@ class Pipeline(Generator):
 
     @property
     def device(self) -> str:
-        """What it runs on, by the session's own name ("cpu"); empty where there is no such device."""
+        """What it runs on, by the session's own names: "cpu", "gpu (vae_decoder: cpu)"; empty where the target has no
+        device here."""
         return self._graphs.device
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ from latentc.params import (
     accelerate_option,
     assignments,
     compute_option,
+    device_option,
+    strict_option,
     trust_engines_option,
 )
 
@@ -127,9 +129,8 @@ Examples:
     help="A scheduler of diffusers, e.g. EulerDiscreteScheduler; its options follow a colon: "
     "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
-)
+@device_option
+@strict_option
 @compute_option(COMPUTE)
 @accelerate_option(ACCELERATE)
 @click.option(
@@ -162,6 +163,7 @@ def command(
     fps: float | None,
     scheduler: str | None,
     device: str,
+    strict: bool,
     compute: str,
     accelerate: str,
     arguments: tuple[tuple[str, str], ...],
@@ -209,7 +211,13 @@ def command(
     with (
         bars() as progress,
         load(
-            artifact, device=device, task=task, progress=progress, compute=compute, accelerate=accelerate
+            artifact,
+            device=device,
+            task=task,
+            progress=progress,
+            compute=compute,
+            accelerate=accelerate,
+            strict=strict,
         ) as pipeline,
     ):
         if pipeline.note:
