@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,7 @@ from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
+from runtimes.memory_plan import memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import table
 from runtimes.sessions.base import Device, Refused, Session
@@ -44,6 +46,7 @@ class Graphs:
         compute: str = AUTO,
         files: Pinned | None = None,
         strict: bool = False,
+        budget: int | None = None,
     ) -> None:
         """
         Args:
@@ -53,6 +56,7 @@ class Graphs:
             files: the artifact's files, which must still be what was verified whenever one is opened; None for files
                 that this process made itself.
             strict: a device that refuses a graph is an error; else the next of the target's takes its place.
+            budget: bytes that open graphs may take (`runtimes.memory_plan`); None for no limit.
 
         Raises:
             UsageError: there is no such component, device or type, or the device does not have the type.
@@ -67,6 +71,9 @@ class Graphs:
         self._factory = table.get(manifest.target)
         self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
+        self._plan = memory_plan(manifest, budget)
+        self._calls = count()
+        self._used: dict[str, int] = {}  # graph -> number of its last call
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
         self._closed = False
         kept_in_forks(self)
@@ -131,12 +138,20 @@ class Graphs:
 
     def _session(self, graph: str) -> Session:
         """The graph's session, opened if need be; its lock is held."""
+        self._used[graph] = next(self._calls)
         if graph not in self._sessions:
+            self._make_room(graph)
             self._progress(Event(f"opening {graph}", 0, None))
             self._sessions[graph] = self._opened(self._records[graph])
             self._progress(Event(f"opening {graph}", 1, 1))
         self._check_open()
         return self._sessions[graph]
+
+    def _make_room(self, graph: str) -> None:
+        """Closes graphs as the plan says before `graph` is opened; one that another thread uses stays open."""
+        opened = sorted(self._sessions, key=lambda folder: self._used.get(folder, -1))
+        for folder in self._plan.to_close(graph, tuple(opened)):
+            self._free(folder)
 
     def _free(self, graph: str) -> None:
         """Frees the graph's session, if it has one; where another thread uses it, that thread does."""

@@ -12,8 +12,10 @@ from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
 from artifacts.manifest import Manifest
+from artifacts.memory import available
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
+from artifacts.reading import read_manifest
 from artifacts.verify import Artifact, open_artifact
 from runtimes import flaws
 from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
@@ -24,6 +26,7 @@ from runtimes.devices import Asked
 from runtimes.forecast import Count, Forecaster
 from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
+from runtimes.memory_plan import budget_of, memory_plan
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.options import parameters, synonym
@@ -45,6 +48,7 @@ def load(
     trust_engines: bool = False,
     accelerate: str | float = AUTO,
     strict: bool = False,
+    memory: str | int | None = None,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -67,14 +71,22 @@ def load(
             forecast may be off; see `Pipeline.generate`.
         strict: a device that refuses a component is an error. Otherwise the next of the target's devices takes it,
             which `progress` (where that is silent, a Python warning) and `Pipeline.note` tell once.
+        memory: bytes that open graphs may take ("6G"), by what `latentc inspect --memory` derives: a graph is closed
+            when another needs its memory, the least recently used first. None: what is free, where a graph that is
+            larger is tried nevertheless.
 
     Raises:
         LatentcError: the artifact is damaged, holds engines that are not trusted, or needs a library or device that
-            is not here.
+            is not here; a graph alone is larger than `memory`.
         UsageError: it has no such task, component or device, the device does not have the type to compute in, or
             `accelerate` is none of these.
     """
     check_accelerate(accelerate)
+    budget = budget_of(memory)
+    if budget is None:
+        budget = available()
+    else:
+        memory_plan(read_manifest(Path(path).absolute()), budget).check()
     artifact = open_artifact(path, progress=progress, memory=cache_dir() / "verified" if cache else None)
     manifest, files = artifact.manifest, Pinned(artifact)
     tasks = list(manifest.pipelines)
@@ -87,7 +99,7 @@ def load(
     if getattr(sessions.get(manifest.target), "runs_code", False):
         _check_engines(artifact, trust_engines)
     graphs = Graphs(
-        files.root, manifest, device, cache_dir() if cache else None, progress, compute, files, strict
+        files.root, manifest, device, cache_dir() if cache else None, progress, compute, files, strict, budget
     )
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
 

@@ -17,6 +17,7 @@ from latentc.params import (
     assignments,
     compute_option,
     device_option,
+    memory_option,
     strict_option,
     trust_engines_option,
 )
@@ -131,6 +132,9 @@ Examples:
 )
 @device_option
 @strict_option
+@memory_option(
+    "Memory that open graphs may take, e.g. 6G; see: latentc inspect --memory. [default: what is free]"
+)
 @compute_option(COMPUTE)
 @accelerate_option(ACCELERATE)
 @click.option(
@@ -164,6 +168,7 @@ def command(
     scheduler: str | None,
     device: str,
     strict: bool,
+    memory: int | None,
     compute: str,
     accelerate: str,
     arguments: tuple[tuple[str, str], ...],
@@ -218,6 +223,7 @@ def command(
             compute=compute,
             accelerate=accelerate,
             strict=strict,
+            memory=memory,
         ) as pipeline,
     ):
         if pipeline.note:
