@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+
+def parse_bytes(text: str) -> int | None:
+    """Bytes of "600M", "1.5G" or "6GB", in decimal units; a plain number is bytes. None for what is no size."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMGT]?)B?", text.strip().upper(), re.ASCII)
+    count = int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")) if match else 0
+    return count if count >= 1 else None
+
 
 def size(count: float) -> str:
     """A number of bytes in decimal units: "14.3 MB"."""

@@ -30,7 +30,7 @@ class ArtifactEngine:
     """An artifact in its session.
 
     Attributes:
-        device, compute, accelerate: as `latentc generate` takes them.
+        device, compute, accelerate, strict: as `latentc generate` takes them.
         task: one of the artifact's; None for its first.
     """
 
@@ -39,6 +39,7 @@ class ArtifactEngine:
     task: str | None = None
     compute: str = "auto"
     accelerate: str = "auto"
+    strict: bool = False
 
     def prepare(self) -> None:
         import diffusers  # noqa: F401
@@ -64,10 +65,11 @@ class ArtifactEngine:
             task=self.task,
             compute=self.compute,
             accelerate=self.accelerate,
+            strict=self.strict,
         )
         self._pipeline.open()
         self._latents = Latents(self._pipeline.diffusers)
-        about = {"compute": summary(self._pipeline.computes)}
+        about = {"compute": summary(self._pipeline.computes), "device": self._pipeline.device}
         return {"threads": threads(), "device": self.device, "about": about}
 
     def draw(self, request: Request) -> Drawn:

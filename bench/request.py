@@ -40,7 +40,7 @@ class BenchRequest:
         prompts: a text file, or the prompts themselves, or None for the model's own or general ones.
         seeds: how many pictures of each prompt; the first has the seed `first_seed`.
         guidance, size: None for the pipeline's own; size is (width, height).
-        device, compute, accelerate: of the artifacts; what `runtimes.load` takes.
+        device, compute, accelerate, strict: of the artifacts; what `runtimes.load` takes.
         threads: for one inference, of all of them; None: each chooses.
     """
 
@@ -56,6 +56,7 @@ class BenchRequest:
     device: str = "auto"
     compute: str = "auto"
     accelerate: str = "auto"
+    strict: bool = False
     threads: int | None = None
 
 
@@ -99,7 +100,7 @@ def plan(
         same_model(manifests[0], own[0], manifest, name)
     task = task_of(manifests, request.task)
     subjects = [
-        artifact(path, name, request.device, task, request.compute, request.accelerate)
+        artifact(path, name, request.device, task, request.compute, request.accelerate, request.strict)
         for path, name in zip(request.artifacts, own, strict=True)
     ]
     reference = None
@@ -107,7 +108,9 @@ def plan(
         path = Path(request.reference)
         reference = f"{names([request.reference])[0]} (reference)"
         same_model(manifests[0], own[0], read_manifest(path.absolute()), reference)
-        subjects.insert(0, artifact(str(path), reference, request.device, task, request.compute, "off"))
+        subjects.insert(
+            0, artifact(str(path), reference, request.device, task, request.compute, "off", request.strict)
+        )
     elif request.reference is not None:
         from compiler.source import open_model
 

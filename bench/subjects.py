@@ -81,19 +81,32 @@ def size_of(manifests: Sequence[Manifest], wanted: tuple[int, int] | None) -> tu
 
 
 def artifact(
-    path: str, name: str, device: str, task: str, compute: str = "auto", accelerate: str = "auto"
+    path: str,
+    name: str,
+    device: str,
+    task: str,
+    compute: str = "auto",
+    accelerate: str = "auto",
+    strict: bool = False,
 ) -> Subject:
     """An artifact; its worker verifies it before it opens it.
 
     Args:
-        device, task, compute, accelerate: what `runtimes.pipeline.load` takes.
+        device, task, compute, accelerate, strict: what `runtimes.pipeline.load` takes.
 
     Raises:
         LatentcError: there is no manifest, or it does not hold.
     """
     root = Path(path).absolute()
     manifest = read_manifest(root)
-    given = {"path": str(root), "device": device, "task": task, "compute": compute, "accelerate": accelerate}
+    options = {
+        "path": str(root),
+        "device": device,
+        "task": task,
+        "compute": compute,
+        "accelerate": accelerate,
+        "strict": strict,
+    }
     return Subject(
         name=name,
         kind="artifact",
@@ -101,7 +114,7 @@ def artifact(
         device=device,
         bytes=sum(file.size for file in manifest.files),
         files=tuple(root / file.path for file in manifest.files if (root / file.path).is_file()),
-        command=worker("artifact", given),
+        command=worker("artifact", options),
     )
 
 

@@ -11,11 +11,39 @@ from typing import Any, NamedTuple
 
 import click
 
+from artifacts.units import parse_bytes
+
 
 def compute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--compute``: the type that graphs are computed in."""
     types = click.Choice(["auto", "fp32", "bf16", "fp16"])
     return click.option("--compute", type=types, default="auto", show_default=True, help=help)
+
+
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--device``: one for all graphs, or one for each component."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="NAME|COMPONENT=NAME,...",
+        help="Where to run (see: latentc targets), or where each component runs: unet=gpu,vae=cpu. auto: the first "
+        "device that takes it.",
+    )(command)
+
+
+def strict_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--strict``: a device that refuses a component is an error."""
+    return click.option(
+        "--strict",
+        is_flag=True,
+        help="Fail where a device refuses a component. [default: the next device takes it, and a line says so]",
+    )(command)
+
+
+def memory_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--memory``: bytes that graphs may take."""
+    return click.option("--memory", type=BytesType(), metavar="SIZE", help=help)
 
 
 def trust_engines_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -172,10 +200,9 @@ class BytesType(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMGT]?)B?", str(value).strip().upper(), re.ASCII)
-        count = int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")) if match else 0
-        if count < 1:
-            self.fail(f"'{value}' is no size on disk; expected bytes, e.g. 600M or 1.5G.", param, ctx)
+        count = parse_bytes(str(value))
+        if count is None:
+            self.fail(f"'{value}' is no number of bytes; expected bytes, e.g. 600M or 1.5G.", param, ctx)
         return count
 
 

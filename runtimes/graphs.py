@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
 from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
-from runtimes.compute import AUTO, WIDE, broken, check_asked, choose, covered, device_of
+from runtimes.compute import AUTO, check_asked
+from runtimes.devices import Asked, Placement
+from runtimes.memory_plan import memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import table
-from runtimes.sessions.base import Device, Session
+from runtimes.sessions.base import Device, Refused, Session
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 OPENINGS = 3
 """How often a graph is opened anew because a folder was renamed meanwhile."""
@@ -36,79 +40,59 @@ class Graphs:
         self,
         root: Path,
         manifest: Manifest,
-        device: str,
+        device: Asked,
         cache: Path | None,
         progress: Progress,
         compute: str = AUTO,
         files: Pinned | None = None,
+        strict: bool = False,
+        budget: int | None = None,
     ) -> None:
         """
         Args:
             root: what the manifest's paths are relative to.
+            device: one for all graphs, or one for each component (`runtimes.devices.parse_devices`).
             compute: the type that every graph is computed in, or "auto".
             files: the artifact's files, which must still be what was verified whenever one is opened; None for files
                 that this process made itself.
+            strict: a device that refuses a graph is an error; else the next of the target's takes its place.
+            budget: bytes that open graphs may take (`runtimes.memory_plan`); None for no limit.
 
         Raises:
-            UsageError: there is no such type, or the device does not have it.
+            UsageError: there is no such component, device or type, or the device does not have the type.
         """
         check_asked(compute)
         self._root = root
         self._files = files
         self._manifest = manifest
-        self._device = device
         self._cache = cache
         self._progress = progress
-        self._compute = compute
         self._records = {g.folder: g for g in manifest.graphs}
         self._factory = table.get(manifest.target)
+        self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
+        self._plan = memory_plan(manifest, budget)
+        self._calls = count()
+        self._used: dict[str, int] = {}  # graph -> number of its last call
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
         self._closed = False
         kept_in_forks(self)
-        if compute != AUTO:
-            _ = self.computes
 
-    @cached_property
-    def _here(self) -> Device | None:
-        return device_of(self._factory, self._device)
-
-    @cached_property
+    @property
     def computes(self) -> dict[str, str]:
-        """Graph folder -> the type that it is computed in ("bf16"); empty where there is no such device.
-
-        Raises:
-            UsageError: the device does not have the type that was asked for.
-        """
-        device = self._here
-        if device is None:
-            return {}
-        return {folder: choose(self._compute, device, graph) for folder, graph in self._records.items()}
+        """Graph folder -> the type that it is computed in ("bf16"); empty where there is no such device."""
+        return self._placement.computes
 
     @property
     def device(self) -> str:
-        """What the graphs run on, by the session's own name; empty where there is no such device."""
-        return "" if self._here is None else self._here.name
+        """What the graphs run on, by the session's own names ("gpu", "gpu (vae_decoder: cpu)"); empty where the target
+        has no device here."""
+        return self._placement.text
 
     @property
     def note(self) -> str:
-        """What a user is told of what runs: a device that stands in for another, a type that was not measured there."""
-        device = self._here
-        if device is None:
-            return ""
-        kinds: dict[str, list[str]] = {}
-        for folder, compute in self.computes.items():
-            if compute != WIDE and not covered(self._records[folder], compute, device):
-                kinds.setdefault(compute, []).append(folder)
-        told = [
-            f"{', '.join(folders)} {'is' if len(folders) == 1 else 'are'} computed in {compute} on {device.name}, "
-            "which was not measured; measure it: latentc verify ARTIFACT --numerics"
-            for compute, folders in kinds.items()
-        ]
-        for folder, compute in self.computes.items():
-            if failure := broken(self._records[folder], compute):
-                told.append(f"{folder} is computed in {compute}, which was measured to fail: {failure}.")
-        return " ".join(filter(None, (device.note, *told)))
+        """What a user is told of what runs; see `runtimes.devices.Placement.note`."""
+        return self._placement.note
 
     def record(self, graph: str) -> GraphRecord:
         """The manifest's record of the graph in folder `graph`.
@@ -154,12 +138,20 @@ class Graphs:
 
     def _session(self, graph: str) -> Session:
         """The graph's session, opened if need be; its lock is held."""
+        self._used[graph] = next(self._calls)
         if graph not in self._sessions:
+            self._make_room(graph)
             self._progress(Event(f"opening {graph}", 0, None))
             self._sessions[graph] = self._opened(self._records[graph])
             self._progress(Event(f"opening {graph}", 1, 1))
         self._check_open()
         return self._sessions[graph]
+
+    def _make_room(self, graph: str) -> None:
+        """Closes graphs as the plan says before `graph` is opened; one that another thread uses stays open."""
+        opened = sorted(self._sessions, key=lambda folder: self._used.get(folder, -1))
+        for folder in self._plan.to_close(graph, tuple(opened)):
+            self._free(folder)
 
     def _free(self, graph: str) -> None:
         """Frees the graph's session, if it has one; where another thread uses it, that thread does."""
@@ -204,13 +196,75 @@ class Graphs:
         )
 
     def _open(self, record: GraphRecord) -> Session:
-        return self._factory.open(
-            self._root / record.model_file,
-            self._device,
-            self.computes.get(record.folder, record.precision),
-            self._cache_of(record),
-            record.built,
-        )
+        """A session on the graph's device, or on the next that takes it.
+
+        Raises:
+            Refused: no device takes it; the first one's words.
+        """
+        devices = self._placement.candidates(record.folder)
+        if not devices:  # The target's package is missing, which its session says.
+            return self._open_on(record, self._placement.asked(record.folder), record.precision)
+        session, _ = self._first_taken(record, devices, {}, lambda session: None)
+        return session
+
+    def _first_taken(
+        self,
+        record: GraphRecord,
+        devices: Sequence[Device],
+        refusals: dict[str, LatentcError],
+        attempt: Callable[[Session], T],
+    ) -> tuple[Session, T]:
+        """The session on the first of the devices that opens the graph and makes the attempt, and what that returns.
+
+        Args:
+            refusals: device -> error, of those that refused the graph before.
+
+        Raises:
+            Refused: none does; the first of the refusals.
+        """
+        graph = record.folder
+        for device in devices:
+            session = None
+            try:
+                session = self._open_on(record, device.name, self._placement.compute(graph, device))
+                result = attempt(session)
+            except Refused as refusal:
+                if session is not None:
+                    session.close()
+                refusals[device.name] = refusal
+                if not self._placement.may_move(graph, refusal):
+                    break
+                continue
+            except BaseException:
+                if session is not None:
+                    session.close()
+                raise
+            if refusals:
+                self._placement.move(graph, device, refusals)
+            return session, result
+        raise next(iter(refusals.values()))
+
+    def _open_on(self, record: GraphRecord, device: str, compute: str) -> Session:
+        cache = self._cache_of(record, compute)
+        return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
+
+    def _run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One run of the open graph, on the next device that takes it where its own refuses."""
+
+        def attempt(session: Session) -> dict[str, np.ndarray]:
+            return session.run({name: array for name, array in inputs.items() if name in session.inputs})
+
+        try:
+            return attempt(self._session(graph))
+        except Refused as refusal:
+            device, *others = self._placement.candidates(graph) or (None,)
+            if device is None or not others or not self._placement.may_move(graph, refusal):
+                raise
+            refusals: dict[str, LatentcError] = {device.name: refusal}
+            session, outputs = self._first_taken(self._records[graph], others, refusals, attempt)
+            self._sessions.pop(graph).close()
+            self._sessions[graph] = session
+            return outputs
 
     def open_all(self) -> None:
         """Opens every graph."""
@@ -225,8 +279,8 @@ class Graphs:
                 called, also meanwhile.
         """
         with self._held(graph):
-            session = self._session(graph)
-            outputs = session.run({name: array for name, array in inputs.items() if name in session.inputs})
+            outputs = self._run(graph, inputs)
+            session = self._sessions[graph]
             if self._files is not None:
                 # A vendor may read weights from the file while it runs. What was replaced as a whole stays as it was
                 # for who has it open.
@@ -245,7 +299,7 @@ class Graphs:
             if not lock.is_foreign:
                 self._free(graph)
 
-    def _cache_of(self, record: GraphRecord) -> Path | None:
+    def _cache_of(self, record: GraphRecord, compute: str) -> Path | None:
         """A folder for this content and type only: vendors know blobs by path, and an artifact can be replaced."""
         if self._cache is None:
             return None
@@ -253,7 +307,7 @@ class Graphs:
         for file in sorted(self._manifest.files, key=lambda f: f.path):
             if file.path.startswith(record.folder + "/"):
                 digest.update(f"{file.path} {file.sha256}\n".encode())
-        digest.update(self.computes.get(record.folder, record.precision).encode())
+        digest.update(compute.encode())
         folder = self._cache / self._manifest.target / digest.hexdigest()[:32]
         try:
             folder.mkdir(parents=True, exist_ok=True)

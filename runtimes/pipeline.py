@@ -13,17 +13,21 @@ from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
 from artifacts.hub_artifacts import located
 from artifacts.manifest import Manifest
+from artifacts.memory import available
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
+from artifacts.reading import read_manifest
 from artifacts.verify import Artifact, open_artifact
 from runtimes import flaws
 from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
 from runtimes.assemble import assemble, check_components
 from runtimes.changes import refuse_loaders
 from runtimes.compute import summary
+from runtimes.devices import Asked
 from runtimes.forecast import Count, Forecaster
 from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
+from runtimes.memory_plan import budget_of, memory_plan
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.options import parameters, synonym
@@ -37,7 +41,7 @@ __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
 def load(
     path: str | Path,
-    device: str = "auto",
+    device: Asked = "auto",
     task: str | None = None,
     cache: bool = True,
     progress: Progress = silent,
@@ -45,6 +49,8 @@ def load(
     trust_engines: bool = False,
     accelerate: str | float = AUTO,
     require_signature: str | Path | None = None,
+    strict: bool = False,
+    memory: str | int | None = None,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -54,7 +60,8 @@ def load(
     Args:
         path: the artifact's folder; or, as a text, ``owner/name[@REVISION]`` of the Hugging Face hub, where there is no
             such folder. It is fetched once for each commit, verified, and kept in the cache folder.
-        device: one that `latentc targets` lists for the artifact's target, or "auto".
+        device: one that `latentc targets` lists for the artifact's target, "auto" for the first that takes a graph, or
+            one for each component: ``{"unet": "gpu", "vae": "cpu"}`` or "unet=gpu,vae=cpu"; the others are "auto".
         task: one of the artifact's, or None for its first.
         cache: keep compiled graphs between starts, and which files were verified, in $LATENTC_CACHE or the user's
             cache folder.
@@ -67,17 +74,27 @@ def load(
             forecast may be off; see `Pipeline.generate`.
         require_signature: the public key (a PEM file) that the artifact must be signed with, in its `latentc.sig`.
             Engines that it covers run.
+        strict: a device that refuses a component is an error. Otherwise the next of the target's devices takes it,
+            which `progress` (where that is silent, a Python warning) and `Pipeline.note` tell once.
+        memory: bytes that open graphs may take ("6G"), by what `latentc inspect --memory` derives: a graph is closed
+            when another needs its memory, the least recently used first. None: what is free, where a graph that is
+            larger is tried nevertheless.
 
     Raises:
         LatentcError: the artifact is damaged, cannot be fetched, is not signed with the key that is required, holds
-            engines that are not trusted, or needs a library or device that is not here.
-        UsageError: it has no such task, the device does not have the type to compute in, or `accelerate` is none of
-            these.
+            engines that are not trusted, or needs a library or device that is not here; a graph alone is larger than
+            `memory`.
+        UsageError: it has no such task, component or device, the device does not have the type to compute in, or
+            `accelerate` is none of these.
     """
     check_accelerate(accelerate)
-    artifact = open_artifact(
-        located(path, progress), progress=progress, memory=cache_dir() / "verified" if cache else None
-    )
+    budget = budget_of(memory)
+    place = located(path, progress)
+    if budget is None:
+        budget = available()
+    else:
+        memory_plan(read_manifest(Path(place).absolute()), budget).check()
+    artifact = open_artifact(place, progress=progress, memory=cache_dir() / "verified" if cache else None)
     manifest, files = artifact.manifest, Pinned(artifact)
     if require_signature is not None:
         signature.check(artifact, Path(require_signature))
@@ -87,7 +104,9 @@ def load(
         raise no_task(chosen, manifest)
     if getattr(sessions.get(manifest.target), "runs_code", False):
         _check_engines(artifact, trust_engines or require_signature is not None)
-    graphs = Graphs(files.root, manifest, device, cache_dir() if cache else None, progress, compute, files)
+    graphs = Graphs(
+        files.root, manifest, device, cache_dir() if cache else None, progress, compute, files, strict, budget
+    )
     return Pipeline(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
 
 
@@ -207,7 +226,8 @@ class Pipeline(Generator):
 
     @property
     def device(self) -> str:
-        """What it runs on, by the session's own name ("cpu"); empty where there is no such device."""
+        """What it runs on, by the session's own names: "cpu", "gpu (vae_decoder: cpu)"; empty where the target has no
+        device here."""
         return self._graphs.device
 
     def close(self) -> None:

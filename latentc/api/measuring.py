@@ -29,6 +29,7 @@ def bench(
     size: str | tuple[int, int] | None = None,
     task: str | None = None,
     device: str | None = None,
+    strict: bool | None = None,
     compute: str | None = None,
     accelerate: str | float | None = None,
     threads: int | None = None,
@@ -46,7 +47,7 @@ def bench(
         prompts: a list, or a text file with one on each line; None for the model's own or general ones.
         steps: denoising steps. seeds: pictures of each prompt, the first from `first_seed`.
         guidance: how closely to follow the prompt. size: (width, height) in pixels.
-        task: which of the artifacts' tasks. device: one that `targets` lists. compute: in which types artifacts are
+        task: which of the artifacts' tasks. device, strict: as `load` takes them. compute: in which types artifacts are
             computed. accelerate: steps that artifacts forecast, as `load` takes it; a reference makes all its calls.
         threads: of each inference.
         report: a folder where report.html, report.md and bench.json are written.
@@ -80,6 +81,7 @@ def bench(
             "size": parse_size(size),
             "task": task,
             "device": device,
+            "strict": strict,
             "compute": compute,
             "accelerate": None if accelerate is None else str(accelerate),
             "threads": threads,

@@ -13,6 +13,8 @@ from latentc.params import (
     PixelsType,
     accelerate_option,
     compute_option,
+    device_option,
+    strict_option,
     trust_engines_option,
 )
 
@@ -65,9 +67,8 @@ Examples:
     "--size", type=PixelsType(), metavar="WxH", help="Picture size in pixels. [default: the artifact's]"
 )
 @click.option("--task", metavar="TASK", help="Which of the artifacts' tasks. [default: text-to-image]")
-@click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
-)
+@device_option
+@strict_option
 @compute_option(COMPUTE)
 @accelerate_option(f"{ACCELERATE} A reference makes all its calls.")
 @click.option(
@@ -107,6 +108,7 @@ def command(
     size: tuple[int, int] | None,
     task: str | None,
     device: str,
+    strict: bool,
     compute: str,
     accelerate: str,
     threads: int | None,
@@ -145,6 +147,7 @@ def command(
             size=size,
             task=task,
             device=device,
+            strict=strict or None,
             compute=compute,
             accelerate=accelerate,
             threads=threads,

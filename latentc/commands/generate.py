@@ -16,6 +16,9 @@ from latentc.params import (
     accelerate_option,
     assignments,
     compute_option,
+    device_option,
+    memory_option,
+    strict_option,
     trust_engines_option,
 )
 
@@ -128,8 +131,10 @@ Examples:
     help="A scheduler of diffusers, e.g. EulerDiscreteScheduler; its options follow a colon: "
     "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
+@device_option
+@strict_option
+@memory_option(
+    "Memory that open graphs may take, e.g. 6G; see: latentc inspect --memory. [default: what is free]"
 )
 @compute_option(COMPUTE)
 @accelerate_option(ACCELERATE)
@@ -169,6 +174,8 @@ def command(
     fps: float | None,
     scheduler: str | None,
     device: str,
+    strict: bool,
+    memory: int | None,
     compute: str,
     accelerate: str,
     arguments: tuple[tuple[str, str], ...],
@@ -226,6 +233,8 @@ def command(
             compute=compute,
             accelerate=accelerate,
             require_signature=require_signature,
+            strict=strict,
+            memory=memory,
         ) as pipeline,
     ):
         if pipeline.note:

@@ -15,6 +15,8 @@ from latentc.params import (
     accelerate_option,
     assignments,
     compute_option,
+    device_option,
+    strict_option,
     trust_engines_option,
 )
 
@@ -71,9 +73,8 @@ Examples:
 @click.option(
     "--task", metavar="TASK", help="Which of the artifacts' tasks. [default: what the inputs ask for]"
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
-)
+@device_option
+@strict_option
 @compute_option(COMPUTE)
 @accelerate_option(ACCELERATE)
 @click.option(
@@ -111,6 +112,7 @@ def command(
     scheduler: str | None,
     task: str | None,
     device: str,
+    strict: bool,
     compute: str,
     accelerate: str,
     arguments: tuple[tuple[str, str], ...],
@@ -162,7 +164,9 @@ def command(
 
         tasks = read_manifest(Path(path).absolute()).pipelines
         chosen = task or choose_task(tasks, image is not None, mask is not None)
-        pipeline = open_pipeline(path, device=where, task=chosen, progress=progress, compute=kind)
+        pipeline = open_pipeline(
+            path, device=where, task=chosen, progress=progress, compute=kind, strict=strict
+        )
         return _Telling(pipeline, warnings)
 
     if z is not None and y is None:

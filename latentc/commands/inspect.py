@@ -32,7 +32,12 @@ Examples:
 @click.option(
     "--json", "json_output", is_flag=True, help="Print it as JSON; of an artifact, the whole manifest."
 )
-def command(artifact_or_model: str, against: str | None, json_output: bool) -> None:
+@click.option(
+    "--memory",
+    is_flag=True,
+    help="Print what an artifact's graphs need while they are open, and which stay open with the memory that is free.",
+)
+def command(artifact_or_model: str, against: str | None, json_output: bool, memory: bool) -> None:
     """Show an artifact's components, parameters, precision, bytes, shapes and evidence; of a quantized
     one also its ten worst weights.
 
@@ -48,7 +53,11 @@ def command(artifact_or_model: str, against: str | None, json_output: bool) -> N
         return
     with bars() as progress:
         described = reading.inspect(artifact_or_model, progress=progress)
-    if isinstance(described, reading.ModelSummary):
+    if memory:
+        if isinstance(described, reading.ModelSummary):
+            raise click.UsageError("--memory is of artifacts; compile the model first.")
+        _print_memory(described, json_output)
+    elif isinstance(described, reading.ModelSummary):
         if json_output:
             show.as_json(_as_json(described))
         else:
@@ -165,6 +174,43 @@ def _print_manifest(manifest: Manifest) -> None:
         click.echo(show.plain(line))
     if any(graph.weights for graph in manifest.graphs):
         _print_quantized(manifest)
+
+
+def _print_memory(manifest: Manifest, json_output: bool) -> None:
+    from dataclasses import asdict
+
+    from artifacts.memory import available
+    from latentc import show
+    from runtimes.memory_plan import memory_plan
+
+    plan = memory_plan(manifest, available())
+    graphs = plan.graphs.values()
+    if json_output:
+        show.as_json(
+            {
+                "graphs": [{**asdict(graph), "basis": "derived"} for graph in graphs],
+                "together": plan.together,
+                "smallest": plan.smallest,
+                "free": plan.budget,
+                "plan": plan.text,
+            }
+        )
+        return
+    show.table(
+        ("graph", "files", "inputs and outputs", "derived"),
+        (
+            (graph.graph, show.size(graph.files), show.size(graph.tensors), show.size(graph.total))
+            for graph in graphs
+        ),
+        right=("files", "inputs and outputs", "derived"),
+    )
+    click.echo(
+        f"all open {show.size(plan.together)}, one at a time {show.size(plan.smallest)}, "
+        f"free {show.size(plan.budget or 0)}: {plan.text}"
+    )
+    click.echo(
+        "Derived from file sizes and declared shapes, not measured; what a graph computes within is not in it."
+    )
 
 
 def _made_of(manifest: Manifest) -> Iterator[str]:

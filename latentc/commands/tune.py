@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import COMPUTE, CountsType, compute_option
+from latentc.params import COMPUTE, CountsType, compute_option, device_option
 
 if TYPE_CHECKING:
     from artifacts.manifest import Manifest
@@ -56,9 +56,7 @@ Examples:
     help="A scheduler of diffusers and its options, as generate takes them; may be repeated, and all hold it. "
     "[default: the model's own]",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
-)
+@device_option
 @compute_option(COMPUTE)
 @click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
 def command(

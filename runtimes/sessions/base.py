@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ class Device:
     computes: tuple[str, ...] = ()
 
 
+class Refused(LatentcError):
+    """A vendor did not open or run a graph on a device: an operator, a type, memory. Another device may."""
+
+
+class NotStarted(Refused):
+    """A device that is listed, and which this machine does not have, or not the libraries for."""
+
+
 class Session(Protocol):
     """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs.
 
@@ -49,6 +58,10 @@ class Session(Protocol):
 
         Returns:
             One array for each of `self.outputs`. They are the caller's: a later run does not overwrite them.
+
+        Raises:
+            Refused: the vendor failed.
+            LatentcError: the inputs are not the graph's.
         """
 
     def close(self) -> None:
@@ -96,6 +109,9 @@ class SessionFactory(Protocol):
     One whose files are code, which the vendor executes, says so by an attribute, ``runs_code = True``, and opens those
     alone that the user trusts (`artifacts.engines`).
 
+    One that can say more of a device that is not here than that it is not offers a method ``check_device(name)``, which
+    raises LatentcError.
+
     One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
     a graph is measured at the graph's outputs alone.
     """
@@ -132,5 +148,6 @@ class SessionFactory(Protocol):
             built: what the target said of the graph's files, as the manifest keeps it.
 
         Raises:
-            LatentcError: no such device, or the vendor refused the file.
+            Refused: the vendor refused the file on this device.
+            LatentcError: no such device, or the file is not the target's.
         """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
-from runtimes.sessions.base import Device
+from runtimes.sessions.base import Device, Refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,13 +56,13 @@ def choose(device: str, devices: Sequence[Device], target: str, install: str) ->
 
 @contextmanager
 def opening(model_file: Path, target: str) -> Iterator[None]:
-    """Turns what a vendor raises while it opens `model_file` into a LatentcError."""
+    """Turns what a vendor raises while it opens `model_file` into a `Refused`."""
     try:
         yield
     except LatentcError:
         raise
     except Exception as error:  # Vendors raise their own types, some of them directly under Exception.
-        raise LatentcError(
+        raise Refused(
             f"{target} cannot open {model_file.parent.name}/{model_file.name}: {brief(error)}",
             "See: latentc verify ARTIFACT",
         ) from error
@@ -70,14 +70,14 @@ def opening(model_file: Path, target: str) -> Iterator[None]:
 
 @contextmanager
 def running(name: str, target: str, inputs: Mapping[str, np.ndarray]) -> Iterator[None]:
-    """Turns what a vendor raises while it runs into a LatentcError that says which graph and shapes."""
+    """Turns what a vendor raises while it runs into a `Refused` that says which graph and shapes."""
     try:
         yield
     except LatentcError:
         raise
     except Exception as error:  # As above.
         shapes = ", ".join(f"{k} {v.dtype.name}{list(v.shape)}" for k, v in inputs.items())
-        raise LatentcError(f"{target} failed in {name} with {shapes}: {brief(error)}") from error
+        raise Refused(f"{target} failed in {name} with {shapes}: {brief(error)}") from error
 
 
 def brief(error: BaseException, lines: int = 6) -> str:

@@ -41,6 +41,15 @@ class DirectMlSessions:
         cpu = Device(CPU, "CPU, for checking: the unfused twin of the same weights", ON_CPU)
         return (Device(GPU, "GPU through DirectX 12"), cpu) if PROVIDER in present else (cpu,)
 
+    def check_device(self, name: str) -> None:
+        """Raises LatentcError where the GPU is asked for and the installed package has no provider for it."""
+        devices = self.devices()
+        if devices and name.lower() == GPU and GPU not in {device.name for device in devices}:
+            raise LatentcError(
+                f"the installed onnxruntime has no {PROVIDER}, which Windows' packages have.",
+                f"On Windows: {INSTALL}   Elsewhere, to check only: --device cpu",
+            )
+
     def lacks(self, built: Built) -> str:
         """Nothing: the twin runs everywhere."""
         return ""
@@ -61,12 +70,8 @@ class DirectMlSessions:
         Raises:
             LatentcError: onnxruntime or its DirectML provider is missing, or the file was refused.
         """
+        self.check_device(device)
         devices = self.devices()
-        if devices and device.lower() == GPU and GPU not in {d.name for d in devices}:
-            raise LatentcError(
-                f"the installed onnxruntime has no {PROVIDER}, which Windows' packages have.",
-                f"On Windows: {INSTALL}   Elsewhere, to check only: --device cpu",
-            )
         package = "onnxruntime-directml" if sys.platform == "win32" else "onnxruntime"
         name = choose(device, devices, self.target, f"pip install {package}")
         check_onnx(model_file, FORMAT)

@@ -11,9 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.base import Device
+from runtimes.sessions.base import Device, NotStarted
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
 from runtimes.sessions.onnx_structure import check_onnx
 from targets.onnxruntime.file_format import FORMAT
@@ -108,10 +107,6 @@ class OrtSessions:
     def _open(self, model_file: Path, device: str) -> OrtSession:
         session = inference_session(model_file, device, self.target)
         return OrtSession(session, model_file.parent.name, device, MEMORY.get(device))
-
-
-class NotStarted(LatentcError):
-    """An execution provider that is installed, and for which this machine has no device or no libraries."""
 
 
 def inference_session(model_file: Path, device: str, target: str) -> Any:

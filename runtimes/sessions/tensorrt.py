@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts import engines
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.base import Device
+from runtimes.sessions.base import Device, Refused
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.scratch import Scratch, scratch
@@ -121,7 +121,7 @@ class TensorRtSession:
                 self._runtime.engine_host_code_allowed = True
             self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
-                raise LatentcError("; ".join(self._said) or "the engine was refused")
+                raise Refused("; ".join(self._said) or "the engine was refused")
             if built.get("strip"):
                 self._refit(trt, model_file.with_name(MODEL))
             if built.get("weight_streaming"):
@@ -145,9 +145,7 @@ class TensorRtSession:
         refitter = trt.Refitter(self._engine, logger)
         parser = trt.OnnxParserRefitter(refitter, logger)
         if not parser.refit_from_file(str(onnx_file)) or not refitter.refit_cuda_engine():
-            raise LatentcError(
-                "; ".join(self._said) or f"the weights of {onnx_file.name} do not fit the engine"
-            )
+            raise Refused("; ".join(self._said) or f"the weights of {onnx_file.name} do not fit the engine")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the engine once; see `runtimes.sessions.base.Session.run`."""

@@ -110,6 +110,15 @@ def test_engines_are_trusted_for_one_command(
     assert seen == [None, "1", None]
 
 
+def test_where_it_runs_reaches_the_pipeline(latentc, fake):
+    options = ("--device", "unet=gpu,vae=cpu", "--strict", "--memory", "6G")
+    ended = latentc("generate", "out", "a circle", "-o", "a.png", *options)
+    assert ended.code == 0, ended.err
+    loaded = {name: fake.loaded[name] for name in ("device", "strict", "memory")}
+    assert loaded == {"device": "unet=gpu,vae=cpu", "strict": True, "memory": 6_000_000_000}
+    assert latentc("generate", "out", "a circle", "--memory", "much").code == 2
+
+
 def test_one_prompt_one_picture(latentc, fake, tmp_path):
     ended = latentc(
         "generate", "out", "a circle", "-o", "a.png", "--steps", 3, "--guidance", 2, "--size", "64x32"

@@ -54,6 +54,18 @@ def test_each_type_is_shown_and_one_that_fails_is_told(latentc, tmp_path):
     assert "bf16 on cpu, quick: fails, so it is computed in fp32" in shown
 
 
+def test_memory_is_derived_from_files_and_the_largest_shapes(latentc, tmp_path):
+    made(tmp_path)
+    shown = latentc("inspect", tmp_path, "--memory")
+    assert shown.code == 0 and "all graphs stay open" in shown.out and "not measured" in shown.out
+    answer = json.loads(latentc("inspect", tmp_path, "--memory", "--json").out)
+    tensors = 2 * 4 * 4 * 64 * 64 * 4
+    assert answer["graphs"] == [
+        {"graph": "unet", "files": 5 + 63 + 2, "tensors": tensors, "basis": "derived"}
+    ]
+    assert answer["together"] == answer["smallest"] == 70 + tensors
+
+
 def test_json_is_the_manifest(latentc, tmp_path):
     manifest = made(tmp_path)
     found = json.loads(latentc("inspect", tmp_path, "--json").out)

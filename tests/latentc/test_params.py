@@ -83,5 +83,5 @@ def test_bytes(text, count):
 
 @pytest.mark.parametrize("text", ["0", "M", "-5", "1.5X", "ten"])
 def test_what_is_no_size_on_disk(text):
-    with pytest.raises(click.BadParameter, match="no size on disk"):
+    with pytest.raises(click.BadParameter, match="no number of bytes"):
         BytesType().convert(text, None, None)

@@ -63,7 +63,7 @@ def test_an_artifact_that_cannot_be_drawn_with(latentc, tmp_path):
     assert ended.code == 1 and "does not exist" in ended.err and "Traceback" not in ended.err
     made(tmp_path / "out")
     ended = latentc("tune", tmp_path / "out", "--device", "gpu.7")
-    assert ended.code == 1 and "Traceback" not in ended.err
+    assert ended.code == 2 and "has no device 'gpu.7'" in ended.err and "Traceback" not in ended.err
 
 
 def test_a_gate_that_cannot_be_held_and_a_stop(latentc, asked, monkeypatch):

@@ -1,0 +1,115 @@
+"""Which graphs stay open within a budget of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange, FileRecord, Manifest
+from artifacts.progress import silent
+from artifacts.units import parse_bytes
+from runtimes import graphs as module
+from runtimes import pipeline
+from runtimes.graphs import Graphs
+from runtimes.memory_plan import budget_of, memory_plan
+from tests.runtimes import tiny
+from tests.runtimes.conftest import Compiled
+from tests.runtimes.test_graphs import Factory
+
+SIZES = {"text_encoder": 300, "unet": 900, "vae_decoder": 200, "vae_encoder": 100}
+
+
+def manifest() -> Manifest:
+    """Graphs of `SIZES` bytes without inputs and outputs."""
+    whole = tiny.manifest()
+    graphs = tuple(graph.model_copy(update={"inputs": (), "outputs": ()}) for graph in whole.graphs)
+    files = tuple(FileRecord(path=f"{g}/model.fake", sha256="a" * 64, size=n) for g, n in SIZES.items())
+    return whole.model_copy(update={"graphs": graphs, "files": files})
+
+
+@pytest.fixture
+def factory(monkeypatch: pytest.MonkeyPatch) -> Factory:
+    factory = Factory()
+    monkeypatch.setattr(module.table, "get", lambda target: factory)
+    return factory
+
+
+def drawn(factory: Factory, budget: int | None) -> tuple[list[str], list[int], list[Any]]:
+    """What is opened for a picture of two steps and one more, how often each was closed, and the results."""
+    pool = Graphs(Path(), manifest(), "cpu", None, silent, budget=budget)
+    inputs = {"sample": np.ones(2, np.float32)}
+    calls = ["text_encoder", "unet", "unet", "vae_decoder"] * 2
+    results = [pool.run(graph, inputs)["out"].tolist() for graph in calls]
+    closed = [session.closed for session in factory.sessions]
+    pool.close()
+    assert all(session.closed == 1 for session in factory.sessions)
+    return [opened[0].parent.name for opened in factory.opened], closed, results
+
+
+def test_with_enough_memory_nothing_is_closed(factory: Factory) -> None:
+    for budget in (None, 1400):
+        factory.opened.clear()
+        factory.sessions.clear()
+        opened, closed, _ = drawn(factory, budget)
+        assert opened == ["text_encoder", "unet", "vae_decoder"] and closed == [0, 0, 0]
+
+
+def test_the_least_recently_used_is_closed_for_another(factory: Factory) -> None:
+    opened, closed, _ = drawn(factory, 1100)  # the denoiser and the decoder, or the encoder and the decoder
+    assert opened == ["text_encoder", "unet", "vae_decoder"] * 2
+    assert closed == [1, 1, 1, 1, 0, 0], (
+        "the denoiser and the decoder fit together; the text encoder not beside them"
+    )
+
+
+def test_one_graph_at_a_time_gives_the_same(factory: Factory) -> None:
+    _, _, whole = drawn(factory, None)
+    factory.opened.clear()
+    factory.sessions.clear()
+    opened, closed, results = drawn(factory, 900)
+    assert results == whole
+    assert opened == ["text_encoder", "unet", "vae_decoder"] * 2
+    assert closed == [1, 1, 1, 1, 1, 0]
+
+
+def test_what_graphs_need_is_derived_from_files_and_the_largest_shapes() -> None:
+    plan = memory_plan(manifest(), None)
+    assert (plan.together, plan.smallest) == (1500, 900)
+    graph = tiny.manifest().graphs[0]
+    spec = graph.inputs[0].model_copy(update={"dtype": "float16", "shape": ("batch", 3, "n")})
+    graph = graph.model_copy(
+        update={"inputs": (spec,), "outputs": (), "dims": {"batch": DimRange(min=1, max=4)}}
+    )
+    whole = manifest().model_copy(update={"graphs": (graph,)})
+    assert memory_plan(whole, None).graphs[graph.folder].tensors == 4 * 3 * 2
+
+
+def test_a_budget_that_holds_no_graph_says_the_smallest() -> None:
+    memory_plan(manifest(), 900).check()
+    with pytest.raises(LatentcError, match=r"'unet' needs at least 900 B .* the budget is 899 B") as caught:
+        memory_plan(manifest(), 899).check()
+    assert "--memory 1M" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "many", "-1", "0", "6X", "1e9", 0, -5, True])
+def test_what_is_no_budget(text: Any) -> None:
+    with pytest.raises(UsageError, match=r"is no amount of memory; expected bytes, e.g. 600M or 6G"):
+        budget_of(text)
+
+
+def test_budgets() -> None:
+    assert budget_of("1.5G") == parse_bytes("1.5gb") == 1_500_000_000
+    assert budget_of(7) == 7 and budget_of(None) is None
+
+
+def test_it_is_refused_before_anything_is_read(
+    compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny.publish(compiled.root, tmp_path / "artifact")
+    monkeypatch.setattr(pipeline, "open_artifact", lambda *args, **kwargs: pytest.fail("it was read"))
+    with pytest.raises(LatentcError, match="the budget is 1 B"):
+        pipeline.load(root, memory="1")
