@@ -151,7 +151,7 @@ def _refusal(root: Path, file: Path, public_key: Path, error: Exception) -> Late
     words = str(error)
     again = "Fetch the artifact again from whoever signed it, and their public key."
     if words.startswith("Signature mismatch"):
-        names = list(dict.fromkeys(re.findall(r"Hash mismatch for '([^']+)'", words)))
+        names = list(dict.fromkeys(re.findall(r"Hash mismatch for \\?'([^'\\]+)\\?'", words)))
         names += [name for part in re.findall(r"files[^:]*: ([^\"]+)\"", words) for name in part.split(", ")]
         shown = ", ".join(map(paths.shown, names[:3])) + (
             f" and {len(names) - 3} more" if len(names) > 3 else ""
