@@ -48,6 +48,8 @@ def command(artifact_or_model: str, against: str | None, json_output: bool, memo
     from latentc.api import reading
     from latentc.progress import bars
 
+    if against is not None and memory:
+        raise click.UsageError("--against and --memory are two questions; ask one.")
     if against is not None:
         _print_differences(artifact_or_model, against, json_output)
         return

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import click
 
-from latentc.params import COMPUTE, BytesType, FiniteType, compute_option, trust_engines_option
+from latentc.params import COMPUTE, BytesType, FiniteType, compute_option, device_option, trust_engines_option
 
 INSTALL = "pip install 'latentc[serve]'"
 
@@ -33,9 +33,7 @@ Examples:
     metavar="N",
     help="The port to listen at; 0 for any free one, which the log names.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="Where to run; see: latentc targets."
-)
+@device_option
 @compute_option(COMPUTE)
 @trust_engines_option
 @click.option(

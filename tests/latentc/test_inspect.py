@@ -63,6 +63,7 @@ def test_memory_is_derived_from_files_and_the_largest_shapes(latentc, tmp_path):
     assert answer["graphs"] == [
         {"graph": "unet", "files": 5 + 63 + 2, "tensors": tensors, "basis": "derived"}
     ]
+    assert latentc("inspect", tmp_path, "--memory", "--against", tmp_path).code == 2
     assert answer["together"] == answer["smallest"] == 70 + tensors
 
 
