@@ -10,20 +10,6 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import GraphRecord, Manifest, TensorSpec
 from artifacts.units import parse_bytes, size
 
-_BYTES = {
-    "bool": 1,
-    "int8": 1,
-    "uint8": 1,
-    "float16": 2,
-    "bfloat16": 2,
-    "int16": 2,
-    "uint16": 2,
-    "float64": 8,
-}
-_BYTES |= {"int64": 8, "uint64": 8}
-_USUAL_BYTES = 4
-
-
 @dataclass(frozen=True)
 class GraphMemory:
     """What one graph is taken to need while it is open, in bytes. It is derived from the manifest, not measured: what
@@ -138,4 +124,11 @@ def _bytes(spec: TensorSpec, graph: GraphRecord) -> int:
     dims = (
         dim if isinstance(dim, int) else graph.dims[dim].max if dim in graph.dims else 1 for dim in spec.shape
     )
-    return math.prod(dims) * _BYTES.get(spec.dtype, _USUAL_BYTES)
+    return math.prod(dims) * _element_bytes(spec.dtype)
+
+
+def _element_bytes(dtype: str) -> int:
+    import ml_dtypes  # noqa: F401  so that NumPy knows bfloat16
+    import numpy as np
+
+    return np.dtype(dtype).itemsize

@@ -30,6 +30,7 @@ OPTIONAL = (
     "compiler/capture/lycoris_kinds.py",
     "compiler/evidence/runners.py",
     "compiler/origins/gguf_file.py",
+    "latentc/serving/",
     "latentc/bill_of_materials.py",
     "runtimes/media.py",
     "targets/openvino/nncf.py",
