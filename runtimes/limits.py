@@ -10,16 +10,21 @@ import ctypes
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from artifacts.errors import LatentcError
+from runtimes.config_keys import largest_figure, largest_figures
 
 MODULES = 20_000
 """In one component, its submodules included."""
+SPARE_WEIGHTS = 1 << 24
+"""Weights that a module may have beside those that its files can hold."""
 TENSOR = 128 << 20
-"""Bytes of one tensor that is made for real, which a module without weights has few of."""
+"""Bytes of one tensor whose values are computed, which a module without weights has few of."""
+SMALL = 1 << 16
+"""Elements. What is computed of fewer is measured when it is there."""
 BLOCKS = 3_000_000
 """Python objects that may be made at once, of some 100 bytes each."""
 CPU_SECONDS = 60.0
@@ -27,6 +32,7 @@ CPU_SECONDS = 60.0
 WALL_SECONDS = 300.0
 """Where a system does not tell a thread's own time."""
 PULSE = 0.05
+HINT = "compile the model again, from a source that you trust."
 
 
 class _Exceeded(BaseException):
@@ -38,7 +44,9 @@ class _Limit(BaseException):
 
 
 @contextmanager
-def bounded(what: str, elements: int | None = None) -> Iterator[None]:
+def bounded(
+    what: str, elements: int | None = None, config: bytes = b"", tensor: int = TENSOR, hint: str = HINT
+) -> Iterator[None]:
     """For as long as it is open, what this thread makes stays within the limits above.
 
     Python's loops are ended from outside when they run too long or make too many objects. One call of a native
@@ -48,23 +56,48 @@ def bounded(what: str, elements: int | None = None) -> Iterator[None]:
     Args:
         what: what is being made, for the error.
         elements: parameters that all modules together may have, of any device; None for any number.
+        config: the configuration that it is made of, whose largest figures the error names; empty for none.
+        tensor: bytes that one tensor may have whose values are computed.
+        hint: what to do about it.
 
     Raises:
         LatentcError: it does not.
     """
     try:
-        with _ended_from_outside(), _measured_modules(elements), _measured_tensors():
+        with _ended_from_outside(), _measured_modules(elements), _measured_tensors(elements, tensor):
             yield
     except (_Limit, _Exceeded) as error:
         raise LatentcError(
-            f"{what} is larger than an artifact can need: {error}.",
-            "A figure in its configuration is wrong: compile the model again, from a source that you trust.",
+            f"{what} is too large: {error}.{largest_figures(config)}",
+            f"A figure in its configuration is wrong: {hint}",
         ) from None
     except MemoryError:
         raise LatentcError(
-            f"{what} takes more memory than there is.",
+            f"{what} takes more memory than there is.{largest_figures(config)}",
             "A figure in its configuration is wrong, or close other programs.",
         ) from None
+
+
+@contextmanager
+def sized_within(what: str, tensor: int, configs: Mapping[str, bytes], hint: str) -> Iterator[None]:
+    """For as long as it is open, tensors that this thread makes of a size alone (zeros, noise) have at most `tensor`
+    bytes.
+
+    Args:
+        what: what makes them, for the error.
+        configs: file -> the configuration in it, of which the error names the one with the largest figure.
+        hint: what to do about it.
+
+    Raises:
+        LatentcError: one has more.
+    """
+    try:
+        with _measured_tensors(None, tensor, results=False):
+            yield
+    except _Limit as error:
+        file = max(configs, key=lambda file: largest_figure(configs[file]), default="")
+        where = f" It follows {file}.{largest_figures(configs[file])}" if file else ""
+        raise LatentcError(f"{what}: {error}.{where}", hint) from None
 
 
 @contextmanager
@@ -85,9 +118,7 @@ def _measured_modules(elements: int | None) -> Iterator[None]:
         if threading.get_ident() == thread and parameter is not None and elements is not None:
             total += parameter.numel()
             if total > elements:
-                raise _Limit(
-                    f"it has more than {elements} weights, and its graphs' files cannot hold as many"
-                )
+                raise _Limit(f"it has more than {elements} weights, and its files cannot hold as many")
 
     hooks = (
         module.register_module_module_registration_hook(count_module),
@@ -101,12 +132,12 @@ def _measured_modules(elements: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _measured_tensors() -> Iterator[None]:
+def _measured_tensors(elements: int | None, limit: int, results: bool = True) -> Iterator[None]:
+    """Tensors of a size alone are measured; with `results` also what is computed of tensors."""
     import torch
     from torch.overrides import TorchFunctionMode
 
     names = (
-        "empty",
         "zeros",
         "ones",
         "full",
@@ -122,19 +153,67 @@ def _measured_tensors() -> Iterator[None]:
 
     class Measured(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in makers and str((kwargs or {}).get("device")) != "meta":
-                _check_size(func(*args, **{**(kwargs or {}), "device": "meta"}))
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor) and result.device.type != "meta":
-                _check_size(result)
+            kwargs = kwargs or {}
+            if str(kwargs.get("device")) == "meta":
+                return func(*args, **kwargs)
+            if func is torch.empty:
+                # How parameters begin: it takes no memory until it is written.
+                empty = func(*args, **{**kwargs, "device": "meta"})
+                if elements is not None and empty.numel() > elements:
+                    raise _Limit(
+                        f"it has a tensor of {list(empty.shape)}, and its files hold at most {elements} weights"
+                    )
+                return func(*args, **kwargs)
+            if func in makers:
+                _check_size(func(*args, **{**kwargs, "device": "meta"}), limit)
+            elif results and args and _is_real(args[0]) and _writes(func):
+                _check_size(args[0], limit)
+            elif results and any(_is_real(value) and value.numel() > SMALL for value in args):
+                _check_size(_on_meta(func, args, kwargs), limit)
+            result = func(*args, **kwargs)
+            if results and _is_real(result) and not _shares_memory(result, args):
+                _check_size(result, limit)
             return result
 
     with Measured():
         yield
 
 
-def _check_size(tensor: Any) -> None:
-    if tensor.numel() * tensor.element_size() > TENSOR:
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _is_real(value: Any) -> bool:
+    return _is_tensor(value) and value.device.type != "meta"
+
+
+def _writes(func: Any) -> bool:
+    """Whether a function of torch writes into its first argument."""
+    name: str = getattr(func, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+def _shares_memory(result: Any, tensors: Iterable[Any]) -> bool:
+    """Whether a result is a view of one of `tensors`, which are all on the meta device or all real."""
+    memory = result.untyped_storage()._cdata
+    return any(_is_tensor(value) and value.untyped_storage()._cdata == memory for value in tensors)
+
+
+def _on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `func` would compute, without its values; None where that takes the values, or no memory."""
+    shapes = [value.to("meta") if _is_real(value) else value for value in args]
+    try:
+        result = func(*shapes, **kwargs)
+    except Exception:  # Of functions that read values, or take more tensors than these: any kind.
+        return None
+    is_elsewhere = any(str(value) == "meta" for value in (*args, *kwargs.values()) if not _is_tensor(value))
+    return None if is_elsewhere or not _is_tensor(result) or _shares_memory(result, shapes) else result
+
+
+def _check_size(tensor: Any, limit: int) -> None:
+    if tensor is not None and tensor.numel() * tensor.element_size() > limit:
         raise _Limit(f"it makes a tensor of {list(tensor.shape)}")
 
 

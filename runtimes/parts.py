@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from artifacts.contents import Contents
 from artifacts.errors import LatentcError
 from runtimes.classes import is_own
+from runtimes.config_keys import keys_behind
 from runtimes.configs import MAX_FIGURE, UNLIMITED, cleaned, is_config
 from runtimes.guard import guarded
 from runtimes.limits import bounded
@@ -103,16 +104,30 @@ def check_padding(part: Any, place: str) -> None:
             )
 
 
+def pads_to_no_length(parts: Mapping[str, Any]) -> str:
+    """The first tokenizer of a pipeline that says no length to pad to, by its name there; empty for none.
+
+    transformers then gives 10**30, with which a pipeline that pads to it fails somewhere in its tokenizer.
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    for name, part in parts.items():
+        if isinstance(part, PreTrainedTokenizerBase) and part.model_max_length >= UNLIMITED:
+            return name
+    return ""
+
+
 @contextmanager
-def making(cls: type, place: str, elements: int | None = None) -> Iterator[None]:
+def making(cls: type, place: str, elements: int | None = None, config: bytes = b"") -> Iterator[None]:
     """While an object of `cls` is made of files in `place`: nothing is fetched, and what does not work is an error.
 
     Args:
         elements: weights that modules may have; None for any number.
+        config: the configuration in `place`, whose keys errors name; empty for none.
     """
     try:
         with (
-            bounded(f"{cls.__name__}, made of {place},", elements),
+            bounded(f"{cls.__name__}, made of {place},", elements, config),
             guarded(f"{cls.__name__}, made of {place},"),
         ):
             yield
@@ -120,7 +135,8 @@ def making(cls: type, place: str, elements: int | None = None) -> Iterator[None]
         raise
     except Exception as error:  # Hundreds of classes, whose constructors refuse settings in as many ways.
         raise LatentcError(
-            f"{cls.__name__} cannot be made of {place}: {type(error).__name__}: {_brief(error)}"
+            f"{cls.__name__} cannot be made of {place}: {type(error).__name__}: {brief(error)}."
+            f"{keys_behind(error, config)}"
         ) from error
 
 
@@ -184,6 +200,7 @@ def _no_room(place: str, error: OSError) -> LatentcError:
     )
 
 
-def _brief(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:297]}..."
+def brief(error: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters, without a full stop."""
+    text = " ".join(str(error).split()).removesuffix(".")
+    return text if len(text) <= 300 else f"{text[:297]}.."

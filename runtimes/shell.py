@@ -21,6 +21,7 @@ from runtimes.classes import is_list, list_of_models, module_class
 from runtimes.configs import LIST_KEY, cleaned, read_config
 from runtimes.extrapolation import Arrays
 from runtimes.forecast import Forecaster
+from runtimes.limits import SPARE_WEIGHTS
 from runtimes.meter import Meter
 from runtimes.parts import making, private_copy
 from runtimes.residual import put_residual
@@ -52,8 +53,7 @@ MEMORY_METHODS = (
 
 
 WEIGHTS_A_BYTE = 16
-SPARE_WEIGHTS = 1 << 24
-"""How many weights a shell may stand for: so many for each byte of the artifact, and these."""
+"""How many weights a shell may stand for, for each byte of the artifact, beside `SPARE_WEIGHTS`."""
 
 
 class Runner(Protocol):
@@ -117,7 +117,7 @@ def build_shell(
     # A weight takes a bit of some graph's file at least. Graphs leave out parts of modules, so there is room.
     elements = WEIGHTS_A_BYTE * files.size + SPARE_WEIGHTS if isinstance(files, Pinned) else None
     paths = {path for m in record.methods if (path := m.method.rpartition(".")[0])}
-    with making(cls, files.shown(record.config), elements):
+    with making(cls, files.shown(record.config), elements, files.read(record.config)):
         python = bool(paths) or not record.methods  # Code of its own runs, on tensors of its own.
         module = (_without_memory if python else _on_meta)(cls, files, record.config)
     module.eval().requires_grad_(False)

@@ -29,7 +29,9 @@ from compiler.capture.tasks import own_task, pipeline_for
 from compiler.source import ModelSource
 from runtimes.assemble import assemble, required_components
 from runtimes.classes import class_path
+from runtimes.limits import sized_within
 from runtimes.options import parameters, synonym
+from runtimes.parts import pads_to_no_length
 from runtimes.visuals import has_frames
 from targets.graph.weights import Origin
 
@@ -164,7 +166,7 @@ def _captured(
     run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
-        size, frames = run.complete(pipe, size, frames)
+        size, frames = _complete(run, pipe, source, size, frames)
         points = _points(size, batch, frames, tokens)
         try:
             run.all(pipelines, points)
@@ -215,6 +217,22 @@ def _captured(
     )
 
 
+def _complete(
+    run: _Runner, pipe: Any, source: ModelSource, size: SizeRange | None, frames: DimRange | None
+) -> tuple[SizeRange, DimRange | None]:
+    """`_Runner.complete`, of a model whose own size may be enormous."""
+    if size is not None:
+        return run.complete(pipe, size, frames)
+    configs = {
+        str(c.folder / "config.json"): c.config
+        for c in source.modules
+        if (c.folder / "config.json").is_file()
+    }
+    what = f"{type(pipe).__name__} makes pictures of a size that is too large, where it is told none"
+    with sized_within(what, _LARGEST_SIZED, configs, "Correct that file, or give the size: --size WxH"):
+        return run.complete(pipe, size, frames)
+
+
 def _modules(
     source: ModelSource, mode: FakeTensorMode, progress: Progress, left_out: list[LeftOut], weightless: bool
 ) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Origin]]]:
@@ -258,6 +276,10 @@ class _Made:
         else:
             size = None
         return cls(size, None if clips is None else len(pictures))
+
+
+_LARGEST_SIZED = 1 << 30
+"""Bytes of the noise of one picture or video of a size that nobody asked for."""
 
 
 class _Runner:

@@ -17,15 +17,22 @@ from compiler.capture.rewritten import recordable
 from compiler.origins.embeddings import extended
 from compiler.source import ComponentSource
 from runtimes.classes import list_of_models
+from runtimes.config_keys import keys_behind
 from runtimes.configs import LIST_KEY, read_config
 from runtimes.guard import guarded
-from runtimes.parts import private_copy
+from runtimes.limits import SPARE_WEIGHTS, bounded
+from runtimes.parts import brief, private_copy
 from targets.graph.weights import Origin, Seeded
 
 # Tables of more elements that checkpoints store (SD 3.5's positions: 226 million) are weights like any other.
 _TABLE_ELEMENTS = 65536
 # Tables of more are not computed where that can be helped.
 _LARGE_ELEMENTS = 1 << 24
+# Bytes of a table that is computed all the same, since no file holds it.
+_COMPUTED = 1 << 30
+# Of stored weights: those of four bits, and those that two modules share.
+_WEIGHTS_A_BYTE = 4
+_HINT = "download the model again, from a source that you trust."
 
 
 def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = False) -> torch.nn.Module:
@@ -38,17 +45,23 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
         as_it_is: leave code that cannot be recorded (`rewritten.recordable`): for a module that is run.
 
     Raises:
-        LatentcError: the config does not fit the class.
+        LatentcError: the config does not fit the class, or asks for far more than the weights are.
     """
+    what = f"'{component.name}' ({component.class_name})"
+    place = component.folder / "config.json"
+    config = component.config
+    made = f"{what}, made of {place},"
     with _default_dtype(torch.float32):
         try:
-            with guarded(f"'{component.name}' ({component.class_name})"):
+            with bounded(made, _most_weights(component), config, _COMPUTED, _HINT), guarded(made):
                 module = _without_weights(component)
         except LatentcError:
             raise
         except Exception as error:  # Hundreds of classes, whose constructors refuse settings in as many ways.
             raise LatentcError(
-                f"'{component.name}' ({component.class_name}) cannot be built: {error}"
+                f"{what} cannot be built of {place}: {type(error).__name__}: {brief(error)}."
+                f"{keys_behind(error, config)}",
+                f"Correct that file, or {_HINT}",
             ) from error
     if hasattr(module, "tie_weights"):  # transformers; building without memory made every parameter its own
         module.tie_weights()  # type: ignore[operator]
@@ -68,6 +81,18 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
                 with mode:
                     owner._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
     return module.eval() if as_it_is else recordable(module.eval())
+
+
+def _most_weights(component: ComponentSource) -> int | None:
+    """How many weights the module may have for what its files hold; None where it has none, and gets noise."""
+    if component.members:
+        counts = [_most_weights(member) for member in component.members]
+        return None if None in counts else sum(count for count in counts if count is not None)
+    try:
+        stored = component.stored
+    except LatentcError:  # `bind` raises it, where weights are wanted.
+        return None
+    return SPARE_WEIGHTS + _WEIGHTS_A_BYTE * sum(tensor.nbytes for tensor in stored.values())
 
 
 def _without_weights(component: ComponentSource) -> torch.nn.Module:

@@ -26,7 +26,7 @@ def test_what_is_made_within_the_limits_is_made() -> None:
 def test_too_many_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MODULES", 100)
     with (
-        pytest.raises(LatentcError, match="^a module is larger .* more than 100 modules"),
+        pytest.raises(LatentcError, match="^a module is too large: it has more than 100 modules"),
         bounded("a module"),
     ):
         torch.nn.ModuleList(torch.nn.Identity() for _ in range(10**7))
@@ -53,6 +53,29 @@ def test_a_tensor_is_measured_before_it_is_made() -> None:
     assert time.process_time() - start < 10
     with bounded("a module"), torch.device("meta"):
         assert torch.zeros(10**5, 10**5).is_meta
+
+
+def test_parameters_are_counted_and_no_memory_that_they_do_not_take() -> None:
+    """A parameter is made empty, and freed before it is written."""
+    from accelerate import init_empty_weights
+
+    with bounded("a module", elements=10**8), init_empty_weights(include_buffers=False):
+        assert torch.nn.Embedding(10**6, 64).weight.is_meta
+    with (
+        pytest.raises(
+            LatentcError, match=r"a tensor of \[10000000, 64\], and its files hold at most 100000000"
+        ),
+        bounded("a module", elements=10**8),
+        init_empty_weights(include_buffers=False),
+    ):
+        torch.nn.Embedding(10**7, 64)
+    with pytest.raises(LatentcError, match="makes a tensor of"), bounded("a module", elements=10**9):
+        torch.empty(10**9, dtype=torch.uint8).fill_(1)
+
+
+def test_what_is_computed_of_tensors_is_measured_before_it_is_there() -> None:
+    with pytest.raises(LatentcError, match=r"makes a tensor of \[1000000, 1000000\]"), bounded("a table"):
+        torch.outer(torch.arange(10**6), torch.arange(10**6))
 
 
 def test_a_loop_of_objects_is_ended_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
