@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from bench.record import Measured
 from bench.stats import measured
 from compiler.evidence.metrics import frames, tensor
+from runtimes.guard import guarded
+from runtimes.model_view import component_view
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,21 +111,27 @@ def clip_model() -> str | None:
 
 
 def _clip(folder: str) -> tuple[Any, Any]:
-    """The model and its processor, from safetensors and JSON only."""
+    """The model and its processor, from safetensors and JSON only, which are looked through as a model's are.
+
+    Raises:
+        LatentcError: a file there names code, a kernel or another model, or would be fetched.
+    """
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
-    model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+    with component_view(Path(folder)) as view, guarded(f"CLIP, loaded from {folder},"):
+        model = CLIPModel.from_pretrained(view, local_files_only=True, use_safetensors=True).eval()
+        processor = CLIPProcessor.from_pretrained(view, local_files_only=True)
     for name in ("get_image_features", "get_text_features"):
         inner = getattr(model, name)
 
         def features(*args: Any, inner: Any = inner, **kwargs: Any) -> Any:
             # transformers 5 returns its output object where torchmetrics expects the tensor in it.
-            found = inner(*args, **kwargs)
-            return found if isinstance(found, torch.Tensor) else found.pooler_output
+            result = inner(*args, **kwargs)
+            return result if isinstance(result, torch.Tensor) else result.pooler_output
 
         setattr(model, name, features)
-    return model, CLIPProcessor.from_pretrained(folder, local_files_only=True)
+    return model, processor
 
 
 def _missing(packages: Sequence[str], weights: str) -> str:

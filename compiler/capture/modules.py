@@ -85,14 +85,11 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
 
 def _most_weights(component: ComponentSource) -> int | None:
     """How many weights the module may have for what its files hold; None where it has none, and gets noise."""
-    if component.members:
-        counts = [_most_weights(member) for member in component.members]
-        return None if None in counts else sum(count for count in counts if count is not None)
     try:
-        stored = component.stored
+        files = component.weight_files
     except LatentcError:  # `bind` raises it, where weights are wanted.
         return None
-    return SPARE_WEIGHTS + _WEIGHTS_A_BYTE * sum(tensor.nbytes for tensor in stored.values())
+    return SPARE_WEIGHTS + _WEIGHTS_A_BYTE * sum(file.stat().st_size for file in files)
 
 
 def _without_weights(component: ComponentSource) -> torch.nn.Module:

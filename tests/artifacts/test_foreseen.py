@@ -135,18 +135,23 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "every"),
     [
-        "rename",
-        *(pytest.param(c, marks=pytest.mark.slow) for c in ("replace", "fsync", "mkdir", "unlink", "lstat")),
+        ("rename", 1),
+        *(
+            pytest.param(call, every, marks=pytest.mark.slow)
+            for call, every in (("replace", 1), ("fsync", 3), ("mkdir", 3), ("unlink", 1), ("lstat", 7))
+        ),
     ],
 )
 def test_whatever_call_fails_is_a_message_and_the_next_run_is_right(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, every: int
 ) -> None:
+    """Where there are many calls, one in `every` of them fails."""
     out, log = tmp_path / "out", tmp_path / "log"
-    for at in range(200):
-        failing = Failing(call, at, (errno.EIO, errno.EMFILE, errno.EACCES)[at % 3], tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # No power is cut here.
+    for at in range(0, 200, every):
+        failing = Failing(call, at, (errno.EIO, errno.EMFILE, errno.EACCES)[at // every % 3], tmp_path)
         with monkeypatch.context() as patched:
             patched.setattr(os, call, failing)
             with suppress(LatentcError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,10 +94,10 @@ def test_killed_before_every_change(fake, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_replacement_killed_before_every_change(fake, tmp_path: Path) -> None:
     seen = []
+    before = fake.compile_fake(tmp_path / "before", "A", tmp_path / "unread")
     for step in range(1, 1000):
         out, log = tmp_path / str(step) / "out", tmp_path / str(step) / "log"
-        out.parent.mkdir()
-        fake.compile_fake(out, "A", tmp_path / "unread")
+        shutil.copytree(before, out)
         log.touch()
         if not run_and_kill(fake, out, "B", log, True, step):
             break

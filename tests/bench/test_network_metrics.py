@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,21 @@ def test_a_model_that_does_not_load_is_a_reason_and_no_crash(
     monkeypatch.setenv(learned.CLIP_VARIABLE, str(tmp_path))
     found = learned.clip_score([[picture(0)]], ["a"])
     assert found.value is None and found.reason.startswith("it failed: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("attn_implementation", "someone/kernel"), ("custom_name_or_path", "someone/model")]
+)
+def test_the_judge_is_looked_through_as_a_model_is(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(clip, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    monkeypatch.setenv(learned.CLIP_VARIABLE, str(folder))
+    score = learned.clip_score([[picture(0)]], ["a"])
+    assert score.value is None and f"'{key}' is '{value}'" in score.reason
 
 
 def test_what_is_not_on_disk_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
