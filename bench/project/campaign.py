@@ -1,14 +1,15 @@
-"""`python -m bench.project.campaign`: an artifact is damaged and forged at random, and what becomes of it is counted.
+"""`python -m bench.project.campaign`: artifacts and models are damaged at random, and what becomes of them is counted.
 
 Damage (flipped bits, cut files, files in each other's place) must be an error. A forgery has right hashes, as its
-author writes them: it may be loaded, or be an error. An exception that is none of ours, more than `SLOW` seconds, and
-damage that is taken for whole are wrong; each such case is kept, as small as it was made: one change.
+author writes them: it may be loaded, or be an error. A model that was changed may be captured, as a compile does first,
+or be an error. A compile that is killed, or whose disk becomes full, leaves OUT whole or away. An exception that is none
+of ours, more than `SLOW` seconds, and damage that is taken for whole are wrong; each such case is kept, as small as it
+was made: one change.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
 import json
 import random
@@ -17,28 +18,26 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rich.filesize import decimal
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.reading import read_manifest
 from artifacts.verify import open_artifact
 from bench.markdown import table
+from bench.project import campaign_publishing as publishing
+from bench.project.mutation import flip, mutate
 
 SLOW = 10.0
 """Seconds of the processor for one trial."""
 
 Change = Callable[[Path, random.Random], str]
 """Changes the artifact in a folder; returns what it did."""
-
-VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, 10**30, 0.5, -0.0, 1e308, "", "a", "..", "../x", "/etc/passwd",
-    "C:/x", "a\\b", "\x00", "é", "a" * 5000, "__class__", "os:system", "diffusers:UNet2DModel", [], {}, [[]],
-    {"": None},
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,25 +66,27 @@ class Kind:
         change: what is done to a copy.
         use: what is then done with it.
         damage: whether only an error is right.
+        model: whether it is the built-in model that is copied, and no artifact.
     """
 
     change: Change
     use: Callable[[Path], object]
     damage: bool
+    model: bool = False
 
 
 def manifest_bits(root: Path, rng: random.Random) -> str:
     """Up to three bits of the manifest are flipped."""
-    return _flip(root / MANIFEST_NAME, rng)
+    return flip(root / MANIFEST_NAME, rng)
 
 
 def manifest_tree(root: Path, rng: random.Random) -> str:
     """One value of the manifest is replaced, removed, renamed or doubled, and the digest made right."""
     path = root / MANIFEST_NAME
     value = json.loads(path.read_text(encoding="utf-8"))
-    told = mutate(value, rng)
+    change = mutate(value, rng)
     path.write_bytes(with_right_digest(value))
-    return told
+    return change
 
 
 def file_damage(root: Path, rng: random.Random) -> str:
@@ -102,7 +103,7 @@ def file_damage(root: Path, rng: random.Random) -> str:
         data = file.read_bytes()
         file.write_bytes(data[: rng.randrange(len(data))])
         return f"cut {file.relative_to(root)} to {file.stat().st_size}"
-    return _flip(file, rng)
+    return flip(file, rng)
 
 
 def forged_file(root: Path, rng: random.Random) -> str:
@@ -112,56 +113,12 @@ def forged_file(root: Path, rng: random.Random) -> str:
     if texts and rng.random() < 0.7:
         file = root / rng.choice(texts)
         value = json.loads(file.read_text("utf-8"))
-        told = f"{file.relative_to(root)}: {mutate(value, rng)}"
+        change = f"{file.relative_to(root)}: {mutate(value, rng)}"
         file.write_text(json.dumps(value), encoding="utf-8")
     else:
-        told = file_damage(root, rng)
+        change = file_damage(root, rng)
     rehash(root)
-    return told
-
-
-def mutate(value: Any, rng: random.Random) -> str:
-    """Changes one place of a JSON value in place; returns where and how."""
-    holders = [(at, v) for at, v in _places(value, "") if isinstance(v, (dict, list)) and v]
-    if not holders:
-        return "nothing"
-    at, holder = rng.choice(holders)
-    key: Any = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
-    kind = rng.choice(("value", "value", "value", "remove", "rename", "double", "graft", "deep"))
-    if kind == "remove":
-        del holder[key]
-    elif kind == "rename" and isinstance(holder, dict):
-        holder[key + rng.choice(("x", "_", "\u0000", "é"))] = holder.pop(key)
-    elif kind == "double" and isinstance(holder, list):
-        holder.insert(key, copy.deepcopy(holder[key]))
-    elif kind == "graft":
-        holder[key] = copy.deepcopy(rng.choice([v for _, v in _places(value, "")]))
-    elif kind == "deep":
-        for _ in range(rng.choice((5, 90, 300))):
-            holder[key] = [holder[key]]
-    else:
-        holder[key] = copy.deepcopy(rng.choice(VALUES))
-    return f"{kind} at {at}.{key}"[:200]
-
-
-def _places(value: Any, at: str) -> Iterator[tuple[str, Any]]:
-    pending = [(at, value)]
-    while pending:
-        where, inner = pending.pop()
-        yield where, inner
-        if isinstance(inner, dict):
-            pending += [(f"{where}.{key}", v) for key, v in inner.items()]
-        elif isinstance(inner, list):
-            pending += [(f"{where}.{i}", v) for i, v in enumerate(inner)]
-
-
-def _flip(file: Path, rng: random.Random) -> str:
-    data = bytearray(file.read_bytes() or b"\0")
-    bits = sorted({rng.randrange(len(data) * 8) for _ in range(rng.randint(1, 3))})
-    for bit in bits:
-        data[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(data)
-    return f"flip {bits} of {file.name}"
+    return change
 
 
 def with_right_digest(value: Any) -> bytes:
@@ -182,6 +139,15 @@ def rehash(root: Path) -> None:
     path.write_bytes(with_right_digest(value))
 
 
+def built_in_model() -> Path:
+    """The folder of the model that comes with latentc."""
+    from compiler.source import builtin_models, local_folder
+
+    folder = local_folder(next(iter(builtin_models())))
+    assert folder is not None
+    return folder
+
+
 def load_and_open(root: Path) -> None:
     """All that comes before a picture."""
     from runtimes.pipeline import load
@@ -190,12 +156,36 @@ def load_and_open(root: Path) -> None:
         pipeline.open()
 
 
+def changed_model(root: Path, rng: random.Random) -> str:
+    """A JSON file of a model is changed by structure, or any file damaged."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    file = rng.choice([path for path in files if path.suffix == ".json"])
+    if rng.random() < 0.2:
+        return flip(rng.choice(files), rng)
+    value = json.loads(file.read_text("utf-8"))
+    change = mutate(value, rng)
+    file.write_text(json.dumps(value), encoding="utf-8")
+    return f"{file.relative_to(root)}: {change}"
+
+
+def capture_model(root: Path) -> None:
+    """All that comes before a graph is exported."""
+    from compiler.capture.capture import capture
+    from compiler.source import open_model
+
+    capture(open_model(str(root)))
+
+
 KINDS = {
     "manifest, damaged": Kind(manifest_bits, read_manifest, damage=True),
     "manifest, forged": Kind(manifest_tree, open_artifact, damage=False),
     "file, damaged": Kind(file_damage, open_artifact, damage=True),
     "manifest, forged and loaded": Kind(manifest_tree, load_and_open, damage=False),
     "file, forged and loaded": Kind(forged_file, load_and_open, damage=False),
+    "model, changed": Kind(changed_model, capture_model, damage=False, model=True),
+    "killed while it publishes": Kind(publishing.killed, publishing.publish_and_look, damage=False),
+    "killed while it replaces": Kind(publishing.killed_replacing, publishing.publish_and_look, damage=False),
+    "disk full while it publishes": Kind(publishing.full_disk, publishing.publish_and_look, damage=False),
 }
 QUICK = tuple(KINDS)[:3]
 """Those that import no library of models."""
@@ -206,7 +196,7 @@ def attempt(kind: str, artifact: Path, trial: int, seed: int, tally: Tally, keep
     rng = random.Random(f"{seed} {kind} {trial}")
     with tempfile.TemporaryDirectory(prefix="latentc-campaign-") as folder:
         root = Path(folder) / "artifact"
-        shutil.copytree(artifact, root)
+        shutil.copytree(built_in_model() if KINDS[kind].model else artifact, root)
         change = KINDS[kind].change(root, rng)
         start = time.process_time()
         outcome = ""
@@ -245,8 +235,11 @@ def run(
         deadline: of `time.monotonic`; after it no other trial starts.
     """
     tallies = {kind: Tally() for kind in kinds}
+    # Imports what there is to import.
     if any(KINDS[kind].use is load_and_open for kind in kinds):
-        load_and_open(artifact)  # Imports what there is to import.
+        load_and_open(artifact)
+    if any(KINDS[kind].model for kind in kinds):
+        capture_model(built_in_model())
     for trial in range(trials):
         for kind, tally in tallies.items():
             if deadline is None or time.monotonic() < deadline:
@@ -263,6 +256,16 @@ def report(tallies: dict[str, Tally]) -> str:
     return table(("what was changed", "tried", "typed error", "taken", "wrong"), rows)
 
 
+def peak_bytes() -> int | None:
+    """The most memory that this process had at any time; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.project.campaign", description=__doc__)
     parser.add_argument("artifact", type=Path, help="a sound artifact; it is copied and stays as it is")
@@ -271,12 +274,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("campaign"), help="a folder for what went wrong")
     parser.add_argument("--quick", action="store_true", help="load nothing: manifests and hashes alone")
+    parser.add_argument(
+        "--kind", action="append", choices=KINDS, help="only this one; may be given several times"
+    )
     options = parser.parse_args(arguments)
     open_artifact(options.artifact)
     deadline = None if options.hours is None else time.monotonic() + options.hours * 3600
-    kinds = QUICK if options.quick else tuple(KINDS)
+    kinds = tuple(options.kind or (QUICK if options.quick else KINDS))
     tallies = run(options.artifact, options.trials, options.seed, kinds, options.keep, deadline)
     print(report(tallies))
+    if (peak := peak_bytes()) is not None:
+        print(f"Most memory at any time: {decimal(peak)}")
     wrong = [case for tally in tallies.values() for case in tally.wrong]
     for case in wrong:
         print(f"{case.kind}, trial {case.trial}: {case.change}: {case.outcome}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.verify import verify
-from bench.project import campaign
+from bench.project import campaign, campaign_publishing
 from tests.artifacts.conftest import artifact, fake
 
 __all__ = ["artifact", "fake"]
@@ -55,6 +56,34 @@ def test_a_forgery_has_right_hashes(artifact: Path) -> None:
     campaign.rehash(artifact)
     assert verify(artifact) == ()
     assert json.loads((artifact / MANIFEST_NAME).read_text("utf-8"))["digest"]
+
+
+PUBLISHING = ("killed while it publishes", "killed while it replaces", "disk full while it publishes")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="files grow without limit there")
+def test_a_publishing_that_ends_anywhere_leaves_an_artifact_or_none(artifact: Path) -> None:
+    tallies = campaign.run(artifact, trials=3, seed=19, kinds=PUBLISHING)
+    assert [case for tally in tallies.values() for case in tally.wrong] == []
+    assert all(tally.counts.total() == 3 for tally in tallies.values())
+
+
+def test_half_an_artifact_is_told(artifact: Path, tmp_path: Path) -> None:
+    campaign_publishing._look(artifact, must_be_there=True)
+    campaign_publishing._look(tmp_path / "none", must_be_there=False)
+    with pytest.raises(RuntimeError, match="OUT is gone"):
+        campaign_publishing._look(tmp_path / "none", must_be_there=True)
+    next(artifact.rglob("*.onnx")).unlink()
+    with pytest.raises(RuntimeError, match="OUT is half there"):
+        campaign_publishing._look(artifact, must_be_there=True)
+
+
+@pytest.mark.slow
+def test_a_changed_model_is_captured_or_an_error(artifact: Path) -> None:
+    tallies = campaign.run(artifact, trials=3, seed=19, kinds=("model, changed",))
+    assert [case for tally in tallies.values() for case in tally.wrong] == []
+    assert tallies["model, changed"].counts.total() == 3
 
 
 def test_time_ends_it(artifact: Path) -> None:
