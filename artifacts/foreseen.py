@@ -113,7 +113,7 @@ def _says(error: BaseException, numbers: frozenset[int], words: Iterable[str]) -
 
 
 def _full(links: Iterable[BaseException], places: Iterable[Path]) -> LatentcError:
-    named = [Path(file) for link in links if (file := _file(link))]
+    named = [Path(file) for link in links if (file := written_file(link))]
     folder = named[0].parent if named else full_folder(places)
     if folder is None:
         return LatentcError("a disk is full.", "Free some space and run the command again.")
@@ -172,6 +172,12 @@ def _hint(error: OSError) -> str:
 def _file(error: BaseException) -> str:
     file: Any = getattr(error, "filename", None)
     return os.fsdecode(file) if isinstance(file, (str, bytes, os.PathLike)) else ""
+
+
+def written_file(error: BaseException) -> str:
+    """The file that an error is about, of those that were written: a copy names what it reads first. Empty for none."""
+    other: Any = getattr(error, "filename2", None)
+    return os.fsdecode(other) if isinstance(other, (str, bytes, os.PathLike)) else _file(error)
 
 
 def _temporary() -> Path | None:

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from artifacts import paths
 from artifacts.disk import free_bytes, is_full, remove_tree, sync_file, sync_folder, sync_folders, tree_bytes
 from artifacts.errors import LatentcError, UsageError
-from artifacts.foreseen import foreseen, full_disk, full_folder, message
+from artifacts.foreseen import foreseen, full_disk, full_folder, message, written_file
 from artifacts.hashing import file_record
 from artifacts.lock import OutLock
 from artifacts.manifest import FileRecord
@@ -247,8 +247,8 @@ class Workspace:
     def _full_folder(self, error: BaseException) -> Path:
         """The folder whose disk is full: OUT's, or another that libraries write to, whose errors seldom say where."""
         home = self.out.parent
-        file = getattr(error, "filename", None)
-        full = Path(os.fsdecode(file)).parent if isinstance(file, (str, bytes)) else full_folder((home,))
+        file = written_file(error)
+        full = Path(file).parent if file else full_folder((home,))
         return home if full is None or full.is_relative_to(home) else full
 
     def _too_little(self, needed: str) -> LatentcError:

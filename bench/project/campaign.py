@@ -2,9 +2,9 @@
 
 Damage (flipped bits, cut files, files in each other's place) must be an error. A forgery has right hashes, as its
 author writes them: it may be loaded, or be an error. A model that was changed may be captured, as a compile does first,
-or be an error. A compile that is killed, or whose disk becomes full, leaves OUT whole or away. An exception that is none
-of ours, more than `SLOW` seconds, and damage that is taken for whole are wrong; each such case is kept, as small as it
-was made: one change.
+or be an error. A compile that is killed, or whose disk becomes full, leaves OUT whole or away. An exception that is
+none of ours, more than `SLOW` seconds, and damage that is taken for whole are wrong; each such case is kept, as small
+as it was made: one change.
 """
 
 from __future__ import annotations

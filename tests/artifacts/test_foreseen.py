@@ -61,6 +61,21 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     assert message.startswith(f"the disk of {tmp_path} is full: ")
 
 
+def test_the_full_disk_of_a_copy_is_the_one_that_it_writes_to(tmp_path: Path) -> None:
+    """shutil names the file that it reads first."""
+    error = OSError(errno.ENOSPC, "No space left on device", "/read/a.bin", None, str(tmp_path / "b.bin"))
+    assert said(error).message.startswith(f"the disk of {tmp_path} is full: ")
+    with (
+        pytest.raises(LatentcError) as full,
+        Workspace(tmp_path / "out") as workspace,
+        workspace.build("0" * 64),
+    ):
+        raise OSError(
+            errno.ENOSPC, "No space left on device", "/read/a.bin", None, str(workspace.out / "b.bin")
+        )
+    assert f"the disk of {tmp_path} is full" in full.value.message
+
+
 def test_a_full_temporary_folder_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(foreseen, "free_bytes", lambda path: 0)
