@@ -90,6 +90,8 @@ Figure = Annotated[float, Field(allow_inf_nan=False)]
 
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A measured relative error."""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of elements or bytes."""
 
 
 # --- what is in the artifact ---------------------------------------------------------------------
@@ -100,7 +102,7 @@ class FileRecord(Record):
 
     path: str
     sha256: str
-    size: int
+    size: Count
 
 
 class DimRange(Record):
@@ -168,8 +170,8 @@ class WeightRecord(Record):
 
     key: str
     scheme: str
-    parameters: int
-    bytes: int
+    parameters: Count
+    bytes: Count
     error: Share | None
     note: str = ""
 
@@ -213,7 +215,7 @@ class GraphRecord(GraphSpec):
 
     rewrites: tuple[str, ...] = ()
     kept_fp32: tuple[str, ...] = ()
-    parameters: int
+    parameters: Count
     schemes: dict[str, int]
     digest: str
     weights: tuple[WeightRecord, ...] = ()
@@ -267,8 +269,8 @@ class PictureEvidence(Record):
     """
 
     compute: str = ""
-    prompts: int | None = None
-    steps: int | None = None
+    prompts: Count | None = None
+    steps: Count | None = None
     guidance: float | None = None
     width: int | None = None
     height: int | None = None

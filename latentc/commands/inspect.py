@@ -172,7 +172,7 @@ def _print_quantized(manifest: Manifest) -> None:
                 folder,
                 weight.key,
                 weight.scheme,
-                f"{8 * weight.bytes / weight.parameters:.2f}",
+                f"{8 * weight.bytes / weight.parameters:.2f}" if weight.parameters else "-",
                 f"{error:.2%}",
             )
             for folder, weight, error in worst

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from artifacts.manifest import MANIFEST_NAME, Evidence, LeftOut, PipelineEvidence, WeightRecord
+from tests.artifacts.manifest_files import manifest_file
 from tests.latentc.artifacts_made import made
 
 
@@ -136,6 +137,30 @@ def test_a_quantized_artifact_shows_its_worst_weights(latentc, tmp_path):
     assert "14 weights with 13,000 parameters, 4.54 bits each." in ended.out
     assert "int8: 36 inputs (unet: conv_in.weight)" in ended.out
     assert "fp16, int4 and int8" in ended.out
+
+
+def test_a_weight_of_no_elements(latentc, tmp_path):
+    """Its manifest is valid, and no compile writes it."""
+    manifest = made(tmp_path)
+    none = WeightRecord(key="block.weight", scheme="int8", parameters=0, bytes=2**62, error=1e308)
+    made(tmp_path, graphs=(manifest.graphs[0].model_copy(update={"weights": (none,)}),))
+    ended = latentc("inspect", tmp_path)
+    assert ended.code == 0
+    (row,) = (line for line in ended.out.splitlines() if "block.weight" in line)
+    assert row.split()[3] == "-"
+
+
+@pytest.mark.parametrize(
+    ("number", "where"), [(-1, "parameters"), (2**63, "parameters"), (-1, "size"), (0.5, "parameters")]
+)
+def test_a_count_that_is_none(latentc, tmp_path, number, where):
+    made(tmp_path)
+    file = tmp_path / MANIFEST_NAME
+    value = json.loads(file.read_text(encoding="utf-8"))
+    (value["graphs"] if where == "parameters" else value["files"])[0][where] = number
+    file.write_bytes(manifest_file(value))
+    ended = latentc("inspect", tmp_path)
+    assert ended.code == 1 and where in ended.err and "Traceback" not in ended.err
 
 
 def test_what_the_target_says_of_its_files(latentc, tmp_path):
