@@ -364,6 +364,12 @@ class _Runner:
                     f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
                     "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
                 ) from failure
+        if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
+            raise LatentcError(
+                f"{type(pipe).__name__} pads prompts to the model_max_length of '{name}', which has none.",
+                f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
+                '(e.g. "model_max_length": 77).',
+            ) from first
         absent = list(missing(parameters(pipe), self.given))
         raise _CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
