@@ -31,6 +31,7 @@ from runtimes.assemble import assemble, required_components
 from runtimes.classes import class_path
 from runtimes.limits import sized_within
 from runtimes.options import parameters, synonym
+from runtimes.parts import pads_to_no_length
 from runtimes.visuals import has_frames
 from targets.graph.weights import Origin
 
