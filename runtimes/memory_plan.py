@@ -10,6 +10,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import GraphRecord, Manifest, TensorSpec
 from artifacts.units import parse_bytes, size
 
+
 @dataclass(frozen=True)
 class GraphMemory:
     """What one graph is taken to need while it is open, in bytes. It is derived from the manifest, not measured: what

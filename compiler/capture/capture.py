@@ -166,7 +166,7 @@ def _captured(
     run = _Runner(recorder, given, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
-        size, frames = _completed(run, pipe, source, size, frames)
+        size, frames = _complete(run, pipe, source, size, frames)
         points = _points(size, batch, frames, tokens)
         try:
             run.all(pipelines, points)
@@ -217,10 +217,12 @@ def _captured(
     )
 
 
-def _completed(
+def _complete(
     run: _Runner, pipe: Any, source: ModelSource, size: SizeRange | None, frames: DimRange | None
 ) -> tuple[SizeRange, DimRange | None]:
     """`_Runner.complete`, of a model whose own size may be enormous."""
+    if size is not None:
+        return run.complete(pipe, size, frames)
     configs = {
         str(c.folder / "config.json"): c.config
         for c in source.modules
@@ -369,6 +371,12 @@ class _Runner:
                     f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
                     "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
                 ) from failure
+        if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
+            raise LatentcError(
+                f"{type(pipe).__name__} pads prompts to the model_max_length of '{name}', which has none.",
+                f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
+                '(e.g. "model_max_length": 77).',
+            ) from first
         absent = list(missing(parameters(pipe), self.given))
         raise _CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
