@@ -193,13 +193,17 @@ _RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_imag
 def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
     """Optional arguments that are passed in turn when the call itself says that something is missing.
 
-    Pictures first (ControlNet, upscalers), then the pipeline's videos: each, all, and all with their masks.
+    Pictures first (ControlNet, upscalers; a second picture that an upscaler compares with), then the pipeline's videos:
+    each, all, and all with their masks.
     """
     kinds = visuals(inspect.signature(type(pipe).__call__).parameters)
     videos = [name for name, which in kinds.items() if which == "video"]
     masks = [name for name, which in kinds.items() if which == "masks"]
     several = [(*videos,), (*videos, *masks)] if videos else []
-    return tuple(dict.fromkeys((*_RETRIES, *((name,) for name in videos), *several)))
+    pictures = [
+        ("image", name) for name, which in kinds.items() if which == "picture" and name not in REQUIRED
+    ]
+    return tuple(dict.fromkeys((*_RETRIES, *pictures, *((name,) for name in videos), *several)))
 
 
 def arguments(

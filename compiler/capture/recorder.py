@@ -284,6 +284,8 @@ class Recorder:
             # A tuple names nothing; the same call with return_dict names its fields.
             key = (id(module), method, taken, repr(trees.flatten_result(method, result, taken).tree))
             if key not in self._named:
+                # In lists of its own: a module may empty those that it is given.
+                placed_args, placed_kwargs = trees.map_tensors((args, kwargs), place)
                 named = original(module, *placed_args, **{**placed_kwargs, "return_dict": True})
                 self._named[key] = trees.flatten_result(method, named, taken)
             return result, self._named[key]

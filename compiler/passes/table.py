@@ -23,12 +23,13 @@ PASSES: dict[str, str] = {
     "sdpa": "compiler.passes.sdpa:SdpaPass",
     "dead": "compiler.passes.dead:DeadPass",
     "cse": "compiler.passes.cse:CsePass",
+    "centred-norm": "compiler.passes.centred_norm:CentredNormPass",
     "without-fp64": "compiler.passes.without_fp64:WithoutFp64Pass",
 }
 
 SIMPLIFY: tuple[str, ...] = ("fold", "dead", "cse")
 
-DEFAULT: tuple[str, ...] = ("inline", "fold", "sdpa", "fold", "dead", "cse")
+DEFAULT: tuple[str, ...] = ("inline", "fold", "sdpa", "fold", "dead", "cse", "centred-norm")
 
 
 def make(name: str) -> ir.passes.PassBase:

@@ -86,6 +86,21 @@ def test_a_call_that_fails_is_tried_with_the_pipelines_videos_and_their_masks():
     Controlled()(**keywords)
 
 
+class Upscales:
+    def __call__(self, prompt: str, image: Image.Image, original_image: Image.Image | None = None) -> None:
+        if original_image is None:
+            raise ValueError("`original_image` has to be a picture")
+
+
+def test_a_call_that_fails_is_tried_with_every_picture_that_it_takes():
+    tried = retries(Upscales())
+    assert tried[-1] == ("image", "original_image")
+    assert isinstance(
+        call(Upscales(), Point(1, 16, 24, form="no lists"), tried[-1])["original_image"], Image.Image
+    )
+    assert "original_image" not in call(Upscales())
+
+
 def test_a_file_takes_the_place_of_what_is_made_up(tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()

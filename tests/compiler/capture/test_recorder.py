@@ -26,6 +26,10 @@ class Inner(torch.nn.Module):
         y = self.linear(x) * t
         return Transformer2DModelOutput(sample=y) if return_dict else (y,)
 
+    def summed(self, residuals, return_dict=True):
+        y = self.linear(residuals.pop()) + self.linear(residuals.pop())
+        return Transformer2DModelOutput(sample=y) if return_dict else (y,)
+
     def prepare(self, size):
         return size * 2
 
@@ -110,6 +114,13 @@ def test_the_module_runs_once_for_each_set_of_shapes(inner):
             inner(torch.zeros(size, 4))
     assert len(found.calls) == 4
     assert inner.calls == 2
+
+
+def test_a_module_that_empties_its_lists_is_asked_for_names_with_lists_of_its_own(inner):
+    record, residuals = recorder(inner), [torch.zeros(2, 4), torch.zeros(2, 4)]
+    with record.recording(0):
+        inner.summed(residuals, return_dict=False)
+    assert record.calls[0].outputs == {"sample": Spec(torch.float32, (2, 6))}
 
 
 def test_nested_calls_are_recorded_once(inner):
