@@ -385,7 +385,7 @@ def _drawn(
     with tempfile.TemporaryDirectory(prefix="latentc-pipeline-") as loose:
         _loose_files(source, captured, Path(loose))
         job = pipelines.Job(
-            model=str(source.root),
+            model=source.spec,
             variant=source.variant,
             left_out=tuple(p.name for p in captured.left_out if p.name not in captured.uncalled),
             loose=loose,

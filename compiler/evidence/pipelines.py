@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from artifacts.contents import Contents, Folder
 from artifacts.errors import LatentcError
-from artifacts.manifest import Manifest, PipelineEvidence
+from artifacts.manifest import Manifest, ModelSpec, PipelineEvidence
 from artifacts.progress import Event, Progress, silent
 from artifacts.worker import WorkerEnded, WorkerError
 from compiler.capture.arguments import STEPS, Point, arguments, parse_given, retries
@@ -46,7 +46,7 @@ class Job(BaseModel):
     """What draws: PyTorch's model, and the artifact-to-be.
 
     Attributes:
-        model: the diffusers folder; `variant` is that of its weight files ("fp16"), if they have one.
+        model: what it is made of; `variant` is that of a folder's weight files ("fp16"), if they have one.
         left_out: components of the model that the artifact does not have.
         loose: a folder with the artifact's index, schedulers and tokenizers.
         root: what the manifest's paths are relative to.
@@ -54,7 +54,7 @@ class Job(BaseModel):
     """
 
     kind: Literal["pipelines"] = "pipelines"
-    model: str
+    model: ModelSpec
     variant: str | None
     left_out: tuple[str, ...]
     loose: str
@@ -146,12 +146,15 @@ def _references(job: Job) -> dict[str, Reference]:
     """Task -> what PyTorch draws; the model is read once."""
     import torch
 
+    from compiler.capture import materialized
     from compiler.capture.tasks import pipeline_for
-    from runtimes import reference
+    from compiler.source import open_model
+    from runtimes.classes import class_path
 
     try:
+        own = class_path(open_model(job.model).pipeline_class())
         left_out = dict.fromkeys(job.left_out)
-        pipe = reference.load(job.model, variant=job.variant, components=left_out).diffusers
+        pipe = materialized.load(job.model, own, variant=job.variant, components=left_out).diffusers
     except LatentcError as error:
         return dict.fromkeys(job.manifest.pipelines, Reference(reason=error.message))
     except Exception as error:  # of as many libraries as there are components

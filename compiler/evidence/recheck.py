@@ -173,7 +173,7 @@ def _require_source(manifest: Manifest, source: ModelSource, captured: Capture) 
     recorded = {record.path for record in manifest.source.weights}
     for name in dict.fromkeys(method.component for method in captured.methods):
         for file in source.component(name).weight_files:
-            path = file.relative_to(source.root).as_posix()
+            path = record_path(source.root, file)
             if path not in recorded:
                 raise LatentcError(
                     f"{manifest.source.id} is not the model that was compiled: the manifest does not tell {path}.",

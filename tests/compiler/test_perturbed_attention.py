@@ -10,7 +10,7 @@ import pytest
 
 import runtimes
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, DimRange, Manifest, MethodRecord
+from artifacts.manifest import AnyLeaf, DimRange, Manifest, MethodRecord, ModelSpec
 from compiler.build import CompileRequest, SizeRange, compile
 from compiler.evidence.pipelines import Job, answer
 from tests.sweep.models import CASES
@@ -91,7 +91,7 @@ def test_a_graph_of_the_restored_module_is_no_picture_of_the_perturbed_one(
         for part in plain.components
     )
     job = Job(
-        model=str(folder),
+        model=ModelSpec(model=str(folder)),
         variant=None,
         left_out=(),
         loose=str(tmp_path / "out"),

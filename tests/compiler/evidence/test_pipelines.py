@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import DimRange, Manifest
+from artifacts.manifest import DimRange, Manifest, ModelSpec
 from compiler import build
 from compiler.build import CompileRequest, SizeRange, compile
 from compiler.evidence import pipelines
@@ -31,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Job:
     CASES[CASE].build().save_pretrained(folder / "model")
     artifact = compile(request(folder / "out", model=str(folder / "model"), precision="fp16"))
     return Job(
-        model=str(folder / "model"),
+        model=ModelSpec(model=str(folder / "model")),
         variant=None,
         left_out=(),
         loose=str(folder / "out"),
