@@ -80,16 +80,16 @@ def fitted(target: Target, name: str, options: Options) -> Options:
             f"(it takes: {', '.join(sorted(takes.methods)) or 'none'}).",
             f"Use --quantize {name}, without a method",
         )
-    given, default = dataclasses.asdict(options), dataclasses.asdict(scheme.default())
+    values, default = dataclasses.asdict(options), dataclasses.asdict(scheme.default())
     for key, value in takes.scheme_options.get(name, {}).items():
-        if given[key] not in (value, default[key]):
+        if values[key] not in (value, default[key]):
             raise UsageError(
-                f"target '{target.name}' does not take {name} with {key}={given[key]} (it takes: {value}).",
+                f"target '{target.name}' does not take {name} with {key}={values[key]} (it takes: {value}).",
                 f"Leave '{key}' out",
             )
-    found = asked(takes, scheme, options)
-    if why := refusal(takes, scheme, found):
+    settings = asked(takes, scheme, options)
+    if why := refusal(takes, scheme, settings):
         raise UsageError(
-            f"target '{target.name}' does not take {scheme.label(found)}: {why}.", f"Use --quantize {name}"
+            f"target '{target.name}' does not take {scheme.label(settings)}: {why}.", f"Use --quantize {name}"
         )
-    return found
+    return settings

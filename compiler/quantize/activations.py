@@ -67,12 +67,12 @@ def sites(model: ir.Model, wanted: Callable[[str, Layout], bool]) -> list[Site]:
     keys: dict[ir.Value, list[str]] = {}
     chosen = [f for f in find(model) if f.layout.kind in ("linear", "conv") and wanted(f.key, f.layout)]
     order = {node: i for i, node in enumerate(model.graph)}
-    for found in chosen:
-        for use in found.value.uses():
+    for initializer in chosen:
+        for use in initializer.value.uses():
             value = use.node.inputs[0]
             if value is not None and value.const_value is None:
                 readers.setdefault(value, []).append((use.node, 0))
-                keys.setdefault(value, []).append(found.key)
+                keys.setdefault(value, []).append(initializer.key)
     made = [Site(value, tuple(nodes), tuple(dict.fromkeys(keys[value]))) for value, nodes in readers.items()]
     return sorted(made, key=lambda site: min(order[node] for node, _ in site.readers))
 
@@ -199,7 +199,7 @@ def first_ranges(taps: np.ndarray, symmetric: bool = False) -> list[Range]:
 
 def outliers(ranges: Sequence[Range]) -> list[int]:
     """The sites that a second run may better."""
-    return [number for number, found in enumerate(ranges) if found.error > _GOOD]
+    return [number for number, interval in enumerate(ranges) if interval.error > _GOOD]
 
 
 def second_ranges(ranges: Sequence[Range], first: np.ndarray, second: np.ndarray) -> list[Range]:
@@ -213,10 +213,10 @@ def second_ranges(ranges: Sequence[Range], first: np.ndarray, second: np.ndarray
     power = first.reshape(len(first), -1, 3).astype(np.float64)[:, :, 2].mean(axis=0)
     errors = second.reshape(len(second), -1, len(SHARES)).astype(np.float64).mean(axis=0)
     result = []
-    for found, size, row in zip(ranges, power, errors, strict=True):
+    for interval, size, row in zip(ranges, power, errors, strict=True):
         best = int(np.argmin(row))
         error = float(np.sqrt(row[best] / size)) if size > 0 else 0.0
-        result.append(Range(found.low * SHARES[best], found.high * SHARES[best], error))
+        result.append(Range(interval.low * SHARES[best], interval.high * SHARES[best], error))
     return result
 
 

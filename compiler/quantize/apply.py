@@ -53,21 +53,23 @@ class QuantizePass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         chosen = decisions(model, self.choose)
-        firsts = _first_readers(model.graph, {found.value for found, _ in chosen})
+        firsts = _first_readers(model.graph, {initializer.value for initializer, _ in chosen})
         task = f"{model.graph.name}: quantizing"
-        total, done = float(sum(found.weight.nbytes for found, _ in chosen)), 0.0
+        total, done = float(sum(initializer.weight.nbytes for initializer, _ in chosen)), 0.0
         records = []
-        for found, decision in chosen:
+        for initializer, decision in chosen:
             if decision.scheme is None:
-                records.append(_spared(found, decision))
+                records.append(_spared(initializer, decision))
                 continue
-            given = self.given.get(str(found.value.name)) if decision.method else None
-            if decision.method and given is None:
+            read_values = self.given.get(str(initializer.value.name)) if decision.method else None
+            if decision.method and read_values is None:
                 decision = decision.without_method(LEFT_OUT)
-            made = quantize(found, decision, self.scratch, None if given is None else given())
-            _Rewrite(model.graph, made, firsts[found.value]).run()
+            made = quantize(
+                initializer, decision, self.scratch, None if read_values is None else read_values()
+            )
+            _Rewrite(model.graph, made, firsts[initializer.value]).run()
             records.append(_record(made))
-            done += found.weight.nbytes
+            done += initializer.weight.nbytes
             self.progress(Event(task, done, total, "bytes"))
         self.records = tuple(records)
         return ir.passes.PassResult(model, bool(chosen))
@@ -75,17 +77,21 @@ class QuantizePass(ir.passes.InPlacePass):
 
 def decisions(model: ir.Model, choose: Choose) -> list[tuple[Found, Decision]]:
     """What becomes of each weight of the graph, the smallest spared."""
-    wanted = [(found, made) for found in find(model) if (made := choose(found.key, found.layout)) is not None]
-    spared = spare_small([(found.weight.size, decision) for found, decision in wanted])
-    return [(found, decision) for (found, _), decision in zip(wanted, spared, strict=True)]
+    wanted = [
+        (initializer, made)
+        for initializer in find(model)
+        if (made := choose(initializer.key, initializer.layout)) is not None
+    ]
+    spared = spare_small([(initializer.weight.size, decision) for initializer, decision in wanted])
+    return [(initializer, decision) for (initializer, _), decision in zip(wanted, spared, strict=True)]
 
 
-def _spared(found: Found, decision: Decision) -> WeightRecord:
+def _spared(initializer: Found, decision: Decision) -> WeightRecord:
     return WeightRecord(
-        key=found.key,
+        key=initializer.key,
         scheme=decision.label,
-        parameters=found.weight.size,
-        bytes=decision.bytes(found.layout),
+        parameters=initializer.weight.size,
+        bytes=decision.bytes(initializer.layout),
         error=None,
         note=decision.note,
     )
@@ -118,16 +124,16 @@ class _Rewrite:
     before: ir.Node
 
     def run(self) -> None:
-        found, scheme = self.made.found, self.made.decision.scheme
+        initializer, scheme = self.made.found, self.made.decision.scheme
         assert scheme is not None
-        old, name = found.value, str(found.value.name)
+        old, name = initializer.value, str(initializer.value.name)
         readers = [(use.node, use.idx) for use in old.uses()]
         del self.graph.initializers[name]
         old.name = f"{name}.float"
         values, scale, zero = self._weight(self.made.values, name), self._scale(name), None
         if self.made.zero is not None:
             zero = self._weight(self.made.zero, f"{name}.zero_point")
-        parts = Parts(name, found.layout, values, scale, zero)
+        parts = Parts(name, initializer.layout, values, scale, zero)
         new = scheme.restore.add(self.graph, self.before, parts)
         new.name = f"{name}.restored"
         for node, index in readers:

@@ -57,14 +57,14 @@ def taps(job: Job, progress: Progress) -> np.ndarray:
         LatentcError: the pipeline does not run, or never calls the component, or an activation is not finite.
     """
     _run(job, f"measuring activations on {len(job.evaluation.prompts)} prompts", progress)
-    found: np.ndarray = np.load(job.result)
-    if not np.isfinite(found).all():
+    values: np.ndarray = np.load(job.result)
+    if not np.isfinite(values).all():
         raise LatentcError(
             f"the activations of '{job.component.name}' cannot be measured: some are not finite in "
             f"{job.graph.precision}.",
             f"Quantize its weights only: --quantize {job.component.name}=int8",
         )
-    return found
+    return values
 
 
 def record(job: Job, progress: Progress) -> None:
@@ -152,11 +152,11 @@ def _rest(pipeline: Any, shell: Any, folder: Path) -> None:
             disk_offload(part, str(folder / f"{name}-resting"), torch.device("cpu"))
 
 
-def _called(pipeline: Any, job: Job, tapped: Tapped, given: Mapping[str, Any]) -> bool:
+def _called(pipeline: Any, job: Job, tapped: Tapped, arguments: Mapping[str, Any]) -> bool:
     """Draws the prompts; whether the component was called. Stops after the first one that does not call it.
 
     Raises:
-        ValueError: the pipeline does not take `given`, which asks for pictures.
+        ValueError: the pipeline does not take `arguments`, which asks for pictures.
     """
     import torch
 
@@ -164,9 +164,9 @@ def _called(pipeline: Any, job: Job, tapped: Tapped, given: Mapping[str, Any]) -
         # Other seeds than those that pictures are compared with.
         generator = torch.Generator("cpu").manual_seed(10_000 + seed)
         try:
-            pipeline(prompt, generator=generator, **given)
+            pipeline(prompt, generator=generator, **arguments)
         except ValueError:
-            if given["output_type"] != "latent":
+            if arguments["output_type"] != "latent":
                 raise
             return False  # Some pipelines do not give their latents away.
         if not tapped.taps and not tapped.inputs:
@@ -187,15 +187,15 @@ def collect(job: Job) -> dict[str, str]:
         job.model, job.pipeline, variant=job.variant, components=components
     ).diffusers
     _rest(pipeline, shell, Path(job.result).parent)
-    given: dict[str, Any] = {"num_inference_steps": job.evaluation.steps}
-    given |= {"width": job.width, "height": job.height}
+    arguments: dict[str, Any] = {"num_inference_steps": job.evaluation.steps}
+    arguments |= {"width": job.width, "height": job.height}
     if job.evaluation.guidance is not None:
-        given["guidance_scale"] = job.evaluation.guidance
+        arguments["guidance_scale"] = job.evaluation.guidance
     # Decoding a large picture takes gigabytes, which only those need that are called for it.
-    if not _called(pipeline, job, tapped, given | {"output_type": "latent"}):
+    if not _called(pipeline, job, tapped, arguments | {"output_type": "latent"}):
         tapped.taps.clear()
         tapped.inputs.clear()
-        _called(pipeline, job, tapped, given | {"output_type": "np"})
+        _called(pipeline, job, tapped, arguments | {"output_type": "np"})
     if not tapped.taps and not tapped.inputs:
         return {"failure": "the pipeline never called it"}
     if job.taps:

@@ -26,9 +26,9 @@ def correct(graph: ir.Graph, made: QuantizedWeight, name: str, node: ir.Node) ->
     )
     right = _matrix(graph, made.right, steps[0], f"{name}.right", node)
     left = _matrix(graph, made.left, steps[1], f"{name}.left", node)
-    kept = {n: a for n, a in node.attributes.items() if n != "kernel_shape"} if is_conv else {}
+    attributes = {n: a for n, a in node.attributes.items() if n != "kernel_shape"} if is_conv else {}
     op_type = "Conv" if is_conv else "MatMul"
-    inner = insert(node, op_type, [first, right], kept, dtype=ir.DataType.FLOAT)
+    inner = insert(node, op_type, [first, right], attributes, dtype=ir.DataType.FLOAT)
     outer = insert(inner, op_type, [inner.outputs[0], left], dtype=ir.DataType.FLOAT, shape=out.shape)
     total = insert(outer, "Add", [out, outer.outputs[0]], dtype=ir.DataType.FLOAT, shape=out.shape).outputs[0]
     for reader, index in readers:

@@ -129,8 +129,8 @@ def run(
 
 def _read(file: Path) -> Given:
     with np.load(file) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
-    return Given(Blocks(found["values"], found["scale"], found.get("zero")), found.get("inputs"))
+        tensors = {name: arrays[name] for name in arrays.files}
+    return Given(Blocks(tensors["values"], tensors["scale"], tensors.get("zero")), tensors.get("inputs"))
 
 
 def work(job: Job) -> dict[str, str]:

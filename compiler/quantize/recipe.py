@@ -49,7 +49,7 @@ def read(text: str) -> Recipe:
         raise UsageError("auto is no scheme: it is measured with a budget.", "See: compiler.auto.compile")
     if text.lower().endswith(".toml"):
         return load(Path(text))
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    components: dict[str, tuple[str, dict[str, Any]]] = {}
     options: dict[str, Any] | None = None
     keys: frozenset[str] = frozenset()
     for item in (part.strip() for part in text.split(",")):
@@ -57,9 +57,9 @@ def read(text: str) -> Recipe:
         scheme, _, first = spec.partition(":")
         if options is not None and component in keys:  # "scales=fp16" is no component
             pairs = [item]
-        elif _is_scheme(scheme) and component not in found:
+        elif _is_scheme(scheme) and component not in components:
             options, keys = {}, _keys(scheme.strip())
-            found[component] = (scheme.strip(), options)
+            components[component] = (scheme.strip(), options)
             pairs = [first] if first else []
         elif options is None or ":" in item or not item or _is_scheme(scheme):
             why = f"'{component}' is named twice" if _is_scheme(scheme) else f"'{item}' is not understood"
@@ -71,7 +71,7 @@ def read(text: str) -> Recipe:
             key, is_value, value = pair.partition("=")
             options[key.strip()] = value.strip() if is_value else True
     return _checked(
-        Recipe(components={n: RecipeComponent(scheme=s, options=o) for n, (s, o) in found.items()})
+        Recipe(components={n: RecipeComponent(scheme=s, options=o) for n, (s, o) in components.items()})
     )
 
 
@@ -102,9 +102,9 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
     """
     takers = [name for name in table.names() if method in table.get(name).choices.get("method", ())]
 
-    def options(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        takes = scheme in takers and given["method"] == NO_METHOD
-        return {**given, "method": method} if takes else dict(given)
+    def options(scheme: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        takes = scheme in takers and values["method"] == NO_METHOD
+        return {**values, "method": method} if takes else dict(values)
 
     named = [s for c in recipe.components.values() for s in (c.scheme, *(r.scheme for r in c.weights))]
     if not set(takers) & set(named):
@@ -127,8 +127,8 @@ def _mapped(recipe: Recipe, options: Callable[[str, Mapping[str, Any]], dict[str
             rule.model_copy(update={"options": options(rule.scheme, rule.options)})
             for rule in component.weights
         )
-        given = options(component.scheme, component.options)
-        components[name] = component.model_copy(update={"options": given, "weights": rules})
+        values = options(component.scheme, component.options)
+        components[name] = component.model_copy(update={"options": values, "weights": rules})
     return recipe.model_copy(update={"components": components})
 
 
@@ -200,12 +200,12 @@ def _checked(recipe: Recipe) -> Recipe:
     return Recipe(components=components)
 
 
-def _options(scheme: str, given: Mapping[str, object], precisions: bool) -> dict[str, Any]:
+def _options(scheme: str, values: Mapping[str, object], precisions: bool) -> dict[str, Any]:
     if scheme == NONE or (precisions and scheme in PRECISIONS):
-        if given:
-            raise UsageError(f"'{scheme}' takes no options; found '{next(iter(given))}'.")
+        if values:
+            raise UsageError(f"'{scheme}' takes no options; found '{next(iter(values))}'.")
         return {}
-    return dataclasses.asdict(table.options(scheme, given))
+    return dataclasses.asdict(table.options(scheme, values))
 
 
 def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) -> Recipe:
@@ -228,10 +228,10 @@ def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) 
         for scheme in (component.scheme, *(rule.scheme for rule in component.weights)):
             _require(target, scheme)
 
-    def fitted(scheme: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    def fitted(scheme: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if not _is_real(scheme):
-            return dict(given)
-        return dataclasses.asdict(accept.fitted(target, scheme, table.options(scheme, given)))
+            return dict(values)
+        return dataclasses.asdict(accept.fitted(target, scheme, table.options(scheme, values)))
 
     recipe = _mapped(recipe, fitted)
     chosen = {}
@@ -299,24 +299,26 @@ class Choice:
     @property
     def precision(self) -> str | None:
         """The precision that the recipe names in place of a scheme."""
-        found = self.component
-        return found.scheme if found is not None and found.scheme in PRECISIONS else None
+        component = self.component
+        return component.scheme if component is not None and component.scheme in PRECISIONS else None
 
     @property
     def label(self) -> str:
         """For people: "int4", "int4 and 2 rules", or nothing."""
-        found = self.component
-        if found is None:
+        component = self.component
+        if component is None:
             return ""
-        scheme = found.scheme if _is_real(found.scheme) else ""
-        rules = f"{len(found.weights)} rules" if found.weights else ""
+        scheme = component.scheme if _is_real(component.scheme) else ""
+        rules = f"{len(component.weights)} rules" if component.weights else ""
         return " and ".join(filter(None, (scheme, rules)))
 
     @property
     def parts(self) -> tuple[tuple[Scheme[Any], Options], ...]:
         """The schemes that it names, with their options."""
-        found = self.component
-        named: tuple[RecipeComponent | RecipeRule, ...] = () if found is None else (found, *found.weights)
+        component = self.component
+        named: tuple[RecipeComponent | RecipeRule, ...] = (
+            () if component is None else (component, *component.weights)
+        )
         return tuple(
             (table.get(part.scheme), table.options(part.scheme, part.options))
             for part in named
@@ -348,11 +350,11 @@ class Choice:
 
     def decide(self, key: str, layout: Layout) -> Decision | None:
         """What becomes of a weight: the first rule that matches its key, or else the component's scheme."""
-        found = self.component
-        if found is None:
+        component = self.component
+        if component is None:
             return None
         rule: RecipeRule | RecipeComponent = next(
-            (r for r in found.weights if fnmatch.fnmatchcase(key, r.match)), found
+            (r for r in component.weights if fnmatch.fnmatchcase(key, r.match)), component
         )
         if not _is_real(rule.scheme):
             return None

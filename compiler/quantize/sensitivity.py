@@ -60,20 +60,20 @@ def measure(
     Raises:
         LatentcError: a weight is not finite, or an output.
     """
-    found = find(model)
-    weights = {str(f.value.name): np.ascontiguousarray(f.weight.numpy()) for f in found}
+    initializers = find(model)
+    weights = {str(f.value.name): np.ascontiguousarray(f.weight.numpy()) for f in initializers}
     result: dict[str, tuple[Option, ...]] = {}
     with tempfile.TemporaryDirectory(prefix="latentc-sensitivity-") as place:
-        session = _open(model, found, Path(place))
+        session = _open(model, initializers, Path(place))
         try:
             references = [session.run({**call, **weights}) for call in calls]
             _require_finite(references, folder)
             started = time.perf_counter()
-            for number, one in enumerate(found):
-                result[one.key] = _one(one, weights, session, calls, references, candidates)
-                left = (time.perf_counter() - started) / (number + 1) * (len(found) - number - 1)
+            for number, initializer in enumerate(initializers):
+                result[initializer.key] = _one(initializer, weights, session, calls, references, candidates)
+                left = (time.perf_counter() - started) / (number + 1) * (len(initializers) - number - 1)
                 task = f"{folder}: sensitivity of weights, about {_minutes(left)} left"
-                progress(Event(task, number + 1, len(found)))
+                progress(Event(task, number + 1, len(initializers)))
         finally:
             session.close()
     return Measured(folder, result)
@@ -93,11 +93,11 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _open(model: ir.Model, found: Sequence[Found], place: Path) -> Any:
+def _open(model: ir.Model, initializers: Sequence[Found], place: Path) -> Any:
     """A session of the graph with its weights as inputs."""
     copy = model.clone()
-    for one in found:
-        value = copy.graph.initializers.pop(str(one.value.name))
+    for initializer in initializers:
+        value = copy.graph.initializers.pop(str(initializer.value.name))
         value.const_value = None
         copy.graph.inputs.append(value)
     target = targets.get(targets.STAND_IN)
@@ -106,47 +106,47 @@ def _open(model: ir.Model, found: Sequence[Found], place: Path) -> Any:
 
 
 def _one(
-    one: Found,
+    initializer: Found,
     weights: Mapping[str, np.ndarray],
     session: Any,
     calls: Sequence[Mapping[str, np.ndarray]],
     references: Sequence[Mapping[str, np.ndarray]],
     candidates: Candidates,
 ) -> tuple[Option, ...]:
-    name = str(one.value.name)
-    rows = np.ascontiguousarray(_rows(one, weights[name]))
+    name = str(initializer.value.name)
+    rows = np.ascontiguousarray(_rows(initializer, weights[name]))
     if not np.isfinite(rows).all():
-        raise LatentcError(f"the weight '{one.key}' holds NaN or infinity: it cannot be quantized.")
+        raise LatentcError(f"the weight '{initializer.key}' holds NaN or infinity: it cannot be quantized.")
     power = float(np.sum(np.square(rows, dtype=np.float64))) or 1.0
     options = [Option(NONE, 2 * rows.size, 0.0)]
-    decisions = _decisions(one, candidates)
+    decisions = _decisions(initializer, candidates)
     if not decisions:
         return tuple(options)
     # The coarsest moves the output the most.
-    probe = min(decisions, key=lambda decision: decision.bytes(one.layout))
+    probe = min(decisions, key=lambda decision: decision.bytes(initializer.layout))
     restored = _restored(rows, probe)
     put_in = float(np.sum(np.square(restored - rows, dtype=np.float64))) / power
-    exchanged = {**weights, name: _back(one, restored)}
+    exchanged = {**weights, name: _back(initializer, restored)}
     came_out = 0.0
     for call, reference in zip(calls, references, strict=True):
         outputs = session.run({**call, **exchanged})
         came_out += sum(_distance(outputs[key], reference[key]) for key in reference) / len(calls)
     if not np.isfinite(came_out):
         raise LatentcError(
-            f"the sensitivity of the weight '{one.key}' cannot be measured: in {probe.label} it makes outputs that "
-            "are not finite.",
+            f"the sensitivity of the weight '{initializer.key}' cannot be measured: in {probe.label} it makes "
+            "outputs that are not finite.",
             "Name schemes instead, for instance: --quantize int8",
         )
     rate = came_out / put_in if put_in else 0.0
     for decision in decisions:
         error = float(np.sum(np.square(_restored(rows, decision) - rows, dtype=np.float64))) / power
-        options.append(Option(decision.label, decision.bytes(one.layout), rate * error))
+        options.append(Option(decision.label, decision.bytes(initializer.layout), rate * error))
     return tuple(options)
 
 
-def _decisions(one: Found, candidates: Candidates) -> list[Decision]:
+def _decisions(initializer: Found, candidates: Candidates) -> list[Decision]:
     """The candidates that fit this weight as they are."""
-    made = [decide(scheme, options, one.layout) for scheme, options in candidates]
+    made = [decide(scheme, options, initializer.layout) for scheme, options in candidates]
     return [decision for decision in made if not decision.note]
 
 
@@ -162,12 +162,14 @@ def _restored(rows: np.ndarray, decision: Decision) -> np.ndarray:
     )
 
 
-def _rows(one: Found, array: np.ndarray) -> np.ndarray:
-    return np.moveaxis(array, one.layout.channel, 0).reshape(one.layout.rows, one.layout.inner)
+def _rows(initializer: Found, array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, initializer.layout.channel, 0).reshape(
+        initializer.layout.rows, initializer.layout.inner
+    )
 
 
-def _back(one: Found, rows: np.ndarray) -> np.ndarray:
-    layout = one.layout
+def _back(initializer: Found, rows: np.ndarray) -> np.ndarray:
+    layout = initializer.layout
     first = (layout.rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
     return np.ascontiguousarray(np.moveaxis(rows.reshape(first), 0, layout.channel))
 

@@ -92,8 +92,8 @@ def tap(model: ir.Model, found: Sequence[Smoothable]) -> ir.Model:
     copy = model.clone()
     same = twins(model, copy)
     ends = []
-    for one in found:
-        value = same[one.norm.outputs[0]]
+    for group in found:
+        value = same[group.norm.outputs[0]]
         build = Tap(copy.graph, value)
         assert value.shape is not None  # as `smoothable` requires
         axes = list(range(len(value.shape) - 1))
@@ -107,9 +107,9 @@ def channels(found: Sequence[Smoothable], taps: np.ndarray) -> list[Channels]:
     """What the taps of `tap` say, float32 [calls, ...] as they come from the runtime."""
     result = []
     start = 0
-    for one in found:
-        part = taps[:, start : start + 3 * one.channels].reshape(len(taps), 3, -1).astype(np.float64)
-        start += 3 * one.channels
+    for group in found:
+        part = taps[:, start : start + 3 * group.channels].reshape(len(taps), 3, -1).astype(np.float64)
+        start += 3 * group.channels
         result.append(Channels(part[:, 0].min(axis=0), part[:, 1].max(axis=0), part[:, 2].mean(axis=0)))
     return result
 
@@ -133,17 +133,17 @@ def factors(one: Smoothable, known: Channels, top: int) -> np.ndarray | None:
     return None if best is None else best.astype(np.float32)
 
 
-def _rows(found: Found) -> np.ndarray:
-    rows: np.ndarray = found.rows.numpy()
+def _rows(initializer: Found) -> np.ndarray:
+    rows: np.ndarray = initializer.rows.numpy()
     return rows
 
 
-def _tame(found: np.ndarray) -> np.ndarray:
+def _tame(scales: np.ndarray) -> np.ndarray:
     """Positive, and 1 in the geometric mean: channels that are always zero stay as they are."""
-    alive = np.isfinite(found) & (found > 0)
+    alive = np.isfinite(scales) & (scales > 0)
     if not alive.any():
-        return np.ones_like(found)
-    scaled = found / np.exp(np.mean(np.log(found[alive])))
+        return np.ones_like(scales)
+    scaled = scales / np.exp(np.mean(np.log(scales[alive])))
     return np.where(alive, np.clip(scaled, 1e-3, 1e3), 1.0)
 
 
@@ -176,7 +176,7 @@ def fold(model: ir.Model, one: Smoothable, by: np.ndarray) -> None:
         one.norm.replace_input_with(index, add_constant(model.graph, divided, f"{value.name}.smoothed"))
         if not value.uses() and value.name is not None:
             model.graph.initializers.pop(value.name, None)
-    for found in one.weights:
-        weight = found.value.const_value
+    for initializer in one.weights:
+        weight = initializer.value.const_value
         assert isinstance(weight, WeightRef)
-        found.value.const_value = weight.then(Multiply.of(by, 1 - found.layout.channel))
+        initializer.value.const_value = weight.then(Multiply.of(by, 1 - initializer.layout.channel))
