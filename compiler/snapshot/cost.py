@@ -47,9 +47,9 @@ def _infer(graph: ir.Graph) -> None:
         shapes.visit(node)
         rule = _SHAPES.get(node.op_type)
         if rule is not None and static(node.outputs[0]) is None:
-            found = rule(node, shapes)
-            if found is not None:
-                node.outputs[0].shape = ir.Shape(found)
+            shape = rule(node, shapes)
+            if shape is not None:
+                node.outputs[0].shape = ir.Shape(shape)
 
 
 def _unknown(graph: ir.Graph) -> bool:
@@ -59,11 +59,11 @@ def _unknown(graph: ir.Graph) -> bool:
 
 def _windows(node: ir.Node, shapes: Shapes) -> tuple[int, ...] | None:
     """The result of a convolution or pooling."""
-    given = static(node.inputs[0])
+    shape = static(node.inputs[0])
     pooling = node.op_type.endswith("Pool")
     kernel = ints_attribute(node, "kernel_shape") if pooling else static(node.inputs[1])
     auto = node.attributes.get("auto_pad")
-    if given is None or kernel is None or (auto is not None and auto.as_string() != "NOTSET"):
+    if shape is None or kernel is None or (auto is not None and auto.as_string() != "NOTSET"):
         return None
     window = kernel if pooling else kernel[2:]
     rank = len(window)
@@ -72,29 +72,29 @@ def _windows(node: ir.Node, shapes: Shapes) -> tuple[int, ...] | None:
     extra = ints_attribute(node, "output_padding") or (0,) * rank
     up = int_attribute(node, "ceil_mode", 0)
     sizes = []
-    for i, (size, k) in enumerate(zip(given[2:], window, strict=True)):
+    for i, (size, k) in enumerate(zip(shape[2:], window, strict=True)):
         covered, around = dilations[i] * (k - 1) + 1, pads[i] + pads[i + rank]
         if node.op_type == "ConvTranspose":
             sizes.append(strides[i] * (size - 1) + extra[i] + covered - around)
         else:
             room = size + around - covered
             sizes.append((-(-room // strides[i]) if up else room // strides[i]) + 1)
-    channels = given[1] if pooling else kernel[0]
+    channels = shape[1] if pooling else kernel[0]
     if node.op_type == "ConvTranspose":
         channels = kernel[1] * int_attribute(node, "group", 1)
-    return (given[0], channels, *sizes)
+    return (shape[0], channels, *sizes)
 
 
 def _resize(node: ir.Node, shapes: Shapes) -> tuple[int, ...] | None:
-    given = static(node.inputs[0])
+    shape = static(node.inputs[0])
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         wanted = shapes.contents(node.inputs[3])
         fixed = tuple(size for size in wanted or () if isinstance(size, int))
-        return fixed if given is not None and len(fixed) == len(given) else None
+        return fixed if shape is not None and len(fixed) == len(shape) else None
     scales = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if given is None or scales is None or scales.size != len(given):
+    if shape is None or scales is None or scales.size != len(shape):
         return None
-    return tuple(math.floor(size * float(scale)) for size, scale in zip(given, scales.tolist(), strict=True))
+    return tuple(math.floor(size * float(scale)) for size, scale in zip(shape, scales.tolist(), strict=True))
 
 
 # What `Shapes` leaves to onnx, whose inference knows no group normalization and so gets no further than the first.
@@ -162,8 +162,8 @@ def _conv(node: ir.Node) -> int:
 
 
 def _conv_transpose(node: ir.Node) -> int:
-    given, kernel = static(node.inputs[0]), static(node.inputs[1])
-    return 2 * math.prod(given) * math.prod(kernel[1:]) if given is not None and kernel else 0
+    shape, kernel = static(node.inputs[0]), static(node.inputs[1])
+    return 2 * math.prod(shape) * math.prod(kernel[1:]) if shape is not None and kernel else 0
 
 
 def _attention(node: ir.Node) -> int:
@@ -175,9 +175,9 @@ def _attention(node: ir.Node) -> int:
 
 
 def _einsum(node: ir.Node) -> int:
-    given, _, result = node.attributes["equation"].as_string().replace(" ", "").partition("->")
+    terms, _, result = node.attributes["equation"].as_string().replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
-    for letters, value in zip(given.split(","), node.inputs, strict=False):
+    for letters, value in zip(terms.split(","), node.inputs, strict=False):
         shape = static(value)
         if shape is None or "." in letters:
             return 0

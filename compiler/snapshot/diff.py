@@ -55,13 +55,13 @@ class Change:
 
 def diff(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     """Every change, most important first; empty for equal graphs."""
-    found: list[Change] = []
+    changes: list[Change] = []
     for what, a, b in (("model", before.model, after.model), ("made by", before.made_by, after.made_by)):
         if a != b:
-            found.append(Change("", (), (), "metadata", f"{what} {a} -> {b}"))
+            changes.append(Change("", (), (), "metadata", f"{what} {a} -> {b}"))
     if before.options != after.options:
         texts = (", ".join(s.options) or "no options" for s in (before, after))
-        found.append(Change("", (), (), "metadata", "taken with " + " -> ".join(texts)))
+        changes.append(Change("", (), (), "metadata", "taken with " + " -> ".join(texts)))
     old, new = ({g.key: g for g in s.graphs} for s in (before, after))
     for key in sorted(old.keys() | new.keys()):
         a_graph, b_graph = old.get(key), new.get(key)
@@ -69,10 +69,10 @@ def diff(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
             graph = a_graph or b_graph
             assert graph is not None
             text = "the graph is gone" if b_graph is None else "the graph is new"
-            found.append(Change(graph.name, (graph.form,), (), "graphs", text))
+            changes.append(Change(graph.name, (graph.form,), (), "graphs", text))
         else:
-            found.extend(_graph(a_graph, b_graph))
-    return tuple(sorted(_merged(found), key=_rank))
+            changes.extend(_graph(a_graph, b_graph))
+    return tuple(sorted(_merged(changes), key=_rank))
 
 
 def allowed(changes: Iterable[Change], allow: Iterable[str]) -> tuple[Change, ...]:
@@ -119,13 +119,13 @@ def _graph(a: GraphPrint, b: GraphPrint) -> Iterator[Change]:
     yield from (change("numeric", text) for text in _numeric(a.numeric, b.numeric))
     if a.sizes != b.sizes:
         yield change("metadata", f"costs are taken at {_sizes(a.sizes)} -> {_sizes(b.sizes)}")
-    found = list(_modules(a, b))
-    for path, finding in found:
+    findings = list(_modules(a, b))
+    for path, finding in findings:
         yield change(finding.kind, finding.text, path)
-    told = (
+    reported = (
         a.opset != b.opset or sorted(a.inputs) != sorted(b.inputs) or sorted(a.outputs) != sorted(b.outputs)
     )
-    if a.digest != b.digest and not told and all(f.kind == "cost" for _, f in found):
+    if a.digest != b.digest and not reported and all(f.kind == "cost" for _, f in findings):
         yield change("wiring", "the same operators in every module, wired differently")
     if a.sizes == b.sizes:
         yield from (change("cost", text) for text in _cost(a, b))
@@ -202,11 +202,11 @@ def _merged(changes: Iterable[Change]) -> list[Change]:
     for c in changes:
         forms.setdefault((c.graph, c.kind, c.modules, c.text), []).extend(c.forms)
     modules: dict[tuple[str, str, tuple[str, ...], str], list[str]] = {}
-    for (graph, kind, paths, text), found in forms.items():
-        modules.setdefault((graph, kind, tuple(found), text), []).extend(paths)
+    for (graph, kind, paths, text), form_names in forms.items():
+        modules.setdefault((graph, kind, tuple(form_names), text), []).extend(paths)
     return [
-        Change(graph, found, tuple(sorted(paths)), kind, text)
-        for (graph, kind, found, text), paths in modules.items()
+        Change(graph, form_names, tuple(sorted(paths)), kind, text)
+        for (graph, kind, form_names, text), paths in modules.items()
     ]
 
 

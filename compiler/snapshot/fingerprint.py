@@ -40,12 +40,12 @@ def fingerprint(
     words = {node: describe.operator(node) for node in graph}
     wiring = Modules(graph, where, words)
     digests, reads = wiring.digests(), wiring.reads()
-    found = {path: _Collected() for path in sorted(set(where.values()))}
+    collected = {path: _Collected() for path in sorted(set(where.values()))}
     for node in graph:
-        found[where[node]].add(node, words[node])
+        collected[where[node]].add(node, words[node])
     for pattern, node in patterns.found(graph):
-        found[where[node]].patterns[pattern] += 1
-    _add_weights(graph, where, found)
+        collected[where[node]].patterns[pattern] += 1
+    _add_weights(graph, where, collected)
     modules = {
         path: ModulePrint(
             ops=dict(c.ops),
@@ -55,7 +55,7 @@ def fingerprint(
             cost=Cost(c.flops, c.parameters, c.bytes, c.unknown),
             digest=digests[path][:12],
         )
-        for path, c in found.items()
+        for path, c in collected.items()
     }
     return GraphPrint(
         name=name,
@@ -99,7 +99,7 @@ def _with_neighbours(node: ir.Node, words: str) -> str:
     return f"{words} between {before} and {after}"
 
 
-def _add_weights(graph: ir.Graph, where: Mapping[ir.Node, str], found: Mapping[str, _Collected]) -> None:
+def _add_weights(graph: ir.Graph, where: Mapping[ir.Node, str], collected: Mapping[str, _Collected]) -> None:
     """Each weight belongs to the module whose name it bears, or else to the first that reads it."""
     for value in graph.initializers.values():
         if not describe.is_weight(value):
@@ -109,9 +109,9 @@ def _add_weights(graph: ir.Graph, where: Mapping[ir.Node, str], found: Mapping[s
         readers = sorted({where[use.node] for use in value.uses() if use.node in where})
         if owner not in readers and readers:
             owner = readers[0]
-        if owner not in found:
+        if owner not in collected:
             continue  # nothing reads it
-        into = found[owner]
+        into = collected[owner]
         name = relative(owner, key)
         while name in into.weights:  # one stored tensor, cut or cast in two ways
             name += "'"

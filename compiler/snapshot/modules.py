@@ -27,11 +27,11 @@ def renamed(before: Mapping[str, ModulePrint], after: Mapping[str, ModulePrint])
     gone: dict[object, list[str]] = {}
     for path in sorted(before.keys() - after.keys()):
         gone.setdefault(_likeness(before[path]), []).append(path)
-    found: dict[str, str] = {}
+    moved: dict[str, str] = {}
     for path in sorted(after.keys() - before.keys()):
         if alike := gone.get(_likeness(after[path])):
-            found[alike.pop(0)] = path
-    return found
+            moved[alike.pop(0)] = path
+    return moved
 
 
 def weight_names(modules: Mapping[str, ModulePrint]) -> set[str]:
@@ -69,30 +69,30 @@ def compare(
     old, new = before or ModulePrint(), after or ModulePrint()
     if old == new:
         return []
-    found = [
+    findings = [
         *_patterns(old.patterns, new.patterns, totals),
         *_ops(old.ops, new.ops),
         *_weights(path, old.weights, new.weights, weights),
     ]
-    if any(f.kind == "quantization" for f in found):  # what belongs to it: scales, zero points
-        found = [replace(f, kind="quantization") if f.kind == "weights" else f for f in found]
+    if any(f.kind == "quantization" for f in findings):  # what belongs to it: scales, zero points
+        findings = [replace(f, kind="quantization") if f.kind == "weights" else f for f in findings]
     if not same_graph:
-        found += _reads(_placed(path, old.reads, moved), _placed(moved.get(path, path), new.reads, {}))
+        findings += _reads(_placed(path, old.reads, moved), _placed(moved.get(path, path), new.reads, {}))
     if before is None or after is None:
         word = "gone" if after is None else "new"
         names = Counter({text.partition(" ")[0]: 0 for text in (old if after is None else new).ops})
         what = ", ".join(sorted(names)) or "nothing"
-        kept = [f for f in found if f.kind in ("patterns", "casts")]
-        return [*kept, Finding("ops", f"the module is {word} ({what})")]
-    if not found and old.digest != new.digest and not (same_graph and moved):
+        pattern_findings = [f for f in findings if f.kind in ("patterns", "casts")]
+        return [*pattern_findings, Finding("ops", f"the module is {word} ({what})")]
+    if not findings and old.digest != new.digest and not (same_graph and moved):
         if same_graph:
-            found.append(Finding("weights", "its weights have changed places"))
+            findings.append(Finding("weights", "its weights have changed places"))
         else:
-            found.append(Finding("wiring", "the same operators, wired differently"))
-    if not found and same_sizes and old.cost != new.cost:
-        found.append(Finding("cost", f"FLOPs {old.cost.flops:,} -> {new.cost.flops:,}, "
-                             f"bytes written {old.cost.bytes:,} -> {new.cost.bytes:,}"))  # fmt: skip
-    return found
+            findings.append(Finding("wiring", "the same operators, wired differently"))
+    if not findings and same_sizes and old.cost != new.cost:
+        findings.append(Finding("cost", f"FLOPs {old.cost.flops:,} -> {new.cost.flops:,}, "
+                                f"bytes written {old.cost.bytes:,} -> {new.cost.bytes:,}"))  # fmt: skip
+    return findings
 
 
 def _patterns(a: Counts, b: Counts, totals: tuple[Counts, Counts]) -> Iterator[Finding]:
@@ -171,12 +171,12 @@ def _class(a: str, b: str) -> str:
 
 def _placed(path: str, reads: Counts, moved: Mapping[str, str]) -> Counter[str]:
     """Reads with the whole paths of the modules read from."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for text, count in reads.items():
         op, _, origins = text.partition(" <- ")
         names = [_origin(path, origin, moved) for origin in origins.split(", ")]
-        found[f"{op} <- {', '.join(names)}"] += count
-    return found
+        counts[f"{op} <- {', '.join(names)}"] += count
+    return counts
 
 
 def _origin(path: str, seen: str, moved: Mapping[str, str]) -> str:

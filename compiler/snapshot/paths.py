@@ -19,18 +19,18 @@ def labels(graph: ir.Graph) -> dict[ir.Node, str]:
     A node that some pass made and did not label belongs where its data comes from; where it reads only constants,
     to the node that reads it.
     """
-    found = {n: n.metadata_props[MODULE] for n in graph if MODULE in n.metadata_props}
+    paths = {n: n.metadata_props[MODULE] for n in graph if MODULE in n.metadata_props}
     for node in graph:
-        if node not in found:
+        if node not in paths:
             makers = (v.producer() for v in node.inputs if v is not None)
-            known = [found[maker] for maker in makers if maker in found]
+            known = [paths[maker] for maker in makers if maker in paths]
             if known:
-                found[node] = known[0]
+                paths[node] = known[0]
     for node in reversed(list(graph)):
-        if node not in found:
-            readers = [found[u.node] for v in node.outputs for u in v.uses() if u.node in found]
-            found[node] = min(readers, default="")
-    return found
+        if node not in paths:
+            readers = [paths[u.node] for v in node.outputs for u in v.uses() if u.node in paths]
+            paths[node] = min(readers, default="")
+    return paths
 
 
 def split(path: str) -> list[str]:
@@ -123,9 +123,9 @@ def _values(text: str) -> list[str]:
 def common(paths: Sequence[str]) -> str:
     """The deepest module that holds all of `paths`."""
     parts = [split(path) for path in paths]
-    shared: list[str] = []
+    prefix: list[str] = []
     for level in zip(*parts, strict=False):
         if len(set(level)) > 1:
             break
-        shared.append(level[0])
-    return ".".join(shared)
+        prefix.append(level[0])
+    return ".".join(prefix)

@@ -279,7 +279,7 @@ class _Graph:
 
     def _module(self, digest: str) -> None:
         maps = self.maps
-        found = ModulePrint(
+        module = ModulePrint(
             ops=maps.get("op", {}),
             patterns=maps.get("pattern", {}),
             weights=self.weights,
@@ -287,7 +287,7 @@ class _Graph:
             cost=self.cost,
             digest=digest,
         )
-        self.modules.update((path, found) for path in self.paths)
+        self.modules.update((path, module) for path in self.paths)
         self.paths, self.maps, self.weights, self.cost = [], {}, {}, Cost()
 
     def done(self) -> GraphPrint:

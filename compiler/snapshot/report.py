@@ -21,10 +21,10 @@ def lines(changes: Sequence[Change]) -> Iterator[str]:
     for change in changes:
         groups.setdefault((change.graph, change.modules), []).append(change)
     all_forms = {(c.graph, form) for c in changes for form in c.forms}
-    for (graph, modules), found in groups.items():
+    for (graph, modules), group in groups.items():
         where = "".join(f"{part}: " for part in (graph, _where(modules)) if part)
         several = len({form for g, form in all_forms if g == graph}) > 1
-        texts = [c.text + (f" [{', '.join(c.forms)}]" if several else "") for c in found]
+        texts = [c.text + (f" [{', '.join(c.forms)}]" if several else "") for c in group]
         yield where + "; ".join(texts)
 
 
@@ -41,25 +41,25 @@ def summary(changes: Sequence[Change]) -> str:
     """ "3 changes: 1 casts, 2 attributes"; "no change"."""
     if not changes:
         return "no change"
-    found = count(changes)
-    kinds = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if found[kind])
+    counts = count(changes)
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
     return f"{len(changes)} change{'s' if len(changes) > 1 else ''}: {kinds}"
 
 
 def as_text(changes: Sequence[Change], allowed: int, file: str) -> str:
     """For a person."""
-    told = f"{file}: {summary(changes)}" + (f" ({allowed} allowed)" if allowed else "")
-    return "\n".join([told, *(f"  {line}" for line in lines(changes))])
+    header = f"{file}: {summary(changes)}" + (f" ({allowed} allowed)" if allowed else "")
+    return "\n".join([header, *(f"  {line}" for line in lines(changes))])
 
 
 def as_github(changes: Sequence[Change], allowed: int, file: str) -> str:
     """Annotations of a GitHub workflow: an error for each line of the text, and a notice when there is none."""
     if not changes:
         return _command("notice", file, "graph unchanged", summary(changes))
-    found = list(lines(changes))
-    shown = found[:_ANNOTATIONS]
-    if len(found) > len(shown):
-        shown[-1] = f"{len(found) - len(shown) + 1} more; run: latentc graph check MODEL --golden {file}"
+    texts = list(lines(changes))
+    shown = texts[:_ANNOTATIONS]
+    if len(texts) > len(shown):
+        shown[-1] = f"{len(texts) - len(shown) + 1} more; run: latentc graph check MODEL --golden {file}"
     return "\n".join(_command("error", file, "graph changed", line) for line in shown)
 
 

@@ -83,17 +83,17 @@ class Options:
 
     def lines(self) -> tuple[str, ...]:
         """As they stand in a snapshot; those at their defaults are left out."""
-        found = [f"target {name}" for name in self.targets or ()]
+        lines = [f"target {name}" for name in self.targets or ()]
         if self.targets == ():
-            found.append("target none")
-        found += [f"task {task}" for task in self.tasks]
+            lines.append("target none")
+        lines += [f"task {task}" for task in self.tasks]
         if self.size is not None:
-            found.append(f"size {_span(self.size.width)} {_span(self.size.height)}")
+            lines.append(f"size {_span(self.size.width)} {_span(self.size.height)}")
         if self.batch is not None:
-            found.append(f"batch {_span(self.batch)}")
-        found += [f"arg {name}={text}" for name, text in sorted(self.arguments.items())]
-        found += [f"component {name}" for name in self.components]
-        return tuple(found)
+            lines.append(f"batch {_span(self.batch)}")
+        lines += [f"arg {name}={text}" for name, text in sorted(self.arguments.items())]
+        lines += [f"component {name}" for name in self.components]
+        return tuple(lines)
 
     @classmethod
     def parse(cls, lines: Sequence[str]) -> Options:
@@ -102,24 +102,24 @@ class Options:
         Raises:
             LatentcError: an option that there is not, or a wrong value.
         """
-        given: dict[str, list[str]] = {}
+        values: dict[str, list[str]] = {}
         for line in lines:
             word, _, rest = line.partition(" ")
-            given.setdefault(word, []).append(rest)
+            values.setdefault(word, []).append(rest)
         try:
-            size = [_parsed(text) for text in given.pop("size", [""])[0].split(" ") if text]
-            batch = given.pop("batch", None)
-            named = given.pop("target", None)
+            size = [_parsed(text) for text in values.pop("size", [""])[0].split(" ") if text]
+            batch = values.pop("batch", None)
+            named = values.pop("target", None)
             options = cls(
                 targets=None if named is None else tuple(name for name in named if name != "none"),
-                tasks=tuple(given.pop("task", ())),
+                tasks=tuple(values.pop("task", ())),
                 size=SizeRange(*size) if size else None,
                 batch=None if batch is None else _parsed(batch[0]),
-                arguments={n: v for n, _, v in (a.partition("=") for a in given.pop("arg", ()))},
-                components=tuple(given.pop("component", ())),
+                arguments={n: v for n, _, v in (a.partition("=") for a in values.pop("arg", ()))},
+                components=tuple(values.pop("component", ())),
             )
-            if given:
-                raise ValueError(sorted(given)[0])
+            if values:
+                raise ValueError(sorted(values)[0])
         except (ValueError, TypeError) as error:
             raise LatentcError(f"the snapshot's options cannot be read: {error}") from error
         return options
@@ -146,8 +146,10 @@ def take(model: str, options: Options = Options(), progress: Progress = silent) 
     """
     wanted = forms(targets.names() if options.targets is None else options.targets)
     source = open_model(model)
-    given = parse_given(options.arguments)
-    captured = capture(source, options.tasks, options.size, options.batch, given, progress, weightless=True)
+    arguments = parse_given(options.arguments)
+    captured = capture(
+        source, options.tasks, options.size, options.batch, arguments, progress, weightless=True
+    )
     called = {m.component for m in captured.methods}
     if missing := sorted(set(options.components) - called):
         raise LatentcError(f"the pipeline calls no '{missing[0]}' (it calls: {', '.join(sorted(called))}).")

@@ -25,9 +25,9 @@ def digest(model: ir.Model, words: Mapping[ir.Node, str]) -> str:
         seen[value] = f"input {value.name}"
     hashes = []
     for node in graph:
-        found = _hash(words[node], *(_name(seen, value) for value in node.inputs))
-        hashes.append(found)
-        seen.update((value, f"{found}:{i}") for i, value in enumerate(node.outputs))
+        node_hash = _hash(words[node], *(_name(seen, value) for value in node.inputs))
+        hashes.append(node_hash)
+        seen.update((value, f"{node_hash}:{i}") for i, value in enumerate(node.outputs))
     outputs = sorted(f"{value.name} {_name(seen, value)}" for value in graph.outputs)
     opsets = sorted(f"{domain} {version}" for domain, version in model.opset_imports.items())
     return _hash(*opsets, "outputs", *outputs, "nodes", *sorted(hashes))
@@ -67,9 +67,9 @@ class Modules:
 
         Weights and constants are left out.
         """
-        found: dict[str, dict[str, int]] = {}
+        reads: dict[str, dict[str, int]] = {}
         for path, nodes in self._nodes.items():
-            counts = found.setdefault(path, {})
+            counts = reads.setdefault(path, {})
             for node in nodes:
                 if any(self._is_foreign(path, value) for value in node.inputs):
                     origins = ", ".join(
@@ -80,7 +80,7 @@ class Modules:
                     )
                     text = f"{node.op_type} <- {origins}"
                     counts[text] = counts.get(text, 0) + 1
-        return found
+        return reads
 
     def _is_foreign(self, path: str, value: ir.Value | None) -> bool:
         maker = None if value is None else value.producer()

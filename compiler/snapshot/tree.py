@@ -35,7 +35,7 @@ class Branch:
         yield 0, self
         if depth > 0:
             for branch in self.inner:
-                yield from ((level + 1, found) for level, found in branch.walk(depth - 1))
+                yield from ((level + 1, descendant) for level, descendant in branch.walk(depth - 1))
 
 
 def tree(graph: GraphPrint) -> Branch:
@@ -76,14 +76,14 @@ def _sum(branch: Branch) -> None:
 
 def _edges(modules: Mapping[str, ModulePrint]) -> set[tuple[str, str]]:
     """(module read from, module that reads)."""
-    found = set()
+    edges = set()
     for path, module in modules.items():
         for text in module.reads:
             for origin in text.partition(" <- ")[2].split(", "):
                 where = origin.partition("#")[0]
                 if where and where != "_" and not where.startswith("<"):
-                    found.add((absolute(path, "" if where == "." else where), path))
-    return found
+                    edges.add((absolute(path, "" if where == "." else where), path))
+    return edges
 
 
 def _order(branch: Branch, edges: set[tuple[str, str]]) -> None:
