@@ -90,16 +90,16 @@ def require_covered(model: ir.Model, shown: int = 5) -> Coverage:
     Raises:
         LatentcError: a node would fall back to the CPU.
     """
-    found = coverage(model)
-    if found.fallbacks:
-        listed = "; ".join(map(str, found.fallbacks[:shown]))
-        more = f"; and {len(found.fallbacks) - shown} more" if len(found.fallbacks) > shown else ""
+    report = coverage(model)
+    if report.fallbacks:
+        listed = "; ".join(map(str, report.fallbacks[:shown]))
+        more = f"; and {len(report.fallbacks) - shown} more" if len(report.fallbacks) > shown else ""
         raise LatentcError(
-            f"{len(found.fallbacks)} of {found.total} nodes of '{model.graph.name}' would run on the CPU, "
+            f"{len(report.fallbacks)} of {report.total} nodes of '{model.graph.name}' would run on the CPU, "
             f"not in DirectML: {listed}{more}.",
             "Use --target onnxruntime, whose artifacts run such nodes on the CPU.",
         )
-    return found
+    return report
 
 
 def _made(node: ir.Node) -> str:
@@ -171,8 +171,8 @@ def _wrong_type(node: ir.Node, kernel: Kernel, signature: _Signature | None) -> 
             continue
         if value.dtype is None:
             return f"the element type of '{value.name}' is not known"
-        if (found := _ORT_TYPES.get(value.dtype.name, value.dtype.name.lower())) not in allowed:
-            return f"'{value.name}' is {found}, and {constraint} takes {', '.join(sorted(allowed))}"
+        if (dtype := _ORT_TYPES.get(value.dtype.name, value.dtype.name.lower())) not in allowed:
+            return f"'{value.name}' is {dtype}, and {constraint} takes {', '.join(sorted(allowed))}"
     return None
 
 
@@ -187,8 +187,8 @@ def _paired(values: Iterable[ir.Value | None], names: tuple[str, ...]) -> Iterat
 
 
 def _attribute(node: ir.Node, name: str, default: object) -> object:
-    found = node.attributes.get(name)
-    return default if found is None else found.value
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value
 
 
 def _rank(value: ir.Value | None) -> int | None:

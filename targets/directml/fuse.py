@@ -46,9 +46,9 @@ def fuse(model: ir.Model) -> None:
 
 def _attention(softmax: ir.Node) -> None:
     """``Softmax(q k^T * scale [+ bias]) v`` over heads becomes one MultiHeadAttention over [batch, tokens, width]."""
-    found = softmax.inputs[0]
-    add = sole_maker(_uncast(found), "Add")
-    product, bias = (sole_maker(found, "MatMul"), None) if add is None else _product_and_bias(add)
+    logits = softmax.inputs[0]
+    add = sole_maker(_uncast(logits), "Add")
+    product, bias = (sole_maker(logits, "MatMul"), None) if add is None else _product_and_bias(add)
     end = sole_reader(softmax.outputs[0], "MatMul")
     if product is None or end is None or end.inputs[0] is not softmax.outputs[0]:
         return
@@ -196,13 +196,13 @@ def _replace_heads(end: ir.Node, out: ir.Value, split: tuple[int, ...]) -> None:
 
 def _gelu(node: ir.Node) -> None:
     """Gelu with the addition of a bias before it, where there is one; tanh's approximation is FastGelu."""
-    given = node.inputs[0]
-    assert given is not None
-    shape = static(given)
+    data = node.inputs[0]
+    assert data is not None
+    shape = static(data)
     if "approximate" in node.attributes and node.attributes["approximate"].as_string() == "tanh":
-        _replace(node, _insert(node, "FastGelu", [given], {}, shape, MICROSOFT).outputs[0])
+        _replace(node, _insert(node, "FastGelu", [data], {}, shape, MICROSOFT).outputs[0])
         return
-    add = sole_maker(given, "Add")
+    add = sole_maker(data, "Add")
     for side in (0, 1) if add is not None else ():
         assert add is not None
         bias, other = add.inputs[side], add.inputs[1 - side]
@@ -211,14 +211,14 @@ def _gelu(node: ir.Node) -> None:
         if static(other) == shape and static(bias) == (shape or (0,))[-1:]:
             _replace(node, _insert(node, "BiasGelu", [other, bias], {}, shape, MICROSOFT).outputs[0])
             return
-    _replace(node, _insert(node, "Gelu", [given], {}, shape, MICROSOFT).outputs[0])
+    _replace(node, _insert(node, "Gelu", [data], {}, shape, MICROSOFT).outputs[0])
 
 
 def _group_norm(node: ir.Node) -> None:
     """Pictures: GroupNorm, which wants channels last and takes a SiLU behind it. Others: InstanceNormalization."""
-    given, gamma, beta = node.inputs
-    shape = static(given)
-    assert given is not None and gamma is not None and beta is not None and shape is not None
+    data, gamma, beta = node.inputs
+    shape = static(data)
+    assert data is not None and gamma is not None and beta is not None and shape is not None
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
     groups = node.attributes["num_groups"].as_int()
     if len(shape) != 4:
@@ -226,7 +226,7 @@ def _group_norm(node: ir.Node) -> None:
         return
     end, silu = _silu(node)
     last = tuple(shape[i] for i in (0, 2, 3, 1))
-    turned = _insert(end, "Transpose", [given], {"perm": (0, 2, 3, 1)}, last).outputs[0]
+    turned = _insert(end, "Transpose", [data], {"perm": (0, 2, 3, 1)}, last).outputs[0]
     attributes = {"channels_last": 1, "groups": groups, "epsilon": epsilon, "activation": int(silu)}
     normed = _insert(end, "GroupNorm", [turned, gamma, beta], attributes, last, MICROSOFT).outputs[0]
     _replace(end, _insert(end, "Transpose", [normed], {"perm": (0, 3, 1, 2)}, shape).outputs[0])
@@ -244,13 +244,13 @@ def _silu(node: ir.Node) -> tuple[ir.Node, bool]:
 
 
 def _instance_norm(node: ir.Node, groups: int, epsilon: float, shape: tuple[int, ...]) -> ir.Value:
-    given, gamma, beta = node.inputs
-    assert given is not None and gamma is not None and beta is not None and given.dtype is not None
-    kind = given.dtype.numpy()
+    data, gamma, beta = node.inputs
+    assert data is not None and gamma is not None and beta is not None and data.dtype is not None
+    kind = data.dtype.numpy()
     ones = _constant(node, np.ones(groups, kind), "ones")
     zeros = _constant(node, np.zeros(groups, kind), "zeros")
     split = (shape[0], groups, math.prod(shape[1:]) // groups)
-    rows = _reshape(given, split, node)
+    rows = _reshape(data, split, node)
     normed = _insert(node, "InstanceNormalization", [rows, ones, zeros], {"epsilon": epsilon}, split)
     out = _reshape(normed.outputs[0], shape, node)
     wide = (shape[1], *(1 for _ in shape[2:]))

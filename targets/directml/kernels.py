@@ -92,8 +92,8 @@ def derive(markdown: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     Raises:
         ValueError: the text has no such section, or a row that this does not understand.
     """
-    _, found, section = markdown.partition(SECTION)
-    if not found:
+    _, heading, section = markdown.partition(SECTION)
+    if not heading:
         raise ValueError(f"there is no section '{SECTION}'")
     result: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in DOMAINS.values()}
     domain, op, parameters = "", "", ""
@@ -127,10 +127,10 @@ def _row(version: str, constraints: str, parameters: str) -> dict[str, Any] | No
     if not all(types.values()):
         return None
     row: dict[str, Any] = {"versions": [versions], "types": types}
-    found = _PARAMETER.findall(parameters)
+    formals = _PARAMETER.findall(parameters)
     for kind, name in (("in", "inputs"), ("out", "outputs")):
-        if found:
-            row[name] = [_plain(text) for where, text in found if where == kind]
+        if formals:
+            row[name] = [_plain(text) for where, text in formals if where == kind]
     return row
 
 

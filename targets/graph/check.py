@@ -19,7 +19,7 @@ def weightless(model: ir.Model) -> Iterator[ir.Model]:
     """The model with its weights turned into graph inputs: it can be serialized without reading them."""
     graph = model.graph
     taken = [(n, v) for n, v in graph.initializers.items() if not is_small(v.const_value)]
-    given = len(graph.inputs)
+    input_count = len(graph.inputs)
     tensors = [v.const_value for _, v in taken]
     for name, value in taken:
         del graph.initializers[name]
@@ -28,7 +28,7 @@ def weightless(model: ir.Model) -> Iterator[ir.Model]:
     try:
         yield model
     finally:
-        while len(graph.inputs) > given:
+        while len(graph.inputs) > input_count:
             graph.inputs.pop()  # `del` would leave the values marked as inputs
         for (_, value), tensor in zip(taken, tensors, strict=False):
             value.const_value = tensor

@@ -53,11 +53,11 @@ def require_finite(array: np.ndarray, file: str, key: str) -> None:
         return
     nans = int(np.isnan(array).sum())
     infinities = int(array.size - np.isfinite(array).sum()) - nans
-    found = " and ".join(
+    summary = " and ".join(
         f"{name} in {count:,}" for name, count in (("NaN", nans), ("infinity", infinities)) if count
     )
     raise LatentcError(
-        f"{file}: the weight '{key}' is not finite: it holds {found} of its {math.prod(array.shape):,} elements.",
+        f"{file}: the weight '{key}' is not finite: it holds {summary} of its {math.prod(array.shape):,} elements.",
         "The file is damaged or the model's training failed: fetch the model again, or another revision of it.",
     )
 

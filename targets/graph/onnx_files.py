@@ -79,12 +79,12 @@ def symbols(graph: ir.Model) -> dict[str, tuple[str, ...]]:
     """Symbolic dimension -> the inputs that have it, in their order."""
     import onnx_ir as ir
 
-    found: dict[str, list[str]] = {}
+    input_names: dict[str, list[str]] = {}
     for value in graph.graph.inputs:
         for d in dict.fromkeys(value.shape or ()):
             if isinstance(d, ir.SymbolicDim):
-                found.setdefault(str(d.value), []).append(str(value.name))
-    return {name: tuple(inputs) for name, inputs in found.items()}
+                input_names.setdefault(str(d.value), []).append(str(value.name))
+    return {name: tuple(inputs) for name, inputs in input_names.items()}
 
 
 def infer_shapes(graph: ir.Model, simplify: Callable[[ir.Model], ir.Model]) -> ir.Model:

@@ -123,9 +123,9 @@ class Shapes:
             return
         out = node.outputs[0]
         if node.op_type in _SEQUENCES:
-            given = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-            if given is not None:
-                out.type = ir.SequenceType(ir.TensorType(given))
+            element_type = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+            if element_type is not None:
+                out.type = ir.SequenceType(ir.TensorType(element_type))
             return
         if node.op_type == "Split":
             self._split(node)
@@ -135,11 +135,11 @@ class Shapes:
                 out.dtype = dtype
         known = dims(out)
         if known is None or None in known:
-            found = self._shape(node)
-            if found is not None:
-                if known is not None and len(known) == len(found):
-                    found = tuple(f if k is None else k for k, f in zip(known, found, strict=False))
-                out.shape = ir.Shape(found)
+            shape = self._shape(node)
+            if shape is not None:
+                if known is not None and len(known) == len(shape):
+                    shape = tuple(f if k is None else k for k, f in zip(known, shape, strict=False))
+                out.shape = ir.Shape(shape)
         if out.dtype in _INTEGERS:
             rule = _CONTENTS.get(node.op_type)
             elements = None if rule is None else rule(self, node)
@@ -152,15 +152,15 @@ class Shapes:
 
     def _split(self, node: ir.Node) -> None:
         """The lengths of the parts, where they are known; equal ones where no lengths are given."""
-        given = dims(node.inputs[0])
-        if given is None:
+        shape = dims(node.inputs[0])
+        if shape is None:
             return
-        axis = int_attribute(node, "axis", 0) % len(given)
+        axis = int_attribute(node, "axis", 0) % len(shape)
         lengths: Dims | None
         if len(node.inputs) > 1 and node.inputs[1] is not None:
             lengths = self.contents(node.inputs[1])
         else:
-            count, length = len(node.outputs), given[axis]
+            count, length = len(node.outputs), shape[axis]
             even = isinstance(length, int) and length % count == 0
             lengths = (length // count,) * count if isinstance(length, int) and even else None
         if lengths is None or len(lengths) != len(node.outputs):
@@ -168,7 +168,7 @@ class Shapes:
         for part, length in zip(node.outputs, lengths, strict=True):
             known = dims(part)
             if known is None or None in known:
-                part.shape = ir.Shape([*given[:axis], length, *given[axis + 1 :]])
+                part.shape = ir.Shape([*shape[:axis], length, *shape[axis + 1 :]])
             if part.type is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
                 part.dtype = node.inputs[0].dtype
 

@@ -102,7 +102,7 @@ def compress(
         model = ov.Core().read_model(model_file)
         products = _prepare(model, {weight.name for weight in weights}, method == "awq")
         types = {port.get_any_name(): port.get_element_type().to_dtype() for port in model.inputs}
-        given = nncf.Dataset([{n: call[n].astype(kind) for n, kind in types.items()} for call in calls])
+        dataset = nncf.Dataset([{n: call[n].astype(kind) for n, kind in types.items()} for call in calls])
         for group, asymmetric in sorted({(weight.group, weight.asymmetric) for weight in weights}):
             mine = {products[w.name] for w in weights if (w.group, w.asymmetric) == (group, asymmetric)}
             others = [
@@ -117,7 +117,7 @@ def compress(
                 group_size=group,
                 ignored_scope=nncf.IgnoredScope(names=others, validate=False),
                 all_layers=True,
-                dataset=given,
+                dataset=dataset,
                 subset_size=len(calls),
                 backup_mode=nncf.BackupMode.NONE,
                 **{METHODS[method]: True},
@@ -126,9 +126,9 @@ def compress(
         op.get_friendly_name(): op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"
     }
     for weight in weights:
-        found = _values(constants, weight)
-        if found is not None:
-            yield weight, found
+        values = _values(constants, weight)
+        if values is not None:
+            yield weight, values
 
 
 def _prepare(model: Any, names: set[str], guarded: bool) -> dict[str, str]:

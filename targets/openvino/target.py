@@ -102,9 +102,9 @@ class OpenVino:
             lent = _retype(model, onnx_file, normal_floats)
             _restore_names(model, graph)
             _number_unnamed(model)
-            precise = _keep_angles(model)
+            fp32_names = _keep_angles(model)
             ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
-            _mark(out_dir / MODEL, precise)
+            _mark(out_dir / MODEL, fp32_names)
             del lent
         except RuntimeError as error:
             raise LatentcError(
@@ -240,11 +240,11 @@ def _number_unnamed(model: Any) -> None:
             op.set_friendly_name(next(fresh))
 
 
-def _mark(file: Path, precise: frozenset[str]) -> None:
+def _mark(file: Path, fp32_names: frozenset[str]) -> None:
     """Marks, in the IR, what widens a weight of 16 bits as OpenVINO's own compression marks it, "decompression".
 
-    And the nodes of the names `precise` as those that stay in fp32 where a device computes in fp16. Without the first
-    mark OpenVINO widens all of them while it loads, and holds them beside what its kernels then make of
+    And the nodes of the names `fp32_names` as those that stay in fp32 where a device computes in fp16. Without the
+    first mark OpenVINO widens all of them while it loads, and holds them beside what its kernels then make of
     them. Its Python interface cannot set such marks.
     """
     tree = ElementTree.parse(file)
@@ -260,7 +260,7 @@ def _mark(file: Path, precise: frozenset[str]) -> None:
             continue
         _add_mark(reader, "decompression")
     for layer in layers.values():
-        if layer.attrib["name"] in precise:
+        if layer.attrib["name"] in fp32_names:
             _add_mark(layer, "precise")
     tree.write(file, encoding="utf-8", xml_declaration=True)
 

@@ -43,18 +43,18 @@ def _pad(softmax: ir.Node, graph: ir.Graph) -> bool:
         return False
     if int_attribute(softmax, "axis", -1) not in (-1, 3):
         return False
-    found = [_Split.of(product.inputs[0]), _Split.of(product.inputs[1]), _Split.of(end.inputs[1])]
+    candidates = [_Split.of(product.inputs[0]), _Split.of(product.inputs[1]), _Split.of(end.inputs[1])]
     join = _Join.of(end.outputs[0])
-    if join is None or any(each is None for each in found):
+    if join is None or any(split is None for split in candidates):
         return False
-    splits = [each for each in found if each is not None]
+    splits = [split for split in candidates if split is not None]
     heads, size = splits[0].heads
-    if any(each.heads != (heads, size) for each in splits) or join.heads != (heads, size):
+    if any(split.heads != (heads, size) for split in splits) or join.heads != (heads, size):
         return False
     if not isinstance(size, int) or not SIZES[0] < size < SIZES[1]:
         return False
-    for each in splits:
-        each.pad(SIZES[1] - size, graph)
+    for split in splits:
+        split.pad(SIZES[1] - size, graph)
     _resize(end.outputs[0], size, SIZES[1])
     join.pad(SIZES[1] - size, graph)
     return True

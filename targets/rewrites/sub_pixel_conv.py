@@ -32,8 +32,8 @@ def _apart(conv: ir.Node, graph: ir.Graph) -> bool:
     weight = None if resize is None else conv.inputs[1]
     if resize is None or weight is None or weight.is_graph_input():
         return False
-    times, taps, given = _times(resize), weight.const_value, resize.inputs[0]
-    if times is None or given is None or not isinstance(taps, WeightRef) or len(taps.shape) != 4:
+    times, taps, data = _times(resize), weight.const_value, resize.inputs[0]
+    if times is None or data is None or not isinstance(taps, WeightRef) or len(taps.shape) != 4:
         return False
     kernel = taps.shape.numpy()[2:]
     before = _same(conv, kernel)
@@ -41,7 +41,7 @@ def _apart(conv: ir.Node, graph: ir.Graph) -> bool:
         return False
     rows, columns = (_kinds(size, pad, times) for size, pad in zip(kernel, before, strict=True))
     bias = conv.inputs[2] if len(conv.inputs) > 2 else None
-    out, dtype, shape = conv.outputs[0], conv.outputs[0].dtype, dims(given)
+    out, dtype, shape = conv.outputs[0], conv.outputs[0].dtype, dims(data)
     channels = taps.shape.numpy()[0]
     small = None if shape is None else (shape[0], channels, *shape[2:])
     parts = []
@@ -49,7 +49,7 @@ def _apart(conv: ir.Node, graph: ir.Graph) -> bool:
         for j, (left, right, wide) in enumerate(columns):
             merged = taps.then(Merge(((2, tall), (3, wide))))
             merged.name = name = f"{weight.name}.{i}.{j}"
-            inputs = [given, add_initializer(graph, merged, name), bias]
+            inputs = [data, add_initializer(graph, merged, name), bias]
             attributes = {"kernel_shape": [len(tall), len(wide)], "pads": [up, left, down, right]}
             part = insert(conv, "Conv", inputs, attributes, dtype=dtype, shape=small, before=True)
             parts.append(part.outputs[0])
@@ -96,9 +96,9 @@ def _kinds(size: int, before: int, times: int) -> list[tuple[int, int, tuple[int
 
     Tap t of kind k sees the enlarged pixel ``times * i + k + t - before``, which is pixel ``i + that // times``.
     """
-    found = []
+    kinds = []
     for kind in range(times):
         seen = [(kind + tap - before) // times for tap in range(size)]
         sizes = tuple(len(list(same)) for _, same in groupby(seen))
-        found.append((-seen[0], seen[-1], sizes))
-    return found
+        kinds.append((-seen[0], seen[-1], sizes))
+    return kinds

@@ -66,13 +66,13 @@ def run(job: Job, progress: Progress, task: str) -> Built:
     progress(Event(task, 0, 100))
     done = 0.0
 
-    def told(event: float) -> None:
+    def report(event: float) -> None:
         nonlocal done
         done = max(done, event)
         progress(Event(task, round(min(done, 0.99) * 100), 100))
 
     try:
-        answer: Built = ask(f"{__name__}:building", job, told)
+        answer: Built = ask(f"{__name__}:building", job, report)
         progress(Event(task, 100, 100))
     except BaseException as error:
         Path(job.engine).unlink(missing_ok=True)
@@ -137,8 +137,8 @@ def _build(job: Job) -> Built:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(job.onnx):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        found = "; ".join(f"{e.desc()} ({e.node_operator()} {e.node_name()})" for e in errors[:3])
-        raise LatentcError(f"the ONNX parser refused the graph: {found}")
+        messages = "; ".join(f"{e.desc()} ({e.node_operator()} {e.node_name()})" for e in errors[:3])
+        raise LatentcError(f"the ONNX parser refused the graph: {messages}")
     config = _config(trt, builder, job)
     ended = threading.Event()
     config.progress_monitor = _monitor(trt, ended)

@@ -140,8 +140,8 @@ class TensorRt:
 
     def available(self) -> Availability:
         """Whether one of the builders is installed."""
-        found = [installed(builder.module, "onnx", "onnx_ir") for builder in BUILDERS.values()]
-        if any(answer.ok for answer in found):
+        answers = [installed(builder.module, "onnx", "onnx_ir") for builder in BUILDERS.values()]
+        if any(answer.ok for answer in answers):
             return Availability(True)
         modules = " nor ".join(f"'{builder.module}'" for builder in BUILDERS.values())
         return Availability(False, f"neither {modules} is installed", INSTALL)
@@ -219,7 +219,7 @@ def make_profile(graph: ir.Model, dims: Mapping[str, DimRange], tuned: Mapping[s
             dimension has no declared range.
     """
     symbols: set[str] = set()
-    found: Profile = {}
+    profile: Profile = {}
     for value in graph.graph.inputs:
         sizes: list[tuple[int, int, int]] = []
         for dim in value.shape or ():
@@ -242,12 +242,12 @@ def make_profile(graph: ir.Model, dims: Mapping[str, DimRange], tuned: Mapping[s
             value.shape is not None and value.shape.is_dynamic()
         ):
             shapes = tuple(zip(*sizes, strict=True))
-            found[str(value.name)] = (shapes[0], shapes[1], shapes[2])
+            profile[str(value.name)] = (shapes[0], shapes[1], shapes[2])
     unknown = sorted(set(tuned) - symbols)
     if unknown:
         there = ", ".join(sorted(symbols)) or "none"
         raise UsageError(f"the graph has no symbolic dimension '{unknown[0]}' (it has: {there}).")
-    return found
+    return profile
 
 
 def version_here(builder: str) -> str:
