@@ -267,18 +267,18 @@ def write_residual(component: ComponentSource, captured: Capture, folder: Path) 
 
 def calibration(request: CompileRequest, source: ModelSource) -> Evaluation:
     """What is drawn to measure activations: the request's prompts, or the model's own."""
-    found = evaluation(source.root, CALIBRATION)
-    return found.model_copy(update={"prompts": request.calibration}) if request.calibration else found
+    settings = evaluation(source.root, CALIBRATION)
+    return settings.model_copy(update={"prompts": request.calibration}) if request.calibration else settings
 
 
 def toolchain(target: Target, *choices: Choice) -> dict[str, str]:
     """Package -> version of everything that shapes an artifact whose graphs are quantized by `choices`."""
-    found = {"python": sys.version.split()[0]}
+    versions = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     if any(choice.methods for choice in choices):
-        found |= data_aware.toolchain()
-    return found | dict(target.toolchain())
+        versions |= data_aware.toolchain()
+    return versions | dict(target.toolchain())

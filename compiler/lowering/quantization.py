@@ -66,23 +66,23 @@ class Lowering:
         records: tuple[WeightRecord, ...] = ()
         if self.choice:
             wanted = self._wanted(model)
-            found, ranges = self._activations(model, wanted)
+            sites, ranges = self._activations(model, wanted)
             kept_float = {
                 key: f"its input in int8 is off by {known.error:.1%}"
-                for site, known in zip(found, ranges, strict=True)
+                for site, known in zip(sites, ranges, strict=True)
                 for key in site.keys
                 if known.error * 1000 > wanted[key].limit
             }
             choose = self._without(kept_float)
-            given = self._data_aware(model, choose)
-            quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress, given)
+            values = self._data_aware(model, choose)
+            quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress, values)
             model, records = quantize(model).model, quantize.records
             used = [
                 None if any(key in kept_float for key in site.keys) else known
-                for site, known in zip(found, ranges, strict=True)
+                for site, known in zip(sites, ranges, strict=True)
             ]
-            if found:
-                activations.quantize(model, found, used, self._symmetric)
+            if sites:
+                activations.quantize(model, sites, used, self._symmetric)
         return model, records
 
     # --- activations -----------------------------------------------------------------------------
@@ -116,29 +116,31 @@ class Lowering:
 
     def _wanted(self, model: ir.Model) -> dict[str, Activations]:
         """Weights (keys) whose layers' inputs are to be quantized."""
-        chosen = ((found.key, made.activations) for found, made in decisions(model, self.choice.decide))
+        chosen = (
+            (initializer.key, made.activations) for initializer, made in decisions(model, self.choice.decide)
+        )
         return {key: wanted for key, wanted in chosen if wanted is not None}
 
     def _activations(
         self, model: ir.Model, wanted: Mapping[str, Activations]
     ) -> tuple[list[Site], list[Range]]:
         """The activations to quantize, with the ranges that a calibration found."""
-        found = activations.sites(model, lambda key, layout: key in wanted)
-        if not found:
+        sites = activations.sites(model, lambda key, layout: key in wanted)
+        if not sites:
             return [], []
         self._require_one_method()
-        self._smooth(model, found, wanted)
-        first = self._taps(model, found, None, "first")
+        self._smooth(model, sites, wanted)
+        first = self._taps(model, sites, None, "first")
         ranges = activations.first_ranges(first, self._symmetric)
         hard = activations.outliers(ranges)
         if hard:
-            some = [found[i] for i in hard]
+            some = [sites[i] for i in hard]
             second = self._taps(model, some, [ranges[i] for i in hard], "second")
             columns = [3 * i + k for i in hard for k in range(3)]
             better = activations.second_ranges([ranges[i] for i in hard], first[:, columns], second)
             for i, known in zip(hard, better, strict=True):
                 ranges[i] = known
-        return found, ranges
+        return sites, ranges
 
     def _require_one_method(self) -> None:
         name = self.method.component
@@ -153,22 +155,22 @@ class Lowering:
             )
 
     def _taps(
-        self, model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None, name: str
+        self, model: ir.Model, sites: Sequence[Site], ranges: Sequence[Range] | None, name: str
     ) -> np.ndarray:
         """Runs the pipeline with the float graph, tapped; float32 [calls, taps]."""
-        return self._measured(activations.tap(model, found, ranges), name)
+        return self._measured(activations.tap(model, sites, ranges), name)
 
-    def _smooth(self, model: ir.Model, found: Sequence[Site], wanted: Mapping[str, Activations]) -> None:
+    def _smooth(self, model: ir.Model, sites: Sequence[Site], wanted: Mapping[str, Activations]) -> None:
         """Folds outliers of activations into the weights behind them, where that lowers the measured error."""
-        some = [site for site in found if all(wanted[key].smooth for key in site.keys)]
+        some = [site for site in sites if all(wanted[key].smooth for key in site.keys)]
         smoothable = smoothing.smoothable(model, some)
         if not smoothable:
             return
         taps = self._measured(smoothing.tap(model, smoothable), "channels")
-        for one, known in zip(smoothable, smoothing.channels(smoothable, taps), strict=True):
-            by = smoothing.factors(one, known, wanted[one.weights[0].key].top)
+        for group, known in zip(smoothable, smoothing.channels(smoothable, taps), strict=True):
+            by = smoothing.factors(group, known, wanted[group.weights[0].key].top)
             if by is not None:
-                smoothing.fold(model, one, by)
+                smoothing.fold(model, group, by)
 
     def _measured(self, tapped: ir.Model, name: str) -> np.ndarray:
         with self._runnable(tapped, name) as job:
@@ -179,11 +181,11 @@ class Lowering:
     def _data_aware(self, model: ir.Model, choose: Choose) -> dict[str, Callable[[], Given]]:
         """Initializer -> what its method made of it. The files that are read lie in `scratch`."""
         wanted: dict[str, list[Weight]] = {}
-        for found, made in decisions(model, choose):
+        for initializer, made in decisions(model, choose):
             # A second reader would get a weight that the first one's input is divided out of.
-            if made.method and made.format is not None and len(found.value.uses()) == 1:
-                block = made.format.block or found.layout.inner
-                weight = Weight(str(found.value.name), block, made.format.zero_points)
+            if made.method and made.format is not None and len(initializer.value.uses()) == 1:
+                block = made.format.block or initializer.layout.inner
+                weight = Weight(str(initializer.value.name), block, made.format.zero_points)
                 wanted.setdefault(made.method, []).append(weight)
         if not wanted:
             return {}
