@@ -118,7 +118,7 @@ def _literal(written: Dims) -> Dims:
     return tuple(None if isinstance(d, int) and d <= 0 else d for d in written)
 
 
-def _target(given: Dims | None, wanted: Dims) -> list[int] | None:
+def _target(shape: Dims | None, wanted: Dims) -> list[int] | None:
     """`wanted` as a constant: 0 for "as the input's", -1 for the one that is left over, or None."""
     if 0 in wanted:
         return None  # an empty tensor: 0 would mean something else
@@ -126,7 +126,7 @@ def _target(given: Dims | None, wanted: Dims) -> list[int] | None:
     for i, d in enumerate(wanted):
         if isinstance(d, int):
             target.append(d)
-        elif d is not None and given is not None and i < len(given) and given[i] == d:
+        elif d is not None and shape is not None and i < len(shape) and shape[i] == d:
             target.append(0)
         else:
             target.append(-1)
@@ -146,8 +146,8 @@ def _unsqueeze(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Va
     if first is None:
         return None
     outer = [a % rank for a in axes]
-    kept = [i for i in range(rank) if i not in outer]
-    both = sorted(outer + [kept[a % (rank - len(outer))] for a in first])
+    inner_axes = [i for i in range(rank) if i not in outer]
+    both = sorted(outer + [inner_axes[a % (rank - len(outer))] for a in first])
     out = node.outputs[0]
     new = add_constant(graph, np.array(both, np.int64), f"{out.name}.axes")
     return insert(node, "Unsqueeze", [inner.inputs[0], new], dtype=out.dtype, shape=out.shape).outputs
@@ -158,10 +158,10 @@ def _expand(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value
 
 
 def _slice(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
-    bounds, given = slice_bounds(shapes, node), dims(node.inputs[0])
-    if bounds is None or given is None:
+    bounds, shape = slice_bounds(shapes, node), dims(node.inputs[0])
+    if bounds is None or shape is None:
         return None
-    return _first(node) if all(is_whole(b, given[b[0]]) for b in bounds) else None
+    return _first(node) if all(is_whole(b, shape[b[0]]) for b in bounds) else None
 
 
 def _concat(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.Value] | None:
@@ -225,12 +225,12 @@ def _sequence_at(node: ir.Node, graph: ir.Graph, shapes: Shapes) -> Sequence[ir.
 
 def _split_of(maker: ir.Node, graph: ir.Graph, shapes: Shapes) -> ir.Node | None:
     data = maker.inputs[0]
-    given = dims(data)
-    if data is None or given is None or not int_attribute(maker, "keepdims", 1):
+    shape = dims(data)
+    if data is None or shape is None or not int_attribute(maker, "keepdims", 1):
         return None
-    axis = int_attribute(maker, "axis", 0) % len(given)
+    axis = int_attribute(maker, "axis", 0) % len(shape)
     sizes = maker.inputs[1] if len(maker.inputs) > 1 else None
-    length, pieces, fixed = given[axis], static(sizes), shapes.fixed(sizes)
+    length, pieces, fixed = shape[axis], static(sizes), shapes.fixed(sizes)
     if sizes is None or pieces is None:
         return None
     lengths: Dims
@@ -249,7 +249,7 @@ def _split_of(maker: ir.Node, graph: ir.Graph, shapes: Shapes) -> ir.Node | None
     split.metadata_props["split_of"] = maker.outputs[0].name or ""
     for out, n in zip(split.outputs, lengths, strict=False):
         out.type = data.type
-        out.shape = ir.Shape((*given[:axis], n, *given[axis + 1 :]))
+        out.shape = ir.Shape((*shape[:axis], n, *shape[axis + 1 :]))
     return split
 
 

@@ -112,8 +112,8 @@ def _split(weight: WeightRef, node: ir.Node, shapes: Shapes) -> list[tuple[Trans
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         lengths = shapes.fixed(node.inputs[1])
     else:
-        each = -(-size[axis] // len(node.outputs))
-        lengths = [min(each, size[axis] - i * each) for i in range(len(node.outputs))]
+        chunk = -(-size[axis] // len(node.outputs))
+        lengths = [min(chunk, size[axis] - i * chunk) for i in range(len(node.outputs))]
     if lengths is None or sum(lengths) != size[axis]:
         return None
     starts = [sum(lengths[:i]) for i in range(len(lengths))]

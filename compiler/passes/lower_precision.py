@@ -22,8 +22,8 @@ def lower_precision(
     if precision == "fp32":
         return model, ()
     large = out_of_range(model, precision, progress, read_weights=read_weights)
-    kept = tuple(f"{name}: holds {peak:.3g}, beyond {precision}'s range" for name, peak in large.items())
+    notes = tuple(f"{name}: holds {peak:.3g}, beyond {precision}'s range" for name, peak in large.items())
     keep = frozenset(large)
     if typed == "strong":
-        return PrecisionStrongPass(StrongOptions(precision=precision, keep=keep))(model).model, kept
-    return PrecisionWeightsPass(WeightOptions(precision=precision, keep=keep))(model).model, kept
+        return PrecisionStrongPass(StrongOptions(precision=precision, keep=keep))(model).model, notes
+    return PrecisionWeightsPass(WeightOptions(precision=precision, keep=keep))(model).model, notes

@@ -89,17 +89,17 @@ def out_of_range(
     Args:
         read_weights: without it weights on disk count as within; constants in memory are still looked at.
     """
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     weights = [(n, w) for n, w in _float_weights(model) if read_weights or is_small(w)]
     total = float(sum(w.nbytes for _, w in weights))
     done = 0.0
     for name, weight in weights:
         peak = audit(weight, precision)
         if peak is not None:
-            found[name] = peak
+            peaks[name] = peak
         done += weight.nbytes
         progress(Event(f"checking weights for {precision}", done, total, "bytes"))
-    return found
+    return peaks
 
 
 def _float_weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:

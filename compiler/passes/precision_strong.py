@@ -230,8 +230,8 @@ class _Lowering:
             node.op_type, node.attributes["to"] = "Cast", ir.AttrInt64("to", int(self.dtype))
             node.resize_inputs(1)
         else:
-            given = node.attributes.get("value")
-            array = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+            attribute = node.attributes.get("value")
+            array = np.zeros(1, np.float32) if attribute is None else attribute.as_tensor().numpy()
             tensor = lowered(ir.Tensor(array), self.dtype, lambda w: w)
             node.attributes["value"] = ir.AttrTensor("value", tensor)
 

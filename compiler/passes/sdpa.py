@@ -70,12 +70,12 @@ def _untangle_keys(product: ir.Node, graph: ir.Graph) -> bool:
         return False
     keys = flat.inputs[0]
     assert keys is not None
-    given, middle, out = dims(keys), dims(flat.outputs[0]), dims(back.outputs[0])
-    if given is None or middle is None or out is None or len(given) < 3 or len(middle) != 3:
+    shape, middle, out = dims(keys), dims(flat.outputs[0]), dims(back.outputs[0])
+    if shape is None or middle is None or out is None or len(shape) < 3 or len(middle) != 3:
         return False
-    if not _all_known(given) or middle[1:] != given[-2:] or out != (*given[:-2], given[-1], given[-2]):
+    if not _all_known(shape) or middle[1:] != shape[-2:] or out != (*shape[:-2], shape[-1], shape[-2]):
         return False
-    rank = len(given)
+    rank = len(shape)
     perm = (*range(rank - 2), rank - 1, rank - 2)
     inner = maker(keys, "Transpose")
     if inner is not None and (first := ints_attribute(inner, "perm")) is not None:

@@ -36,14 +36,14 @@ class WithoutFp64Pass(ir.passes.InPlacePass):
 
     def _borders(self, graph: ir.Graph) -> bool:
         """Casts below the inputs and above the outputs that are fp64."""
-        found = False
+        modified = False
         for value in [v for v in graph.inputs if v.dtype == _WIDE]:
             down = _cast(value, f"{value.name}.fp32", _NARROW)
             ir.convenience.replace_all_uses_with(value, down.outputs[0])
             down.replace_input_with(0, value)
             first = next(iter(graph), None)
             graph.append(down) if first is None else graph.insert_before(first, down)
-            found = True
+            modified = True
         for i, value in enumerate(graph.outputs):
             if value.dtype == _WIDE:
                 name = str(value.name)
@@ -51,32 +51,32 @@ class WithoutFp64Pass(ir.passes.InPlacePass):
                 up = _cast(value, name, _WIDE)
                 graph.append(up)
                 graph.outputs[i] = up.outputs[0]
-                found = True
-        return found
+                modified = True
+        return modified
 
     def _narrow(self, node: ir.Node) -> bool:
-        found = False
+        modified = False
         for name, attribute in list(node.attributes.items()):
             if attribute.type == ir.AttributeType.INT and name in _TYPES and attribute.as_int() == _WIDE:
                 node.attributes[name] = ir.AttrInt64(name, int(_NARROW))
-                found = True
+                modified = True
             if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == _WIDE:
                 tensor = lowered(attribute.as_tensor(), _NARROW, lambda weight: weight.then(Cast(_NARROW)))
                 node.attributes[name] = ir.AttrTensor(name, tensor)
-                found = True
+                modified = True
         for value in node.outputs:
             if value.dtype == _WIDE:
                 value.dtype = _NARROW
-                found = True
-        return found
+                modified = True
+        return modified
 
     def _drop(self, graph: ir.Graph, node: ir.Node) -> None:
         """Removes a Cast of fp32 to fp32."""
-        given, made = (node.inputs[0], node.outputs[0]) if node.op_type == "Cast" else (None, None)
-        if given is None or made is None or not given.dtype == made.dtype == _NARROW:
+        source, made = (node.inputs[0], node.outputs[0]) if node.op_type == "Cast" else (None, None)
+        if source is None or made is None or not source.dtype == made.dtype == _NARROW:
             return
         if not made.is_graph_output():
-            ir.convenience.replace_all_uses_with(made, given)
+            ir.convenience.replace_all_uses_with(made, source)
             graph.remove(node, safe=True)
 
 
