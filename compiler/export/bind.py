@@ -56,5 +56,5 @@ def bind_weights(model: ir.Model, module: torch.nn.Module, weights: Mapping[str,
 
 def _computed(module: torch.nn.Module, key: str) -> torch.Tensor | None:
     buffers = dict(module.named_buffers(remove_duplicate=False))
-    found = buffers.get(key)
-    return None if found is None or isinstance(found, FakeTensor) else found
+    buffer = buffers.get(key)
+    return None if buffer is None or isinstance(buffer, FakeTensor) else buffer

@@ -111,8 +111,8 @@ def _transposed(graph: Graph, node: Node) -> Node:
     """The transposed convolutions as the general one, whose arguments have another order and are all there."""
     rank = node.meta["val"].dim() - 2
     defaults: tuple[Any, ...] = (None, None, None, [1] * rank, [0] * rank, [0] * rank, 1, [1] * rank)
-    given = (*node.args, *defaults[len(node.args) :])
-    x, weight, bias, stride, padding, output_padding, groups, dilation = given
+    args = (*node.args, *defaults[len(node.args) :])
+    x, weight, bias, stride, padding, output_padding, groups, dilation = args
     arguments = (x, weight, bias, stride, padding, dilation, True, output_padding, groups)
     return _made(graph, node, _aten.convolution.default, *arguments)
 

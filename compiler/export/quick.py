@@ -56,10 +56,10 @@ def _remembered_numbers() -> AbstractContextManager[Any]:
     numbers: dict[Any, bool] = {}
 
     def is_number(expression: Any) -> bool:
-        found = numbers.get(expression)
-        if found is None:
-            found = numbers[expression] = bool(expression.is_number)
-        return found
+        cached = numbers.get(expression)
+        if cached is None:
+            cached = numbers[expression] = bool(expression.is_number)
+        return cached
 
     def expr(self: Any) -> Any:
         own = self._expr
@@ -146,7 +146,7 @@ def _one_registry() -> AbstractContextManager[Any]:
         if key not in _registries:
             _registries[key] = original.__func__(cls, *args, **kwargs)
         own = copy.copy(_registries[key])
-        own.functions = {target: list(found) for target, found in own.functions.items()}
+        own.functions = {target: list(decompositions) for target, decompositions in own.functions.items()}
         return own
 
     return patch.object(registry, "from_torchlib", classmethod(from_torchlib))
@@ -183,11 +183,11 @@ def _results_from_templates() -> AbstractContextManager[Any]:
         if entry.metadata is None or entry.inplace_idx is not None:
             return original(self, state, entry, key, func, args)
         if id(entry) not in templates:
-            found = original(self, state, entry, key, func, args)
+            tensor = original(self, state, entry, key, func, args)
             with fake_tensor.in_kernel_invocation_manager(self):
-                plain = found.as_subclass(torch.Tensor)
+                plain = tensor.as_subclass(torch.Tensor)
             templates[id(entry)] = entry, plain  # the entry is kept, so that its id stays its own
-            return found
+            return tensor
         return kind(self, templates[id(entry)][1], entry.metadata.device)
 
     return patch.object(mode, name, made)
