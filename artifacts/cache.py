@@ -23,10 +23,10 @@ def cache_dir() -> Path:
     import platformdirs
 
     try:
-        found = platformdirs.user_cache_path("latentc", appauthor=False)
+        folder = platformdirs.user_cache_path("latentc", appauthor=False)
     except RuntimeError:
         return _temporary()
-    return found if found.is_absolute() else _temporary()  # older versions leave "~" as it is
+    return folder if folder.is_absolute() else _temporary()  # older versions leave "~" as it is
 
 
 @functools.cache

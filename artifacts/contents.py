@@ -50,8 +50,8 @@ class Folder:
 
     def names(self, folder: str) -> tuple[str, ...]:
         """See `Contents`."""
-        found = (self._root / folder).rglob("*")
-        return tuple(sorted(p.relative_to(self._root).as_posix() for p in found if p.is_file()))
+        paths = (self._root / folder).rglob("*")
+        return tuple(sorted(p.relative_to(self._root).as_posix() for p in paths if p.is_file()))
 
     def read(self, path: str) -> bytes:
         """See `Contents`."""

@@ -138,9 +138,10 @@ def is_whole(part: Part) -> bool:
     """Whether the part's folder holds its files and no others, each with its size; reads none of them."""
     if not part.folder.is_dir():
         return False
-    found = paths.entries(part.folder)
-    return found.keys() == {file.path for file in part.files} and all(
-        not paths.is_link(found[file.path]) and found[file.path].st_size == file.size for file in part.files
+    entries = paths.entries(part.folder)
+    return entries.keys() == {file.path for file in part.files} and all(
+        not paths.is_link(entries[file.path]) and entries[file.path].st_size == file.size
+        for file in part.files
     )
 
 

@@ -100,7 +100,7 @@ def entries(root: Path) -> dict[str, os.stat_result]:
     Raises:
         OSError: a folder cannot be read.
     """
-    found: dict[str, os.stat_result] = {}
+    infos: dict[str, os.stat_result] = {}
     pending = [(root, "")]
     while pending:
         folder, prefix = pending.pop()
@@ -110,5 +110,5 @@ def entries(root: Path) -> dict[str, os.stat_result]:
             if stat.S_ISDIR(info.st_mode) and not is_link(info):
                 pending.append((folder / name, f"{prefix}{name}/"))
             else:
-                found[prefix + name] = info
-    return dict(sorted(found.items()))
+                infos[prefix + name] = info
+    return dict(sorted(infos.items()))

@@ -104,12 +104,12 @@ class Pinned:
 
     def folders(self, folder: str) -> tuple[str, ...]:
         """What changes when the artifact, or this folder in it, is renamed: between two calls nothing was, if equal."""
-        found = []
+        identities = []
         for place in (self.root, self.root / folder):
             with suppress(OSError):
                 info = os.lstat(place)
-                found.append(f"{identity(info)} {info.st_ctime_ns}")
-        return tuple(found)
+                identities.append(f"{identity(info)} {info.st_ctime_ns}")
+        return tuple(identities)
 
     def _changed(self, path: str, fault: str) -> LatentcError:
         return LatentcError(

@@ -53,17 +53,17 @@ def check_out(out: Path, force: bool) -> None:
         raise UsageError(
             f"{out} is the root of a mounted disk: it cannot be replaced.", "Name a folder inside it."
         )
-    found = paths.entries(out)
-    if not found and not any(out.iterdir()):
+    entries = paths.entries(out)
+    if not entries and not any(out.iterdir()):
         return
-    if MANIFEST_NAME not in found:
+    if MANIFEST_NAME not in entries:
         raise UsageError(
             f"{out} is not empty and no latentc artifact; latentc never removes such a folder.", another
         )
     if not force:
         raise UsageError(f"{out} exists.", "Replace it with --force, or name another OUT.")
     own = _listed(out)
-    strangers = [name for name in found if name not in own and Path(name).name not in paths.LITTER]
+    strangers = [name for name in entries if name not in own and Path(name).name not in paths.LITTER]
     if strangers:
         names = ", ".join(map(paths.shown, strangers[:3])) + (", …" if len(strangers) > 3 else "")
         raise UsageError(

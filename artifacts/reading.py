@@ -75,10 +75,10 @@ def open_regular(path: Path, expected: os.stat_result) -> BinaryIO:
     for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOINHERIT"):
         flags |= getattr(os, name, 0)
     handle = os.open(path, flags)
-    found = os.fstat(handle)
+    info = os.fstat(handle)
     # Windows' two calls do not agree on the numbers of device and file in all Python versions.
-    same = os.name == "nt" or os.path.samestat(found, expected)
-    if not (stat.S_ISREG(found.st_mode) and same):
+    same = os.name == "nt" or os.path.samestat(info, expected)
+    if not (stat.S_ISREG(info.st_mode) and same):
         os.close(handle)
         raise OSError(f"{path} was replaced while it was read")
     return os.fdopen(handle, "rb", buffering=0)

@@ -143,10 +143,11 @@ def _entry(path: Path, key: str, info: Any, start: int) -> Entry:
         raise _fault(path, f"{at} has a shape that is not a list of natural numbers")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _fault(path, f"{at} has data_offsets that are not a begin and an end")
-    nbytes, found = math.prod(shape) * bits, (offsets[1] - offsets[0]) * 8
-    if nbytes != found:
+    nbytes, stored_bits = math.prod(shape) * bits, (offsets[1] - offsets[0]) * 8
+    if nbytes != stored_bits:
         raise _fault(
-            path, f"{at} has {found // 8} bytes, its dtype {dtype} and shape {shape} need {nbytes / 8:.16g}"
+            path,
+            f"{at} has {stored_bits // 8} bytes, its dtype {dtype} and shape {shape} need {nbytes / 8:.16g}",
         )
     return Entry(key, dtype, tuple(shape), start + offsets[0], offsets[1] - offsets[0])
 

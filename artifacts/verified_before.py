@@ -34,9 +34,9 @@ class VerifiedBefore:
         self._known: dict[str, list[str]] = {}
         self._changed = False
         with suppress(OSError, LatentcError):
-            found = strict_json.loads(self._file.read_bytes(), str(self._file))
-            if isinstance(found, dict):
-                self._known = found
+            record = strict_json.loads(self._file.read_bytes(), str(self._file))
+            if isinstance(record, dict):
+                self._known = record
 
     def knows(self, path: str, info: os.stat_result, sha256: str) -> bool:
         """Whether the file had this SHA-256 when it was compared last, and has not changed since.

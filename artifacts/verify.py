@@ -72,15 +72,15 @@ def examine(
 ) -> tuple[Artifact, tuple[Finding, ...]]:
     """The artifact at `path`, whatever is wrong with it, and what `verify` says of it."""
     root = Path(os.path.abspath(path))
-    manifest, found = read_manifest(root), _entries(root)
-    findings = _findings(root, manifest, found, deep, progress, before)
-    return Artifact(root, manifest, {path: state(info) for path, info in found.items()}), findings
+    manifest, entries = read_manifest(root), _entries(root)
+    findings = _findings(root, manifest, entries, deep, progress, before)
+    return Artifact(root, manifest, {path: state(info) for path, info in entries.items()}), findings
 
 
 def _findings(
     root: Path,
     manifest: Manifest,
-    found: dict[str, os.stat_result],
+    entries: dict[str, os.stat_result],
     deep: bool,
     progress: Progress,
     before: VerifiedBefore | None,
@@ -88,12 +88,12 @@ def _findings(
     missing = [
         Finding(file.path, "is listed in the manifest and missing")
         for file in manifest.files
-        if file.path not in found
+        if file.path not in entries
     ]
     return (
         *missing,
-        *_changed(root, manifest, found, deep, progress, before),
-        *(Finding(name, _unlisted(info)) for name, info in _strangers(manifest, found)),
+        *_changed(root, manifest, entries, deep, progress, before),
+        *(Finding(name, _unlisted(info)) for name, info in _strangers(manifest, entries)),
     )
 
 
@@ -117,11 +117,11 @@ def open_artifact(
     root = Path(os.path.abspath(path))
     manifest = read_manifest(root)
     before = None if memory is None else VerifiedBefore(memory, root)
-    found = _entries(root)
+    entries = _entries(root)
     read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
     wrong = [
         finding
-        for finding in _findings(root, manifest, found, hashes, progress, before)
+        for finding in _findings(root, manifest, entries, hashes, progress, before)
         if not _harmless(finding, manifest, read_from)
     ]
     if before is not None:
@@ -132,7 +132,7 @@ def open_artifact(
             f"{root} is not what was compiled: {'; '.join(map(str, wrong[:3]))}{more}.",
             f"See everything with: latentc verify {root} (or compile the model again).",
         )
-    return Artifact(root, manifest, {path: state(info) for path, info in found.items()})
+    return Artifact(root, manifest, {path: state(info) for path, info in entries.items()})
 
 
 def _harmless(finding: Finding, manifest: Manifest, read_from: set[str]) -> bool:
@@ -151,11 +151,11 @@ def _entries(root: Path) -> dict[str, os.stat_result]:
         raise LatentcError(f"{root} cannot be read: {error}.") from error
 
 
-def _strangers(manifest: Manifest, found: dict[str, os.stat_result]) -> list[tuple[str, os.stat_result]]:
+def _strangers(manifest: Manifest, entries: dict[str, os.stat_result]) -> list[tuple[str, os.stat_result]]:
     listed = {MANIFEST_NAME, *(file.path for file in manifest.files)}
     return [
         (name, info)
-        for name, info in found.items()
+        for name, info in entries.items()
         if name not in listed and not (_is_never_listed(PurePosixPath(name)) and stat.S_ISREG(info.st_mode))
     ]
 
@@ -171,7 +171,7 @@ def _unlisted(info: os.stat_result) -> str:
 def _changed(
     root: Path,
     manifest: Manifest,
-    found: dict[str, os.stat_result],
+    entries: dict[str, os.stat_result],
     deep: bool,
     progress: Progress,
     before: VerifiedBefore | None,
@@ -186,7 +186,7 @@ def _changed(
 
     findings = []
     for file in manifest.files:
-        info = found.get(file.path)
+        info = entries.get(file.path)
         if info is None:
             continue
         problem = kind_fault(info) or _size(info.st_size, file)

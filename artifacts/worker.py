@@ -103,13 +103,13 @@ class Worker:
         line = job.model_dump_json() if isinstance(job, BaseModel) else json.dumps(dict(job))
         self._write(process, line)
         for said in process.stdout:
-            told = json.loads(said)
-            if "event" in told:
-                on_event(told["event"])
-            elif "failure" in told:
-                raise WorkerError(**told["failure"])
+            message = json.loads(said)
+            if "event" in message:
+                on_event(message["event"])
+            elif "failure" in message:
+                raise WorkerError(**message["failure"])
             else:
-                return told["answer"]
+                return message["answer"]
         raise WorkerEnded(self._last_words(process))
 
     def tell(self, message: Any) -> None:

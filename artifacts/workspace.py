@@ -167,16 +167,16 @@ class Workspace:
         building.folder = building.part.folder
 
     def _records(self, folder: Path) -> tuple[FileRecord, ...]:
-        found = paths.entries(folder)
-        if not found:
+        entries = paths.entries(folder)
+        if not entries:
             raise ValueError("the part has no files")
-        for name, info in found.items():
+        for name, info in entries.items():
             if not stat.S_ISREG(info.st_mode) or paths.is_link(info) or info.st_nlink > 1:
                 raise ValueError(f"{name} is not a plain file; an artifact holds nothing else")
             if fault := paths.fault(name):
                 raise ValueError(f"{name!r} {fault}")
             sync_file(folder / name)
-        return tuple(file_record(folder, folder / name, self._progress) for name in found)
+        return tuple(file_record(folder, folder / name, self._progress) for name in entries)
 
     def publish(
         self,
@@ -199,18 +199,18 @@ class Workspace:
                 refuses the rename. The parts are kept and OUT is what it was.
             ValueError: names clash, a part is not finished or used twice, or the manifest lists other files.
         """
-        found: dict[str, Part] = {}
+        by_folder: dict[str, Part] = {}
         for name, key in parts.items():
             part = self.finished(key)
             if part is None:
                 raise ValueError(f"the part for {name!r} is not finished")
-            found[name] = part
+            by_folder[name] = part
         if len(set(parts.values())) != len(parts):
             raise ValueError("one part is to be put into two folders; put the folder's name into its key")
         make_extra = _copier(extra) if isinstance(extra, Path) else extra
         layout = self._layout
         with self._undone(lambda: recover(layout)):
-            stage(layout, found, make_extra, manifest, self._progress)
+            stage(layout, by_folder, make_extra, manifest, self._progress)
             swap(layout, self._force)
         self._known.clear()
         self._published = True

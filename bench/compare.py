@@ -32,7 +32,7 @@ def quality(ours: Sequence[Shot], theirs: Sequence[Shot] | None, texts: Sequence
     if theirs is not None:
         pairs = list(zip(ours, theirs, strict=True))
         shapes = {(a.image.shape, b.image.shape) for a, b in pairs}
-        if any(one != other for one, other in shapes):
+        if any(shape != wanted for shape, wanted in shapes):
             unlike = "its pictures are not of the reference's size"
             pairs = []
         nothing = [b.prompt for _, b in pairs if metrics.broken(b)]
@@ -68,14 +68,14 @@ def _psnr(pairs: Sequence[Pair], unlike: str) -> Measured:
 
 
 def _ms_ssim(pairs: Sequence[Pair], unlike: str) -> Measured:
-    found = _mean(pairs, lambda a, b: metrics.ms_ssim(a.image, b.image), np.min, unlike)
+    similarity = _mean(pairs, lambda a, b: metrics.ms_ssim(a.image, b.image), np.min, unlike)
     if not pairs:
-        return found
+        return similarity
     count = metrics.scales(pairs[0][0].image.shape)
     if count < len(metrics.MS_SSIM_BETAS):
         reason = f"over {count} scales: the pictures are too small for {len(metrics.MS_SSIM_BETAS)}"
-        return found.model_copy(update={"reason": reason})
-    return found
+        return similarity.model_copy(update={"reason": reason})
+    return similarity
 
 
 def _mean(
@@ -97,12 +97,12 @@ def _latents(pairs: Sequence[Pair], unlike: str) -> tuple[tuple[float | None, ..
     curves = [
         [metrics.latent_errors(a.latents, b.latents) for a, b in group] for group in _grouped_pairs(pairs)
     ]
-    kept = [[curve for curve in group if curve is not None] for group in curves]
-    flat = [curve for group in kept for curve in group]
+    groups = [[curve for curve in group if curve is not None] for group in curves]
+    flat = [curve for group in groups for curve in group]
     if len(flat) < len(pairs) or len({len(curve) for curve in flat}) != 1:
         return (), Measured(reason="its latents are not shown, or not of the reference's shape")
     middle = np.median(np.stack(flat), axis=0)
-    final = [[float(curve[-1]) for curve in group] for group in kept]
+    final = [[float(curve[-1]) for curve in group] for group in groups]
     worst = float(np.max([value for group in final for value in group]))  # which keeps NaN
     shown = measured(
         final,

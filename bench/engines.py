@@ -202,7 +202,7 @@ class Latents:
         """float32 [steps, ...] of one picture; None where nothing was seen, or shapes varied."""
         import numpy as np
 
-        if not self._found or len({each.shape for each in self._found}) > 1:
+        if not self._found or len({array.shape for array in self._found}) > 1:
             return None
         return np.stack(self._found)
 
@@ -220,7 +220,7 @@ def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:
     )
     seconds = time.perf_counter() - start
     times = result.timings
-    components = {name: (each.calls, each.seconds) for name, each in times.components.items()}
+    components = {name: (component.calls, component.seconds) for name, component in times.components.items()}
     return Drawn(
         _pixels(result),
         seconds,

@@ -32,7 +32,7 @@ def environment(evicted: bool) -> Environment:
         python=platform.python_version(),
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         evicted=evicted,
-        packages={name: found for name in PACKAGES if (found := _version(name))},
+        packages={name: release for name in PACKAGES if (release := _version(name))},
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
     )
 

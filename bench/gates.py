@@ -35,8 +35,8 @@ def _quality(name: str, worst: bool = False) -> Callable[[Variant], float | None
     def take(variant: Variant) -> float | None:
         if variant.quality is None:
             return None
-        found: Measured = getattr(variant.quality, name)
-        return found.worst if worst else found.value
+        figure: Measured = getattr(variant.quality, name)
+        return figure.worst if worst else figure.value
 
     assert name in Quality.model_fields
     return take
@@ -167,9 +167,9 @@ def check(bench: Bench, gates: Sequence[Gate], baseline: Bench | None = None) ->
         for gate in gates:
             value = METRICS[gate.metric].take(variant)
             against = _against(bench, baseline, variant, gate) if gate.times else None
-            found = ratio(bench, baseline, variant, gate.metric) if gate.times else value
-            if gate.fails(found):
-                falls.append(Fall(variant.name, gate, found, value, against, _reason(variant, gate, found)))
+            figure = ratio(bench, baseline, variant, gate.metric) if gate.times else value
+            if gate.fails(figure):
+                falls.append(Fall(variant.name, gate, figure, value, against, _reason(variant, gate, figure)))
     return tuple(falls)
 
 
@@ -202,15 +202,15 @@ def _to_reference(bench: Bench, variant: Variant, metric: str) -> float | None:
 
 def _counterpart(baseline: Bench, variant: Variant, bench: Bench) -> Variant:
     """The baseline's variant of the same name, or the only one where each has only one."""
-    found = baseline.variant(variant.name)
-    if found is not None:
-        return found
-    theirs = [each for each in baseline.variants if each.name != baseline.reference]
-    ours = [each for each in bench.variants if each.name != bench.reference]
+    counterpart = baseline.variant(variant.name)
+    if counterpart is not None:
+        return counterpart
+    theirs = [other for other in baseline.variants if other.name != baseline.reference]
+    ours = [other for other in bench.variants if other.name != bench.reference]
     if len(theirs) == len(ours) == 1:
         return theirs[0]
     raise LatentcError(
-        f"the baseline has no '{variant.name}' (it has: {', '.join(each.name for each in theirs)}).",
+        f"the baseline has no '{variant.name}' (it has: {', '.join(other.name for other in theirs)}).",
         "Bench artifacts of the same folder names, or make the baseline again.",
     )
 
@@ -221,16 +221,16 @@ def _against(bench: Bench, baseline: Bench | None, variant: Variant, gate: Gate)
     return None if other is None else METRICS[gate.metric].take(other)
 
 
-def _divide(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
+def _divide(numerator: float | None, denominator: float | None) -> float | None:
+    if numerator is None or denominator is None:
         return None
-    if one == other:
+    if numerator == denominator:
         return 1.0
-    return math.inf if other == 0 else one / other
+    return math.inf if denominator == 0 else numerator / denominator
 
 
-def _reason(variant: Variant, gate: Gate, found: float | None) -> str:
-    if found is not None:
+def _reason(variant: Variant, gate: Gate, figure: float | None) -> str:
+    if figure is not None:
         return ""
     base = gate.metric.removesuffix("_worst")
     if variant.error:

@@ -149,7 +149,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LatentcError(f"{folder} cannot be made: {error.strerror or error}.") from None
-    found: dict[tuple[int, ...], Cell] = {}
+    by_place: dict[tuple[int, ...], Cell] = {}
     missing: list[tuple[tuple[int, ...], dict[str, Any], str]] = []
     digests: dict[str, str] = {}
     for place, options in grid.cells():
@@ -159,24 +159,24 @@ def run(
         key = _key(options, digests[name])
         cell = _drawn(folder, place, key)
         if cell is not None:
-            found[place] = cell
+            by_place[place] = cell
         else:
             missing.append((place, options, key))
-    total = len(found) + len(missing)
-    if found and missing:
-        progress(Event(f"{len(found)} of {total} pictures are there already", 1, 1))
+    total = len(by_place) + len(missing)
+    if by_place and missing:
+        progress(Event(f"{len(by_place)} of {total} pictures are there already", 1, 1))
     # One pipeline at a time: several models may not fit into memory together.
-    missing.sort(key=lambda each: [str(each[1].get(name)) for name in PLACES])
-    for where, group in groupby(missing, key=lambda each: _places(each[1])):
+    missing.sort(key=lambda job: [str(job[1].get(name)) for name in PLACES])
+    for where, group in groupby(missing, key=lambda job: _places(job[1])):
         drawer = load(*where)
         try:
             for place, options, key in group:
-                progress(Event("drawing the grid", len(found), total, "pictures"))
-                found[place] = _draw(drawer, place, options, key, folder, write)
+                progress(Event("drawing the grid", len(by_place), total, "pictures"))
+                by_place[place] = _draw(drawer, place, options, key, folder, write)
         finally:
             drawer.close()
     progress(Event("drawing the grid", total, total, "pictures"))
-    cells = [found[place] for place, _ in grid.cells()]
+    cells = [by_place[place] for place, _ in grid.cells()]
     _table(grid, cells, out / TABLE)
     sheet(grid, {cell.place: out / cell.file for cell in cells}, side).save(out / SHEET, optimize=True)
     return cells
@@ -235,8 +235,8 @@ def _places(options: Mapping[str, Any]) -> tuple[str, str, str]:
 def _draw(
     drawer: Drawer, place: tuple[int, ...], options: Mapping[str, Any], key: str, folder: Path, write: Writer
 ) -> Cell:
-    given = {name: value for name, value in options.items() if name not in PLACES and value is not None}
-    result = drawer.generate(**given)
+    arguments = {name: value for name, value in options.items() if name not in PLACES and value is not None}
+    result = drawer.generate(**arguments)
     if not result.images:
         raise LatentcError(
             "the pipeline returned no pictures, so there is no grid to draw.",
@@ -261,12 +261,12 @@ def _drawn(folder: Path, place: tuple[int, ...], key: str) -> Cell | None:
     try:
         with Image.open(file) as picture:
             picture.load()
-            told = json.loads(picture.info.get("latentc", "null"))
+            parameters = json.loads(picture.info.get("latentc", "null"))
     except (OSError, ValueError, SyntaxError):
         return None
-    if not isinstance(told, dict) or told.get(KEY) != key:
+    if not isinstance(parameters, dict) or parameters.get(KEY) != key:
         return None
-    return Cell(place, f"{CELLS}/{key}.png", told["seconds"], told["step_ms"], resumed=True)
+    return Cell(place, f"{CELLS}/{key}.png", parameters["seconds"], parameters["step_ms"], resumed=True)
 
 
 def _key(options: Mapping[str, Any], digest: str) -> str:

@@ -47,14 +47,14 @@ def ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
 
     betas = MS_SSIM_BETAS[: scales(one.shape)]
     weights = tuple(beta / sum(betas) for beta in betas)
-    found = multiscale_structural_similarity_index_measure(
+    similarity = multiscale_structural_similarity_index_measure(
         likeness.tensor(one / 255),
         likeness.tensor(other / 255),
         data_range=1.0,
         betas=weights,
         normalize="relu",
     )
-    return float(found)
+    return float(similarity)
 
 
 def scales(shape: Sequence[int]) -> int:

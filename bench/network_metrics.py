@@ -37,11 +37,11 @@ def lpips(groups: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Measured
     def take() -> Measured:
         from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity
 
-        def distance(one: np.ndarray, other: np.ndarray) -> float:
-            found = learned_perceptual_image_patch_similarity(
-                tensor(one / 255), tensor(other / 255), net_type="alex", normalize=True
+        def distance(picture: np.ndarray, other: np.ndarray) -> float:
+            value = learned_perceptual_image_patch_similarity(
+                tensor(picture / 255), tensor(other / 255), net_type="alex", normalize=True
             )
-            return float(found)
+            return float(value)
 
         values = [[distance(*pair) for pair in group] for group in groups]
         return measured(values, worst=max(max(group) for group in values))
@@ -106,8 +106,8 @@ def clip_model() -> str | None:
         return named
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(CLIP, "model.safetensors")
-    return str(Path(found).parent) if isinstance(found, str) else None
+    file = try_to_load_from_cache(CLIP, "model.safetensors")
+    return str(Path(file).parent) if isinstance(file, str) else None
 
 
 def _clip(folder: str) -> tuple[Any, Any]:

@@ -47,23 +47,23 @@ class Kept(Generic[Each, Opened]):
 
     def get(self, each: Each) -> Opened:
         """`each`, opened unless it is open."""
-        found = self._open.pop(each.name, None)
-        if found is None:
+        entry = self._open.pop(each.name, None)
+        if entry is None:
             while self._open and each.needed + sum(o.needed for o, _, _ in self._open.values()) > self._room:
                 _, stack, _ = self._open.pop(next(iter(self._open)))
                 stack.close()
             stack = ExitStack()
-            found = each, stack, stack.enter_context(self._opened(each))
+            entry = each, stack, stack.enter_context(self._opened(each))
             self.reopened += each.name in self._seen
             self._seen.add(each.name)
-        self._open[each.name] = found
-        return found[2]
+        self._open[each.name] = entry
+        return entry[2]
 
     def drop(self, each: Each) -> None:
         """Closes `each` if it is open: it will not be asked for again."""
-        found = self._open.pop(each.name, None)
-        if found is not None:
-            found[1].close()
+        entry = self._open.pop(each.name, None)
+        if entry is not None:
+            entry[1].close()
 
     def __enter__(self) -> Kept[Each, Opened]:
         return self

@@ -26,18 +26,18 @@ def read(path: Path) -> tuple[str, ...]:
         raise UsageError(f"the prompt file {path} is not UTF-8 text.", hint) from None
     except OSError as error:
         raise UsageError(f"the prompt file {path} cannot be read: {error.strerror}.", hint) from None
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
         raise UsageError(f"the prompt file {path} holds no prompt.", hint)
-    return found
+    return prompts
 
 
 def captions(prompts: Sequence[str]) -> tuple[Caption, ...] | None:
     """What each prompt says in the words of the built-in model's judge; None unless all do."""
     known = _captions()
-    found = [known.get(prompt) for prompt in prompts]
-    kept = tuple(caption for caption in found if caption is not None)
-    return kept if len(kept) == len(prompts) else None
+    matches = [known.get(prompt) for prompt in prompts]
+    known_captions = tuple(caption for caption in matches if caption is not None)
+    return known_captions if len(known_captions) == len(prompts) else None
 
 
 @functools.cache

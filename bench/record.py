@@ -246,13 +246,13 @@ class Bench(Record):
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name."""
-        return next((each for each in self.variants if each.name == name), None)
+        return next((variant for variant in self.variants if variant.name == name), None)
 
 
 def schema() -> str:
     """The JSON schema of `Bench`, as it is published."""
-    found = Bench.model_json_schema(mode="serialization")
-    return json.dumps({"$id": SCHEMA_ID, **found}, indent=2) + "\n"
+    definition = Bench.model_json_schema(mode="serialization")
+    return json.dumps({"$id": SCHEMA_ID, **definition}, indent=2) + "\n"
 
 
 def write(bench: Bench, path: Path) -> None:

@@ -237,13 +237,13 @@ def _rounds(
                 continue
             file = folder / "picture.npz"
             with _row(track):
-                told = _ask(workers.get(track), settings, prompt, seed, file)
+                answer = _ask(workers.get(track), settings, prompt, seed, file)
                 image, latents = worker.load(file)
                 track.shots.append(Shot(prompt, settings.seeds[seed], image, latents))
-                components = {name: (pair[0], pair[1]) for name, pair in told["components"].items()}
-                calls = told.get("calls")
+                components = {name: (pair[0], pair[1]) for name, pair in answer["components"].items()}
+                calls = answer.get("calls")
                 counted = None if calls is None else (calls[0], calls[1])
-                track.times.append(Timed(told["seconds"], tuple(told["steps"]), components, counted))
+                track.times.append(Timed(answer["seconds"], tuple(answer["steps"]), components, counted))
             progress(Event("drawing in turn", sum(len(t.shots) for t in tracks), total, "pictures"))
     progress(Event("drawing in turn", total, total, "pictures"))
 
@@ -299,16 +299,16 @@ def _variant(track: Track, base: Track | None, settings: Settings) -> Variant:
 
 
 def _pictures(track: Track, theirs: Sequence[Shot] | None) -> list[Picture]:
-    found = []
+    pictures = []
     for i, (shot, timed) in enumerate(zip(track.shots, track.times, strict=True)):
         other = None if theirs is None or broken(theirs[i]) else theirs[i].image
         value = None if other is None or other.shape != shot.image.shape else psnr(shot.image, other)
-        found.append(
+        pictures.append(
             Picture(
                 prompt=shot.prompt, seed=shot.seed, seconds=timed.seconds, step_ms=timed.step_ms, psnr=value
             )
         )
-    return found
+    return pictures
 
 
 def _speed(times: Sequence[Timed], others: Sequence[Timed] | None) -> Speed:
@@ -333,9 +333,9 @@ def _calls(times: Sequence[Timed]) -> Calls | None:
 
 
 def _component(times: Sequence[Timed], name: str) -> Component:
-    found = [timed.components[name] for timed in times if name in timed.components]
+    pairs = [timed.components[name] for timed in times if name in timed.components]
     return Component(
-        calls=found[0][0], ms=spread([seconds * 1000 / calls for calls, seconds in found if calls])
+        calls=pairs[0][0], ms=spread([seconds * 1000 / calls for calls, seconds in pairs if calls])
     )
 
 

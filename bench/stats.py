@@ -55,11 +55,11 @@ def _interval(
         return None, None
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    interval = bootstrap(
         (means,),
         lambda sample, axis: take(np.moveaxis(sample, axis, -1)),
         n_resamples=RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

@@ -74,8 +74,8 @@ def size_of(manifests: Sequence[Manifest], wanted: tuple[int, int] | None) -> tu
         return wanted
     for manifest in manifests:
         ranges = [manifest.sizes.get(side) for side in ("width", "height")]
-        if all(found is not None and found.min == found.max for found in ranges):
-            width, height = (found.min for found in ranges if found is not None)
+        if all(dim is not None and dim.min == dim.max for dim in ranges):
+            width, height = (dim.min for dim in ranges if dim is not None)
             return width, height
     return None
 
@@ -133,8 +133,8 @@ def pytorch(
     compiled = {component.name for component in manifest.components}
     optional = set(getattr(pipeline, "_optional_components", ()))
     modules = source.modules
-    files = tuple(file for each in modules if each.name in compiled for file in each.weight_files)
-    given = {
+    files = tuple(file for module in modules if module.name in compiled for file in module.weight_files)
+    settings = {
         "root": str(source.root),
         "pipeline": manifest.pipelines[task],
         "absent": [m.name for m in modules if m.name not in compiled and m.name in optional],
@@ -153,7 +153,7 @@ def pytorch(
         device="cpu",
         bytes=sum(file.stat().st_size for file in files),
         files=files,
-        command=worker("pytorch", given),
+        command=worker("pytorch", settings),
     )
 
 

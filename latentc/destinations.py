@@ -65,9 +65,9 @@ class Destination:
             )
         if form == "video":
             require_video()
-        found = cls(form, output.rstrip("/" + os.sep) if folder else output, count)
-        found.template(count)
-        return found
+        destination = cls(form, output.rstrip("/" + os.sep) if folder else output, count)
+        destination.template(count)
+        return destination
 
     def template(self, count: int) -> str:
         """What `pictures.at` fills in for `count` files; see `pictures.template`."""

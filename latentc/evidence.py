@@ -25,7 +25,7 @@ def worst(evidence: Evidence) -> float | None:
 
 def is_measured(evidence: Sequence[Evidence]) -> bool:
     """Whether a graph was compared with PyTorch in any type; one that the type breaks was."""
-    return any(worst(each) is not None or each.broken for each in evidence)
+    return any(worst(measurement) is not None or measurement.broken for measurement in evidence)
 
 
 def line(evidence: Evidence) -> str:
@@ -49,37 +49,41 @@ def lines(evidence: Sequence[Evidence]) -> str:
 
 def measured_in(manifest: Manifest) -> str:
     """The types that the artifact was measured in, and where: "fp32 and bf16 on cpu"; all else is not measured."""
-    found: dict[str, dict[str, None]] = {}
+    devices: dict[str, dict[str, None]] = {}
     for graph in manifest.graphs:
-        for each in graph.evidence:
-            if each.compute:
-                found.setdefault(each.device, {})[each.compute] = None
-    return "; ".join(f"{' and '.join(kinds)} on {device}" for device, kinds in found.items())
+        for measurement in graph.evidence:
+            if measurement.compute:
+                devices.setdefault(measurement.device, {})[measurement.compute] = None
+    return "; ".join(f"{' and '.join(kinds)} on {device}" for device, kinds in devices.items())
 
 
 def summary(manifest: Manifest) -> str:
     """One sentence about all graphs; what was not measured is named."""
     measured: dict[str, list[tuple[float, str]]] = {}
     for graph in manifest.graphs:
-        for each in graph.evidence:
-            error = worst(each)
-            if error is not None and not each.broken:
-                measured.setdefault(each.compute, []).append((error, graph.folder))
+        for measurement in graph.evidence:
+            error = worst(measurement)
+            if error is not None and not measurement.broken:
+                measured.setdefault(measurement.compute, []).append((error, graph.folder))
     missing = [graph for graph in manifest.graphs if not is_measured(graph.evidence)]
     parts = []
     if measured:
         each_type = (
             f"{error:.1e} ({folder})" + (f" in {kind}" if kind else "")
-            for kind, found in measured.items()
-            for error, folder in [max(found)]
+            for kind, errors in measured.items()
+            for error, folder in [max(errors)]
         )
         parts.append(f"Worst relative error to PyTorch: {', '.join(each_type)}.")
     for graph in manifest.graphs:
-        for each in graph.evidence:
-            if each.broken:
-                parts.append(f"{graph.folder} is computed in fp32: {each.compute} fails it ({each.broken}).")
+        for measurement in graph.evidence:
+            if measurement.broken:
+                parts.append(
+                    f"{graph.folder} is computed in fp32: {measurement.compute} fails it ({measurement.broken})."
+                )
     if missing:
-        reasons = sorted({each.reason for graph in missing for each in graph.evidence if each.reason})
+        reasons = sorted(
+            {measurement.reason for graph in missing for measurement in graph.evidence if measurement.reason}
+        )
         why = f" ({'; '.join(reasons)})" if reasons else ""
         parts.append(f"Not measured: {', '.join(graph.folder for graph in missing)}{why}.")
     return " ".join(parts)
@@ -168,9 +172,9 @@ def worst_weights(manifest: Manifest, count: int = 10) -> list[tuple[str, Weight
 
 def notes(manifest: Manifest) -> dict[str, list[str]]:
     """Why weights are not quantized as asked -> their keys, with the graph's folder in front."""
-    found: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for graph in manifest.graphs:
         for weight in graph.weights:
             if weight.note:
-                found.setdefault(weight.note, []).append(f"{graph.folder}: {weight.key}")
-    return found
+                reasons.setdefault(weight.note, []).append(f"{graph.folder}: {weight.key}")
+    return reasons

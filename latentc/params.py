@@ -258,9 +258,9 @@ class AssignmentType(click.ParamType[tuple[str, str]]):
 
 def assignments(pairs: Iterable[tuple[str, str]], option: str) -> dict[str, str]:
     """The pairs as a dict; the same name twice is a usage error."""
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in pairs:
-        if name in given:
+        if name in values:
             raise click.BadParameter(f"'{name}' is given twice.", param_hint=f"'{option}'")
-        given[name] = value
-    return given
+        values[name] = value
+    return values

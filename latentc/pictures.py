@@ -41,11 +41,11 @@ def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> st
             f"the output must be a .png file, which carries its parameters; found '{output}'.",
             "For instance: -o out.png",
         )
-    found = output
+    name = output
     if "{" not in output and count > 1:
-        found = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
+        name = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
     try:
-        first, second = at(found, 0), at(found, 1)
+        first, second = at(name, 0), at(name, 1)
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         raise UsageError(
             f"'{output}' is no file name: only {{index}} may stand in braces ({error}).",
@@ -57,7 +57,7 @@ def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> st
         )
     if not first.parent.is_dir():
         raise UsageError(f"the folder '{first.parent}' does not exist.", f"Make it: mkdir {first.parent}")
-    return found
+    return name
 
 
 def at(found: str, index: int) -> Path:

@@ -80,6 +80,8 @@ def bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     # On one terminal, what is printed meanwhile goes above the bars; a redirected stdout is left alone.
-    shared = sys.stdout.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as display:
+    on_terminal = sys.stdout.isatty()
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=on_terminal
+    ) as display:
         yield Bars(display)

@@ -37,19 +37,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    given = config.getoption("--latentc-golden")
-    if given is None:
+    option = config.getoption("--latentc-golden")
+    if option is None:
         return
-    folder = Path(given)
-    found = sorted(folder.glob(f"*{_SUFFIX}"))
-    if not found:
+    folder = Path(option)
+    files = sorted(folder.glob(f"*{_SUFFIX}"))
+    if not files:
         raise pytest.UsageError(f"--latentc-golden: {folder} holds no snapshot (*{_SUFFIX}).")
-    items.extend(_items(session, config, found))
+    items.extend(_items(session, config, files))
 
 
-def _items(session: pytest.Session, config: pytest.Config, found: list[Path]) -> Iterator[pytest.Item]:
+def _items(session: pytest.Session, config: pytest.Config, files: list[Path]) -> Iterator[pytest.Item]:
     models = config.getoption("--latentc-models")
-    for file in found:
+    for file in files:
         beside = (Path(models) if models else file.parent) / file.stem
         yield Golden.from_parent(
             session,

@@ -77,8 +77,8 @@ def _compiled_for(args: list[str]) -> str | None:
 
     # An option's value may come first; it is no folder with a manifest.
     words = [arg for arg in args if not arg.startswith("-")]
-    found = [word for word in words if (Path(word) / MANIFEST_NAME).is_file()]
-    return read_manifest(Path((found or words)[0])).target if words else None
+    folders = [word for word in words if (Path(word) / MANIFEST_NAME).is_file()]
+    return read_manifest(Path((folders or words)[0])).target if words else None
 
 
 def _option(option: OptionInfo) -> click.Option:

@@ -75,8 +75,8 @@ def check_components(pipelines: Mapping[str, str], task: str, components: Iterab
     left = set(components)
     for class_path in dict.fromkeys((pipelines[task], *pipelines.values())):
         if left:
-            found: Any = pipeline_class(class_path)
-            left -= set(inspect.signature(found.__init__).parameters)
+            cls: Any = pipeline_class(class_path)
+            left -= set(inspect.signature(cls.__init__).parameters)
     if left:
         raise LatentcError(
             f"the artifact's pipelines ({', '.join(pipelines.values())}) have no component {', '.join(sorted(left))}, "
@@ -126,9 +126,9 @@ def _component(
     """
     entry = index.get(name)
     if isinstance(entry, list) and entry[:1] != [None]:
-        found = trusted(files.shown(INDEX), name, entry)
-        if not _is_module(found):
-            return shells[name] if name in shells else make_part(files, name, found)
+        part_class = trusted(files.shown(INDEX), name, entry)
+        if not _is_module(part_class):
+            return shells[name] if name in shells else make_part(files, name, part_class)
     elif entry is not None and not isinstance(entry, list):
         raise LatentcError(f"{files.shown(INDEX)}: '{name}' is {entry!r}, not [library, class].")
     if name in shells:
@@ -148,16 +148,16 @@ def trusted(index: str, name: str, entry: Any) -> type:
     if not (isinstance(entry, list) and _is_entry(entry)):
         raise LatentcError(f"{index}: '{name}' is {entry!r}, not [library, class].")
     library, class_name = entry
-    found = component_class(library, class_name)
-    if found is None or not is_own(found):
+    cls = component_class(library, class_name)
+    if cls is None or not is_own(cls):
         raise LatentcError(
             f"{index}: '{name}' is {library}.{class_name}, which is not a class of a trusted library."
         )
-    if not (_is_module(found) or is_part(found)):
+    if not (_is_module(cls) or is_part(cls)):
         raise LatentcError(
             f"{index}: '{name}' is a {class_name}; only schedulers, tokenizers and processors are loaded."
         )
-    return found
+    return cls
 
 
 def _is_module(cls: type) -> bool:

@@ -145,5 +145,5 @@ def _of_call(
         if name not in texts or value is None:
             yield name, value
             continue
-        each = [value[i] if isinstance(value, (list, tuple)) else value for i in prompts]
-        yield name, each if several else each[0]
+        items = [value[i] if isinstance(value, (list, tuple)) else value for i in prompts]
+        yield name, items if several else items[0]

@@ -85,14 +85,14 @@ class Changes:
                 watch.put_back(before)
             raise
         watch.look_again()  # A write is counted before it is made.
-        found = unrecorded(self._states, watch, before)
-        if found is None:
+        state = unrecorded(self._states, watch, before)
+        if state is None:
             return result
         with self.suspended():
             if hasattr(result, "remove") and hasattr(result, "hooks_dict_ref"):
                 result.remove()
             watch.put_back(before)
-        raise self.refusal(what, str(found))
+        raise self.refusal(what, str(state))
 
     def refusal(self, what: str, why: str) -> UsageError:
         """That the call `what` is none that a compiled module takes."""
@@ -191,21 +191,21 @@ def _torch_function(
     import torch
     from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-    given = dict(kwargs or {})
+    keywords = dict(kwargs or {})
     with torch._C.DisableTorchFunctionSubclass():
         if not getattr(cls, CHANGES).watching:
-            return func(*args, **given)
-        own = [value for value in (*args, *given.values()) if hasattr(type(value), CHANGES)]
+            return func(*args, **keywords)
+        own = [value for value in (*args, *keywords.values()) if hasattr(type(value), CHANGES)]
         changes: Changes = getattr(cls, CHANGES)
         if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
             raise changes.refusal("a change of a parameter", "'data' is set")
         before = [(value, value._version, None if value.is_meta else value.clone()) for value in own]
         with _unsafe_preserve_version_counter(tuple(own)):
-            result = func(*args, **given)
-            written = [(value, kept) for value, version, kept in before if value._version != version]
-            for value, kept in written:
-                if kept is not None:
-                    value.copy_(kept)
+            result = func(*args, **keywords)
+            written = [(value, clone) for value, version, clone in before if value._version != version]
+            for value, clone in written:
+                if clone is not None:
+                    value.copy_(clone)
         if written:
             raise changes.refusal(
                 "a change of a parameter", f"{getattr(func, '__name__', func)} writes to it"

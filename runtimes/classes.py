@@ -26,21 +26,21 @@ def import_class(class_path: str) -> type:
         )
     try:
         with guarded(f"importing {module}"):
-            found = getattr(importlib.import_module(module), name)
+            cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, RuntimeError) as error:
         library = module.partition(".")[0]
         raise LatentcError(
             f"the artifact needs {class_path}, which the installed {library} does not have: {error}",
             f"Install the version of {library} that latentc.json names under toolchain.",
         ) from error
-    if not isinstance(found, type):
+    if not isinstance(cls, type):
         raise LatentcError(f"the artifact names '{class_path}', which is not a class.")
-    if not is_own(found):
+    if not is_own(cls):
         raise LatentcError(
-            f"the artifact names '{class_path}', which is a class of {found.__module__.partition('.')[0]}; "
+            f"the artifact names '{class_path}', which is a class of {cls.__module__.partition('.')[0]}; "
             f"only classes of {' and '.join(sorted(TRUSTED_LIBRARIES))} are used."
         )
-    return found
+    return cls
 
 
 def is_own(cls: type) -> bool:
@@ -58,14 +58,14 @@ def pipeline_class(class_path: str) -> type:
 
     from diffusers import DiffusionPipeline
 
-    found: Any = import_subclass(class_path, DiffusionPipeline, "pipeline")
+    cls: Any = import_subclass(class_path, DiffusionPipeline, "pipeline")
     unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    if any(p.kind in unnamed for p in inspect.signature(found.__init__).parameters.values()):
+    if any(p.kind in unnamed for p in inspect.signature(cls.__init__).parameters.values()):
         raise LatentcError(
             f"the artifact names the pipeline '{class_path}', which does not say what it is made of.",
             "Compile the model again: an artifact names the class of one pipeline.",
         )
-    return found  # type: ignore[no-any-return]
+    return cls  # type: ignore[no-any-return]
 
 
 def is_list(cls: type) -> bool:
@@ -85,10 +85,10 @@ def module_class(class_path: str) -> type:
     from diffusers import ConfigMixin
     from transformers import PreTrainedModel
 
-    found = import_subclass(class_path, torch.nn.Module, "module")
-    if not issubclass(found, (ConfigMixin, PreTrainedModel)) and not is_list(found):
+    cls = import_subclass(class_path, torch.nn.Module, "module")
+    if not issubclass(cls, (ConfigMixin, PreTrainedModel)) and not is_list(cls):
         raise LatentcError(f"the artifact names '{class_path}' as a component; it has no configuration.")
-    return found
+    return cls
 
 
 def list_of_models(cls: Any, configs: Sequence[Mapping[str, Any]]) -> Any:
@@ -111,10 +111,10 @@ def list_of_models(cls: Any, configs: Sequence[Mapping[str, Any]]) -> Any:
 
 def import_subclass(class_path: str, base: type, what: str) -> type:
     """`import_class`, for a class that must derive from `base` (a `what`)."""
-    found = import_class(class_path)
-    if not issubclass(found, base):
+    cls = import_class(class_path)
+    if not issubclass(cls, base):
         raise LatentcError(f"the artifact names '{class_path}' as a {what}, which it is not.")
-    return found
+    return cls
 
 
 def component_class(library: str, class_name: str) -> type | None:
@@ -139,20 +139,20 @@ def component_class(library: str, class_name: str) -> type | None:
         holder = getattr(pipelines, library)
     if library == "transformers":
         class_name = _todays_name(class_name)
-    found = getattr(holder, class_name, None)
-    if isinstance(found, type) or library in TRUSTED_LIBRARIES - {"diffusers"}:
-        return found if isinstance(found, type) else None
+    cls = getattr(holder, class_name, None)
+    if isinstance(cls, type) or library in TRUSTED_LIBRARIES - {"diffusers"}:
+        return cls if isinstance(cls, type) else None
     for retired in pkgutil.iter_modules(deprecated.__path__):
         if not retired.ispkg or library not in ("diffusers", retired.name):
             continue
         module = importlib.import_module(f"{deprecated.__name__}.{retired.name}")
-        found = getattr(module, class_name, None) if class_name in dir(module) else None
-        if isinstance(found, type):
+        cls = getattr(module, class_name, None) if class_name in dir(module) else None
+        if isinstance(cls, type):
             if library == "diffusers":
-                setattr(diffusers, class_name, found)
+                setattr(diffusers, class_name, cls)
             else:
                 setattr(pipelines, library, module)
-            return found
+            return cls
     return None
 
 

@@ -43,7 +43,7 @@ def usual(factory: SessionFactory, name: str, stored: str) -> str:
 
 def default(types: Sequence[str], evidence: Iterable[Evidence]) -> str:
     """The type of "auto": the first of `natively`, or fp32 where that one was measured to break the graph."""
-    failed = {found.compute for found in evidence if found.broken}
+    failed = {measurement.compute for measurement in evidence if measurement.broken}
     return WIDE if types[0] in failed and WIDE in types else types[0]
 
 
@@ -84,14 +84,18 @@ def choose(asked: str, device: Device, graph: GraphRecord) -> str:
 
 def broken(graph: GraphRecord, compute: str) -> str:
     """How the type was measured to fail the graph; empty where it was not."""
-    return next((found.broken for found in graph.evidence if found.compute == compute and found.broken), "")
+    return next(
+        (evidence.broken for evidence in graph.evidence if evidence.compute == compute and evidence.broken),
+        "",
+    )
 
 
 def covered(graph: GraphRecord, compute: str, device: Device) -> bool:
     """Whether the graph was measured in this type on such a device ("gpu.1" is one as "gpu.0" is)."""
     kind = device.name.partition(".")[0]
     return any(
-        found.compute == compute and found.device.partition(".")[0] == kind for found in graph.evidence
+        evidence.compute == compute and evidence.device.partition(".")[0] == kind
+        for evidence in graph.evidence
     )
 
 

@@ -97,10 +97,10 @@ def check_class_name(name: Any, what: str) -> None:
     if not isinstance(name, str):
         raise LatentcError(f"{what}: '_class_name' is {name!r}, not the name of a class.")
     try:
-        found = getattr(diffusers, name, type)  # Classes of other versions are passed over.
+        cls = getattr(diffusers, name, type)  # Classes of other versions are passed over.
     except (ImportError, RuntimeError):
         return  # It is there, and a library that it needs is not.
-    if not isinstance(found, type):
+    if not isinstance(cls, type):
         raise LatentcError(f"{what}: '_class_name' is {name!r}, which is not a class of diffusers.")
 
 

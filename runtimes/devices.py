@@ -140,8 +140,12 @@ class Placement:
         if device is None:
             return ()
         refused = self._refused.get(graph, set())
-        others = (each for each in self._present if each is not device and each.name not in refused)
-        return (device, *(each for each in others if self._has_type(graph, each)))
+        others = (
+            candidate
+            for candidate in self._present
+            if candidate is not device and candidate.name not in refused
+        )
+        return (device, *(candidate for candidate in others if self._has_type(graph, candidate)))
 
     def _has_type(self, graph: str, device: Device) -> bool:
         try:

@@ -71,8 +71,8 @@ def _blank(bands: Sequence[tuple[float, float]], pixels: int, black: float) -> K
 
 def _pictured(image: Any) -> Kind | None:
     """The same of a PIL image of any mode."""
-    found = image.getextrema()
-    bands = list(found) if isinstance(found[0], tuple) else [found]
+    extrema = image.getextrema()
+    bands = list(extrema) if isinstance(extrema[0], tuple) else [extrema]
     count = image.width * image.height
     # Depths and the like are of any scale.
     kind = _blank(bands, count, 0 if image.mode in ("F", "I") else BLACK)
@@ -133,20 +133,20 @@ def find(
 
 
 def _not_finite(
-    found: NotFinite, blank: Mapping[Kind, Sequence[int]], images: int, artifact: _Artifact
+    report: NotFinite, blank: Mapping[Kind, Sequence[int]], images: int, artifact: _Artifact
 ) -> Flaw:
-    numbers = tuple(sorted(number for each in blank.values() for number in each))
-    message = f"'{found.method}' returned numbers that are not finite"
-    culprit = found.method
-    if not found.inputs_finite:
-        culprit = found.before
+    numbers = tuple(sorted(number for pictures in blank.values() for number in pictures))
+    message = f"'{report.method}' returned numbers that are not finite"
+    culprit = report.method
+    if not report.inputs_finite:
+        culprit = report.before
         message += ", as what it was given was not finite" + (
             f": '{culprit}' was the first to return such" if culprit else ""
         )
     if numbers:
         message += f"; {_count(blank, images)}"
     cause = artifact.cause(culprit)
-    return Flaw("not finite", numbers, found.method, f"{message}.", cause[0].upper() + cause[1:])
+    return Flaw("not finite", numbers, report.method, f"{message}.", cause[0].upper() + cause[1:])
 
 
 def words(kind: Kind) -> str:
@@ -206,9 +206,9 @@ class _Artifact:
         component, _, name = method.partition(".")
         folders = {
             record.graph
-            for each in self.manifest.components
-            if each.name == component
-            for record in each.methods
+            for owner in self.manifest.components
+            if owner.name == component
+            for record in owner.methods
             if record.method == name
         }
         return [graph for graph in self.manifest.graphs if not folders or graph.folder in folders]

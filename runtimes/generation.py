@@ -248,12 +248,12 @@ class Generator:
             once = set(_REPEATED) - (set(TEXTS) if several else set())
             repeated = {name: full[name] for name in once if full.get(name) is not None}
             full |= {name: [value] * len(seeds) for name, value in repeated.items()}
-        given = arguments(self.diffusers, full, extra)
+        keywords = arguments(self.diffusers, full, extra)
         if "return_dict" in known:
-            given["return_dict"] = True
+            keywords["return_dict"] = True
         # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
         with np.errstate(invalid="ignore"):
-            output = self._called(**given)
+            output = self._called(**keywords)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
@@ -290,11 +290,11 @@ class Generator:
             check_range("a height of", size[1], self._sizes, "height")
             return size
         limits = [self._sizes.get(n) for n in ("width", "height")]
-        fixed = [one.min if one is not None and one.min == one.max else None for one in limits]
-        found = [
+        fixed = [limit.min if limit is not None and limit.min == limit.max else None for limit in limits]
+        sides = [
             value if synonym(n, known) else None for n, value in zip(("width", "height"), fixed, strict=True)
         ]
-        return found[0], found[1]
+        return sides[0], sides[1]
 
     def _frames(self, frames: int | None, known: Mapping[str, Any]) -> int | None:
         """The number of frames to pass: that asked for, or that of an artifact that has only one."""
@@ -305,12 +305,12 @@ class Generator:
             return limits.min
         return frames
 
-    def _check_visuals(self, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    def _check_visuals(self, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         """A video that is given sets the length, and an image the size where the pipeline has no parameter for it."""
-        for name, value in given.items():
+        for name, value in values.items():
             if name in known and isinstance(value, (list, tuple)) and kind(name, known) == "video":
                 check_range(f"'{name}' of", len(value), self._sizes, "frames")
-        image = given.get("image")
+        image = values.get("image")
         if synonym("width", known) is not None or not isinstance(getattr(image, "size", None), tuple):
             return
         width, height = image.size  # type: ignore[union-attr]
@@ -325,13 +325,13 @@ class Generator:
         images: int,
         chosen: str | None,
     ) -> dict[str, Any]:
-        kept = {k: v for k, v in {**options, **extra}.items() if _is_plain(v)}
+        settings = {k: v for k, v in {**options, **extra}.items() if _is_plain(v)}
         scheduler = getattr(self.diffusers, "scheduler", None)
         if scheduler is not None:
-            kept["scheduler"] = chosen or type(scheduler).__name__
+            settings["scheduler"] = chosen or type(scheduler).__name__
         if self._count is not None:
-            kept |= {"accelerate": self._tolerance, "calls": str(self._count)}
-        return {**kept, "seed": seed, "images": images, **self._about()}
+            settings |= {"accelerate": self._tolerance, "calls": str(self._count)}
+        return {**settings, "seed": seed, "images": images, **self._about()}
 
 
 def parts(pipe: Any) -> list[Any]:

@@ -82,13 +82,13 @@ class MemoryPlan:
         """
         if self.budget is None:
             return ()
-        over = self.graphs[graph].total + sum(self.graphs[each].total for each in opened) - self.budget
+        over = self.graphs[graph].total + sum(self.graphs[folder].total for folder in opened) - self.budget
         closed = []
-        for each in opened:
+        for folder in opened:
             if over <= 0:
                 break
-            closed.append(each)
-            over -= self.graphs[each].total
+            closed.append(folder)
+            over -= self.graphs[folder].total
         return tuple(closed)
 
 

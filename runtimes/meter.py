@@ -107,15 +107,15 @@ class Meter:
         from targets.graph.finite import all_finite
 
         if not self._looping and not all(map(all_finite, outputs.values())):
-            found = NotFinite(method, all(map(all_finite, inputs.values())), self._before)
-            self._not_finite.setdefault(method, found)
+            record = NotFinite(method, all(map(all_finite, inputs.values())), self._before)
+            self._not_finite.setdefault(method, record)
 
     def take_not_finite(self) -> tuple[NotFinite, ...]:
         """The calls since the last denoising loop that returned NaN or infinity; they are forgotten then."""
-        found = tuple(self._not_finite.values())
+        records = tuple(self._not_finite.values())
         self._not_finite.clear()
         self._before = ""
-        return found
+        return records
 
     def begin_steps(self) -> None:
         """The denoising loop starts now."""

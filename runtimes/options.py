@@ -35,8 +35,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 def parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     """The named parameters of the pipeline's `__call__`; its ``**kwargs`` are for deprecated ones."""
-    found = inspect.signature(type(pipeline).__call__).parameters
-    return {n: p for n, p in found.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    declared = inspect.signature(type(pipeline).__call__).parameters
+    return {
+        n: p for n, p in declared.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
 
 
 def synonym(option: str, known: Mapping[str, Any]) -> str | None:
@@ -55,7 +57,7 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
         UsageError: the pipeline has no parameter for an option.
     """
     known = parameters(pipeline)
-    given: dict[str, Any] = {}
+    keywords: dict[str, Any] = {}
     for option, value in options.items():
         if value is None:
             continue
@@ -65,7 +67,7 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
             raise UsageError(
                 f"{type(pipeline).__name__} has no parameter for '{shown}' (it has: {_names(known)})."
             )
-        given[name] = value
+        keywords[name] = value
     for name, value in extra.items():
         if name in SYNONYMS["images"] and name in known:
             raise UsageError(
@@ -78,13 +80,13 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
             raise UsageError(
                 f"{type(pipeline).__name__} has no parameter '{name}' (it has: {_names(known)}).", hint
             )
-        if name in given:
+        if name in keywords:
             raise UsageError(f"'{name}' is given twice: by its own name and as one of {_ours(name)}.")
-        given[name] = value
-    missing = [n for n, p in known.items() if p.default is p.empty and n not in given]
+        keywords[name] = value
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in keywords]
     if missing:
         raise UsageError(f"{type(pipeline).__name__} needs '{missing[0]}' ({', '.join(_ours(missing[0]))}).")
-    return given
+    return keywords
 
 
 def parse_value(text: str, option: str) -> Any:

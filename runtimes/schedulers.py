@@ -73,14 +73,14 @@ def _scheduler_class(name: str, own: Any) -> Any:
     import diffusers
     from diffusers import SchedulerMixin
 
-    found = getattr(diffusers, name, None)
-    if missing := getattr(found, "_backends", None):  # What stands for a class whose packages are not here.
+    cls = getattr(diffusers, name, None)
+    if missing := getattr(cls, "_backends", None):  # What stands for a class whose packages are not here.
         raise UsageError(
             f"'{name}' needs packages that are not here: {', '.join(missing)}.",
             f"Install them: pip install {' '.join(p for p in missing if p != 'torch')}",
         )
-    if isinstance(found, type) and issubclass(found, SchedulerMixin) and hasattr(found, "step"):
-        return found
+    if isinstance(cls, type) and issubclass(cls, SchedulerMixin) and hasattr(cls, "step"):
+        return cls
     names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
     near = difflib.get_close_matches(name, names, n=1)
     usual = ", ".join(sorted({c.__name__ for c in own.compatibles} | {_name(own)}))

@@ -91,5 +91,5 @@ def _form(function: Callable[..., Any]) -> _Form:
 def defaults(cls: type, method: str) -> dict[str, Any]:
     """Parameter name -> value when the caller passes nothing; parameters without a default are absent."""
     empty: dict[Any, Any] = {inspect.Parameter.VAR_POSITIONAL: (), inspect.Parameter.VAR_KEYWORD: {}}
-    found = {name: empty.get(p.kind, p.default) for name, p in signature(cls, method).parameters.items()}
-    return {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
+    values = {name: empty.get(p.kind, p.default) for name, p in signature(cls, method).parameters.items()}
+    return {name: value for name, value in values.items() if value is not inspect.Parameter.empty}

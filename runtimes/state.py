@@ -339,8 +339,8 @@ def _object(value: Any, depth: int) -> ObjectNode | None:
         if any(attributes[name] for name in (*_TABLES, *_HOOKS)):
             return None  # Weights, or other modules.
         attributes = {k: v for k, v in attributes.items() if k not in vars(torch.nn.Module())}
-    found = _mapping(attributes, depth)
-    return None if found is None else ObjectNode(class_path=class_path(cls), items=found.items)
+    mapping = _mapping(attributes, depth)
+    return None if mapping is None else ObjectNode(class_path=class_path(cls), items=mapping.items)
 
 
 def mismatch(state: Mapping[str, Tree], watch: Watch) -> Mismatch | None:

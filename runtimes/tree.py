@@ -69,9 +69,9 @@ def match(tree: Tree, value: Any, path: str = "value") -> dict[str, Any] | Misma
     if isinstance(tree, MappingNode):
         if not isinstance(value, Mapping):
             return Mismatch(path, f"a dict of {list(tree.items)}", describe(value))
-        for key, found in value.items():
-            if key not in tree.items and found is not None:
-                return Mismatch(f"{path}[{key!r}]", "nothing", describe(found))
+        for key, item in value.items():
+            if key not in tree.items and item is not None:
+                return Mismatch(f"{path}[{key!r}]", "nothing", describe(item))
         return _all((t, value.get(key), f"{path}[{key!r}]") for key, t in tree.items.items())
     if tree.class_path not in {class_path(c) for c in type(value).__mro__}:
         return Mismatch(path, f"a {tree.class_path.rpartition(':')[2]}", describe(value))
@@ -99,13 +99,13 @@ def match_arguments(
 
 
 def _all(parts: Any) -> dict[str, Any] | Mismatch:
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for tree, value, path in parts:
         inside = match(tree, value, path)
         if isinstance(inside, Mismatch):
             return inside
-        found.update(inside)
-    return found
+        tensors.update(inside)
+    return tensors
 
 
 def rebuild(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -181,19 +181,17 @@ def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
         tensor = value.detach().cpu()
         cast = tensor if tensor.dtype is wanted else tensor.to(wanted)
         lossy = tensor.is_floating_point() and not wanted.is_floating_point and bool((cast != tensor).any())
-        found = (
-            f"{str(value.dtype).removeprefix('torch.')} {tensor.reshape(-1)[:4].tolist()}" if lossy else ""
-        )
+        text = f"{str(value.dtype).removeprefix('torch.')} {tensor.reshape(-1)[:4].tolist()}" if lossy else ""
         array = _from_torch(cast.contiguous())
     else:
-        given = np.asarray(value)
+        source = np.asarray(value)
         with np.errstate(invalid="ignore"):  # NaN as an integer is found to be lossy below.
-            array = given.astype(_numpy_type(spec.dtype), copy=False)
-        array = np.ascontiguousarray(array).reshape(given.shape)
-        lossy = given.dtype.kind == "f" and array.dtype.kind in "iub" and bool((array != given).any())
-        found = f"{given.dtype.name} {given.reshape(-1)[:4].tolist()}" if lossy else ""
+            array = source.astype(_numpy_type(spec.dtype), copy=False)
+        array = np.ascontiguousarray(array).reshape(source.shape)
+        lossy = source.dtype.kind == "f" and array.dtype.kind in "iub" and bool((array != source).any())
+        text = f"{source.dtype.name} {source.reshape(-1)[:4].tolist()}" if lossy else ""
     if lossy:
-        return Mismatch(path, f"{spec.dtype}: whole numbers", found)
+        return Mismatch(path, f"{spec.dtype}: whole numbers", text)
     if array.size == 1 and array.ndim != len(spec.shape) and all(d == 1 for d in spec.shape):
         array = array.reshape((1,) * len(spec.shape))
     if len(spec.shape) != array.ndim:

@@ -61,7 +61,7 @@ def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence
     from compiler.lowering.reuse import Shared
 
     require()
-    steps, shared = Steps(), Shared()
+    steps, captures = Steps(), Shared()
     for target in targets:
         print(f"{target}: compiling", flush=True)
         request = CompileRequest(
@@ -72,7 +72,7 @@ def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence
             batch=DimRange(min=1, max=1),
             force=True,
         )
-        compile(request, steps, shared=shared)
+        compile(request, steps, shared=captures)
     wanted = BenchRequest(
         artifacts=tuple(str(out / f"{target}-{precision}") for target in targets),
         reference="shapes",
@@ -140,15 +140,15 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp16")
     parser.add_argument("--target", action="append", help="of these targets only; may be repeated")
     parser.add_argument("--update-docs", action="store_true", help=f"also write {STRIP.relative_to(ROOT)}")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
     quiet_libraries()
-    out: Path = given.out
+    out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     try:
         outcome = measure(
-            given.target or TARGETS,
+            options.target or TARGETS,
             out,
-            given.precision,
+            options.precision,
             ["python", "-m", "bench.project.demo", *(args or sys.argv[1:])],
         )
     except LatentcError as error:
@@ -160,7 +160,7 @@ def main(args: Sequence[str] | None = None) -> int:
             picture.save(out / f"{row.split()[0].lower()}-{number}.png")
     sheet = strip(rows)
     sheet.save(out / "demo.png")
-    if given.update_docs:
+    if options.update_docs:
         STRIP.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(STRIP, optimize=True)
     print(f"\nshapes, {STEPS} steps, one seed, {len(PROMPTS)} prompts; pictures: {out / 'demo.png'}\n")

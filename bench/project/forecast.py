@@ -65,8 +65,8 @@ class Pictures:
     def ratios(self, whole: Pictures) -> list[float]:
         """PSNR of each picture to the one of all calls."""
         return [
-            min(psnr(_pixels(one), _pixels(other)), EQUAL)
-            for one, other in zip(self.images, whole.images, strict=True)
+            min(psnr(_pixels(picture), _pixels(other)), EQUAL)
+            for picture, other in zip(self.images, whole.images, strict=True)
         ]
 
 
@@ -263,7 +263,9 @@ def curves(drawer: Drawer, schedulers: Sequence[str], steps: int, file: Path) ->
 
 def _curve(axes: Any, drawn: Sequence[Pictures], whole: Pictures, label: str) -> None:
     """The mean with the worst below it."""
-    points = sorted((each.count.made / len(each.images), each.ratios(whole)) for each in drawn)
+    points = sorted(
+        (pictures.count.made / len(pictures.images), pictures.ratios(whole)) for pictures in drawn
+    )
     calls = [x for x, _ in points]
     (line,) = axes.plot(calls, [mean(ratios) for _, ratios in points], marker="o", label=label)
     axes.plot(calls, [min(ratios) for _, ratios in points], linestyle=":", color=line.get_color())
@@ -278,20 +280,20 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", action="append", type=int)
     parser.add_argument("--compute", default="fp32", help="what is computed in")
     parser.add_argument("--update-docs", action="store_true", help=f"draw {PLOT.name} anew")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
     rows: list[Row] = []
-    targets = given.target or TARGETS
+    targets = options.target or TARGETS
     print(markdown.head(HEAD, right=HEAD[2:]))
     try:
         for target in targets:
             rows += measure(
                 target,
-                given.scheduler or tuple(SCHEDULERS),
-                given.steps or STEPS,
-                given.prompts,
-                given.compute,
+                options.scheduler or tuple(SCHEDULERS),
+                options.steps or STEPS,
+                options.prompts,
+                options.compute,
                 lambda row: print(markdown.row(row.cells()), flush=True),
-                PLOT if given.update_docs and target == targets[0] else None,
+                PLOT if options.update_docs and target == targets[0] else None,
             )
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -91,8 +91,8 @@ def lacks(engine: Engine, device: str) -> str:
     from runtimes.sessions import table as sessions
     from targets import table as targets
 
-    if device == "cuda" and (found := _no_gpu()):
-        return found
+    if device == "cuda" and (reason := _no_gpu()):
+        return reason
     if not engine.target:
         return ""
     here = targets.get(engine.target).available()
@@ -127,12 +127,12 @@ def check(models: tuple[str, ...], work: Path, device: str, tell: Callable[[str]
         wanted = None
         for engine, reason in missing.items():
             if reason or (wanted is None and engine is not REFERENCE):
-                found = Found(False, reason or f"{REFERENCE.name} was not measured")
+                row = Found(False, reason or f"{REFERENCE.name} was not measured")
             else:
-                found, latents = _measured(engine, _model(name, work, tell), work, device, wanted)
+                row, latents = _measured(engine, _model(name, work, tell), work, device, wanted)
                 wanted = latents if engine is REFERENCE else wanted
-            tell(f"{name}, {engine.name}: {found}")
-            result[name][engine.name] = asdict(found)
+            tell(f"{name}, {engine.name}: {row}")
+            result[name][engine.name] = asdict(row)
     return result
 
 
@@ -230,8 +230,10 @@ def gpus() -> list[dict[str, Any]]:
         return []
     import torch
 
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [{"name": p.name, "capability": f"sm{p.major}{p.minor}", "memory": p.total_memory} for p in found]
+    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [
+        {"name": p.name, "capability": f"sm{p.major}{p.minor}", "memory": p.total_memory} for p in properties
+    ]
 
 
 def main() -> None:
@@ -251,14 +253,14 @@ def main() -> None:
         work = (args.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         models = tuple(args.models) or MODELS
-        found = check(models, work, args.device, lambda line: print(line, file=sys.stderr, flush=True))
+        results = check(models, work, args.device, lambda line: print(line, file=sys.stderr, flush=True))
     here = environment(False).model_dump(mode="json")
-    text = json.dumps({"machine": here, "gpus": gpus(), "device": args.device, "models": found}, indent=2)
+    text = json.dumps({"machine": here, "gpus": gpus(), "device": args.device, "models": results}, indent=2)
     if args.out is None:
         print(text)
     else:
         args.out.write_text(text + "\n", encoding="utf-8")
-    sys.exit(1 if any(row["failed"] for rows in found.values() for row in rows.values()) else 0)
+    sys.exit(1 if any(row["failed"] for rows in results.values() for row in rows.values()) else 0)
 
 
 if __name__ == "__main__":

@@ -67,10 +67,10 @@ def _model(
     from targets.graph.check import complete
     from targets.graph.weights import Seeded, WeightRef
 
-    given = ", ".join(f"float[{','.join(map(str, shape))}] {name}" for name, shape in weights.items())
+    parameters = ", ".join(f"float[{','.join(map(str, shape))}] {name}" for name, shape in weights.items())
     x, y = (f"float[{','.join(map(str, shape))}]" for shape in (port, out or port))
     head = f'<ir_version: 10, opset_import: ["" : {opset}]> layer'
-    text = f"{head} ({x} x, {given}) => ({y} y) {{ {body} }}"
+    text = f"{head} ({x} x, {parameters}) => ({y} y) {{ {body} }}"
     model = ir.from_proto(onnx.parser.parse_model(text))
     for value in list(model.graph.inputs)[1:]:
         shape = weights[str(value.name)]
@@ -213,13 +213,15 @@ def measure(tries: Sequence[Try], rounds: int, targets: Sequence[str]) -> Iterat
     import numpy as np
 
     pairs = Pairs(time.process_time, rounds)
-    for each in tries:
-        for target in [t for t in each.targets if t in targets]:
-            for tokens, channels in each.sizes:
+    for rewrite in tries:
+        for target in [t for t in rewrite.targets if t in targets]:
+            for tokens, channels in rewrite.sizes:
                 with tempfile.TemporaryDirectory(prefix="latentc-layers-") as folder, ExitStack() as stack:
                     calls: list[Call] = []
-                    for name, build in (("base", each.base), ("other", each.other)):
-                        session = _open(build(tokens, channels), target, Path(folder) / name, each.precision)
+                    for name, build in (("base", rewrite.base), ("other", rewrite.other)):
+                        session = _open(
+                            build(tokens, channels), target, Path(folder) / name, rewrite.precision
+                        )
                         shape = session.inputs["x"].shape
                         noise = np.random.default_rng(0).standard_normal(shape, np.float32)  # type: ignore[arg-type]
                         stack.callback(session.close)
@@ -227,7 +229,7 @@ def measure(tries: Sequence[Try], rounds: int, targets: Sequence[str]) -> Iterat
                     ratios = pairs.ratios(*calls)
                 spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
                 size = f"{tokens} x {channels}"
-                yield markdown.row((target, each.name, size, f"{median(ratios):.3f}", spread))
+                yield markdown.row((target, rewrite.name, size, f"{median(ratios):.3f}", spread))
 
 
 def _open(model: ir.Model, target: str, folder: Path, precision: str) -> Session:
@@ -248,11 +250,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.project.layers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--target", action="append", choices=TARGETS, help="of these only; may be repeated")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
     os.environ[THREADS] = "1"
     names = ("target", "rewrite", "tokens x channels", "ratio", "pairs")
     print(markdown.head(names, right=("ratio",)), flush=True)
-    for row in measure(TRIES, given.rounds, given.target or TARGETS):
+    for row in measure(TRIES, options.rounds, options.target or TARGETS):
         print(row, flush=True)
     return 0
 

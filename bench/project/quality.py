@@ -34,7 +34,7 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
     from compiler.lowering.reuse import Shared
 
     require()
-    shared = Shared()
+    captures = Shared()
     with tempfile.TemporaryDirectory(prefix="latentc-quality-") as folder:
         artifacts = []
         for target in targets:
@@ -50,7 +50,7 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
                         batch=DimRange(min=1, max=1),
                         check="full",
                     ),
-                    shared=shared,
+                    shared=captures,
                 )
                 artifacts.append(str(out))
         print("drawing", file=sys.stderr, flush=True)
@@ -84,9 +84,9 @@ def short(bench: Bench) -> list[str]:
             f"prompt_accuracy<{max(0.0, own - ACCURACY_LOSS):.6f}",
             f"prompt_accuracy>{own + ACCURACY_LOSS:.6f}",
         ]
-        one = bench.model_copy(update={"variants": (bench.variants[0], variant)})
+        pair = bench.model_copy(update={"variants": (bench.variants[0], variant)})
         failed += [
-            f"{fall.variant}: {fall.gate.text}" for fall in check(one, [parse(text) for text in limits])
+            f"{fall.variant}: {fall.gate.text}" for fall in check(pair, [parse(text) for text in limits])
         ]
     return failed
 
@@ -109,16 +109,16 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", action="append", choices=tuple(LIMITS))
     parser.add_argument("--target", action="append", choices=TARGETS)
     parser.add_argument("--json", action="store_true", help="print the bench's record")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
     try:
-        found = measure(
-            given.target or TARGETS, given.precision or tuple(LIMITS), given.prompts, given.guidance
+        record = measure(
+            options.target or TARGETS, options.precision or tuple(LIMITS), options.prompts, options.guidance
         )
-        failed = short(found)
+        failed = short(record)
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    print(found.model_dump_json(indent=2) if given.json else table(found))
+    print(record.model_dump_json(indent=2) if options.json else table(record))
     for line in failed:
         print(f"Fell short: {line}", file=sys.stderr)
     return 1 if failed else 0
@@ -136,7 +136,7 @@ def table(bench: Bench) -> str:
 
 
 def _cells(variant: Variant) -> tuple[str, ...]:
-    found = variant.quality
+    quality = variant.quality
 
     def shown(value: float | None, form: str) -> str:
         return "not measured" if value is None else form.format(value)
@@ -146,9 +146,9 @@ def _cells(variant: Variant) -> tuple[str, ...]:
         variant.about["precision"],
         variant.about.get("compute", "-"),
         f"{variant.bytes / 1e6:.1f} MB",
-        shown(found.psnr.worst if found else None, "{:.1f} dB"),
-        shown(found.psnr.value if found else None, "{:.1f} dB"),
-        shown(found.prompt_accuracy.value if found else None, "{:.1%}"),
+        shown(quality.psnr.worst if quality else None, "{:.1f} dB"),
+        shown(quality.psnr.value if quality else None, "{:.1f} dB"),
+        shown(quality.prompt_accuracy.value if quality else None, "{:.1%}"),
     )
 
 

@@ -137,7 +137,11 @@ def build(
         pictures=8 if spec.startswith(AUTO) else 0,
     )
     if spec.startswith(AUTO):
-        like = next(one for one in drawn if (one.target, one.spec) == (target, spec.removeprefix(AUTO)))
+        like = next(
+            drawing
+            for drawing in drawn
+            if (drawing.target, drawing.spec) == (target, spec.removeprefix(AUTO))
+        )
         limit = sum(file.size for file in like.manifest.files)
         artifact = auto.compile(request, auto.Budget(max_bytes=limit), shared=shared)
     else:
@@ -155,17 +159,17 @@ def step_times(drawn: Sequence[Drawn], prompt: str, guidance: float) -> list[flo
     pipelines: list[Pipeline] = []
     seconds: list[list[float]] = [[] for _ in drawn]
     try:
-        for one in drawn:
-            pipelines.append(load(one.root, cache=False, compute="fp32"))
+        for artifact in drawn:
+            pipelines.append(load(artifact.root, cache=False, compute="fp32"))
             pipelines[-1].generate(prompt, seed=0, steps=2, guidance=guidance)
         for _ in range(ROUNDS):
-            for pipeline, found in zip(pipelines, seconds, strict=True):
+            for pipeline, times in zip(pipelines, seconds, strict=True):
                 result = pipeline.generate(prompt, seed=0, steps=10, guidance=guidance)
-                found += result.timings.steps[1:]
+                times += result.timings.steps[1:]
     finally:
         for pipeline in pipelines:
             pipeline.close()
-    return [statistics.median(found) * 1000 for found in seconds]
+    return [statistics.median(times) * 1000 for times in seconds]
 
 
 def row(drawn: Drawn, reference: Sequence[Image], captions: Sequence[Any], step_ms: float) -> Row:
@@ -196,20 +200,20 @@ def row(drawn: Drawn, reference: Sequence[Image], captions: Sequence[Any], step_
 
 def failures(rows: Sequence[Row], own: float) -> list[str]:
     """What is not as it should be, one line each."""
-    found = []
+    lines = []
     for r in rows:
         name = f"{r.target} {r.spec or 'fp16'}"
         limit = LIMITS.get(r.spec)
         if limit is not None and not r.psnr >= limit:
-            found.append(f"{name}: mean PSNR {r.psnr:.1f} dB, at least {limit:.0f} wanted")
+            lines.append(f"{name}: mean PSNR {r.psnr:.1f} dB, at least {limit:.0f} wanted")
         if limit is not None and not own - r.accuracy <= ACCURACY_LOSS:
-            found.append(f"{name}: prompt accuracy {r.accuracy:.1%}, PyTorch's is {own:.1%}")
+            lines.append(f"{name}: prompt accuracy {r.accuracy:.1%}, PyTorch's is {own:.1%}")
         like = [o for o in rows if (o.target, AUTO + o.spec) == (r.target, r.spec)]
         if like and not r.psnr >= like[0].psnr + AUTO_GAIN:
-            found.append(f"{name}: {r.psnr:.1f} dB, {like[0].spec} has {like[0].psnr:.1f} at the same size")
+            lines.append(f"{name}: {r.psnr:.1f} dB, {like[0].spec} has {like[0].psnr:.1f} at the same size")
         if r.target == "openvino" and r.data > r.weights * (1 + SIZE_MARGIN):
-            found.append(f"{name}: {r.data} bytes of weights, {r.weights} by their bits")
-    return found
+            lines.append(f"{name}: {r.data} bytes of weights, {r.weights} by their bits")
+    return lines
 
 
 def takes(target: str, spec: str) -> bool:
@@ -266,7 +270,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", action="append", choices=TARGETS)
     parser.add_argument("--update-docs", action="store_true", help=f"also write {SHEET.relative_to(ROOT)}")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
     from bench.project.reference.batches import BATCH, draw
     from bench.reference import SHAPES_DIR
     from bench.reference.drawing import split
@@ -274,30 +278,30 @@ def main(args: Sequence[str] | None = None) -> int:
     from compiler.lowering.reuse import Shared
     from runtimes.reference import load
 
-    captions = split()[1][: max(5, given.prompts)]
+    captions = split()[1][: max(5, options.prompts)]
     prompts = [caption.text for caption in captions]
-    reference = draw(load(SHAPES_DIR, batch=BATCH), prompts, given.guidance)
+    reference = draw(load(SHAPES_DIR, batch=BATCH), prompts, options.guidance)
     own = prompt_accuracy(reference, captions)
     drawn: list[Drawn] = []
-    shared = Shared()
+    captures = Shared()
     try:
         with tempfile.TemporaryDirectory(prefix="latentc-quantization-") as folder:
-            for target in given.target or TARGETS:
-                specs = given.spec or [spec for spec in SPECS if takes(target, spec)]
+            for target in options.target or TARGETS:
+                specs = options.spec or [spec for spec in SPECS if takes(target, spec)]
                 for number, spec in enumerate(specs):
                     print(f"{target} {spec or 'fp16'}: compiling and drawing", file=sys.stderr, flush=True)
                     out = Path(folder) / f"{target}-{number}"
-                    drawn.append(build(target, spec, out, prompts, given.guidance, shared, drawn))
-            times = step_times(drawn, prompts[0], given.guidance)
+                    drawn.append(build(target, spec, out, prompts, options.guidance, captures, drawn))
+            times = step_times(drawn, prompts[0], options.guidance)
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    rows = [row(one, reference, captions, ms) for one, ms in zip(drawn, times, strict=True)]
-    if given.update_docs:
-        first = [one for one in drawn if one.target == drawn[0].target]
+    rows = [row(artifact, reference, captions, ms) for artifact, ms in zip(drawn, times, strict=True)]
+    if options.update_docs:
+        first = [artifact for artifact in drawn if artifact.target == drawn[0].target]
         sheet(first, reference).save(SHEET, optimize=True)
     failed = failures(rows, own)
-    if given.json:
+    if options.json:
         print(
             json.dumps(
                 {"pytorch_accuracy": own, "rows": [asdict(r) for r in rows], "failures": failed}, indent=2

@@ -83,12 +83,12 @@ class Pairs:
     def ratios(self, base: Call, other: Call) -> list[float]:
         """Of `other` to `base`, one for each round; the first call of each is not counted."""
         base(), other()
-        found = []
+        ratios = []
         for number in range(self.rounds):
             order = (base, other) if number % 2 == 0 else (other, base)
             took = {call: self._time(call) for call in order}
-            found.append(took[other] / took[base])
-        return found
+            ratios.append(took[other] / took[base])
+        return ratios
 
     def _time(self, call: Call) -> float:
         start = self.clock()
@@ -166,8 +166,8 @@ class Bench:
         with self._opened(self.graph.clone()) as alone:
 
             def halves() -> Mapping[str, np.ndarray]:
-                found = [alone.run({n: _half(a, i) for n, a in self.inputs.items()}) for i in (0, 1)]
-                return {n: np.concatenate([f[n] for f in found]) for n in found[0]}
+                outputs = [alone.run({n: _half(a, i) for n, a in self.inputs.items()}) for i in (0, 1)]
+                return {n: np.concatenate([f[n] for f in outputs]) for n in outputs[0]}
 
             return self._row("guidance as two calls of one", "off", base, halves, "as one batch of two")
 
@@ -184,8 +184,8 @@ class Bench:
         yield Row(self.target, what, "off", middle, min(left), max(left), None, note)
 
     def _call(self, session: Session) -> Call:
-        given = {name: self.inputs[name] for name in session.inputs}
-        return lambda: session.run(given)
+        inputs = {name: self.inputs[name] for name in session.inputs}
+        return lambda: session.run(inputs)
 
     @contextmanager
     def _opened(self, model: ir.Model) -> Iterator[Session]:
@@ -223,10 +223,10 @@ def ahead(model: ir.Model, names: frozenset[str]) -> ir.Model | None:
     inside: set[ir.Value] = {value for value in model.graph.inputs if value.name in names}
     free: set[ir.Value] = set(model.graph.initializers.values())
     for node in model.graph:
-        given = {value for value in node.inputs if value is not None}
-        if node.op_type == "Shape" or given <= free:
+        operands = {value for value in node.inputs if value is not None}
+        if node.op_type == "Shape" or operands <= free:
             free.update(node.outputs)
-        elif given <= inside | free:
+        elif operands <= inside | free:
             inside.update(node.outputs)
     ends = [
         value
@@ -253,12 +253,12 @@ def _half(array: np.ndarray, index: int) -> np.ndarray:
     return array[index : index + 1].copy() if array.ndim else array
 
 
-def _difference(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+def _difference(outputs: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
     import numpy as np
 
     from compiler.evidence.metrics import relative_error
 
-    return float(np.max([relative_error(found[name], wanted[name]) for name in wanted]))  # which keeps NaN
+    return float(np.max([relative_error(outputs[name], wanted[name]) for name in wanted]))  # which keeps NaN
 
 
 def exported(
@@ -300,13 +300,13 @@ def inputs_of(method: Method) -> dict[str, np.ndarray]:
     import numpy as np
 
     random = np.random.default_rng(0)
-    found = {}
+    arrays = {}
     for spec in method.inputs:
         shape = tuple(d if isinstance(d, int) else method.dims[d].max for d in spec.shape)
         kind = np.dtype(spec.dtype)
         noise = random.standard_normal(shape, np.float32) if len(shape) > 1 else np.full(shape, 500.0)
-        found[spec.name] = np.asarray(noise).astype(kind) if kind.kind == "f" else np.full(shape, 500, kind)
-    return found
+        arrays[spec.name] = np.asarray(noise).astype(kind) if kind.kind == "f" else np.full(shape, 500, kind)
+    return arrays
 
 
 def page(rows: Sequence[Row], about: str) -> str:
@@ -349,27 +349,29 @@ def main(args: Sequence[str] | None = None) -> int:
         "--work", type=Path, help="where graphs are written, two at a time (default: temporary)"
     )
     parser.add_argument("--update-docs", action="store_true", help="also write the table into docs/speed.md")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
 
     from runtimes.sessions.common import threads
 
     rows: list[Row] = []
     computes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="latentc-rewrites-", dir=given.work) as folder:
+    with tempfile.TemporaryDirectory(prefix="latentc-rewrites-", dir=options.work) as folder:
         try:
-            graph, method = exported(given.model, given.component, given.size, Path(folder), given.config)
+            graph, method = exported(
+                options.model, options.component, options.size, Path(folder), options.config
+            )
             print(HEAD, flush=True)
-            for target in given.target or TARGETS:
+            for target in options.target or TARGETS:
                 bench = Bench(
                     target,
-                    given.precision,
+                    options.precision,
                     graph,
                     method,
                     inputs_of(method),
-                    frozenset(filter(None, given.fixed.split(","))),
-                    frozenset(filter(None, given.known.split(","))),
+                    frozenset(filter(None, options.fixed.split(","))),
+                    frozenset(filter(None, options.known.split(","))),
                     Path(folder),
-                    Pairs(CLOCKS[given.clock], given.rounds),
+                    Pairs(CLOCKS[options.clock], options.rounds),
                 )
                 computes[target] = bench.compute
                 for row in bench.rows():
@@ -379,20 +381,21 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"Error: {error}", file=sys.stderr)
             return 1
     count = threads()
-    changed = f" with `{json.dumps(given.config)}`" if given.config else ""
+    changed = f" with `{json.dumps(options.config)}`" if options.config else ""
     about = (
-        f"`{given.model}`'s {given.component}{changed}, {given.size}x{given.size}, weights in {given.precision}, "
+        f"`{options.model}`'s {options.component}{changed}, {options.size}x{options.size}, "
+        f"weights in {options.precision}, "
         f"computed in {', '.join(f'{kind} ({name})' for name, kind in computes.items())}, "
-        f"{given.rounds} pairs, {given.clock} seconds of {'all' if count is None else count} "
+        f"{options.rounds} pairs, {options.clock} seconds of {'all' if count is None else count} "
         f"thread{'' if count == 1 else 's'}"
     )
-    found = page(rows, about)
-    print(f"\n{found.splitlines()[0]}")
-    if given.update_docs:
+    section = page(rows, about)
+    print(f"\n{section.splitlines()[0]}")
+    if options.update_docs:
         text = PAGE.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
         after = rest.partition(END)[2]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{found}\n\n{END}{after}", encoding="utf-8", newline="\n")
+        PAGE.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", encoding="utf-8", newline="\n")
     return 0
 
 

@@ -212,8 +212,8 @@ def _shape(region: Mask, box: Box) -> str | None:
     return best if overlap[best] >= _OVERLAP else None
 
 
-def _overlap(one: Mask, other: Mask) -> float:
-    return float((one & other).sum() / (one | other).sum())
+def _overlap(mask: Mask, other: Mask) -> float:
+    return float((mask & other).sum() / (mask | other).sum())
 
 
 @functools.cache

@@ -95,15 +95,15 @@ def page(outcome: Outcome) -> str:
 def cards(bench: Bench) -> tuple[Card, ...]:
     """One for each variant that was measured."""
     paint = plots.colours(bench)
-    found = []
+    shown = []
     for variant in bench.variants:
         if variant.speed is None:
             continue
         about = " ".join(
             [*variant.about.values(), *(["reference"] if variant.name == bench.reference else [])]
         )
-        found.append(Card(variant.name, paint[variant.name], about, _figures(variant)))
-    return tuple(found)
+        shown.append(Card(variant.name, paint[variant.name], about, _figures(variant)))
+    return tuple(shown)
 
 
 def _figures(variant: Variant) -> tuple[tuple[str, str], ...]:
@@ -148,16 +148,16 @@ def grid(outcome: Outcome) -> Grid:
 def chosen(bench: Bench, count: int) -> tuple[int, ...]:
     """Indexes of the pictures that are shown: those of the first seed, with the one that is furthest off."""
     first = [i for i in range(count) if i < len(bench.settings.prompts)]
-    kept = first[:ROWS]
+    indexes = first[:ROWS]
     off = [
         (picture.psnr, i)
         for variant in bench.variants
         for i, picture in enumerate(variant.pictures)
         if picture.psnr is not None
     ]
-    if off and min(off)[1] not in kept:
-        kept = [*kept[: ROWS - 1], min(off)[1]]
-    return tuple(kept)
+    if off and min(off)[1] not in indexes:
+        indexes = [*indexes[: ROWS - 1], min(off)[1]]
+    return tuple(indexes)
 
 
 def _gain(ours: Sequence[Shot], theirs: Sequence[Shot] | None) -> float | None:

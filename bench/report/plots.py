@@ -39,8 +39,8 @@ STYLE: Mapping[str, Any] = {
 def colours(bench: Bench) -> dict[str, str]:
     """A colour for each variant; the reference is gray."""
     others = [v.name for v in bench.variants if v.name != bench.reference]
-    found = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
-    return found | ({bench.reference: GRAY} if bench.reference else {})
+    palette = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
+    return palette | ({bench.reference: GRAY} if bench.reference else {})
 
 
 def pareto(bench: Bench, latency: bool) -> str:
@@ -189,7 +189,7 @@ def _label(axes: Any, names: Sequence[tuple[str, float, float, str]], offset: tu
     line, reach = 13.0, 90.0
     points_per_pixel = 72 / axes.figure.dpi
     placed: list[tuple[float, float]] = []
-    for text, x, y, colour in sorted(names, key=lambda each: -each[2]):
+    for text, x, y, colour in sorted(names, key=lambda point: -point[2]):
         left, top = (float(part) * points_per_pixel for part in axes.transData.transform((x, y)))
         down = 0.0
         while any(abs(left - a) < reach and abs(top - down - b) < line for a, b in placed):
@@ -210,14 +210,14 @@ def _beside(axes: Any, x: float, y: float, text: str) -> None:
 def _step(variant: Variant) -> float:
     """Milliseconds a step, or of a picture where steps are not told."""
     assert variant.speed is not None
-    found = variant.speed.step_ms
-    return found.median if found else variant.speed.image_s.median * 1000
+    spread = variant.speed.step_ms
+    return spread.median if spread else variant.speed.image_s.median * 1000
 
 
 def _total(variant: Variant, name: str) -> float:
     assert variant.speed is not None
-    found = variant.speed.components.get(name)
-    return found.calls * found.ms.median if found else 0.0
+    component = variant.speed.components.get(name)
+    return component.calls * component.ms.median if component else 0.0
 
 
 def _clip(value: float) -> float:

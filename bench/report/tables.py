@@ -51,10 +51,10 @@ def memory(found: Memory | None) -> str:
 
 def starts(variant: Variant, seconds: Callable[[Start], float | None]) -> str:
     """ "7.52 / 0.84 s": of the cold start and of the warm one."""
-    found = [None if start is None else seconds(start) for start in (variant.cold, variant.warm)]
-    if all(each is None for each in found):
+    times = [None if start is None else seconds(start) for start in (variant.cold, variant.warm)]
+    if all(time is None for time in times):
         return DASH
-    return " / ".join(DASH if each is None else f"{each:.2f}" for each in found) + " s"
+    return " / ".join(DASH if time is None else f"{time:.2f}" for time in times) + " s"
 
 
 def kinds(found: Memory | None) -> str:
@@ -71,8 +71,8 @@ def compute(variant: Variant) -> str:
 
 def calls(variant: Variant) -> str:
     """ "9.5 of 20": steps of a picture whose calls are made; a dash where all are."""
-    found = None if variant.speed is None else variant.speed.calls
-    return DASH if found is None else f"{found.made:.1f} of {found.of:.0f}"
+    count = None if variant.speed is None else variant.speed.calls
+    return DASH if count is None else f"{count.made:.1f} of {count.of:.0f}"
 
 
 SPEED: tuple[Column, ...] = (
@@ -203,12 +203,12 @@ def notes(bench: Bench) -> list[str]:
         if variant.quality is None or variant.name == bench.reference:
             continue
         for name in type(variant.quality).model_fields:
-            found = getattr(variant.quality, name)
-            if not isinstance(found, Measured) or not (found.reason or found.value is None):
+            measured = getattr(variant.quality, name)
+            if not isinstance(measured, Measured) or not (measured.reason or measured.value is None):
                 continue
-            kept = (missing if found.value is None else unusual).setdefault(found.reason, [])
-            if name not in kept:
-                kept.append(name)
+            listed = (missing if measured.value is None else unusual).setdefault(measured.reason, [])
+            if name not in listed:
+                listed.append(name)
     apart = (
         "Not all processes fit in memory together: those whose turn was longest ago were ended, and started again "
         f"with a picture that is not counted, {bench.reopened} times."

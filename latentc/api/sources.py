@@ -41,16 +41,16 @@ def adapters(loras: Loras | None) -> tuple[Adapter, ...] | None:
 
 
 def _parsed(text: str) -> Adapter:
-    file, colon, told = text.rpartition(":")
-    if colon and re.fullmatch(_NUMBER, told):
-        return _adapter(file, float(told), {})
-    if colon and re.fullmatch(rf"\w+={_NUMBER}(?:,\w+={_NUMBER})*", told):
-        pairs = (pair.partition("=") for pair in told.split(","))
+    file, colon, weight = text.rpartition(":")
+    if colon and re.fullmatch(_NUMBER, weight):
+        return _adapter(file, float(weight), {})
+    if colon and re.fullmatch(rf"\w+={_NUMBER}(?:,\w+={_NUMBER})*", weight):
+        pairs = (pair.partition("=") for pair in weight.split(","))
         return _adapter(file, 1.0, {name: float(value) for name, _, value in pairs})
     # A path that ends in ":text" was a weight that is none; a drive letter has a separator behind its colon.
-    if colon and file and not re.search(r"[\\/]", told) and not os.path.exists(text):
+    if colon and file and not re.search(r"[\\/]", weight) and not os.path.exists(text):
         raise UsageError(
-            f"--lora: '{told}' is no weight of {file}.",
+            f"--lora: '{weight}' is no weight of {file}.",
             "Write FILE, FILE:0.8 or FILE:unet=0.8,text_encoder=0",
         )
     return _adapter(text, 1.0, {})

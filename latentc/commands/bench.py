@@ -178,9 +178,9 @@ def _print(bench: Bench) -> None:
         f"{tables.drawn(bench)}; {bench.environment.processor}, {bench.environment.cores} cores; medians.\n"
     )
     for columns in (tables.SHORT_SPEED, tables.SHORT_QUALITY):
-        kept = tables.used(columns, bench)
-        heads = [column.head for column in kept]
-        rows = [(v.name, *(column.cell(v) for column in kept)) for v in bench.variants]
+        shown = tables.used(columns, bench)
+        heads = [column.head for column in shown]
+        rows = [(v.name, *(column.cell(v) for column in shown)) for v in bench.variants]
         show.table(("variant", *heads), rows, right=heads)
         click.echo()
     for note in [*tables.failures(bench), *tables.notes(bench)]:

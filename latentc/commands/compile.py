@@ -315,7 +315,7 @@ def command(
         _dry_run(request, json_output, save_recipe)
         return
 
-    def told(plan: Plan) -> None:
+    def show_plan(plan: Plan) -> None:
         if not json_output:
             print_plan(plan)
         _save_recipe(plan, save_recipe)
@@ -323,10 +323,10 @@ def command(
     with bars() as progress:
         if quantize == AUTO:
             artifact = compiling.auto(
-                request, min_psnr=min_psnr, max_bytes=max_bytes, progress=progress, on_plan=told
+                request, min_psnr=min_psnr, max_bytes=max_bytes, progress=progress, on_plan=show_plan
             )
         else:
-            artifact = compiling.compile(request, progress=progress, on_plan=told)
+            artifact = compiling.compile(request, progress=progress, on_plan=show_plan)
         if accelerate is not None:
             artifact = tune(artifact.root, min_psnr=accelerate, progress=progress)
     _tell(artifact, json_output)
@@ -381,12 +381,12 @@ def _dry_run(request: CompileRequest, json_output: bool, save_recipe: str | None
     from latentc.progress import bars
 
     with bars() as progress:
-        found = plan(request, progress)
-    _save_recipe(found, save_recipe)
+        draft = plan(request, progress)
+    _save_recipe(draft, save_recipe)
     if json_output:
-        show.as_json(found.to_dict())
+        show.as_json(draft.to_dict())
     else:
-        print_plan(found)
+        print_plan(draft)
 
 
 def print_plan(plan: Plan) -> None:

@@ -156,11 +156,11 @@ def check(model: str, golden: str, update: bool, allow: tuple[str, ...], style: 
     from latentc.progress import bars
 
     with bars() as progress:
-        found = graph_check(model, golden, update=update, allow=allow, progress=progress)
-    if found.updated:
-        click.echo(f"wrote {found.golden}", err=True)
-    _conclude(found.changes, found.allowed, style, found.golden.as_posix())
-    if not found.ok:
+        comparison = graph_check(model, golden, update=update, allow=allow, progress=progress)
+    if comparison.updated:
+        click.echo(f"wrote {comparison.golden}", err=True)
+    _conclude(comparison.changes, comparison.allowed, style, comparison.golden.as_posix())
+    if not comparison.ok:
         raise SystemExit(1)
 
 

@@ -173,7 +173,7 @@ def command(
         raise click.UsageError("--z needs --y.")
     with bars() as progress:
         cells = grids.run(wanted, Path(output), load, pictures.write, progress, cell)
-    old = sum(each.resumed for each in cells)
+    old = sum(drawn.resumed for drawn in cells)
     click.echo(f"{Path(output) / grids.SHEET} ({len(cells)} pictures, {old} of them were there already)")
     click.echo(str(Path(output) / grids.TABLE))
 
@@ -185,8 +185,8 @@ class _Telling:
         self._pipeline = pipeline
         self._warnings = warnings
 
-    def generate(self, prompt: str | None = None, **given: Any) -> Any:
-        result = self._pipeline.generate(prompt, **given)
+    def generate(self, prompt: str | None = None, **options: Any) -> Any:
+        result = self._pipeline.generate(prompt, **options)
         self._warnings.tell(result.flaws)
         return result
 

@@ -93,7 +93,10 @@ def _print_differences(first: str, second: str, json_output: bool) -> None:
     if fields:
         show.table(
             ("manifest", "first", "second"),
-            ((each.field, json.dumps(each.first), json.dumps(each.second)) for each in fields),
+            (
+                (difference.field, json.dumps(difference.first), json.dumps(difference.second))
+                for difference in fields
+            ),
         )
 
 
@@ -170,8 +173,8 @@ def _print_manifest(manifest: Manifest) -> None:
         for line in graph.kept_fp32:
             click.echo(show.plain(f"in fp32   {graph.folder}: {line}"))
     for graph in manifest.graphs:
-        if told := "; ".join(f"{name} {value}" for name, value in graph.built.items() if _is_plain(value)):
-            click.echo(show.plain(f"built     {graph.folder}: {told}"))
+        if details := "; ".join(f"{name} {value}" for name, value in graph.built.items() if _is_plain(value)):
+            click.echo(show.plain(f"built     {graph.folder}: {details}"))
     for line in evidence.forecast_lines(manifest):
         click.echo(show.plain(line))
     if any(graph.weights for graph in manifest.graphs):
@@ -267,8 +270,8 @@ def _print_quantized(manifest: Manifest) -> None:
 
 
 def _schemes(graph: GraphRecord) -> str:
-    found = sorted({weight.scheme.partition(":")[0] for weight in graph.weights} - {"none"})
-    return f", {' and '.join(found)}" if found else ""
+    schemes = sorted({weight.scheme.partition(":")[0] for weight in graph.weights} - {"none"})
+    return f", {' and '.join(schemes)}" if schemes else ""
 
 
 def _specs(graph: GraphRecord, specs: Any) -> str:

@@ -98,7 +98,7 @@ def command(
                 "findings": [{"path": f.path, "problem": f.problem} for f in verified.findings],
                 "toolchain": [asdict(change) for change in verified.toolchain],
                 "numerics": {
-                    folder: [each.model_dump(mode="json") for each in measured]
+                    folder: [measurement.model_dump(mode="json") for measurement in measured]
                     for folder, measured in verified.numerics.items()
                 },
                 "where": [node.model_dump(mode="json") for node in verified.where],

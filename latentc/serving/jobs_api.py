@@ -39,10 +39,10 @@ class JobShelf:
         """Keeps a job, and drops the oldest of those that ended where there are too many."""
         self._jobs[job.id] = job
         size = 0
-        for kept, old in enumerate(reversed(list(self._jobs.values())), start=1):
+        for count, old in enumerate(reversed(list(self._jobs.values())), start=1):
             size += sum(len(picture.file) for picture in old.pictures.values())
             size += len(old.drawing.image or b"") + len(old.drawing.mask or b"")
-            if old.ended and (kept > KEPT_JOBS or size > KEPT_BYTES):
+            if old.ended and (count > KEPT_JOBS or size > KEPT_BYTES):
                 del self._jobs[old.id]
 
     def get(self, number: str, client: str) -> Job:

@@ -82,8 +82,8 @@ def running(name: str, target: str, inputs: Mapping[str, np.ndarray]) -> Iterato
 
 def brief(error: BaseException, lines: int = 6) -> str:
     """The first lines of an error as one line."""
-    kept = [line.strip() for line in str(error).splitlines() if line.strip()][:lines]
-    return " ".join(kept) or type(error).__name__
+    parts = [line.strip() for line in str(error).splitlines() if line.strip()][:lines]
+    return " ".join(parts) or type(error).__name__
 
 
 def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec], name: str) -> None:

@@ -141,20 +141,20 @@ def _graphs(model_file: Path, built: Built) -> dict[str, dict[str, int]]:
     Raises:
         LatentcError: they are not written as this version writes them, or a file is no plain name.
     """
-    found: dict[str, dict[str, int]] = {}
+    graphs: dict[str, dict[str, int]] = {}
     stored: Any = built.get("graphs", [])
     try:
         for row in stored:
             name = str(row["file"])
             if Path(name).name != name or name in ("", ".", "..") or "\\" in name or ":" in name:
                 raise ValueError(f"'{name}' is not a plain file name")
-            found[name] = {str(k): int(v) for k, v in row["dims"].items()}
+            graphs[name] = {str(k): int(v) for k, v in row["dims"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LatentcError(
             f"{model_file.parent.name}: the manifest does not say which sizes it was compiled for ({error}).",
             "Compile the model again.",
         ) from error
-    return found
+    return graphs
 
 
 def _specs(model_file: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:

@@ -67,12 +67,12 @@ class OrtSessions:
             present = ort.get_available_providers()
         except (ImportError, AttributeError):
             return ()
-        found = [
+        devices = [
             Device(name, text, computes=COMPUTES.get(name, ("fp32",)))
             for provider, (name, text) in PROVIDERS.items()
             if provider in present
         ]
-        return tuple(sorted(found, key=lambda d: d.name in NEVER_AUTO))
+        return tuple(sorted(devices, key=lambda d: d.name in NEVER_AUTO))
 
     def lacks(self, built: Built) -> str:
         """Nothing: there is always the CPU."""

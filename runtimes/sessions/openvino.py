@@ -42,7 +42,7 @@ class OpenVinoSessions:
             import openvino as ov
 
             core = ov.Core()
-            found = [
+            devices = [
                 Device(
                     d.lower(),
                     str(core.get_property(d, "FULL_DEVICE_NAME")),
@@ -52,7 +52,7 @@ class OpenVinoSessions:
             ]
         except (ImportError, RuntimeError):
             return ()
-        return tuple(sorted(found, key=lambda d: not d.name.startswith("cpu")))
+        return tuple(sorted(devices, key=lambda d: not d.name.startswith("cpu")))
 
     def lacks(self, built: Built) -> str:
         """Nothing: there is always the CPU."""
@@ -112,7 +112,7 @@ def computes(device: str, capabilities: Collection[str]) -> tuple[str, ...]:
     if kind == ONLY_FP16:
         return ("fp16",)
     known = PREFERRED.get(kind, ("fp32",))
-    return tuple(each for each in known if each == "fp32" or each.upper() in capabilities)
+    return tuple(compute for compute in known if compute == "fp32" or compute.upper() in capabilities)
 
 
 def hint(device: str, compute: str) -> dict[str, Any]:

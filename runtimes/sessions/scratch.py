@@ -39,7 +39,7 @@ _guard = threading.Lock()
 def scratch(device: Any) -> Scratch:
     """The one block of a device; it is freed with the last engine that keeps it."""
     with _guard:
-        found = _shared.get(str(device))
-        if found is None:
-            found = _shared[str(device)] = Scratch(device)
-        return found
+        block = _shared.get(str(device))
+        if block is None:
+            block = _shared[str(device)] = Scratch(device)
+        return block

@@ -47,8 +47,8 @@ class TensorRtSessions:
         here = _gpus()
         if any(capability in wanted for _, capability in here):
             return ""
-        found = ", ".join(f"{name} ({capability})" for name, capability in here) or "none"
-        return f"an NVIDIA GPU of {' or '.join(wanted)}; here is: {found}"
+        gpus = ", ".join(f"{name} ({capability})" for name, capability in here) or "none"
+        return f"an NVIDIA GPU of {' or '.join(wanted)}; here is: {gpus}"
 
     def open(
         self,
@@ -155,9 +155,9 @@ class TensorRtSession:
         import torch
 
         with running(self._name, "tensorrt", inputs), torch.cuda.device(self._device):
-            given = {name: self._place(name, array) for name, array in inputs.items()}
+            tensors = {name: self._place(name, array) for name, array in inputs.items()}
             with self._scratch.lock:
-                results = self._run(given, self._scratch)
+                results = self._run(tensors, self._scratch)
             return {name: _to_numpy(tensor) for name, tensor in results.items()}
 
     def _place(self, name: str, array: np.ndarray) -> Any:
@@ -255,8 +255,8 @@ class _Kernels:
 
 
 def _capabilities(built: Built) -> tuple[str, ...]:
-    found = built.get("compute_capabilities")
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+    capabilities = built.get("compute_capabilities")
+    return tuple(map(str, capabilities)) if isinstance(capabilities, list) else ()
 
 
 def _builder(built: Built) -> Builder:
@@ -293,11 +293,11 @@ def _gpus() -> list[tuple[str, str]]:
 
     if not torch.cuda.is_available() or torch.version.cuda is None:
         return []
-    found = []
+    gpus = []
     for i in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(i)
-        found.append((torch.cuda.get_device_name(i), f"sm{major}{minor}"))
-    return found
+        gpus.append((torch.cuda.get_device_name(i), f"sm{major}{minor}"))
+    return gpus
 
 
 def _device(name: str) -> Any:
@@ -348,8 +348,8 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 
         raw: np.ndarray = here.view(torch.uint16).numpy()
         return raw.view(ml_dtypes.bfloat16)
-    found: np.ndarray = here.numpy()
-    return found
+    array: np.ndarray = here.numpy()
+    return array
 
 
 SESSION = TensorRtSessions()

@@ -51,8 +51,8 @@ def step_times(roots: list[Path], rounds: int) -> list[list[float]]:
             pipelines[-1].generate(PROMPT, seed=0, steps=1)
         seconds: list[list[float]] = [[] for _ in roots]
         for _ in range(rounds):
-            for pipeline, found in zip(pipelines, seconds, strict=True):
-                found += pipeline.generate(PROMPT, seed=0, steps=3, output_type="latent").timings.steps[1:]
+            for pipeline, times in zip(pipelines, seconds, strict=True):
+                times += pipeline.generate(PROMPT, seed=0, steps=3, output_type="latent").timings.steps[1:]
         return seconds
     finally:
         for pipeline in pipelines:
@@ -67,8 +67,8 @@ def faster(roots: list[Path], rounds: int) -> Claim:
     plain, quantized = step_times(roots, rounds)
     ratios = [a / b for a, b in zip(plain, quantized, strict=True)]
     gain = statistics.median(ratios)
-    found = f"{gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {statistics.median(plain):.2f} s and "
-    return Claim(what, required, found + f"{statistics.median(quantized):.2f} s", gain >= GAIN)
+    text = f"{gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {statistics.median(plain):.2f} s and "
+    return Claim(what, required, text + f"{statistics.median(quantized):.2f} s", gain >= GAIN)
 
 
 def main() -> None:

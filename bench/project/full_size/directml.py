@@ -39,8 +39,8 @@ class Row:
         total, left = self.coverage.total, len(self.coverage.fallbacks)
         fused = {op: n for op, n in self.coverage.nodes.items() if op.startswith("com.microsoft.")}
         listed = ", ".join(f"{n} {op.rpartition('.')[2]}" for op, n in sorted(fused.items()))
-        found = f"{self.graph} ({sizes}): {total - left} of {total} nodes in DirectML"
-        return f"{found}; fused: {listed or 'none'}; {self.seconds:.0f} s"
+        head = f"{self.graph} ({sizes}): {total - left} of {total} nodes in DirectML"
+        return f"{head}; fused: {listed or 'none'}; {self.seconds:.0f} s"
 
 
 def check(name: str, components: frozenset[str] = frozenset()) -> Iterator[Row]:
@@ -73,8 +73,8 @@ def check(name: str, components: frozenset[str] = frozenset()) -> Iterator[Row]:
             graph = export_graph(part, method, captured.weights[method.component])
             graph = Road.to(targets.get(TARGET.name), PRECISION).run(graph, read_weights=False).model
             point = sizes(graph, method.dims)[-1]
-            found = coverage(at_size(graph, point, simplify))
-            yield Row(method.folder, dict(point), found, time.perf_counter() - start)
+            result = coverage(at_size(graph, point, simplify))
+            yield Row(method.folder, dict(point), result, time.perf_counter() - start)
 
 
 def summary(fallbacks: tuple[Fallback, ...]) -> Iterator[str]:

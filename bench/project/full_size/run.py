@@ -163,8 +163,8 @@ class Runs:
             raise LatentcError(f"{what} failed (exit status {usage.status}):\n" + "\n".join(lines[-15:]))
         if out and out.exists():
             shutil.rmtree(out)
-        told = lines[-1] if lines and not usage.killed else ""
-        detail = json.loads(told) if told.startswith("{") else {}
+        last = lines[-1] if lines and not usage.killed else ""
+        detail = json.loads(last) if last.startswith("{") else {}
         figure = Figure(
             what,
             limit,
@@ -241,8 +241,8 @@ def fits(what: str, figures: Sequence[Figure]) -> Claim:
         return Claim(what, "done under a hard limit", "not measured", None)
     failed = [f for f in figures if f.status]
     worst = max(f.group or 0 for f in figures)
-    found = _outcome(failed[0]) if failed else f"done, at most {worst} MiB"
-    return Claim(what, f"done under {first.limit} MiB", found, not failed)
+    outcome = _outcome(failed[0]) if failed else f"done, at most {worst} MiB"
+    return Claim(what, f"done under {first.limit} MiB", outcome, not failed)
 
 
 def _outcome(figure: Figure) -> str:
@@ -307,8 +307,8 @@ def main() -> None:
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     if args.json:
-        found = {"figures": [asdict(f) for f in runs.figures], "claims": [asdict(c) for c in claims]}
-        print(json.dumps(found, indent=2))
+        record = {"figures": [asdict(f) for f in runs.figures], "claims": [asdict(c) for c in claims]}
+        print(json.dumps(record, indent=2))
     else:
         print(table(runs.figures, claims))
     sys.exit(1 if any(claim.holds is False for claim in claims) else 0)

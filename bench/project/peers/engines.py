@@ -92,21 +92,21 @@ class Diffusers:
 
         def end(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
             ends.append(time.perf_counter())
-            found = values["latents"]
-            latents.append(np.array(found, np.float32))
+            latent = values["latents"]
+            latents.append(np.array(latent, np.float32))
             return values
 
-        given: dict[str, Any] = {
+        keywords: dict[str, Any] = {
             "num_inference_steps": request.steps,
             "generator": torch.Generator("cpu").manual_seed(request.seed),
             "callback_on_step_end": end,
         }
         if request.guidance is not None:
-            given["guidance_scale"] = request.guidance
+            keywords["guidance_scale"] = request.guidance
         if request.size is not None:
-            given["width"], given["height"] = request.size
+            keywords["width"], keywords["height"] = request.size
         start = time.perf_counter()
-        picture = self.pipe(request.prompt, **given).images[0]
+        picture = self.pipe(request.prompt, **keywords).images[0]
         seconds = time.perf_counter() - start
         image = np.asarray(picture.convert("RGB"))
         steps = tuple(np.diff(ends).tolist())
@@ -183,19 +183,19 @@ class Genai:
             latents.append(np.array(latent.data, np.float32))
             return False  # Go on.
 
-        given: dict[str, Any] = {
+        keywords: dict[str, Any] = {
             "num_inference_steps": request.steps,
             "generator": openvino_genai.TorchGenerator(request.seed),
             "callback": end,
         }
         if request.guidance is not None:
-            given["guidance_scale"] = request.guidance
+            keywords["guidance_scale"] = request.guidance
         if request.size is not None:
-            given["width"], given["height"] = request.size
+            keywords["width"], keywords["height"] = request.size
         start = time.perf_counter()
-        tensor = self.pipe.generate(request.prompt, **given)
+        tensor = self.pipe.generate(request.prompt, **keywords)
         seconds = time.perf_counter() - start
-        shown = np.stack(latents) if len({each.shape for each in latents}) == 1 else None
+        shown = np.stack(latents) if len({array.shape for array in latents}) == 1 else None
         steps = tuple(np.diff(ends).tolist())
         first = ends[0] - start if ends else None
         return worker.Drawn(np.array(tensor.data[0]), seconds, steps, {}, shown, first)

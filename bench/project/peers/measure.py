@@ -199,7 +199,7 @@ def measure(
     Raises:
         LatentcError: one of ours failed.
     """
-    made = {each.name: maker.ours(each) for each in ours}
+    made = {artifact.name: maker.ours(artifact) for artifact in ours}
     for name, (_, took) in made.items():
         if took.error:
             raise LatentcError(f"{name}: {took.error}")
@@ -254,23 +254,23 @@ def _offline() -> dict[str, str]:
 
 
 def _complete(
-    found: Bench, made: Mapping[str, tuple[Path, Made]], failed: Sequence[tuple[Peer, str]]
+    record: Bench, made: Mapping[str, tuple[Path, Made]], failed: Sequence[tuple[Peer, str]]
 ) -> Bench:
     """The record with what making ours took, and a row for each peer that could not be made."""
     from bench.record import Variant
 
-    took = {out.name: each for out, each in made.values()}
+    took = {out.name: cost for out, cost in made.values()}
     variants = [
         v.model_copy(update={"compile_s": took[v.name].seconds, "compile_memory": took[v.name].memory})
         if v.name in took
         else v
-        for v in found.variants
+        for v in record.variants
     ]
     rows = [
         Variant(name=peer.name, kind="peer", about=dict(peer.about), device="cpu", bytes=0, error=error)
         for peer, error in failed
     ]
-    return found.model_copy(update={"variants": (*variants, *rows)})
+    return record.model_copy(update={"variants": (*variants, *rows)})
 
 
 _NOT_VERSIONS = {"target", "precision", "compute"}
@@ -340,7 +340,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "--peer", action="append", choices=[p.name for p in PEERS], help="of these only; may be repeated"
     )
     parser.add_argument(
-        "--ours", action="append", choices=[each.name for each in OURS], help="the same of our own"
+        "--ours", action="append", choices=[artifact.name for artifact in OURS], help="the same of our own"
     )
     parser.add_argument(
         "--artifact",
@@ -358,48 +358,48 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--update-docs", action="store_const", const=PAGE, dest="page", help="the same to docs/peers.md"
     )
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
     quiet_libraries()
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    told: set[str] = set()
+    tasks: set[str] = set()
 
     def progress(event: Event) -> None:
-        if event.task not in told:
-            told.add(event.task)
+        if event.task not in tasks:
+            tasks.add(event.task)
             tell(event.task)
 
     request = BenchRequest(
-        artifacts=tuple(given.artifact),
-        prompts=given.prompts,
-        steps=given.steps,
-        seeds=given.seeds,
-        guidance=given.guidance,
-        size=tuple(given.size) if given.size else None,
+        artifacts=tuple(options.artifact),
+        prompts=options.prompts,
+        steps=options.steps,
+        seeds=options.seeds,
+        guidance=options.guidance,
+        size=tuple(options.size) if options.size else None,
         task="text-to-image",
-        threads=given.threads,
+        threads=options.threads,
     )
-    ours = [each for each in OURS if not given.ours or each.name in given.ours]
-    chosen = [peer for peer in PEERS if not given.peer or peer.name in given.peer]
+    ours = [artifact for artifact in OURS if not options.ours or artifact.name in options.ours]
+    chosen = [peer for peer in PEERS if not options.peer or peer.name in options.peer]
     command = ["python", "-m", "bench.project.peers.measure", *(sys.argv[1:] if args is None else args)]
     with tempfile.TemporaryDirectory(prefix="latentc-peers-") as temporary:
-        work = (given.work or Path(temporary)).resolve()
+        work = (options.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         try:
-            model = open_model(given.model)
-            maker = Maker(model, work, given.limit * MIB if given.limit else None, tell)
+            model = open_model(options.model)
+            maker = Maker(model, work, options.limit * MIB if options.limit else None, tell)
             outcome = measure(request, model, ours, chosen, maker, command, progress)
         except LatentcError as error:
             tell(f"Error: {error}")
             return error.exit_code
-    found = outcome.bench
-    print(markdown.page(found))
-    if given.report:
-        report.write(outcome, given.report)
-    if given.page:
-        given.page.write_text(page(found, given.model), encoding="utf-8", newline="\n")
+    record = outcome.bench
+    print(markdown.page(record))
+    if options.report:
+        report.write(outcome, options.report)
+    if options.page:
+        options.page.write_text(page(record, options.model), encoding="utf-8", newline="\n")
     return 0
 
 

@@ -85,9 +85,9 @@ def main() -> None:
         parser.add_argument("--" + name, type=type(value), default=value)
     parser.add_argument("--sheet", type=Path, help="also write the pictures into one PNG")
     parser.add_argument("--json", action="store_true")
-    given = vars(parser.parse_args())
-    model, target, as_json = given.pop("model"), given.pop("sheet"), given.pop("json")
-    result, images = evaluate(model, Settings(**given))
+    options = vars(parser.parse_args())
+    model, target, as_json = options.pop("model"), options.pop("sheet"), options.pop("json")
+    result, images = evaluate(model, Settings(**options))
     if target is not None:
         sheet(images).save(target)
     if as_json:

@@ -45,8 +45,8 @@ def finish_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    kept = {name: value for name, value in settings.items() if name not in ("is_local", "local_files_only")}
-    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    fields = {name: value for name, value in settings.items() if name not in ("is_local", "local_files_only")}
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def finish_text_encoder(folder: Path) -> None:

@@ -350,9 +350,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=20, help="held-out prompts to judge the result on")
     for name, value in asdict(defaults).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
-    given = vars(parser.parse_args())
-    out, stage, prompts = given.pop("out"), given.pop("stage"), given.pop("prompts")
-    recipe = Recipe(**given)
+    options = vars(parser.parse_args())
+    out, stage, prompts = options.pop("out"), options.pop("stage"), options.pop("prompts")
+    recipe = Recipe(**options)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     (work / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2), encoding="utf-8")
