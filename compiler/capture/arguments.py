@@ -207,31 +207,33 @@ def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
 
 
 def arguments(
-    pipe: Any, task: str, point: Point, extra: tuple[str, ...], given: Mapping[str, Any]
+    pipe: Any, task: str, point: Point, extra: tuple[str, ...], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Keyword arguments for ``pipe(...)`` at `point`.
 
     Args:
         extra: more names of `REQUIRED`, of which the pipeline's own are used.
-        given: the user's own, which win; callables are called with the point.
+        overrides: the user's own, which win; callables are called with the point.
 
     Raises:
-        UsageError: the pipeline requires an argument that neither table nor `given` has.
+        UsageError: the pipeline requires an argument that neither table nor `overrides` has.
     """
     parameters = inspect.signature(type(pipe).__call__).parameters
     counter = synonym("frames", parameters)
-    each = takes_each(pipe)
-    if each is None or each in given:
+    images_argument = takes_each(pipe)
+    if images_argument is None or images_argument in overrides:
         point = replace(point, each=1)
-    result: dict[str, Any] = {} if each is None or point.each == 1 else {each: point.each}
+    result: dict[str, Any] = (
+        {} if images_argument is None or point.each == 1 else {images_argument: point.each}
+    )
     models = _listed_models(pipe)
     listed = next((name for name in FOR_EACH_MODEL if name in parameters), None) if models else None
     for name, parameter in parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         asked = parameter.default is parameter.empty or name in TASK_ARGUMENTS.get(task, ()) or name in extra
-        if name in given:
-            result[name] = _as_given(given[name], name, parameters, point)
+        if name in overrides:
+            result[name] = _as_given(overrides[name], name, parameters, point)
         elif point.frames and name == counter:
             result[name] = point.frames
         elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
@@ -247,13 +249,13 @@ def arguments(
                 f"{type(pipe).__name__} requires the argument '{name}', which latentc cannot make up.",
                 f"Give it: {how_to_give(name, parameters)}",
             )
-        if name in given:
+        if name in overrides:
             continue
         if not point.guided and name in UNGUIDED:
             result[name] = UNGUIDED[name]
         elif point.guided and name in GUIDED and _is_off(parameter.default):
             result[name] = GUIDED[name]
-    unknown = [name for name in given if name not in parameters]
+    unknown = [name for name in overrides if name not in parameters]
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result

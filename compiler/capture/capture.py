@@ -85,7 +85,7 @@ def capture(
     tasks: Sequence[str] = (),
     size: SizeRange | None = None,
     batch: DimRange | None = None,
-    given: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     weightless: bool = False,
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
@@ -98,7 +98,7 @@ def capture(
         tasks: what the artifact should do; empty for what the model's own pipeline does.
         size: declared ranges; None for the pipeline's own default size.
         batch: declared range of images a call.
-        given: more arguments of the call, by name.
+        overrides: more arguments of the call, by name.
         weightless: do not look for weight files: the folder may hold configs alone. What would be read of them
             is noise (`targets.graph.weights.Seeded`).
         split: modules that are known not to be one graph, and why. Others are found on the way.
@@ -118,7 +118,7 @@ def capture(
                 tasks,
                 size,
                 batch or DimRange(min=1, max=1),
-                given or {},
+                overrides or {},
                 progress,
                 weightless,
                 reasons,
@@ -150,7 +150,7 @@ def _captured(
     tasks: Sequence[str],
     size: SizeRange | None,
     batch: DimRange,
-    given: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     progress: Progress,
     weightless: bool,
     split: Mapping[Submodule, NotOneGraph],
@@ -163,7 +163,7 @@ def _captured(
     built, weights = _modules(source, mode, progress, left_out, weightless)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.files, class_path(source.pipeline_class()), built)
-    run = _Runner(recorder, given, progress)
+    run = _Runner(recorder, overrides, progress)
     with _quiet():
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size, frames = _complete(run, pipe, source, size, frames)
@@ -178,8 +178,8 @@ def _captured(
             points = _points(size, batch, frames, tokens, most=1)
             run.all(pipelines, points)
         points = tuple(replace(p, tokens=run.tokens) if p.tokens is None else p for p in points)
-    found = methods(recorder.calls, points)
-    unused = sorted(set(built) - {m.component for m in found})
+    graphs = methods(recorder.calls, points)
+    unused = sorted(set(built) - {m.component for m in graphs})
     needed = required_components(type(pipeline) for pipeline in pipelines.values())
     left_out += [
         LeftOut(
@@ -192,20 +192,20 @@ def _captured(
     ]
     notes = [
         f"{m.folder}: one image size only, because the pipeline passes {', '.join(m.fixed)} as plain numbers."
-        for m in found
+        for m in graphs
         if m.fixed
     ]
     notes += [
-        f"{name}: {sum(m.component == name for m in found)} graphs with {type(built[name]).__name__}'s own Python "
+        f"{name}: {sum(m.component == name for m in graphs)} graphs with {type(built[name]).__name__}'s own Python "
         f"between them. {next(e.message for part, e in split.items() if part.component == name).removesuffix('.')}."
         for name in dict.fromkeys(part.component for part in split)
     ]
     notes += [f"{part.name} ({part.class_name}): left out, because {part.reason}." for part in left_out]
     return Capture(
         pipelines={task: class_path(type(p)) for task, p in pipelines.items()},
-        methods=found,
+        methods=graphs,
         classes={name: class_path(type(module)) for name, module in built.items()},
-        weights={m.component: weights[m.component] for m in found},
+        weights={m.component: weights[m.component] for m in graphs},
         uncalled=tuple(name for name in unused if name in needed),
         residuals={name: tuple(sorted(names)) for name, names in recorder.residuals.items()},
         size=size,
@@ -412,7 +412,7 @@ def _points(
     height, width = _inner(size.height, 1), _inner(size.width, 2)
     low, high = (size.height.min, size.width.min), (size.height.max, size.width.max)
     short, middle, long = (0, 0, 0) if frames is None else (frames.min, _between(frames), frames.max)
-    found = [
+    points = [
         Point(max(2, batch.min), height, width, words=4, extra=batch.max < 2, frames=long),
         Point(
             max(3, batch.min + 1),
@@ -426,14 +426,14 @@ def _points(
         Point(batch.min, *low, words=2, guided=False, frames=short),
     ]
     if (batch.min, low, short) != (batch.max, high, long):
-        found.append(Point(batch.min, *low, words=2, frames=short))
+        points.append(Point(batch.min, *low, words=2, frames=short))
     if batch.min > 1:  # Pictures of one prompt: it is encoded once.
-        found.append(Point(batch.min, *low, words=2, each=batch.min, frames=short))
+        points.append(Point(batch.min, *low, words=2, each=batch.min, frames=short))
     if tokens is not None:
-        found.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
-        found.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
-        found.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
-    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in found)
+        points.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
+        points.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
+        points.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
+    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in points)
 
 
 def _between(frames: DimRange) -> int:

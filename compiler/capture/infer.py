@@ -83,10 +83,10 @@ def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...
     groups: dict[str, list[Call]] = {}
     for call in calls:
         groups.setdefault(_form(call), []).append(call)
-    found: list[Method] = []
+    graphs: list[Method] = []
     for group in groups.values():
-        found.append(_method(group, points, _folder(group[0], {m.folder for m in found})))
-    return tuple(found)
+        graphs.append(_method(group, points, _folder(group[0], {m.folder for m in graphs})))
+    return tuple(graphs)
 
 
 def _form(call: Call) -> str:
@@ -132,8 +132,8 @@ def _check_states(calls: Sequence[Call], points: Sequence[Point]) -> None:
 
 
 def _differs(path: str, *states: Mapping[str, Call]) -> bool:
-    found = [call.state.get(path) for calls in states for call in calls.values()]
-    return any(tree != found[0] for tree in found)
+    values = [call.state.get(path) for calls in states for call in calls.values()]
+    return any(tree != values[0] for tree in values)
 
 
 def _folder(call: Call, taken: set[str]) -> str:
@@ -214,7 +214,7 @@ def _numbers(group: list[Call]) -> tuple[list[trees.Path], list[trees.Path]]:
             by_point.setdefault(call.point, set()).add(call.numbers[path])
         if len(values) == 1:
             continue
-        steps = any(len(found) > 1 for found in by_point.values())
+        steps = any(len(numbers) > 1 for numbers in by_point.values())
         real = any(isinstance(value, float) for value in values)
         (varying if steps or real else fixed).append(path)
     return varying, fixed
@@ -256,8 +256,10 @@ class _Axes:
         frames = [p.frames for p in self.points]
         rows = [p.batch * (2 if p.guided else 1) for p in self.points]
         both = [count * row for count, row in zip(frames, rows, strict=True)]
-        each = [p.frames * p.batch for p in self.points]
-        if len(set(frames)) > 1 and (follows(frames) or any(_proportional(sizes, of) for of in (both, each))):
+        pictures = [p.frames * p.batch for p in self.points]
+        if len(set(frames)) > 1 and (
+            follows(frames) or any(_proportional(sizes, of) for of in (both, pictures))
+        ):
             return "frames"
         # Parts of a pipeline are called with a row for each picture, or for each prompt.
         for rows in ([p.batch for p in self.points], [p.prompts for p in self.points]):

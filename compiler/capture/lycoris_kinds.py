@@ -24,15 +24,15 @@ _LORA_PARTS = ("lora_up", "lora_down", "lora_A", "lora_B", "lora.up", "lora.down
 def groups(tensors: Mapping[str, Origin]) -> dict[str, dict[str, Origin]]:
     """Group ("lora_unet_mid_block_...") -> part ("hada_w1_a") -> tensor, of all groups that diffusers does not read."""
     tables = _parts()
-    found: dict[str, dict[str, Origin]] = {}
+    by_group: dict[str, dict[str, Origin]] = {}
     for key in tensors:
         for part in tables:
             if key.endswith(f".{part}"):
-                found.setdefault(key[: -len(part) - 1], {})
-    for name in found:
+                by_group.setdefault(key[: -len(part) - 1], {})
+    for name in by_group:
         prefix = f"{name}."
-        found[name] = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
-    return found
+        by_group[name] = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+    return by_group
 
 
 def without(tensors: Mapping[str, Stored]) -> dict[str, Stored]:

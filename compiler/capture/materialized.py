@@ -78,8 +78,8 @@ def load(
 def _weights_of(dumped: str) -> dict[str, dict[str, Origin]]:
     source = open_model(ModelSpec.model_validate_json(dumped))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    found = {component.name: bind(build(component, mode), component) for component in source.modules}
-    return adapters.merged(source, found)
+    weights = {component.name: bind(build(component, mode), component) for component in source.modules}
+    return adapters.merged(source, weights)
 
 
 def _weights(spec: ModelSpec) -> dict[str, dict[str, Origin]]:

@@ -182,19 +182,19 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origi
         return _bind_list(module, component)
     wanted = dict(module.state_dict(keep_vars=True))
     names = _renamed(module, component.stored, wanted)
-    found = {name: component.stored[key] for key, name in names.items() if name in wanted}
+    origins = {name: component.stored[key] for key, name in names.items() if name in wanted}
     if component.rows:
         table: Any = module.get_input_embeddings().weight  # type: ignore[operator]
-        for name in [name for name in found if wanted[name] is table]:
-            found[name] = extended(found[name], component.rows)
-    by_tensor = {id(wanted[name]): stored for name, stored in found.items()}
+        for name in [name for name in origins if wanted[name] is table]:
+            origins[name] = extended(origins[name], component.rows)
+    by_tensor = {id(wanted[name]): stored for name, stored in origins.items()}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     missing = []
     uncomputed = [name for name, tensor in wanted.items() if isinstance(tensor, FakeTensor)]
     for name in dict.fromkeys((*parameters, *uncomputed)):
-        if name not in found:
+        if name not in origins:
             if name in parameters and id(parameters[name]) in by_tensor:
-                found[name] = by_tensor[id(parameters[name])]
+                origins[name] = by_tensor[id(parameters[name])]
             else:
                 missing.append(name)
     if missing:
@@ -203,7 +203,7 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origi
             f"{', '.join(f.name for f in component.weight_files)}: {_some(missing)}.",
             "The files are of another model or of another version of it: download it again.",
         )
-    for name, stored in found.items():
+    for name, stored in origins.items():
         shape = tuple(wanted[name].shape)
         if stored.shape != shape:
             raise LatentcError(
@@ -211,17 +211,17 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origi
                 f"'{component.name}' needs {list(shape)}.",
                 "Its config.json and its weights are of different models.",
             )
-    return found
+    return origins
 
 
 def _bind_list(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origin]:
     """`bind` of a component that is a list of models."""
     (models,) = (name for name, child in module.named_children() if isinstance(child, torch.nn.ModuleList))
-    found: dict[str, Origin] = {}
+    origins: dict[str, Origin] = {}
     for number, member in enumerate(component.members):
         stored = bind(module.get_submodule(f"{models}.{number}"), member)
-        found |= {f"{models}.{number}.{name}": tensor for name, tensor in stored.items()}
-    return found
+        origins |= {f"{models}.{number}.{name}": tensor for name, tensor in stored.items()}
+    return origins
 
 
 def seeded(module: torch.nn.Module) -> dict[str, Origin]:
@@ -237,11 +237,11 @@ def seeded(module: torch.nn.Module) -> dict[str, Origin]:
         if tensor.dtype == torch.float32 and tensor.numel() > _TABLE_ELEMENTS
     }
     known: dict[int, Origin] = {}
-    found: dict[str, Origin] = {}
+    origins: dict[str, Origin] = {}
     for name, parameter in {**parameters, **tables}.items():
         tensor = Seeded.of(name, tuple(parameter.shape), dtypes[parameter.dtype])
-        found[name] = known.setdefault(id(parameter), tensor)
-    return found
+        origins[name] = known.setdefault(id(parameter), tensor)
+    return origins
 
 
 def real_tensor(module: torch.nn.Module, weights: Mapping[str, Origin], name: str) -> torch.Tensor:

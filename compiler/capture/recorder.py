@@ -222,11 +222,11 @@ class Recorder:
         changed_args, changed_kwargs = numeric.as_number((args, kwargs), inputs[name])
         try:
             with numeric.WithValues():
-                found = self._run(part, module, method, changed_args, changed_kwargs, frozenset(inputs))
+                answer = self._run(part, module, method, changed_args, changed_kwargs, frozenset(inputs))
         except LatentcError:
             self._numeric[key] = False
         else:
-            self._numeric[key] = _form(found.flat) == _form(expected.flat)
+            self._numeric[key] = _form(answer.flat) == _form(expected.flat)
 
     def _run(
         self,

@@ -130,10 +130,10 @@ def recordable(module: torch.nn.Module) -> torch.nn.Module:
     """
     for part in module.modules():
         cls = type(part)
-        found = REWRITTEN.get(f"{cls.__module__}:{cls.__qualname__}")
-        if found is None:
+        replacement = REWRITTEN.get(f"{cls.__module__}:{cls.__qualname__}")
+        if replacement is None:
             continue
-        method = wraps(getattr(cls, found.method))(found.function)
-        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, found.method: method}
+        method = wraps(getattr(cls, replacement.method))(replacement.function)
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, replacement.method: method}
         part.__class__ = type(cls.__name__, (cls,), names)
     return module

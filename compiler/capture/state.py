@@ -19,7 +19,7 @@ from runtimes.tree import describe
 def reads(changed: Mapping[str, Field]) -> Iterator[set[str]]:
     """While it is open, those paths of `changed` whose attribute is read, before anything else is put there, are
     added to the set."""
-    found: set[str] = set()
+    paths: set[str] = set()
     owners: dict[int, tuple[Any, dict[str, list[str]]]] = {}
     for path, field in changed.items():
         names = owners.setdefault(id(field.owner), (field.owner, {}))[1]
@@ -29,23 +29,23 @@ def reads(changed: Mapping[str, Field]) -> Iterator[set[str]]:
     classes = [(owner, type(owner)) for owner, _ in owners.values()]
     try:
         for owner, names in owners.values():
-            owner.__class__ = _traced(type(owner), names, found)
-        yield found
+            owner.__class__ = _traced(type(owner), names, paths)
+        yield paths
     finally:
         for owner, cls in classes:
             owner.__class__ = cls
 
 
-def _traced(cls: Any, names: Mapping[str, list[str]], found: set[str]) -> type:
+def _traced(cls: Any, names: Mapping[str, list[str]], paths: set[str]) -> type:
     written: set[str] = set()
 
     def __getattribute__(self: Any, name: str) -> Any:
         if name in names and name not in written:
-            found.update(names[name])
+            paths.update(names[name])
         return cls.__getattribute__(self, name)
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        if name in names and found.isdisjoint(names[name]):
+        if name in names and paths.isdisjoint(names[name]):
             written.add(name)
         cls.__setattr__(self, name, value)
 

@@ -66,5 +66,7 @@ def _decoder(cls: type, task: str) -> Any:
         name: getattr(auto_pipeline, f"_{table.replace('_PIPELINES', '_DECODER_PIPELINES')}", {})
         for name, (_, table) in _AUTO.items()
     }
-    models = {model for table in tables.values() for model, found in table.items() if found is cls}
-    return next((found for model, found in tables[task].items() if model in models), None)
+    models = {
+        model for table in tables.values() for model, pipeline_class in table.items() if pipeline_class is cls
+    }
+    return next((pipeline_class for model, pipeline_class in tables[task].items() if model in models), None)

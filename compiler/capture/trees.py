@@ -213,11 +213,11 @@ def map_tensors(value: Any, change: Any) -> Any:
 
 def leaves(value: Any) -> list[torch.Tensor]:
     """Every tensor of `value`, in the order of its tree."""
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(value, keep)
-    return found
+    return tensors
