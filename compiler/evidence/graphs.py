@@ -145,10 +145,10 @@ class Checker:
             return (Evidence(check="not measured", reason=f"needs {answer['lacks']}"),)
         if "undefined" in answer:
             return (Evidence(check="not measured", reason=answer["undefined"]),)
-        found = {kind: Errors.model_validate(errors) for kind, errors in answer["types"].items()}
+        by_type = {kind: Errors.model_validate(errors) for kind, errors in answer["types"].items()}
         return tuple(
-            judge(job, kind, errors, check, answer["device"], spare=kind != WIDE and WIDE in found)
-            for kind, errors in found.items()
+            judge(job, kind, errors, check, answer["device"], spare=kind != WIDE and WIDE in by_type)
+            for kind, errors in by_type.items()
         )
 
 
@@ -164,7 +164,7 @@ def limit(job: Job, compute: str, noise: float) -> float:
 
 
 def judge(
-    job: Job, compute: str, found: Errors, check: str, device: str = "cpu", spare: bool = False
+    job: Job, compute: str, measurement: Errors, check: str, device: str = "cpu", spare: bool = False
 ) -> Evidence:
     """The errors in one type as evidence.
 
@@ -174,7 +174,7 @@ def judge(
     Raises:
         LatentcError: an error is over its limit (NaN is), and there is no spare.
     """
-    errors, tolerance = found.errors, limit(job, compute, found.noise)
+    errors, tolerance = measurement.errors, limit(job, compute, measurement.noise)
     bad = {name: error for name, error in errors.items() if not error <= tolerance}
     if bad:
         what = ", ".join(
@@ -246,7 +246,7 @@ def _answer(job: Job) -> dict[str, Any]:
     references, noise = _reference(job, points, [kind for kind in types if kind != WIDE])
     if why := _undefined(job, references):
         return {"undefined": why}
-    found: dict[str, Any] = {}
+    by_type: dict[str, Any] = {}
     name = job.device
     for kind in types:
         session = factory.open(Path(job.model_file), job.device, kind, None, job.built)
@@ -258,17 +258,19 @@ def _answer(job: Job) -> dict[str, Any]:
             ]
         finally:
             session.close()
-        ours = [[each[spec.name] for spec in job.outputs] for each in outputs]
+        ours = [[values[spec.name] for spec in job.outputs] for values in outputs]
         errors = dict(zip((spec.name for spec in job.outputs), _worst(ours, references), strict=True))
-        found[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0)).model_dump()
-    return {"device": name, "types": found}
+        by_type[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0)).model_dump()
+    return {"device": name, "types": by_type}
 
 
-def _worst(found: Sequence[Sequence[np.ndarray]], references: Sequence[Sequence[np.ndarray]]) -> list[float]:
+def _worst(
+    graph_outputs: Sequence[Sequence[np.ndarray]], references: Sequence[Sequence[np.ndarray]]
+) -> list[float]:
     """The largest error of each output over the points; NaN is the largest."""
     errors = [
         [relative_error(*pair) for pair in zip(outputs, expected, strict=True)]
-        for outputs, expected in zip(found, references, strict=True)
+        for outputs, expected in zip(graph_outputs, references, strict=True)
     ]
     return [float(worst) for worst in np.max(errors, axis=0)]  # which keeps NaN
 
@@ -339,8 +341,8 @@ def _module(job: Job) -> Any:
     if job.model is not None:
         return materialized.module(open_model(job.model), job.component)
     key = f"{job.library}.{job.class_name} {job.folder}"
-    kept = "." in job.method and not job.state
-    module = _last.get(key) if kept else None
+    cacheable = "." in job.method and not job.state
+    module = _last.get(key) if cacheable else None
     _last.clear()
     if module is None:
         source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
@@ -354,7 +356,7 @@ def _module(job: Job) -> Any:
                 use_safetensors=True,
                 local_files_only=True,
             ).eval()
-    if kept:
+    if cacheable:
         _last[key] = module
     return module
 

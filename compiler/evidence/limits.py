@@ -25,7 +25,7 @@ def picture_limit(graphs: Sequence[GraphRecord], compute: str) -> float:
 def graph_limit(graph: GraphRecord, compute: str) -> float:
     """What the graph's own check held it to in this type, or else would have."""
     schemes = {weight.scheme.partition(":")[0] for weight in graph.weights} - {NONE}
-    measured = (each.tolerance for each in graph.evidence if each.compute == compute)
+    measured = (evidence.tolerance for evidence in graph.evidence if evidence.compute == compute)
     constants = (
         TOLERANCE[graph.precision],
         TOLERANCE[compute],

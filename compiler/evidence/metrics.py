@@ -54,20 +54,20 @@ def undefined(reference: np.ndarray) -> str:
     return ""
 
 
-def squared_error(one: np.ndarray, other: np.ndarray) -> float:
+def squared_error(picture: np.ndarray, other: np.ndarray) -> float:
     """Mean squared error.
 
     Raises:
         ValueError: the pictures are not of one shape.
     """
-    if one.shape != other.shape:
-        raise ValueError(f"pictures of {one.shape} and {other.shape} cannot be compared")
-    return float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
+    if picture.shape != other.shape:
+        raise ValueError(f"pictures of {picture.shape} and {other.shape} cannot be compared")
+    return float(np.mean((picture.astype(np.float64) - other.astype(np.float64)) ** 2))
 
 
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
+def psnr(picture: np.ndarray, other: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB; infinite where they are equal."""
-    return float(decibels(np.array(squared_error(one, other))))
+    return float(decibels(np.array(squared_error(picture, other))))
 
 
 def decibels(error: np.ndarray) -> np.ndarray:
@@ -76,11 +76,11 @@ def decibels(error: np.ndarray) -> np.ndarray:
         return np.asarray(-10 * np.log10(error))
 
 
-def ssim(one: np.ndarray, other: np.ndarray) -> float:
+def ssim(picture: np.ndarray, other: np.ndarray) -> float:
     """Structural similarity, with torchmetrics' Gaussian window of 11 pixels."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return float(structural_similarity_index_measure(tensor(one), tensor(other), data_range=1.0))
+    return float(structural_similarity_index_measure(tensor(picture), tensor(other), data_range=1.0))
 
 
 def tensor(image: np.ndarray) -> object:

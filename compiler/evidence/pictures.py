@@ -69,14 +69,14 @@ def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
     count = len(job.evaluation.prompts)
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 0, None))
     try:
-        found = ask(f"{__name__}:drawing", job)
+        reply = ask(f"{__name__}:drawing", job)
     except WorkerError as error:
         raise LatentcError(
             f"the pictures cannot be compared: {error.message}",
             error.hint or "Compile without: --pictures 0",
         ) from error
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 1, 1))
-    return tuple(PictureEvidence.model_validate(each) for each in found["pictures"])
+    return tuple(PictureEvidence.model_validate(record) for record in reply["pictures"])
 
 
 def compare(
@@ -134,8 +134,8 @@ def _types(job: Job) -> dict[str, str]:
         return {"": AUTO}  # Opening says what is missing.
     graphs = job.manifest.graphs
     usual = {choose(AUTO, device, graph) for graph in graphs}
-    found = {WIDE: WIDE} if all(WIDE in natively(device, graph.precision) for graph in graphs) else {}
-    return found | {min(usual - {WIDE}): AUTO} if usual - {WIDE} else found or {WIDE: AUTO}
+    types = {WIDE: WIDE} if all(WIDE in natively(device, graph.precision) for graph in graphs) else {}
+    return types | {min(usual - {WIDE}): AUTO} if usual - {WIDE} else types or {WIDE: AUTO}
 
 
 def _compiled(job: Job, compute: str) -> tuple[Any, Callable[[], None]]:
@@ -155,17 +155,17 @@ def _draw(pipeline: Any, job: Job, prompts: Sequence[str], steps: int) -> list[n
     import torch
 
     pipeline.set_progress_bar_config(disable=True)
-    given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "np"}
-    given |= {"width": job.width, "height": job.height}
+    keywords: dict[str, Any] = {"num_inference_steps": steps, "output_type": "np"}
+    keywords |= {"width": job.width, "height": job.height}
     counter, frames = synonym("frames", parameters(pipeline)), job.manifest.sizes.get("frames")
     if counter is not None and frames is not None:
-        given[counter] = frames.min
+        keywords[counter] = frames.min
     if job.evaluation.guidance is not None:
-        given["guidance_scale"] = job.evaluation.guidance
+        keywords["guidance_scale"] = job.evaluation.guidance
     pictures = []
     for seed, prompt in enumerate(prompts):
         generator = torch.Generator("cpu").manual_seed(seed)
-        output = pipeline(prompt, generator=generator, **given)
+        output = pipeline(prompt, generator=generator, **keywords)
         drawn = output.frames if hasattr(output, "frames") else output.images
         pictures.append(np.asarray(drawn[0]))
     return pictures
@@ -177,15 +177,15 @@ def answer(job: Job) -> list[PictureEvidence]:
     theirs = _references(job, 1 + len(types))
     if isinstance(theirs, PictureEvidence):
         return [theirs]
-    found = []
+    evidence = []
     for name, compute in types.items():
         pipeline, close = _compiled(job, compute)
         try:
             ours = _draw(pipeline, job, job.evaluation.prompts, job.evaluation.steps)
-            found.append(compare(ours, theirs, job, name))
+            evidence.append(compare(ours, theirs, job, name))
         finally:
             close()
-    return found
+    return evidence
 
 
 def _references(job: Job, times: int) -> list[np.ndarray] | PictureEvidence:
@@ -253,5 +253,5 @@ def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Ma
 def drawing() -> Work:
     """The work of the process that draws."""
     return lambda line: {
-        "pictures": [each.model_dump(mode="json") for each in answer(Job.model_validate_json(line))]
+        "pictures": [evidence.model_dump(mode="json") for evidence in answer(Job.model_validate_json(line))]
     }

@@ -203,14 +203,18 @@ def _keywords(job: Job, task: str, pipe: Any) -> Iterator[dict[str, Any]]:
     batch = max(1, sizes["batch"].min)
     frames = sizes["frames"].min if "frames" in sizes else 0
     point = Point(batch, sizes["height"].min, sizes["width"].min, each=batch, frames=frames)
-    given = parse_given(job.manifest.arguments)
+    overrides = parse_given(job.manifest.arguments)
     for form, extra in itertools.product(point.forms, retries(pipe)):
         for output_type, steps in (("np", DRAWN_STEPS), (None, DRAWN_STEPS), (None, STEPS)):
-            keywords = dict(arguments(pipe, task, replace(point, form=form), extra, given))
+            keywords = dict(arguments(pipe, task, replace(point, form=form), extra, overrides))
             for name in ("num_inference_steps", "prior_num_inference_steps"):
-                if name in keywords and name not in given:
+                if name in keywords and name not in overrides:
                     keywords[name] = _steps(pipe, steps)
-            if output_type is not None and "output_type" in _parameters(pipe) and "output_type" not in given:
+            if (
+                output_type is not None
+                and "output_type" in _parameters(pipe)
+                and "output_type" not in overrides
+            ):
                 keywords["output_type"] = output_type
             keywords.pop("generator", None)
             yield keywords
@@ -237,8 +241,8 @@ def _call(pipe: Any, call: Any, keywords: Mapping[str, Any]) -> Any:
     torch.manual_seed(0)  # for noise that does not come from the generator
     name = synonym("seed", _parameters(pipe))
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(_count(keywords))]
-    given = {} if name is None else {name: generators if len(generators) > 1 else generators[0]}
-    return call(**keywords, **given)
+    generator_argument = {} if name is None else {name: generators if len(generators) > 1 else generators[0]}
+    return call(**keywords, **generator_argument)
 
 
 def _count(keywords: Mapping[str, Any]) -> int:
@@ -246,8 +250,8 @@ def _count(keywords: Mapping[str, Any]) -> int:
     from runtimes.options import SYNONYMS
 
     prompts = keywords.get("prompt")
-    each = next((int(keywords[name]) for name in SYNONYMS["images"] if keywords.get(name)), 1)
-    return each * (len(prompts) if isinstance(prompts, (list, tuple)) else 1)
+    images = next((int(keywords[name]) for name in SYNONYMS["images"] if keywords.get(name)), 1)
+    return images * (len(prompts) if isinstance(prompts, (list, tuple)) else 1)
 
 
 # --- the artifact's side ----------------------------------------------------------------------------------------------
@@ -365,9 +369,9 @@ def _options(keywords: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"seed": 0}
     for name, value in keywords.items():
         option = ours.get(name, name)
-        single = isinstance(value, (list, tuple)) and len(value) == 1
+        singleton = isinstance(value, (list, tuple)) and len(value) == 1
         if option in ours.values() and name not in ("width", "height") and option not in options:
-            options[option] = value[0] if single else value
+            options[option] = value[0] if singleton else value
         elif name not in ("width", "height"):
             options[name] = value
     if "width" in keywords and "height" in keywords:

@@ -65,7 +65,7 @@ def recheck(
     captured = _capture(manifest, source, progress)
     _require_source(manifest, source, captured)
     methods = _methods(manifest, captured)
-    found: dict[str, tuple[Evidence, ...]] = {}
+    evidence: dict[str, tuple[Evidence, ...]] = {}
     verified = Pinned(artifact)
     with Checker() as checker:
         for graph in manifest.graphs:
@@ -77,7 +77,7 @@ def recheck(
                 factory.open(artifact.root / graph.model_file, AUTO, kind, None, graph.built).close()
                 stored = contents(target, factory, graph, artifact.root)
                 require_schemes(graph, stored)
-            found[graph.folder] = compare(
+            evidence[graph.folder] = compare(
                 checker,
                 source,
                 method,
@@ -98,14 +98,14 @@ def recheck(
                 on_findings=on_findings or (lambda findings: None),
             )
             verified.check(graph.folder)
-            for measured in found[graph.folder]:
+            for measured in evidence[graph.folder]:
                 if measured.broken and not broken(graph, measured.compute):
                     raise LatentcError(
                         f"'{graph.folder}' is computed in {measured.compute} here, and is not PyTorch's: "
                         f"{measured.broken}.",
                         "Run it with --compute fp32, or compile the model again on this machine.",
                     )
-    return found
+    return evidence
 
 
 def _locator(
@@ -210,7 +210,7 @@ def _files(source: ModelSource) -> set[str]:
 
 def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Capture:
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
-    given = parse_given(manifest.arguments)
+    overrides = parse_given(manifest.arguments)
     split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
     batch = manifest.sizes["batch"]
     tasks = tuple(manifest.pipelines)
@@ -219,7 +219,7 @@ def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Cap
         tasks,
         size,
         batch,
-        given,
+        overrides,
         progress,
         split=split,
         frames=manifest.sizes.get("frames"),
