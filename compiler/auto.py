@@ -122,7 +122,7 @@ def compile(
             raise _too_small(budget.max_bytes, attempt(ladder.at(0), request.pictures))
         ladder = Ladder(options, rates(ladder, min(request.pictures, PICTURES), attempt))
         if budget.min_psnr is not None:
-            best = smallest(ladder, budget.min_psnr, lambda one: attempt(one, request.pictures))
+            best = smallest(ladder, budget.min_psnr, lambda mix: attempt(mix, request.pictures))
         else:
             assert budget.max_bytes is not None
             best = largest(ladder, budget.max_bytes, request.pictures, attempt)
@@ -162,15 +162,15 @@ def rates(ladder: Ladder, prompts: int, attempt: Attempt) -> dict[str, float]:
     moves the whole picture, what a decoder gets wrong stays where it is. Each graph is drawn once at its smallest, the
     others at their best.
     """
-    found: dict[str, float] = {}
+    by_folder: dict[str, float] = {}
     for folder in ladder.folders:
         allotment = ladder.only(folder)
         trial = attempt(allotment, prompts)
         if trial.psnr < EQUAL and allotment.error:
-            found[folder] = 10 ** (-trial.psnr / 10) / allotment.error
+            by_folder[folder] = 10 ** (-trial.psnr / 10) / allotment.error
     # Graphs that the pictures do not need (another task's) are treated as the most sensitive that they do.
-    most = max(found.values(), default=1.0)
-    return {folder: found.get(folder, most) for folder in ladder.folders}
+    most = max(by_folder.values(), default=1.0)
+    return {folder: by_folder.get(folder, most) for folder in ladder.folders}
 
 
 def smallest(ladder: Ladder, wanted: float, attempt: Callable[[Allotment], Trial]) -> Trial:
@@ -262,7 +262,9 @@ def as_recipe(allotment: Allotment) -> Recipe:
             parsed = read(option.scheme).components["*"]
             rule = RecipeRule(match=glob.escape(key), scheme=parsed.scheme, options=parsed.options)
         rules.setdefault(folder, []).append(rule)
-    return Recipe(components={f: RecipeComponent(weights=tuple(found)) for f, found in rules.items()})
+    return Recipe(
+        components={f: RecipeComponent(weights=tuple(folder_rules)) for f, folder_rules in rules.items()}
+    )
 
 
 def sensitivities(
@@ -270,7 +272,7 @@ def sensitivities(
 ) -> dict[tuple[str, str], tuple]:  # type: ignore[type-arg]
     """Every weight of every graph -> what it may become; from the cache where that has it."""
     opened = build.opened(replace(request, quantize=""), progress, shared)
-    found: dict[tuple[str, str], tuple] = {}  # type: ignore[type-arg]
+    by_weight: dict[tuple[str, str], tuple] = {}  # type: ignore[type-arg]
     for job in opened.jobs:
         choices = candidates(job.target.requirements)
         drawn = calibration(request, job.source).model_dump()
@@ -282,8 +284,8 @@ def sensitivities(
         if measured is None:
             measured = _measured(job, choices, work, progress)
             save(measured, file)
-        found |= {(measured.folder, name): options for name, options in measured.options.items()}
-    return found
+        by_weight |= {(measured.folder, name): options for name, options in measured.options.items()}
+    return by_weight
 
 
 def _measured(job: GraphJob, choices: Candidates, work: Path, progress: Progress) -> Measured:

@@ -285,15 +285,15 @@ def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> 
         choice = choice_of(recipe, method)
         return Storage(choice.precision or request.precision, choice.label, planned(choice))
 
-    found = make_plan(captured, request.precision, request.out, recipe, storage)
-    peak = found.peak_memory
+    compile_plan = make_plan(captured, request.precision, request.out, recipe, storage)
+    peak = compile_plan.peak_memory
     for method in captured.methods:
         if methods := choice_of(recipe, method).methods:
             sizes = [math.prod(stored.shape) for stored in used_weights(method, captured)]
             needed = data_aware.memory_needed(sum(sizes), max(sizes, default=0))
             data_aware.require(method.component, needed, methods)
             peak = max(peak, needed)
-    return dataclasses.replace(found, peak_memory=peak)
+    return dataclasses.replace(compile_plan, peak_memory=peak)
 
 
 def _capture(
@@ -304,13 +304,13 @@ def _capture(
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
 ) -> Capture:
     def make() -> Capture:
-        given = parse_given(request.arguments)
+        overrides = parse_given(request.arguments)
         return capture(
             source,
             request.tasks,
             request.size,
             request.batch,
-            given,
+            overrides,
             progress,
             split=split,
             frames=request.frames,
@@ -470,7 +470,7 @@ def _manifest(
             ComponentRecord(
                 name=name,
                 class_path=captured.classes[name],
-                config=f"{found[0].folder}/config.json",
+                config=f"{methods[0].folder}/config.json",
                 methods=tuple(
                     MethodRecord(
                         method=m.method,
@@ -480,11 +480,11 @@ def _manifest(
                         state=m.state,
                         other_result=m.other_result,
                     )
-                    for m in found
+                    for m in methods
                 ),
-                residual=f"{found[0].folder}/{RESIDUAL}" if graphs[found[0].folder][1] else None,
+                residual=f"{methods[0].folder}/{RESIDUAL}" if graphs[methods[0].folder][1] else None,
             )
-            for name, found in components.items()
+            for name, methods in components.items()
         )
         + tuple(
             ComponentRecord(

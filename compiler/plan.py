@@ -153,10 +153,10 @@ def _elements(shape: tuple[int, ...]) -> int:
 
 def bytes_by_type(model: ir.Model) -> dict[str, int]:
     """Element type ("float16"; "nf4" where uint4 stands for it) -> bytes of the initializers of that type."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:
             name = nf4.NAME if nf4.is_indices(value) else tensor.dtype.name.lower()
-            found[name] = found.get(name, 0) + tensor.nbytes
-    return found
+            sizes[name] = sizes.get(name, 0) + tensor.nbytes
+    return sizes

@@ -63,7 +63,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
     target = targets.get(manifest.target)
     options = _options(target, manifest, request.options)
     files = {file.path: file for file in manifest.files}
-    kept = {graph.folder: _kept(target, artifact, graph, files) for graph in manifest.graphs}
+    graph_files = {graph.folder: _kept(target, artifact, graph, files) for graph in manifest.graphs}
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)
@@ -83,7 +83,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                 continue
             with workspace.build(key) as building:
                 context = Context(progress, graph.dims, simplify, cache_dir())
-                with _graph(kept[graph.folder]) as model:
+                with _graph(graph_files[graph.folder]) as model:
                     written = target.lower(model, options, building.folder, context)
                 for path in _carried(manifest, graph.folder):
                     shutil.copyfile(artifact.root / path, building.folder / Path(path).name)
@@ -119,7 +119,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
     return open_artifact(request.out, hashes=False)  # each file was hashed as it was published
 
 
-def _options(target: Target, manifest: Manifest, given: Mapping[str, str]) -> Any:
+def _options(target: Target, manifest: Manifest, overrides: Mapping[str, str]) -> Any:
     """The artifact's options, with those that are given in their place.
 
     Raises:
@@ -133,10 +133,10 @@ def _options(target: Target, manifest: Manifest, given: Mapping[str, str]) -> An
             f"of (those of {able} do).",
             f"Compile the model again: latentc compile MODEL OUT --target {target.name}",
         )
-    for name in sorted(target.rebuild.applied & given.keys()):
+    for name in sorted(target.rebuild.applied & overrides.keys()):
         raise UsageError(f"--{name} is in the artifact's graphs already.", "Compile the model again with it.")
     before = {n: str(v) for n, v in manifest.options.items() if n not in target.rebuild.applied}
-    return parse(target, before | dict(given))
+    return parse(target, before | dict(overrides))
 
 
 def _applied(target: Target, manifest: Manifest) -> dict[str, Any]:
@@ -198,23 +198,23 @@ def _loose(manifest: Manifest, verified: Pinned, out: Path) -> None:
 
 def _earlier(graph: GraphRecord) -> tuple[Evidence, ...]:
     """That the new files were not measured, and what had been found of the earlier ones."""
-    found = [
-        f"fails{_in(each.compute)}: {each.broken}"
-        if each.broken
-        else f"relative error {max(each.error.values()):.1e}" + _in(each.compute)
-        if each.error
-        else each.reason
-        for each in graph.evidence
+    measurements = [
+        f"fails{_in(evidence.compute)}: {evidence.broken}"
+        if evidence.broken
+        else f"relative error {max(evidence.error.values()):.1e}" + _in(evidence.compute)
+        if evidence.error
+        else evidence.reason
+        for evidence in graph.evidence
     ]
-    return (Evidence(check="not measured", reason=_again(", ".join(filter(None, found)))),)
+    return (Evidence(check="not measured", reason=_again(", ".join(filter(None, measurements)))),)
 
 
 def _earlier_pictures(manifest: Manifest) -> tuple[PictureEvidence, ...]:
-    found = [
-        each.reason if each.psnr is None else f"PSNR {each.psnr:.1f} dB" + _in(each.compute)
-        for each in manifest.pictures
+    measurements = [
+        evidence.reason if evidence.psnr is None else f"PSNR {evidence.psnr:.1f} dB" + _in(evidence.compute)
+        for evidence in manifest.pictures
     ]
-    return (PictureEvidence(reason=_again(", ".join(found))),) if found else ()
+    return (PictureEvidence(reason=_again(", ".join(measurements))),) if measurements else ()
 
 
 def _earlier_drawn(drawn: PipelineEvidence) -> PipelineEvidence:
@@ -226,5 +226,5 @@ def _in(compute: str) -> str:
     return f" in {compute}" if compute else ""
 
 
-def _again(found: str) -> str:
-    return found if found.startswith(AGAIN) else f"{AGAIN}; before: {found or 'not measured'}"
+def _again(reason: str) -> str:
+    return reason if reason.startswith(AGAIN) else f"{AGAIN}; before: {reason or 'not measured'}"

@@ -94,8 +94,10 @@ class Road:
         """
         model, done = apply(model, self.rewrites)
         model = quantize(model)
-        model, kept = lower_precision(model, self.precision, self.typed, progress, read_weights=read_weights)
-        return Arrived(table.run(model, self.passes), done, kept)
+        model, in_fp32 = lower_precision(
+            model, self.precision, self.typed, progress, read_weights=read_weights
+        )
+        return Arrived(table.run(model, self.passes), done, in_fp32)
 
 
 def require_taken(target: Target, model: ir.Model, graph: str) -> None:

@@ -63,9 +63,9 @@ class ComponentSource:
         Raises:
             LatentcError: the installed libraries do not have it.
         """
-        found = component_class(self.library, self.class_name)
-        if found is not None:
-            return found
+        installed_class = component_class(self.library, self.class_name)
+        if installed_class is not None:
+            return installed_class
         if self.library in _LIBRARIES:
             raise LatentcError(
                 f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",

@@ -172,12 +172,12 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Artifact:
     with load(root, request.device, TASK, progress=progress, compute=request.compute) as pipeline:
         search = Search(Drawn(pipeline, guidance), request, prompts[::2], prompts[1::2], progress)
         try:
-            found = search.largest()
+            forecast = search.largest()
         except KeyboardInterrupt:
             if search.best is not None:
                 _keep(root, manifest, search.best)
             raise
-        return _keep(root, pipeline.manifest, found)
+        return _keep(root, pipeline.manifest, forecast)
 
 
 def _check(request: TuneRequest) -> None:
