@@ -77,7 +77,7 @@ def sites(model: ir.Model, wanted: Callable[[str, Layout], bool]) -> list[Site]:
     return sorted(made, key=lambda site: min(order[node] for node, _ in site.readers))
 
 
-def tap(model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None = None) -> ir.Model:
+def tap(model: ir.Model, activation_sites: Sequence[Site], ranges: Sequence[Range] | None = None) -> ir.Model:
     """A copy of the graph with one more output, `TAPS`.
 
     Args:
@@ -90,7 +90,7 @@ def tap(model: ir.Model, found: Sequence[Site], ranges: Sequence[Range] | None =
     copy = model.clone()
     same = twins(model, copy)
     ends: list[ir.Value] = []
-    for number, site in enumerate(found):
+    for number, site in enumerate(activation_sites):
         value = same[site.value]
         build = Tap(copy.graph, value)
         if ranges is None:
@@ -159,10 +159,13 @@ class Tap:
         self.graph.append(node)
         return node.outputs[0]
 
-    def error(self, found: Range) -> ir.Value:
-        """Mean squared error of rounding to `found`, in arithmetic that no runtime turns into integers."""
-        scale = self._number(found.scale)
-        low, high = self._number(-float(found.zero)), self._number(float(LEVELS - found.zero))
+    def error(self, activation_range: Range) -> ir.Value:
+        """Mean squared error of rounding to `activation_range`, in arithmetic that no runtime turns into integers."""
+        scale = self._number(activation_range.scale)
+        low, high = (
+            self._number(-float(activation_range.zero)),
+            self._number(float(LEVELS - activation_range.zero)),
+        )
         levels = self.node("Round", self.node("Div", self.value, scale))
         levels = self.node("Min", self.node("Max", levels, low), high)
         off = self.node("Sub", self.node("Mul", levels, scale), self.value)
@@ -172,9 +175,9 @@ class Tap:
         return add_constant(self.graph, np.array(number, np.float32), f"{TAPS}.number")
 
 
-def cut(found: Range, share: float) -> Range:
+def cut(activation_range: Range, share: float) -> Range:
     """The range with both ends brought nearer to zero."""
-    return Range(found.low * share, found.high * share, found.error)
+    return Range(activation_range.low * share, activation_range.high * share, activation_range.error)
 
 
 def first_ranges(taps: np.ndarray, symmetric: bool = False) -> list[Range]:
@@ -221,7 +224,7 @@ def second_ranges(ranges: Sequence[Range], first: np.ndarray, second: np.ndarray
 
 
 def quantize(
-    model: ir.Model, found: Sequence[Site], ranges: Sequence[Range | None], symmetric: bool = False
+    model: ir.Model, activation_sites: Sequence[Site], ranges: Sequence[Range | None], symmetric: bool = False
 ) -> None:
     """Puts QuantizeLinear and DequantizeLinear in front of the readers of each site that has a range.
 
@@ -229,7 +232,7 @@ def quantize(
         symmetric: the ranges are; activations are int8 without a zero point, else uint8 with one.
     """
     dtype = ir.DataType.INT8 if symmetric else ir.DataType.UINT8
-    for site, known in zip(found, ranges, strict=True):
+    for site, known in zip(activation_sites, ranges, strict=True):
         if known is None:
             continue
         name = str(site.value.name)

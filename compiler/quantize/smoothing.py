@@ -56,11 +56,11 @@ class Channels:
     power: np.ndarray
 
 
-def smoothable(model: ir.Model, found: Sequence[Site]) -> list[Smoothable]:
+def smoothable(model: ir.Model, sites: Sequence[Site]) -> list[Smoothable]:
     """The sites whose factors can be folded on both sides."""
     weights = {use.node: f for f in find(model) if f.layout.kind == "linear" for use in f.value.uses()}
     result = []
-    for site in found:
+    for site in sites:
         norm = site.value.producer()
         readers = [node for node, _ in site.readers]
         if norm is None or norm.op_type != "LayerNormalization" or not _over_last_axis(norm):
@@ -86,13 +86,13 @@ def _over_last_axis(norm: ir.Node) -> bool:
     return norm.attributes.get_int("axis", -1) in (-1, len(shape) - 1) and len(scale.shape) == 1
 
 
-def tap(model: ir.Model, found: Sequence[Smoothable]) -> ir.Model:
-    """A copy of the graph whose additional output `TAPS` is, for each of `found` and one after the other, every
+def tap(model: ir.Model, groups: Sequence[Smoothable]) -> ir.Model:
+    """A copy of the graph whose additional output `TAPS` is, for each of `groups` and one after the other, every
     channel's minimum, maximum and mean of squares."""
     copy = model.clone()
     same = twins(model, copy)
     ends = []
-    for group in found:
+    for group in groups:
         value = same[group.norm.outputs[0]]
         build = Tap(copy.graph, value)
         assert value.shape is not None  # as `smoothable` requires
@@ -103,27 +103,27 @@ def tap(model: ir.Model, found: Sequence[Smoothable]) -> ir.Model:
     return copy
 
 
-def channels(found: Sequence[Smoothable], taps: np.ndarray) -> list[Channels]:
+def channels(groups: Sequence[Smoothable], taps: np.ndarray) -> list[Channels]:
     """What the taps of `tap` say, float32 [calls, ...] as they come from the runtime."""
     result = []
     start = 0
-    for group in found:
+    for group in groups:
         part = taps[:, start : start + 3 * group.channels].reshape(len(taps), 3, -1).astype(np.float64)
         start += 3 * group.channels
         result.append(Channels(part[:, 0].min(axis=0), part[:, 1].max(axis=0), part[:, 2].mean(axis=0)))
     return result
 
 
-def factors(one: Smoothable, known: Channels, top: int) -> np.ndarray | None:
+def factors(group: Smoothable, known: Channels, top: int) -> np.ndarray | None:
     """What each channel is to be divided by, float32 [channels]; None where that does not lower the error.
 
     Args:
         top: the largest whole number of the weights' type.
     """
     reach = np.maximum(np.abs(known.low), np.abs(known.high))
-    matrices = [_rows(f) for f in one.weights]
+    matrices = [_rows(f) for f in group.weights]
     heights = np.maximum.reduce([np.abs(m).max(axis=0) for m in matrices]).astype(np.float64)
-    least = GAIN * _noise(matrices, known, np.ones(one.channels), top)
+    least = GAIN * _noise(matrices, known, np.ones(group.channels), top)
     best = None
     for strength in STRENGTHS:
         tried = _tame(reach**strength / np.where(heights > 0, heights, 1) ** (1 - strength))
@@ -165,18 +165,18 @@ def _noise(matrices: Sequence[np.ndarray], known: Channels, by: np.ndarray, top:
     return total
 
 
-def fold(model: ir.Model, one: Smoothable, by: np.ndarray) -> None:
+def fold(model: ir.Model, group: Smoothable, by: np.ndarray) -> None:
     """Divides the norm's scale and bias and multiplies the matrices, in place; weights stay on disk."""
     for index in (1, 2):
-        value = one.norm.inputs[index] if index < len(one.norm.inputs) else None
+        value = group.norm.inputs[index] if index < len(group.norm.inputs) else None
         if value is None:
             continue
         assert value.const_value is not None
         divided = value.const_value.numpy().astype(np.float32) / by
-        one.norm.replace_input_with(index, add_constant(model.graph, divided, f"{value.name}.smoothed"))
+        group.norm.replace_input_with(index, add_constant(model.graph, divided, f"{value.name}.smoothed"))
         if not value.uses() and value.name is not None:
             model.graph.initializers.pop(value.name, None)
-    for initializer in one.weights:
+    for initializer in group.weights:
         weight = initializer.value.const_value
         assert isinstance(weight, WeightRef)
         initializer.value.const_value = weight.then(Multiply.of(by, 1 - initializer.layout.channel))

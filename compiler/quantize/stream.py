@@ -95,25 +95,25 @@ class Scratch:
 
 
 def quantize(
-    found: Found, decision: Decision, scratch: Scratch, given: Given | None = None
+    initializer: Found, decision: Decision, scratch: Scratch, chosen_values: Given | None = None
 ) -> QuantizedWeight:
     """Quantizes one weight into `scratch`.
 
     Args:
         decision: one with a scheme.
-        given: the values; by default those that the scheme finds.
+        chosen_values: the values; by default those that the scheme finds.
 
     Raises:
         LatentcError: the weight holds NaN or infinity, or does so after it was quantized.
     """
-    scheme, options, layout = decision.scheme, decision.options, found.layout
+    scheme, options, layout = decision.scheme, decision.options, initializer.layout
     assert scheme is not None
     form = scheme.format(options)
-    rows = _without_widening(found.rows).numpy()
+    rows = _without_widening(initializer.rows).numpy()
     left = right = None
     if decision.low_rank:
         rows = rows.astype(np.float32)
-        _require_finite(rows, found.key)
+        _require_finite(rows, initializer.key)
         left, right = low_rank.split(rows, decision.low_rank)
     block, element = form.block or layout.inner, form.element
     values = np.empty((layout.rows, layout.inner), element.numpy() if element.bitwidth == 8 else np.uint8)
@@ -125,17 +125,17 @@ def quantize(
         """Quantizes some rows; the squares of what was lost and of all."""
         part = slice(start, start + step)
         wanted = rows[part].astype(np.float32)
-        _require_finite(wanted, found.key)
+        _require_finite(wanted, initializer.key)
         correction = None
         if left is not None and right is not None:
             correction = left[part].astype(np.float32) @ right.astype(np.float32)
-        if given is None:
+        if chosen_values is None:
             blocks = scheme.quantize(wanted if correction is None else wanted - correction, options)
         else:
-            blocks = given.rows(part)
+            blocks = chosen_values.rows(part)
         restored = scheme.dequantize(blocks, options)
-        if given is not None and given.inputs is not None:
-            restored *= given.inputs
+        if chosen_values is not None and chosen_values.inputs is not None:
+            restored *= chosen_values.inputs
         if correction is not None:
             restored = restored + correction
         values[part], scale[part] = blocks.values.view(values.dtype), blocks.scale
@@ -152,22 +152,22 @@ def quantize(
     error = (lost / total) ** 0.5 if total else float(lost > 0)
     if not math.isfinite(error):
         raise LatentcError(
-            f"the weight '{found.key}' is not finite in {decision.label}: its error cannot be measured.",
-            f'Leave it as it is: a recipe\'s rule match = "{found.key}", scheme = "none".',
+            f"the weight '{initializer.key}' is not finite in {decision.label}: its error cannot be measured.",
+            f'Leave it as it is: a recipe\'s rule match = "{initializer.key}", scheme = "none".',
         )
-    stored = _Writer(found, form, scheme.restore.turned, scratch)
+    stored = _Writer(initializer, form, scheme.restore.turned, scratch)
     wrote = (
         stored.values(values),
         stored.scale(scale),
         None if zero is None else stored.zero(zero),
-        None if left is None else scratch.write(left, ir.DataType.FLOAT16, f"{found.key}.left"),
-        None if right is None else scratch.write(right, ir.DataType.FLOAT16, f"{found.key}.right"),
+        None if left is None else scratch.write(left, ir.DataType.FLOAT16, f"{initializer.key}.left"),
+        None if right is None else scratch.write(right, ir.DataType.FLOAT16, f"{initializer.key}.right"),
     )
     size = sum(part.nbytes for part in wrote if part is not None)
-    inputs = None if given is None else given.inputs
+    inputs = None if chosen_values is None else chosen_values.inputs
     if inputs is not None:
         size += 2 * inputs.size  # in the graph's precision
-    return QuantizedWeight(found, decision, *wrote, inputs, error, size)
+    return QuantizedWeight(initializer, decision, *wrote, inputs, error, size)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def get(name: str) -> Scheme[Any]:
     return cast("Scheme[Any]", getattr(importlib.import_module(module), attribute))
 
 
-def options(name: str, given: Mapping[str, object]) -> Options:
+def options(name: str, overrides: Mapping[str, object]) -> Options:
     """The scheme's options with those that are given; texts become what the option is.
 
     Raises:
@@ -50,7 +50,7 @@ def options(name: str, given: Mapping[str, object]) -> Options:
     scheme = get(name)
     fields = {f.name: f for f in dataclasses.fields(scheme.options)}
     values: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in overrides.items():
         if key not in fields:
             raise UsageError(
                 f"the scheme '{name}' has no option '{key}' (it has: {', '.join(fields) or 'none'})."
