@@ -26,29 +26,29 @@ class Shot:
     latents: np.ndarray | None
 
 
-def squared_error(one: np.ndarray, other: np.ndarray) -> float:
+def squared_error(picture: np.ndarray, other: np.ndarray) -> float:
     """Mean squared error of two pictures, of values from 0 to 1."""
-    return likeness.squared_error(one / 255, other / 255)
+    return likeness.squared_error(picture / 255, other / 255)
 
 
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
+def psnr(picture: np.ndarray, other: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two pictures in dB; infinite where they are equal."""
-    return likeness.psnr(one / 255, other / 255)
+    return likeness.psnr(picture / 255, other / 255)
 
 
-def ssim(one: np.ndarray, other: np.ndarray) -> float:
+def ssim(picture: np.ndarray, other: np.ndarray) -> float:
     """Structural similarity."""
-    return likeness.ssim(one / 255, other / 255)
+    return likeness.ssim(picture / 255, other / 255)
 
 
-def ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
+def ms_ssim(picture: np.ndarray, other: np.ndarray) -> float:
     """Multi-scale structural similarity over as many of its five scales as the picture is large enough for."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-    betas = MS_SSIM_BETAS[: scales(one.shape)]
+    betas = MS_SSIM_BETAS[: scales(picture.shape)]
     weights = tuple(beta / sum(betas) for beta in betas)
     similarity = multiscale_structural_similarity_index_measure(
-        likeness.tensor(one / 255),
+        likeness.tensor(picture / 255),
         likeness.tensor(other / 255),
         data_range=1.0,
         betas=weights,

@@ -45,23 +45,23 @@ class Kept(Generic[Each, Opened]):
         self._open: dict[str, tuple[Each, ExitStack, Opened]] = {}
         self._seen: set[str] = set()
 
-    def get(self, each: Each) -> Opened:
-        """`each`, opened unless it is open."""
-        entry = self._open.pop(each.name, None)
+    def get(self, item: Each) -> Opened:
+        """`item`, opened unless it is open."""
+        entry = self._open.pop(item.name, None)
         if entry is None:
-            while self._open and each.needed + sum(o.needed for o, _, _ in self._open.values()) > self._room:
+            while self._open and item.needed + sum(o.needed for o, _, _ in self._open.values()) > self._room:
                 _, stack, _ = self._open.pop(next(iter(self._open)))
                 stack.close()
             stack = ExitStack()
-            entry = each, stack, stack.enter_context(self._opened(each))
-            self.reopened += each.name in self._seen
-            self._seen.add(each.name)
-        self._open[each.name] = entry
+            entry = item, stack, stack.enter_context(self._opened(item))
+            self.reopened += item.name in self._seen
+            self._seen.add(item.name)
+        self._open[item.name] = entry
         return entry[2]
 
-    def drop(self, each: Each) -> None:
-        """Closes `each` if it is open: it will not be asked for again."""
-        entry = self._open.pop(each.name, None)
+    def drop(self, item: Each) -> None:
+        """Closes `item` if it is open: it will not be asked for again."""
+        entry = self._open.pop(item.name, None)
         if entry is not None:
             entry[1].close()
 

@@ -157,20 +157,20 @@ def pytorch(
     )
 
 
-def worker(engine: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+def worker(engine: str, engine_arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """The command of a worker with an engine of `bench.engines`."""
-    return tuple(serving("bench.engines:drawing", engine, json.dumps(dict(given))))
+    return tuple(serving("bench.engines:drawing", engine, json.dumps(dict(engine_arguments))))
 
 
-def same_model(one: Manifest, name: str, other: Manifest, other_name: str) -> None:
+def same_model(manifest: Manifest, name: str, other: Manifest, other_name: str) -> None:
     """Raises LatentcError unless two artifacts were compiled from the same weights."""
     theirs = {file.path: file for file in other.source.weights}
-    common = [(file, theirs[file.path]) for file in one.source.weights if file.path in theirs]
+    common = [(file, theirs[file.path]) for file in manifest.source.weights if file.path in theirs]
     different = [mine.path for mine, their in common if mine.sha256 != their.sha256]
-    if different or (not common and (one.source.weights or other.source.weights)):
+    if different or (not common and (manifest.source.weights or other.source.weights)):
         what = f"{different[0]} differs" if different else "no weight file is in both"
         raise LatentcError(
-            f"{name} and {other_name} must be compiled from one model; {name} is of '{one.source.id}', "
+            f"{name} and {other_name} must be compiled from one model; {name} is of '{manifest.source.id}', "
             f"{other_name} of '{other.source.id}': {what}."
         )
 

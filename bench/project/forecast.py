@@ -191,13 +191,13 @@ def measure(
     steps: Sequence[int],
     prompts: int,
     compute: str,
-    told: Callable[[Row], None],
+    on_row: Callable[[Row], None],
     plot: Path | None = None,
 ) -> list[Row]:
     """Compiles and tunes an artifact and measures every scheduler and number of steps.
 
     Args:
-        told: is given each row when it is there.
+        on_row: is given each row when it is there.
         plot: where the curves of the first scheduler and number of steps are drawn.
     """
     from bench.reference.drawing import split
@@ -228,7 +228,7 @@ def measure(
             for name in schedulers:
                 for number in steps:
                     rows.append(drawer.row(target, name, number, tuned.tolerance))
-                    told(rows[-1])
+                    on_row(rows[-1])
             if plot is not None:
                 curves(Drawer(pipeline, held_out[: min(prompts, 8)]), schedulers, steps[0], plot)
         return rows

@@ -22,31 +22,36 @@ class Column:
     cell: Callable[[Variant], str]
 
 
-def figure(found: Measured | None, form: str, unit: str = "", interval: bool = False) -> str:
+def figure(measurement: Measured | None, form: str, unit: str = "", interval: bool = False) -> str:
     """ "31.02 dB (30.1-32.2)"; a dash when it was not measured."""
-    if found is None or found.value is None:
+    if measurement is None or measurement.value is None:
         return DASH
-    text = f"{_number(found.value, form)}{unit}"
-    if not interval or found.low is None or found.high is None or found.low == found.high:
+    text = f"{_number(measurement.value, form)}{unit}"
+    if (
+        not interval
+        or measurement.low is None
+        or measurement.high is None
+        or measurement.low == measurement.high
+    ):
         return text
-    return f"{text} ({_number(found.low, form)}-{_number(found.high, form)})"
+    return f"{text} ({_number(measurement.low, form)}-{_number(measurement.high, form)})"
 
 
 def _number(value: float, form: str) -> str:
     return "∞" if math.isinf(value) else f"{value:{form}}"
 
 
-def milliseconds(found: Spread | None, quartiles: bool = False) -> str:
+def milliseconds(spread: Spread | None, quartiles: bool = False) -> str:
     """ "41.2"; with its quartiles "41.2 (40.1-43.0)"."""
-    if found is None:
+    if spread is None:
         return DASH
-    text = f"{found.median:.4g}"
-    return f"{text} ({found.low:.4g}-{found.high:.4g})" if quartiles else text
+    text = f"{spread.median:.4g}"
+    return f"{text} ({spread.low:.4g}-{spread.high:.4g})" if quartiles else text
 
 
-def memory(found: Memory | None) -> str:
+def memory(usage: Memory | None) -> str:
     """ "643.0 MB"."""
-    return DASH if found is None else size(found.total)
+    return DASH if usage is None else size(usage.total)
 
 
 def starts(variant: Variant, seconds: Callable[[Start], float | None]) -> str:
@@ -57,11 +62,11 @@ def starts(variant: Variant, seconds: Callable[[Start], float | None]) -> str:
     return " / ".join(DASH if time is None else f"{time:.2f}" for time in times) + " s"
 
 
-def kinds(found: Memory | None) -> str:
+def kinds(usage: Memory | None) -> str:
     """ "441.7 / 201.3 MB": anonymous and file-backed."""
-    if found is None or found.anonymous is None or found.file_backed is None:
+    if usage is None or usage.anonymous is None or usage.file_backed is None:
         return DASH
-    return f"{size(found.anonymous)} / {size(found.file_backed)}"
+    return f"{size(usage.anonymous)} / {size(usage.file_backed)}"
 
 
 def compute(variant: Variant) -> str:

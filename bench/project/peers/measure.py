@@ -139,19 +139,19 @@ class Maker:
         self.tell = tell
         self._exports: dict[Export, tuple[Path, Made]] = {}
 
-    def ours(self, each: Ours) -> tuple[Path, Made]:
+    def ours(self, variant: Ours) -> tuple[Path, Made]:
         """Compiles; without the check of its numbers, which the peers do not have."""
-        out = self.work / each.name.replace(" ", "-")
+        out = self.work / variant.name.replace(" ", "-")
         command = [
             *worker.command("latentc.cli:main"),
             "compile",
             self.model.id,
             str(out),
             "--target",
-            each.target,
+            variant.target,
         ]
         command += ["--check", "none", "--force"]
-        return out, self._run(each.name, command)
+        return out, self._run(variant.name, command)
 
     def export(self, export: Export) -> tuple[Path, Made]:
         """Runs a peer's own export."""
@@ -277,16 +277,16 @@ _NOT_VERSIONS = {"target", "precision", "compute"}
 """What `Variant.about` holds beside versions."""
 
 
-def fastest(found: Bench) -> str:
+def fastest(benchmark: Bench) -> str:
     """Whose step is the fastest on each runtime, a line each; empty where ours and a peer's are not both there."""
     lines = []
-    for ours in found.variants:
+    for ours in benchmark.variants:
         if ours.kind != "artifact" or ours.speed is None or ours.speed.step_ms is None:
             continue
         runtime, step = ours.about["target"], ours.speed.step_ms.median
         others = {
             v.name: v.speed.step_ms.median
-            for v in found.variants
+            for v in benchmark.variants
             if v.kind == "peer" and v.about.get("target") == runtime and v.speed and v.speed.step_ms
         }
         if not others:
@@ -300,7 +300,7 @@ def fastest(found: Bench) -> str:
     return "\n".join(lines)
 
 
-def page(found: Bench, model: str) -> str:
+def page(benchmark: Bench, model: str) -> str:
     """The table as a page of the docs."""
     parts = [
         "# Beside other projects",
@@ -309,19 +309,19 @@ def page(found: Bench, model: str) -> str:
         "what each column means is in [bench.md](bench.md). `made in` is each project's own export or compile, ours "
         "without the check of its numbers. Each project, ours too, runs with its own defaults, in an environment of "
         "its own; `computes in` is the type that it chose.",
-        markdown.table(found, tables.used(tables.SPEED, found)),
-        fastest(found),
-        markdown.table(found, tables.used(tables.QUALITY, found)),
-        "\n".join(f"- {note}" for note in [*tables.failures(found), *tables.notes(found)]),
+        markdown.table(benchmark, tables.used(tables.SPEED, benchmark)),
+        fastest(benchmark),
+        markdown.table(benchmark, tables.used(tables.QUALITY, benchmark)),
+        "\n".join(f"- {note}" for note in [*tables.failures(benchmark), *tables.notes(benchmark)]),
         "## Where",
-        "\n".join(f"- {name}: {value}" for name, value in tables.environment(found)),
+        "\n".join(f"- {name}: {value}" for name, value in tables.environment(benchmark)),
         "- versions: "
         + "; ".join(
             f"{v.name}: " + ", ".join(f"{k} {x}" for k, x in v.about.items() if k not in _NOT_VERSIONS)
-            for v in found.variants
+            for v in benchmark.variants
             if set(v.about) - _NOT_VERSIONS
         ),
-        f"```sh\n{shlex.join(found.command)}\n```",
+        f"```sh\n{shlex.join(benchmark.command)}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
