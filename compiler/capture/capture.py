@@ -283,8 +283,8 @@ _LARGEST_SIZED = 1 << 30
 
 
 class _Runner:
-    def __init__(self, recorder: Recorder, given: Mapping[str, Any], progress: Progress) -> None:
-        self.recorder, self.given, self.progress = recorder, given, progress
+    def __init__(self, recorder: Recorder, overrides: Mapping[str, Any], progress: Progress) -> None:
+        self.recorder, self.overrides, self.progress = recorder, overrides, progress
         self.tokens: int | None = None
         """The length that the pipeline's own text has, where that was asked for."""
 
@@ -343,8 +343,8 @@ class _Runner:
         failures: list[Exception] = []
         recorded = len(self.recorder.calls)
         for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
-            keywords = arguments(pipe, task, replace(point, form=form), extra, self.given)
-            out = {*without, *left} - self.given.keys()
+            keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
+            out = {*without, *left} - self.overrides.keys()
             keywords = {name: value for name, value in keywords.items() if name not in out}
             try:
                 with self.recorder.recording(number), torch.no_grad():
@@ -377,7 +377,7 @@ class _Runner:
                 f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
                 '(e.g. "model_max_length": 77).',
             ) from first
-        absent = list(missing(parameters(pipe), self.given))
+        absent = list(missing(parameters(pipe), self.overrides))
         raise _CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
             f"{type(first).__name__}: {first}",
