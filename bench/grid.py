@@ -118,7 +118,7 @@ class Cell:
 class Drawer(Protocol):
     """What a grid needs of `runtimes.pipeline.Pipeline`."""
 
-    def generate(self, prompt: str | None = None, **given: Any) -> Any:
+    def generate(self, prompt: str | None = None, **keywords: Any) -> Any:
         """Draws."""
 
     def close(self) -> None:
