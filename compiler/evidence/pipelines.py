@@ -28,7 +28,7 @@ from artifacts.worker import WorkerEnded, WorkerError
 from compiler.capture.arguments import STEPS, Point, arguments, parse_given, retries
 from compiler.evidence.components import Calls, Difference
 from compiler.evidence.graphs import Checker
-from compiler.evidence.limits import component_limits, picture_limit
+from compiler.evidence.limits import component_limits, picture_limit, scheme_tolerances
 from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
 
@@ -51,6 +51,7 @@ class Job(BaseModel):
         loose: a folder with the artifact's index, schedulers and tokenizers.
         root: what the manifest's paths are relative to.
         check: "quick" or "full", for the evidence.
+        scheme_tolerances: of the weight schemes that the graphs have, told by the process that knows them.
     """
 
     kind: Literal["pipelines"] = "pipelines"
@@ -61,6 +62,7 @@ class Job(BaseModel):
     root: str
     manifest: Manifest
     check: Literal["quick", "full"]
+    scheme_tolerances: dict[str, float] = {}
 
 
 def check(checker: Checker, job: Job, progress: Progress) -> tuple[PipelineEvidence, ...]:
@@ -72,7 +74,8 @@ def check(checker: Checker, job: Job, progress: Progress) -> tuple[PipelineEvide
     what = f"drawing {DRAWN_STEPS} steps with PyTorch and with the artifact"
     progress(Event(what, 0, None))
     try:
-        evidence = checker.ask(job)
+        known = job.model_copy(update={"scheme_tolerances": scheme_tolerances(job.manifest)})
+        evidence = checker.ask(known)
     except WorkerError as error:
         raise LatentcError(
             error.message
@@ -306,7 +309,7 @@ def _compared(
     pipeline = Pipeline(Path(job.root), job.manifest, task, graphs, files=files)
     pipeline.set_progress_bar_config(disable=True)
     sizes = job.manifest.sizes
-    tolerance = picture_limit(job.manifest.graphs, compute)
+    tolerance = picture_limit(job.manifest.graphs, compute, job.scheme_tolerances)
     error = _held(
         f"the artifact's {task} picture",
         _outputs(task, lambda: _call(pipeline.diffusers, pipeline, reference.keywords)),
@@ -343,7 +346,7 @@ def _loop(job: Job, task: str, reference: Reference, pipeline: Any, compute: str
         The error, and why there is none: this pipeline cannot be called by `generate` alone.
     """
     methods = _methods(job.manifest, pipeline.diffusers)
-    limits = component_limits(job.manifest, compute)
+    limits = component_limits(job.manifest, compute, job.scheme_tolerances)
     try:
         with reference.calls.replaying(methods, LOOP, limits) as worst:
             result = pipeline.generate(**_options(reference.keywords))

@@ -382,7 +382,7 @@ def set_path(value: dict[str, Any], path: str, new: Any) -> None:
         ("schema_version", 0, "schema_version"),
         ("surplus", 1, "'surplus': Extra inputs"),
         ("files.0.size", "7", "'files.0.size': Input should be a valid integer"),
-        ("files.0.size", -1, "files.0.size: -1 is no size"),
+        ("files.0.size", -1, "'files.0.size': Input should be greater than or equal to 0"),
         ("files.0.size", 1 << 60, "files.0.size: .* is no size"),
         ("files.0.sha256", "0" * 63, "files.0.sha256"),
         ("files.0.sha256", "A" * 64, "files.0.sha256"),

@@ -48,7 +48,7 @@ def test_a_wrong_command_suggests_the_nearest(latentc):
 
 def test_a_command_like_no_other_lists_them_all(latentc):
     assert (
-        "There are: compile, generate, grid, tune, bench, inspect, verify, sign, bom, push, targets, graph."
+        "There are: compile, generate, grid, tune, serve, bench, inspect, verify, sign, bom, push, targets, graph."
         in latentc("xyzzy").err
     )
 

@@ -136,7 +136,7 @@ def test_pictures_of_rounded_weights_may_be_further_off(tmp_path: Path) -> None:
 
     (graph,) = made(tmp_path).graphs
     exact = graph.model_copy(update={"precision": "fp32", "evidence": (), "weights": ()})
-    assert picture_limit([exact], "fp32") == 1e-3
+    assert picture_limit([exact], "fp32", {}) == 1e-3
     rounded = exact.model_copy(update={"precision": "fp16"})
-    assert picture_limit([exact, rounded], "fp32") == pytest.approx(0.1)
-    assert picture_limit([exact], "bf16") == 0.6
+    assert picture_limit([exact, rounded], "fp32", {}) == pytest.approx(0.1)
+    assert picture_limit([exact], "bf16", {}) == 0.6
