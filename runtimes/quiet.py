@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from artifacts.serve import fetch_no_kernels
 
@@ -17,3 +20,19 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, "error")
     fetch_no_kernels()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # and so does bitsandbytes, on those kernels
+
+
+@contextmanager
+def quiet(*libraries: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Without Python's warnings, and without what the named libraries log below `level`."""
+    loggers = [logging.getLogger(name) for name in libraries]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)

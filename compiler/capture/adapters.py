@@ -7,8 +7,9 @@ merged by `lycoris-lora`, whose merge is one recorded step.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from compiler.origins.stored_file import stored_tensors
 from compiler.source import ModelSource
 from runtimes.assemble import assemble
 from runtimes.classes import class_path
+from runtimes.quiet import quiet
 from targets.graph.weights import Origin, Stored
 
 Weights = Mapping[str, Mapping[str, Origin]]
@@ -71,7 +73,8 @@ def merged(
     modules = {name: _recording(source, name, names) for name, names in weights.items()}
     pipe = assemble(source.files, class_path(source.pipeline_class()), modules)
     _check_components(source, pipe, modules)
-    with _quiet():
+    # What finds no weight is an error here, not a warning.
+    with quiet("diffusers", "transformers", "peft", "LyCORIS", level=logging.CRITICAL):
         _load(pipe, files)
         for file in files:
             lycoris_kinds.merge(pipe, modules, file.path, file.tensors, file.weight)
@@ -176,7 +179,7 @@ def _load(pipe: Any, files: Sequence[_File]) -> None:
     pipe.fuse_lora(components=components, adapter_names=list(loaded))
 
 
-@contextlib.contextmanager
+@contextmanager
 def _explained(file: _File) -> Iterator[None]:
     try:
         yield
@@ -217,25 +220,3 @@ def _require_all_used(file: _File, weights: Weights) -> None:
         f"{'finds a weight in this model' if whole else 'find no weight in this model'}: {some(unused)}.",
         "It is of another model." if whole else "Merge the others all the same: --lora-partial",
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' warnings: what finds no weight is an error here."""
-    import logging
-    import warnings
-
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft", "LyCORIS")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-Weight = Callable[[str], float]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +30,7 @@ from runtimes.classes import class_path
 from runtimes.limits import sized_within
 from runtimes.options import parameters, synonym
 from runtimes.parts import pads_to_no_length
+from runtimes.quiet import quiet
 from runtimes.visuals import has_frames
 from targets.graph.weights import Origin
 
@@ -164,7 +163,7 @@ def _captured(
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.files, class_path(source.pipeline_class()), built)
     run = _Runner(recorder, overrides, progress)
-    with _quiet():
+    with quiet("diffusers", "transformers"):  # Their warnings speak of the zeros of a dry run.
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size, frames = _complete(run, pipe, source, size, frames)
         points = _points(size, batch, frames, tokens)
@@ -447,21 +446,3 @@ def _inner(span: DimRange, steps: int) -> int:
     """A size `steps` units above the range's start, in units that sizes usually are multiples of."""
     unit = next(u for u in (64, 32, 16, 8, 1) if span.min % u == 0 and span.max % u == 0)
     return min(span.min + steps * unit, span.max)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' and transformers' warnings, which speak of the zeros of a dry run."""
-    import warnings
-
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
