@@ -7,9 +7,13 @@ imported only from the libraries in `TRUSTED_LIBRARIES`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
+
+from artifacts.call_trees import Tree
+from artifacts.evidence_records import Evidence, Forecast, PictureEvidence, PipelineEvidence
+from artifacts.strict_record import Count, Record, Share
 
 SCHEMA_VERSION = 3
 DIGEST_SCHEMA = 3
@@ -20,83 +24,6 @@ SIGNATURE_NAME = "latentc.sig"
 
 # A manifest may name classes (of pipelines, modules and outputs) of these libraries and of no other.
 TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
-
-
-class Record(BaseModel):
-    """Base of everything read from disk: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-# --- how a Python call maps to a graph's inputs and outputs -------------------------------------
-
-
-class TensorLeaf(Record):
-    """The graph input or output called `name`. `number`: the caller passes a Python number, not a tensor."""
-
-    kind: Literal["tensor"] = "tensor"
-    name: str
-    number: bool = False
-
-
-class ComplexLeaf(Record):
-    """A complex tensor, whose real and imaginary parts are the last axis, of 2, of the input or output `name`."""
-
-    kind: Literal["complex"] = "complex"
-    name: str
-
-
-class ConstLeaf(Record):
-    """A value baked into the graph; a call with another value does not fit this graph."""
-
-    kind: Literal["const"] = "const"
-    value: None | bool | int | float | str
-
-
-class AnyLeaf(Record):
-    """A value that the graph does not depend on (a generator, a callback): passed over, None when rebuilt."""
-
-    kind: Literal["any"] = "any"
-
-
-class SequenceNode(Record):
-    """A list or a tuple."""
-
-    kind: Literal["list", "tuple"]
-    items: tuple[Tree, ...]
-
-
-class MappingNode(Record):
-    """A dict with string keys."""
-
-    kind: Literal["dict"] = "dict"
-    items: dict[str, Tree]
-
-
-class ObjectNode(Record):
-    """An object rebuilt by calling ``class_path(**items)``, e.g. ``diffusers...:AutoencoderKLOutput``."""
-
-    kind: Literal["object"] = "object"
-    class_path: str
-    items: dict[str, Tree]
-
-
-Tree = Annotated[
-    Union[TensorLeaf, ComplexLeaf, ConstLeaf, AnyLeaf, SequenceNode, MappingNode, ObjectNode],
-    Field(discriminator="kind"),
-]
-
-
-Figure = Annotated[float, Field(allow_inf_nan=False)]
-"""A measured number. One that is not finite is no measurement and cannot be recorded as one."""
-
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""A measured relative error."""
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-"""Of elements or bytes."""
-
-
-# --- what is in the artifact ---------------------------------------------------------------------
 
 
 class FileRecord(Record):
@@ -120,41 +47,6 @@ class TensorSpec(Record):
     name: str
     dtype: str
     shape: tuple[int | str, ...]
-
-
-class Evidence(Record):
-    """What was measured of one graph in one type, or that nothing was.
-
-    Attributes:
-        compute: what it was computed in ("fp32", "fp16", "bf16"); empty where nothing was measured, and in manifests
-            of schema version 1, which do not tell.
-        device: what it was computed on, by the session's own name ("cpu").
-        check: "quick" (one shape), "full" (minimum, maximum and a point off the grid), or "not measured".
-        error: for each output, the worst ``||out - ref|| / ||ref||`` against PyTorch in fp32.
-        tolerance: the limit that `error` was held to.
-        reason: why it was not measured; empty when it was.
-        broken: how the type fails the graph, which `compute="auto"` then computes in fp32; empty where it holds. An
-            output that is not finite has no `error`.
-
-    What was measured has an error or is broken; what was not has neither, so that nothing can be read as "error 0".
-    """
-
-    compute: str = ""
-    device: str = ""
-    check: Literal["quick", "full", "not measured"]
-    error: dict[str, Share] = {}
-    tolerance: Share | None = None
-    reason: str = ""
-    broken: str = ""
-
-    @model_validator(mode="after")
-    def _measured_or_not(self) -> Evidence:
-        figures = bool(self.error or self.broken)
-        if self.check == "not measured" and figures:
-            raise ValueError("an error is told of what was not measured")
-        if self.check != "not measured" and not figures:
-            raise ValueError("it is said to be measured, and no error is told")
-        return self
 
 
 class WeightRecord(Record):
@@ -200,7 +92,7 @@ class GraphSpec(Record):
     outputs: tuple[TensorSpec, ...]
     dims: dict[str, DimRange]
     precision: str
-    built: Built = {}
+    built: Built = Field(default_factory=dict)
 
 
 class GraphRecord(GraphSpec):
@@ -237,7 +129,7 @@ class MethodRecord(Record):
     arguments: dict[str, Tree]
     result: Tree
     graph: str
-    state: dict[str, Tree] = {}
+    state: dict[str, Tree] = Field(default_factory=dict)
     other_result: Tree | None = None
 
 
@@ -259,68 +151,6 @@ class ComponentRecord(Record):
     residual: str | None = None
 
 
-class PictureEvidence(Record):
-    """Pictures of a quantized model, computed in one type, beside PyTorch's in fp32, from the same seeds.
-
-    Attributes:
-        compute: what the graphs were computed in; those that the type breaks in fp32. Empty as in `Evidence`.
-        prompts, steps, guidance, width, height: what was drawn; None where nothing was.
-        psnr, worst_psnr: in dB, mean and worst of the pictures; 100 where they are equal.
-        ssim, worst_ssim: structural similarity, 1 where they are equal.
-        reason: why it was not measured; empty when it was.
-    """
-
-    compute: str = ""
-    prompts: Count | None = None
-    steps: Count | None = None
-    guidance: float | None = None
-    width: int | None = None
-    height: int | None = None
-    psnr: Figure | None = None
-    worst_psnr: Figure | None = None
-    ssim: Figure | None = None
-    worst_ssim: Figure | None = None
-    reason: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_drawn(cls, data: Any) -> Any:
-        """Earlier manifests say 0 prompts of 0 steps where nothing was drawn."""
-        if not isinstance(data, dict) or data.get("prompts") != 0:
-            return data
-        drawn = ("prompts", "steps", "guidance", "width", "height")
-        return {name: value for name, value in data.items() if name not in drawn}
-
-
-class PipelineEvidence(Record):
-    """A small picture of a few steps, drawn by the artifact's pipeline and by PyTorch's from the same seed.
-
-    Attributes:
-        task: one of the artifact's.
-        check: "not measured" where `reason` says why.
-        compute, device: what the graphs were computed in, and where.
-        width, height, steps: what was drawn.
-        error: ``||picture - PyTorch's|| / ||PyTorch's||`` of the pipeline's own call.
-        tolerance: the limit that `error` was held to.
-        calls: how many calls of components were compared.
-        loop: the largest such error of what `generate` gives to components and of its picture, where components give
-            back what PyTorch's did; None where `reason` says why.
-    """
-
-    task: str
-    check: Literal["quick", "full", "not measured"]
-    compute: str = ""
-    device: str = ""
-    width: int = 0
-    height: int = 0
-    steps: int = 0
-    error: Share | None = None
-    tolerance: Share | None = None
-    calls: int = 0
-    loop: Share | None = None
-    reason: str = ""
-
-
 class LeftOut(Record):
     """A component of the model that the artifact does not have, its class, and why."""
 
@@ -329,61 +159,12 @@ class LeftOut(Record):
     reason: str
 
 
-class ForecastRun(Record):
-    """Pictures with steps that are forecast beside the same artifact's with all calls made, from the same seeds.
-
-    Attributes:
-        scheduler: as `generate` takes it; empty for the model's own.
-        prompts, steps, guidance, width, height: what was drawn.
-        compute, device: what the graphs were computed in, and on.
-        calls, calls_made: timesteps of all pictures, and those for which the denoiser was called.
-        psnr, worst_psnr, ssim, worst_ssim: as in `PictureEvidence`.
-        seconds, seconds_unaccelerated: medians of a picture's.
-    """
-
-    scheduler: str = ""
-    prompts: int
-    steps: int
-    guidance: float | None = None
-    width: int
-    height: int
-    compute: str
-    device: str
-    calls: int
-    calls_made: int
-    psnr: Figure
-    worst_psnr: Figure
-    ssim: Figure
-    worst_ssim: Figure
-    seconds: Share
-    seconds_unaccelerated: Share
-
-
-class Forecast(Record):
-    """How far forecasts of a denoiser's outputs may be off, chosen by pictures.
-
-    Attributes:
-        tolerance: what ``accelerate="auto"`` is (`runtimes.forecast.Forecaster`).
-        min_psnr: dB that the mean was held to; the worst picture to `worst_psnr_below` dB less.
-        tuned_on, verified_on: SHA-256 of the prompts, one on each line; no prompt is in both.
-        tuning, verification: what was measured on them with that tolerance, for each scheduler and number of steps.
-    """
-
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    min_psnr: Figure
-    worst_psnr_below: Figure
-    tuned_on: str
-    verified_on: str
-    tuning: tuple[ForecastRun, ...]
-    verification: tuple[ForecastRun, ...]
-
-
 class RecipeRule(Record):
     """Weights whose key matches the shell-like pattern `match` take `scheme`; "none" leaves them as they are."""
 
     match: str
     scheme: str
-    options: dict[str, bool | int | str] = {}
+    options: dict[str, bool | int | str] = Field(default_factory=dict)
 
 
 class RecipeComponent(Record):
@@ -393,7 +174,7 @@ class RecipeComponent(Record):
     """
 
     scheme: str = "none"
-    options: dict[str, bool | int | str] = {}
+    options: dict[str, bool | int | str] = Field(default_factory=dict)
     weights: tuple[RecipeRule, ...] = ()
 
 
@@ -416,7 +197,7 @@ class Adapter(Record):
 
     file: str
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    components: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    components: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     sha256: str = ""
 
 
@@ -442,7 +223,7 @@ class ModelSpec(Record):
 
     model: str
     config: str = ""
-    components: dict[str, str] = {}
+    components: dict[str, str] = Field(default_factory=dict)
     adapters: tuple[Adapter, ...] = ()
     partial: bool = False
     embeddings: tuple[Embedding, ...] = ()
@@ -485,7 +266,7 @@ class Manifest(Record):
     target: str
     device: str
     options: dict[str, str | int | float | bool | None]
-    arguments: dict[str, str] = {}
+    arguments: dict[str, str] = Field(default_factory=dict)
     """What `--arg` gave to the pipeline's call, as texts."""
     precision: str
     quantization: Recipe | None = None

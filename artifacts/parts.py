@@ -26,8 +26,9 @@ from artifacts import paths, strict_json
 from artifacts.disk import remove_tree, write_synced
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
-from artifacts.manifest import FileRecord, Record
+from artifacts.manifest import FileRecord
 from artifacts.progress import Progress
+from artifacts.strict_record import Record
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 # 128 bits of the key name its folder: with all of it, Windows' 260 characters of path are soon used up.

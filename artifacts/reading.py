@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from artifacts import paths, strict_json
+from artifacts.call_trees import MappingNode, ObjectNode, SequenceNode, Tree
 from artifacts.errors import LatentcError
 from artifacts.manifest import (
     MANIFEST_NAME,
@@ -23,11 +24,7 @@ from artifacts.manifest import (
     DimRange,
     FileRecord,
     Manifest,
-    MappingNode,
-    ObjectNode,
-    SequenceNode,
     TensorSpec,
-    Tree,
 )
 from artifacts.manifest_digest import digest_fault
 

@@ -16,7 +16,7 @@ from artifacts.reading import read_manifest
 from artifacts.worker import serving
 
 if TYPE_CHECKING:
-    from compiler.source import ModelSource
+    from compiler.model_source import ModelSource
 
 PYTORCH = "PyTorch fp32"
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from artifacts import memory
 from artifacts.cache import cache_dir
 from artifacts.errors import LatentcError, UsageError
+from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import content_key
-from artifacts.manifest import PictureEvidence, Recipe, RecipeComponent, RecipeRule
+from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact
 from compiler import build

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from artifacts.cache import cache_dir
 from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
+from artifacts.evidence_records import Evidence, PictureEvidence, PipelineEvidence
 from artifacts.hashing import content_key
-from artifacts.manifest import Evidence, FileRecord, GraphRecord, Manifest, PictureEvidence, PipelineEvidence
+from artifacts.manifest import FileRecord, GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress, silent
 from artifacts.verify import Artifact, open_artifact

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from artifacts.manifest import Adapter, DimRange, Embedding, ModelSpec, Recipe
-from compiler.capture.capture import SizeRange
+from compiler.capture.declared_sizes import SizeRange
 
 ONE = DimRange(min=1, max=1)
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import Forecast, ForecastRun, Manifest
+from artifacts.evidence_records import Forecast, ForecastRun
+from artifacts.manifest import Manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.publish import replace_manifest
 from artifacts.reading import read_manifest

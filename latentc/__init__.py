@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from artifacts.verify import Artifact
     from bench.request import BenchRequest
     from bench.run import Outcome
-    from compiler.capture.capture import SizeRange
+    from compiler.capture.declared_sizes import SizeRange
     from compiler.rebuild import RebuildRequest
     from compiler.request import CompileRequest
     from compiler.tune import TuneRequest
@@ -89,7 +89,7 @@ _EXPORTS = {
     "RebuildRequest": "compiler.rebuild:RebuildRequest",
     "Recipe": "artifacts.manifest:Recipe",
     "Result": "runtimes.result:Result",
-    "SizeRange": "compiler.capture.capture:SizeRange",
+    "SizeRange": "compiler.capture.declared_sizes:SizeRange",
     "TargetInfo": "latentc.api.listing:TargetInfo",
     "TuneRequest": "compiler.tune:TuneRequest",
     "UsageError": "artifacts.errors:UsageError",

@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from artifacts.manifest import (
-        Evidence,
-        LeftOut,
-        Manifest,
-        PictureEvidence,
-        PipelineEvidence,
-        WeightRecord,
-    )
+    from artifacts.evidence_records import Evidence, PictureEvidence, PipelineEvidence
+    from artifacts.manifest import LeftOut, Manifest, WeightRecord
 
 
 def worst(evidence: Evidence) -> float | None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from artifacts.call_trees import Tree
 from artifacts.errors import UsageError
-from artifacts.manifest import Tree
 from runtimes.state import Watch, unrecorded
 
 if TYPE_CHECKING:

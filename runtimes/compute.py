@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from artifacts.errors import UsageError
-from artifacts.manifest import Evidence, GraphRecord
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import GraphRecord
 from runtimes.sessions.base import Device, SessionFactory
 
 AUTO = "auto"

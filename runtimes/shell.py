@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from artifacts.call_trees import ConstLeaf, Tree
 from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import ComponentRecord, ConstLeaf, GraphSpec, MethodRecord, Tree
+from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
 from artifacts.pinned import Pinned
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
 from runtimes.classes import is_list, list_of_models, module_class

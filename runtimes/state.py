@@ -15,15 +15,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from artifacts.manifest import (
-    TRUSTED_LIBRARIES,
-    AnyLeaf,
-    ConstLeaf,
-    MappingNode,
-    ObjectNode,
-    SequenceNode,
-    Tree,
-)
+from artifacts.call_trees import AnyLeaf, ConstLeaf, MappingNode, ObjectNode, SequenceNode, Tree
+from artifacts.manifest import TRUSTED_LIBRARIES
 from runtimes.classes import class_path
 from runtimes.tree import Mismatch
 from runtimes.tree import describe as in_words

@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from artifacts.errors import LatentcError
-from artifacts.manifest import (
+from artifacts.call_trees import (
     AnyLeaf,
     ComplexLeaf,
     ConstLeaf,
-    DimRange,
     MappingNode,
     ObjectNode,
     SequenceNode,
     TensorLeaf,
-    TensorSpec,
     Tree,
 )
+from artifacts.errors import LatentcError
+from artifacts.manifest import DimRange, TensorSpec
 from runtimes.classes import class_path, new_output
 
 if TYPE_CHECKING:

@@ -57,8 +57,9 @@ class Steps:
 def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence[str]) -> Outcome:
     """Compiles the built-in model for each of `targets` into `out` and benches it against PyTorch."""
     from bench.request import BenchRequest, bench, require
-    from compiler.build import CompileRequest, compile
+    from compiler.build import compile
     from compiler.lowering.reuse import Shared
+    from compiler.request import CompileRequest
 
     require()
     steps, captures = Steps(), Shared()

@@ -201,7 +201,8 @@ def measure(
         plot: where the curves of the first scheduler and number of steps are drawn.
     """
     from bench.reference.drawing import split
-    from compiler.build import CompileRequest, compile
+    from compiler.build import compile
+    from compiler.request import CompileRequest
     from compiler.tune import TuneRequest, tune
     from runtimes.pipeline import load
 

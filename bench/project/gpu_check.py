@@ -191,7 +191,8 @@ def _torch(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw, C
 
 
 def _artifact(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw, Callable[[], None]]:
-    from compiler.build import CompileRequest, compile
+    from compiler.build import compile
+    from compiler.request import CompileRequest
     from runtimes.pipeline import load
 
     out = work / f"{Path(model).name}-{engine.target}"

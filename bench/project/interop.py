@@ -65,7 +65,9 @@ class Outcome:
 def compare(model: str, request: Mapping[str, Any], work: Path, names: Sequence[str]) -> list[Outcome]:
     """Compiles `model` into `work` once for each target, and draws with every loader of `names`."""
     from artifacts.manifest import DimRange
-    from compiler.build import CompileRequest, SizeRange, compile
+    from compiler.build import compile
+    from compiler.capture.declared_sizes import SizeRange
+    from compiler.request import CompileRequest
     from runtimes import load
 
     # These loaders reshape every graph to any size and batch when they open it: it must be good for that.

@@ -30,8 +30,9 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
     """Compiles every pair and benches them against PyTorch on the first `prompts` held-out prompts."""
     from bench.reference.drawing import split
     from bench.request import BenchRequest, bench, require
-    from compiler.build import CompileRequest, compile
+    from compiler.build import compile
     from compiler.lowering.reuse import Shared
+    from compiler.request import CompileRequest
 
     require()
     captures = Shared()

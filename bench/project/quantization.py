@@ -125,7 +125,8 @@ def build(
     """Compiles and draws. `drawn` has the artifact whose bytes `auto` is to keep to."""
     from bench.project.reference.batches import BATCH, draw
     from compiler import auto
-    from compiler.build import CompileRequest, compile
+    from compiler.build import compile
+    from compiler.request import CompileRequest
     from runtimes.pipeline import load
 
     request = CompileRequest(

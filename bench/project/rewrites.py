@@ -275,7 +275,8 @@ def exported(
     from artifacts.manifest import DimRange
     from bench.project.full_size.make import make_configs
     from bench.project.full_size.published import PUBLISHED
-    from compiler.capture.capture import SizeRange, capture
+    from compiler.capture.capture import capture
+    from compiler.capture.declared_sizes import SizeRange
     from compiler.export.graph import export_graph
     from compiler.source import open_model
 

@@ -23,9 +23,9 @@ from artifacts.progress import Event, Progress, silent
 from artifacts.safetensors_header import require_safetensors
 from compiler.capture import lycoris_kinds
 from compiler.capture.modules import build
+from compiler.model_source import ModelSource
 from compiler.origins.recorded import Constant, Recorded, simplified, some, stored
 from compiler.origins.stored_file import stored_tensors
-from compiler.source import ModelSource
 from runtimes.assemble import assemble
 from runtimes.classes import class_path
 from runtimes.quiet import quiet

@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import torch
 
+from artifacts.call_trees import AnyLeaf, MappingNode, Tree
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, DimRange, MappingNode, TensorSpec, Tree
+from artifacts.manifest import DimRange, TensorSpec
 from compiler.capture import trees
 from compiler.capture.arguments import Point
 from compiler.capture.recorder import Call, Spec

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.manifest import DimRange, ModelSpec
 from compiler.capture import adapters
 from compiler.capture.modules import bind, build, real_tensor
-from compiler.source import ModelSource, open_model
+from compiler.model_source import ModelSource
+from compiler.source import open_model
 from runtimes import reference
 from runtimes.assemble import assemble
 from targets.graph.weights import Origin

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
+from compiler.model_source import ComponentSource
 from compiler.origins.embeddings import extended
-from compiler.source import ComponentSource
 from runtimes.classes import list_of_models
 from runtimes.config_keys import keys_behind
 from runtimes.configs import LIST_KEY, read_config

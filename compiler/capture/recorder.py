@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from artifacts.call_trees import Tree
 from artifacts.errors import LatentcError
-from artifacts.manifest import Tree
 from compiler.capture import numeric, trees
 from compiler.capture.by_shape import by_shape
 from compiler.capture.split import NotOneGraph, Submodule, answered_parts, decided_by_values, parts_of

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from artifacts.call_trees import AnyLeaf, ConstLeaf, MappingNode, ObjectNode, SequenceNode, Tree
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, ConstLeaf, MappingNode, ObjectNode, SequenceNode, Tree
 from runtimes.classes import import_class
 from runtimes.state import Field, as_data
 from runtimes.tree import describe

@@ -1,4 +1,4 @@
-"""Arguments and results taken apart into trees (`artifacts.manifest.Tree`) and named tensors."""
+"""Arguments and results taken apart into trees (`artifacts.call_trees.Tree`) and named tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from artifacts.manifest import (
+from artifacts.call_trees import (
     AnyLeaf,
     ComplexLeaf,
     ConstLeaf,

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from artifacts import memory
 from artifacts.errors import LatentcError
-from artifacts.manifest import Built, Evidence, WeightRecord
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import Built, WeightRecord
 from artifacts.progress import Event, Progress
 from compiler.capture.infer import Method
 from compiler.evidence.graphs import Beyond, Checker, Job, memory_needed
 from compiler.evidence.where import Finding, Locator, text
+from compiler.model_source import ModelSource
 from compiler.quantize import table
 from compiler.quantize.decide import NONE
-from compiler.source import ModelSource
 from runtimes.compute import AUTO
 
 

@@ -17,8 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel
 
+from artifacts.call_trees import AnyLeaf, Tree
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, Built, Evidence, ModelSpec, TensorSpec, Tree
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import Built, ModelSpec, TensorSpec
 from artifacts.serve import Work
 from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
 from compiler.evidence.metrics import relative_error, undefined
@@ -336,7 +338,8 @@ def _module(job: Job) -> Any:
     import torch
 
     from compiler.capture import materialized
-    from compiler.source import ComponentSource, open_model
+    from compiler.model_source import ComponentSource
+    from compiler.source import open_model
 
     if job.model is not None:
         return materialized.module(open_model(job.model), job.component)
@@ -365,11 +368,11 @@ def checking() -> Work:
     """The work of the process that checks: graphs, and the pipelines that they are parts of."""
 
     def work(line: str) -> Any:
-        from compiler.evidence import pipelines
+        from compiler.evidence import pipeline_job, pipelines
 
         if json.loads(line)["kind"] == "graph":
             return _answer(Job.model_validate_json(line))
-        evidence = pipelines.answer(pipelines.Job.model_validate_json(line))
+        evidence = pipelines.answer(pipeline_job.PipelineJob.model_validate_json(line))
         return [row.model_dump(mode="json") for row in evidence]
 
     return work

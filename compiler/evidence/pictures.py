@@ -16,8 +16,9 @@ import numpy as np
 from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
+from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import content_key
-from artifacts.manifest import Manifest, ModelSpec, PictureEvidence
+from artifacts.manifest import Manifest, ModelSpec
 from artifacts.progress import Event, Progress
 from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask

@@ -6,22 +6,25 @@ from collections.abc import Callable
 
 from artifacts import paths
 from artifacts.errors import LatentcError
+from artifacts.evidence_records import Evidence
 from artifacts.hashing import file_record, record_path
-from artifacts.manifest import Evidence, GraphRecord, Manifest
+from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verify import Artifact
 from compiler.capture.arguments import parse_given
-from compiler.capture.capture import Capture, SizeRange, capture
+from compiler.capture.capture import Capture, capture
+from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evidence.claims import contents, require_schemes, stored_in
 from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
 from compiler.evidence.where import Finding, Locator
+from compiler.model_source import ModelSource
 from compiler.plan import parameters
 from compiler.road import NONE, Road
-from compiler.source import ModelSource, open_model
+from compiler.source import open_model
 from runtimes.compute import AUTO, broken, choose, device_of
 from runtimes.sessions import table as sessions
 from targets import table as targets

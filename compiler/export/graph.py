@@ -19,8 +19,8 @@ from compiler.export.program import OneSizeOnly, export_program
 from compiler.export.quick import quick
 from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
+from compiler.model_source import ComponentSource
 from compiler.passes import table
-from compiler.source import ComponentSource
 from targets.graph.weights import Origin
 
 

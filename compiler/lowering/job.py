@@ -24,11 +24,11 @@ from compiler.evidence.compare import compare
 from compiler.evidence.graphs import Checker
 from compiler.evidence.where import Locator
 from compiler.lowering.reuse import Shared
+from compiler.model_source import ComponentSource, ModelSource
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.request import CompileRequest
 from compiler.road import Road, require_taken
-from compiler.source import ComponentSource, ModelSource
 from targets.base import Context, Target
 from targets.openvino import nncf as data_aware
 

@@ -18,6 +18,7 @@ from artifacts.progress import Progress
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
 from compiler.evaluation import TASK, Evaluation
+from compiler.model_source import ModelSource
 from compiler.passes import table
 from compiler.quantize import activations, calibrate, data_aware, smoothing
 from compiler.quantize.activations import Range, Site
@@ -28,7 +29,6 @@ from compiler.quantize.recipe import Choice
 from compiler.quantize.scheme import Activations
 from compiler.quantize.stream import Given, Scratch
 from compiler.road import Road
-from compiler.source import ModelSource
 from targets import table as targets
 from targets.base import Context, Target
 from targets.openvino.nncf import Weight

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.dims import dims
 from targets.graph.edit import add_constant, insert
-from targets.graph.shapes import dims
 
 
 class CentredNormPass(ir.passes.InPlacePass):

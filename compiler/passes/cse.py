@@ -6,8 +6,8 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from targets.graph.constants import is_small
 from targets.graph.edit import alias
-from targets.graph.shapes import is_small
 from targets.graph.weights import WeightRef
 
 # Ops that give another result each time they run.

@@ -23,8 +23,10 @@ import onnx_ir as ir
 
 from compiler.passes import fold_rules, fold_weights
 from compiler.passes.cse import RANDOM_OPS, attributes_key, tensor_key
+from targets.graph.constants import is_small
+from targets.graph.dims import static
 from targets.graph.edit import add_initializer, alias
-from targets.graph.shapes import Shapes, is_small, static
+from targets.graph.shapes import Shapes
 
 logger = logging.getLogger(__name__)
 

@@ -7,19 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.constants import constant, int_attribute, ints_attribute
+from targets.graph.dims import Dims, dims, same, static
 from targets.graph.edit import add_constant, insert
-from targets.graph.shapes import (
-    Dims,
-    Shapes,
-    constant,
-    dims,
-    int_attribute,
-    ints_attribute,
-    is_whole,
-    same,
-    slice_bounds,
-    static,
-)
+from targets.graph.integer_contents import is_whole, slice_bounds
+from targets.graph.shapes import Shapes
 
 _Rule = Callable[[ir.Node, ir.Graph, Shapes], "Sequence[ir.Value] | None"]
 

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from compiler.passes.cse import attributes_key
+from targets.graph.constants import int_attribute, ints_attribute
+from targets.graph.dims import static
 from targets.graph.edit import add_initializer
-from targets.graph.shapes import Shapes, int_attribute, ints_attribute, slice_bounds, static
+from targets.graph.integer_contents import slice_bounds
+from targets.graph.shapes import Shapes
 from targets.graph.weights import Cast, Joined, Reshape, Slice, Transform, Transpose, WeightRef
 
 # A weight with other uses is stored once more for each way it is transformed: only when it is small.

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from artifacts.errors import UsageError
 from artifacts.progress import Event, Progress, silent
-from targets.graph.shapes import is_small
+from targets.graph.constants import is_small
 from targets.graph.weights import Joined, WeightRef
 
 LOWER: dict[str, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}

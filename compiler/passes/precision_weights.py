@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from compiler.passes.precision import element_type, lowered
+from targets.graph.constants import is_small
 from targets.graph.edit import add_initializer
-from targets.graph.shapes import is_small
 from targets.graph.weights import Cast
 
 _TABLE_ELEMENTS = 65536

@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.constants import constant, ints_attribute
+from targets.graph.dims import Dims, dims, same
 from targets.graph.edit import add_constant, alias, insert, remove
 from targets.graph.match import maker
-from targets.graph.shapes import Dims, constant, dims, ints_attribute, same
 
 # Only the place of elements changes: a mask behind these is as finite, and as zero, as before them.
 _MOVES = frozenset({"Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Slice", "Identity", "Concat"})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from targets.graph.shapes import int_attribute
+from targets.graph.constants import int_attribute
 from targets.graph.weights import Reshape, Transpose, WeightRef
 
 # Smaller ones and vectors (biases, scales of norms) cost nothing and move every channel.

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from targets.graph.check import weightless
-from targets.graph.shapes import Shapes, constant, int_attribute, ints_attribute, static
+from targets.graph.constants import constant, int_attribute, ints_attribute
+from targets.graph.dims import static
+from targets.graph.shapes import Shapes
 
 # Another view of the same bytes, or data that was there before.
 _FREE = frozenset("Constant Flatten Identity Reshape Shape Size Squeeze Unsqueeze".split())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from targets.graph.shapes import is_small
+from targets.graph.constants import is_small
 from targets.graph.weights import Cast, Joined, Merge, Reshape, Slice, Transform, Transpose, WeightRef
 
 # Constants of up to this many elements are written out.

@@ -14,15 +14,17 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress, silent
 from compiler.capture.arguments import parse_given
-from compiler.capture.capture import Capture, SizeRange, capture
+from compiler.capture.capture import Capture, capture
+from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
 from compiler.export.graph import export_graph
+from compiler.model_source import ModelSource
 from compiler.request import PRECISION
 from compiler.road import Road
 from compiler.snapshot import numeric
 from compiler.snapshot.fingerprint import fingerprint
 from compiler.snapshot.prints import GraphPrint, Snapshot
-from compiler.source import ModelSource, open_model
+from compiler.source import open_model
 from targets import table as targets
 
 _PACKAGES = ("torch", "diffusers", "transformers", "onnxscript")

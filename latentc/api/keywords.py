@@ -15,7 +15,7 @@ from artifacts.progress import Progress
 
 if TYPE_CHECKING:
     from artifacts.manifest import DimRange
-    from compiler.capture.capture import SizeRange
+    from compiler.capture.declared_sizes import SizeRange
     from latentc.params import Sizes, Span
 
 File = Union[str, "os.PathLike[str]"]
@@ -50,7 +50,7 @@ def size_range(size: Size | None) -> SizeRange | None:
         UsageError: none of these.
     """
     from artifacts.manifest import DimRange
-    from compiler.capture.capture import SizeRange
+    from compiler.capture.declared_sizes import SizeRange
     from latentc.params import Sizes
 
     if size is None or isinstance(size, SizeRange):

@@ -15,11 +15,12 @@ from latentc.api import keywords
 from latentc.api.keywords import File
 
 if TYPE_CHECKING:
-    from artifacts.manifest import Evidence, Manifest
+    from artifacts.evidence_records import Evidence
+    from artifacts.manifest import Manifest
     from artifacts.signature import Signed
     from artifacts.verify import Finding as FileFinding
     from compiler.evidence.where import Finding
-    from compiler.source import ComponentSource
+    from compiler.model_source import ComponentSource
 
 
 @dataclass(frozen=True)

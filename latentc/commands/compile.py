@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from latentc.compile_output import print_plan, print_result
 from latentc.params import (
     AssignmentType,
     BytesType,
@@ -21,7 +22,8 @@ from latentc.target_options import TargetCommand, given
 
 if TYPE_CHECKING:
     from artifacts.verify import Artifact
-    from compiler.build import CompileRequest, Plan
+    from compiler.plan import Plan
+    from compiler.request import CompileRequest
 
 NAME_VALUE = AssignmentType()
 AUTO = "auto"
@@ -358,7 +360,7 @@ def _tell(artifact: Artifact, json_output: bool) -> None:
     if json_output:
         show.as_json({"artifact": str(artifact.root), "manifest": artifact.manifest.model_dump(mode="json")})
     else:
-        _print_result(artifact)
+        print_result(artifact)
 
 
 def _save_recipe(plan: Plan, file: str | None) -> None:
@@ -387,59 +389,3 @@ def _dry_run(request: CompileRequest, json_output: bool, save_recipe: str | None
         show.as_json(draft.to_dict())
     else:
         print_plan(draft)
-
-
-def print_plan(plan: Plan) -> None:
-    """The plan as a table: what will be written, and what it takes."""
-    from latentc import show
-
-    show.table(
-        ("component", "method", "folder", "precision", "parameters", "to write", "shapes"),
-        (
-            (
-                row.component,
-                row.method,
-                row.folder,
-                f"{row.precision}, {row.scheme}" if row.scheme else row.precision,
-                show.number(row.parameters),
-                show.size(row.bytes),
-                row.shapes,
-            )
-            for row in plan.components
-        ),
-        right=("parameters", "to write"),
-    )
-    click.echo(
-        f"To write: {show.size(plan.total_bytes)} (free: {show.size(plan.free_bytes)}). "
-        f"Peak memory: about {show.size(plan.peak_memory)}."
-    )
-    for note in plan.notes:
-        click.echo(show.plain(note))
-    click.echo()
-
-
-def _print_result(artifact: Artifact) -> None:
-    from latentc import show
-    from latentc.evidence import (
-        forecast_lines,
-        left_out_line,
-        pictures_line,
-        pipeline_line,
-        quantized_line,
-        summary,
-    )
-
-    manifest = artifact.manifest
-    total = sum(file.size for file in manifest.files)
-    click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
-    if any(graph.weights for graph in manifest.graphs):
-        click.echo(quantized_line(manifest))
-    for pictures in manifest.pictures:
-        click.echo(show.plain(pictures_line(pictures)))
-    for line in forecast_lines(manifest):
-        click.echo(show.plain(line))
-    click.echo(summary(manifest))
-    for drawn in manifest.pipeline_evidence:
-        click.echo(show.plain(pipeline_line(drawn)))
-    for part in manifest.left_out:
-        click.echo(show.plain(left_out_line(part)))

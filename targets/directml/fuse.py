@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.constants import int_attribute
+from targets.graph.dims import static
 from targets.graph.edit import add_constant, alias, insert
 from targets.graph.match import sole_maker, sole_reader
-from targets.graph.shapes import int_attribute, static
 
 MICROSOFT = "com.microsoft"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from targets.graph.shapes import Shapes, is_small
+from targets.graph.constants import is_small
+from targets.graph.shapes import Shapes
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 

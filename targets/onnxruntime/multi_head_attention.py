@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.constants import constant, int_attribute, ints_attribute
+from targets.graph.dims import dims, same
 from targets.graph.edit import add_constant, alias, insert
 from targets.graph.match import maker, sole_reader
-from targets.graph.shapes import constant, dims, int_attribute, ints_attribute, same
 
 MICROSOFT = "com.microsoft"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.dims import dims
 from targets.graph.edit import add_constant, alias, insert
-from targets.graph.shapes import dims
 
 
 class InstanceNormPass(ir.passes.InPlacePass):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from targets.graph.constants import constant, int_attribute, ints_attribute
+from targets.graph.dims import Dims, dims
 from targets.graph.edit import add_constant, add_initializer
 from targets.graph.match import sole_maker, sole_reader
-from targets.graph.shapes import Dims, constant, dims, int_attribute, ints_attribute
 from targets.graph.weights import Pad, Reshape, WeightRef
 
 # Sizes between these two become the second. Of OpenVINO's bf16 kernels on AMX, whose tiles are 32 deep, 40 takes 114 ms

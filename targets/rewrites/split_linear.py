@@ -10,9 +10,10 @@ from itertools import accumulate, pairwise
 
 import onnx_ir as ir
 
+from targets.graph.constants import int_attribute
+from targets.graph.dims import dims
 from targets.graph.edit import add_initializer, alias, insert
 from targets.graph.match import sole_maker
-from targets.graph.shapes import dims, int_attribute
 from targets.graph.weights import Slice, WeightRef
 
 

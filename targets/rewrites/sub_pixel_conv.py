@@ -12,9 +12,10 @@ from itertools import groupby
 
 import onnx_ir as ir
 
+from targets.graph.constants import constant, int_attribute, ints_attribute
+from targets.graph.dims import dims
 from targets.graph.edit import add_initializer, alias, insert
 from targets.graph.match import sole_maker
-from targets.graph.shapes import constant, dims, int_attribute, ints_attribute
 from targets.graph.weights import Merge, WeightRef
 
 

@@ -9,20 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from artifacts.call_trees import ConstLeaf, ObjectNode, SequenceNode, TensorLeaf
+from artifacts.evidence_records import Evidence
 from artifacts.hashing import content_key
-from artifacts.manifest import (
-    ComponentRecord,
-    ConstLeaf,
-    Evidence,
-    FileRecord,
-    GraphRecord,
-    Manifest,
-    MethodRecord,
-    ObjectNode,
-    SequenceNode,
-    Source,
-    TensorLeaf,
-)
+from artifacts.manifest import ComponentRecord, FileRecord, GraphRecord, Manifest, MethodRecord, Source
 from artifacts.workspace import Workspace
 
 GRAPHS = ("unet", "vae_decoder")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import Evidence, PictureEvidence, WeightRecord
+from artifacts.evidence_records import Evidence, PictureEvidence
+from artifacts.manifest import WeightRecord
 from artifacts.reading import parse_manifest
 from latentc import evidence as words
 from tests.latentc.artifacts_made import made

@@ -11,7 +11,8 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from bench.reference.drawing import split
 from bench.request import BenchRequest, bench
-from compiler.build import CompileRequest, compile
+from compiler.build import compile
+from compiler.request import CompileRequest
 from tests.strangers import strangers
 
 pytestmark = pytest.mark.slow

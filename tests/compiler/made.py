@@ -11,9 +11,11 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from artifacts.manifest import DimRange, TensorLeaf, TensorSpec
-from compiler.build import CompileRequest, SizeRange
+from artifacts.call_trees import TensorLeaf
+from artifacts.manifest import DimRange, TensorSpec
+from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
+from compiler.request import CompileRequest
 from targets.graph.weights import Stored
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import file_record
-from artifacts.manifest import MANIFEST_NAME, DimRange, Manifest, PictureEvidence, TensorSpec
+from artifacts.manifest import MANIFEST_NAME, DimRange, Manifest, TensorSpec
 from artifacts.progress import silent
 from targets.base import Context
 from targets.directml.target import TARGET

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import PictureEvidence
+from artifacts.evidence_records import PictureEvidence
 from artifacts.progress import silent
 from compiler import auto
 from compiler.auto import Budget, Trial, as_recipe, largest, smallest

@@ -11,7 +11,9 @@ import torch
 import runtimes
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
-from compiler.build import CompileRequest, SizeRange, compile
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
+from compiler.request import CompileRequest
 
 pytestmark = pytest.mark.slow
 

@@ -14,6 +14,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from artifacts.progress import Event
 from compiler import build
+from compiler.lowering import background_writer
 from compiler.lowering.job import GraphJob
 from targets.base import Availability, Requirements
 from targets.options import parse
@@ -191,7 +192,7 @@ def test_a_stopped_compile_ends_the_writing_at_its_next_report():
             finally:
                 ended.set()
 
-    with pytest.raises(KeyboardInterrupt), build._Writer(reports.append) as writer:
+    with pytest.raises(KeyboardInterrupt), background_writer.BackgroundWriter(reports.append) as writer:
         writer.write(Job(), None, None, ExitStack())
         assert started.wait(10)
         raise KeyboardInterrupt

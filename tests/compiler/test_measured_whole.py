@@ -13,8 +13,8 @@ from artifacts.hashing import file_record
 from artifacts.manifest import GraphRecord, WeightRecord
 from artifacts.verify import Artifact, open_artifact, verify
 from compiler import auto, build
-from compiler.build import CompileRequest
 from compiler.evidence.recheck import recheck
+from compiler.request import CompileRequest
 from tests.artifacts.manifest_files import edit_manifest
 
 pytestmark = pytest.mark.slow

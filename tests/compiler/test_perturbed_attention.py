@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 import runtimes
+from artifacts.call_trees import AnyLeaf
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, DimRange, Manifest, MethodRecord, ModelSpec
-from compiler.build import CompileRequest, SizeRange, compile
-from compiler.evidence.pipelines import Job, answer
+from artifacts.manifest import DimRange, Manifest, MethodRecord, ModelSpec
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
+from compiler.evidence.pipeline_job import PipelineJob
+from compiler.evidence.pipelines import answer
+from compiler.request import CompileRequest
 from tests.sweep.models import CASES
 
 pytestmark = pytest.mark.slow
@@ -91,7 +95,7 @@ def test_a_graph_of_the_restored_module_is_no_picture_of_the_perturbed_one(
         else part
         for part in plain.components
     )
-    job = Job(
+    job = PipelineJob(
         model=ModelSpec(model=str(folder)),
         variant=None,
         left_out=(),

@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from artifacts.manifest import DimRange
-from compiler.capture.capture import Capture, SizeRange
+from compiler.capture.capture import Capture
+from compiler.capture.declared_sizes import SizeRange
 from compiler.plan import bytes_by_type, make_plan, parameters
 from tests.compiler.made import method, spec, stored
 

@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.evidence_records import Evidence
 from artifacts.hashing import file_record
-from artifacts.manifest import (
-    MANIFEST_NAME,
-    Evidence,
-)
+from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import silent
 from artifacts.verify import Artifact, open_artifact
 from compiler import rebuild as module

@@ -16,7 +16,8 @@ from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from artifacts.manifest import ModelSpec
 from compiler import source as module
-from compiler.source import ComponentSource, ModelSource, open_model
+from compiler.model_source import ComponentSource, ModelSource
+from compiler.source import open_model
 
 ONE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import ForecastRun
+from artifacts.evidence_records import ForecastRun
 from artifacts.publish import replace_manifest
 from artifacts.reading import read_manifest
 from artifacts.verify import verify

@@ -19,8 +19,10 @@ from PIL import Image
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.verify import Artifact, open_artifact
-from compiler.build import CompileRequest, SizeRange, compile
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
 from compiler.evidence.recheck import recheck
+from compiler.request import CompileRequest
 from compiler.road import chosen
 from compiler.snapshot.check import read
 from latentc.cli import main

@@ -6,17 +6,17 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from artifacts.call_trees import TensorLeaf
+from artifacts.evidence_records import Evidence
 from artifacts.manifest import (
     MANIFEST_NAME,
     ComponentRecord,
     DimRange,
-    Evidence,
     FileRecord,
     GraphRecord,
     Manifest,
     MethodRecord,
     Source,
-    TensorLeaf,
     TensorSpec,
 )
 

@@ -11,7 +11,8 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from artifacts.manifest import Evidence, FileRecord, PictureEvidence, Source
+from artifacts.evidence_records import Evidence, PictureEvidence
+from artifacts.manifest import FileRecord, Source
 from latentc.bill_of_materials import bill_of_materials
 from tests.latentc.artifacts_made import made
 

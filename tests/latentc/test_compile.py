@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from artifacts.manifest import DimRange, Evidence, Recipe, RecipeComponent
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from artifacts.progress import Event
 from artifacts.verify import Artifact
-from compiler import build
+from compiler import build, request
+from compiler.capture import declared_sizes
 from compiler.plan import Plan, PlannedGraph
 from compiler.quantize.recipe import read
 from tests.latentc.artifacts_made import made
@@ -32,7 +34,7 @@ PLAN = Plan(
 @pytest.fixture
 def requests(monkeypatch, tmp_path):
     """The requests that reached the compiler, which makes a small artifact of each."""
-    seen: list[build.CompileRequest] = []
+    seen: list[request.CompileRequest] = []
 
     def compile(request, progress, on_plan):
         seen.append(request)
@@ -53,7 +55,7 @@ def requests(monkeypatch, tmp_path):
 def test_defaults(latentc, requests):
     ended = latentc("compile", "shapes", "out", "--target", "openvino")
     assert ended.code == 0, ended.err
-    assert requests == [build.CompileRequest("shapes", Path("out"), "openvino")]
+    assert requests == [request.CompileRequest("shapes", Path("out"), "openvino")]
 
 
 def test_every_option_reaches_the_compiler(latentc, requests):
@@ -61,13 +63,15 @@ def test_every_option_reaches_the_compiler(latentc, requests):
     args += " --size 256..1024x512 --batch 1..4 --check full -o fix=height=512 --arg class_labels=[1] --force"
     assert latentc(*args.split()).code == 0
     assert requests == [
-        build.CompileRequest(
+        request.CompileRequest(
             model="m",
             out=Path("out"),
             target="onnxruntime",
             precision="bf16",
             tasks=("inpaint", "text-to-image"),
-            size=build.SizeRange(width=DimRange(min=256, max=1024), height=DimRange(min=512, max=512)),
+            size=declared_sizes.SizeRange(
+                width=DimRange(min=256, max=1024), height=DimRange(min=512, max=512)
+            ),
             batch=DimRange(min=1, max=4),
             check="full",
             options={"fix": "height=512"},

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from artifacts.manifest import MANIFEST_NAME, Evidence, LeftOut, PipelineEvidence, WeightRecord
+from artifacts.evidence_records import Evidence, PipelineEvidence
+from artifacts.manifest import MANIFEST_NAME, LeftOut, WeightRecord
 from tests.artifacts.manifest_files import manifest_file
 from tests.latentc.artifacts_made import made
 

@@ -15,8 +15,9 @@ from huggingface_hub import constants
 import latentc as package
 from artifacts import hub_artifacts, signature
 from artifacts.errors import LatentcError, UsageError
+from artifacts.evidence_records import PictureEvidence
 from artifacts.hub_artifacts import fetch, located
-from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, PictureEvidence, Recipe, Source
+from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Recipe, Source
 from artifacts.verify import examine, open_artifact
 from latentc.model_card import model_card
 from tests.artifacts.local_hub import LocalHub, Repository

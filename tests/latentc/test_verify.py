@@ -7,7 +7,7 @@ import json
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import Evidence
+from artifacts.evidence_records import Evidence
 from tests.latentc.artifacts_made import made
 
 

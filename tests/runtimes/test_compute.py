@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from artifacts.errors import UsageError
-from artifacts.manifest import Evidence, GraphRecord
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import GraphRecord
 from runtimes.compute import check_asked, choose, covered, default, natively, summary, worth_measuring
 from runtimes.sessions.base import Device
 from tests.runtimes import tiny

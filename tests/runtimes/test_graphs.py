@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import Evidence, FileRecord, TensorSpec
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import FileRecord, TensorSpec
 from artifacts.progress import Event, silent
 from runtimes import graphs as module
 from runtimes.graphs import Graphs

@@ -10,8 +10,9 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
+from artifacts.call_trees import ObjectNode
 from artifacts.errors import UsageError
-from artifacts.manifest import LeftOut, Manifest, MethodRecord, ObjectNode
+from artifacts.manifest import LeftOut, Manifest, MethodRecord
 from runtimes.generation import Generator
 from tests.runtimes import tiny
 from tests.runtimes.conftest import Compiled

@@ -11,9 +11,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
+from artifacts.call_trees import ConstLeaf
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import ComponentRecord, ConstLeaf, MethodRecord
+from artifacts.manifest import ComponentRecord, MethodRecord
 from runtimes.meter import Meter
 from runtimes.shell import build_shell
 from tests.runtimes import tiny

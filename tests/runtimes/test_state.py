@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
+from artifacts.call_trees import AnyLeaf, ConstLeaf, ObjectNode, Tree
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import AnyLeaf, ConstLeaf, ObjectNode, Tree
 from runtimes.classes import class_path
 from runtimes.meter import Meter
 from runtimes.shell import build_shell, undone_on_failure

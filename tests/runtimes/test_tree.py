@@ -9,19 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from artifacts.errors import LatentcError
-from artifacts.manifest import (
+from artifacts.call_trees import (
     AnyLeaf,
     ComplexLeaf,
     ConstLeaf,
-    DimRange,
     MappingNode,
     ObjectNode,
     SequenceNode,
     TensorLeaf,
-    TensorSpec,
     Tree,
 )
+from artifacts.errors import LatentcError
+from artifacts.manifest import DimRange, TensorSpec
 from runtimes.tree import Mismatch, fit_dims, match, match_arguments, rebuild, to_array, to_tensor
 
 consts = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=3)

@@ -13,23 +13,17 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from artifacts.call_trees import AnyLeaf, ConstLeaf, MappingNode, ObjectNode, SequenceNode, TensorLeaf, Tree
+from artifacts.evidence_records import Evidence
 from artifacts.hashing import file_record
 from artifacts.manifest import (
-    AnyLeaf,
     ComponentRecord,
-    ConstLeaf,
     DimRange,
-    Evidence,
     GraphRecord,
     Manifest,
-    MappingNode,
     MethodRecord,
-    ObjectNode,
-    SequenceNode,
     Source,
-    TensorLeaf,
     TensorSpec,
-    Tree,
 )
 
 SIZE = 32

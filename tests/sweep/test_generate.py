@@ -12,7 +12,9 @@ import torch
 
 import runtimes
 from artifacts.manifest import DimRange
-from compiler.build import CompileRequest, SizeRange, compile
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
+from compiler.request import CompileRequest
 from tests.sweep.models import CASES
 from tests.sweep.weights import seeded
 

@@ -15,7 +15,9 @@ import torch
 import runtimes
 import runtimes.options
 from artifacts.manifest import DimRange
-from compiler.build import CompileRequest, SizeRange, compile
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
+from compiler.request import CompileRequest
 from tests.sweep import video
 from tests.sweep.models import picture
 from tests.sweep.test_sweep import graphs_once

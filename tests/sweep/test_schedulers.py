@@ -15,7 +15,9 @@ import torch
 import runtimes
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
-from compiler.build import CompileRequest, SizeRange, compile
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
+from compiler.request import CompileRequest
 from tests.sweep.models import CASES
 
 pytestmark = pytest.mark.slow

@@ -85,7 +85,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
 def graphs_once() -> Iterator[None]:
     """Exports a graph once, though both targets and other pipelines (one VAE, one text encoder) have it too."""
     from compiler.export import graph
-    from compiler.source import ComponentSource
+    from compiler.model_source import ComponentSource
 
     export, kept = graph.export_graph, {}
 
@@ -135,7 +135,9 @@ def test_compiled_and_run_it_is_pytorchs(
     pytest.importorskip(target)
     import runtimes
     from artifacts.manifest import DimRange
-    from compiler.build import CompileRequest, SizeRange, compile
+    from compiler.build import compile
+    from compiler.capture.declared_sizes import SizeRange
+    from compiler.request import CompileRequest
 
     model = _model(models, name, tmp_path_factory.getbasetemp())
     side = DimRange(min=model.case.size, max=model.case.size)

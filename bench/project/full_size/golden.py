@@ -55,7 +55,7 @@ class Golden:
     def options(self) -> Options:
         """What its snapshot is taken with."""
         from artifacts.manifest import DimRange
-        from compiler.capture.capture import SizeRange
+        from compiler.capture.declared_sizes import SizeRange
         from compiler.snapshot.take import Options
 
         side = None if self.sides is None else DimRange(min=self.sides[0], max=self.sides[1])

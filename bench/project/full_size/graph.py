@@ -25,7 +25,8 @@ def measure(model: str, component: str) -> dict[str, float]:
         LatentcError: the pipeline never calls such a component, or a step failed.
     """
     from artifacts.manifest import DimRange
-    from compiler.capture.capture import SizeRange, capture
+    from compiler.capture.capture import capture
+    from compiler.capture.declared_sizes import SizeRange
     from compiler.export.graph import export_graph
     from compiler.source import open_model
     from targets.graph.weights import WeightRef

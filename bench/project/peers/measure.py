@@ -31,7 +31,8 @@ from bench.report import markdown, tables
 from bench.request import BenchRequest, bench
 from bench.run import Outcome
 from bench.subjects import Subject, pytorch
-from compiler.source import ModelSource, open_model
+from compiler.model_source import ModelSource
+from compiler.source import open_model
 from runtimes.quiet import quiet_libraries
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "peers.md"

@@ -16,10 +16,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event
-from compiler.capture.capture import Capture, SizeRange, capture
+from compiler.capture.capture import Capture, capture
+from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.modules import bind, build
+from compiler.model_source import ComponentSource
 from compiler.plan import parameters
-from compiler.source import ComponentSource, open_model
+from compiler.source import open_model
 
 Tensors = dict[str, np.ndarray]
 

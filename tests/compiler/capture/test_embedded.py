@@ -8,7 +8,8 @@ import pytest
 
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
-from compiler.capture.capture import SizeRange, capture
+from compiler.capture.capture import capture
+from compiler.capture.declared_sizes import SizeRange
 from compiler.source import open_model
 from tests.sweep.models import CASES
 from tests.sweep.test_generate import unconditional

@@ -16,7 +16,8 @@ from artifacts.errors import LatentcError
 from compiler.capture import modules
 from compiler.capture.capture import capture
 from compiler.capture.modules import build
-from compiler.source import ComponentSource, open_model
+from compiler.model_source import ComponentSource
+from compiler.source import open_model
 from runtimes import limits
 
 Build = Callable[..., torch.nn.Module]

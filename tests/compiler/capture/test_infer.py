@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from artifacts.manifest import ConstLeaf, DimRange, TensorLeaf
+from artifacts.call_trees import ConstLeaf, TensorLeaf
+from artifacts.manifest import DimRange
 from compiler.capture.arguments import Point
 from compiler.capture.infer import methods
 from compiler.capture.recorder import Call, Spec

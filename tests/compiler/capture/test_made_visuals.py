@@ -9,7 +9,8 @@ from PIL import Image
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from compiler.capture.arguments import Point, arguments, parse_given, retries
-from compiler.capture.capture import SizeRange, _points, _Runner
+from compiler.capture.declared_sizes import SizeRange, points_inside
+from compiler.capture.dry_run import DryRun
 from compiler.capture.infer import _Axes
 from compiler.capture.made_visuals import FRAMES, FromFile
 
@@ -160,7 +161,7 @@ class NothingRecorded:
 
 
 def runner() -> Any:
-    return _Runner(NothingRecorded(), {}, lambda event: None)  # type: ignore[arg-type]
+    return DryRun(NothingRecorded(), {}, lambda event: None)  # type: ignore[arg-type]
 
 
 def test_a_call_that_fails_says_how_its_videos_are_given():
@@ -186,12 +187,12 @@ def test_frames_that_nobody_declares_are_the_pipelines_own():
     ("span", "middle"), [((5, 9), 5 + 4), ((9, 25), 17), ((1, 81), 41), ((4, 6), 6), ((5, 5), 5)]
 )
 def test_frames_between_are_a_number_that_an_autoencoder_makes(span, middle):
-    points = _points(SIZE, DimRange(min=1, max=1), DimRange(min=span[0], max=span[1]))
+    points = points_inside(SIZE, DimRange(min=1, max=1), DimRange(min=span[0], max=span[1]))
     assert [point.frames for point in points][:4] == [span[1], middle, span[1], span[0]]
 
 
 def test_dimensions_that_follow_the_frames_are_named_so():
-    points = list(_points(SIZE, DimRange(min=1, max=2), DimRange(min=9, max=25)))
+    points = list(points_inside(SIZE, DimRange(min=1, max=2), DimRange(min=9, max=25)))
     axes = _Axes(points)
     axes.add(("in", "sample", 2), [(point.frames - 1) // 8 + 1 for point in points])
     axes.add(("in", "sample", 0), [point.batch * (2 if point.guided else 1) for point in points])

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from artifacts.errors import LatentcError
 from compiler.capture import modules
-from compiler.source import ComponentSource
+from compiler.model_source import ComponentSource
 
 CONFIG = {
     "sample_size": 8,

@@ -7,8 +7,8 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from artifacts.call_trees import ConstLeaf, TensorLeaf
 from artifacts.errors import LatentcError
-from artifacts.manifest import ConstLeaf, TensorLeaf
 from compiler.capture.modules import real_tensor
 from compiler.capture.recorder import Recorder, Spec
 

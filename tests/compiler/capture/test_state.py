@@ -14,8 +14,8 @@ from diffusers.models.activations import FP32SiLU
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, JointAttnProcessor2_0
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from artifacts.call_trees import AnyLeaf, ConstLeaf, ObjectNode, SequenceNode
 from artifacts.errors import LatentcError
-from artifacts.manifest import AnyLeaf, ConstLeaf, ObjectNode, SequenceNode
 from compiler.capture.arguments import Point
 from compiler.capture.calls import MethodCall
 from compiler.capture.infer import Method, methods

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifacts.manifest import AnyLeaf, ConstLeaf, ObjectNode, TensorLeaf
+from artifacts.call_trees import AnyLeaf, ConstLeaf, ObjectNode, TensorLeaf
 from compiler.capture.trees import (
     flatten_arguments,
     flatten_result,

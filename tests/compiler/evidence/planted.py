@@ -13,7 +13,8 @@ import onnx
 
 from artifacts.manifest import DimRange
 from artifacts.progress import silent
-from compiler.capture.capture import SizeRange, capture
+from compiler.capture.capture import capture
+from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.samples import points
 from compiler.evidence.graphs import Job
 from compiler.evidence.where import Locator, Request

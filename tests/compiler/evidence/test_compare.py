@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import Built, Evidence
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import Built
 from compiler.evidence import compare
 from compiler.evidence.graphs import Beyond
 from compiler.evidence.where import Finding

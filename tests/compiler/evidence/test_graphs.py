@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from artifacts.call_trees import TensorLeaf
 from artifacts.errors import LatentcError
-from artifacts.manifest import TensorLeaf
 from artifacts.worker import serving
 from compiler.evidence import graphs as check
 from compiler.evidence.graphs import (
@@ -201,7 +201,7 @@ def test_pytorchs_own_error_is_taken_of_the_same_module(tmp_path, monkeypatch):
     module = torch.nn.Linear(64, 64)
     loader = SimpleNamespace(from_pretrained=lambda *_, **__: module)
     source = SimpleNamespace(variant=None, cls=loader)
-    monkeypatch.setattr("compiler.source.ComponentSource", lambda *_: source)
+    monkeypatch.setattr("compiler.model_source.ComponentSource", lambda *_: source)
     point = {"input": torch.randn(8, 64).numpy()}
     one = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 8, 64),))
     references, noise = check._reference(one, [point], ["bf16"])
@@ -221,7 +221,7 @@ def test_a_type_that_pytorch_is_not_finite_in_has_no_noise(monkeypatch, last):
 
     loader = SimpleNamespace(from_pretrained=lambda *_, **__: Module())
     monkeypatch.setattr(
-        "compiler.source.ComponentSource", lambda *_: SimpleNamespace(variant=None, cls=loader)
+        "compiler.model_source.ComponentSource", lambda *_: SimpleNamespace(variant=None, cls=loader)
     )
     one = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 2),))
     _, noise = check._reference(one, [{"input": np.array([1.0, 1e6], np.float32)}], ["fp16"])

@@ -12,11 +12,15 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, Manifest, ModelSpec
-from compiler import build
-from compiler.build import CompileRequest, SizeRange, compile
+from compiler import build, drawn_evidence
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
 from compiler.evidence import pipelines
 from compiler.evidence.limits import picture_limit
-from compiler.evidence.pipelines import Job, answer
+from compiler.evidence.pipeline_job import PipelineJob
+from compiler.evidence.pipelines import answer
+from compiler.loose_files import write_loose_files
+from compiler.request import CompileRequest
 from tests.compiler.made import request
 from tests.sweep.models import CASES
 from tests.sweep.test_generate import unconditional
@@ -25,12 +29,12 @@ CASE = "sd15-controlnet"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> PipelineJob:
     """The check of an artifact in fp16, whose weights are rounded: nothing is wrong with it."""
     folder = tmp_path_factory.mktemp("whole")
     CASES[CASE].build().save_pretrained(folder / "model")
     artifact = compile(request(folder / "out", model=str(folder / "model"), precision="fp16"))
-    return Job(
+    return PipelineJob(
         model=ModelSpec(model=str(folder / "model")),
         variant=None,
         left_out=(),
@@ -53,7 +57,7 @@ def with_record(manifest: Manifest, component: str, change: Callable[[Any], Any]
 
 
 @pytest.mark.slow
-def test_a_right_artifact_is_measured(whole: Job) -> None:
+def test_a_right_artifact_is_measured(whole: PipelineJob) -> None:
     (evidence,) = answer(whole)
     assert (evidence.task, evidence.check, evidence.compute, evidence.steps) == (
         "text-to-image",
@@ -68,7 +72,7 @@ def test_a_right_artifact_is_measured(whole: Job) -> None:
 
 
 @pytest.mark.slow
-def test_a_setting_of_the_scheduler(whole: Job, tmp_path: Path) -> None:
+def test_a_setting_of_the_scheduler(whole: PipelineJob, tmp_path: Path) -> None:
     for name in ("scheduler", "tokenizer"):
         shutil.copytree(Path(whole.loose) / name, tmp_path / name)
     shutil.copy(Path(whole.loose) / "model_index.json", tmp_path)
@@ -82,7 +86,7 @@ def test_a_setting_of_the_scheduler(whole: Job, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_inputs_in_each_others_places(whole: Job) -> None:
+def test_inputs_in_each_others_places(whole: PipelineJob) -> None:
     def swap(record: Any) -> Any:
         residuals = record.arguments["down_block_additional_residuals"]
         first, second, *others = residuals.items
@@ -101,17 +105,17 @@ def test_a_compile_whose_pipeline_is_another_publishes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unconditional().save_pretrained(tmp_path / "model")
-    loose_files = build._loose_files
 
     def planted(source: Any, captured: Any, folder: Path) -> None:
-        loose_files(source, captured, folder)
+        write_loose_files(source, captured, folder)
         file = folder / "scheduler" / "scheduler_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.021}))
 
     side = DimRange(min=16, max=16)
     size = SizeRange(side, side)
     asked = CompileRequest(str(tmp_path / "model"), tmp_path / "out", "onnxruntime", "fp32", size=size)
-    monkeypatch.setattr(build, "_loose_files", planted)
+    monkeypatch.setattr(build, "write_loose_files", planted)
+    monkeypatch.setattr(drawn_evidence, "write_loose_files", planted)
     with pytest.raises(LatentcError, match="text-to-image.* is not PyTorch's"):
         compile(asked)
     assert not (tmp_path / "out").exists()
@@ -122,12 +126,18 @@ def test_it_is_not_measured_where_memory_does_not_hold_the_model(
 ) -> None:
     from tests.latentc.artifacts_made import made
 
-    monkeypatch.setattr(build.memory, "shortage", lambda needed: "3.0 GiB of memory; 1.0 GiB are free")
+    monkeypatch.setattr(
+        drawn_evidence.memory, "shortage", lambda needed: "3.0 GiB of memory; 1.0 GiB are free"
+    )
     nothing: Any = None
     asked = request(tmp_path, check="quick")
-    (evidence,) = build._drawn(asked, nothing, nothing, made(tmp_path), {}, nothing, nothing)
+    (evidence,) = drawn_evidence.pipeline_evidence(
+        asked, nothing, nothing, made(tmp_path), {}, nothing, nothing
+    )
     assert evidence.check == "not measured" and evidence.reason.startswith("it takes 3.0 GiB")
-    (evidence,) = build._drawn(request(tmp_path), nothing, nothing, made(tmp_path), {}, nothing, nothing)
+    (evidence,) = drawn_evidence.pipeline_evidence(
+        request(tmp_path), nothing, nothing, made(tmp_path), {}, nothing, nothing
+    )
     assert evidence.reason == "--check none"
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from artifacts.call_trees import TensorLeaf
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
-from artifacts.manifest import DimRange, FileRecord, GraphRecord, Manifest, MethodRecord, TensorLeaf
+from artifacts.manifest import DimRange, FileRecord, GraphRecord, Manifest, MethodRecord
 from compiler.evidence import recheck as module
 from tests.compiler.made import method, spec
 from tests.latentc.artifacts_made import made

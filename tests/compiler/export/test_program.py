@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from artifacts.call_trees import ConstLeaf, MappingNode, TensorLeaf
 from artifacts.errors import LatentcError
-from artifacts.manifest import ConstLeaf, MappingNode, TensorLeaf
 from compiler.export.program import export_program
 from tests.compiler.made import method, spec
 

@@ -8,7 +8,8 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from compiler import build
-from compiler.capture.capture import Capture, SizeRange
+from compiler.capture.capture import Capture
+from compiler.capture.declared_sizes import SizeRange
 from compiler.quantize import data_aware
 from compiler.quantize.recipe import read, resolve, with_method
 from targets import table as targets

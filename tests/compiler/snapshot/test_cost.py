@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from compiler.snapshot import cost
-from targets.graph.shapes import static
+from targets.graph.dims import static
 from tests.compiler.passes.graphs import parse
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from compiler.build import CompileRequest, compile
+from compiler.build import compile
+from compiler.request import CompileRequest
 from compiler.snapshot import diff, report
 from compiler.snapshot.take import Options, forms, take
 from targets import table as targets

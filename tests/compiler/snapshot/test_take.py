@@ -12,7 +12,7 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from compiler.capture.capture import SizeRange
+from compiler.capture.declared_sizes import SizeRange
 from compiler.snapshot.check import check, read, write
 from compiler.snapshot.take import Options, forms, take
 from targets import table as targets

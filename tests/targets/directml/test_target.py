@@ -10,9 +10,11 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from compiler.build import CompileRequest, SizeRange, compile
+from compiler.build import compile
+from compiler.capture.declared_sizes import SizeRange
 from compiler.passes.lower_precision import lower_precision
 from compiler.passes.table import simplify
+from compiler.request import CompileRequest
 from runtimes.pipeline import load
 from runtimes.sessions.directml import ON_CPU, SESSION
 from targets.base import Context

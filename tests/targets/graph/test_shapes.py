@@ -1,7 +1,8 @@
 import onnx_ir as ir
 import pytest
 
-from targets.graph.shapes import Shapes, dims
+from targets.graph.dims import dims
+from targets.graph.shapes import Shapes
 from tests.compiler.passes.graphs import parse
 
 SPLIT = """(float[B,12,8] x, float[B,T,8] y) => (float[B,4,8] a)

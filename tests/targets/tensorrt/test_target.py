@@ -12,10 +12,11 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, silent
 from artifacts.verify import Artifact, open_artifact
-from compiler.build import CompileRequest, compile
+from compiler.build import compile
 from compiler.passes.lower_precision import lower_precision
 from compiler.quantize import activations
 from compiler.rebuild import RebuildRequest, rebuild
+from compiler.request import CompileRequest
 from targets.base import Context
 from targets.graph.onnx_files import write_onnx
 from targets.tensorrt import build as tensorrt_build

@@ -1,0 +1,155 @@
+"""What was measured of an artifact, as its manifest keeps it: of graphs, pictures, tasks and forecast steps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from artifacts.strict_record import Count, Figure, Record, Share
+
+
+class Evidence(Record):
+    """What was measured of one graph in one type, or that nothing was.
+
+    Attributes:
+        compute: what it was computed in ("fp32", "fp16", "bf16"); empty where nothing was measured, and in manifests
+            of schema version 1, which do not tell.
+        device: what it was computed on, by the session's own name ("cpu").
+        check: "quick" (one shape), "full" (minimum, maximum and a point off the grid), or "not measured".
+        error: for each output, the worst ``||out - ref|| / ||ref||`` against PyTorch in fp32.
+        tolerance: the limit that `error` was held to.
+        reason: why it was not measured; empty when it was.
+        broken: how the type fails the graph, which `compute="auto"` then computes in fp32; empty where it holds. An
+            output that is not finite has no `error`.
+
+    What was measured has an error or is broken; what was not has neither, so that nothing can be read as "error 0".
+    """
+
+    compute: str = ""
+    device: str = ""
+    check: Literal["quick", "full", "not measured"]
+    error: dict[str, Share] = Field(default_factory=dict)
+    tolerance: Share | None = None
+    reason: str = ""
+    broken: str = ""
+
+    @model_validator(mode="after")
+    def _measured_or_not(self) -> Evidence:
+        figures = bool(self.error or self.broken)
+        if self.check == "not measured" and figures:
+            raise ValueError("an error is told of what was not measured")
+        if self.check != "not measured" and not figures:
+            raise ValueError("it is said to be measured, and no error is told")
+        return self
+
+
+class PictureEvidence(Record):
+    """Pictures of a quantized model, computed in one type, beside PyTorch's in fp32, from the same seeds.
+
+    Attributes:
+        compute: what the graphs were computed in; those that the type breaks in fp32. Empty as in `Evidence`.
+        prompts, steps, guidance, width, height: what was drawn; None where nothing was.
+        psnr, worst_psnr: in dB, mean and worst of the pictures; 100 where they are equal.
+        ssim, worst_ssim: structural similarity, 1 where they are equal.
+        reason: why it was not measured; empty when it was.
+    """
+
+    compute: str = ""
+    prompts: Count | None = None
+    steps: Count | None = None
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+    psnr: Figure | None = None
+    worst_psnr: Figure | None = None
+    ssim: Figure | None = None
+    worst_ssim: Figure | None = None
+    reason: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_drawn(cls, data: Any) -> Any:
+        """Earlier manifests say 0 prompts of 0 steps where nothing was drawn."""
+        if not isinstance(data, dict) or data.get("prompts") != 0:
+            return data
+        drawn = ("prompts", "steps", "guidance", "width", "height")
+        return {name: value for name, value in data.items() if name not in drawn}
+
+
+class PipelineEvidence(Record):
+    """A small picture of a few steps, drawn by the artifact's pipeline and by PyTorch's from the same seed.
+
+    Attributes:
+        task: one of the artifact's.
+        check: "not measured" where `reason` says why.
+        compute, device: what the graphs were computed in, and where.
+        width, height, steps: what was drawn.
+        error: ``||picture - PyTorch's|| / ||PyTorch's||`` of the pipeline's own call.
+        tolerance: the limit that `error` was held to.
+        calls: how many calls of components were compared.
+        loop: the largest such error of what `generate` gives to components and of its picture, where components give
+            back what PyTorch's did; None where `reason` says why.
+    """
+
+    task: str
+    check: Literal["quick", "full", "not measured"]
+    compute: str = ""
+    device: str = ""
+    width: int = 0
+    height: int = 0
+    steps: int = 0
+    error: Share | None = None
+    tolerance: Share | None = None
+    calls: int = 0
+    loop: Share | None = None
+    reason: str = ""
+
+
+class ForecastRun(Record):
+    """Pictures with steps that are forecast beside the same artifact's with all calls made, from the same seeds.
+
+    Attributes:
+        scheduler: as `generate` takes it; empty for the model's own.
+        prompts, steps, guidance, width, height: what was drawn.
+        compute, device: what the graphs were computed in, and on.
+        calls, calls_made: timesteps of all pictures, and those for which the denoiser was called.
+        psnr, worst_psnr, ssim, worst_ssim: as in `PictureEvidence`.
+        seconds, seconds_unaccelerated: medians of a picture's.
+    """
+
+    scheduler: str = ""
+    prompts: int
+    steps: int
+    guidance: float | None = None
+    width: int
+    height: int
+    compute: str
+    device: str
+    calls: int
+    calls_made: int
+    psnr: Figure
+    worst_psnr: Figure
+    ssim: Figure
+    worst_ssim: Figure
+    seconds: Share
+    seconds_unaccelerated: Share
+
+
+class Forecast(Record):
+    """How far forecasts of a denoiser's outputs may be off, chosen by pictures.
+
+    Attributes:
+        tolerance: what ``accelerate="auto"`` is (`runtimes.forecast.Forecaster`).
+        min_psnr: dB that the mean was held to; the worst picture to `worst_psnr_below` dB less.
+        tuned_on, verified_on: SHA-256 of the prompts, one on each line; no prompt is in both.
+        tuning, verification: what was measured on them with that tolerance, for each scheduler and number of steps.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    min_psnr: Figure
+    worst_psnr_below: Figure
+    tuned_on: str
+    verified_on: str
+    tuning: tuple[ForecastRun, ...]
+    verification: tuple[ForecastRun, ...]

@@ -1,0 +1,177 @@
+"""The dry run: a pipeline's own call, whose modules have no weights, at the sizes that a compile declares."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
+from artifacts.progress import Event, Progress
+from compiler.capture.arguments import STEPS_OF, Point, arguments, retries
+from compiler.capture.calls_before import call_before
+from compiler.capture.declared_sizes import SizeRange
+from compiler.capture.embedded import embedded
+from compiler.capture.made_visuals import FRAMES, missing
+from compiler.capture.recorder import Recorder
+from compiler.capture.tasks import own_task
+from compiler.model_source import ModelSource
+from runtimes.limits import sized_within
+from runtimes.options import parameters, synonym
+from runtimes.parts import pads_to_no_length
+from runtimes.visuals import has_frames
+
+# Sizes tried where neither the request nor the pipeline's own defaults tell one.
+_FALLBACK_SIZE = 512
+
+
+def complete_sizes(
+    run: DryRun, pipe: Any, source: ModelSource, size: SizeRange | None, frames: DimRange | None
+) -> tuple[SizeRange, DimRange | None]:
+    """`DryRun.complete`, of a model whose own size may be enormous."""
+    if size is not None:
+        return run.complete(pipe, size, frames)
+    configs = {
+        str(c.folder / "config.json"): c.config
+        for c in source.modules
+        if (c.folder / "config.json").is_file()
+    }
+    what = f"{type(pipe).__name__} makes pictures of a size that is too large, where it is told none"
+    with sized_within(what, _LARGEST_SIZED, configs, "Correct that file, or give the size: --size WxH"):
+        return run.complete(pipe, size, frames)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Height and width of the first picture that a call made, and the frames of its first video; None where unknown."""
+
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+
+    @classmethod
+    def of(cls, result: Any) -> _Made:
+        clips = getattr(result, "frames", None)
+        pictures = getattr(result, "images", None) if clips is None else clips[0] if len(clips) else None
+        if pictures is None or not len(pictures):
+            return cls()
+        first = pictures[0]
+        shape = getattr(first, "shape", ())  # [height, width, 3] of an array, [3, height, width] of a tensor
+        if hasattr(first, "height"):
+            size: tuple[int, int] | None = (first.height, first.width)
+        elif len(shape) == 3:
+            size = tuple(shape[1:]) if isinstance(first, torch.Tensor) else tuple(shape[:2])
+        else:
+            size = None
+        return cls(size, None if clips is None else len(pictures))
+
+
+_LARGEST_SIZED = 1 << 30
+"""Bytes of the noise of one picture or video of a size that nobody asked for."""
+
+
+class DryRun:
+    """Runs pipelines without weights, their calls of components recorded."""
+
+    def __init__(self, recorder: Recorder, overrides: Mapping[str, Any], progress: Progress) -> None:
+        self.recorder, self.overrides, self.progress = recorder, overrides, progress
+        self.tokens: int | None = None
+        """The length that the pipeline's own text has, where that was asked for."""
+
+    def complete(
+        self, pipe: Any, size: SizeRange | None, frames: DimRange | None
+    ) -> tuple[SizeRange, DimRange | None]:
+        """The declared ranges, with what the pipeline makes when it is not told in the place of what is None.
+
+        Raises:
+            UsageError: frames are asked for of a pipeline that has none.
+        """
+        known = parameters(pipe)
+        counter, moves = synonym("frames", known), has_frames(known)
+        if frames is not None and not moves:
+            raise UsageError(
+                f"{type(pipe).__name__} makes no videos: it has no number of frames.", "Leave --frames out."
+            )
+        if moves and frames is None and counter is None:
+            frames = DimRange(min=FRAMES, max=FRAMES)
+        usual = known[counter].default if counter is not None else None
+        if moves and frames is None and isinstance(usual, int):
+            frames = DimRange(min=usual, max=usual)
+        if size is None or (moves and frames is None):
+            first = self._without_size(pipe, size, frames)
+            height, width = first.size or (_FALLBACK_SIZE, _FALLBACK_SIZE)
+            size = size or SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
+            if moves and frames is None:
+                count = first.frames or FRAMES
+                frames = DimRange(min=count, max=count)
+        return size, frames
+
+    def _without_size(self, pipe: Any, size: SizeRange | None, frames: DimRange | None) -> _Made:
+        """What the pipeline makes when it is told neither size nor frames, apart from those that are declared."""
+        height, width = (_FALLBACK_SIZE,) * 2 if size is None else (size.height.min, size.width.min)
+        point = Point(1, height, width, frames=0 if frames is None else frames.min)
+        before = len(self.recorder.calls)
+        left_out = ("height", "width") if size is None else ()
+        result = self._call(pipe, own_task(type(pipe)), point, 0, without=left_out)
+        del self.recorder.calls[before:]
+        return _Made.of(result)
+
+    def all(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> None:
+        """Runs the pipeline of each task at all points.
+
+        Raises:
+            _CannotRun: a call fails in every form.
+        """
+        for task, pipe in pipelines.items():
+            for number, point in enumerate(points):
+                self.progress(Event(f"{task}: dry run", number, len(points)))
+                self._call(pipe, task, point, number)
+            self.progress(Event(f"{task}: dry run", len(points), len(points)))
+
+    def _call(self, pipe: Any, task: str, point: Point, number: int, without: tuple[str, ...] = ()) -> Any:
+        pipe.set_progress_bar_config(disable=True)
+        failures: list[Exception] = []
+        recorded = len(self.recorder.calls)
+        for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
+            keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
+            out = {*without, *left} - self.overrides.keys()
+            keywords = {name: value for name, value in keywords.items() if name not in out}
+            try:
+                with self.recorder.recording(number), torch.no_grad():
+                    if point.tokens is not None:
+                        keywords, self.tokens = embedded(pipe, keywords, point.tokens)
+                        del self.recorder.calls[recorded:]
+                    return pipe(**keywords)
+            except LatentcError:
+                raise
+            except Exception as error:
+                failures.append(error)
+                del self.recorder.calls[recorded:]
+        first = failures[0]
+        if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
+            raise LatentcError(
+                f"{type(pipe).__name__} pads prompts to the model_max_length of '{name}', which has none.",
+                f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
+                '(e.g. "model_max_length": 77).',
+            ) from first
+        for failure in failures:
+            if before := call_before(type(pipe), pipe.components, failure):
+                raise LatentcError(
+                    f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
+                    f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
+                    "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
+                ) from failure
+        absent = list(missing(parameters(pipe), self.overrides))
+        raise CannotRun(
+            f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
+            f"{type(first).__name__}: {first}",
+            "Choose another --size, or give the arguments it needs: "
+            + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE"),
+        ) from first
+
+
+class CannotRun(LatentcError):
+    """A pipeline's call fails, however its prompts and pictures are passed."""

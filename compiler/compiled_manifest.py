@@ -1,0 +1,115 @@
+"""The manifest of a compile, from the capture and the records of the finished graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from artifacts.creation_time import created_now
+from artifacts.hashing import record_path
+from artifacts.manifest import (
+    ComponentRecord,
+    FileRecord,
+    GraphRecord,
+    Manifest,
+    MethodRecord,
+    ModelSpec,
+    Recipe,
+    Source,
+)
+from compiler.capture.capture import Capture
+from compiler.capture.infer import Method
+from compiler.lowering.job import RESIDUAL, toolchain
+from compiler.model_source import ModelSource
+from compiler.quantize.recipe import choice_of
+from compiler.request import CompileRequest
+from targets.base import Target
+
+
+def compiled_manifest(
+    request: CompileRequest,
+    target: Target,
+    options: Any,
+    source: ModelSource,
+    captured: Capture,
+    recipe: Recipe | None,
+    sources: Mapping[str, tuple[FileRecord, ...]],
+    graphs: Mapping[str, tuple[GraphRecord, bool]],
+    files: tuple[FileRecord, ...],
+) -> Manifest:
+    components: dict[str, list[Method]] = {}
+    for method in captured.methods:
+        components.setdefault(method.component, []).append(method)
+    return Manifest(
+        source=Source(
+            id=request.model,
+            revision=source.revision,
+            license=source.license,
+            weights=tuple(dict.fromkeys(record for records in sources.values() for record in records)),
+            spec=_recorded(source, sources),
+        ),
+        pipelines=captured.pipelines,
+        target=target.name,
+        device="auto",
+        options=dataclasses.asdict(options),
+        arguments=dict(request.arguments),
+        precision=request.precision,
+        quantization=recipe,
+        left_out=captured.left_out,
+        sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch}
+        | ({} if captured.frames is None else {"frames": captured.frames})
+        | ({} if captured.tokens is None else {"tokens": captured.tokens}),
+        components=tuple(
+            ComponentRecord(
+                name=name,
+                class_path=captured.classes[name],
+                config=f"{methods[0].folder}/config.json",
+                methods=tuple(
+                    MethodRecord(
+                        method=m.method,
+                        arguments=m.arguments,
+                        result=m.result,
+                        graph=m.folder,
+                        state=m.state,
+                        other_result=m.other_result,
+                    )
+                    for m in methods
+                ),
+                residual=f"{methods[0].folder}/{RESIDUAL}" if graphs[methods[0].folder][1] else None,
+            )
+            for name, methods in components.items()
+        )
+        + tuple(
+            ComponentRecord(
+                name=name,
+                class_path=captured.classes[name],
+                config=f"{name}/config.json",
+                methods=(),
+                residual=f"{name}/{RESIDUAL}" if captured.residuals.get(name) else None,
+            )
+            for name in captured.uncalled
+        ),
+        graphs=tuple(record for record, _ in graphs.values()),
+        files=files,
+        toolchain=toolchain(target, *(choice_of(recipe, method) for method in captured.methods)),
+        created=created_now(),
+    )
+
+
+def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]) -> ModelSpec | None:
+    """What the model was made of, its adapters and embeddings with their hashes; None for a folder."""
+    if source.is_folder:
+        return None
+    hashes = {record.path: record.sha256 for records in sources.values() for record in records}
+
+    def hashed(item: Any) -> Any:
+        return item.model_copy(update={"sha256": hashes[record_path(source.root, Path(item.file))]})
+
+    return source.spec.model_copy(
+        update={
+            "adapters": tuple(map(hashed, source.spec.adapters)),
+            "embeddings": tuple(map(hashed, source.spec.embeddings)),
+        }
+    )
