@@ -5,7 +5,7 @@ and so on, and what names a module of ours follows it:
 
 - imports, absolute ones; relative ones stay true as they are;
 - strings, wherever a word of one is the dotted name of a module that there is, alone ("compiler.road"), with an
-  object ("targets.openvino:TARGET", "compiler.auto.compile") or in a command ("python -m bench.grid");
+  object ("targets.openvino:TARGET", "compiler.auto.compile") or in a command ("python -m bench.picture_grid");
 - the name of a package alone ("bench") only where it can be nothing else: behind `-m`, and as the first argument
   of `import_module` and its like. Elsewhere it is a word;
 - the entry points in the metadata.

@@ -9,9 +9,9 @@ from pathlib import Path
 from artifacts.disk import write_synced
 from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
+from artifacts.manifest_reading import open_regular
 from artifacts.progress import Progress, silent
-from artifacts.reading import open_regular
-from artifacts.verify import Artifact
+from artifacts.verification import Artifact
 from artifacts.workspace import Workspace
 
 

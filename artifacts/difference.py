@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from artifacts import paths
+from artifacts import artifact_paths
 from artifacts.manifest import Manifest
 
 
@@ -18,7 +18,7 @@ class FileDifference:
     problem: str
 
     def __str__(self) -> str:
-        return f"{paths.shown(self.path)} {self.problem}"
+        return f"{artifact_paths.shown(self.path)} {self.problem}"
 
 
 @dataclass(frozen=True)

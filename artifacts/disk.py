@@ -8,7 +8,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from artifacts.paths import entries
+from artifacts.artifact_paths import entries
 
 FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """The system's numbers for a disk or a quota that is full."""

@@ -140,7 +140,7 @@ class Forecast(Record):
     """How far forecasts of a denoiser's outputs may be off, chosen by pictures.
 
     Attributes:
-        tolerance: what ``accelerate="auto"`` is (`runtimes.forecast.Forecaster`).
+        tolerance: what ``accelerate="auto"`` is (`runtimes.forecaster.Forecaster`).
         min_psnr: dB that the mean was held to; the worst picture to `worst_psnr_below` dB less.
         tuned_on, verified_on: SHA-256 of the prompts, one on each line; no prompt is in both.
         tuning, verification: what was measured on them with that tolerance, for each scheduler and number of steps.

@@ -17,9 +17,9 @@ from artifacts.disk import remove_tree, write_synced
 from artifacts.errors import LatentcError
 from artifacts.hub import HubUnreachable, is_hub_id, refusals
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from artifacts.manifest_reading import read_manifest
 from artifacts.progress import Event, Progress, silent
-from artifacts.reading import read_manifest
-from artifacts.verify import examine
+from artifacts.verification import examine
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TELL = "Tell its owner, who can put it there again: latentc push OUT owner/name"

@@ -20,7 +20,7 @@ DIGEST_SCHEMA = 3
 """The first schema version whose files carry a digest of themselves (`artifacts.manifest_digest`)."""
 MANIFEST_NAME = "latentc.json"
 SIGNATURE_NAME = "latentc.sig"
-"""Of the signature, beside the manifest, which does not list it (`artifacts.signature`)."""
+"""Of the signature, beside the manifest, which does not list it (`artifacts.artifact_signature`)."""
 
 # A manifest may name classes (of pipelines, modules and outputs) of these libraries and of no other.
 TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
@@ -252,8 +252,8 @@ class Manifest(Record):
 
     schema_version: Literal[2, 3] = 2
     """Version 1 had one record of evidence for each graph, and one of pictures, and did not say what they were
-    computed in; `artifacts.reading` makes version 2 of it. Version 3 is version 2 with a digest: what is published is
-    of version 3."""
+    computed in; `artifacts.manifest_reading` makes version 2 of it. Version 3 is version 2 with a digest: what is
+    published is of version 3."""
     digest: str = ""
     """SHA-256 (`artifacts.manifest_digest`) of the manifest's file; empty before it is published, and in files of
     earlier versions."""

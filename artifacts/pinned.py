@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from artifacts import paths
+from artifacts import artifact_paths
 from artifacts.contents import MAX_READ
 from artifacts.errors import LatentcError
 from artifacts.manifest import FileRecord
-from artifacts.reading import open_regular
+from artifacts.manifest_reading import open_regular
+from artifacts.verification import Artifact, file_fault, kind_fault
 from artifacts.verified_before import identity, identity_of, state
-from artifacts.verify import Artifact, file_fault, kind_fault
 
 
 class Pinned:
@@ -113,7 +113,7 @@ class Pinned:
 
     def _changed(self, path: str, fault: str) -> LatentcError:
         return LatentcError(
-            f"{self.root} has changed since it was loaded: {paths.shown(path)} {fault}.",
+            f"{self.root} has changed since it was loaded: {artifact_paths.shown(path)} {fault}.",
             f"Load the artifact again; if that fails, see: latentc verify {self.root}",
         )
 

@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from artifacts import paths, strict_json
+from artifacts import artifact_paths, strict_json
 from artifacts.disk import remove_tree, sync_file, sync_folder, sync_folders, write_synced
 from artifacts.errors import LatentcError, UsageError
+from artifacts.finished_parts import Layout, Part, drop_unfinished, has_parts, read_part
 from artifacts.hashing import file_record
 from artifacts.lock import OutLock
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
 from artifacts.manifest_digest import with_digest
-from artifacts.parts import Layout, Part, drop_unfinished, has_parts, read_part
+from artifacts.manifest_reading import check_manifest, parse_manifest, read_manifest
 from artifacts.progress import Progress
-from artifacts.reading import check_manifest, parse_manifest, read_manifest
 
 MakeManifest = Callable[[tuple[FileRecord, ...]], Manifest]
 MakeExtra = Callable[[Path], None]
@@ -45,7 +45,7 @@ def check_out(out: Path, force: bool) -> None:
         raise UsageError(f"{out} is the current folder, or above it: it cannot be replaced.", another)
     if not os.path.lexists(out):
         return
-    if paths.is_link(os.lstat(out)):
+    if artifact_paths.is_link(os.lstat(out)):
         raise UsageError(f"{out} is a link, not a folder.", another)
     if not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder.", another)
@@ -53,7 +53,7 @@ def check_out(out: Path, force: bool) -> None:
         raise UsageError(
             f"{out} is the root of a mounted disk: it cannot be replaced.", "Name a folder inside it."
         )
-    entries = paths.entries(out)
+    entries = artifact_paths.entries(out)
     if not entries and not any(out.iterdir()):
         return
     if MANIFEST_NAME not in entries:
@@ -63,9 +63,9 @@ def check_out(out: Path, force: bool) -> None:
     if not force:
         raise UsageError(f"{out} exists.", "Replace it with --force, or name another OUT.")
     own = _listed(out)
-    strangers = [name for name in entries if name not in own and Path(name).name not in paths.LITTER]
+    strangers = [name for name in entries if name not in own and Path(name).name not in artifact_paths.LITTER]
     if strangers:
-        names = ", ".join(map(paths.shown, strangers[:3])) + (", …" if len(strangers) > 3 else "")
+        names = ", ".join(map(artifact_paths.shown, strangers[:3])) + (", …" if len(strangers) > 3 else "")
         raise UsageError(
             f"{out} cannot be replaced: it holds files that latentc did not write ({names}).",
             "Move them elsewhere, or name another OUT.",
@@ -175,8 +175,8 @@ def replace_manifest(root: Path, old: Manifest, new: Manifest) -> None:
 
 def _loose_files(root: Path, progress: Progress) -> list[FileRecord]:
     records = []
-    for name, info in paths.entries(root).items():
-        if paths.is_link(info) or info.st_nlink > 1:
+    for name, info in artifact_paths.entries(root).items():
+        if artifact_paths.is_link(info) or info.st_nlink > 1:
             raise ValueError(f"{name} is a link; an artifact holds plain files")
         sync_file(root / name)
         records.append(file_record(root, root / name, progress))
@@ -186,9 +186,9 @@ def _loose_files(root: Path, progress: Progress) -> list[FileRecord]:
 def _check_names(names: Iterable[str]) -> None:
     names = [*names, MANIFEST_NAME]
     for name in names:
-        if fault := paths.fault(name):
+        if fault := artifact_paths.fault(name):
             raise ValueError(f"{name!r} {fault}")
-    for first, second in paths.clashes(names):
+    for first, second in artifact_paths.clashes(names):
         raise ValueError(f"{first!r} and {second!r} are one file on some systems")
 
 
@@ -254,4 +254,6 @@ def _journal(layout: Layout) -> dict[str, str]:
         value = strict_json.loads(layout.journal.read_bytes(), str(layout.journal))
     except (OSError, LatentcError):
         return {}
-    return {name: key for name, key in value.items() if not paths.fault(name) and isinstance(key, str)}
+    return {
+        name: key for name, key in value.items() if not artifact_paths.fault(name) and isinstance(key, str)
+    }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from artifacts import paths, strict_json
+from artifacts import artifact_paths, strict_json
 from artifacts.contents import check_not_pointer
 from artifacts.errors import LatentcError
 
@@ -132,7 +132,7 @@ def require_safetensors(path: Path) -> None:
 
 
 def _entry(path: Path, key: str, info: Any, start: int) -> Entry:
-    at = f"tensor {paths.shown(key)}"
+    at = f"tensor {artifact_paths.shown(key)}"
     if not isinstance(info, dict) or info.keys() != {"dtype", "shape", "data_offsets"}:
         raise _fault(path, f"{at} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
@@ -165,7 +165,7 @@ def _check_metadata(path: Path, metadata: Any) -> None:
 def _check_contiguous(path: Path, entries: list[Entry], start: int, file_size: int) -> None:
     end, previous = start, "the header"
     for entry in entries:
-        at = f"tensor {paths.shown(entry.key)}"
+        at = f"tensor {artifact_paths.shown(entry.key)}"
         if entry.offset < end:
             raise _fault(path, f"{at} overlaps {previous}")
         if entry.offset > end:

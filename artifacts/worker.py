@@ -1,6 +1,6 @@
 """Work in a process of its own: jobs go in, answers come out, and its memory goes when it ends.
 
-`Worker` is the side that asks, `artifacts.serve` the one that answers.
+`Worker` is the side that asks, `artifacts.worker_loop` the one that answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from artifacts import serve
+from artifacts import worker_loop
 from artifacts.errors import LatentcError
 
 # `python -m` and `python -c` look into the current folder first, whatever lies there. Nothing is imported before that
@@ -71,7 +71,7 @@ class Worker:
     ) -> None:
         """
         Args:
-            command: calls `artifacts.serve.serve`; see `serving`.
+            command: calls `artifacts.worker_loop.serve`; see `serving`.
             env: all variables of the process; None for ours.
             patience: seconds that the process has to end by itself.
         """
@@ -113,9 +113,9 @@ class Worker:
         raise WorkerEnded(self._last_words(process))
 
     def tell(self, message: Any) -> None:
-        """Sends a message to the work under way (`artifacts.serve.hear`), from any thread; nothing where none runs."""
+        """Sends a message to the work under way (`artifacts.worker_loop.hear`), from any thread, where any runs."""
         if (process := self._process) is not None:
-            self._write(process, serve.MESSAGE + json.dumps(message))
+            self._write(process, worker_loop.MESSAGE + json.dumps(message))
 
     def kill(self) -> None:
         """Ends the process at once, from any thread; a job under way ends in `WorkerEnded`, and `close` is due."""
@@ -200,9 +200,9 @@ def serving(entry: str, *arguments: str) -> list[str]:
     """The command line of a `Worker`.
 
     Args:
-        entry: "module:function"; called with `arguments`, it returns what does the work (`artifacts.serve.Work`).
+        entry: "module:function"; called with `arguments`, it returns what does the work (`artifacts.worker_loop.Work`).
     """
-    return command(f"{serve.__name__}:main", entry, *arguments)
+    return command(f"{worker_loop.__name__}:main", entry, *arguments)
 
 
 def command(entry: str, *arguments: str) -> list[str]:

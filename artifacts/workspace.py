@@ -15,14 +15,14 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from artifacts import paths
+from artifacts import artifact_paths
 from artifacts.disk import free_bytes, is_full, remove_tree, sync_file, sync_folder, sync_folders, tree_bytes
 from artifacts.errors import LatentcError, UsageError
+from artifacts.finished_parts import Layout, Part, check_key, has_parts, is_same, read_part, write_part
 from artifacts.foreseen import foreseen, full_disk, full_folder, message, written_file
 from artifacts.hashing import file_record
 from artifacts.lock import OutLock
 from artifacts.manifest import FileRecord
-from artifacts.parts import Layout, Part, check_key, has_parts, is_same, read_part, write_part
 from artifacts.progress import Progress, silent
 from artifacts.publish import MakeExtra, MakeManifest, check_out, recover, stage, swap
 
@@ -81,7 +81,7 @@ class Workspace:
         except FileNotFoundError:
             check_out(self.out, self._force)  # else only with the lock: a killed run may have left OUT aside
         else:
-            if not stat.S_ISDIR(info.st_mode) or paths.is_link(info):
+            if not stat.S_ISDIR(info.st_mode) or artifact_paths.is_link(info):
                 reason = f"{work} is in the way: latentc keeps its work folder there."
                 raise UsageError(reason, "Move it elsewhere.")
         self._lock = OutLock(self.out, work)
@@ -167,13 +167,13 @@ class Workspace:
         building.folder = building.part.folder
 
     def _records(self, folder: Path) -> tuple[FileRecord, ...]:
-        entries = paths.entries(folder)
+        entries = artifact_paths.entries(folder)
         if not entries:
             raise ValueError("the part has no files")
         for name, info in entries.items():
-            if not stat.S_ISREG(info.st_mode) or paths.is_link(info) or info.st_nlink > 1:
+            if not stat.S_ISREG(info.st_mode) or artifact_paths.is_link(info) or info.st_nlink > 1:
                 raise ValueError(f"{name} is not a plain file; an artifact holds nothing else")
-            if fault := paths.fault(name):
+            if fault := artifact_paths.fault(name):
                 raise ValueError(f"{name!r} {fault}")
             sync_file(folder / name)
         return tuple(file_record(folder, folder / name, self._progress) for name in entries)

@@ -1,4 +1,4 @@
-"""Asks a process that draws (`bench.worker`), and watches how much memory it takes."""
+"""Asks a process that draws (`bench.drawing_worker`), and watches how much memory it takes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Worker(worker.Worker):
         """
         Args:
             name: for messages.
-            command: its requests are those of `bench.worker.reply`.
+            command: its requests are those of `bench.drawing_worker.reply`.
             env: all variables of the process; None for ours.
         """
         super().__init__(command, env, patience=10.0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from artifacts.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.reference.drawing import Caption
+    from bench.reference.shape_scenes import Caption
 
 
 def read(path: Path) -> tuple[str, ...]:
@@ -42,6 +42,6 @@ def captions(prompts: Sequence[str]) -> tuple[Caption, ...] | None:
 
 @functools.cache
 def _captions() -> Mapping[str, Caption]:
-    from bench.reference.drawing import all_captions
+    from bench.reference.shape_scenes import all_captions
 
     return {caption.text: caption for caption in all_captions()}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
+from artifacts.manifest_reading import read_manifest
 from artifacts.progress import Progress, silent
-from artifacts.reading import read_manifest
 from artifacts.worker import serving
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ def pytorch(
     """The model in PyTorch, with the pipeline and the components that the artifact has.
 
     Args:
-        options: of `bench.engines.TorchEngine`.
+        options: of `bench.drawing_engines.TorchEngine`.
     """
-    from bench.engines import classes
-    from runtimes.classes import import_class
+    from bench.drawing_engines import classes
+    from runtimes.trusted_classes import import_class
 
     pipeline: Any = import_class(manifest.pipelines[task])
     compiled = {component.name for component in manifest.components}
@@ -158,8 +158,8 @@ def pytorch(
 
 
 def worker(engine: str, engine_arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """The command of a worker with an engine of `bench.engines`."""
-    return tuple(serving("bench.engines:drawing", engine, json.dumps(dict(engine_arguments))))
+    """The command of a worker with an engine of `bench.drawing_engines`."""
+    return tuple(serving("bench.drawing_engines:drawing", engine, json.dumps(dict(engine_arguments))))
 
 
 def same_model(manifest: Manifest, name: str, other: Manifest, other_name: str) -> None:

@@ -22,18 +22,18 @@ from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import content_key
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from artifacts.progress import Event, Progress, silent
-from artifacts.verify import Artifact
+from artifacts.verification import Artifact
 from compiler import build
-from compiler.evidence.graphs import memory_needed
-from compiler.evidence.pictures import EQUAL
-from compiler.lowering.job import GraphJob, calibration
+from compiler.compile_request import CompileRequest
+from compiler.evidence.graph_evidence import memory_needed
+from compiler.evidence.quantized_pictures import EQUAL
+from compiler.lowering.graph_job import GraphJob, calibration
 from compiler.lowering.reuse import Shared
 from compiler.plan import Plan, parameters
 from compiler.quantize.accept import candidates
 from compiler.quantize.allot import Allotment, Ladder
 from compiler.quantize.recipe import Choice, read
 from compiler.quantize.sensitivity import Candidates, Measured, load, measure, save
-from compiler.request import CompileRequest
 
 CALLS = 4
 """Calls of each component that sensitivities are measured on."""

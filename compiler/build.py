@@ -12,33 +12,33 @@ from types import MappingProxyType
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.finished_parts import Part
 from artifacts.hashing import BackgroundHashes
 from artifacts.manifest import FileRecord, GraphRecord, Recipe
-from artifacts.parts import Part
 from artifacts.progress import Event, Progress, silent
-from artifacts.verify import Artifact
+from artifacts.verification import Artifact
 from artifacts.workspace import Workspace
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, capture
 from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule
+from compiler.compile_request import CHECKS, CompileRequest
 from compiler.compiled_manifest import compiled_manifest
 from compiler.drawn_evidence import picture_evidence, pipeline_evidence
-from compiler.evidence.graphs import Checker
+from compiler.evidence.graph_evidence import Checker
 from compiler.loose_files import write_loose_files
 from compiler.lowering.background_writer import BackgroundWriter
-from compiler.lowering.job import GraphJob
+from compiler.lowering.graph_job import GraphJob
 from compiler.lowering.reuse import Shared
 from compiler.model_source import ModelSource
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize import data_aware
 from compiler.quantize.recipe import choice_of, planned, quantization
-from compiler.request import CHECKS, CompileRequest
 from compiler.road import chosen
 from compiler.source import open_model
-from targets import table as targets
-from targets.base import Target
-from targets.options import parse
+from targets import target_table as targets
+from targets.options_from_text import parse
+from targets.target_contract import Target
 
 
 def plan(request: CompileRequest, progress: Progress = silent) -> Plan:
@@ -175,7 +175,7 @@ def opened(request: CompileRequest, progress: Progress = silent, shared: Shared 
 
 
 def _published(out: Path) -> Artifact:
-    from artifacts.verify import open_artifact
+    from artifacts.verification import open_artifact
 
     return open_artifact(out, hashes=False)  # each file was hashed as it was published
 

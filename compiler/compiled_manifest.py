@@ -21,11 +21,11 @@ from artifacts.manifest import (
 )
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
-from compiler.lowering.job import RESIDUAL, toolchain
+from compiler.compile_request import CompileRequest
+from compiler.lowering.graph_job import RESIDUAL, toolchain
 from compiler.model_source import ModelSource
 from compiler.quantize.recipe import choice_of
-from compiler.request import CompileRequest
-from targets.base import Target
+from targets.target_contract import Target
 
 
 def compiled_manifest(

@@ -11,14 +11,14 @@ from artifacts.evidence_records import PictureEvidence, PipelineEvidence
 from artifacts.manifest import Manifest
 from artifacts.progress import Progress
 from compiler.capture.capture import Capture
+from compiler.compile_request import CompileRequest
 from compiler.evaluation import evaluation
-from compiler.evidence import pictures, pipelines
-from compiler.evidence.graphs import Checker, memory_needed
+from compiler.evidence import pipelines, quantized_pictures
+from compiler.evidence.graph_evidence import Checker, memory_needed
 from compiler.evidence.pipeline_job import PipelineJob
 from compiler.loose_files import write_loose_files
 from compiler.model_source import ModelSource
-from compiler.request import CompileRequest
-from runtimes.sessions import table as sessions
+from runtimes.sessions import session_table as sessions
 
 
 def _cannot_run(manifest: Manifest) -> str:
@@ -49,7 +49,7 @@ def pipeline_evidence(
         return tuple(
             PipelineEvidence(task=task, check="not measured", reason=reason) for task in manifest.pipelines
         )
-    root, moved = pictures.relocated(manifest, folders)
+    root, moved = quantized_pictures.relocated(manifest, folders)
     with tempfile.TemporaryDirectory(prefix="latentc-pipeline-") as loose:
         write_loose_files(source, captured, Path(loose))
         job = PipelineJob(
@@ -77,10 +77,10 @@ def picture_evidence(
         return (PictureEvidence(reason="--check none" if request.pictures else "--pictures 0"),)
     if reason := _cannot_run(manifest):
         return (PictureEvidence(reason=reason),)
-    root, moved = pictures.relocated(manifest, folders)
+    root, moved = quantized_pictures.relocated(manifest, folders)
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         write_loose_files(source, captured, Path(loose))
-        job = pictures.Job(
+        job = quantized_pictures.Job(
             model=source.spec,
             variant=source.variant,
             loose=loose,
@@ -92,4 +92,4 @@ def picture_evidence(
             budget=request.patience,
             references="" if request.references is None else str(request.references),
         )
-        return pictures.measure(job, progress)
+        return quantized_pictures.measure(job, progress)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from artifacts import strict_json
 from compiler.capture.capture import Capture
-from compiler.lowering.job import write_residual
+from compiler.lowering.graph_job import write_residual
 from compiler.model_source import ModelSource
 from runtimes.assemble import INDEX
-from runtimes.parts import part_files
+from runtimes.pipeline_parts import part_files
 
 
 def write_loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:

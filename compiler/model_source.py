@@ -16,13 +16,13 @@ from artifacts import strict_json
 from artifacts.contents import Contents, Folder
 from artifacts.errors import LatentcError
 from artifacts.manifest import ModelSpec
-from compiler import hub
+from compiler import hub_models
 from compiler.origins import folder_files
 from compiler.origins.stored_file import stored_tensors
 from compiler.origins.weight_files import Rows, WeightFiles
 from runtimes.assemble import INDEX
-from runtimes.classes import component_class, is_list, is_own
 from runtimes.configs import LIST_KEY, cleaned, read_config
+from runtimes.trusted_classes import component_class, is_list, is_own
 from targets.graph.weights import Origin
 
 # Libraries that a component may come from. Components of other libraries are a pipeline's own code, which
@@ -203,7 +203,7 @@ class ModelSource:
     @property
     def license(self) -> str:
         """What the model's card names ("apache-2.0"); empty where it names none."""
-        return hub.license_of(self.root)
+        return hub_models.license_of(self.root)
 
     @property
     def modules(self) -> tuple[ComponentSource, ...]:

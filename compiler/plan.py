@@ -14,7 +14,7 @@ from artifacts.disk import free_bytes
 from artifacts.manifest import DimRange, Recipe, TensorSpec
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
-from targets.graph import nf4
+from targets.graph import nf4_nodes
 from targets.graph.weights import Origin
 
 # Python, torch, diffusers, transformers and one component's graph while it is exported, in bytes (measured:
@@ -157,6 +157,6 @@ def bytes_by_type(model: ir.Model) -> dict[str, int]:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:
-            name = nf4.NAME if nf4.is_indices(value) else tensor.dtype.name.lower()
+            name = nf4_nodes.NAME if nf4_nodes.is_indices(value) else tensor.dtype.name.lower()
             sizes[name] = sizes.get(name, 0) + tensor.nbytes
     return sizes

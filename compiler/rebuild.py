@@ -18,13 +18,13 @@ from artifacts.hashing import content_key
 from artifacts.manifest import FileRecord, GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress, silent
-from artifacts.verify import Artifact, open_artifact
+from artifacts.verification import Artifact, open_artifact
 from artifacts.workspace import Workspace
-from compiler.passes.table import simplify
+from compiler.passes.pass_table import simplify
 from runtimes.sessions.onnx_structure import check_onnx
-from targets import table as targets
-from targets.base import Context, Target
-from targets.options import parse
+from targets import target_table as targets
+from targets.options_from_text import parse
+from targets.target_contract import Context, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir

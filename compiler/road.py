@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.progress import Progress, silent
-from compiler.passes import table
+from compiler.passes import pass_table
 from compiler.passes.lower_precision import lower_precision
-from targets.base import Rewrite, Target
 from targets.graph.onnx_files import symbols
+from targets.target_contract import Rewrite, Target
 
 NONE = "none"
 
@@ -48,7 +48,7 @@ class Road:
 
     Attributes:
         precision: in which weights are stored: "fp32", "fp16" or "bf16".
-        typed, passes: as in `targets.base.Requirements`.
+        typed, passes: as in `targets.target_contract.Requirements`.
     """
 
     rewrites: tuple[Rewrite, ...]
@@ -97,7 +97,7 @@ class Road:
         model, in_fp32 = lower_precision(
             model, self.precision, self.typed, progress, read_weights=read_weights
         )
-        return Arrived(table.run(model, self.passes), done, in_fp32)
+        return Arrived(pass_table.run(model, self.passes), done, in_fp32)
 
 
 def require_taken(target: Target, model: ir.Model, graph: str) -> None:
@@ -132,11 +132,11 @@ def apply(model: ir.Model, rewrites: tuple[Rewrite, ...]) -> tuple[ir.Model, tup
     """
     done = []
     for rewrite in rewrites:
-        result = table.load(rewrite.path)(model)
+        result = pass_table.load(rewrite.path)(model)
         model = result.model
         if result.modified:
             done.append(rewrite.name)
-    return table.run(model, ("dead",)) if done else model, tuple(done)
+    return pass_table.run(model, ("dead",)) if done else model, tuple(done)
 
 
 def chosen(target: Target, precision: str, asked: str = "", compressed: bool = False) -> tuple[Rewrite, ...]:

@@ -17,7 +17,7 @@ from artifacts.contents import Folder, Overlay
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hub import is_hub_id
 from artifacts.manifest import Embedding, ModelSpec
-from compiler import hub
+from compiler import hub_models
 from compiler.model_source import ComponentSource, ModelSource
 from compiler.origins import folder_files, single_file
 from compiler.origins.weight_files import Rows
@@ -69,7 +69,7 @@ def _opened(spec: ModelSpec) -> ModelSource:
             f"there is no model '{model}': no such folder, no built-in model (there are: {known}) and no hub id.",
             "Give a folder with a model_index.json, a single file, or a hub id such as owner/name.",
         )
-    root = hub.fetch(model)
+    root = hub_models.fetch(model)
     return _open_folder(model, root, root.name)
 
 
@@ -81,7 +81,7 @@ def _open_file(file: Path, spec: ModelSpec) -> ModelSource:
     else:
         repository = single_file.repository(checkpoint)
         try:
-            root = hub.fetch(repository, weights=False)
+            root = hub_models.fetch(repository, weights=False)
             base = _open_folder(repository, root, root.name)
         except LatentcError as error:
             raise LatentcError(
@@ -134,7 +134,7 @@ def _with_index(source: ModelSource, entries: Mapping[str, Any]) -> ModelSource:
 
 def _with_components(source: ModelSource, spec: ModelSpec) -> ModelSource:
     """The source with the components that `spec` names in the places of its own."""
-    from compiler.origins.components import other
+    from compiler.origins.other_component import other
 
     source = replace(source, id=spec.model, spec=spec)
     accepted = source.pipeline_parameters() if spec.components else ()

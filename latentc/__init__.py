@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from artifacts.errors import LatentcError, UsageError
     from artifacts.manifest import DimRange, Manifest, Recipe
     from artifacts.progress import Event, Progress
-    from artifacts.verify import Artifact
-    from bench.request import BenchRequest
-    from bench.run import Outcome
+    from artifacts.verification import Artifact
+    from bench.bench_request import BenchRequest
+    from bench.interleaved_run import Outcome
     from compiler.capture.declared_sizes import SizeRange
+    from compiler.compile_request import CompileRequest
+    from compiler.forecast_tuning import TuneRequest
     from compiler.rebuild import RebuildRequest
-    from compiler.request import CompileRequest
-    from compiler.tune import TuneRequest
     from latentc.api.compiling import auto, compile, rebuild
-    from latentc.api.graphs import GraphCheck, graph_check, graph_snapshot
+    from latentc.api.inspecting import ModelSummary, Verification, inspect, verify
     from latentc.api.listing import TargetInfo, targets
     from latentc.api.measuring import bench
-    from latentc.api.reading import ModelSummary, Verification, inspect, verify
     from latentc.api.sharing import Pushed, bom, push, sign
+    from latentc.api.snapshots import GraphCheck, graph_check, graph_snapshot
     from latentc.api.tuning import tune
     from runtimes.meter import Cancelled
     from runtimes.pipeline import Pipeline, load
@@ -72,17 +72,17 @@ __all__ = [
 
 # Name -> where it is. A plain table instead of imports: `import latentc` must cost nothing.
 _EXPORTS = {
-    "Artifact": "artifacts.verify:Artifact",
-    "BenchRequest": "bench.request:BenchRequest",
+    "Artifact": "artifacts.verification:Artifact",
+    "BenchRequest": "bench.bench_request:BenchRequest",
     "Cancelled": "runtimes.meter:Cancelled",
-    "CompileRequest": "compiler.request:CompileRequest",
+    "CompileRequest": "compiler.compile_request:CompileRequest",
     "DimRange": "artifacts.manifest:DimRange",
     "Event": "artifacts.progress:Event",
-    "GraphCheck": "latentc.api.graphs:GraphCheck",
+    "GraphCheck": "latentc.api.snapshots:GraphCheck",
     "LatentcError": "artifacts.errors:LatentcError",
     "Manifest": "artifacts.manifest:Manifest",
-    "ModelSummary": "latentc.api.reading:ModelSummary",
-    "Outcome": "bench.run:Outcome",
+    "ModelSummary": "latentc.api.inspecting:ModelSummary",
+    "Outcome": "bench.interleaved_run:Outcome",
     "Pipeline": "runtimes.pipeline:Pipeline",
     "Progress": "artifacts.progress:Progress",
     "Pushed": "latentc.api.sharing:Pushed",
@@ -91,23 +91,23 @@ _EXPORTS = {
     "Result": "runtimes.result:Result",
     "SizeRange": "compiler.capture.declared_sizes:SizeRange",
     "TargetInfo": "latentc.api.listing:TargetInfo",
-    "TuneRequest": "compiler.tune:TuneRequest",
+    "TuneRequest": "compiler.forecast_tuning:TuneRequest",
     "UsageError": "artifacts.errors:UsageError",
-    "Verification": "latentc.api.reading:Verification",
+    "Verification": "latentc.api.inspecting:Verification",
     "auto": "latentc.api.compiling:auto",
     "bench": "latentc.api.measuring:bench",
     "bom": "latentc.api.sharing:bom",
     "compile": "latentc.api.compiling:compile",
-    "graph_check": "latentc.api.graphs:graph_check",
-    "graph_snapshot": "latentc.api.graphs:graph_snapshot",
-    "inspect": "latentc.api.reading:inspect",
+    "graph_check": "latentc.api.snapshots:graph_check",
+    "graph_snapshot": "latentc.api.snapshots:graph_snapshot",
+    "inspect": "latentc.api.inspecting:inspect",
     "load": "runtimes.pipeline:load",
     "push": "latentc.api.sharing:push",
     "rebuild": "latentc.api.compiling:rebuild",
     "sign": "latentc.api.sharing:sign",
     "targets": "latentc.api.listing:targets",
     "tune": "latentc.api.tuning:tune",
-    "verify": "latentc.api.reading:verify",
+    "verify": "latentc.api.inspecting:verify",
 }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from artifacts.verify import Artifact
+    from artifacts.verification import Artifact
     from compiler.plan import Plan
 
 

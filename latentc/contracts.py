@@ -8,8 +8,8 @@ from __future__ import annotations
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange, TensorSpec
 from artifacts.progress import Event, Progress, silent
-from runtimes.sessions.base import Contents, Device, GraphFormat, Session, SessionFactory
-from targets.base import Availability, Context, Lowered, Rebuild, Requirements, Rewrite, Target
+from runtimes.sessions.session_contract import Contents, Device, GraphFormat, Session, SessionFactory
+from targets.target_contract import Availability, Context, Lowered, Rebuild, Requirements, Rewrite, Target
 
 __all__ = [
     "Availability",

@@ -47,7 +47,7 @@ def _head(manifest: Manifest) -> Iterator[str]:
 
 
 def _text(manifest: Manifest, name: str, signed: bool) -> Iterator[str]:
-    from bench import markdown
+    from bench import markdown_tables
 
     source = manifest.source
     pipeline = next(iter(manifest.pipelines.values())).rpartition(":")[2]
@@ -70,7 +70,7 @@ def _text(manifest: Manifest, name: str, signed: bool) -> Iterator[str]:
         "toolchain": ", ".join(f"{tool} {version}" for tool, version in sorted(manifest.toolchain.items())),
         "manifest": f"SHA-256 digest {manifest.digest}" if manifest.digest else "has no digest",
     }
-    yield markdown.table(["", ""], [(name, _cell(fact)) for name, fact in facts.items()])
+    yield markdown_tables.table(["", ""], [(name, _cell(fact)) for name, fact in facts.items()])
     yield ""
     yield "## What was measured"
     yield ""
@@ -80,7 +80,7 @@ def _text(manifest: Manifest, name: str, signed: bool) -> Iterator[str]:
         (_cell(graph.folder), graph.precision, _cell(evidence.lines(graph.evidence)))
         for graph in manifest.graphs
     ]
-    yield markdown.table(["graph", "weights", "error to PyTorch"], rows)
+    yield markdown_tables.table(["graph", "weights", "error to PyTorch"], rows)
     for pictures in manifest.pictures:
         yield ""
         yield _cell(evidence.pictures_line(pictures))
@@ -112,7 +112,7 @@ def _text(manifest: Manifest, name: str, signed: bool) -> Iterator[str]:
         yield "## Made of"
         yield ""
         weights = [(_cell(file.path), f"`{file.sha256}`") for file in source.weights]
-        yield markdown.table(["weight file of the model", "SHA-256"], weights)
+        yield markdown_tables.table(["weight file of the model", "SHA-256"], weights)
 
 
 def _range(dim: DimRange) -> str:

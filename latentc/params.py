@@ -50,7 +50,7 @@ def trust_engines_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--trust-engines``: artifacts may run code of a GPU's engines, in this command and the processes it starts."""
 
     def set_variable(context: click.Context, parameter: click.Parameter, chosen: bool) -> None:
-        from artifacts.engines import TRUST
+        from artifacts.trusted_engines import TRUST
 
         if chosen:
             context.with_resource(_environment(TRUST, "1"))

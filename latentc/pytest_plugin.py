@@ -68,8 +68,8 @@ class Golden(pytest.Item):
         self.model = model
 
     def runtest(self) -> None:
-        from compiler.snapshot.check import check
         from compiler.snapshot.diff import allowed
+        from compiler.snapshot.golden_snapshot import check
         from compiler.snapshot.report import as_text
 
         changes = check(self.model, self.file, update=self.config.getoption("--latentc-update"))

@@ -9,7 +9,7 @@ import click
 from latentc.api.listing import OptionInfo, options_of
 
 if TYPE_CHECKING:
-    from targets.base import Target
+    from targets.target_contract import Target
 
 _META = "latentc.target_options"
 
@@ -59,9 +59,9 @@ def _named(args: list[str]) -> Target | None:
         name = _compiled_for(args)
     if name is None:
         return None
-    from targets import table
+    from targets import target_table
 
-    return table.get(name)
+    return target_table.get(name)
 
 
 def _compiled_for(args: list[str]) -> str | None:
@@ -73,7 +73,7 @@ def _compiled_for(args: list[str]) -> str | None:
     from pathlib import Path
 
     from artifacts.manifest import MANIFEST_NAME
-    from artifacts.reading import read_manifest
+    from artifacts.manifest_reading import read_manifest
 
     # An option's value may come first; it is no folder with a manifest.
     words = [arg for arg in args if not arg.startswith("-")]

@@ -17,7 +17,7 @@ telemetry.off()  # before any module of this package imports a vendor's
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first asked for: `import runtimes.sessions.base` must stay cheap.
+    # Imported when first asked for: `import runtimes.sessions.session_contract` must stay cheap.
     if name not in __all__:
         raise AttributeError(f"module 'runtimes' has no attribute '{name}'")
     from importlib import import_module

@@ -10,9 +10,9 @@ from typing import Any
 from artifacts import strict_json
 from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError
-from runtimes.classes import component_class, is_own, pipeline_class
 from runtimes.configs import check_class_name
-from runtimes.parts import is_part, make_part, making
+from runtimes.pipeline_parts import is_part, make_part, making
+from runtimes.trusted_classes import component_class, is_own, pipeline_class
 
 INDEX = "model_index.json"
 

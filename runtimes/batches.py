@@ -10,7 +10,7 @@ from typing import Any
 
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
-from runtimes.options import synonym
+from runtimes.generate_options import synonym
 
 TEXTS = ("prompt", "negative_prompt")
 """Our options that hold texts."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.call_trees import Tree
 from artifacts.errors import UsageError
-from runtimes.state import Watch, unrecorded
+from runtimes.module_state import Watch, unrecorded
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from artifacts.errors import UsageError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import GraphRecord
-from runtimes.sessions.base import Device, SessionFactory
+from runtimes.sessions.session_contract import Device, SessionFactory
 
 AUTO = "auto"
 WIDE = "fp32"

@@ -10,9 +10,9 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Manifest
 from artifacts.progress import Event, Progress, silent
 from runtimes.compute import AUTO, WIDE, broken, choose, covered, summary
-from runtimes.sessions.base import Device, NotStarted, SessionFactory
 from runtimes.sessions.common import brief
 from runtimes.sessions.common import choose as check_name
+from runtimes.sessions.session_contract import Device, NotStarted, SessionFactory
 
 Asked = str | Mapping[str, str]
 """A device for all graphs, or one for each component; as a text also "unet=gpu,vae=cpu"."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from runtimes.meter import NotFinite
-    from targets.base import Requirements
+    from targets.target_contract import Requirements
 
 Kind = Literal["not finite", "black", "one colour", "saturated"]
 
@@ -216,9 +216,9 @@ class _Artifact:
     def _requirements(self) -> Requirements | None:
         """The target's; None for one of a package that is not installed here."""
         from artifacts.errors import LatentcError
-        from targets import table
+        from targets import target_table
 
         try:
-            return table.get(self.manifest.target).requirements
+            return target_table.get(self.manifest.target).requirements
         except LatentcError:
             return None

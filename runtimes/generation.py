@@ -18,10 +18,10 @@ from runtimes.acceleration import tolerance_of
 from runtimes.bars import Bars
 from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of
 from runtimes.flaws import Flaw
-from runtimes.forecast import Count
+from runtimes.forecaster import Count
+from runtimes.generate_options import arguments, check_range, check_texts, parameters, parse_size, synonym
 from runtimes.meter import Meter, NotFinite
 from runtimes.notebook import notebook_bars
-from runtimes.options import arguments, check_range, check_texts, parameters, parse_size, synonym
 from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
 from runtimes.result import Result, merge

@@ -18,8 +18,8 @@ from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
 from runtimes.memory_plan import memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
-from runtimes.sessions import table
-from runtimes.sessions.base import Device, Refused, Session
+from runtimes.sessions import session_table
+from runtimes.sessions.session_contract import Device, Refused, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ class Graphs:
         self._cache = cache
         self._progress = progress
         self._records = {g.folder: g for g in manifest.graphs}
-        self._factory = table.get(manifest.target)
+        self._factory = session_table.get(manifest.target)
         self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
         self._plan = memory_plan(manifest, budget)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
-from runtimes.options import parse_value
+from runtimes.generate_options import parse_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ EXTRA = "Run: pip install 'latentc[video]'"
 
 
 def value(text: str, option: str) -> Any:
-    """What a text stands for: ``@FILE`` for the file's content, else as `runtimes.options.parse_value`.
+    """What a text stands for: ``@FILE`` for the file's content, else as `runtimes.generate_options.parse_value`.
 
     Raises:
         UsageError: as these.

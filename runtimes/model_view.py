@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from artifacts import paths, strict_json
+from artifacts import artifact_paths, strict_json
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes.assemble import INDEX, read_index, trusted
-from runtimes.parts import part_files, private_folder
+from runtimes.pipeline_parts import part_files, private_folder
 
 _WEIGHTS = ".safetensors"
 _SHARDS = ".safetensors.index"
@@ -82,7 +82,7 @@ def _check_shards(data: bytes, folder: Path, path: str) -> None:
     for name in set(shards.values()) if isinstance(shards, dict) else (None,):
         if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(folder / name):
             raise LatentcError(
-                f"{folder / path} names the shard {paths.shown(str(name))}, which is not in {folder}."
+                f"{folder / path} names the shard {artifact_paths.shown(str(name))}, which is not in {folder}."
             )
 
 

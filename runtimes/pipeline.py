@@ -7,33 +7,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from artifacts import engines, signature
+from artifacts import artifact_signature, trusted_engines
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
 from artifacts.hub_artifacts import located
 from artifacts.manifest import Manifest
+from artifacts.manifest_reading import read_manifest
 from artifacts.memory import available
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
-from artifacts.reading import read_manifest
-from artifacts.verify import Artifact, open_artifact
+from artifacts.verification import Artifact, open_artifact
 from runtimes import flaws
 from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
 from runtimes.assemble import assemble, check_components
 from runtimes.changes import refuse_loaders
 from runtimes.compute import summary
 from runtimes.devices import Asked
-from runtimes.forecast import Count, Forecaster
+from runtimes.forecaster import Count, Forecaster
+from runtimes.generate_options import parameters, synonym
 from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.memory_plan import budget_of, memory_plan
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
-from runtimes.options import parameters, synonym
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of, watching
-from runtimes.sessions import table as sessions
+from runtimes.sessions import session_table as sessions
 from runtimes.shell import Runner, build_shell, undone_on_failure
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
@@ -97,7 +97,7 @@ def load(
     artifact = open_artifact(place, progress=progress, memory=cache_dir() / "verified" if cache else None)
     manifest, files = artifact.manifest, Pinned(artifact)
     if require_signature is not None:
-        signature.check(artifact, Path(require_signature))
+        artifact_signature.check(artifact, Path(require_signature))
     tasks = list(manifest.pipelines)
     chosen = tasks[0] if task is None else task
     if chosen not in manifest.pipelines:
@@ -122,9 +122,9 @@ def _check_engines(artifact: Artifact, trusted: bool) -> None:
     """Whether the graphs' files, which are code, may be run; said at once, and not when a picture is half drawn."""
     digests = {file.path: file.sha256 for file in artifact.manifest.files}
     if trusted:
-        engines.trust(digests[graph.model_file] for graph in artifact.manifest.graphs)
+        trusted_engines.trust(digests[graph.model_file] for graph in artifact.manifest.graphs)
     for graph in artifact.manifest.graphs:
-        engines.require_trusted(digests[graph.model_file], artifact.root / graph.model_file)
+        trusted_engines.require_trusted(digests[graph.model_file], artifact.root / graph.model_file)
 
 
 class Pool(Runner, Protocol):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from artifacts.serve import fetch_no_kernels
+from artifacts.worker_loop import fetch_no_kernels
 
 
 def quiet_libraries() -> None:

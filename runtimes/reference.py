@@ -11,11 +11,11 @@ from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from runtimes.assemble import absent_components, read_index
-from runtimes.classes import import_subclass
 from runtimes.generation import Generator
 from runtimes.guard import guarded
 from runtimes.meter import Meter
 from runtimes.model_view import model_view
+from runtimes.trusted_classes import import_subclass
 
 
 class Reference(Generator):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtimes.flaws import Flaw
-from runtimes.forecast import Count
+from runtimes.forecaster import Count
 from runtimes.meter import Timings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
-from runtimes.options import parse_value
+from runtimes.generate_options import parse_value
 
 # Commas in brackets belong to a value, such as a list of betas.
 _OPTION = re.compile(r"\s*([^=,\[\]]+?)\s*=\s*((?:\[[^\]]*\]|[^,\[\]])*)\s*(?:,|$)")

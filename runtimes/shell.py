@@ -17,18 +17,18 @@ from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
 from artifacts.pinned import Pinned
+from runtimes.call_arguments import bind, defaults, signature
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
-from runtimes.classes import is_list, list_of_models, module_class
 from runtimes.configs import LIST_KEY, cleaned, read_config
 from runtimes.extrapolation import Arrays
-from runtimes.forecast import Forecaster
-from runtimes.limits import SPARE_WEIGHTS
+from runtimes.forecaster import Forecaster
 from runtimes.meter import Meter
-from runtimes.parts import making, private_copy
+from runtimes.module_state import Watch, mismatch
+from runtimes.pipeline_parts import making, private_copy
 from runtimes.residual import put_residual
-from runtimes.signature import bind, defaults, signature
-from runtimes.state import Watch, mismatch
-from runtimes.tree import Mismatch, fit_dims, match_arguments, rebuild, to_array
+from runtimes.resource_limits import SPARE_WEIGHTS
+from runtimes.trusted_classes import is_list, list_of_models, module_class
+from runtimes.value_tree import Mismatch, fit_dims, match_arguments, rebuild, to_array
 from runtimes.writes import count_writes
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Literal
 
-from runtimes.options import synonym
+from runtimes.generate_options import synonym
 
 Kind = Literal["picture", "mask", "video", "masks"]
 

@@ -1,4 +1,4 @@
-"""A graph becomes one vendor's files: one file for each target, listed in `targets.table`."""
+"""A graph becomes one vendor's files: one file for each target, listed in `targets.target_table`."""
 
 from artifacts import telemetry
 

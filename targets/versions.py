@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 from importlib import metadata
 
-from targets.base import Availability
+from targets.target_contract import Availability
 
 
 def installed(*modules: str) -> Availability:

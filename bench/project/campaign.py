@@ -27,9 +27,9 @@ from rich.filesize import decimal
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME
-from artifacts.reading import read_manifest
-from artifacts.verify import open_artifact
-from bench.markdown import table
+from artifacts.manifest_reading import read_manifest
+from artifacts.verification import open_artifact
+from bench.markdown_tables import table
 from bench.project import campaign_publishing as publishing
 from bench.project.mutation import flip, mutate
 

@@ -24,8 +24,8 @@ from artifacts.errors import LatentcError
 from artifacts.foreseen import foreseen
 from artifacts.hashing import content_key
 from artifacts.manifest import FileRecord, Manifest
-from artifacts.reading import read_manifest
-from artifacts.verify import open_artifact
+from artifacts.manifest_reading import read_manifest
+from artifacts.verification import open_artifact
 from artifacts.workspace import Workspace
 
 PLAN = "plan.json"

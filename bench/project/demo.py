@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event
-from bench import markdown
+from bench import markdown_tables
 from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from bench.interleaved_run import Outcome
     from bench.record import Bench, Variant
-    from bench.run import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 STRIP = ROOT / "docs" / "images" / "demo.png"
@@ -56,10 +56,10 @@ class Steps:
 
 def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence[str]) -> Outcome:
     """Compiles the built-in model for each of `targets` into `out` and benches it against PyTorch."""
-    from bench.request import BenchRequest, bench, require
+    from bench.bench_request import BenchRequest, bench, require
     from compiler.build import compile
+    from compiler.compile_request import CompileRequest
     from compiler.lowering.reuse import Shared
-    from compiler.request import CompileRequest
 
     require()
     steps, captures = Steps(), Shared()
@@ -119,7 +119,7 @@ def strip(rows: dict[str, tuple[Image, ...]], scale: int = 2) -> Image:
 def table(bench: Bench) -> str:
     """A Markdown table, which is also what the README shows."""
     figures = ("size on disk", "seconds a picture", "PSNR to PyTorch, worst", "equal pictures")
-    return markdown.table(["", *figures], map(_cells, bench.variants), right=figures)
+    return markdown_tables.table(["", *figures], map(_cells, bench.variants), right=figures)
 
 
 def _cells(variant: Variant) -> tuple[str, ...]:

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from artifacts.errors import LatentcError
-from bench import markdown
+from bench import markdown_tables
 from compiler.evidence.metrics import psnr
-from compiler.evidence.pictures import EQUAL
-from runtimes.forecast import Count
+from compiler.evidence.quantized_pictures import EQUAL
+from runtimes.forecaster import Count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bench.reference.drawing import Caption
+    from bench.reference.shape_scenes import Caption
     from runtimes.pipeline import Pipeline
 
 TARGETS = ("openvino", "onnxruntime")
@@ -200,10 +200,10 @@ def measure(
         on_row: is given each row when it is there.
         plot: where the curves of the first scheduler and number of steps are drawn.
     """
-    from bench.reference.drawing import split
+    from bench.reference.shape_scenes import split
     from compiler.build import compile
-    from compiler.request import CompileRequest
-    from compiler.tune import TuneRequest, tune
+    from compiler.compile_request import CompileRequest
+    from compiler.forecast_tuning import TuneRequest, tune
     from runtimes.pipeline import load
 
     known, held_out = split()
@@ -284,7 +284,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     rows: list[Row] = []
     targets = options.target or TARGETS
-    print(markdown.head(HEAD, right=HEAD[2:]))
+    print(markdown_tables.head(HEAD, right=HEAD[2:]))
     try:
         for target in targets:
             rows += measure(
@@ -293,7 +293,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 options.steps or STEPS,
                 options.prompts,
                 options.compute,
-                lambda row: print(markdown.row(row.cells()), flush=True),
+                lambda row: print(markdown_tables.row(row.cells()), flush=True),
                 PLOT if options.update_docs and target == targets[0] else None,
             )
     except LatentcError as error:

@@ -88,8 +88,8 @@ class Found:
 
 def lacks(engine: Engine, device: str) -> str:
     """What this machine lacks to run it; empty when nothing."""
-    from runtimes.sessions import table as sessions
-    from targets import table as targets
+    from runtimes.sessions import session_table as sessions
+    from targets import target_table as targets
 
     if device == "cuda" and (reason := _no_gpu()):
         return reason
@@ -192,7 +192,7 @@ def _torch(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw, C
 
 def _artifact(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw, Callable[[], None]]:
     from compiler.build import compile
-    from compiler.request import CompileRequest
+    from compiler.compile_request import CompileRequest
     from runtimes.pipeline import load
 
     out = work / f"{Path(model).name}-{engine.target}"
@@ -205,7 +205,7 @@ def _artifact(engine: Engine, model: str, work: Path, device: str) -> tuple[Draw
 
 
 def _draw(pipeline: Generator) -> Draw:
-    from bench.engines import Latents
+    from bench.drawing_engines import Latents
 
     latents = Latents(pipeline.diffusers)
 

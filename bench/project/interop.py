@@ -67,7 +67,7 @@ def compare(model: str, request: Mapping[str, Any], work: Path, names: Sequence[
     from artifacts.manifest import DimRange
     from compiler.build import compile
     from compiler.capture.declared_sizes import SizeRange
-    from compiler.request import CompileRequest
+    from compiler.compile_request import CompileRequest
     from runtimes import load
 
     # These loaders reshape every graph to any size and batch when they open it: it must be good for that.

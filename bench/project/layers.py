@@ -20,17 +20,17 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from artifacts.progress import silent
-from bench import markdown
+from bench import markdown_tables
 from bench.project.rewrites import TARGETS, Call, Pairs
 from runtimes.sessions.common import THREADS
-from targets.base import Rewrite
 from targets.onnxruntime.target import MULTI_HEAD_ATTENTION
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
+from targets.target_contract import Rewrite
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from runtimes.sessions.base import Session
+    from runtimes.sessions.session_contract import Session
 
 HEADS = 8
 
@@ -63,8 +63,8 @@ def _model(
     import onnx
     import onnx_ir as ir
 
-    from compiler.passes import table
-    from targets.graph.check import complete
+    from compiler.passes import pass_table
+    from targets.graph.graph_validity import complete
     from targets.graph.weights import Seeded, WeightRef
 
     parameters = ", ".join(f"float[{','.join(map(str, shape))}] {name}" for name, shape in weights.items())
@@ -78,7 +78,7 @@ def _model(
         model.graph.inputs.remove(value)
         model.graph.register_initializer(value)
     complete(model)
-    return table.run(model, ("fold", "dead"))
+    return pass_table.run(model, ("fold", "dead"))
 
 
 def geglu(tokens: int, channels: int) -> ir.Model:
@@ -229,14 +229,14 @@ def measure(tries: Sequence[Try], rounds: int, targets: Sequence[str]) -> Iterat
                     ratios = pairs.ratios(*calls)
                 spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
                 size = f"{tokens} x {channels}"
-                yield markdown.row((target, rewrite.name, size, f"{median(ratios):.3f}", spread))
+                yield markdown_tables.row((target, rewrite.name, size, f"{median(ratios):.3f}", spread))
 
 
 def _open(model: ir.Model, target: str, folder: Path, precision: str) -> Session:
     from runtimes.compute import usual
-    from runtimes.sessions import table as sessions
-    from targets import table as targets
-    from targets.base import Context
+    from runtimes.sessions import session_table as sessions
+    from targets import target_table as targets
+    from targets.target_contract import Context
 
     folder.mkdir()
     made = targets.get(target)
@@ -253,7 +253,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     os.environ[THREADS] = "1"
     names = ("target", "rewrite", "tokens x channels", "ratio", "pairs")
-    print(markdown.head(names, right=("ratio",)), flush=True)
+    print(markdown_tables.head(names, right=("ratio",)), flush=True)
     for row in measure(TRIES, options.rounds, options.target or TARGETS):
         print(row, flush=True)
     return 0

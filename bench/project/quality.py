@@ -15,7 +15,7 @@ from pathlib import Path
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
-from bench import markdown
+from bench import markdown_tables
 from bench.gates import check, parse
 from bench.record import Bench, Variant
 
@@ -28,11 +28,11 @@ TARGETS = ("onnxruntime", "openvino")
 
 def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, guidance: float) -> Bench:
     """Compiles every pair and benches them against PyTorch on the first `prompts` held-out prompts."""
-    from bench.reference.drawing import split
-    from bench.request import BenchRequest, bench, require
+    from bench.bench_request import BenchRequest, bench, require
+    from bench.reference.shape_scenes import split
     from compiler.build import compile
+    from compiler.compile_request import CompileRequest
     from compiler.lowering.reuse import Shared
-    from compiler.request import CompileRequest
 
     require()
     captures = Shared()
@@ -133,7 +133,7 @@ def table(bench: Bench) -> str:
     )
     figures = ("size on disk", "PSNR, worst", "of all", "prompt accuracy")
     names = ("target", "weights", "computes in", *figures)
-    return f"{about}\n\n{markdown.table(names, map(_cells, bench.variants[1:]), right=figures)}"
+    return f"{about}\n\n{markdown_tables.table(names, map(_cells, bench.variants[1:]), right=figures)}"
 
 
 def _cells(variant: Variant) -> tuple[str, ...]:

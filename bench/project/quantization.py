@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, Manifest
-from bench import markdown
+from bench import markdown_tables
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,10 +123,10 @@ def build(
     drawn: Sequence[Drawn] = (),
 ) -> Drawn:
     """Compiles and draws. `drawn` has the artifact whose bytes `auto` is to keep to."""
-    from bench.project.reference.batches import BATCH, draw
+    from bench.project.reference.batched_drawing import BATCH, draw
     from compiler import auto
     from compiler.build import compile
-    from compiler.request import CompileRequest
+    from compiler.compile_request import CompileRequest
     from runtimes.pipeline import load
 
     request = CompileRequest(
@@ -175,10 +175,10 @@ def step_times(drawn: Sequence[Drawn], prompt: str, guidance: float) -> list[flo
 
 def row(drawn: Drawn, reference: Sequence[Image], captions: Sequence[Any], step_ms: float) -> Row:
     """The figures of one artifact."""
-    from bench.project.reference.batches import pixels
+    from bench.project.reference.batched_drawing import pixels
     from bench.reference.judge import prompt_accuracy
     from compiler.evidence.metrics import psnr, ssim
-    from compiler.evidence.pictures import EQUAL
+    from compiler.evidence.quantized_pictures import EQUAL
 
     pairs = [(pixels(a), pixels(b)) for a, b in zip(drawn.pictures, reference, strict=True)]
     ratios = [min(psnr(*pair), EQUAL) for pair in pairs]
@@ -220,19 +220,19 @@ def failures(rows: Sequence[Row], own: float) -> list[str]:
 def takes(target: str, spec: str) -> bool:
     """Whether the target has the methods that the spec names."""
     from compiler.quantize.recipe import Choice, read
-    from targets import table
+    from targets import target_table
 
     if not spec or spec.startswith(AUTO):
         return True
     named = {method for component in read(spec).components.values() for method in Choice(component).methods}
-    return named <= table.get(target).requirements.methods
+    return named <= target_table.get(target).requirements.methods
 
 
 def table(rows: Sequence[Row], own: float, prompts: int) -> str:
     """Markdown, at most 120 columns."""
     about = f"`shapes`, {prompts} held-out prompts, 20 steps; prompt accuracy of PyTorch in fp32: {own:.1%}"
     figures = ("on disk", "bits a weight", "PSNR, mean", "worst", "SSIM", "accuracy", "ms a step")
-    return f"{about}\n\n{markdown.table(('target', '`--quantize`', *figures), map(_cells, rows), figures)}"
+    return f"{about}\n\n{markdown_tables.table(('target', '`--quantize`', *figures), map(_cells, rows), figures)}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -272,10 +272,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--update-docs", action="store_true", help=f"also write {SHEET.relative_to(ROOT)}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(args)
-    from bench.project.reference.batches import BATCH, draw
+    from bench.project.reference.batched_drawing import BATCH, draw
     from bench.reference import SHAPES_DIR
-    from bench.reference.drawing import split
     from bench.reference.judge import prompt_accuracy
+    from bench.reference.shape_scenes import split
     from compiler.lowering.reuse import Shared
     from runtimes.reference import load
 

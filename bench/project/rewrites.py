@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
-from bench import markdown
+from bench import markdown_tables
 from compiler.road import Road, apply, chosen
-from targets import table as targets
-from targets.base import PRECISIONS, Rewrite
+from targets import target_table as targets
+from targets.target_contract import PRECISIONS, Rewrite
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
     from compiler.capture.infer import Method
-    from runtimes.sessions.base import Session
+    from runtimes.sessions.session_contract import Session
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "speed.md"
 BEGIN, END = "<!-- Written by `python -m bench.project.rewrites --update-docs`. -->", "<!-- End. -->"
@@ -65,10 +65,10 @@ class Row:
         error = "" if self.error is None else f"{self.error:.1e}"
         spread = f"{self.low:.3f} to {self.high:.3f}"
         ratio = f"{self.ratio:.3f}"
-        return markdown.row((self.target, self.name, ratio, spread, error, self.default, self.note))
+        return markdown_tables.row((self.target, self.name, ratio, spread, error, self.default, self.note))
 
 
-HEAD = markdown.head(
+HEAD = markdown_tables.head(
     ("target", "rewrite", "ratio", "pairs", "difference", "by default", ""), right=("ratio", "difference")
 )
 
@@ -119,7 +119,7 @@ class Bench:
     def compute(self) -> str:
         """The type that the graph is computed in: the target's default here."""
         from runtimes.compute import usual
-        from runtimes.sessions import table as sessions
+        from runtimes.sessions import session_table as sessions
 
         return usual(sessions.get(self.target), "cpu", self.precision)
 
@@ -190,15 +190,15 @@ class Bench:
     @contextmanager
     def _opened(self, model: ir.Model) -> Iterator[Session]:
         from artifacts.progress import silent
-        from compiler.passes import table
-        from runtimes.sessions import table as sessions
-        from targets.base import Context
+        from compiler.passes import pass_table
+        from runtimes.sessions import session_table as sessions
+        from targets.target_contract import Context
 
         target = targets.get(self.target)
         model = Road.to(target, self.precision).without_rewrites().run(model).model
         folder = Path(tempfile.mkdtemp(dir=self.work))
         try:
-            context = Context(silent, self.method.dims, table.simplify)
+            context = Context(silent, self.method.dims, pass_table.simplify)
             written = target.lower(model, target.options(), folder, context)
             factory = sessions.get(self.target)
             session = factory.open(folder / written.model_file, "cpu", self.compute, None)
@@ -277,7 +277,7 @@ def exported(
     from bench.project.full_size.published import PUBLISHED
     from compiler.capture.capture import capture
     from compiler.capture.declared_sizes import SizeRange
-    from compiler.export.graph import export_graph
+    from compiler.export.graph_export import export_graph
     from compiler.source import open_model
 
     make_configs(PUBLISHED[name], work / name)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from bench.reference.drawing import (
+from bench.reference.shape_scenes import (
     BACKGROUNDS,
     CENTRE,
     COLOURS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from artifacts.errors import LatentcError
+from bench.interleaved_run import Outcome
 from bench.report import html, markdown
-from bench.run import Outcome
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "bench.json"
 

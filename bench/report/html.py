@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from artifacts.units import size
-from bench.metrics import Shot
+from bench.interleaved_run import Outcome
+from bench.picture_metrics import Shot
 from bench.record import Bench, Variant
 from bench.report import plots, tables
-from bench.run import Outcome
 from runtimes.clips import some
 
 TEMPLATE = "template.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench import markdown
+from bench import markdown_tables
 from bench.record import Bench
 from bench.report import tables
 from bench.report.tables import Column
@@ -35,7 +35,7 @@ def table(bench: Bench, columns: Sequence[Column]) -> str:
         [_plain(variant.name), *(_plain(column.cell(variant)) for column in columns)]
         for variant in bench.variants
     ]
-    return markdown.table(["variant", *heads], rows, right=heads)
+    return markdown_tables.table(["variant", *heads], rows, right=heads)
 
 
 def _plain(text: str) -> str:

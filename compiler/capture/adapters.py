@@ -22,13 +22,13 @@ from artifacts.manifest import Adapter
 from artifacts.progress import Event, Progress, silent
 from artifacts.safetensors_header import require_safetensors
 from compiler.capture import lycoris_kinds
-from compiler.capture.modules import build
+from compiler.capture.weightless_modules import build
 from compiler.model_source import ModelSource
 from compiler.origins.recorded import Constant, Recorded, simplified, some, stored
 from compiler.origins.stored_file import stored_tensors
 from runtimes.assemble import assemble
-from runtimes.classes import class_path
 from runtimes.quiet import quiet
+from runtimes.trusted_classes import class_path
 from targets.graph.weights import Origin, Stored
 
 Weights = Mapping[str, Mapping[str, Origin]]

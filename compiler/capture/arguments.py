@@ -16,8 +16,8 @@ from typing import Any, Literal
 from artifacts.errors import UsageError
 from compiler.capture.made_visuals import FromFile, how_to_give, made
 from runtimes import media
-from runtimes.classes import is_list
-from runtimes.options import synonym
+from runtimes.generate_options import synonym
+from runtimes.trusted_classes import is_list
 from runtimes.visuals import kind, visuals
 
 Form = Literal["lists", "one picture", "no lists"]

@@ -9,9 +9,9 @@ import torch
 
 from artifacts.manifest import TensorSpec
 from compiler.capture import trees
+from compiler.capture.call_state import put_state
 from compiler.capture.infer import Method
-from compiler.capture.state import put_state
-from runtimes.signature import signature
+from runtimes.call_arguments import signature
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,

@@ -14,7 +14,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
 from compiler.capture import adapters
-from compiler.capture import modules as building
+from compiler.capture import weightless_modules as building
 from compiler.capture.declared_sizes import SizeRange, points_inside
 from compiler.capture.dry_run import CannotRun, DryRun, complete_sizes
 from compiler.capture.infer import Method, methods
@@ -23,8 +23,8 @@ from compiler.capture.split import NotOneGraph, Submodule
 from compiler.capture.tasks import own_task, pipeline_for
 from compiler.model_source import ModelSource
 from runtimes.assemble import assemble, required_components
-from runtimes.classes import class_path
 from runtimes.quiet import quiet
+from runtimes.trusted_classes import class_path
 from targets.graph.weights import Origin
 
 

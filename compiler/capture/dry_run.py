@@ -20,9 +20,9 @@ from compiler.capture.made_visuals import FRAMES, missing
 from compiler.capture.recorder import Recorder
 from compiler.capture.tasks import own_task
 from compiler.model_source import ModelSource
-from runtimes.limits import sized_within
-from runtimes.options import parameters, synonym
-from runtimes.parts import pads_to_no_length
+from runtimes.generate_options import parameters, synonym
+from runtimes.pipeline_parts import pads_to_no_length
+from runtimes.resource_limits import sized_within
 from runtimes.visuals import has_frames
 
 # Sizes tried where neither the request nor the pipeline's own defaults tell one.

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.manifest import DimRange, ModelSpec
 from compiler.capture import adapters
-from compiler.capture.modules import bind, build, real_tensor
+from compiler.capture.weightless_modules import bind, build, real_tensor
 from compiler.model_source import ModelSource
 from compiler.source import open_model
 from runtimes import reference

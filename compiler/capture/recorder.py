@@ -14,12 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.call_trees import Tree
 from artifacts.errors import LatentcError
-from compiler.capture import numeric, trees
+from compiler.capture import number_inputs, trees
 from compiler.capture.by_shape import by_shape
+from compiler.capture.call_state import as_state, reads
 from compiler.capture.split import NotOneGraph, Submodule, answered_parts, decided_by_values, parts_of
-from compiler.capture.state import as_state, reads
-from runtimes import signature
-from runtimes.state import Watch, as_data
+from runtimes import call_arguments
+from runtimes.module_state import Watch, as_data
 
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
 
@@ -48,7 +48,7 @@ class Call:
         values: the tensor arguments that held more than the dry run's own zeros, and than what dividing by them makes
             (NaN and infinity; an additive mask's negative infinity is kept).
         used: names of the parameters and buffers that the call read.
-        state: what the pipeline had set on the module, by its path there; see `compiler.capture.state`.
+        state: what the pipeline had set on the module, by its path there; see `compiler.capture.call_state`.
         other_result: the tree of what comes back where `return_dict` is the other of its two values, if it has one.
     """
 
@@ -168,7 +168,7 @@ class Recorder:
         kwargs: dict[str, Any],
     ) -> Any:
         component, whole = part.component, part.method(method)
-        arguments = signature.bind(type(module), method, args, kwargs)
+        arguments = call_arguments.bind(type(module), method, args, kwargs)
         shapes, flat = trees.flatten_arguments(method, arguments)
         inputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in flat.tensors.items()}
         changed = self._watches[component].changed()
@@ -177,14 +177,14 @@ class Recorder:
         key = (component, whole, repr(shapes), specs, repr(settings))
         if key not in self._seen:
             self._seen[key] = self._run(part, module, method, args, kwargs, frozenset(inputs))
-            for name in numeric.candidates(flat.tensors):
+            for name in number_inputs.candidates(flat.tensors):
                 self._ask_number(part, module, method, args, kwargs, name, flat.tensors, self._seen[key])
             self._watches[component].absorb()
         answer = self._seen[key]
         outputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in answer.flat.tensors.items()}
-        for name in numeric.candidates(flat.tensors):
+        for name in number_inputs.candidates(flat.tensors):
             if self._numeric[component, whole, name]:
-                inputs[name] = Spec(numeric.NUMBER, inputs[name].shape)
+                inputs[name] = Spec(number_inputs.NUMBER, inputs[name].shape)
         values = {n: t.to(inputs[n].dtype, copy=True) for n, t in flat.tensors.items() if _tells(t)}
         self.calls.append(
             Call(
@@ -219,9 +219,9 @@ class Recorder:
         key = (part.component, part.method(method), name)
         if key in self._numeric:
             return
-        changed_args, changed_kwargs = numeric.as_number((args, kwargs), inputs[name])
+        changed_args, changed_kwargs = number_inputs.as_number((args, kwargs), inputs[name])
         try:
-            with numeric.WithValues():
+            with number_inputs.WithValues():
                 answer = self._run(part, module, method, changed_args, changed_kwargs, frozenset(inputs))
         except LatentcError:
             self._numeric[key] = False
@@ -256,7 +256,7 @@ class Recorder:
         flat = trees.flatten_result(method, result, taken, names)
         state = as_state(part.component, part.method(method), changed, read)
         other = None if named is None or flat.tensors.keys() != named.tensors.keys() else named.tree
-        if named is None and "return_dict" in signature.signature(type(module), method).parameters:
+        if named is None and "return_dict" in call_arguments.signature(type(module), method).parameters:
             other = trees.as_tuple(flat.tree)
         return _Answer(flat, result, frozenset(self._used), state, other)
 
@@ -278,7 +278,7 @@ class Recorder:
             self._used = set()
             placed_args, placed_kwargs = trees.map_tensors((args, kwargs), place)
             result = original(module, *placed_args, **placed_kwargs)
-            parameters = signature.signature(type(module), method).parameters
+            parameters = call_arguments.signature(type(module), method).parameters
             if "return_dict" not in parameters or kwargs.get("return_dict") is not False:
                 return result, None
             # A tuple names nothing; the same call with return_dict names its fields.

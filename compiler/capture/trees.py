@@ -20,7 +20,7 @@ from artifacts.call_trees import (
     TensorLeaf,
     Tree,
 )
-from runtimes.classes import class_path
+from runtimes.trusted_classes import class_path
 
 Path = tuple[str | int, ...]
 
@@ -185,7 +185,7 @@ def rebuild(tree: Tree, tensors: Mapping[str, Any]) -> Any:
     if isinstance(tree, MappingNode):
         return {key: rebuild(item, tensors) for key, item in tree.items.items()}
     if isinstance(tree, ObjectNode):
-        from runtimes.classes import import_class
+        from runtimes.trusted_classes import import_class
 
         return import_class(tree.class_path)(
             **{key: rebuild(item, tensors) for key, item in tree.items.items()}

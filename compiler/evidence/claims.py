@@ -10,12 +10,12 @@ from pathlib import Path
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import GraphRecord, WeightRecord
-from compiler.quantize import table
+from compiler.quantize import scheme_table
 from compiler.quantize.decide import NONE
 from runtimes.compute import WIDE
-from runtimes.sessions.base import Contents, SessionFactory
 from runtimes.sessions.onnx_format import format_of
-from targets.base import Target
+from runtimes.sessions.session_contract import Contents, SessionFactory
+from targets.target_contract import Target
 
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
@@ -23,7 +23,7 @@ _DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 def contents(target: Target, factory: SessionFactory, graph: GraphRecord, root: Path) -> Contents | None:
     """What a graph's files store; None for files that nothing here looks into.
 
-    Files that hold no graph are made of one that lies beside them (`targets.base.Rebuild`).
+    Files that hold no graph are made of one that lies beside them (`targets.target_contract.Rebuild`).
     """
     model_file = root / graph.model_file
     form = format_of(factory, model_file)
@@ -60,7 +60,7 @@ def require_schemes(graph: GraphRecord, stored: Contents | None) -> None:
             largest[name] = weight
     for name, weight in largest.items():
         try:
-            scheme = table.get(name)
+            scheme = scheme_table.get(name)
         except UsageError as error:
             raise _disbelieved(graph, weight, f"{error.message.removesuffix('.')}") from error
         if stored is None:

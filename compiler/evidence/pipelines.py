@@ -20,10 +20,10 @@ from artifacts.errors import LatentcError
 from artifacts.evidence_records import PipelineEvidence
 from artifacts.progress import Event, Progress, silent
 from artifacts.worker import WorkerEnded, WorkerError
-from compiler.evidence.components import Difference
-from compiler.evidence.graphs import Checker
-from compiler.evidence.limits import component_limits, picture_limit, scheme_tolerances
+from compiler.evidence.component_calls import Difference
+from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.output_arrays import arrays_in, drawn_arrays, first_line, held_error
+from compiler.evidence.picture_limits import component_limits, picture_limit, scheme_tolerances
 from compiler.evidence.pipeline_job import PipelineJob
 from compiler.evidence.reference_drawing import (
     DRAWN_STEPS,
@@ -127,9 +127,9 @@ class _Layered:
 def _graphs(job: PipelineJob) -> tuple[Any, str, str]:
     """The artifact's graphs, in fp32 where its device computes in that; the type of most, and the device."""
     from runtimes.graphs import Graphs
-    from runtimes.sessions import table
+    from runtimes.sessions import session_table
 
-    device = device_of(table.get(job.manifest.target), AUTO)
+    device = device_of(session_table.get(job.manifest.target), AUTO)
     graphs = job.manifest.graphs
     wide = device is not None and all(WIDE in natively(device, graph.precision) for graph in graphs)
     asked = WIDE if wide else AUTO
@@ -176,7 +176,7 @@ def _compared(
 
 
 def _asked_steps(keywords: Mapping[str, Any]) -> int:
-    from runtimes.options import SYNONYMS
+    from runtimes.generate_options import SYNONYMS
 
     return next((int(keywords[name]) for name in SYNONYMS["steps"] if name in keywords), 0)
 
@@ -210,7 +210,7 @@ def _loop(
 
 def _options(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """`generate`'s keywords for a pipeline's own."""
-    from runtimes.options import SYNONYMS
+    from runtimes.generate_options import SYNONYMS
 
     ours = {name: option for option, names in SYNONYMS.items() for name in names}
     options: dict[str, Any] = {"seed": 0}

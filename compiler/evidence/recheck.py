@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from artifacts import paths
+from artifacts import artifact_paths
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import Evidence
 from artifacts.hashing import file_record, record_path
 from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
-from artifacts.verify import Artifact
+from artifacts.verification import Artifact
 from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evidence.claims import contents, require_schemes, stored_in
-from compiler.evidence.compare import compare
-from compiler.evidence.graphs import Checker
+from compiler.evidence.file_comparison import compare
+from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.where import Finding, Locator
 from compiler.model_source import ModelSource
 from compiler.plan import parameters
 from compiler.road import NONE, Road
 from compiler.source import open_model
 from runtimes.compute import AUTO, broken, choose, device_of
-from runtimes.sessions import table as sessions
-from targets import table as targets
-from targets.base import Target
+from runtimes.sessions import session_table as sessions
+from targets import target_table as targets
+from targets.target_contract import Target
 
 
 def recheck(
@@ -120,7 +120,7 @@ def _locator(
     progress: Progress,
 ) -> Locator:
     """Looks for an error in a graph, beside the graph that a compile would make of the model now."""
-    from compiler.export.graph import export_graph
+    from compiler.export.graph_export import export_graph
 
     road = Road.to(target, graph.precision, ",".join(graph.rewrites) or NONE)
     component = source.component(method.component)
@@ -190,9 +190,9 @@ def _source(manifest: Manifest, progress: Progress) -> ModelSource:
     # Single files, adapters and other components lie where the specification says.
     elsewhere = set() if manifest.source.spec is None else _files(source)
     for record in manifest.source.weights:
-        if record.path not in elsewhere and (fault := paths.fault(record.path)):
+        if record.path not in elsewhere and (fault := artifact_paths.fault(record.path)):
             raise LatentcError(
-                f"the manifest names a weight file of the source that {fault}: {paths.shown(record.path)}.",
+                f"the manifest names a weight file of the source that {fault}: {artifact_paths.shown(record.path)}.",
                 "Compile the model again.",
             )
         file = source.root / record.path

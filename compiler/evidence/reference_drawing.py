@@ -12,7 +12,7 @@ import numpy as np
 from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest
 from compiler.capture.arguments import STEPS, Point, arguments, parse_given, retries
-from compiler.evidence.components import Calls
+from compiler.evidence.component_calls import Calls
 from compiler.evidence.metrics import undefined
 from compiler.evidence.output_arrays import arrays_in, first_line
 from compiler.evidence.pipeline_job import PipelineJob
@@ -44,7 +44,7 @@ def draw_references(job: PipelineJob) -> dict[str, Reference]:
     from compiler.capture import materialized
     from compiler.capture.tasks import pipeline_for
     from compiler.source import open_model
-    from runtimes.classes import class_path
+    from runtimes.trusted_classes import class_path
 
     try:
         own = class_path(open_model(job.model).pipeline_class())
@@ -122,7 +122,7 @@ def _steps(pipe: Any, steps: int) -> int:
 
 
 def _parameters(pipe: Any) -> Mapping[str, Any]:
-    from runtimes.options import parameters
+    from runtimes.generate_options import parameters
 
     return parameters(pipe)
 
@@ -131,7 +131,7 @@ def call_seeded(pipe: Any, call: Any, keywords: Mapping[str, Any]) -> Any:
     """What `call` returns, with generators from the seeds 0, 1, ... where `pipe` takes generators."""
     import torch
 
-    from runtimes.options import synonym
+    from runtimes.generate_options import synonym
 
     torch.manual_seed(0)  # for noise that does not come from the generator
     name = synonym("seed", _parameters(pipe))
@@ -142,7 +142,7 @@ def call_seeded(pipe: Any, call: Any, keywords: Mapping[str, Any]) -> Any:
 
 def _count(keywords: Mapping[str, Any]) -> int:
     """How many pictures a call makes, as `generate` counts them."""
-    from runtimes.options import SYNONYMS
+    from runtimes.generate_options import SYNONYMS
 
     prompts = keywords.get("prompt")
     images = next((int(keywords[name]) for name in SYNONYMS["images"] if keywords.get(name)), 1)

@@ -17,7 +17,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from compiler.evidence.bisection import Measured
 from compiler.evidence.metrics import comparable, relative_error
-from runtimes.sessions.base import GraphFormat, SessionFactory
+from runtimes.sessions.session_contract import GraphFormat, SessionFactory
 
 if TYPE_CHECKING:
     from polygraphy.backend.base import BaseRunner

@@ -20,16 +20,16 @@ from pydantic import BaseModel
 from artifacts import memory
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
-from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
+from artifacts.worker_loop import Work
 from compiler.evidence import dataflow, runners
 from compiler.evidence.bisection import Beginning, Measure, beyond, locate
 from compiler.evidence.dataflow import Dataflow
-from compiler.evidence.graphs import Job, loaded, memory_needed
+from compiler.evidence.graph_evidence import Job, loaded, memory_needed
 from compiler.export.scopes import MODULE
 from compiler.road import Road
 from runtimes.compute import WIDE
-from runtimes.sessions import table
+from runtimes.sessions import session_table
 from runtimes.sessions.onnx_format import ONNX, format_of
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def answer(request: Request) -> list[Finding]:
 
 def _stages(request: Request) -> list[_Stage]:
     check = request.check
-    factory = table.get(check.target)
+    factory = session_table.get(check.target)
     model_file = Path(check.model_file)
     exported, passed = (dataflow.read(Path(file), MODULE) for file in (request.exported, request.passed))
     before, after = frozenset(exported.makers), frozenset(passed.makers)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from artifacts.progress import Event, Progress
 from artifacts.workspace import Building
-from compiler.lowering.job import GraphJob, Lowered
+from compiler.lowering.graph_job import GraphJob, Lowered
 
 
 class _Stopped(Exception):

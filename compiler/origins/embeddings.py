@@ -18,7 +18,7 @@ from artifacts.safetensors_header import require_safetensors
 from compiler.origins.recorded import Computed
 from compiler.origins.stored_file import stored_tensors
 from compiler.origins.weight_files import Rows
-from runtimes.parts import SUFFIXES, make_part
+from runtimes.pipeline_parts import SUFFIXES, make_part
 from targets.graph.weights import Origin, Stored
 
 # A name that says nothing of the token: of files that are made of one tensor, or of one for each encoder.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from artifacts import paths, strict_json
+from artifacts import artifact_paths, strict_json
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 
@@ -78,7 +78,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     for name in names:
         if Path(name).name != name or not os.path.isfile(index.parent / name):
             raise LatentcError(
-                f"{index} names the shard {paths.shown(name)}, which is not in {index.parent}.",
+                f"{index} names the shard {artifact_paths.shown(name)}, which is not in {index.parent}.",
                 "Download the model again: a part of it is missing.",
             )
     return tuple(index.parent / name for name in names)

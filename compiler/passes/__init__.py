@@ -1,1 +1,1 @@
-"""Graph passes: one file each, `onnx_ir` models in and out. `compiler.passes.table` has the one list."""
+"""Graph passes: one file each, `onnx_ir` models in and out. `compiler.passes.pass_table` has the one list."""

@@ -16,7 +16,7 @@ def lower_precision(
     """The graph in `precision`, and what was kept in fp32 with the reason, one line each.
 
     Args:
-        typed: "weights" or "strong", as in `targets.base.Requirements`.
+        typed: "weights" or "strong", as in `targets.target_contract.Requirements`.
         read_weights: look for weights beyond the precision's range; without it those on disk count as within.
     """
     if precision == "fp32":

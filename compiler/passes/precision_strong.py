@@ -17,9 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.passes.precision import EXTREME, element_type, fits, lowered
-from targets.graph.check import complete
 from targets.graph.constants import constant
 from targets.graph.edit import add_initializer
+from targets.graph.graph_validity import complete
 from targets.graph.weights import Cast, WeightRef
 
 FULL_PRECISION: dict[str, str] = {

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 from artifacts.errors import UsageError
-from compiler.quantize import table
+from compiler.quantize import scheme_table
 from compiler.quantize.scheme import NO_METHOD, Options, Scheme
-from targets.base import Requirements, Target
+from targets.target_contract import Requirements, Target
 
 
 def refusal(takes: Requirements, scheme: Scheme[Any], options: Options) -> str:
@@ -26,7 +26,7 @@ def refusal(takes: Requirements, scheme: Scheme[Any], options: Options) -> str:
 
 def accepted(takes: Requirements) -> tuple[Scheme[Any], ...]:
     """The schemes that a target can read, in the options that it asks for."""
-    schemes = (table.get(name) for name in table.names())
+    schemes = (scheme_table.get(name) for name in scheme_table.names())
     return tuple(s for s in schemes if not refusal(takes, s, asked(takes, s, s.default())))
 
 
@@ -51,7 +51,7 @@ def require(target: Target, name: str) -> None:
     Raises:
         UsageError: it does not.
     """
-    there, refused = accepted(target.requirements), table.get(name)
+    there, refused = accepted(target.requirements), scheme_table.get(name)
     if refused.name in {scheme.name for scheme in there}:
         return
     plain = [scheme for scheme in there if scheme.activations(scheme.default()) is None]
@@ -73,7 +73,7 @@ def fitted(target: Target, name: str, options: Options) -> Options:
     Raises:
         UsageError: the target does not take them.
     """
-    takes, scheme, method = target.requirements, table.get(name), options.method
+    takes, scheme, method = target.requirements, scheme_table.get(name), options.method
     if method not in (NO_METHOD, *takes.methods):
         raise UsageError(
             f"target '{target.name}' does not take {name} with method={method} "

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from artifacts.errors import LatentcError
 from artifacts.manifest import ComponentRecord, GraphSpec, ModelSpec
 from artifacts.progress import Event, Progress
-from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
+from artifacts.worker_loop import Work
 from compiler.evaluation import Evaluation
 
 
@@ -104,11 +104,11 @@ class Tapped:
 
     def __init__(self, job: Job) -> None:
         from runtimes.compute import WIDE, device_of, natively
-        from runtimes.sessions import table
+        from runtimes.sessions import session_table
 
         self._graph = job.graph
         self._taps = job.taps
-        factory = table.get(job.target)
+        factory = session_table.get(job.target)
         device = device_of(factory, "auto")
         types = (WIDE,) if device is None else natively(device, job.graph.precision)
         # What is measured is the graph, not the rounding of a type.

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from artifacts import memory
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
-from artifacts.serve import Work
 from artifacts.worker import WorkerError, ask
+from artifacts.worker_loop import Work
 from compiler.quantize.blocks import Blocks
 from compiler.quantize.calibrate import read_inputs
 from compiler.quantize.stream import Given

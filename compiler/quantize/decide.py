@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from compiler.quantize import low_rank, table
+from compiler.quantize import low_rank, scheme_table
 from compiler.quantize.find import Layout
 from compiler.quantize.scheme import NO_METHOD, Activations, Format, Misfit, Options, Scheme
 
@@ -73,7 +73,7 @@ class Decision:
         """What the weight has in place of this scheme, and the reason."""
         if self.scheme is None or not self.scheme.fallback:
             return Decision(None, note=f"not quantized: {why}", fallback=True)
-        scheme = table.get(self.scheme.fallback)
+        scheme = scheme_table.get(self.scheme.fallback)
         made = Decision(scheme, scheme.default(), fallback=True)
         loses_activations = self.activations is not None and made.activations is None
         name = f"{scheme.name} weights only" if loses_activations else scheme.name
@@ -89,7 +89,7 @@ class Decision:
 
 def decide(scheme: str, options: Options, layout: Layout) -> Decision:
     """The scheme for a weight of this layout, or what it falls back to."""
-    made = Decision(table.get(scheme), options)
+    made = Decision(scheme_table.get(scheme), options)
     while (misfit := _misfit(made, layout)) is not None:
         made = made._with(misfit)
     return made

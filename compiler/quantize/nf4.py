@@ -16,7 +16,7 @@ from compiler.quantize.blocks import Blocks, as_half, nonzero, spread
 from compiler.quantize.find import Layout
 from compiler.quantize.restore import Parts
 from compiler.quantize.scheme import Format, Misfit, Options, Scheme, unaveraged
-from targets.graph import nf4
+from targets.graph import nf4_nodes
 from targets.graph.edit import insert
 
 BLOCK = 64
@@ -50,17 +50,17 @@ class Nf4Options(Options):
 
 
 class NormalFloat:
-    """The node of `targets.graph.nf4`, whose values are [rows, inner], and a Transpose where they are read turned."""
+    """The node of `targets.graph.nf4_nodes`, its values [rows, inner], and a Transpose where they are read turned."""
 
     turned = False
 
     def format(self, element: ir.DataType, blocked: bool) -> str:
         """One name for all of it: the element type is the indices'."""
-        return nf4.NAME
+        return nf4_nodes.NAME
 
     def add(self, graph: ir.Graph, before: ir.Node, parts: Parts) -> ir.Value:
         """See `restore.Restore`."""
-        new = nf4.add(graph, before, parts.values, parts.scale, BLOCK)
+        new = nf4_nodes.add(graph, before, parts.values, parts.scale, BLOCK)
         if parts.layout.channel == 0:
             return new
         kind, shape = ir.DataType.FLOAT, parts.layout.shape

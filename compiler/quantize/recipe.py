@@ -24,12 +24,12 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
-from compiler.quantize import accept, table
+from compiler.quantize import accept, scheme_table
 from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import MIN_ELEMENTS, Layout
 from compiler.quantize.scheme import NO_METHOD, Options, Scheme
-from targets.base import Target
 from targets.graph.weights import Origin
+from targets.target_contract import Target
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 ALL = "*"
@@ -63,7 +63,7 @@ def read(text: str) -> Recipe:
             pairs = [first] if first else []
         elif options is None or ":" in item or not item or _is_scheme(scheme):
             why = f"'{component}' is named twice" if _is_scheme(scheme) else f"'{item}' is not understood"
-            there = ", ".join((*table.names(), *PRECISIONS))
+            there = ", ".join((*scheme_table.names(), *PRECISIONS))
             raise UsageError(f"--quantize {text}: {why} (schemes: {there}).", EXAMPLES)
         else:
             pairs = [item]
@@ -87,11 +87,11 @@ def _keys(scheme: str) -> frozenset[str]:
     """The options of what `_is_scheme`."""
     if not _is_real(scheme):
         return frozenset()
-    return frozenset(field.name for field in dataclasses.fields(table.get(scheme).options))
+    return frozenset(field.name for field in dataclasses.fields(scheme_table.get(scheme).options))
 
 
 def _is_scheme(name: str) -> bool:
-    return name.strip() in (*table.names(), *PRECISIONS, NONE)
+    return name.strip() in (*scheme_table.names(), *PRECISIONS, NONE)
 
 
 def with_method(recipe: Recipe, method: str) -> Recipe:
@@ -100,7 +100,9 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
     Raises:
         UsageError: there is no such scheme in it.
     """
-    takers = [name for name in table.names() if method in table.get(name).choices.get("method", ())]
+    takers = [
+        name for name in scheme_table.names() if method in scheme_table.get(name).choices.get("method", ())
+    ]
 
     def options(scheme: str, values: Mapping[str, Any]) -> dict[str, Any]:
         takes = scheme in takers and values["method"] == NO_METHOD
@@ -205,7 +207,7 @@ def _options(scheme: str, values: Mapping[str, object], precisions: bool) -> dic
         if values:
             raise UsageError(f"'{scheme}' takes no options; found '{next(iter(values))}'.")
         return {}
-    return dataclasses.asdict(table.options(scheme, values))
+    return dataclasses.asdict(scheme_table.options(scheme, values))
 
 
 def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) -> Recipe:
@@ -231,7 +233,7 @@ def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) 
     def fitted(scheme: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if not _is_real(scheme):
             return dict(values)
-        return dataclasses.asdict(accept.fitted(target, scheme, table.options(scheme, values)))
+        return dataclasses.asdict(accept.fitted(target, scheme, scheme_table.options(scheme, values)))
 
     recipe = _mapped(recipe, fitted)
     chosen = {}
@@ -320,7 +322,7 @@ class Choice:
             () if component is None else (component, *component.weights)
         )
         return tuple(
-            (table.get(part.scheme), table.options(part.scheme, part.options))
+            (scheme_table.get(part.scheme), scheme_table.options(part.scheme, part.options))
             for part in named
             if _is_real(part.scheme)
         )
@@ -358,4 +360,4 @@ class Choice:
         )
         if not _is_real(rule.scheme):
             return None
-        return decide(rule.scheme, table.options(rule.scheme, rule.options), layout)
+        return decide(rule.scheme, scheme_table.options(rule.scheme, rule.options), layout)

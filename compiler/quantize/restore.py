@@ -42,7 +42,7 @@ class Restore(Protocol):
     turned: bool
 
     def format(self, element: ir.DataType, blocked: bool) -> str:
-        """What a target must read to have it (`targets.base.Requirements.weight_formats`)."""
+        """What a target must read to have it (`targets.target_contract.Requirements.weight_formats`)."""
 
     def add(self, graph: ir.Graph, before: ir.Node, parts: Parts) -> ir.Value:
         """Nodes in front of another; what they end in is float32 and has the layout's shape."""

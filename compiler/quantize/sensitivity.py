@@ -27,9 +27,9 @@ from compiler.quantize.allot import Option
 from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import Found, find
 from compiler.quantize.scheme import Options
-from runtimes.sessions import table as sessions
-from targets import table as targets
-from targets.base import Context
+from runtimes.sessions import session_table as sessions
+from targets import target_table as targets
+from targets.target_contract import Context
 
 Candidates = Sequence[tuple[str, Options]]
 """What a weight may become, beside staying as it is: schemes by name, with their options."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantize.activations import LEVELS, Site, Tap, flat, twins
 from compiler.quantize.blocks import symmetric
 from compiler.quantize.find import Found, find
+from compiler.quantize.int8_ranges import LEVELS, Site, Tap, flat, twins
 from targets.graph.edit import add_constant
 from targets.graph.weights import Multiply, WeightRef
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from targets.graph.check import weightless
 from targets.graph.constants import constant, int_attribute, ints_attribute
 from targets.graph.dims import static
+from targets.graph.graph_validity import weightless
 from targets.graph.shapes import Shapes
 
 # Another view of the same bytes, or data that was there before.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from artifacts.errors import UsageError
-from compiler.snapshot.modules import Finding, compare, renamed, weight_names
+from compiler.snapshot.module_changes import Finding, compare, renamed, weight_names
 from compiler.snapshot.prints import GraphPrint, Snapshot
 
 KINDS: dict[str, str] = {
@@ -172,7 +172,7 @@ def _numeric(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
         if a or b:
             yield "results are " + ("no longer taken" if a else "taken now, and were not before")
         return
-    from compiler.snapshot.numeric import differs
+    from compiler.snapshot.seeded_results import differs
 
     old, new = ({line.partition(" ")[0]: line for line in side} for side in (a, b))
     for name in sorted(old.keys() & new.keys()):

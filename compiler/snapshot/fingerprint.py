@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from compiler.snapshot import cost, describe, patterns
-from compiler.snapshot.paths import labels, relative
+from compiler.snapshot.module_paths import labels, relative
 from compiler.snapshot.prints import Cost, GraphPrint, ModulePrint
 from compiler.snapshot.topology import Modules, digest
 

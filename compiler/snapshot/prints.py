@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
 from artifacts.errors import LatentcError
-from compiler.snapshot.paths import compress, expand
+from compiler.snapshot.module_paths import compress, expand
 
 HEAD = "latentc graph snapshot 2"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from compiler.snapshot.diff import KINDS, Change, count
-from compiler.snapshot.paths import compress
+from compiler.snapshot.module_paths import compress
 
 # Module patterns that one line names.
 _NAMED = 4

@@ -17,15 +17,15 @@ from compiler.capture.arguments import parse_given
 from compiler.capture.capture import Capture, capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
-from compiler.export.graph import export_graph
+from compiler.compile_request import PRECISION
+from compiler.export.graph_export import export_graph
 from compiler.model_source import ModelSource
-from compiler.request import PRECISION
 from compiler.road import Road
-from compiler.snapshot import numeric
+from compiler.snapshot import seeded_results
 from compiler.snapshot.fingerprint import fingerprint
 from compiler.snapshot.prints import GraphPrint, Snapshot
 from compiler.source import open_model
-from targets import table as targets
+from targets import target_table as targets
 
 _PACKAGES = ("torch", "diffusers", "transformers", "onnxscript")
 
@@ -175,8 +175,8 @@ def _prints(
         "sizes": largest(method),
     }
     neutral = fingerprint(graph, form=NEUTRAL, **facts)
-    if neutral.cost.parameters <= numeric.PARAMETERS and neutral.cost.flops <= numeric.FLOPS:
-        neutral = replace(neutral, numeric=numeric.measure(graph, method))
+    if neutral.cost.parameters <= seeded_results.PARAMETERS and neutral.cost.flops <= seeded_results.FLOPS:
+        neutral = replace(neutral, numeric=seeded_results.measure(graph, method))
     yield neutral
     for form in wanted:
         arrived = form.road.run(graph.clone(), read_weights=False)

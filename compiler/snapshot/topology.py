@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from compiler.snapshot import describe
-from compiler.snapshot.paths import relative
+from compiler.snapshot.module_paths import relative
 
 
 def digest(model: ir.Model, words: Mapping[ir.Node, str]) -> str:

@@ -15,10 +15,10 @@ from latentc.api.tuning import tune
 
 if TYPE_CHECKING:
     from artifacts.manifest import Recipe
-    from artifacts.verify import Artifact
+    from artifacts.verification import Artifact
+    from compiler.compile_request import CompileRequest
     from compiler.plan import Plan
     from compiler.rebuild import RebuildRequest
-    from compiler.request import CompileRequest
 
 AUTO = "auto"
 
@@ -252,7 +252,7 @@ def request_of(model: File | CompileRequest, out: File | None, **changes: Any) -
     Raises:
         UsageError: there is no folder for the artifact, or no target.
     """
-    from compiler.request import CompileRequest
+    from compiler.compile_request import CompileRequest
 
     if isinstance(model, CompileRequest):
         base = model
@@ -261,9 +261,9 @@ def request_of(model: File | CompileRequest, out: File | None, **changes: Any) -
             "a compile needs a folder for the artifact: latentc.compile(model, out, target=...)."
         )
     elif changes["target"] is None:
-        from targets import table
+        from targets import target_table
 
-        raise UsageError(f"a compile needs a target (there are: {', '.join(table.names())}).")
+        raise UsageError(f"a compile needs a target (there are: {', '.join(target_table.names())}).")
     else:
         base = CompileRequest(str(model), Path(out), changes["target"])
     return keywords.changed(base, {**changes, "out": None if out is None else Path(out)})

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtimes.sessions.base import Device
-    from targets.base import Target
+    from runtimes.sessions.session_contract import Device
+    from targets.target_contract import Target
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -57,9 +57,9 @@ class TargetInfo:
 
 def targets() -> tuple[TargetInfo, ...]:
     """Every target, as `latentc targets` lists them: what it is, and what is missing for it here."""
-    from targets import table
+    from targets import target_table
 
-    return tuple(_target(name, table.get(name)) for name in table.names())
+    return tuple(_target(name, target_table.get(name)) for name in target_table.names())
 
 
 def _target(name: str, target: Target) -> TargetInfo:
@@ -82,10 +82,10 @@ def _target(name: str, target: Target) -> TargetInfo:
 
 
 def _devices(name: str) -> tuple[Device, ...]:
-    from runtimes.sessions import table
+    from runtimes.sessions import session_table
 
     # A target can be built for devices that nothing here runs.
-    return table.get(name).devices() if name in table.names() else ()
+    return session_table.get(name).devices() if name in session_table.names() else ()
 
 
 def options_of(options: type[Any]) -> tuple[OptionInfo, ...]:

@@ -13,8 +13,8 @@ from latentc.api import keywords
 from latentc.api.keywords import File
 
 if TYPE_CHECKING:
-    from bench.request import BenchRequest
-    from bench.run import Outcome
+    from bench.bench_request import BenchRequest
+    from bench.interleaved_run import Outcome
 
 
 def bench(
@@ -60,8 +60,8 @@ def bench(
         UsageError: a prompt file, a task or a device that is not there.
         LatentcError: no artifact, one of another model than the reference, or one that does not run.
     """
-    from bench import request as work
-    from runtimes.options import parse_size
+    from bench import bench_request as work
+    from runtimes.generate_options import parse_size
 
     if isinstance(artifacts, work.BenchRequest):
         base = artifacts

@@ -13,7 +13,7 @@ from latentc.api import keywords
 from latentc.api.keywords import File
 
 if TYPE_CHECKING:
-    from artifacts.verify import Artifact
+    from artifacts.verification import Artifact
 
 
 def sign(artifact: File, key: File, *, progress: Progress = silent) -> Path:
@@ -28,10 +28,10 @@ def sign(artifact: File, key: File, *, progress: Progress = silent) -> Path:
     Raises:
         LatentcError: a file is not the one that was compiled, the key is none, or model-signing is not installed.
     """
-    from artifacts import signature
+    from artifacts import artifact_signature
 
     with keywords.reporting(progress) as reported:
-        return signature.sign(_whole(artifact, reported), Path(key))
+        return artifact_signature.sign(_whole(artifact, reported), Path(key))
 
 
 def bom(artifact: File, output: File | None = None) -> str:
@@ -44,7 +44,7 @@ def bom(artifact: File, output: File | None = None) -> str:
         LatentcError: there is no artifact, the file cannot be written, or cyclonedx-python-lib is not installed.
     """
     from artifacts.disk import write_synced
-    from artifacts.reading import read_manifest
+    from artifacts.manifest_reading import read_manifest
     from latentc.bill_of_materials import bill_of_materials
 
     with foreseen():
@@ -132,7 +132,7 @@ def _whole(path: File, progress: Progress) -> Artifact:
     Raises:
         LatentcError: a file is not the one that was compiled, or is not listed.
     """
-    from artifacts.verify import examine
+    from artifacts.verification import examine
 
     artifact, findings = examine(path, progress=progress)
     if findings:

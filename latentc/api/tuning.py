@@ -11,8 +11,8 @@ from latentc.api import keywords
 from latentc.api.keywords import File
 
 if TYPE_CHECKING:
-    from artifacts.verify import Artifact
-    from compiler.tune import TuneRequest
+    from artifacts.verification import Artifact
+    from compiler.forecast_tuning import TuneRequest
 
 
 def tune(
@@ -45,7 +45,7 @@ def tune(
         UsageError: a request that is wrong in itself.
         LatentcError: the artifact cannot be drawn with here, or no tolerance holds; the message says how near one came.
     """
-    from compiler import tune as work
+    from compiler import forecast_tuning as work
 
     base = artifact if isinstance(artifact, work.TuneRequest) else work.TuneRequest(Path(artifact))
     request = keywords.changed(

@@ -128,7 +128,7 @@ def command(
     from bench import gates, record
     from bench import report as reports
     from latentc.api import measuring
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
 
     wanted = [gates.parse(text) for text in fail_if]
     before = None if baseline is None else record.read(Path(baseline))

@@ -21,9 +21,9 @@ from latentc.params import (
 from latentc.target_options import TargetCommand, given
 
 if TYPE_CHECKING:
-    from artifacts.verify import Artifact
+    from artifacts.verification import Artifact
+    from compiler.compile_request import CompileRequest
     from compiler.plan import Plan
-    from compiler.request import CompileRequest
 
 NAME_VALUE = AssignmentType()
 AUTO = "auto"
@@ -271,7 +271,7 @@ def command(
     """
     from latentc.api import compiling, keywords, sources
     from latentc.api.tuning import tune
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
 
     own = assignments((*options, *given(click.get_current_context())), "--option")
     if rebuild:
@@ -340,7 +340,7 @@ _OF_A_REBUILD = frozenset({"model", "out", "options", "rebuild", "force", "json_
 
 def _rebuild(artifact: str, out: str, options: dict[str, str], force: bool, json_output: bool) -> None:
     from latentc.api.compiling import rebuild
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
 
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -380,7 +380,7 @@ def _save_recipe(plan: Plan, file: str | None) -> None:
 def _dry_run(request: CompileRequest, json_output: bool, save_recipe: str | None) -> None:
     from compiler.build import plan
     from latentc import show
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
 
     with bars() as progress:
         draft = plan(request, progress)

@@ -191,9 +191,9 @@ def command(
     from pathlib import Path
 
     from artifacts.hub_artifacts import located
-    from artifacts.reading import read_manifest
+    from artifacts.manifest_reading import read_manifest
     from latentc import destinations, show
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
     from latentc.warn import Warnings
     from runtimes import media
 

@@ -90,8 +90,8 @@ def snapshot(
 
     MODEL is a diffusers folder, a hub id or a built-in name; a folder with configs and without weights is enough.
     """
-    from latentc.api.graphs import graph_snapshot
-    from latentc.progress import bars
+    from latentc.api.snapshots import graph_snapshot
+    from latentc.progress_bars import bars
 
     with bars() as progress:
         taken = graph_snapshot(
@@ -123,9 +123,9 @@ def diff(before: str, after: str, allow: tuple[str, ...], style: str) -> None:
     """Say what changed from the snapshot A to the snapshot B; exit 1 when something did."""
     from pathlib import Path
 
-    from compiler.snapshot.check import read
     from compiler.snapshot.diff import allowed
     from compiler.snapshot.diff import diff as compare
+    from compiler.snapshot.golden_snapshot import read
 
     changes = compare(read(Path(before)), read(Path(after)))
     left = allowed(changes, allow)
@@ -152,8 +152,8 @@ Examples:
 @FORMAT
 def check(model: str, golden: str, update: bool, allow: tuple[str, ...], style: str) -> None:
     """Snapshot MODEL again, with the options of the golden file, and say what changed; exit 1 when something did."""
-    from latentc.api.graphs import graph_check
-    from latentc.progress import bars
+    from latentc.api.snapshots import graph_check
+    from latentc.progress_bars import bars
 
     with bars() as progress:
         comparison = graph_check(model, golden, update=update, allow=allow, progress=progress)
@@ -234,10 +234,10 @@ def show(what: str, name: str | None, form: str, depth: int, json_output: bool) 
     from pathlib import Path
 
     from artifacts.errors import UsageError
-    from compiler.snapshot.check import read
+    from compiler.snapshot.golden_snapshot import read
     from latentc import show as printing
-    from latentc.api.graphs import graph_snapshot
-    from latentc.progress import bars
+    from latentc.api.snapshots import graph_snapshot
+    from latentc.progress_bars import bars
 
     if Path(what).is_file():
         taken = read(Path(what))
@@ -256,7 +256,7 @@ def show(what: str, name: str | None, form: str, depth: int, json_output: bool) 
 
 
 def _rows(graph: GraphPrint, depth: int) -> list[dict[str, object]]:
-    from compiler.snapshot.tree import tree
+    from compiler.snapshot.module_tree import tree
 
     return [
         {
@@ -275,7 +275,7 @@ def _rows(graph: GraphPrint, depth: int) -> list[dict[str, object]]:
 
 
 def _print_tree(graph: GraphPrint, depth: int) -> None:
-    from compiler.snapshot.tree import tree
+    from compiler.snapshot.module_tree import tree
     from latentc import show as printing
 
     sizes = ", ".join(f"{name} {size}" for name, size in sorted(graph.sizes.items()))

@@ -126,11 +126,11 @@ def command(
     """
     from pathlib import Path
 
-    from artifacts.reading import read_manifest
-    from bench import grid as grids
+    from artifacts.manifest_reading import read_manifest
+    from bench import picture_grid as grids
     from latentc import pictures
     from latentc.commands.generate import choose_task
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
     from latentc.warn import Warnings
     from runtimes import media
 

@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from artifacts.manifest import GraphRecord, Manifest
-    from latentc.api.reading import ModelSummary
+    from latentc.api.inspecting import ModelSummary
 
 
 @click.command(
@@ -45,8 +45,8 @@ def command(artifact_or_model: str, against: str | None, json_output: bool, memo
     read in either case; latentc verify does that.
     """
     from latentc import show
-    from latentc.api import reading
-    from latentc.progress import bars
+    from latentc.api import inspecting
+    from latentc.progress_bars import bars
 
     if against is not None and memory:
         raise click.UsageError("--against and --memory are two questions; ask one.")
@@ -54,12 +54,12 @@ def command(artifact_or_model: str, against: str | None, json_output: bool, memo
         _print_differences(artifact_or_model, against, json_output)
         return
     with bars() as progress:
-        described = reading.inspect(artifact_or_model, progress=progress)
+        described = inspecting.inspect(artifact_or_model, progress=progress)
     if memory:
-        if isinstance(described, reading.ModelSummary):
+        if isinstance(described, inspecting.ModelSummary):
             raise click.UsageError("--memory is of artifacts; compile the model first.")
         _print_memory(described, json_output)
-    elif isinstance(described, reading.ModelSummary):
+    elif isinstance(described, inspecting.ModelSummary):
         if json_output:
             show.as_json(_as_json(described))
         else:
@@ -76,7 +76,7 @@ def _print_differences(first: str, second: str, json_output: bool) -> None:
     from pathlib import Path
 
     from artifacts.difference import field_differences, file_differences
-    from artifacts.reading import read_manifest
+    from artifacts.manifest_reading import read_manifest
     from latentc import show
 
     manifests = read_manifest(Path(first).absolute()), read_manifest(Path(second).absolute())

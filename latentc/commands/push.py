@@ -29,7 +29,7 @@ def command(artifact: str, name: str, private: bool, revision: str | None, json_
 
     from latentc import show
     from latentc.api import sharing
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
 
     with bars() as progress:
         pushed = sharing.push(artifact, name, private=private, revision=revision, progress=progress)

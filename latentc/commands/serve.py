@@ -126,7 +126,7 @@ def command(
 
     from latentc.serving.auth import Keys, is_loopback
     from latentc.serving.engine import ArtifactEngine
-    from latentc.serving.limits import Limits
+    from latentc.serving.request_limits import Limits
 
     if no_auth and api_key_file is not None:
         raise click.UsageError("--no-auth and --api-key-file are not given together.")

@@ -29,7 +29,7 @@ def command(artifact: str, key: str) -> None:
     manifest says of the source's weights. Nothing is sent anywhere. Needs latentc[sign].
     """
     from latentc.api import sharing
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
 
     with bars() as progress:
         file = sharing.sign(artifact, key, progress=progress)

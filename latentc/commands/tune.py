@@ -78,10 +78,10 @@ def command(
     """
     from pathlib import Path
 
-    from artifacts.reading import read_manifest
+    from artifacts.manifest_reading import read_manifest
     from latentc import show
     from latentc.api import tuning
-    from latentc.progress import bars
+    from latentc.progress_bars import bars
 
     try:
         with bars() as progress:

@@ -10,7 +10,7 @@ import click
 from latentc.params import compute_option, trust_engines_option
 
 if TYPE_CHECKING:
-    from latentc.api.reading import Verification
+    from latentc.api.inspecting import Verification
 
 
 @click.command(
@@ -67,8 +67,8 @@ def command(
     other than the one that compiled it is told and is no fault.
     """
     from latentc import show
-    from latentc.api import reading
-    from latentc.progress import bars
+    from latentc.api import inspecting
+    from latentc.progress_bars import bars
 
     if compute != "auto" and not numerics:
         raise click.UsageError("--compute is what --numerics computes in: it needs --numerics.")
@@ -77,7 +77,7 @@ def command(
     if signature is not None and public_key is None:
         raise click.UsageError("--signature is held to the key of whom you trust: it needs --public-key.")
     with bars() as progress:
-        verified = reading.verify(
+        verified = inspecting.verify(
             artifact,
             numerics=numerics,
             compute=compute,

@@ -12,9 +12,9 @@ from typing import Any
 from artifacts.errors import LatentcError
 from artifacts.worker import WorkerEnded
 from latentc.serving.api_error import ApiError
-from latentc.serving.drawing import batch_job
+from latentc.serving.drawing_job import Picture, Preview
+from latentc.serving.drawing_request import batch_job
 from latentc.serving.engine import Engine
-from latentc.serving.job import Picture, Preview
 from latentc.serving.prometheus_metrics import Metrics
 from latentc.serving.queue import DrawQueue, Turn
 from latentc.serving.request_log import log

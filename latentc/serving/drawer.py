@@ -1,7 +1,7 @@
 """The process that draws for a server: an artifact's pipelines behind the protocol of `artifacts.worker`.
 
-Jobs: {"do": "open"}, and {"do": "draw", ...} as `latentc.serving.drawing.batch_job` writes it, which tells its steps.
-The message {"cancel": N} stops batch N within one step, also before it has begun.
+Jobs: {"do": "open"}, and {"do": "draw", ...} as `latentc.serving.drawing_request.batch_job` writes it, which tells
+its steps. The message {"cancel": N} stops batch N within one step, also before it has begun.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
 from artifacts.progress import Event
-from artifacts.serve import Work, hear, tell
+from artifacts.worker_loop import Work, hear, tell
 from latentc.pictures import png_text
-from runtimes.options import parameters
+from runtimes.generate_options import parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from artifacts.manifest import DimRange
-from artifacts.reading import read_manifest
+from artifacts.manifest_reading import read_manifest
 from artifacts.worker import Worker, WorkerEnded, serving
 
 
@@ -22,7 +22,7 @@ class Engine(Protocol):
         """Starts it, and returns the answer of `latentc.serving.drawer` to "open"; waits until it is ready."""
 
     def draw(self, job: Mapping[str, Any], on_event: Callable[[Any], None]) -> Mapping[str, Any]:
-        """Draws a `latentc.serving.drawing.batch_job`, and returns the answer of `latentc.serving.drawer` to it.
+        """Draws a `latentc.serving.drawing_request.batch_job`, and returns what `latentc.serving.drawer` answers.
 
         Raises:
             WorkerError: the work raised it.

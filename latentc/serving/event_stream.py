@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from latentc.serving.job import Job, Picture
+from latentc.serving.drawing_job import Job, Picture
 from latentc.serving.service import Service
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from latentc.serving.api_error import ApiError
+from latentc.serving.drawing_job import Job
 from latentc.serving.event_stream import event, stream
 from latentc.serving.input_pictures import from_base64
-from latentc.serving.job import Job
 from latentc.serving.openai_images import ImageFields, image_request
 from latentc.serving.request_body import read_json, schema
 from latentc.serving.service import Service, job_state

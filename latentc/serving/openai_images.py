@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from latentc.serving.api_error import ApiError
+from latentc.serving.drawing_job import Job, Picture
 from latentc.serving.event_stream import cancelled_when_left, event, pictures, stream
-from latentc.serving.job import Job, Picture
 from latentc.serving.request_body import Fields, read_form, read_json, schema
 from latentc.serving.service import LAST_SEED, ImageRequest, Service
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from latentc.serving.api_error import ApiError
-from latentc.serving.drawing import Drawing
-from latentc.serving.job import Job
+from latentc.serving.drawing_job import Job
+from latentc.serving.drawing_request import Drawing
 
 # Of a new measurement of how long a picture takes; the rest is that of those before.
 _WEIGHT = 0.3

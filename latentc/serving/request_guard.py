@@ -13,8 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from latentc.serving.api_error import ApiError
 from latentc.serving.auth import OPEN_PATHS, Keys, check_browser
-from latentc.serving.limits import Limits
 from latentc.serving.prometheus_metrics import Metrics
+from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import log, request_id
 
 Message = MutableMapping[str, Any]

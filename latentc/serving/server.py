@@ -14,7 +14,7 @@ from artifacts.errors import LatentcError
 from latentc.serving.app import make_app
 from latentc.serving.auth import Keys, is_loopback
 from latentc.serving.engine import Engine
-from latentc.serving.limits import Limits
+from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import LogHandler, log
 from latentc.serving.service import Service
 

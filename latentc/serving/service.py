@@ -12,15 +12,15 @@ from typing import Any
 from artifacts.errors import LatentcError
 from latentc.serving.api_error import ApiError
 from latentc.serving.dispatch import Dispatcher
-from latentc.serving.drawing import Drawing
+from latentc.serving.drawing_job import Job
+from latentc.serving.drawing_request import Drawing
 from latentc.serving.engine import Engine
 from latentc.serving.input_pictures import check_picture, mask_of_alpha
-from latentc.serving.job import Job
-from latentc.serving.limits import Limits
 from latentc.serving.prometheus_metrics import Metrics
 from latentc.serving.queue import DrawQueue
+from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import log
-from runtimes.options import check_range
+from runtimes.generate_options import check_range
 
 # A class and switches of it. Numbers are left out: some of diffusers' options decide how much memory is taken.
 _SCHEDULER = re.compile(r"([A-Za-z]\w{0,80})(:\w{1,80}=(true|false)(,\w{1,80}=(true|false)){0,8})?", re.ASCII)

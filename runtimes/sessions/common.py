@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
-from runtimes.sessions.base import Device, Refused
+from runtimes.sessions.session_contract import Device, Refused
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.onnxruntime import OrtSession, inference_session
+from runtimes.sessions.session_contract import Device
 from targets.directml.file_format import FORMAT
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class DirectMlSession:
         self.inputs, self.outputs = _specs(model_file)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph of the inputs' size once; see `runtimes.sessions.base.Session.run`.
+        """Runs the graph of the inputs' size once; see `runtimes.sessions.session_contract.Session.run`.
 
         Raises:
             LatentcError: no graph was compiled for that size, or ONNX Runtime failed.

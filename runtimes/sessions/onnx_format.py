@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from artifacts.errors import LatentcError
-from runtimes.sessions.base import Contents, GraphFormat, SessionFactory
-from targets.graph import nf4
+from runtimes.sessions.session_contract import Contents, GraphFormat, SessionFactory
+from targets.graph import nf4_nodes
 
 SUFFIX = ".onnx"
 
 # Contrib operators whose second input is packed weights: operator -> the element type of what is packed.
-_PACKED = {"MatMulBnb4": nf4.NAME, "MatMulNBits": "uint{bits}"}
+_PACKED = {"MatMulBnb4": nf4_nodes.NAME, "MatMulNBits": "uint{bits}"}
 
 
 class OnnxFormat:
-    """`runtimes.sessions.base.GraphFormat` of ONNX files. Values inside of subgraphs are not told."""
+    """`runtimes.sessions.session_contract.GraphFormat` of ONNX files. Values inside of subgraphs are not told."""
 
     def values(self, model_file: Path) -> tuple[str, ...]:
         """Every output of a node of the main graph."""

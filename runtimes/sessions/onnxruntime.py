@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.base import Device, NotStarted
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
 from runtimes.sessions.onnx_structure import check_onnx
+from runtimes.sessions.session_contract import Device, NotStarted
 from targets.onnxruntime.file_format import FORMAT
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class OrtSession:
         self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_outputs()}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph once; see `runtimes.sessions.base.Session.run`."""
+        """Runs the graph once; see `runtimes.sessions.session_contract.Session.run`."""
         if self._session is None:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)

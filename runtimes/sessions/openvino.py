@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.base import Device
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
+from runtimes.sessions.session_contract import Device
 from targets.openvino.file_format import FORMAT
 from targets.openvino.target import EXTRA
 
@@ -141,7 +141,7 @@ class OpenVinoSession:
         self._places = [i for i, _ in shown]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph once; see `runtimes.sessions.base.Session.run`."""
+        """Runs the graph once; see `runtimes.sessions.session_contract.Session.run`."""
         if self._request is None:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)

@@ -8,8 +8,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from artifacts.errors import LatentcError
-from runtimes.sessions.base import Contents
 from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
+from runtimes.sessions.session_contract import Contents
 
 # IR's names of the element types of constants -> NumPy's, or what is usual for those that NumPy lacks.
 _TYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "boolean": "bool"}
@@ -18,7 +18,7 @@ _ENDS = frozenset({"Const", "Result", "Parameter"})
 
 
 class IrFormat:
-    """`runtimes.sessions.base.GraphFormat` of ``.xml`` files with a ``.bin`` beside them, and of ONNX files."""
+    """`runtimes.sessions.session_contract.GraphFormat` of ``.xml`` with ``.bin`` files, and of ONNX files."""
 
     def values(self, model_file: Path) -> tuple[str, ...]:
         """Every tensor name of a layer's output that is none of the graph's outputs."""

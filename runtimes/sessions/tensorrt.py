@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import engines
+from artifacts import trusted_engines
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.base import Device, Refused
 from runtimes.sessions.common import check_inputs, choose, closed, opening, running
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.scratch import Scratch, scratch
-from targets.tensorrt.build import dtype_name
+from runtimes.sessions.session_contract import Device, Refused
+from targets.tensorrt.engine_build import dtype_name
 from targets.tensorrt.file_format import FORMAT
 from targets.tensorrt.target import BUILDERS, MODEL, Builder, version_here
 
@@ -61,7 +61,7 @@ class TensorRtSessions:
         """Opens one engine. `compute` changes nothing: the engine's own types are what is computed in.
 
         An engine is code. It is loaded when its bytes are those that `built` names and the user trusts them
-        (`artifacts.engines`), and not otherwise.
+        (`artifacts.trusted_engines`), and not otherwise.
 
         Raises:
             LatentcError: the engine is not the one that was compiled, is nobody's whom the user trusts, is for another
@@ -76,7 +76,7 @@ class TensorRtSessions:
                 f"{model_file} is not the engine that the manifest names; engines are code, so it is not loaded.",
                 "Compile the model again.",
             )
-        engines.require_trusted(sha256, model_file)
+        trusted_engines.require_trusted(sha256, model_file)
         builder = _builder(built)
         if lacks := self.lacks(built):
             raise LatentcError(
@@ -148,7 +148,7 @@ class TensorRtSession:
             raise Refused("; ".join(self._said) or f"the weights of {onnx_file.name} do not fit the engine")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the engine once; see `runtimes.sessions.base.Session.run`."""
+        """Runs the engine once; see `runtimes.sessions.session_contract.Session.run`."""
         if self._context is None or self._scratch is None:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, DimRange
 from artifacts.progress import Event
-from targets.base import Availability, Context, Lowered, Rebuild, Requirements, unchanged
-from targets.directml.check import Coverage, require_covered
 from targets.directml.file_format import FORMAT
 from targets.directml.fuse import fuse
+from targets.directml.kernel_coverage import Coverage, require_covered
 from targets.directml.kernels import table
 from targets.graph.onnx_files import fix_dims, infer_shapes, parse_fixed, symbols, write_onnx, write_sharing
 from targets.rewrites import SPLIT_LINEAR, SUB_PIXEL_CONV
+from targets.target_contract import Availability, Context, Lowered, Rebuild, Requirements, unchanged
 from targets.versions import installed, versions
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from targets.base import Availability, Context, Lowered, Requirements, Rewrite
-from targets.graph.nf4 import as_matmul_bnb4
+from targets.graph.nf4_nodes import as_matmul_bnb4
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
+from targets.target_contract import Availability, Context, Lowered, Requirements, Rewrite
 from targets.versions import installed, versions
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from targets.base import Availability
+from targets.target_contract import Availability
 from targets.versions import installed, versions
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 from artifacts.errors import LatentcError
 from artifacts.progress import Event
-from targets.base import Availability, Context, Lowered, Requirements
-from targets.graph.nf4 import as_uint4, places
+from targets.graph.nf4_nodes import as_uint4, places
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.openvino.nncf import METHODS
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
+from targets.target_contract import Availability, Context, Lowered, Requirements
 from targets.versions import installed, versions
 
 if TYPE_CHECKING:

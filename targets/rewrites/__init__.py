@@ -6,7 +6,7 @@ printed, and what was tried and did not pay.
 
 from __future__ import annotations
 
-from targets.base import Rewrite
+from targets.target_contract import Rewrite
 
 SPLIT_LINEAR = Rewrite(
     "split-linear",

@@ -13,13 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import engines
+from artifacts import trusted_engines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from targets.base import Availability, Context, Lowered, Rebuild, Requirements
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.rewrites import SPLIT_LINEAR, SUB_PIXEL_CONV
-from targets.tensorrt.build import Job, Profile, run
+from targets.target_contract import Availability, Context, Lowered, Rebuild, Requirements
+from targets.tensorrt.engine_build import Job, Profile, run
 from targets.tensorrt.file_format import FORMAT
 from targets.versions import installed, versions
 
@@ -170,7 +170,7 @@ class TensorRt:
             timings=str(context.cache / "tensorrt") if context.cache and BUILDERS[builder].times else "",
         )
         built = run(job, context.progress, f"{name}: building the {BUILDERS[builder].title} engine")
-        engines.remember(str(built["sha256"]))
+        trusted_engines.remember(str(built["sha256"]))
         return Lowered(ENGINE, (*files, ENGINE), {"builder": builder, **built})
 
     def toolchain(self) -> Mapping[str, str]:

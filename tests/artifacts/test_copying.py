@@ -9,7 +9,7 @@ import pytest
 
 from artifacts.copying import copy_artifact
 from artifacts.errors import LatentcError, UsageError
-from artifacts.verify import open_artifact, verify
+from artifacts.verification import open_artifact, verify
 
 
 def test_a_copy_is_the_artifact(artifact: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from artifacts import foreseen
 from artifacts.errors import LatentcError, UsageError
-from artifacts.verify import open_artifact
+from artifacts.verification import open_artifact
 from artifacts.workspace import Workspace
 from tests.artifacts.fake_compile import compile_fake
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from artifacts.errors import UsageError
-from artifacts.verify import verify
+from artifacts.verification import verify
 from artifacts.workspace import Workspace
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}

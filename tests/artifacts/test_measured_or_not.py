@@ -10,7 +10,7 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import Evidence, PictureEvidence
 from artifacts.manifest import WeightRecord
-from artifacts.reading import parse_manifest
+from artifacts.manifest_reading import parse_manifest
 from latentc import evidence as words
 from tests.latentc.artifacts_made import made
 

@@ -9,7 +9,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.pinned import Pinned
-from artifacts.verify import Artifact, open_artifact
+from artifacts.verification import Artifact, open_artifact
 
 FILE = "unet/model.onnx"
 

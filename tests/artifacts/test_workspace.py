@@ -16,7 +16,7 @@ from artifacts.disk import free_bytes
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import MANIFEST_NAME
-from artifacts.verify import open_artifact, verify
+from artifacts.verification import open_artifact, verify
 from artifacts.workspace import Workspace
 
 KEY = content_key("one")

@@ -10,7 +10,7 @@ import threading
 import time
 
 from artifacts.errors import UsageError
-from artifacts.serve import Work, hear, tell
+from artifacts.worker_loop import Work, hear, tell
 
 print("a library says hello")
 

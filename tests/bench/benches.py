@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.drawing_worker import Drawn, Request, reply
 from bench.record import (
     Bench,
     Component,
@@ -25,7 +26,6 @@ from bench.record import (
     Variant,
 )
 from bench.subjects import Subject
-from bench.worker import Drawn, Request, reply
 
 
 class Local:
@@ -41,7 +41,7 @@ class Local:
 
 
 def starter(engines: Mapping[str, Any], log: list[tuple[str, str]] | None = None) -> Any:
-    """A `bench.run.Starter` that gives each subject the engine of its name."""
+    """A `bench.interleaved_run.Starter` that gives each subject the engine of its name."""
 
     @contextmanager
     def start(subject: Subject, env: Mapping[str, str]) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from artifacts.errors import UsageError
-from artifacts.serve import Work
-from bench.worker import Drawn, Request, reply
+from artifacts.worker_loop import Work
+from bench.drawing_worker import Drawn, Request, reply
 
 
 class Engine:

@@ -9,10 +9,10 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from bench.reference.drawing import split
-from bench.request import BenchRequest, bench
+from bench.bench_request import BenchRequest, bench
+from bench.reference.shape_scenes import split
 from compiler.build import compile
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 from tests.strangers import strangers
 
 pytestmark = pytest.mark.slow

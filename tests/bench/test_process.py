@@ -11,7 +11,7 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.worker import serving
-from bench import process, worker
+from bench import drawing_worker, process
 from bench.process import Watch, Worker, WorkerBug, forget
 
 
@@ -35,7 +35,7 @@ def test_a_picture_comes_back_with_its_times(asked: Worker, tmp_path: Path) -> N
         "components": {"unet.forward": [2, 0.5]},
         "calls": None,
     }
-    image, latents = worker.load(tmp_path / "a.npz")
+    image, latents = drawing_worker.load(tmp_path / "a.npz")
     assert image.shape == (4, 8, 3) and (image == 7).all()
     assert latents is not None and latents.shape == (2, 4)
 
@@ -56,8 +56,8 @@ def test_a_process_that_dies_is_told_with_its_last_words(asked: Worker, tmp_path
 
 
 def test_latents_that_are_not_shown_are_none(tmp_path: Path) -> None:
-    worker.save(tmp_path / "a.npz", worker.Drawn(np.zeros((2, 2, 3), np.uint8), 1.0))
-    assert worker.load(tmp_path / "a.npz")[1] is None
+    drawing_worker.save(tmp_path / "a.npz", drawing_worker.Drawn(np.zeros((2, 2, 3), np.uint8), 1.0))
+    assert drawing_worker.load(tmp_path / "a.npz")[1] is None
 
 
 def test_memory_that_was_taken_is_seen(asked: Worker, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from artifacts.errors import UsageError
 from bench import prompts
-from bench.reference.drawing import split
+from bench.reference.shape_scenes import split
 from compiler.evaluation import evaluation
 from compiler.source import local_folder
 

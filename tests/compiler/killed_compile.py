@@ -16,7 +16,7 @@ import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion  # noqa: F
 
 from compiler import build
 from compiler.capture import capture  # noqa: F401
-from compiler.export import graph  # noqa: F401
+from compiler.export import graph_export  # noqa: F401
 from tests.compiler.made import request
 
 

@@ -15,7 +15,7 @@ from artifacts.call_trees import TensorLeaf
 from artifacts.manifest import DimRange, TensorSpec
 from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 from targets.graph.weights import Stored
 
 

@@ -9,8 +9,8 @@ from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, DimRange, Manifest, TensorSpec
 from artifacts.progress import silent
-from targets.base import Context
 from targets.directml.target import TARGET
+from targets.target_contract import Context
 from tests.contract.graphs import Denoiser
 from tests.latentc.artifacts_made import made
 

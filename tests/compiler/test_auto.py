@@ -13,12 +13,12 @@ from artifacts.evidence_records import PictureEvidence
 from artifacts.progress import silent
 from compiler import auto
 from compiler.auto import Budget, Trial, as_recipe, largest, smallest
-from compiler.evidence.pictures import EQUAL
-from compiler.quantize import sensitivity, table
+from compiler.evidence.quantized_pictures import EQUAL
+from compiler.quantize import scheme_table, sensitivity
 from compiler.quantize.accept import candidates
 from compiler.quantize.allot import Allotment, Ladder, Option
 from compiler.quantize.recipe import Choice
-from targets import table as targets
+from targets import target_table as targets
 from tests.compiler.made import request
 from tests.compiler.passes.graphs import bind, parse
 
@@ -218,7 +218,7 @@ def test_sensitivities_of_what_is_not_finite_are_not_measured(tmp_path, monkeypa
     def measured(name: str, body: str) -> None:
         model = bind(parse(body), tmp_path, w=np.eye(64, dtype=np.float32))
         calls = [{"x": np.ones((5, 64), np.float32)}]
-        choices = [("int4", table.options("int4", {"group": 64, "small": 0}))]
+        choices = [("int4", scheme_table.options("int4", {"group": 64, "small": 0}))]
         sensitivity.measure(model, name, calls, choices, silent)
 
     product = "(float[B,64] x, float[64,64] w) => (float[B,64] y) { h = MatMul(x, w) n = Neg(h) y = "

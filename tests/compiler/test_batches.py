@@ -13,7 +13,7 @@ from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from artifacts.progress import Event
 from compiler import build
 from compiler.lowering import background_writer
-from compiler.lowering.job import GraphJob
-from targets.base import Availability, Requirements
-from targets.options import parse
+from compiler.lowering.graph_job import GraphJob
+from targets.options_from_text import parse
+from targets.target_contract import Availability, Requirements
 from tests.compiler.made import method, request, stored
 
 

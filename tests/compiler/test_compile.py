@@ -7,7 +7,7 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event
-from artifacts.verify import open_artifact, verify
+from artifacts.verification import open_artifact, verify
 from compiler import build
 from tests.compiler.made import request
 
@@ -88,17 +88,17 @@ def test_a_graph_with_other_weights_fails_and_nothing_appears(sd15, tmp_path, mo
 
 def test_compiles_that_share_what_they_find_make_the_same_artifact(sd15, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    from compiler.export import graph
+    from compiler.export import graph_export
     from compiler.lowering.reuse import Shared
 
     exported = []
-    original = graph.export_graph
+    original = graph_export.export_graph
 
     def export_graph(component, method, weights):
         exported.append(method.folder)
         return original(component, method, weights)
 
-    monkeypatch.setattr(graph, "export_graph", export_graph)
+    monkeypatch.setattr(graph_export, "export_graph", export_graph)
     shared = Shared()
     for name in ("one", "other"):
         build.compile(request(tmp_path / name, model=str(sd15)), shared=shared)

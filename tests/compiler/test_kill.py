@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from artifacts.verify import open_artifact, verify
+from artifacts.verification import open_artifact, verify
 
 pytestmark = [
     pytest.mark.slow,

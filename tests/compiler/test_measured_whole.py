@@ -11,10 +11,10 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
 from artifacts.manifest import GraphRecord, WeightRecord
-from artifacts.verify import Artifact, open_artifact, verify
+from artifacts.verification import Artifact, open_artifact, verify
 from compiler import auto, build
+from compiler.compile_request import CompileRequest
 from compiler.evidence.recheck import recheck
-from compiler.request import CompileRequest
 from tests.artifacts.manifest_files import edit_manifest
 
 pytestmark = pytest.mark.slow

@@ -14,12 +14,12 @@ from artifacts.evidence_records import Evidence
 from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import silent
-from artifacts.verify import Artifact, open_artifact
+from artifacts.verification import Artifact, open_artifact
 from compiler import rebuild as module
 from compiler.rebuild import RebuildRequest, rebuild
 from runtimes.sessions.directml import SESSION
-from targets.base import Context
 from targets.directml.target import TARGET
+from targets.target_contract import Context
 from tests.compiler.rebuilding import DIMS, compiled
 from tests.contract.graphs import Denoiser
 

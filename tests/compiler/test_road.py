@@ -9,7 +9,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from compiler.road import require_taken
-from targets import table
+from targets import target_table
 from targets.graph.onnx_files import fix_dims, symbols
 from tests.contract import foreign_target
 from tests.contract.graphs import Denoiser
@@ -46,6 +46,6 @@ def test_a_graph_of_several_sizes_is_refused_where_a_target_takes_one() -> None:
 def test_our_targets_take_what_is_exported() -> None:
     from compiler.export.translate import OPSET
 
-    for name in table.TARGETS:
-        low, high = table.get(name).requirements.opset
+    for name in target_table.TARGETS:
+        low, high = target_table.get(name).requirements.opset
         assert low <= OPSET <= high

@@ -8,9 +8,9 @@ import pytest
 
 from artifacts.creation_time import EPOCH
 from artifacts.difference import field_differences, file_differences
-from artifacts.reading import read_manifest
+from artifacts.manifest_reading import read_manifest
 from compiler.build import compile
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -14,11 +14,11 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange
 from runtimes.compute import TYPES, device_of, natively
-from runtimes.sessions import table as sessions
-from runtimes.sessions.base import Session, SessionFactory
-from targets import table as targets
-from targets.base import Context
+from runtimes.sessions import session_table as sessions
+from runtimes.sessions.session_contract import Session, SessionFactory
+from targets import target_table as targets
 from targets.graph.onnx_files import symbols
+from targets.target_contract import Context
 from tests.contract.graphs import WIDTH, Denoiser, identity, model, named, value
 
 # Relative to the output's norm, where fp32 is asked for: no other type must take its place.

@@ -13,8 +13,8 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, silent
-from targets import table
-from targets.base import PRECISIONS, Context, Lowered, Target
+from targets import target_table
+from targets.target_contract import PRECISIONS, Context, Lowered, Target
 from tests.contract.graphs import WIDTH, Denoiser
 
 DIMS = {"batch": DimRange(min=1, max=5), "tokens": DimRange(min=1, max=17)}
@@ -27,7 +27,7 @@ class TargetContract:
 
     @pytest.fixture
     def target(self) -> Target:
-        return table.get(self.name)
+        return target_table.get(self.name)
 
     def lower(self, target: Target, denoiser: Denoiser, folder: Path, progress: Any = silent) -> Lowered:
         if denoiser.precision not in target.requirements.precisions:

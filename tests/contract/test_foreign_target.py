@@ -18,15 +18,15 @@ from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from artifacts.verify import Artifact, open_artifact
+from artifacts.verification import Artifact, open_artifact
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
+from compiler.compile_request import CompileRequest
 from compiler.evidence.recheck import recheck
-from compiler.request import CompileRequest
 from compiler.road import chosen
-from compiler.snapshot.check import read
+from compiler.snapshot.golden_snapshot import read
 from latentc.cli import main
-from targets import table as targets
+from targets import target_table as targets
 
 HERE = Path(__file__).resolve()
 PACKAGES = ("latentc", "bench", "compiler", "runtimes", "targets", "artifacts")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from compiler.quantize.table import SCHEMES
-from runtimes.sessions.table import SESSIONS
-from targets.table import STAND_IN, TARGETS
+from compiler.quantize.scheme_table import SCHEMES
+from runtimes.sessions.session_table import SESSIONS
+from targets.target_table import STAND_IN, TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("compiler", "runtimes", "targets/graph", "latentc", "artifacts")
@@ -24,11 +24,11 @@ OWN = {
     **{name: {path.partition(":")[0]} for name, path in SCHEMES.items()},
     **{name: {TARGETS[name].partition(":")[0], SESSIONS[name].partition(":")[0]} for name in TARGETS},
 }
-TABLES = {"compiler.quantize.table", "runtimes.sessions.table", "targets.table"}
+TABLES = {"compiler.quantize.scheme_table", "runtimes.sessions.session_table", "targets.target_table"}
 
 ELSEWHERE = {
     # A number format of the graph toolkit and a device of ONNX Runtime's are called the same; a package of Python's is.
-    "targets.graph.nf4": {"nf4"},
+    "targets.graph.nf4_nodes": {"nf4"},
     "runtimes.sessions.onnxruntime": {"directml"},
     "runtimes.sessions.directml": {"onnxruntime"},
 }

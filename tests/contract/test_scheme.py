@@ -13,12 +13,12 @@ import pytest
 from artifacts.errors import UsageError
 from artifacts.progress import silent
 from compiler import build
-from compiler.quantize import accept, sensitivity, table
+from compiler.compile_request import CompileRequest
+from compiler.quantize import accept, scheme_table, sensitivity
 from compiler.quantize.decide import decide
 from compiler.quantize.find import Layout
 from compiler.quantize.recipe import dump, load, read, resolve
-from compiler.request import CompileRequest
-from targets import table as targets
+from targets import target_table as targets
 from tests.compiler.passes.graphs import bind, parse
 from tests.contract.int6 import TOP, Int6Options
 
@@ -28,8 +28,8 @@ NAMES = {"unet": ["unet"]}
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     real = metadata.entry_points
-    entry = metadata.EntryPoint("int6", "tests.contract.int6:SCHEME", table.ENTRY_POINTS)
-    found = {table.ENTRY_POINTS: [entry]}
+    entry = metadata.EntryPoint("int6", "tests.contract.int6:SCHEME", scheme_table.ENTRY_POINTS)
+    found = {scheme_table.ENTRY_POINTS: [entry]}
     monkeypatch.setattr(metadata, "entry_points", lambda group: [*real(group=group), *found.get(group, [])])
     yield
 

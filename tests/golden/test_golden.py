@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bench.project.full_size.golden import FOLDER, GOLDEN
-from compiler.snapshot.check import read
+from compiler.snapshot.golden_snapshot import read
 from compiler.snapshot.take import Options
 
 FILES = sorted(FOLDER.glob("*.graph"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import latentc
-from artifacts.verify import open_artifact
+from artifacts.verification import open_artifact
 from compiler import auto, build, rebuild
 from latentc import DimRange, SizeRange
 from tests.latentc.artifacts_made import made
@@ -165,7 +165,7 @@ def test_targets() -> None:
 
 
 def test_a_bench_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    import bench.request
+    import bench.bench_request
 
     seen: list[Any] = []
 
@@ -173,7 +173,7 @@ def test_a_bench_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((request, command))
         return SimpleNamespace(bench=None)
 
-    monkeypatch.setattr(bench.request, "bench", run)
+    monkeypatch.setattr(bench.bench_request, "bench", run)
     latentc.bench([Path("a"), "b"], reference="shapes", prompts=["it's a cat"], size="64x32", steps=3)
     ((request, command),) = seen
     assert request == latentc.BenchRequest(
@@ -185,11 +185,11 @@ def test_a_bench_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_check_says_what_was_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from compiler.snapshot import check
+    from compiler.snapshot import golden_snapshot
     from compiler.snapshot.diff import Change
 
     changes = (Change("unet", (), (), "ops", "more"), Change("", (), (), "metadata", "made by"))
-    monkeypatch.setattr(check, "check", lambda *args, **options: changes)
+    monkeypatch.setattr(golden_snapshot, "check", lambda *args, **options: changes)
     found = latentc.graph_check("models/sd15", tmp_path, allow="metadata")
     assert found.golden == tmp_path / "sd15.graph"
     assert (found.changes, found.allowed, found.ok) == (changes[:1], changes[1:], False)

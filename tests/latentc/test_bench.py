@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-import bench.request
+import bench.bench_request
 from artifacts.manifest import FileRecord, Source
 from bench import record
-from bench.run import Outcome
+from bench.interleaved_run import Outcome
 from tests.bench.benches import made as bench_made
 from tests.bench.benches import variant
 from tests.latentc.artifacts_made import made
@@ -39,7 +39,7 @@ def asked(folder, monkeypatch):
         requests.append((request, command))
         return Outcome(bench_made(variant(psnr=31.0)), {})
 
-    monkeypatch.setattr(bench.request, "bench", run)
+    monkeypatch.setattr(bench.bench_request, "bench", run)
     return requests
 
 
@@ -138,7 +138,7 @@ def test_a_baseline_alone_holds_the_default_gates(latentc, asked, folder):
 
 
 def test_a_missing_library_is_named_with_what_installs_it(latentc, folder, monkeypatch):
-    monkeypatch.setattr(bench.request, "EXTRA", ("scipy", "no_such_library"))
+    monkeypatch.setattr(bench.bench_request, "EXTRA", ("scipy", "no_such_library"))
     ended = latentc("bench", "out")
     assert ended.code == 1
     assert "no_such_library, which is not installed" in ended.err

@@ -11,8 +11,8 @@ import pytest
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from artifacts.progress import Event
-from artifacts.verify import Artifact
-from compiler import build, request
+from artifacts.verification import Artifact
+from compiler import build, compile_request
 from compiler.capture import declared_sizes
 from compiler.plan import Plan, PlannedGraph
 from compiler.quantize.recipe import read
@@ -34,7 +34,7 @@ PLAN = Plan(
 @pytest.fixture
 def requests(monkeypatch, tmp_path):
     """The requests that reached the compiler, which makes a small artifact of each."""
-    seen: list[request.CompileRequest] = []
+    seen: list[compile_request.CompileRequest] = []
 
     def compile(request, progress, on_plan):
         seen.append(request)
@@ -55,7 +55,7 @@ def requests(monkeypatch, tmp_path):
 def test_defaults(latentc, requests):
     ended = latentc("compile", "shapes", "out", "--target", "openvino")
     assert ended.code == 0, ended.err
-    assert requests == [request.CompileRequest("shapes", Path("out"), "openvino")]
+    assert requests == [compile_request.CompileRequest("shapes", Path("out"), "openvino")]
 
 
 def test_every_option_reaches_the_compiler(latentc, requests):
@@ -63,7 +63,7 @@ def test_every_option_reaches_the_compiler(latentc, requests):
     args += " --size 256..1024x512 --batch 1..4 --check full -o fix=height=512 --arg class_labels=[1] --force"
     assert latentc(*args.split()).code == 0
     assert requests == [
-        request.CompileRequest(
+        compile_request.CompileRequest(
             model="m",
             out=Path("out"),
             target="onnxruntime",

@@ -15,7 +15,7 @@ from PIL import Image
 from latentc.commands.generate import OWN
 from runtimes import pipeline as pipelines
 from runtimes.flaws import Flaw
-from runtimes.forecast import Count
+from runtimes.forecaster import Count
 from runtimes.meter import MethodTime, Timings
 from tests.latentc.artifacts_made import made
 
@@ -94,7 +94,7 @@ def test_engines_are_trusted_for_one_command(
     latentc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By a variable, which the processes that it starts have, too."""
-    from artifacts.engines import TRUST
+    from artifacts.trusted_engines import TRUST
 
     monkeypatch.delenv(TRUST, raising=False)
     seen: list[str | None] = []

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from compiler.snapshot import take as taking
-from compiler.snapshot.check import write
+from compiler.snapshot.golden_snapshot import write
+from tests.compiler.snapshot.test_module_tree import MODULES
 from tests.compiler.snapshot.test_prints import graph, snapshot
-from tests.compiler.snapshot.test_tree import MODULES
 
 CHANGED = snapshot(graph(inputs=("sample float32 [2, 4, 64, 64]", "timestep int64 []")), made_by="torch 3")
 

@@ -37,7 +37,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         def fails(*args: Any, **kwargs: Any) -> Any:
             raise error
 
-        monkeypatch.setattr("latentc.api.reading.inspect", fails)
+        monkeypatch.setattr("latentc.api.inspecting.inspect", fails)
         with pytest.raises(SystemExit) as ended:
             cli.main(["inspect", "out", *words])
         return ended.value.code, *capsys.readouterr()

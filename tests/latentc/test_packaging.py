@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
 
 # Import a package of an extra where they need it, and say in a line what to install where it is not there.
 OPTIONAL = (
-    "artifacts/signature.py",
+    "artifacts/artifact_signature.py",
     "compiler/capture/adapters.py",
     "compiler/capture/lycoris_kinds.py",
     "compiler/evidence/runners.py",
@@ -39,7 +39,7 @@ OPTIONAL = (
 # Run by the Python of another project's environment, never by ours.
 ELSEWHERE = (
     "bench/project/peers/draw.py",
-    "bench/project/peers/engines.py",
+    "bench/project/peers/peer_engines.py",
     "bench/project/peers/add_tokenizer_graphs.py",
 )
 

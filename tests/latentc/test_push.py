@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from huggingface_hub import constants
 
 import latentc as package
-from artifacts import hub_artifacts, signature
+from artifacts import artifact_signature, hub_artifacts
 from artifacts.errors import LatentcError, UsageError
 from artifacts.evidence_records import PictureEvidence
 from artifacts.hub_artifacts import fetch, located
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Recipe, Source
-from artifacts.verify import examine, open_artifact
+from artifacts.verification import examine, open_artifact
 from latentc.model_card import model_card
 from tests.artifacts.local_hub import LocalHub, Repository
 from tests.artifacts.signing_keys import pem
@@ -83,7 +83,7 @@ def test_a_folder_that_is_here_is_meant_before_the_hub(hub: LocalHub, tmp_path, 
 
 def test_load_fetches_what_the_user_names(hub: LocalHub, out: Path, tmp_path: Path) -> None:
     private, public = pem(tmp_path / "key", ec.generate_private_key(ec.SECP256R1()))
-    signature.sign(open_artifact(out), private)
+    artifact_signature.sign(open_artifact(out), private)
     package.push(out, "owner/name")
     with pytest.raises(UsageError, match="has no task 'none'"):  # so the signature came along, and holds
         package.load("owner/name", require_signature=public, task="none")

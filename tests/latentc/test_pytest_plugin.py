@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from compiler.snapshot.check import write
+from compiler.snapshot.golden_snapshot import write
 from tests.compiler.snapshot.test_prints import snapshot
 
 pytestmark = pytest.mark.slow  # each test starts a pytest of its own
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # each test starts a pytest of its own
 # Stands in for capture and export: the model is whatever its own file says.
 CONFTEST = """
 from pathlib import Path
-import compiler.snapshot.check as checking
+import compiler.snapshot.golden_snapshot as checking
 from compiler.snapshot.diff import diff
 
 def check(model, golden, *, update=False):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from artifacts.verify import open_artifact
+from artifacts.verification import open_artifact
 from tests.compiler.rebuilding import compiled
 
 

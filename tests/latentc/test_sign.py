@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from artifacts import copying, signature
+from artifacts import artifact_signature, copying
 from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from artifacts.manifest_digest import with_digest
-from artifacts.reading import read_manifest
-from artifacts.verify import examine, open_artifact
+from artifacts.manifest_reading import read_manifest
+from artifacts.verification import examine, open_artifact
 from tests.artifacts.signing_keys import pem
 from tests.latentc.artifacts_made import made
 
@@ -34,13 +34,13 @@ def out(tmp_path) -> Path:
 
 @pytest.fixture
 def signed(out, keys) -> Path:
-    signature.sign(open_artifact(out), keys[0])
+    artifact_signature.sign(open_artifact(out), keys[0])
     return out
 
 
 def refusal(root: Path, public: Path, file: Path | None = None) -> LatentcError:
     with pytest.raises(LatentcError) as caught:
-        signature.check(open_artifact(root), public, file)
+        artifact_signature.check(open_artifact(root), public, file)
     return caught.value
 
 
@@ -67,22 +67,22 @@ def test_a_signature_may_lie_elsewhere(latentc, signed, keys, tmp_path):
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()])
 def test_other_curves(out, tmp_path, curve):
     private, public = pem(tmp_path / "key", ec.generate_private_key(curve))
-    signature.sign(open_artifact(out), private)
-    assert signature.check(open_artifact(out), public).files == 4
+    artifact_signature.sign(open_artifact(out), private)
+    assert artifact_signature.check(open_artifact(out), public).files == 4
 
 
 def test_model_signings_own_verifier_reads_it_and_ours_reads_its_own(out, keys, tmp_path):
     from model_signing import hashing, signing, verifying
 
     private, public = keys
-    file = signature.sign(open_artifact(out), private)
+    file = artifact_signature.sign(open_artifact(out), private)
     beside = hashing.Config().set_ignored_paths(paths=[file.name])
     library = verifying.Config().use_elliptic_key_verifier(public_key=public).set_hashing_config(beside)
     library.verify(out, file)
     file.unlink()
     theirs = tmp_path / "theirs.sig"
     signing.Config().use_elliptic_key_signer(private_key=private).sign(out, theirs)
-    assert signature.check(open_artifact(out), public, theirs).file == theirs
+    assert artifact_signature.check(open_artifact(out), public, theirs).file == theirs
 
 
 def test_a_changed_file_is_a_finding(latentc, signed, keys):
@@ -155,7 +155,7 @@ def test_a_link_in_the_signatures_place(signed, keys):
     except OSError:
         pytest.skip("no links here")
     with pytest.raises(LatentcError, match="latentc.sig"):
-        signature.check(open_artifact(signed), keys[1])
+        artifact_signature.check(open_artifact(signed), keys[1])
 
 
 def test_keys_that_are_none(out, keys, tmp_path):
@@ -175,9 +175,9 @@ def test_keys_that_are_none(out, keys, tmp_path):
     }
     for key, words in expected.items():
         with pytest.raises(LatentcError, match=words):
-            signature.sign(artifact, key)
+            artifact_signature.sign(artifact, key)
     assert not (out / SIGNATURE_NAME).exists()
-    signature.sign(artifact, keys[0])
+    artifact_signature.sign(artifact, keys[0])
     for key, words in {
         missing: "cannot be read",
         text: "is no public key",
@@ -195,9 +195,9 @@ def test_damaged_artifacts_are_not_signed(latentc, out, keys):
 
 def test_the_signature_goes_along_with_a_copy(out, keys, tmp_path):
     (out / MANIFEST_NAME).write_bytes(with_digest(read_manifest(out)))
-    signature.sign(open_artifact(out), keys[0])
+    artifact_signature.sign(open_artifact(out), keys[0])
     copy = copying.copy_artifact(open_artifact(out), tmp_path / "copy")
-    assert signature.check(open_artifact(copy), keys[1])
+    assert artifact_signature.check(open_artifact(copy), keys[1])
     # and is replaced with the artifact that it is of
     assert copying.copy_artifact(open_artifact(out), copy, force=True) == copy
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from latentc.cli import main
-from targets import table
-from targets.base import Availability, Requirements
+from targets import target_table
+from targets.target_contract import Availability, Requirements
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def missing(monkeypatch):
         requirements=Requirements((17, 21), frozenset({"bf16", "fp32"}), "strong", frozenset(), (), False),
         available=lambda: Availability(False, "the package 'vendor' is not installed", "pip install vendor"),
     )
-    monkeypatch.setitem(table.TARGETS, "missing", "missing:TARGET")
-    real = table.get
-    monkeypatch.setattr(table, "get", lambda name: target if name == "missing" else real(name))
+    monkeypatch.setitem(target_table.TARGETS, "missing", "missing:TARGET")
+    real = target_table.get
+    monkeypatch.setattr(target_table, "get", lambda name: target if name == "missing" else real(name))
 
 
 def test_our_targets_are_listed(latentc):
     ended = latentc("targets")
     assert ended.code == 0
-    for name in table.TARGETS:
+    for name in target_table.TARGETS:
         assert name in ended.out
     assert max(map(len, ended.out.splitlines())) <= 100
 
@@ -59,7 +59,7 @@ def test_a_missing_one_stays_with_reason_and_command(latentc, missing):
 
 def test_json_tells_scripts_the_options(latentc, missing):
     found = {row["name"]: row for row in json.loads(latentc("targets", "--json").out)}
-    assert set(found) == set(table.TARGETS)
+    assert set(found) == set(target_table.TARGETS)
     assert found["missing"]["available"] is False
     assert found["missing"]["precisions"] == ["fp32", "bf16"]
     assert found["missing"]["options"] == [

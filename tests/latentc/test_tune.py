@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.verify import Artifact
-from compiler import tune as work
-from tests.compiler.test_tune import FakeDrawn, falling, search
+from artifacts.verification import Artifact
+from compiler import forecast_tuning as work
+from tests.compiler.test_forecast_tuning import FakeDrawn, falling, search
 from tests.latentc.artifacts_made import made
 
 

@@ -50,7 +50,7 @@ def test_a_good_artifact(latentc, out):
 def test_a_manifest_without_a_digest_is_told_and_one_with_it_is_not(latentc, out):
     from artifacts.manifest import MANIFEST_NAME
     from artifacts.manifest_digest import with_digest
-    from artifacts.reading import read_manifest
+    from artifacts.manifest_reading import read_manifest
 
     assert "note: the manifest has no digest of its own" in latentc("verify", out).out
     assert json.loads(latentc("verify", out, "--json").out)["manifest_digest"] is None

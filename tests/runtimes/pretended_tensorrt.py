@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from artifacts.manifest import Built
 from artifacts.progress import Progress
-from targets.tensorrt.build import TYPES, Job
+from targets.tensorrt.engine_build import TYPES, Job
 
 VERSION = "1.2.3"
 _NAMES = {
@@ -41,7 +41,7 @@ ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, USER_MANAGED=2)
 
 
 def build(job: Job, progress: Progress, task: str) -> Built:
-    """Stands for `targets.tensorrt.build.run`."""
+    """Stands for `targets.tensorrt.engine_build.run`."""
     text = json.dumps({"onnx": job.onnx, "profile": job.profile}).encode()
     Path(job.engine).write_bytes(text)
     sha256 = hashlib.sha256(text).hexdigest()

@@ -16,12 +16,12 @@ from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, DimRange
 from artifacts.pinned import Pinned
 from artifacts.progress import silent
-from artifacts.verify import open_artifact
+from artifacts.verification import open_artifact
 from runtimes import graphs as module
 from runtimes.graphs import Graphs
-from targets import table as targets
-from targets.base import Context
+from targets import target_table as targets
 from targets.graph.onnx_files import symbols
+from targets.target_contract import Context
 from tests.contract.graphs import Denoiser
 from tests.runtimes import tiny
 from tests.runtimes.test_graphs import Factory, Session

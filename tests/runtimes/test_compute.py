@@ -8,7 +8,7 @@ from artifacts.errors import UsageError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import GraphRecord
 from runtimes.compute import check_asked, choose, covered, default, natively, summary, worth_measuring
-from runtimes.sessions.base import Device
+from runtimes.sessions.session_contract import Device
 from tests.runtimes import tiny
 
 BF16_CPU = Device("cpu", "", computes=("bf16", "fp32", "fp16"))

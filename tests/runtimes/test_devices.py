@@ -13,7 +13,7 @@ from artifacts.progress import Event, silent
 from runtimes import graphs as module
 from runtimes.devices import Asked, devices_of, parse_devices
 from runtimes.graphs import Graphs
-from runtimes.sessions.base import Device, NotStarted, Refused
+from runtimes.sessions.session_contract import Device, NotStarted, Refused
 from tests.runtimes import tiny
 from tests.runtimes.test_graphs import Factory, Session
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from artifacts import engines, signature
+from artifacts import artifact_signature, trusted_engines
 from artifacts.errors import LatentcError
-from artifacts.verify import open_artifact
+from artifacts.verification import open_artifact
 from runtimes.pipeline import load
 from tests.artifacts.manifest_files import edit_manifest
 from tests.artifacts.signing_keys import pem
@@ -21,8 +21,8 @@ from tests.runtimes.conftest import Compiled
 @pytest.fixture
 def artifact(compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(engines.TRUST, raising=False)
-    monkeypatch.setattr(engines, "_trusted", set())
+    monkeypatch.delenv(trusted_engines.TRUST, raising=False)
+    monkeypatch.setattr(trusted_engines, "_trusted", set())
     root = tiny.publish(compiled.root, tmp_path / "artifact")
     edit_manifest(root, lambda manifest: manifest.update(target="tensorrt"))
     return root
@@ -47,38 +47,38 @@ def test_engines_that_are_signed_with_a_key_of_the_users(artifact: Path, tmp_pat
     _, other = pem(tmp_path / "other", ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(LatentcError, match="is not signed"):
         load(artifact, cache=False, require_signature=public)
-    signature.sign(open_artifact(artifact), private)
+    artifact_signature.sign(open_artifact(artifact), private)
     with pytest.raises(
         LatentcError, match="engines are code"
     ):  # a signature that nobody asked for says nothing
         load(artifact, cache=False)
     with pytest.raises(LatentcError, match="is signed with another key"):
         load(artifact, cache=False, require_signature=other)
-    assert not any(map(engines.is_trusted, graphs(artifact)))
+    assert not any(map(trusted_engines.is_trusted, graphs(artifact)))
     load(artifact, cache=False, require_signature=public).close()
 
 
 def test_engines_that_the_user_trusts_by_a_variable(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("0", "", "yes"):
-        monkeypatch.setenv(engines.TRUST, value)
+        monkeypatch.setenv(trusted_engines.TRUST, value)
         with pytest.raises(LatentcError, match="engines are code"):
             load(artifact, cache=False)
-    monkeypatch.setenv(engines.TRUST, "1")
+    monkeypatch.setenv(trusted_engines.TRUST, "1")
     load(artifact, cache=False).close()
 
 
 def test_engines_that_were_built_here(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *others = graphs(artifact)
-    engines.remember(first)
-    monkeypatch.setattr(engines, "_trusted", set())  # another process
+    trusted_engines.remember(first)
+    monkeypatch.setattr(trusted_engines, "_trusted", set())  # another process
     with pytest.raises(LatentcError, match="engines are code"):
         load(artifact, cache=False)
     for digest in others:
-        engines.remember(digest)
+        trusted_engines.remember(digest)
     load(artifact, cache=False).close()
 
 
 @pytest.mark.parametrize("digest", ["", "..", "../engines", "A" * 64, "0" * 63])
 def test_what_is_no_digest_is_not_trusted(digest: str, artifact: Path) -> None:
-    engines.remember("0" * 64)
-    assert not engines.is_trusted(digest)
+    trusted_engines.remember("0" * 64)
+    assert not trusted_engines.is_trusted(digest)

@@ -12,7 +12,7 @@ from artifacts.manifest import FileRecord, TensorSpec
 from artifacts.progress import Event, silent
 from runtimes import graphs as module
 from runtimes.graphs import Graphs
-from runtimes.sessions.base import Device
+from runtimes.sessions.session_contract import Device
 from tests.runtimes import tiny
 
 

@@ -14,8 +14,8 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event
 from runtimes.assemble import assemble
+from runtimes.generate_options import parse_size
 from runtimes.meter import Cancelled
-from runtimes.options import parse_size
 from tests.runtimes import tiny
 from tests.runtimes.conftest import Compiled
 

@@ -16,7 +16,7 @@ from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes import reference
 from runtimes.model_view import model_view
-from runtimes.parts import make_part
+from runtimes.pipeline_parts import make_part
 from tests.runtimes.conftest import Compiled
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]

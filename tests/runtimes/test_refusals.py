@@ -10,7 +10,7 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from runtimes import generation
 from runtimes import refusals as module
-from runtimes.options import MAX_DEPTH, parse_value
+from runtimes.generate_options import MAX_DEPTH, parse_value
 from runtimes.refusals import refusals
 from tests.runtimes.conftest import Compiled
 

@@ -17,7 +17,7 @@ from PIL import Image
 from artifacts.manifest import DimRange
 from artifacts.worker import WorkerEnded, WorkerError
 from latentc.serving.auth import Keys
-from latentc.serving.limits import Limits
+from latentc.serving.request_limits import Limits
 from latentc.serving.server import Server, make_server
 
 STEPS = 4

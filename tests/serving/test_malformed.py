@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from latentc.serving.limits import Limits
+from latentc.serving.request_limits import Limits
 from tests.serving.pretended import Running, running
 
 GENERATIONS, JOBS, TEXT, IMAGE = (

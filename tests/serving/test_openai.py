@@ -139,7 +139,7 @@ def test_a_connection_that_is_closed_cancels_its_request(streamed: bool) -> None
 
 
 def test_a_queue_that_is_full_says_when_to_come_again() -> None:
-    from latentc.serving.limits import Limits
+    from latentc.serving.request_limits import Limits
 
     engine = PretendedEngine()
     with running(engine, limits=Limits(queue=4)) as server, server.client() as client:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from latentc.serving.api_error import ApiError
-from latentc.serving.drawing import Drawing
-from latentc.serving.job import Job
-from latentc.serving.limits import Limits
+from latentc.serving.drawing_job import Job
+from latentc.serving.drawing_request import Drawing
 from latentc.serving.queue import DrawQueue, Turn
+from latentc.serving.request_limits import Limits
 from latentc.serving.service import ImageRequest, Service
 from tests.serving.pretended import PretendedEngine
 

@@ -14,7 +14,7 @@ import runtimes
 from artifacts.manifest import DimRange
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 from tests.sweep.models import CASES
 from tests.sweep.weights import seeded
 

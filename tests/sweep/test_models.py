@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.classes import component_class
+from runtimes.trusted_classes import component_class
 from tests.sweep.models import CASES, sibling
 
 pytestmark = pytest.mark.slow

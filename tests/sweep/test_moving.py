@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import runtimes
-import runtimes.options
+import runtimes.generate_options
 from artifacts.manifest import DimRange
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 from tests.sweep import video
 from tests.sweep.models import picture
 from tests.sweep.test_sweep import graphs_once
@@ -74,7 +74,7 @@ def models() -> dict[str, Model]:
 
 def _called(pipe: Any, case: Case) -> np.ndarray:
     """float32 [videos, frames, height, width, 3]."""
-    names = runtimes.options.parameters(getattr(pipe, "diffusers", pipe))
+    names = runtimes.generate_options.parameters(getattr(pipe, "diffusers", pipe))
     sizes = {"height": SIDE, "width": SIDE, "num_frames": case.frames}
     chosen = {name: value for name, value in sizes.items() if name in names}
     output = pipe(

@@ -17,7 +17,7 @@ from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 from tests.sweep.models import CASES
 
 pytestmark = pytest.mark.slow

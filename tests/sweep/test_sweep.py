@@ -84,10 +84,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
 @pytest.fixture(scope="module", autouse=True)
 def graphs_once() -> Iterator[None]:
     """Exports a graph once, though both targets and other pipelines (one VAE, one text encoder) have it too."""
-    from compiler.export import graph
+    from compiler.export import graph_export
     from compiler.model_source import ComponentSource
 
-    export, kept = graph.export_graph, {}
+    export, kept = graph_export.export_graph, {}
 
     def once(component: ComponentSource, method: Any, weights: Any) -> Any:
         files = (component.folder / "config.json", *component.weight_files)
@@ -101,7 +101,7 @@ def graphs_once() -> Iterator[None]:
         return kept[key].clone()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "export_graph", once)
+        patch.setattr(graph_export, "export_graph", once)
         yield
 
 
@@ -137,7 +137,7 @@ def test_compiled_and_run_it_is_pytorchs(
     from artifacts.manifest import DimRange
     from compiler.build import compile
     from compiler.capture.declared_sizes import SizeRange
-    from compiler.request import CompileRequest
+    from compiler.compile_request import CompileRequest
 
     model = _model(models, name, tmp_path_factory.getbasetemp())
     side = DimRange(min=model.case.size, max=model.case.size)

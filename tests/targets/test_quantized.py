@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from compiler.passes.lower_precision import lower_precision
-from runtimes.sessions import table as runtimes
-from targets import table as targets
-from targets.base import Context
+from runtimes.sessions import session_table as runtimes
+from targets import target_table as targets
+from targets.target_contract import Context
 from tests.compiler.passes.graphs import error, evaluate
 from tests.compiler.quantize.made import KINDS, Case, case, quantized
 

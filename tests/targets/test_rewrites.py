@@ -10,8 +10,8 @@ import pytest
 
 from artifacts.errors import UsageError
 from compiler import road
-from compiler.passes import table
-from targets import table as targets
+from compiler.passes import pass_table
+from targets import target_table as targets
 from targets.graph.weights import WeightRef
 from targets.onnxruntime.target import MULTI_HEAD_ATTENTION
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
@@ -36,7 +36,7 @@ def _geglu(folder: Path, shape: str = "N,5,8", tail: str = "", split: str = "axi
     )
     model.graph.opset_imports[""] = 21
     model = bind(model, folder, w=_array(8, 12), b=_array(12))
-    from targets.graph.check import complete
+    from targets.graph.graph_validity import complete
 
     complete(model)
     return model
@@ -57,7 +57,7 @@ def test_a_split_linear_becomes_two(tmp_path: Path) -> None:
 def test_a_split_of_few_rows_or_of_what_others_read_stays(tmp_path: Path, given: dict[str, str]) -> None:
     model = _geglu(tmp_path, **given)
     before = ops(model)
-    table.run(model, (table.load(SPLIT_LINEAR.path),))
+    pass_table.run(model, (pass_table.load(SPLIT_LINEAR.path),))
     assert ops(model) == before
 
 
@@ -69,7 +69,7 @@ def test_a_split_of_the_tokens_stays(tmp_path: Path) -> None:
     }"""
     )
     model = bind(model, tmp_path, w=_array(8, 12))
-    table.run(model, (table.load(SPLIT_LINEAR.path),))
+    pass_table.run(model, (pass_table.load(SPLIT_LINEAR.path),))
     assert ops(model) == {"MatMul": 1, "Split": 1}
 
 
@@ -110,7 +110,7 @@ def _attention(
     )
     arrays = {"wq": (24, width), "wk": (24, width), "wv": (24, width), "bv": (width,), "wo": (width, 24)}
     bind(model, folder, **{name: np.float32(0.3) * _array(*shape) for name, shape in arrays.items()})
-    return table.run(model, ("fold", "dead"))
+    return pass_table.run(model, ("fold", "dead"))
 
 
 def _feeds() -> list[np.ndarray]:
@@ -122,7 +122,7 @@ def test_attention_becomes_one_node_of_onnx_runtime(tmp_path: Path) -> None:
     feeds = _feeds()
     want = evaluate(model, feeds)
     road.apply(model, (MULTI_HEAD_ATTENTION,))
-    table.simplify(model)
+    pass_table.simplify(model)
     assert ops(model) == {"MatMul": 4, "Add": 1, "MultiHeadAttention": 1}
     assert model.graph.opset_imports["com.microsoft"] == 1
     assert error(evaluate(model, feeds), want) < 1e-6
@@ -131,7 +131,7 @@ def test_attention_becomes_one_node_of_onnx_runtime(tmp_path: Path) -> None:
 def test_attention_with_a_mask_stays(tmp_path: Path) -> None:
     model = _attention(tmp_path, mask="masked = Add(scores, m)")
     before = ops(model)
-    table.run(model, (table.load(MULTI_HEAD_ATTENTION.path),))
+    pass_table.run(model, (pass_table.load(MULTI_HEAD_ATTENTION.path),))
     assert ops(model) == before
     assert "com.microsoft" not in model.graph.opset_imports
 
@@ -145,14 +145,14 @@ def test_heads_are_padded_in_the_weights(tmp_path: Path) -> None:
     shapes = {name: tuple(v.shape) for name, v in model.graph.initializers.items() if name[0] in "wb"}
     assert shapes == {"wq": (24, 128), "wk": (24, 128), "wv": (24, 128), "bv": (128,), "wo": (128, 24)}
     assert error(evaluate(model, feeds), want) < 1e-6
-    table.run(model, (), check=True)
+    pass_table.run(model, (), check=True)
 
 
 @pytest.mark.parametrize("given", [{"size": 32}, {"size": 64}, {"size": 80}, {"keys": 77}])
 def test_heads_of_other_sizes_or_with_few_keys_stay(tmp_path: Path, given: dict[str, int]) -> None:
     model = _attention(tmp_path, **given)
     before = {name: v.shape for name, v in model.graph.initializers.items()}
-    table.run(model, (table.load(PAD_HEADS.path),))
+    pass_table.run(model, (pass_table.load(PAD_HEADS.path),))
     assert {name: v.shape for name, v in model.graph.initializers.items()} == before
 
 
@@ -190,12 +190,12 @@ def test_a_group_norm_becomes_an_instance_norm(tmp_path: Path, shape: str, more:
     }
     assert found == {"scale": (8,), "bias": (8,)}, "vectors, which are stored in fp32"
     assert model.graph.outputs[0].name == "y"
-    table.run(model, (), check=True)
+    pass_table.run(model, (), check=True)
 
 
 def test_a_group_norm_of_unknown_channels_stays(tmp_path: Path) -> None:
     model = _group_norm(tmp_path, "N,C,3,5")
-    table.run(model, (table.load(INSTANCE_NORM.path),))
+    pass_table.run(model, (pass_table.load(INSTANCE_NORM.path),))
     assert ops(model) == {"GroupNormalization": 1}
 
 
@@ -221,7 +221,7 @@ def _enlarged(
     }}"""
     )
     model.graph.opset_imports[""] = 21
-    return table.run(bind(model, folder, w=_array(5, 4, *kernel), b=_array(5)), ("fold", "dead"))
+    return pass_table.run(bind(model, folder, w=_array(5, 4, *kernel), b=_array(5)), ("fold", "dead"))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_convolution_of_an_enlarged_picture_becomes_some_of_the_picture(
             (5, 4, 2, 2)
         ] * 4
     assert model.graph.outputs[0].name == "y"
-    table.run(model, (), check=True)
+    pass_table.run(model, (), check=True)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_convolution_of_an_enlarged_picture_becomes_some_of_the_picture(
 def test_other_convolutions_and_other_enlarging_stay(tmp_path: Path, given: dict[str, str]) -> None:
     model = _enlarged(tmp_path, **given)  # type: ignore[arg-type]
     before = ops(model)
-    table.run(model, (table.load(SUB_PIXEL_CONV.path),))
+    pass_table.run(model, (pass_table.load(SUB_PIXEL_CONV.path),))
     assert ops(model) == before
 
 

@@ -110,7 +110,7 @@ def check(name: str, update: bool = False, folder: Path = FOLDER) -> tuple[Chang
         LatentcError: there is no such entry or file, or the model cannot be exported any more.
     """
     from bench.project.full_size.make import make_configs
-    from compiler.snapshot import check as checking
+    from compiler.snapshot import golden_snapshot as checking
     from compiler.snapshot.take import take
 
     if name not in GOLDEN:
@@ -195,7 +195,7 @@ def run(names: Sequence[str], update: bool, room: int, processes: int) -> Iterat
 
 
 # What jobs need, half a minute of it.
-_IMPORTS = ("compiler.snapshot.take", "bench.project.full_size.classes")
+_IMPORTS = ("compiler.snapshot.take", "bench.project.full_size.warm_imports")
 
 
 def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext:

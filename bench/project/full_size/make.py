@@ -15,7 +15,7 @@ from typing import Any
 
 from artifacts.errors import LatentcError
 from bench.project.full_size.published import PUBLISHED, Architecture, Part
-from bench.project.full_size.weights import DTYPES, write
+from bench.project.full_size.random_weights import DTYPES, write
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 """How each library calls its weight files."""

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from artifacts import worker
 from artifacts.errors import LatentcError
+from artifacts.manifest_reading import read_manifest
 from artifacts.progress import Event
-from artifacts.reading import read_manifest
 from bench import report
+from bench.bench_request import BenchRequest, bench
+from bench.interleaved_run import Outcome
 from bench.project import memlimit, peers
 from bench.project.memlimit import MIB
 from bench.record import Bench
 from bench.report import markdown, tables
-from bench.request import BenchRequest, bench
-from bench.run import Outcome
 from bench.subjects import Subject, pytorch
 from compiler.model_source import ModelSource
 from compiler.source import open_model
@@ -66,7 +66,7 @@ class Peer:
         name: of its row.
         loader: of `engines.py`, run in the environment `environment`; or None for PyTorch here.
         export: makes what it loads.
-        options: of `bench.engines.TorchEngine`.
+        options: of `bench.drawing_engines.TorchEngine`.
         about: for people.
     """
 
@@ -242,7 +242,7 @@ def _subject(peer: Peer, model: ModelSource, manifest: object, maker: Maker) -> 
         device="cpu",
         bytes=sum(file.stat().st_size for file in files),
         files=files,
-        command=(python, str(peers.HERE / "engines.py"), peer.loader, json.dumps({"folder": str(out)})),
+        command=(python, str(peers.HERE / "peer_engines.py"), peer.loader, json.dumps({"folder": str(out)})),
         env={**_offline(), "PYTHONPATH": ""},
         compile_s=took.seconds,
         compile_memory=took.memory,

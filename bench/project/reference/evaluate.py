@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.reference import SHAPES_DIR
-from bench.reference.drawing import HELD_OUT, Caption, split
 from bench.reference.judge import attribute_accuracy, mean
+from bench.reference.shape_scenes import HELD_OUT, Caption, split
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bench.reference.drawing import IMAGE_SIZE, all_captions
+from bench.reference.shape_scenes import IMAGE_SIZE, all_captions
 
 LATENT_CHANNELS = 4
 LATENT_SIZE = IMAGE_SIZE // 4

@@ -28,7 +28,7 @@ from bench.project.reference.evaluate import Settings, evaluate, sheet
 from bench.project.reference.folder import save_pipeline
 from bench.project.reference.models import LATENT_SIZE
 from bench.project.reference.workers import Worker
-from bench.reference.drawing import CENTRE, IMAGE_SIZE, RADIUS, Caption, draw, jitter, split
+from bench.reference.shape_scenes import CENTRE, IMAGE_SIZE, RADIUS, Caption, draw, jitter, split
 
 State = dict[str, Any]
 

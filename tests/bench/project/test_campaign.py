@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from artifacts.manifest import MANIFEST_NAME
-from artifacts.verify import verify
+from artifacts.verification import verify
 from bench.project import campaign, campaign_publishing
 from tests.artifacts.conftest import artifact, fake
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import bench.request
+import bench.bench_request
 import compiler.build
-from bench.metrics import Shot
+from bench.interleaved_run import Outcome
+from bench.picture_metrics import Shot
 from bench.project import demo
 from bench.project.demo import PROMPTS
 from bench.record import Measured
-from bench.run import Outcome
 from tests.bench.benches import made, variant
 
 
@@ -65,7 +65,7 @@ def made_up(monkeypatch):
         return Outcome(made(*(variant(name) for name in names[1:])), shots)
 
     monkeypatch.setattr(compiler.build, "compile", lambda request, progress, shared: requests.append(request))
-    monkeypatch.setattr(bench.request, "bench", run)
+    monkeypatch.setattr(bench.bench_request, "bench", run)
     return requests
 
 

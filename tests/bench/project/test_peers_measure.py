@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError
+from bench.bench_request import BenchRequest
+from bench.interleaved_run import Outcome
 from bench.project import peers
 from bench.project.memlimit import Usage
 from bench.project.peers import measure
 from bench.project.peers.measure import OURS, PEERS, Made, Maker
-from bench.request import BenchRequest
-from bench.run import Outcome
 from compiler.source import open_model
 from tests.bench.benches import made as bench_made
 from tests.bench.benches import variant
@@ -154,7 +154,7 @@ def test_what_was_killed_for_its_memory_says_so(tmp_path: Path, monkeypatch: pyt
 
 
 def test_every_peers_environment_and_loader_is_there() -> None:
-    text = (peers.HERE / "engines.py").read_text(encoding="utf-8")
+    text = (peers.HERE / "peer_engines.py").read_text(encoding="utf-8")
     for peer in PEERS:
         if peer.loader is not None:
             assert f'"{peer.loader}":' in text and peer.environment in peers.PEERS

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from bench.reference.drawing import (
+from bench.reference.judge import ATTRIBUTES, Reading, attribute_accuracy, prompt_accuracy, read
+from bench.reference.shape_scenes import (
     BACKGROUNDS,
     COLOURS,
     PALETTE,
@@ -22,7 +23,6 @@ from bench.reference.drawing import (
     draw,
     jitter,
 )
-from bench.reference.judge import ATTRIBUTES, Reading, attribute_accuracy, prompt_accuracy, read
 
 SAMPLE = random.Random(7).sample(all_captions(), 60)
 CAPTION = Caption("large", "red", "circle", "left", "blue")

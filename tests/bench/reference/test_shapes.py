@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.reference import SHAPES_DIR
-from bench.reference.drawing import all_captions
+from bench.reference.shape_scenes import all_captions
 
 MEGABYTE = 1_000_000
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.project.reference import models
-from bench.reference.drawing import all_captions
+from bench.reference.shape_scenes import all_captions
 
 
 def test_every_word_of_every_caption_is_one_token() -> None:

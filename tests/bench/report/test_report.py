@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.metrics import Shot
+from bench.interleaved_run import Outcome
+from bench.picture_metrics import Shot
 from bench.record import Bench, Picture
 from bench.report import html, markdown, plots, tables
-from bench.run import Outcome
 from tests.bench.benches import made, variant
 
 VOID = {"meta", "link", "img", "br", "input", "path", "use"}

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Adapter, ModelSpec
 from compiler.capture.adapters import merged
-from compiler.capture.modules import bind, build
+from compiler.capture.weightless_modules import bind, build
 from compiler.source import open_model
 from targets.graph.weights import Origin, Stored
 

@@ -18,7 +18,7 @@ from artifacts.manifest import DimRange
 from artifacts.progress import Event
 from compiler.capture.capture import Capture, capture
 from compiler.capture.declared_sizes import SizeRange
-from compiler.capture.modules import bind, build
+from compiler.capture.weightless_modules import bind, build
 from compiler.model_source import ComponentSource
 from compiler.plan import parameters
 from compiler.source import open_model

@@ -13,12 +13,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
-from compiler.capture import modules
+from compiler.capture import weightless_modules
 from compiler.capture.capture import capture
-from compiler.capture.modules import build
+from compiler.capture.weightless_modules import build
 from compiler.model_source import ComponentSource
 from compiler.source import open_model
-from runtimes import limits
+from runtimes import resource_limits
 
 Build = Callable[..., torch.nn.Module]
 
@@ -55,7 +55,7 @@ def built(sd15: Path, tmp_path: Path) -> Build:
 def test_more_than_the_weights_are(
     built: Build, name: str, key: str, value: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modules, "SPARE_WEIGHTS", 1 << 18)
+    monkeypatch.setattr(weightless_modules, "SPARE_WEIGHTS", 1 << 18)
     with pytest.raises(LatentcError, match="is too large: it has .* its files") as refused:
         built(name, **{key: value})
     assert str(tmp_path / name / "config.json") in refused.value.message
@@ -64,7 +64,7 @@ def test_more_than_the_weights_are(
 
 
 def test_more_objects_than_a_model_is_made_of(built: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BLOCKS", 200_000)
+    monkeypatch.setattr(resource_limits, "BLOCKS", 200_000)
     with pytest.raises(LatentcError, match="more than 200000 objects.* 'num_labels' = 1000000000"):
         built("text_encoder", num_labels=10**9)
 

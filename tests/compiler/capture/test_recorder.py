@@ -9,8 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from artifacts.call_trees import ConstLeaf, TensorLeaf
 from artifacts.errors import LatentcError
-from compiler.capture.modules import real_tensor
 from compiler.capture.recorder import Recorder, Spec
+from compiler.capture.weightless_modules import real_tensor
 
 
 class Inner(torch.nn.Module):

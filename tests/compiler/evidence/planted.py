@@ -16,13 +16,13 @@ from artifacts.progress import silent
 from compiler.capture.capture import capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.samples import points
-from compiler.evidence.graphs import Job
+from compiler.evidence.graph_evidence import Job
 from compiler.evidence.where import Locator, Request
-from compiler.export.graph import export_graph
+from compiler.export.graph_export import export_graph
 from compiler.road import Road
 from compiler.source import open_model
-from targets import table as targets
-from targets.base import Context
+from targets import target_table as targets
+from targets.target_contract import Context
 
 COMPONENT, PRECISION = "text_encoder", "fp16"
 

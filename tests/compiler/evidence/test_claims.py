@@ -13,9 +13,9 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.manifest import GraphRecord, WeightRecord
 from compiler.evidence.claims import contents, require_schemes, stored_in
-from runtimes.sessions.base import Contents
 from runtimes.sessions.onnx_format import ONNX, OnnxFormat, format_of
 from runtimes.sessions.openvino_format import IR
+from runtimes.sessions.session_contract import Contents
 from tests.latentc.artifacts_made import made
 
 MEGA = 1_000_000

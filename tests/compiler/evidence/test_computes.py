@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from artifacts.errors import UsageError
-from artifacts.verify import Artifact
+from artifacts.verification import Artifact
 from compiler import build
 from tests.compiler.made import request
 
@@ -30,9 +30,9 @@ def artifact(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def native() -> tuple[str, ...]:
     """What this processor computes in, its default first."""
     from runtimes.compute import device_of, natively
-    from runtimes.sessions import table
+    from runtimes.sessions import session_table
 
-    device = device_of(table.get("openvino"), "cpu")
+    device = device_of(session_table.get("openvino"), "cpu")
     assert device is not None
     return natively(device, "fp16")
 

@@ -15,12 +15,12 @@ from artifacts.manifest import DimRange, Manifest, ModelSpec
 from compiler import build, drawn_evidence
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
+from compiler.compile_request import CompileRequest
 from compiler.evidence import pipelines
-from compiler.evidence.limits import picture_limit
+from compiler.evidence.picture_limits import picture_limit
 from compiler.evidence.pipeline_job import PipelineJob
 from compiler.evidence.pipelines import answer
 from compiler.loose_files import write_loose_files
-from compiler.request import CompileRequest
 from tests.compiler.made import request
 from tests.sweep.models import CASES
 from tests.sweep.test_generate import unconditional

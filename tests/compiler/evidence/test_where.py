@@ -14,7 +14,7 @@ from compiler.evidence import runners, where
 from compiler.evidence.bisection import FEW, Measure, Measured, locate
 from compiler.evidence.dataflow import Dataflow, Maker
 from compiler.evidence.where import Locator, Request, answer
-from targets import table as targets
+from targets import target_table as targets
 from tests.compiler.evidence import planted
 from tests.compiler.evidence.planted import Lowered, Model
 

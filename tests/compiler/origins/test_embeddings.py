@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.errors import LatentcError
 from artifacts.manifest import Embedding, ModelSpec
 from compiler.capture import materialized
-from compiler.capture.modules import bind, build
+from compiler.capture.weightless_modules import bind, build
 from compiler.source import open_model
 
 

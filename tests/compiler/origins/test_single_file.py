@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ModelSpec
-from compiler.capture.modules import bind, build
+from compiler.capture.weightless_modules import bind, build
 from compiler.model_source import ModelSource
 from compiler.source import open_model
 from targets.graph.weights import Stored

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compiler.passes import table
+from compiler.passes import pass_table
 from targets.rewrites.instance_norm import InstanceNormPass
 from tests.compiler.passes.graphs import evaluate, ops, parse
 
@@ -30,14 +30,14 @@ def _run(model: ir.Model, x: np.ndarray) -> np.ndarray:
 def test_a_flat_picture_has_a_norm_of_nothing() -> None:
     model = _norm(8)
     x = np.broadcast_to(_RNG.standard_normal((2, 8, 1, 1)).astype(np.float32), (2, 8, 48, 48)).copy()
-    table.run(model, ("centred-norm", InstanceNormPass()), check=True)
+    pass_table.run(model, ("centred-norm", InstanceNormPass()), check=True)
     assert not _run(model, x).any()
 
 
 def test_other_pictures_have_the_norm_that_they_had() -> None:
     model = _norm(8)
     x = _RNG.standard_normal((2, 8, 6, 5)).astype(np.float32)
-    table.run(model, ("centred-norm",), check=True)
+    pass_table.run(model, ("centred-norm",), check=True)
     want = (x - x.mean((2, 3), keepdims=True)) / x.std((2, 3), keepdims=True)
     assert np.abs(_run(model, x) - want).max() < 1e-5
 
@@ -45,5 +45,5 @@ def test_other_pictures_have_the_norm_that_they_had() -> None:
 @pytest.mark.parametrize("groups", [4, 1])
 def test_groups_of_several_channels_stay(groups: int) -> None:
     model = _norm(groups)
-    table.run(model, ("centred-norm",))
+    pass_table.run(model, ("centred-norm",))
     assert ops(model) == {"GroupNormalization": 1}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compiler.passes import table
+from compiler.passes import pass_table
 from compiler.passes.precision_strong import PrecisionStrongPass
 from compiler.passes.precision_weights import PrecisionWeightsPass
 from targets.graph.weights import WeightRef
@@ -27,7 +27,7 @@ def test_exported_module(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         want = [[real(*map(torch.from_numpy, size)).numpy()] for size in sizes]
     before = len(model.graph)
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert not _BOOKKEEPING & set(ops(model))
     assert len(model.graph) < before / 2 if name != "vae_decoder" else len(model.graph) < before * 0.6
     transposed = [n for n in model.graph if n.op_type == "Transpose" and n.inputs[0].is_initializer()]  # type: ignore[union-attr]
@@ -36,11 +36,11 @@ def test_exported_module(name: str, tmp_path: Path) -> None:
     assert all(
         error(evaluate(model, size), expected) < 3e-6 for size, expected in zip(sizes, want, strict=True)
     )
-    stored = table.run(model.clone(), (PrecisionWeightsPass(),), check=True)
+    stored = pass_table.run(model.clone(), (PrecisionWeightsPass(),), check=True)
     assert all(
         error(evaluate(stored, size), expected) < 2e-3 for size, expected in zip(sizes, want, strict=True)
     )
-    strong = table.run(model.clone(), (PrecisionStrongPass(),), check=True)
+    strong = pass_table.run(model.clone(), (PrecisionStrongPass(),), check=True)
     assert all(
         error(evaluate(strong, size), expected) < 1e-2 for size, expected in zip(sizes, want, strict=True)
     )

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from artifacts.errors import UsageError
-from compiler.passes import table
+from compiler.passes import pass_table
 from compiler.passes.precision import audit, out_of_range, overflow_islands, saturated
 from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
 from compiler.passes.precision_weights import PrecisionWeightsPass, WeightOptions
@@ -38,7 +38,7 @@ def _x(*shape: int) -> np.ndarray:
 def test_weights_are_stored_lower_and_computed_in_fp32(tmp_path: Path, precision: str, bound: float) -> None:
     model = bind(parse(_LINEAR), tmp_path, **_arrays())
     want = evaluate(model, [_x(3, 32)])
-    table.run(model, (PrecisionWeightsPass(WeightOptions(precision)),), check=True)
+    pass_table.run(model, (PrecisionWeightsPass(WeightOptions(precision)),), check=True)
     stored = model.graph.initializers["w"].const_value
     assert isinstance(stored, WeightRef) and isinstance(stored.transforms[-1], Cast)
     assert ops(model) == {"Cast": 1, "MatMul": 1, "Add": 1}
@@ -50,7 +50,7 @@ def test_a_weight_stored_in_fp16_is_not_converted_twice() -> None:
     model = ghost(parse(_LINEAR), w=(32, 64), b=(64,))
     source = Stored(Path("nowhere"), "w", ir.DataType.FLOAT16, (32, 64), 0, 4096)
     model.graph.initializers["w"].const_value = WeightRef(source, (Cast(ir.DataType.FLOAT),), "w")
-    table.run(model, (PrecisionWeightsPass(),), check=True)
+    pass_table.run(model, (PrecisionWeightsPass(),), check=True)
     stored = model.graph.initializers["w"].const_value
     assert isinstance(stored, WeightRef) and Cast(ir.DataType.FLOAT) not in stored.transforms
 
@@ -61,7 +61,7 @@ def test_weights_beyond_the_range_are_found_and_kept(tmp_path: Path) -> None:
     model = bind(parse(_LINEAR), tmp_path, **arrays)
     large = out_of_range(model, "fp16")
     assert large == {"w": pytest.approx(1e5)} and not out_of_range(model, "bf16")
-    table.run(model, (PrecisionWeightsPass(WeightOptions(keep=frozenset(large))),))
+    pass_table.run(model, (PrecisionWeightsPass(WeightOptions(keep=frozenset(large))),))
     assert ops(model)["Cast"] == 0
 
 
@@ -92,7 +92,7 @@ def test_extremes_saturate_to_half_the_range_and_infinities_stay() -> None:
 def test_strong_keeps_inputs_and_outputs_fp32(tmp_path: Path) -> None:
     model = bind(parse(_LINEAR), tmp_path, **_arrays())
     want = evaluate(model, [_x(3, 32)])
-    table.run(model, (PrecisionStrongPass(),), check=True)
+    pass_table.run(model, (PrecisionStrongPass(),), check=True)
     assert [v.dtype for v in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT] * 2
     assert [v.name for v in model.graph.outputs] == ["y"] and set(model.graph.initializers) == {"w", "b"}
     assert all(v.dtype == ir.DataType.FLOAT16 for v in model.graph.initializers.values())
@@ -102,7 +102,7 @@ def test_strong_keeps_inputs_and_outputs_fp32(tmp_path: Path) -> None:
 
 def test_strong_bf16_is_a_valid_graph() -> None:
     model = ghost(parse(_LINEAR), w=(32, 64), b=(64,))
-    table.run(model, (PrecisionStrongPass(StrongOptions("bf16")),), check=True)
+    pass_table.run(model, (PrecisionStrongPass(StrongOptions("bf16")),), check=True)
     assert all(v.dtype == ir.DataType.BFLOAT16 for v in model.graph.initializers.values())
 
 
@@ -117,10 +117,10 @@ _OVERFLOWS = """(float[N,4] x) => (float[N,4] y) {
 
 def test_an_island_by_value_keeps_its_maker_and_readers() -> None:
     # Structure, not values: ONNX Runtime may remove the Casts between fp16 nodes, and with them the overflow.
-    plain = table.run(parse(_OVERFLOWS), ("fold", PrecisionStrongPass()), check=True)
+    plain = pass_table.run(parse(_OVERFLOWS), ("fold", PrecisionStrongPass()), check=True)
     assert all(v.dtype == ir.DataType.FLOAT16 for n in plain.graph if n.op_type != "Cast" for v in n.outputs)
     islands = overflow_islands({"a": 600.0, "b": 180000.0, "c": 600.0}, "fp16")
-    safe = table.run(
+    safe = pass_table.run(
         parse(_OVERFLOWS), ("fold", PrecisionStrongPass(StrongOptions(islands=islands))), check=True
     )
     kinds = {v.name: v.dtype for n in safe.graph for v in n.outputs}
@@ -140,7 +140,7 @@ def test_phases_and_positions_stay_fp32() -> None:
         y = MatMul(s, w)
     }"""
     model = ghost(parse(text), w=(4, 4))
-    table.run(model, ("fold", PrecisionStrongPass(StrongOptions("bf16"))), check=True)
+    pass_table.run(model, ("fold", PrecisionStrongPass(StrongOptions("bf16"))), check=True)
     kinds = {n.op_type: n.outputs[0].dtype for n in model.graph}
     assert kinds["Mul"] == kinds["Sin"] == ir.DataType.FLOAT and kinds["MatMul"] == ir.DataType.BFLOAT16
 
@@ -158,7 +158,7 @@ def test_a_norm_of_squares_stays_fp32_to_its_root() -> None:
         y = Mul(x, i)
     }"""
     x = np.full((2, 8), 1000.0, np.float32)  # its square overflows fp16
-    model = table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
+    model = pass_table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
     assert np.allclose(evaluate(model, [x])[0], 1.0, rtol=1e-2)
     kinds = {n.op_type: n.outputs[0].dtype for n in model.graph}
     assert kinds["Add"] == kinds["Sqrt"] == ir.DataType.FLOAT and kinds["Mul"] == ir.DataType.FLOAT16
@@ -172,7 +172,7 @@ def test_fp32_only_inputs_of_an_op_stay(tmp_path: Path) -> None:
             mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
         >(a, , scales)
     }"""
-    model = table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
+    model = pass_table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
     (resize,) = [n for n in model.graph if n.op_type == "Resize"]
     assert resize.inputs[0] is not None and resize.inputs[0].dtype == ir.DataType.FLOAT16
     assert resize.inputs[2] is not None and resize.inputs[2].dtype == ir.DataType.FLOAT
@@ -187,7 +187,7 @@ def test_constants_that_do_not_fit_keep_their_readers() -> None:
         b = Add(a, tiny)
         y = Log(b)
     }"""
-    model = table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
+    model = pass_table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
     y = evaluate(model, [np.zeros((1, 4), np.float32)])[0]
     assert np.allclose(y, np.log(1e-12), rtol=1e-3)
 
@@ -200,6 +200,6 @@ def test_a_fully_masked_row_gives_no_nan_in_fp16() -> None:
         s = Add(x, m)
         y = Softmax<axis=-1>(s)
     }"""
-    model = table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
+    model = pass_table.run(parse(text), ("fold", PrecisionStrongPass()), check=True)
     y = evaluate(model, [np.full((1, 4), -900.0, np.float32), np.zeros((1, 4), bool)])[0]
     assert np.allclose(y, 0.25, atol=1e-3)

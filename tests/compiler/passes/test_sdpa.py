@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compiler.passes import table
+from compiler.passes import pass_table
 from tests.compiler.passes.graphs import error, evaluate, ops, parse
 
 # As torch's exporter writes it at opset 21, {mask} and {guard} aside.
@@ -46,7 +46,7 @@ def _feeds(*more: np.ndarray) -> list[np.ndarray]:
 def test_scales_merge_and_keys_turn_once() -> None:
     model = _attention()
     want = evaluate(model, _feeds())
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert ops(model) == {"Mul": 1, "Transpose": 1, "MatMul": 2, "Softmax": 1}
     assert error(evaluate(model, _feeds()), want) < 1e-6
 
@@ -58,7 +58,7 @@ def test_a_guard_after_a_finite_mask_goes() -> None:
     model = _attention(mask, _GUARD, ", bool[5,5] keep")
     feeds = _feeds(np.tril(np.ones((5, 5), bool)))
     want = evaluate(model, feeds)
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert ops(model)["IsNaN"] == 0 and ops(model)["Where"] == 1
     assert error(evaluate(model, feeds), want) < 1e-6
 
@@ -72,7 +72,7 @@ def test_a_guard_that_can_trigger_stays(kind: str) -> None:
         mask = "low = Log(zero)\n masked = Where(keep, zero, low)\n scores = Add(product, masked)"
         model = _attention(mask, _GUARD, ", bool[5,5] keep")
         extra = np.zeros((5, 5), bool)
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert ops(model)["IsNaN"] == 1
     assert np.array_equal(evaluate(model, _feeds(extra))[0], np.zeros((3, 2, 5, 8), np.float32))
 
@@ -88,7 +88,7 @@ def test_a_mask_that_masks_nothing_goes() -> None:
     scores = Add(product, masked)"""
     model = _attention(mask, _GUARD)
     want = evaluate(model, _feeds())
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert ops(model) == {"Mul": 1, "Transpose": 1, "MatMul": 2, "Softmax": 1}
     assert error(evaluate(model, _feeds()), want) < 1e-6
 
@@ -109,7 +109,7 @@ def test_a_causal_mask_is_not_expanded_to_the_batch() -> None:
     scores = Add(product, masked)"""
     model = _attention(mask, _GUARD)
     want = evaluate(model, _feeds())
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert ops(model) == {"Mul": 1, "Transpose": 1, "MatMul": 2, "Softmax": 1, "Add": 1}
     assert error(evaluate(model, _feeds()), want) < 1e-6
 
@@ -126,7 +126,7 @@ def test_a_scale_that_others_read_stays_for_them() -> None:
     rng = np.random.default_rng(0)
     feeds = [rng.standard_normal(s).astype(np.float32) for s in ((2, 4, 8), (2, 8, 4))]
     want = evaluate(model, feeds)
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert error(evaluate(model, feeds), want) < 1e-6
 
 
@@ -144,5 +144,5 @@ def test_a_mask_that_others_read_keeps_its_size() -> None:
     model = parse(text)
     feeds = _feeds(np.ones((1, 1, 5, 5), bool))
     want = evaluate(model, feeds)
-    table.run(model, check=True)
+    pass_table.run(model, check=True)
     assert error(evaluate(model, feeds), want) < 1e-6

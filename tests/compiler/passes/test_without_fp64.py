@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from compiler.passes import table
-from targets.directml.check import coverage
-from targets.graph.check import complete
+from compiler.passes import pass_table
+from targets.directml.kernel_coverage import coverage
+from targets.graph.graph_validity import complete
 from tests.compiler.passes.graphs import bind, evaluate, ops, parse
 
 # Positions and frequencies as rotary embeddings compute them.
@@ -37,7 +37,7 @@ def test_a_table_in_double_is_computed_in_single(tmp_path: Path) -> None:
     ids = np.arange(0, 512, 7)
     want = np.maximum(np.cos(ids[:, None] * freqs * 0.5), 0)
     complete(model)
-    model = table.run(model, ("without-fp64",), check=True)
+    model = pass_table.run(model, ("without-fp64",), check=True)
     assert ir.DataType.DOUBLE not in _types(model)
     assert ops(model)["Cast"] == 1  # Of the positions; fp32 to fp32 is gone.
     (found,) = evaluate(model, [ids])
@@ -51,7 +51,7 @@ def test_inputs_and_outputs_stay_what_they_are(tmp_path: Path) -> None:
         y = Sqrt(x)
         z = Identity(x)
     }""")
-    model = table.run(model, ("without-fp64",), check=True)
+    model = pass_table.run(model, ("without-fp64",), check=True)
     assert [v.dtype for v in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.DOUBLE] * 3
     assert [v.name for v in model.graph.outputs] == ["y", "z"]
     sqrt = next(node for node in model.graph if node.op_type == "Sqrt")
@@ -65,6 +65,6 @@ def test_inputs_and_outputs_stay_what_they_are(tmp_path: Path) -> None:
 
 def test_other_graphs_are_not_touched(tmp_path: Path) -> None:
     model = parse("(float[N] x) => (float[N] y) { y = Relu(x) }")
-    passed = table.make("without-fp64")(model)
+    passed = pass_table.make("without-fp64")(model)
     assert not passed.modified
     assert ops(passed.model) == {"Relu": 1}

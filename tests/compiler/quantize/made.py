@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantize import table
+from compiler.quantize import scheme_table
 from compiler.quantize.apply import QuantizePass
 from compiler.quantize.decide import decide
 from compiler.quantize.stream import Scratch
@@ -80,7 +80,7 @@ def case(kind: str, folder: Path, weight: np.ndarray | None = None) -> Case:
 
 def quantized(made: Case, folder: Path, scheme: str, **options: object) -> QuantizePass:
     """Quantizes the case's graph in place; the pass has the records."""
-    given = table.options(scheme, options)
+    given = scheme_table.options(scheme, options)
     run = QuantizePass(lambda key, layout: decide(scheme, given, layout), Scratch(folder / "scratch.bin"))
     run(made.model)
     return run

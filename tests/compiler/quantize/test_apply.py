@@ -11,12 +11,12 @@ import pytest
 
 from artifacts.errors import LatentcError
 from compiler.passes.lower_precision import lower_precision
-from compiler.quantize import table
+from compiler.quantize import scheme_table
 from compiler.quantize.apply import QuantizePass
 from compiler.quantize.decide import decide
 from compiler.quantize.find import find
 from compiler.quantize.stream import Given, Scratch
-from targets.graph.nf4 import as_matmul_bnb4
+from targets.graph.nf4_nodes import as_matmul_bnb4
 from targets.graph.weights import Cast, Transpose, WeightRef
 from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse, weight
 from tests.compiler.quantize.made import KINDS, case, quantized
@@ -67,7 +67,7 @@ def test_nf4_becomes_matmul_bnb4(kind, tmp_path):
     assert 0.06 < record.error < 0.12
     # The same graph with the weight that nf4 restores, in fp32.
     rows = made.weight.T if kind == "matmul" else made.weight
-    scheme, options = table.get("nf4"), table.options("nf4", {})
+    scheme, options = scheme_table.get("nf4"), scheme_table.options("nf4", {})
     restored = scheme.dequantize(scheme.quantize(np.ascontiguousarray(rows), options), options)
     again = tmp_path / "again"
     again.mkdir()
@@ -104,10 +104,10 @@ def test_a_low_rank_correction_is_added(kind, scheme, tmp_path):
 def test_values_from_elsewhere_are_written_with_what_was_divided_out(kind, tmp_path):
     made = case(kind, tmp_path)
     (reference,) = evaluate(made.model, [made.x])
-    options = table.options("int4", {"method": "awq"})
+    options = scheme_table.options("int4", {"method": "awq"})
     rows = np.ascontiguousarray(made.weight.T if kind == "matmul" else made.weight)
     by = np.linspace(0.5, 3, rows.shape[1], dtype=np.float32)
-    given = Given(table.get("int4").quantize(rows / by, options), by)
+    given = Given(scheme_table.get("int4").quantize(rows / by, options), by)
     run = QuantizePass(
         lambda key, layout: decide("int4", options, layout),
         Scratch(tmp_path / "s"),
@@ -115,7 +115,7 @@ def test_values_from_elsewhere_are_written_with_what_was_divided_out(kind, tmp_p
     )
     run(made.model)
     (record,) = run.records
-    restored = table.get("int4").dequantize(given.blocks, options) * by
+    restored = scheme_table.get("int4").dequantize(given.blocks, options) * by
     assert record.error == pytest.approx(error([restored], [rows]), rel=1e-3)
     assert (record.scheme, record.note) == ("int4:group=64,method=awq", "")
     assert record.bytes == rows.size // 2 + rows.size // 64 * 2 + 2 * rows.shape[1]
@@ -128,8 +128,8 @@ def test_values_from_elsewhere_are_written_with_what_was_divided_out(kind, tmp_p
 
 def test_an_error_that_is_no_number_is_not_recorded(tmp_path):
     made = case("matmul", tmp_path)
-    options = table.options("int4", {"method": "awq"})
-    blocks = table.get("int4").quantize(np.ascontiguousarray(made.weight.T), options)
+    options = scheme_table.options("int4", {"method": "awq"})
+    blocks = scheme_table.get("int4").quantize(np.ascontiguousarray(made.weight.T), options)
     given = Given(replace(blocks, scale=np.full_like(blocks.scale, np.nan)), None)
     run = QuantizePass(
         lambda key, layout: decide("int4", options, layout),
@@ -205,7 +205,7 @@ def test_scales_that_fp16_cannot_hold_are_fp32(tmp_path):
     quantized(made, tmp_path, "int4")
     lowered, _ = lower_precision(made.model, "fp16", "weights")
     assert lowered.graph.initializers["w.scale"].const_value.dtype == ir.DataType.FLOAT
-    options = table.options("int4", {})
+    options = scheme_table.options("int4", {})
     assert decide("int4", options, find(case("gemm", tmp_path).model)[0].layout).name == "int4"
     (got,) = evaluate(made.model, [made.x])
     assert error([got], [made.x @ made.weight]) < 1e-3
@@ -220,7 +220,7 @@ def test_memory_holds_one_weight_at_a_time(tmp_path):
     outputs = ", ".join(f"float[B,512] y{i}" for i in range(12))
     model = parse(f"(float[B,1024] x, {weights}) => ({outputs}) {{ {products} }}")
     bind(model, tmp_path, **{name: rng.standard_normal((1024, 512)).astype(np.float32) for name in names})
-    options = table.options("int4", {})
+    options = scheme_table.options("int4", {})
     run = QuantizePass(lambda key, layout: decide("int4", options, layout), Scratch(tmp_path / "s"))
     tracemalloc.start()
     try:

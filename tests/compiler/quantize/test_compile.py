@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from artifacts.errors import UsageError
-from artifacts.verify import open_artifact, verify
+from artifacts.verification import open_artifact, verify
 from compiler import build
 from compiler.quantize.recipe import dump
 from tests.compiler.made import request

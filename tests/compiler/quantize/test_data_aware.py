@@ -12,8 +12,8 @@ from compiler.capture.capture import Capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.quantize import data_aware
 from compiler.quantize.recipe import read, resolve, with_method
-from targets import table as targets
-from targets.base import Availability
+from targets import target_table as targets
+from targets.target_contract import Availability
 from tests.compiler.made import method, request, stored
 
 

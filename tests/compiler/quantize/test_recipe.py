@@ -13,7 +13,7 @@ from artifacts.manifest import Recipe
 from compiler.quantize import recipe as recipes
 from compiler.quantize.find import Layout
 from compiler.quantize.recipe import Choice, dump, load, read, resolve, with_method
-from targets import table as targets
+from targets import target_table as targets
 
 NAMES = {"text_encoder": ["text_encoder"], "unet": ["unet"], "vae": ["vae_encoder", "vae_decoder"]}
 LINEAR = Layout("linear", (256, 128), 0)

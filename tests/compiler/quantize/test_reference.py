@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compiler.quantize import table
+from compiler.quantize import scheme_table
 from compiler.quantize.nf4 import TABLE
 
 RNG = np.random.default_rng(5)
@@ -13,12 +13,12 @@ WEIGHT = (RNG.standard_normal((48, 256)) * RNG.uniform(0.01, 1, (48, 1))).astype
 
 
 def restored(scheme: str, **options: object) -> np.ndarray:
-    given = table.options(scheme, options)
-    return table.get(scheme).dequantize(table.get(scheme).quantize(WEIGHT, given), given)
+    given = scheme_table.options(scheme, options)
+    return scheme_table.get(scheme).dequantize(scheme_table.get(scheme).quantize(WEIGHT, given), given)
 
 
 def quantized(scheme: str, **options: object) -> np.ndarray:
-    return table.get(scheme).quantize(WEIGHT, table.options(scheme, options)).values
+    return scheme_table.get(scheme).quantize(WEIGHT, scheme_table.options(scheme, options)).values
 
 
 def test_int8_is_onnxruntimes():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts.errors import LatentcError
-from compiler.quantize import table
+from compiler.quantize import scheme_table
 from compiler.quantize.blocks import spread
 from compiler.quantize.decide import decide, spare_small
 from compiler.quantize.find import Layout, find
@@ -59,7 +59,7 @@ def weights(draw: st.DrawFn, inner: int = 128) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(rows=weights())
 def test_errors_are_bounded_by_the_grid(name, given_options, rows):
-    scheme, options = table.get(name), table.options(name, given_options)
+    scheme, options = scheme_table.get(name), scheme_table.options(name, given_options)
     blocks = scheme.quantize(rows, options)
     restored = scheme.dequantize(blocks, options)
     assert restored.dtype == np.float32 and np.isfinite(restored).all()
@@ -89,8 +89,8 @@ def test_errors_are_bounded_by_the_grid(name, given_options, rows):
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_the_search_is_never_worse_than_the_largest_element(asymmetric, rows):
     def error(scale: str) -> np.ndarray:
-        options = table.options("int4", {"asymmetric": asymmetric, "scale": scale})
-        scheme = table.get("int4")
+        options = scheme_table.options("int4", {"asymmetric": asymmetric, "scale": scale})
+        scheme = scheme_table.get("int4")
         restored = scheme.dequantize(scheme.quantize(rows, options), options).astype(np.float64)
         return ((restored - rows) ** 2).reshape(-1, 64).sum(1)
 
@@ -101,8 +101,10 @@ def test_the_search_gains_on_normal_weights():
     rows = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
     found = {}
     for scale in ("mse", "max"):
-        options = table.options("int4", {"scale": scale})
-        restored = table.get("int4").dequantize(table.get("int4").quantize(rows, options), options)
+        options = scheme_table.options("int4", {"scale": scale})
+        restored = scheme_table.get("int4").dequantize(
+            scheme_table.get("int4").quantize(rows, options), options
+        )
         found[scale] = float(np.linalg.norm(restored - rows) / np.linalg.norm(rows))
     assert found["mse"] < 0.092 < 0.094 < found["max"]
 
@@ -110,8 +112,8 @@ def test_the_search_gains_on_normal_weights():
 @pytest.mark.parametrize(("name", "given_options"), SPECS)
 def test_what_lies_on_the_grid_comes_back_exactly(name, given_options):
     scheme, options = (
-        table.get(name),
-        table.options(name, given_options | ({"scale": "max"} if name == "int4" else {})),
+        scheme_table.get(name),
+        scheme_table.options(name, given_options | ({"scale": "max"} if name == "int4" else {})),
     )
     rng = np.random.default_rng(1)
     size = scheme.format(options).block or 128
@@ -147,7 +149,7 @@ def test_nan_and_infinity_are_refused_by_key(bad, scheme, tmp_path):
         parse("(float[2,64] x, float[64,64] w) => (float[2,64] y) { y = MatMul(x, w) }"), tmp_path, w=array
     )
     (found,) = find(model)
-    decision = decide(scheme, table.options(scheme, {}), found.layout)
+    decision = decide(scheme, scheme_table.options(scheme, {}), found.layout)
     with pytest.raises(LatentcError, match=r"the weight 'w' is not finite: .* in 1 of its 4,096"):
         quantize(found, decision, Scratch(tmp_path / "s"))
 
@@ -159,7 +161,7 @@ def test_a_mask_that_may_be_stored_is_not_quantized(tmp_path):
         parse("(float[2,64] x, float[64,64] w) => (float[2,64] y) { y = MatMul(x, w) }"), tmp_path, w=array
     )
     (found,) = find(model)
-    decision = decide("int8", table.options("int8", {}), found.layout)
+    decision = decide("int8", scheme_table.options("int8", {}), found.layout)
     with pytest.raises(LatentcError, match=r"'w' holds NaN or infinity.*\n.*match = \"w\""):
         quantize(found, decision, Scratch(tmp_path / "s"))
 
@@ -190,12 +192,12 @@ def test_a_mask_that_may_be_stored_is_not_quantized(tmp_path):
     ],
 )
 def test_what_does_not_fit_falls_back_and_says_so(scheme, kind, shape, becomes, why):
-    decision = decide(scheme, table.options(scheme, {}), Layout(kind, shape, 0))
+    decision = decide(scheme, scheme_table.options(scheme, {}), Layout(kind, shape, 0))
     assert (decision.label, decision.note) == (becomes, why)
 
 
 def test_a_correction_that_costs_more_than_the_weight_is_refused():
-    options = table.options("int4", {"low_rank": 16})
+    options = scheme_table.options("int4", {"low_rank": 16})
     assert decide("int4", options, Layout("linear", (128, 128), 0)).low_rank == 16
     small = decide("int4", options, Layout("linear", (64, 64), 0))
     assert (small.low_rank, small.note) == (0, "no low rank: 64x64 is too small for rank 16")
@@ -227,7 +229,7 @@ def test_bytes_are_what_the_bits_say():
         ("int4", {"low_rank": 8}, 4.25 + 16 * 8 * (256 + 128) / count),
         ("nf4", {}, 4 + 16 / 64),
     ]:
-        decision = decide(name, table.options(name, options), layout)
+        decision = decide(name, scheme_table.options(name, options), layout)
         assert decision.bytes(layout) * 8 == count * bits
 
 
@@ -238,31 +240,33 @@ def test_scales_spread_over_their_blocks():
 def test_the_smallest_weights_stay_at_int8():
     layout = Layout("linear", (256, 128), 0)
     decisions = [
-        (size, decide(scheme, table.options(scheme, {"small": 3}), layout))
+        (size, decide(scheme, scheme_table.options(scheme, {"small": 3}), layout))
         for size, scheme in [(9_000, "int4"), (100, "int4"), (150, "int4"), (60, "int8"), (60, "int4")]
     ]
     schemes = [decision.name for decision in spare_small(decisions)]
     assert schemes == ["int4", "int8", "int4", "none", "int8"]
     assert "3% of the parameters" in spare_small(decisions)[1].note
-    none = [(size, decide("int4", table.options("int4", {"small": 0}), layout)) for size, _ in decisions]
+    none = [
+        (size, decide("int4", scheme_table.options("int4", {"small": 0}), layout)) for size, _ in decisions
+    ]
     assert {decision.name for decision in spare_small(none)} == {"int4"}
 
 
 def test_a_small_weight_is_spared_whatever_four_bits_it_was_to_have():
-    options = table.options("int4", {"low_rank": 16, "small": 3})
+    options = scheme_table.options("int4", {"low_rank": 16, "small": 3})
     layouts = [Layout("linear", (64, 32), 1), Layout("linear", (1024, 1024), 1)]
     decisions = [(layout.rows * layout.inner, decide("int4", options, layout)) for layout in layouts]
     assert "too small for rank 16" in decisions[0][1].note
     assert [decision.name for decision in spare_small(decisions)] == ["int8", "int4"]
 
 
-@pytest.mark.parametrize("name", table.SCHEMES)
+@pytest.mark.parametrize("name", scheme_table.SCHEMES)
 def test_fallbacks_end_and_what_a_search_tries_spares_nothing(name):
-    scheme = table.get(name)
+    scheme = scheme_table.get(name)
     assert 0 < scheme.tolerance < 1, "a wrong graph gives about 1"
     assert not any(candidate.small for candidate in scheme.candidates)
     assert set(scheme.choices) <= scheme.options.__dataclass_fields__.keys()
     chain = [name]
-    while fallback := table.get(chain[-1]).fallback:
+    while fallback := scheme_table.get(chain[-1]).fallback:
         assert fallback not in chain
         chain.append(fallback)

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from compiler.quantize import activations, smoothing
-from compiler.quantize.activations import Range, first_ranges, sites
+from compiler.quantize import int8_ranges, smoothing
+from compiler.quantize.int8_ranges import Range, first_ranges, sites
 from compiler.quantize.smoothing import Channels, channels, factors, fold, smoothable
 from targets.graph.weights import Multiply, WeightRef
 from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse
@@ -61,9 +61,9 @@ def test_the_taps_are_each_channels(tmp_path):
 def quantized_error(model, inputs):
     """Of the products with activations and weights in int8."""
     found = sites(model, everything)
-    taps = np.stack([evaluate(activations.tap(model, found), [x])[0] for x in calls()])
+    taps = np.stack([evaluate(int8_ranges.tap(model, found), [x])[0] for x in calls()])
     copy = model.clone()
-    activations.quantize(copy, sites(copy, everything), first_ranges(taps))
+    int8_ranges.quantize(copy, sites(copy, everything), first_ranges(taps))
     for weight in smoothing.find(copy):
         rows = weight.value.const_value.numpy()
         step = np.abs(rows).max(axis=0) / 127

@@ -23,7 +23,7 @@ def configs(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(configs: Path) -> Exported:
     """Its UNet's graph. Tests take copies."""
     from compiler.capture.capture import capture
-    from compiler.export.graph import export_graph
+    from compiler.export.graph_export import export_graph
     from compiler.snapshot.take import largest
     from compiler.source import open_model
 

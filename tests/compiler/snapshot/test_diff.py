@@ -9,7 +9,7 @@ import pytest
 from artifacts.errors import UsageError
 from compiler.snapshot import report
 from compiler.snapshot.diff import KINDS, allowed, diff
-from compiler.snapshot.numeric import differs
+from compiler.snapshot.seeded_results import differs
 from tests.compiler.snapshot.test_prints import graph, module, snapshot
 
 

@@ -11,11 +11,11 @@ import onnx_ir as ir
 import pytest
 
 from compiler.build import compile
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 from compiler.snapshot import diff, report
 from compiler.snapshot.take import Options, forms, take
-from targets import table as targets
-from targets.base import Lowered, Target
+from targets import target_table as targets
+from targets.target_contract import Lowered, Target
 
 PART = Options(components=("vae",))
 

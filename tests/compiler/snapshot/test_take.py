@@ -13,9 +13,9 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from compiler.capture.declared_sizes import SizeRange
-from compiler.snapshot.check import check, read, write
+from compiler.snapshot.golden_snapshot import check, read, write
 from compiler.snapshot.take import Options, forms, take
-from targets import table as targets
+from targets import target_table as targets
 
 ONE = Options(components=("text_encoder",))
 

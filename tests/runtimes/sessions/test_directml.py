@@ -10,8 +10,8 @@ import runtimes.sessions.directml as directml
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from runtimes.sessions.directml import ON_CPU, SESSION
-from targets.base import Context
 from targets.directml.target import TARGET
+from targets.target_contract import Context
 from tests.contract.graphs import Denoiser
 from tests.contract.session_contract import SessionContract
 

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
-from runtimes.sessions.base import Device
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.onnxruntime import SESSION, OrtSession, OrtSessions, inference_session
+from runtimes.sessions.session_contract import Device
 from targets.onnxruntime.file_format import FORMAT
 from tests.contract.graphs import Denoiser, identity
 from tests.contract.session_contract import SessionContract

@@ -14,13 +14,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from artifacts.errors import LatentcError
-from runtimes.sessions import onnx_structure, openvino_structure, table
+from runtimes.sessions import onnx_structure, openvino_structure, session_table
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.openvino_structure import check_openvino
-from targets import table as targets
-from targets.base import Context
+from targets import target_table as targets
 from targets.onnxruntime.file_format import FORMAT as ONNX
 from targets.openvino.file_format import FORMAT as IR
+from targets.target_contract import Context
 from tests.contract.graphs import Denoiser
 
 # --- ONNX ------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_an_onnx_file_that_no_target_writes(case: str, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(data)
     with pytest.raises(LatentcError, match=message):
-        table.get("onnxruntime").open(file, "cpu", "fp32", None)
+        session_table.get("onnxruntime").open(file, "cpu", "fp32", None)
 
 
 @pytest.mark.parametrize("wrong", ["-1", "1e3", "", "99999999999999999999", "0x10", "٣"])
@@ -194,7 +194,7 @@ def test_another_suffix_would_take_another_parser(target: str, name: str, writte
     if not file.exists():
         file.write_bytes((written / "model.onnx").read_bytes())
     with pytest.raises(LatentcError, match=r"is no \.(onnx|xml) file"):
-        table.get(target).open(file, "cpu", "fp32", None)
+        session_table.get(target).open(file, "cpu", "fp32", None)
 
 
 # --- OpenVINO --------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_an_ir_that_the_target_does_not_write(case: str, ir: Path, tmp_path: Pat
     (tmp_path / "openvino_model.bin").write_bytes((ir / "openvino_model.bin").read_bytes())
     (tmp_path / "openvino_model.xml").write_text(change(text), encoding="utf-8")
     with pytest.raises(LatentcError, match=message):
-        table.get("openvino").open(tmp_path / "openvino_model.xml", "cpu", "fp32", None)
+        session_table.get("openvino").open(tmp_path / "openvino_model.xml", "cpu", "fp32", None)
 
 
 def test_what_was_looked_at_is_kept_for_its_content_and_rules(

@@ -15,16 +15,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from artifacts import engines
+from artifacts import trusted_engines
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from artifacts.progress import silent
 from runtimes.sessions import tensorrt
-from runtimes.sessions.base import SessionFactory
 from runtimes.sessions.scratch import scratch
+from runtimes.sessions.session_contract import SessionFactory
 from runtimes.sessions.tensorrt import SESSION
-from targets.base import Availability
 from targets.graph.onnx_files import write_onnx
+from targets.target_contract import Availability
 from targets.tensorrt.target import BUILDERS
 from tests.contract.graphs import Denoiser
 from tests.contract.session_contract import SessionContract
@@ -57,8 +57,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A builder, and a user who trusts `ENGINE` alone."""
     monkeypatch.setattr(tensorrt, "version_here", lambda builder: "1.2.3")
     monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "the user's cache"))
-    monkeypatch.delenv(engines.TRUST, raising=False)
-    monkeypatch.setattr(engines, "_trusted", {hashlib.sha256(ENGINE).hexdigest()})
+    monkeypatch.delenv(trusted_engines.TRUST, raising=False)
+    monkeypatch.setattr(trusted_engines, "_trusted", {hashlib.sha256(ENGINE).hexdigest()})
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, found: list[tuple[str, str]]) -> None:
@@ -180,7 +180,7 @@ def test_an_engine_of_a_stranger_is_not_loaded(
 ) -> None:
     """Whatever the manifest says, host code too."""
     vendor = opened(monkeypatch, engine, Vendor())
-    engines._trusted.clear()
+    trusted_engines._trusted.clear()
     stranger = built(version_compatible=compatible)
     with pytest.raises(LatentcError, match=r"engines are code.*not built by you") as caught:
         SESSION.open(engine, "auto", "fp16", None, stranger)
@@ -190,7 +190,7 @@ def test_an_engine_of_a_stranger_is_not_loaded(
     (tmp_path / "the user's cache" / "engines" / ("0" * 64)).touch()  # another engine
     with pytest.raises(LatentcError, match="engines are code"):
         SESSION.open(engine, "auto", "fp16", None, stranger)
-    monkeypatch.setenv(engines.TRUST, "1")
+    monkeypatch.setenv(trusted_engines.TRUST, "1")
     SESSION.open(engine, "auto", "fp16", None, stranger)
     assert vendor.calls[0] == f"engine, host code {compatible}"
 
@@ -199,9 +199,9 @@ def test_an_engine_that_was_built_here_is_known_by_its_digest(
     monkeypatch: pytest.MonkeyPatch, engine: Path, tmp_path: Path
 ) -> None:
     opened(monkeypatch, engine, Vendor())
-    engines._trusted.clear()
-    engines.remember(hashlib.sha256(ENGINE).hexdigest())
-    engines._trusted.clear()  # another process, later
+    trusted_engines._trusted.clear()
+    trusted_engines.remember(hashlib.sha256(ENGINE).hexdigest())
+    trusted_engines._trusted.clear()  # another process, later
     SESSION.open(engine, "auto", "fp16", None, built())
     monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "another user's"))
     with pytest.raises(LatentcError, match="engines are code"):

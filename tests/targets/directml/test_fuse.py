@@ -11,10 +11,10 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from targets.base import unchanged
-from targets.directml.check import coverage
 from targets.directml.fuse import fuse
+from targets.directml.kernel_coverage import coverage
 from targets.graph.onnx_files import infer_shapes
+from targets.target_contract import unchanged
 from tests.compiler.passes.graphs import error, evaluate, ops, parse
 
 CONSTANTS = """

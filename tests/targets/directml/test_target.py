@@ -12,13 +12,13 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
+from compiler.compile_request import CompileRequest
 from compiler.passes.lower_precision import lower_precision
-from compiler.passes.table import simplify
-from compiler.request import CompileRequest
+from compiler.passes.pass_table import simplify
 from runtimes.pipeline import load
 from runtimes.sessions.directml import ON_CPU, SESSION
-from targets.base import Context
 from targets.directml.target import TARGET, sizes
+from targets.target_contract import Context
 from tests.compiler.passes.graphs import error, evaluate
 from tests.compiler.quantize.made import KINDS, case, quantized
 from tests.contract.graphs import Denoiser, model, named, value

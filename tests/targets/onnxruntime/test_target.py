@@ -4,8 +4,8 @@ from pathlib import Path
 
 import onnx
 
-from targets.base import Context
 from targets.onnxruntime.target import TARGET, Options
+from targets.target_contract import Context
 from tests.contract.graphs import Denoiser
 from tests.contract.target_contract import TargetContract
 

@@ -95,10 +95,10 @@ def test_weights_come_back_in_four_bits(method, asymmetric, graph):
 @pytest.mark.slow
 def test_gptq_loses_less_on_the_data_than_the_weight_alone_tells(graph):
     pytest.importorskip("nncf")
-    from compiler.quantize import table
+    from compiler.quantize import scheme_table
 
-    options = table.options("int4", {"scales": "fp32"})
-    blocks = table.get("int4").quantize(WEIGHTS["first"], options)
+    options = scheme_table.options("int4", {"scales": "fp32"})
+    blocks = scheme_table.get("int4").quantize(WEIGHTS["first"], options)
     plain = Values(blocks.values, blocks.scale, None, None)
     ((_, made),) = data_aware.compress(graph, [Weight("first", 64, False)], "gptq", calls())
     tokens = np.concatenate([call["x"].reshape(-1, 128) for call in calls(12)[8:]])

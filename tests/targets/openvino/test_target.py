@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from artifacts.errors import LatentcError
-from targets.base import Context
 from targets.openvino.target import TARGET, Options
+from targets.target_contract import Context
 from tests.contract.graphs import Denoiser, model, named, value
 from tests.contract.target_contract import TargetContract
 

@@ -7,19 +7,19 @@ from typing import cast
 
 import pytest
 
-from artifacts import engines
+from artifacts import trusted_engines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, silent
-from artifacts.verify import Artifact, open_artifact
+from artifacts.verification import Artifact, open_artifact
 from compiler.build import compile
+from compiler.compile_request import CompileRequest
 from compiler.passes.lower_precision import lower_precision
-from compiler.quantize import activations
+from compiler.quantize import int8_ranges
 from compiler.rebuild import RebuildRequest, rebuild
-from compiler.request import CompileRequest
-from targets.base import Context
 from targets.graph.onnx_files import write_onnx
-from targets.tensorrt import build as tensorrt_build
+from targets.target_contract import Context
+from targets.tensorrt import engine_build as tensorrt_build
 from targets.tensorrt import target as tensorrt
 from targets.tensorrt.target import BUILDERS, FLAGS, TARGET, Options, choose, make_profile
 from tests.compiler.passes.graphs import evaluate
@@ -171,7 +171,7 @@ def test_what_the_builder_refuses_it_says_and_nothing_is_left_out(option: str, t
 def test_options_become_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None) -> None:
     jobs: list[tensorrt_build.Job] = []
     monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {"sha256": "0" * 64})
-    monkeypatch.setattr(engines, "remember", lambda sha256: None)
+    monkeypatch.setattr(trusted_engines, "remember", lambda sha256: None)
     for name in FLAGS:
         graph = Denoiser("fp16").model()
         TARGET.lower(graph, Options(gpu="sm89", **{name: True}), tmp_path, Context(dims=DIMS))  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def test_timings_are_kept_for_the_builder_that_takes_them(
 ) -> None:
     jobs: list[tensorrt_build.Job] = []
     monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {"sha256": "0" * 64})
-    monkeypatch.setattr(engines, "remember", lambda sha256: None)
+    monkeypatch.setattr(trusted_engines, "remember", lambda sha256: None)
     context = Context(dims=DIMS, cache=tmp_path / "cache")
     TARGET.lower(Denoiser("fp16").model(), Options(builder=builder), tmp_path, context)
     assert jobs[0].timings == (str(tmp_path / "cache" / "tensorrt") if kept else "")
@@ -290,11 +290,11 @@ def test_the_engines_of_shapes(shapes: Artifact) -> None:
 @pytest.mark.parametrize("kind", ["matmul", "gemm", "conv"])
 def test_the_network_holds_what_was_quantized(scheme: str, kind: str, tmp_path: Path) -> None:
     made = case(kind, tmp_path)
-    some = activations.sites(made.model, lambda key, layout: True)
-    taps, *_ = evaluate(activations.tap(made.model, some), [made.x])
+    some = int8_ranges.sites(made.model, lambda key, layout: True)
+    taps, *_ = evaluate(int8_ranges.tap(made.model, some), [made.x])
     quantized(made, tmp_path, scheme, **TARGET.requirements.scheme_options[scheme])
     if scheme == "int8-activations":
-        activations.quantize(made.model, some, activations.first_ranges(taps[None], True), True)
+        int8_ranges.quantize(made.model, some, int8_ranges.first_ranges(taps[None], True), True)
     model, _ = lower_precision(made.model, "fp16", TARGET.requirements.typed)
     (tmp_path / "out").mkdir()
     lowered = TARGET.lower(model, Options(gpu="sm89"), tmp_path / "out", Context(dims=DIMS))

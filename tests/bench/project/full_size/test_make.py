@@ -9,7 +9,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.safetensors_header import read_header
-from bench.project.full_size import weights
+from bench.project.full_size import random_weights
 from bench.project.full_size.make import make, make_configs
 from bench.project.full_size.published import PUBLISHED, Architecture, Part
 
@@ -109,14 +109,16 @@ def test_shards_hold_what_one_file_would(tmp_path: Path, monkeypatch: pytest.Mon
     from safetensors.numpy import load_file
 
     shapes = {"a.weight": (6, 5), "a.bias": (6,), "norm.weight": (7,), "b.weight": (3, 2, 2)}
-    monkeypatch.setattr(weights, "BLOCK", 7)
+    monkeypatch.setattr(random_weights, "BLOCK", 7)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    assert weights.write(tmp_path / "whole", "w", shapes, "fp32", 3, sparse=False) == 4 * (30 + 6 + 7 + 12)
+    assert random_weights.write(tmp_path / "whole", "w", shapes, "fp32", 3, sparse=False) == 4 * (
+        30 + 6 + 7 + 12
+    )
     whole = load_file(tmp_path / "whole" / "w.safetensors")
     assert not whole["a.bias"].any() and (whole["norm.weight"] == 1).all() and whole["b.weight"].std() > 0
-    monkeypatch.setattr(weights, "SHARD_BYTES", 150)
-    weights.write(tmp_path / "parts", "w", shapes, "fp32", 3, sparse=False)
+    monkeypatch.setattr(random_weights, "SHARD_BYTES", 150)
+    random_weights.write(tmp_path / "parts", "w", shapes, "fp32", 3, sparse=False)
     index = json.loads((tmp_path / "parts" / "w.safetensors.index.json").read_text(encoding="utf-8"))
     assert sorted(set(index["weight_map"].values())) == [
         "w-00001-of-00002.safetensors",
@@ -130,7 +132,7 @@ def test_shards_hold_what_one_file_would(tmp_path: Path, monkeypatch: pytest.Mon
 def test_sparse_files_are_whole_and_zero(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
-    weights.write(tmp_path, "w", {"a.weight": (64, 1024), "z.bias": (3,)}, "fp16", 0, sparse=True)
+    random_weights.write(tmp_path, "w", {"a.weight": (64, 1024), "z.bias": (3,)}, "fp16", 0, sparse=True)
     found = load_file(tmp_path / "w.safetensors")
     assert found["a.weight"].shape == (64, 1024) and found["z.bias"].shape == (3,)
     assert not found["a.weight"].any()
@@ -139,7 +141,7 @@ def test_sparse_files_are_whole_and_zero(tmp_path: Path) -> None:
 def test_a_large_tensor_is_never_whole_in_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
-        weights.write(tmp_path, "w", {"a.weight": (32, 1 << 20)}, "fp16", 0, sparse=False)
+        random_weights.write(tmp_path, "w", {"a.weight": (32, 1 << 20)}, "fp16", 0, sparse=False)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -192,7 +194,7 @@ PUBLISHED_MILLIONS = {
 def test_configs_have_as_many_parameters_as_published(name: str, part: str, tmp_path: Path) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from compiler.capture.modules import build
+    from compiler.capture.weightless_modules import build
     from compiler.source import open_model
 
     make_configs(PUBLISHED[name], tmp_path / name)

@@ -1,0 +1,237 @@
+"""Whether an artifact on disk is the one that was published, before any vendor's parser sees a byte of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from artifacts import artifact_paths
+from artifacts.errors import LatentcError
+from artifacts.hashing import digest
+from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
+from artifacts.manifest_reading import open_regular, read_manifest
+from artifacts.progress import Event, Progress, silent
+from artifacts.verified_before import VerifiedBefore, state
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that was verified: its folder (absolute) and its manifest.
+
+    Attributes:
+        states: path of each file in it -> `artifacts.verified_before.state` before the file was read.
+    """
+
+    root: Path
+    manifest: Manifest
+    states: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: with which file (relative to the artifact), and what."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{artifact_paths.shown(self.path)}: {self.problem}"
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    deep: bool = True,
+    progress: Progress = silent,
+    before: VerifiedBefore | None = None,
+) -> tuple[Finding, ...]:
+    """Everything that is wrong with the files of the artifact at `path`; empty when nothing is.
+
+    Each listed file must be there, be a plain file (no link of either kind, no device), and have its size
+    and, with `deep`, its SHA-256. No other file may be there but a signature, which is not looked at.
+
+    Args:
+        deep: also read every file, once, and compare its SHA-256.
+        progress: told of the bytes read.
+        before: files that need not be read again; what is read is added.
+
+    Raises:
+        LatentcError: there is no manifest, or it does not hold, so that nothing else can be checked.
+    """
+    return examine(path, deep, progress, before)[1]
+
+
+def examine(
+    path: str | os.PathLike[str],
+    deep: bool = True,
+    progress: Progress = silent,
+    before: VerifiedBefore | None = None,
+) -> tuple[Artifact, tuple[Finding, ...]]:
+    """The artifact at `path`, whatever is wrong with it, and what `verify` says of it."""
+    root = Path(os.path.abspath(path))
+    manifest, entries = read_manifest(root), _entries(root)
+    findings = _findings(root, manifest, entries, deep, progress, before)
+    return Artifact(root, manifest, {path: state(info) for path, info in entries.items()}), findings
+
+
+def _findings(
+    root: Path,
+    manifest: Manifest,
+    entries: dict[str, os.stat_result],
+    deep: bool,
+    progress: Progress,
+    before: VerifiedBefore | None,
+) -> tuple[Finding, ...]:
+    missing = [
+        Finding(file.path, "is listed in the manifest and missing")
+        for file in manifest.files
+        if file.path not in entries
+    ]
+    return (
+        *missing,
+        *_changed(root, manifest, entries, deep, progress, before),
+        *(Finding(name, _unlisted(info)) for name, info in _strangers(manifest, entries)),
+    )
+
+
+def open_artifact(
+    path: Path | str, hashes: bool = True, progress: Progress = silent, memory: Path | None = None
+) -> Artifact:
+    """The artifact at `path`, if it may be run.
+
+    As `verify`, but lets unlisted files pass where nobody would open them: a picture saved into the
+    artifact's own folder is harmless, a file beside a graph is not, since parsers open siblings by name.
+
+    Args:
+        hashes: read every file, once, and compare its SHA-256; else only names, kinds and sizes are checked.
+        progress: told of the bytes read.
+        memory: a folder that keeps which files were compared before: those that have not changed since are not
+            read again. None reads all.
+
+    Raises:
+        LatentcError: it does not hold; the message names the first files that are wrong.
+    """
+    root = Path(os.path.abspath(path))
+    manifest = read_manifest(root)
+    before = None if memory is None else VerifiedBefore(memory, root)
+    entries = _entries(root)
+    read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
+    wrong = [
+        finding
+        for finding in _findings(root, manifest, entries, hashes, progress, before)
+        if not _harmless(finding, manifest, read_from)
+    ]
+    if before is not None:
+        before.save()
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise LatentcError(
+            f"{root} is not what was compiled: {'; '.join(map(str, wrong[:3]))}{more}.",
+            f"See everything with: latentc verify {root} (or compile the model again).",
+        )
+    return Artifact(root, manifest, {path: state(info) for path, info in entries.items()})
+
+
+def _harmless(finding: Finding, manifest: Manifest, read_from: set[str]) -> bool:
+    """An unlisted file outside the folders that loaders read, which also read the JSON files above those."""
+    name = PurePosixPath(finding.path)
+    unlisted = all(file.path != finding.path for file in manifest.files)
+    return (
+        unlisted and name.parts[0] not in read_from and not (len(name.parts) == 1 and name.suffix == ".json")
+    )
+
+
+def _entries(root: Path) -> dict[str, os.stat_result]:
+    try:
+        return artifact_paths.entries(root)
+    except OSError as error:
+        raise LatentcError(f"{root} cannot be read: {error}.") from error
+
+
+def _strangers(manifest: Manifest, entries: dict[str, os.stat_result]) -> list[tuple[str, os.stat_result]]:
+    listed = {MANIFEST_NAME, *(file.path for file in manifest.files)}
+    return [
+        (name, info)
+        for name, info in entries.items()
+        if name not in listed and not (_is_never_listed(PurePosixPath(name)) and stat.S_ISREG(info.st_mode))
+    ]
+
+
+def _is_never_listed(path: PurePosixPath) -> bool:
+    return path.name in artifact_paths.LITTER or str(path) == SIGNATURE_NAME
+
+
+def _unlisted(info: os.stat_result) -> str:
+    return "is not listed in the manifest" + (" and is a link" if artifact_paths.is_link(info) else "")
+
+
+def _changed(
+    root: Path,
+    manifest: Manifest,
+    entries: dict[str, os.stat_result],
+    deep: bool,
+    progress: Progress,
+    before: VerifiedBefore | None,
+) -> list[Finding]:
+    """The listed files that are there and are not what they were."""
+    total, done = sum(file.size for file in manifest.files), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(Event("verifying", done, total, "bytes"))
+
+    findings = []
+    for file in manifest.files:
+        info = entries.get(file.path)
+        if info is None:
+            continue
+        problem = kind_fault(info) or _size(info.st_size, file)
+        if deep and not problem:
+            if before is not None and before.knows(file.path, info, file.sha256):
+                advance(file.size)
+                continue
+            problem = _content(root / file.path, file, info, advance)
+            if before is not None and not problem:
+                before.add(file.path, info, file.sha256)
+        if problem:
+            findings.append(Finding(file.path, problem))
+    return findings
+
+
+def file_fault(root: Path, file: FileRecord, info: os.stat_result) -> str:
+    """What is wrong with one file, all of which is read, or nothing; `info` is of `os.lstat`."""
+    return (
+        kind_fault(info)
+        or _size(info.st_size, file)
+        or _content(root / file.path, file, info, lambda _: None)
+    )
+
+
+def kind_fault(info: os.stat_result) -> str:
+    """Why what is there is no plain file of its own, or nothing; `info` is of `os.lstat`."""
+    if artifact_paths.is_link(info):
+        return "is a link, not a file"
+    if not stat.S_ISREG(info.st_mode):
+        return "is not a regular file"
+    if info.st_nlink > 1:
+        return f"is a hard link: the same file has {info.st_nlink} names, and may be changed under another"
+    return ""
+
+
+def _size(size: int, file: FileRecord) -> str:
+    return "" if size == file.size else f"has {size} bytes, the manifest says {file.size}"
+
+
+def _content(path: Path, file: FileRecord, info: os.stat_result, advance: Callable[[int], None]) -> str:
+    try:
+        with open_regular(path, info) as stream:
+            sha256, size = digest(stream, file.size, advance)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if problem := _size(size, file):
+        return problem
+    return "" if sha256 == file.sha256 else f"has SHA-256 {sha256}, the manifest says {file.sha256}"

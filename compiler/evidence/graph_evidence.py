@@ -1,0 +1,378 @@
+"""Is a compiled graph PyTorch's? Both get the same inputs, one after the other, in a process of their own.
+
+`Checker` is the compiler's side, `checking` is the other's. One process answers all jobs: one start of the libraries
+serves a whole compile.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel
+
+from artifacts.call_trees import AnyLeaf, Tree
+from artifacts.errors import LatentcError
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import Built, ModelSpec, TensorSpec
+from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
+from artifacts.worker_loop import Work
+from compiler.evidence.metrics import relative_error, undefined
+from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
+from runtimes.guard import guarded
+from runtimes.model_view import component_view
+
+TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 6e-2}
+"""Largest ``||out - ref|| / ||ref||`` of any output, by precision; weight schemes have their own, and targets may
+(`targets.target_contract.Requirements.tolerance`). Rounding weights to 11 or 8 bits gives about a tenth of this
+through the depth of these networks; a wrong graph gives about 1."""
+
+OWN_NOISE = 3.0
+"""How many times PyTorch's own error in bf16 or fp16, against itself in fp32 on the same inputs, a graph that is
+computed in that type may be off. How far a type is off depends on the network: tiny random ones amplify what a trained
+one does not. Runtimes round in other places than PyTorch, and sums and norms too: on the graphs of the sweep OpenVINO
+in bf16 is 0.7 to 1.8 times as far off. Angles that are rounded, which a picture shows, are 7 to 30 times."""
+
+LARGEST = 0.6
+"""No measured noise may allow more: a wrong graph gives about 1."""
+
+# A PyTorch process and a runtime, without any model, in bytes.
+_BASE_MEMORY = 900 * 2**20
+
+
+class Job(BaseModel):
+    """One graph to check.
+
+    Attributes:
+        target, device, precision, model_file, built: what a session opens; `precision` is its weights'.
+        stored: the type whose tolerance the weights have; empty for `precision`.
+        compute: the only type to measure, or "auto": fp32, and what the device computes in by default.
+        schemes: of the graph's quantized weights, each with its tolerance (`compiler.quantize.scheme`).
+        tolerance: the target's own, by type, in place of `TOLERANCE`.
+        model: what PyTorch loads, where diffusers cannot open it; None for a component's folder.
+        library, class_name, folder: what PyTorch loads of a folder.
+        component, method, arguments, inputs, outputs, state: how it is called.
+        points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
+    """
+
+    kind: Literal["graph"] = "graph"
+    target: str
+    device: str
+    precision: str
+    stored: str = ""
+    compute: str = AUTO
+    schemes: dict[str, float] = {}
+    tolerance: dict[str, float] = {}
+    model_file: str
+    built: Built = {}
+    model: ModelSpec | None = None
+    component: str
+    library: str
+    class_name: str
+    folder: str
+    method: str
+    arguments: dict[str, Tree]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: dict[str, Tree] = {}
+    points: tuple[str, ...]
+
+
+class Beyond(LatentcError):
+    """A graph's outputs are beyond their limit.
+
+    Attributes:
+        compute: the type that it was computed in. limit: of each output's relative error.
+    """
+
+    def __init__(self, message: str, hint: str, compute: str, limit: float) -> None:
+        super().__init__(message, hint)
+        self.compute, self.limit = compute, limit
+
+
+class Errors(BaseModel):
+    """Errors of one type: of each output, and PyTorch's own in that type (0: not known)."""
+
+    errors: dict[str, float]
+    noise: float = 0.0
+
+
+def memory_needed(parameters: int) -> int:
+    """Bytes that a check takes at its peak: the component in fp32, loaded by PyTorch and then by the runtime."""
+    return _BASE_MEMORY + int(parameters * 4 * 1.3)
+
+
+class Checker:
+    """Checks graphs in one subprocess, started at the first. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._worker = Worker(serving(f"{__name__}:checking"))
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._worker.close()
+
+    def ask(self, job: BaseModel) -> Any:
+        """The answer of the process to a job, of a graph or of pipelines; see `checking`.
+
+        Raises:
+            WorkerError: see `artifacts.worker.Worker.ask`.
+        """
+        return self._worker.ask(job)
+
+    def run(self, job: Job, check: str) -> tuple[Evidence, ...]:
+        """What was measured, for each type.
+
+        Raises:
+            LatentcError: an output is beyond the tolerance or not finite, or the check itself failed.
+        """
+        try:
+            answer = self.ask(job)
+        except WorkerError as error:
+            raise LatentcError(
+                f"the check of '{job.component}.{job.method}' failed: {error.message}",
+                "Compile without it: --check none" if isinstance(error, WorkerEnded) else error.hint,
+            ) from error
+        if "lacks" in answer:
+            return (Evidence(check="not measured", reason=f"needs {answer['lacks']}"),)
+        if "undefined" in answer:
+            return (Evidence(check="not measured", reason=answer["undefined"]),)
+        by_type = {kind: Errors.model_validate(errors) for kind, errors in answer["types"].items()}
+        return tuple(
+            judge(job, kind, errors, check, answer["device"], spare=kind != WIDE and WIDE in by_type)
+            for kind, errors in by_type.items()
+        )
+
+
+def limit(job: Job, compute: str, noise: float) -> float:
+    """The largest error allowed of a graph that is computed in `compute`.
+
+    Args:
+        noise: PyTorch's own error in that type; 0 where it is not known.
+    """
+    by_type = TOLERANCE | job.tolerance
+    constant = max((by_type[job.stored or job.precision], by_type[compute], *job.schemes.values()))
+    return max(constant, min(OWN_NOISE * noise, LARGEST))
+
+
+def judge(
+    job: Job, compute: str, measurement: Errors, check: str, device: str = "cpu", spare: bool = False
+) -> Evidence:
+    """The errors in one type as evidence.
+
+    Args:
+        spare: whether the graph can be computed in fp32 where it fails in this type.
+
+    Raises:
+        LatentcError: an error is over its limit (NaN is), and there is no spare.
+    """
+    errors, tolerance = measurement.errors, limit(job, compute, measurement.noise)
+    bad = {name: error for name, error in errors.items() if not error <= tolerance}
+    if bad:
+        what = ", ".join(
+            f"{name} {error:.2g}" if error == error else f"{name} not finite" for name, error in bad.items()
+        )
+        if spare:
+            return Evidence(
+                compute=compute,
+                device=device,
+                check="full" if check == "full" else "quick",
+                error={name: error for name, error in errors.items() if math.isfinite(error)},
+                tolerance=tolerance,
+                broken=f"relative error of {what}; at most {tolerance:.2g} is allowed",
+            )
+        scheme = max(job.schemes, key=job.schemes.__getitem__, default="")
+        raise Beyond(
+            f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
+            f"allowed in {scheme or job.stored or job.precision}.",
+            f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
+            if scheme
+            else _wider(job),
+            compute,
+            tolerance,
+        )
+    return Evidence(
+        compute=compute,
+        device=device,
+        check="full" if check == "full" else "quick",
+        error=dict(errors),
+        tolerance=tolerance,
+    )
+
+
+def _wider(job: Job) -> str:
+    """What to try where a graph's type is too narrow for it, as an autoencoder's that overflows in fp16."""
+    if job.precision == WIDE:
+        return "Please report the model."
+    return (
+        f"Compile this component alone in fp32: --quantize {job.component}=fp32; if it fails there too, please report "
+        "the model."
+    )
+
+
+def _undefined(job: Job, references: Sequence[Sequence[np.ndarray]]) -> str:
+    """Why a job cannot be measured, for people; empty when it can."""
+    if not job.outputs or not references:
+        return "there is no output to compare"
+    reasons = (
+        f"PyTorch's own '{spec.name}' {why}"
+        for outputs in references
+        for spec, expected in zip(job.outputs, outputs, strict=True)
+        if (why := undefined(expected))
+    )
+    return next(reasons, "")
+
+
+def _answer(job: Job) -> dict[str, Any]:
+    """What this machine lacks to run the graph, why PyTorch's outputs are no reference ("undefined"), or for each type
+    the worst error of each output over the points."""
+    from runtimes.sessions import session_table
+
+    factory = session_table.get(job.target)
+    if lacks := factory.lacks(job.built):
+        return {"lacks": lacks}
+    device = device_of(factory, job.device)
+    types = (job.precision,) if device is None else natively(device, job.precision)
+    types = worth_measuring(types) if job.compute == AUTO else (job.compute,)
+    points = [dict(np.load(file)) for file in job.points]
+    references, noise = _reference(job, points, [kind for kind in types if kind != WIDE])
+    if why := _undefined(job, references):
+        return {"undefined": why}
+    by_type: dict[str, Any] = {}
+    name = job.device
+    for kind in types:
+        session = factory.open(Path(job.model_file), job.device, kind, None, job.built)
+        name = session.device
+        try:
+            outputs = [
+                session.run({name: np.asarray(point[name], order="C") for name in session.inputs})
+                for point in points
+            ]
+        finally:
+            session.close()
+        ours = [[values[spec.name] for spec in job.outputs] for values in outputs]
+        errors = dict(zip((spec.name for spec in job.outputs), _worst(ours, references), strict=True))
+        by_type[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0)).model_dump()
+    return {"device": name, "types": by_type}
+
+
+def _worst(
+    graph_outputs: Sequence[Sequence[np.ndarray]], references: Sequence[Sequence[np.ndarray]]
+) -> list[float]:
+    """The largest error of each output over the points; NaN is the largest."""
+    errors = [
+        [relative_error(*pair) for pair in zip(outputs, expected, strict=True)]
+        for outputs, expected in zip(graph_outputs, references, strict=True)
+    ]
+    return [float(worst) for worst in np.max(errors, axis=0)]  # which keeps NaN
+
+
+def _reference(
+    job: Job, points: list[dict[str, np.ndarray]], types: Sequence[str]
+) -> tuple[list[list[np.ndarray]], dict[str, float]]:
+    """PyTorch's outputs in fp32, a folder's module loaded by its own library: that checks the binding of weights too.
+
+    Returns:
+        The outputs of each point, and for each of `types` the worst error of PyTorch's outputs in it; a type that
+        PyTorch cannot compute in, or in which it is not finite, is left out.
+    """
+    import torch
+
+    call = loaded(job)
+
+    def outputs() -> list[list[np.ndarray]]:
+        results = []
+        for point in points:
+            tensors = [torch.from_numpy(point[spec.name]) for spec in job.inputs]
+            results.append([(t.float() if t.is_floating_point() else t).numpy() for t in call(*tensors)])
+        return results
+
+    noise: dict[str, float] = {}
+    with torch.no_grad():
+        references = outputs()
+        for kind in types:
+            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[kind]
+            # Without its cache of weights: the module in fp32 is all that memory was counted for.
+            with suppress(RuntimeError, TypeError), torch.autocast("cpu", dtype, cache_enabled=False):
+                worst = float(np.max(_worst(outputs(), references), initial=0.0))  # which keeps NaN
+                if math.isfinite(worst):
+                    noise[kind] = worst
+    return references, noise
+
+
+def loaded(job: Job) -> Any:
+    """The captured call (`compiler.capture.calls.MethodCall`) of the module in fp32, loaded by its own library."""
+    from compiler.capture.calls import MethodCall
+    from compiler.capture.infer import Method
+
+    method = Method(
+        job.component,
+        job.method,
+        folder="",
+        arguments=job.arguments,
+        result=AnyLeaf(),
+        inputs=job.inputs,
+        outputs=job.outputs,
+        dims={},
+        shapes=(),
+        state=job.state,
+    )
+    return MethodCall(_module(job), method)
+
+
+_last: dict[str, Any] = {}
+
+
+def _module(job: Job) -> Any:
+    """The job's component in PyTorch. That of a part is kept, as the next job is often of another part of it."""
+    import torch
+
+    from compiler.capture import materialized
+    from compiler.model_source import ComponentSource
+    from compiler.source import open_model
+
+    if job.model is not None:
+        return materialized.module(open_model(job.model), job.component)
+    key = f"{job.library}.{job.class_name} {job.folder}"
+    cacheable = "." in job.method and not job.state
+    module = _last.get(key) if cacheable else None
+    _last.clear()
+    if module is None:
+        source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
+        cls: Any = source.cls
+        what = f"'{job.component}', loaded from {job.folder},"
+        with component_view(Path(job.folder)) as view, guarded(what):
+            module = cls.from_pretrained(
+                view,
+                torch_dtype=torch.float32,
+                variant=source.variant,
+                use_safetensors=True,
+                local_files_only=True,
+            ).eval()
+    if cacheable:
+        _last[key] = module
+    return module
+
+
+def checking() -> Work:
+    """The work of the process that checks: graphs, and the pipelines that they are parts of."""
+
+    def work(line: str) -> Any:
+        from compiler.evidence import pipeline_job, pipelines
+
+        if json.loads(line)["kind"] == "graph":
+            return _answer(Job.model_validate_json(line))
+        evidence = pipelines.answer(pipeline_job.PipelineJob.model_validate_json(line))
+        return [row.model_dump(mode="json") for row in evidence]
+
+    return work

@@ -1,0 +1,153 @@
+"""The contract of a session: one opened graph, arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from artifacts.errors import LatentcError
+from artifacts.manifest import Built, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device that a vendor can run on here.
+
+    Attributes:
+        name: what `--device` takes ("cpu", "gpu.0").
+        note: what a user is told when it is what runs, such as that it stands in for another.
+        computes: the types that it computes in natively, of "fp32", "fp16" and "bf16"; first the one that graphs
+            are computed in by default. Empty where graphs are typed themselves, and nothing is to be chosen.
+    """
+
+    name: str
+    description: str
+    note: str = ""
+    computes: tuple[str, ...] = ()
+
+
+class Refused(LatentcError):
+    """A vendor did not open or run a graph on a device: an operator, a type, memory. Another device may."""
+
+
+class NotStarted(Refused):
+    """A device that is listed, and which this machine does not have, or not the libraries for."""
+
+
+class Session(Protocol):
+    """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs.
+
+    One whose `run` may open files of the artifact says so by an attribute, ``opens_later = True``.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    device: str
+    """The name of the device that it was opened on; never "auto"."""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the graph once.
+
+        Args:
+            inputs: one C-contiguous array for each of `self.inputs`, 0-d arrays included.
+
+        Returns:
+            One array for each of `self.outputs`. They are the caller's: a later run does not overwrite them.
+
+        Raises:
+            Refused: the vendor failed.
+            LatentcError: the inputs are not the graph's.
+        """
+
+    def close(self) -> None:
+        """Frees the vendor's objects; the session cannot be used afterwards. Twice is harmless."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a graph's file stores, whatever is said of it elsewhere.
+
+    Attributes:
+        constants: element type of the constants ("float16", "uint4", "nf4") -> how many elements there are of it.
+        quantizes: whether activations are rounded to integers in it.
+    """
+
+    constants: Mapping[str, int]
+    quantizes: bool
+
+
+class GraphFormat(Protocol):
+    """How a kind of graph file is looked into, so that what it stores can be told and an error in it located."""
+
+    def values(self, model_file: Path) -> tuple[str, ...]:
+        """Names of the values between the graph's nodes that can be made outputs, in no particular order."""
+
+    def contents(self, model_file: Path) -> Contents:
+        """What the file stores; no weight is read."""
+
+    def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
+        """Writes the graph with further outputs, after its own, into the empty folder `folder`.
+
+        Weights are not copied where the file system can link them.
+
+        Args:
+            names: of `values`, in the order in which they become outputs, under these names.
+
+        Returns:
+            The file, which the factory opens as it opens `model_file`.
+        """
+
+
+class SessionFactory(Protocol):
+    """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.session_table` names it.
+
+    One whose files are code, which the vendor executes, says so by an attribute, ``runs_code = True``, and opens those
+    alone that the user trusts (`artifacts.trusted_engines`).
+
+    One that can say more of a device that is not here than that it is not offers a method ``check_device(name)``, which
+    raises LatentcError.
+
+    One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
+    a graph is measured at the graph's outputs alone.
+    """
+
+    target: str
+
+    def devices(self) -> tuple[Device, ...]:
+        """What is here; empty when the vendor's package is missing."""
+
+    def lacks(self, built: Built) -> str:
+        """What this machine lacks to run a graph, in a few words ("a GPU of sm89"); empty when nothing.
+
+        Args:
+            built: what the target said of the graph's files.
+        """
+
+    def open(
+        self,
+        model_file: Path,
+        device: str,
+        compute: str,
+        cache_dir: Path | None,
+        built: Built | None = None,
+    ) -> Session:
+        """Opens one graph.
+
+        Args:
+            model_file: the graph's file, already verified. Its structure is held to the target's own `FileFormat`
+                before the vendor's parser sees it.
+            device: a name from `devices`, or "auto".
+            compute: what to compute in ("fp32", "fp16", "bf16"): one that `runtimes.compute.natively` gives for the
+                device. Where that gives only one, it changes nothing.
+            cache_dir: where compiled blobs may be kept between starts, or None for nowhere.
+            built: what the target said of the graph's files, as the manifest keeps it.
+
+        Raises:
+            Refused: the vendor refused the file on this device.
+            LatentcError: no such device, or the file is not the target's.
+        """

@@ -1,0 +1,307 @@
+"""Trees of arguments and results: a Python value taken apart into tensors, and built from arrays again.
+
+Pure functions on the records of `artifacts.manifest`; torch is imported only where it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from artifacts.call_trees import (
+    AnyLeaf,
+    ComplexLeaf,
+    ConstLeaf,
+    MappingNode,
+    ObjectNode,
+    SequenceNode,
+    TensorLeaf,
+    Tree,
+)
+from artifacts.errors import LatentcError
+from artifacts.manifest import DimRange, TensorSpec
+from runtimes.trusted_classes import class_path, new_output
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Why a value does not fit: where (``added_cond_kwargs['text_embeds']``), what fits, what was there."""
+
+    path: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: expected {self.expected}, found {self.found}"
+
+
+def match(tree: Tree, value: Any, path: str = "value") -> dict[str, Any] | Mismatch:
+    """Tensor name -> tensor or number in `value`, when `value` has the form of `tree`.
+
+    Lists and tuples stand for each other, ints equal floats of the same value, and a key of a dict that is
+    absent is one that is None.
+    """
+    if isinstance(tree, AnyLeaf):
+        return {}
+    if isinstance(tree, TensorLeaf):
+        if _is_tensor(value) or _is_number(value):
+            return {tree.name: value}
+        return Mismatch(path, "a tensor", describe(value))
+    if isinstance(tree, ComplexLeaf):
+        if not _is_tensor(value) or "complex" not in str(value.dtype):
+            return Mismatch(path, "a complex tensor", describe(value))
+        return {tree.name: _as_real(value)}
+    if isinstance(tree, ConstLeaf):
+        return {} if _same(tree.value, value) else Mismatch(path, repr(tree.value), describe(value))
+    if isinstance(tree, SequenceNode):
+        if not isinstance(value, (list, tuple)):
+            return Mismatch(path, f"a {tree.kind} of {len(tree.items)}", describe(value))
+        if len(value) != len(tree.items):
+            return Mismatch(
+                path, f"a {tree.kind} of {len(tree.items)}", f"a {type(value).__name__} of {len(value)}"
+            )
+        return _all((t, v, f"{path}[{i}]") for i, (t, v) in enumerate(zip(tree.items, value, strict=True)))
+    if isinstance(tree, MappingNode):
+        if not isinstance(value, Mapping):
+            return Mismatch(path, f"a dict of {list(tree.items)}", describe(value))
+        for key, item in value.items():
+            if key not in tree.items and item is not None:
+                return Mismatch(f"{path}[{key!r}]", "nothing", describe(item))
+        return _all((t, value.get(key), f"{path}[{key!r}]") for key, t in tree.items.items())
+    if tree.class_path not in {class_path(c) for c in type(value).__mro__}:
+        return Mismatch(path, f"a {tree.class_path.rpartition(':')[2]}", describe(value))
+    return _all((t, getattr(value, key, None), f"{path}.{key}") for key, t in tree.items.items())
+
+
+def match_arguments(
+    arguments: Mapping[str, Tree], bound: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any] | Mismatch:
+    """`match` for the arguments of one call, all by name.
+
+    A parameter that the record does not know (a library newer than the artifact) must be at its default; one
+    that the method does not have any more must have been None.
+    """
+    for name, value in bound.items():
+        if name not in arguments and not (name in defaults and _same_default(defaults[name], value)):
+            return Mismatch(name, "nothing: the compiled graph has no such argument", describe(value))
+    parts = []
+    for name, tree in arguments.items():
+        value = bound.get(name)
+        # Most arguments are None, as they were when the call was recorded.
+        if not isinstance(tree, ConstLeaf) or tree.value is not value:
+            parts.append((tree, value, name))
+    return _all(parts)
+
+
+def _all(parts: Any) -> dict[str, Any] | Mismatch:
+    tensors: dict[str, Any] = {}
+    for tree, value, path in parts:
+        inside = match(tree, value, path)
+        if isinstance(inside, Mismatch):
+            return inside
+        tensors.update(inside)
+    return tensors
+
+
+def rebuild(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The Python object of form `tree` with the tensors in `arrays`, on their memory.
+
+    Raises:
+        LatentcError: the graph gave no such array, or a class is not one that is built from data; see
+            `runtimes.trusted_classes.new_output`.
+    """
+    if isinstance(tree, TensorLeaf):
+        array = arrays.get(tree.name)
+        if array is None or (tree.number and array.size != 1):
+            what = "output" if array is None else "one number as"
+            raise LatentcError(
+                f"the graph gives no {what} '{tree.name}', which the manifest names.",
+                "Compile the model again.",
+            )
+        return array.item() if tree.number else to_tensor(array)
+    if isinstance(tree, ComplexLeaf):
+        return _as_complex(arrays[tree.name])
+    if isinstance(tree, ConstLeaf):
+        return tree.value
+    if isinstance(tree, AnyLeaf):
+        return None
+    if isinstance(tree, SequenceNode):
+        items = [rebuild(t, arrays) for t in tree.items]
+        return tuple(items) if tree.kind == "tuple" else items
+    built = {key: rebuild(t, arrays) for key, t in tree.items.items()}
+    return built if isinstance(tree, MappingNode) else new_output(tree.class_path, built, _has_text(tree))
+
+
+def _as_real(value: Any) -> Any:
+    """A complex tensor or array with its parts as a last axis of 2."""
+    import numpy as np
+
+    if hasattr(value, "detach"):
+        import torch
+
+        return torch.view_as_real(value.detach().resolve_conj())
+    return np.stack([value.real, value.imag], axis=-1)
+
+
+def _as_complex(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.view_as_complex(to_tensor(array))
+
+
+def _has_text(tree: Tree) -> bool:
+    if isinstance(tree, ConstLeaf):
+        return isinstance(tree.value, str)
+    if isinstance(tree, SequenceNode):
+        return any(map(_has_text, tree.items))
+    if isinstance(tree, (MappingNode, ObjectNode)):
+        return any(map(_has_text, tree.items.values()))
+    return False
+
+
+def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
+    """`value` (a tensor, an array or a number) as the array that `spec` asks for, without a copy if possible.
+
+    A single element is given the rank of a spec that has room for one only. Fractions are never rounded to
+    integers: that is a mismatch.
+    """
+    import numpy as np
+
+    if hasattr(value, "detach"):
+        import torch
+
+        if value.is_meta:
+            return Mismatch(path, "a tensor with data", "a tensor on the meta device")
+        wanted = getattr(torch, spec.dtype)
+        tensor = value.detach().cpu()
+        cast = tensor if tensor.dtype is wanted else tensor.to(wanted)
+        lossy = tensor.is_floating_point() and not wanted.is_floating_point and bool((cast != tensor).any())
+        text = f"{str(value.dtype).removeprefix('torch.')} {tensor.reshape(-1)[:4].tolist()}" if lossy else ""
+        array = _from_torch(cast.contiguous())
+    else:
+        source = np.asarray(value)
+        with np.errstate(invalid="ignore"):  # NaN as an integer is found to be lossy below.
+            array = source.astype(_numpy_type(spec.dtype), copy=False)
+        array = np.ascontiguousarray(array).reshape(source.shape)
+        lossy = source.dtype.kind == "f" and array.dtype.kind in "iub" and bool((array != source).any())
+        text = f"{source.dtype.name} {source.reshape(-1)[:4].tolist()}" if lossy else ""
+    if lossy:
+        return Mismatch(path, f"{spec.dtype}: whole numbers", text)
+    if array.size == 1 and array.ndim != len(spec.shape) and all(d == 1 for d in spec.shape):
+        array = array.reshape((1,) * len(spec.shape))
+    if len(spec.shape) != array.ndim:
+        return Mismatch(path, f"shape {shape_text(spec.shape)}", f"shape {shape_text(array.shape)}")
+    return array
+
+
+def to_tensor(array: np.ndarray) -> Any:
+    """A torch tensor on the array's memory; copied only if the array is read-only."""
+    import numpy as np
+    import torch
+
+    if not array.flags.writeable:
+        array = array.copy()
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def fit_dims(
+    specs: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], dims: Mapping[str, DimRange]
+) -> dict[str, int] | Mismatch:
+    """The size of every symbolic dimension, if the arrays agree and are in the declared ranges."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        shape = arrays[spec.name].shape
+        for axis, (want, have) in enumerate(zip(spec.shape, shape, strict=True)):
+            limits = dims.get(want) if isinstance(want, str) else None
+            known = want if isinstance(want, int) else sizes.get(want)
+            low, high = (limits.min, limits.max) if known is None and limits is not None else (known, known)
+            if low is not None and high is not None and not low <= have <= high:
+                wanted = shape_text([_dim_text(d, dims) for d in spec.shape])
+                if isinstance(want, str) and want in sizes:
+                    wanted += f" with {want} = {sizes[want]} as in the other inputs"
+                return Mismatch(spec.name, f"shape {wanted}", f"shape {shape_text(shape)} (axis {axis})")
+            if isinstance(want, str):
+                sizes[want] = have
+    return sizes
+
+
+def _dim_text(dim: int | str, dims: Mapping[str, DimRange]) -> str:
+    limits = dims.get(dim) if isinstance(dim, str) else None
+    return f"{dim} {limits.min}..{limits.max}" if limits else str(dim)
+
+
+def shape_text(shape: Sequence[Any]) -> str:
+    """``[2, 4, 64, 64]``."""
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def describe(value: Any) -> str:
+    """A value in a few words."""
+    if _is_tensor(value):
+        return f"a tensor {str(value.dtype).removeprefix('torch.')}{shape_text(value.shape)}"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} of {list(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "shape") and hasattr(value, "ndim")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float))
+
+
+def _same(const: None | bool | int | float | str, value: Any) -> bool:
+    if _is_tensor(value) and not hasattr(value, "detach") and value.ndim == 0:
+        value = value.item()  # A NumPy scalar is a number.
+    if const is None or isinstance(const, (bool, str)) or isinstance(value, bool):
+        return type(const) is type(value) and const == value
+    return isinstance(value, (int, float)) and const == value
+
+
+def _same_default(default: Any, value: Any) -> bool:
+    if default is value:
+        return True
+    plain = (bool, int, float, str, list, tuple, dict)
+    return (
+        isinstance(default, plain)
+        and isinstance(value, plain)
+        and type(default) is type(value)
+        and default == value
+    )
+
+
+def _from_torch(tensor: Any) -> np.ndarray:
+    import torch
+
+    if tensor.dtype is torch.bfloat16:
+        import ml_dtypes
+
+        bits: np.ndarray = tensor.view(torch.int16).numpy()
+        return bits.view(ml_dtypes.bfloat16)
+    array: np.ndarray = tensor.numpy()
+    return array
+
+
+def _numpy_type(name: str) -> Any:
+    import numpy as np
+
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return ml_dtypes.bfloat16
+    try:
+        return np.dtype(name)
+    except TypeError as error:
+        raise LatentcError(f"no array can hold elements of type '{name}'.") from error

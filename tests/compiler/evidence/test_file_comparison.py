@@ -1,0 +1,115 @@
+"""When a graph's numbers are not measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from artifacts.errors import LatentcError
+from artifacts.evidence_records import Evidence
+from artifacts.manifest import Built
+from compiler.evidence import file_comparison
+from compiler.evidence.graph_evidence import Beyond
+from compiler.evidence.where import Finding
+from tests.compiler.made import method
+
+
+def measured(**changes):
+    asked = {
+        "target": "t", "tolerance": {}, "precision": "fp32", "weights": (), "built": Built(),
+        "parameters": 1_000_000, "check": "quick",
+    }  # fmt: skip
+    source = SimpleNamespace(component=lambda name: SimpleNamespace())
+    return file_comparison.compare(
+        None, source, method(), Path("model.onnx"), progress=lambda event: None, **(asked | changes)
+    )
+
+
+def test_what_was_not_asked_for():
+    (found,) = measured(check="none")
+    assert (found.check, found.reason, found.error) == ("not measured", "--check none", {})
+
+
+def test_what_there_is_no_memory_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(file_comparison, "memory_needed", lambda count: asked.append(count) or 3 * 2**30)
+    monkeypatch.setattr("artifacts.memory.available", lambda: 2**30)
+    (found,) = measured()
+    assert found.check == "not measured"
+    assert found.reason == "it takes 3.0 GiB of memory; 1.0 GiB are free"
+    assert asked == [1_000_000]
+
+
+# --- where ---------------------------------------------------------------------------------------
+
+FINDING = Finding(
+    folder="unet", output="out", compute="fp32", kind="kernel", between="t against ONNX Runtime", node="node_conv",
+    op_type="Conv", module="mid.conv", value="conv", error=0.5, before=1e-6, reason="it is",
+)  # fmt: skip
+
+
+def checked(monkeypatch, run, locate, **changes):
+    """A comparison whose check and whose search are these."""
+    monkeypatch.setattr(file_comparison.memory, "shortage", lambda needed: "")
+    component = SimpleNamespace(library="diffusers", class_name="UNet2DConditionModel", folder=Path("unet"))
+    source = SimpleNamespace(component=lambda name: component, is_folder=True)
+    locator = SimpleNamespace(locate=locate)
+    asked = {
+        "target": "t", "tolerance": {}, "precision": "fp32", "weights": (), "built": Built(), "parameters": 1,
+        "check": "quick", "locator": locator,
+    }  # fmt: skip
+    checker = SimpleNamespace(run=run)
+    values = method(values=({}, {}))
+    return file_comparison.compare(
+        checker, source, values, Path("m"), progress=lambda event: None, **(asked | changes)
+    )
+
+
+def beyond(job, check):
+    raise Beyond("'unet.forward' is not PyTorch's.", "Compile it in --precision fp32.", "fp32", 0.01)
+
+
+def test_a_check_that_fails_says_where(monkeypatch):
+    asked = []
+    with pytest.raises(LatentcError) as caught:
+        checked(monkeypatch, beyond, lambda job, *rest: asked.append(rest) or (FINDING,))
+    first, second = caught.value.message.splitlines()
+    assert (
+        first == "'unet.forward' is not PyTorch's." and caught.value.hint == "Compile it in --precision fp32."
+    )
+    assert second.startswith(
+        "'out' of unet in fp32 leaves its tolerance first in 'mid.conv': node 'node_conv' (Conv"
+    )
+    assert second.endswith("relative error 0.5 after 1e-06, t against ONNX Runtime. Kernel: it is.")
+    assert asked == [("fp32", 0.01, "unet", 1, {})]
+
+
+def test_where_nobody_asks_nothing_is_looked_for(monkeypatch):
+    with pytest.raises(Beyond, match="is not PyTorch's"):
+        checked(monkeypatch, beyond, None, locator=None)
+
+
+def test_a_search_that_fails_does_not_hide_what_failed(monkeypatch):
+    def locate(*asked):
+        raise LatentcError("polygraphy is not installed.", 'pip install "latentc[debug]"')
+
+    with pytest.raises(LatentcError) as caught:
+        checked(monkeypatch, beyond, locate)
+    assert caught.value.message.splitlines() == [
+        "'unet.forward' is not PyTorch's.",
+        'Where it begins is not known: polygraphy is not installed. pip install "latentc[debug]"',
+    ]
+
+
+def test_a_type_that_fails_where_fp32_takes_its_place_is_told(monkeypatch):
+    broken = Evidence(compute="bf16", device="cpu", check="quick", tolerance=0.06, broken="out not finite")
+    told = []
+    found = checked(
+        monkeypatch,
+        lambda job, check: (broken,),
+        lambda job, compute, limit, *rest: (FINDING,) if (compute, limit) == ("bf16", 0.06) else (),
+        on_findings=told.append,
+    )
+    assert found == (broken,) and told == [(FINDING,)]

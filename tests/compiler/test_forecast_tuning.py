@@ -1,0 +1,186 @@
+"""The search for a tolerance, on pictures that are made up, and what an artifact keeps of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.evidence_records import ForecastRun
+from artifacts.manifest_reading import read_manifest
+from artifacts.publish import replace_manifest
+from artifacts.verification import verify
+from compiler.forecast_tuning import LEVELS, WORST_BELOW, Drawn, Search, Setting, TuneRequest, tune
+from runtimes.forecaster import Count
+from tests.latentc.artifacts_made import made
+
+Ratio = Callable[[float, str], float]
+
+
+class FakeDrawn:
+    """PSNR of a tolerance and a prompt, as `ratio` says; the worst is 3 dB below the mean."""
+
+    def __init__(self, ratio: Ratio, stop_after: int = 1000) -> None:
+        self.ratio = ratio
+        self.asked: list[tuple[float, str, int]] = []
+        self.stop_after = stop_after
+
+    def run(self, prompts: Sequence[str], setting: Setting, tolerance: float) -> ForecastRun:
+        if len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked.append((tolerance, prompts[0], setting.steps))
+        psnr = self.ratio(tolerance, prompts[0])
+        return ForecastRun(
+            scheduler=setting.scheduler,
+            prompts=len(prompts),
+            steps=setting.steps,
+            width=8,
+            height=8,
+            compute="fp32",
+            device="cpu",
+            calls=20,
+            calls_made=12,
+            psnr=psnr,
+            worst_psnr=psnr - 3,
+            ssim=0.99,
+            worst_ssim=0.98,
+            seconds=1.0,
+            seconds_unaccelerated=1.5,
+        )
+
+
+def search(drawn: Any, min_psnr: float = 45.0, steps: tuple[int, ...] = (20, 50)) -> Search:
+    request = TuneRequest(Path("out"), min_psnr, ("a", "b"), steps)
+    return Search(drawn, request, ["tuned"], ["verified"])
+
+
+def falling(tolerance: float, prompt: str = "") -> float:
+    """10 dB for each tenfold of the tolerance."""
+    return float(40 - 10 * np.log10(tolerance))
+
+
+def test_the_largest_level_that_holds_is_found_and_verified() -> None:
+    drawn = FakeDrawn(falling)
+    found = search(drawn).largest()
+    assert found.tolerance == max(level for level in LEVELS if falling(level) >= 45)
+    assert {run.steps for run in found.verification} == {20, 50} and len(found.tuning) == 2
+    assert len({level for level, prompt, _ in drawn.asked if prompt == "tuned"}) <= 4
+    assert found.tuned_on != found.verified_on and len(found.verified_on) == 64
+
+
+def test_prompts_that_it_was_not_tuned_on_have_the_last_word() -> None:
+    found = search(FakeDrawn(lambda level, prompt: falling(level) - 6 * (prompt == "verified"))).largest()
+    assert found.tolerance == max(level for level in LEVELS if falling(level) >= 51)
+    assert min(run.psnr for run in found.verification) >= 45
+
+
+def test_the_worst_picture_counts_too() -> None:
+    class Spread(FakeDrawn):
+        def run(self, *given: Any) -> ForecastRun:
+            run = super().run(*given)
+            return run.model_copy(update={"worst_psnr": run.psnr - WORST_BELOW - 2})
+
+    found = search(Spread(falling)).largest()
+    assert found.tolerance == max(level for level in LEVELS if falling(level) >= 47)
+
+
+def test_a_gate_that_nothing_holds_tells_the_nearest() -> None:
+    with pytest.raises(
+        LatentcError, match=r"99 dB cannot be held: .*60.0 dB in the mean and 57.0 in the worst"
+    ):
+        search(FakeDrawn(falling), 99.0).largest()
+
+
+def test_what_was_best_when_it_was_stopped() -> None:
+    stopped = search(FakeDrawn(falling, stop_after=5))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.largest()
+    best = stopped.best
+    assert best is not None and falling(best.tolerance) >= 45
+    assert best.verification == () and best.verified_on == ""
+    stopped = search(FakeDrawn(falling, stop_after=0))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.largest()
+    assert stopped.best is None
+
+
+class FakePipeline:
+    """Draws gray pictures, a little darker with a tolerance."""
+
+    computes = {"unet": "fp32"}  # noqa: RUF012
+    device = "cpu"
+
+    def __init__(self, flaws: tuple[Any, ...] = ()) -> None:
+        self.drawn: list[float] = []
+        self.flaws = flaws
+
+    def generate(self, prompt: str, accelerate: float, steps: int, **given: Any) -> Any:
+        self.drawn.append(accelerate)
+        picture = Image.new("RGB", (16, 16), (100, 150, int(200 - 10 * accelerate)))
+        return SimpleNamespace(
+            images=[picture],
+            flaws=self.flaws,
+            timings=SimpleNamespace(total=2.0 - accelerate),
+            calls=Count(steps // 2, steps) if accelerate else None,
+        )
+
+
+def test_pictures_are_held_to_those_of_all_calls_which_are_drawn_once() -> None:
+    pipeline: Any = FakePipeline()
+    drawn = Drawn(pipeline, 3.0)
+    run = drawn.run(["a", "b"], Setting("", 20), 1.0)
+    assert (run.calls_made, run.calls, run.prompts, run.width) == (20, 40, 2, 16)
+    assert run.psnr == pytest.approx(-10 * np.log10((10 / 255) ** 2 / 3), abs=0.01) and run.ssim < 1
+    assert (run.seconds, run.seconds_unaccelerated) == (1.0, 2.0)
+    drawn.run(["a", "b"], Setting("", 20), 0.5)
+    assert pipeline.drawn.count(0.0) == 2
+    flaw = SimpleNamespace(message="it is black.", hint="")
+    with pytest.raises(LatentcError, match="'a' cannot be judged: it is black"):
+        Drawn(FakePipeline((flaw,)), None).run(["a"], Setting("", 20), 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min_psnr": 0.0}, "more than 0 and less than 100 dB; found 0"),
+        ({"min_psnr": 100.0}, "less than 100 dB"),
+        ({"prompts": ("a",)}, "tuned on some prompts and verified on others; found one"),
+        ({"steps": (4, 8)}, "no step is forecast of fewer than 10; found steps 4, 8"),
+    ],
+)
+def test_requests_that_nothing_can_be_tuned_to(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tune(TuneRequest(Path("nowhere"), **changes))
+
+
+def test_an_artifact_keeps_what_it_is_tuned_to(tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    old = made(root)
+    forecast = search(FakeDrawn(falling)).largest()
+    new = old.model_copy(update={"forecast": forecast})
+    replace_manifest(root, old, new)
+    assert read_manifest(root).forecast == forecast and not verify(root)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    # It is of another artifact by now.
+    with pytest.raises(LatentcError, match="compiled anew meanwhile"):
+        replace_manifest(root, old, new)
+    with pytest.raises(ValueError, match="the same files"):
+        replace_manifest(root, new, new.model_copy(update={"files": ()}))
+    assert read_manifest(root).forecast == forecast
+    shutil.rmtree(root)
+
+
+def test_an_artifact_without_prompts_is_not_tuned(tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    old = made(root)
+    other = old.model_copy(update={"pipelines": {"image-to-image": next(iter(old.pipelines.values()))}})
+    replace_manifest(root, old, other)
+    with pytest.raises(LatentcError, match="does not do text-to-image"):
+        tune(TuneRequest(root))
