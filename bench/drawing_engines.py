@@ -170,7 +170,7 @@ class Latents:
     """Keeps what a pipeline's scheduler returns from each step: the one place that all loops share."""
 
     def __init__(self, pipe: Any) -> None:
-        self._found: list[np.ndarray] = []
+        self._latents: list[np.ndarray] = []
         self._first: float | None = None
         from runtimes.schedulers import watched
 
@@ -184,14 +184,14 @@ class Latents:
         sample = result[0]
         if not hasattr(sample, "detach"):
             return
-        if not self._found:
+        if not self._latents:
             self._first = time.perf_counter()
         # A copy: some schedulers and pipelines go on in place.
-        self._found.append(sample.detach().float().cpu().numpy().copy())
+        self._latents.append(sample.detach().float().cpu().numpy().copy())
 
     def clear(self) -> None:
         """Before a new picture."""
-        self._found.clear()
+        self._latents.clear()
         self._first = None
 
     def first_after(self, start: float) -> float | None:
@@ -202,9 +202,9 @@ class Latents:
         """float32 [steps, ...] of one picture; None where nothing was seen, or shapes varied."""
         import numpy as np
 
-        if not self._found or len({array.shape for array in self._found}) > 1:
+        if not self._latents or len({array.shape for array in self._latents}) > 1:
             return None
-        return np.stack(self._found)
+        return np.stack(self._latents)
 
 
 def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:

@@ -104,11 +104,11 @@ class Gate:
 
 @dataclass(frozen=True)
 class Fall:
-    """A variant that a gate failed. found: the figure or ratio; None when it was not measured."""
+    """A variant that a gate failed. `measured` is the figure or ratio; None where there is none."""
 
     variant: str
     gate: Gate
-    found: float | None
+    measured: float | None
     value: float | None
     against: float | None
     reason: str = ""

@@ -18,7 +18,7 @@ from artifacts.manifest import FileRecord, GraphRecord, Recipe
 from artifacts.progress import Event, Progress, silent
 from artifacts.verification import Artifact
 from artifacts.workspace import Workspace
-from compiler.capture.arguments import parse_given
+from compiler.capture.arguments import parse_arguments
 from compiler.capture.capture import Capture, capture
 from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule
@@ -233,7 +233,7 @@ def _capture(
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
 ) -> Capture:
     def make() -> Capture:
-        overrides = parse_given(request.arguments)
+        overrides = parse_arguments(request.arguments)
         return capture(
             source,
             request.tasks,

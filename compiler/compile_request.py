@@ -9,7 +9,7 @@ from pathlib import Path
 from artifacts.manifest import Adapter, DimRange, Embedding, ModelSpec, Recipe
 from compiler.capture.declared_sizes import SizeRange
 
-ONE = DimRange(min=1, max=1)
+SINGLE = DimRange(min=1, max=1)
 
 PRECISION = "fp16"
 """In which weights are stored where nothing else is asked for."""
@@ -56,7 +56,7 @@ class CompileRequest:
     precision: str = PRECISION
     tasks: tuple[str, ...] = ()
     size: SizeRange | None = None
-    batch: DimRange = ONE
+    batch: DimRange = SINGLE
     frames: DimRange | None = None
     tokens: DimRange | None = None
     check: str = "quick"

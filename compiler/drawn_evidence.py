@@ -80,7 +80,7 @@ def picture_evidence(
     root, moved = quantized_pictures.relocated(manifest, folders)
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         write_loose_files(source, captured, Path(loose))
-        job = quantized_pictures.Job(
+        job = quantized_pictures.PictureJob(
             model=source.spec,
             variant=source.variant,
             loose=loose,

@@ -181,7 +181,9 @@ def _with_embedding(source: ModelSource, embedding: Embedding) -> ModelSource:
         for tensor in vectors:
             if tensor.shape[-1] == size[1] and name not in added:
                 count = tensor.shape[0] if len(tensor.shape) > 1 else 1
-                files, start = embeddings.learned(source.files, tokenizer.name, tokenizer.cls, token, count)
+                files, start = embeddings.tokenizer_files(
+                    source.files, tokenizer.name, tokenizer.cls, token, count
+                )
                 saved |= files
                 added[name] = replace(encoder, rows=(*encoder.rows, Rows(tensor, start)))
     if not added:

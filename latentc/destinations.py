@@ -70,7 +70,7 @@ class Destination:
         return destination
 
     def template(self, count: int) -> str:
-        """What `pictures.at` fills in for `count` files; see `pictures.template`."""
+        """What `pictures.numbered` fills in for `count` files; see `pictures.template`."""
         if self.form != "folder":
             return pictures.template(self.output, count, tuple(FORMS))
         return pictures.template(
@@ -109,17 +109,17 @@ def write(
         # Of a video, each frame is a picture.
         template = to.template(max(to.count, to.count // len(result.seeds) * len(result.images)))
         for at, picture in enumerate(result.images):
-            path = pictures.at(template, already + at)
+            path = pictures.numbered(template, already + at)
             pictures.write(picture, path, about(at // frames))
             yield Written(path, at // frames, (at,))
     elif to.form == "sound" and result.audio:
         for at, samples in enumerate(result.audio):
-            path = pictures.at(to.template(to.count), already + at)
+            path = pictures.numbered(to.template(to.count), already + at)
             sound(samples, result.sample_rate, path)
             yield Written(path, at, ())
     elif to.form in ("video", "animation", "folder") and result.frames:
         for at, clip in enumerate(result.frames):
-            path = pictures.at(to.template(to.count), already + at)
+            path = pictures.numbered(to.template(to.count), already + at)
             _clip(clip, path, to.form, rate or result.frame_rate or FRAME_RATE, about(at))
             if at < len(result.audio):
                 sound(result.audio[at], result.sample_rate, path.with_suffix(".wav"))

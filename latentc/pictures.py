@@ -27,7 +27,7 @@ _FIRST = ("prompt", "negative_prompt")
 
 
 def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> str:
-    """The file name that `count` pictures are made from, checked; `at` fills it in.
+    """The file name that `count` pictures are made from, checked; `numbered` fills it in.
 
     `{index}` (or `{index:03}`) is the picture's number from 0. A name without it gets `-{index}` before its
     suffix when there is more than one picture.
@@ -45,7 +45,7 @@ def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> st
     if "{" not in output and count > 1:
         name = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
     try:
-        first, second = at(name, 0), at(name, 1)
+        first, second = numbered(name, 0), numbered(name, 1)
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         raise UsageError(
             f"'{output}' is no file name: only {{index}} may stand in braces ({error}).",
@@ -60,9 +60,9 @@ def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> st
     return name
 
 
-def at(found: str, index: int) -> Path:
+def numbered(template: str, index: int) -> Path:
     """Where picture number `index` goes, given what `template` returned."""
-    return Path(found.format(index=index))
+    return Path(template.format(index=index))
 
 
 def describe(parameters: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from compiler.quantize.blocks import Blocks, affine, as_half, nonzero, spread, symmetric
 from compiler.quantize.find import Layout
 from compiler.quantize.restore import DEQUANTIZE_LINEAR, Parts, Restore
-from compiler.quantize.scheme import Activations, Format, Misfit, Options, Scheme, unaveraged
+from compiler.quantize.scheme import Activations, Format, Misfit, Scheme, SchemeOptions, unaveraged
 
 __all__ = [
     "DEQUANTIZE_LINEAR",
@@ -17,10 +17,10 @@ __all__ = [
     "Format",
     "Layout",
     "Misfit",
-    "Options",
     "Parts",
     "Restore",
     "Scheme",
+    "SchemeOptions",
     "affine",
     "as_half",
     "nonzero",

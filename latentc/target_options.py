@@ -38,7 +38,7 @@ class TargetCommand(click.Command):
         ]
 
 
-def given(ctx: click.Context) -> tuple[tuple[str, str], ...]:
+def passed_options(ctx: click.Context) -> tuple[tuple[str, str], ...]:
     """The target's own options that the command line held, as NAME and VALUE."""
     return tuple(ctx.meta[_META][1].items()) if _META in ctx.meta else ()
 

@@ -15,11 +15,11 @@ class Warnings:
     """Remembers what it has told: one cause shows in all pictures."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def tell(self, flaws: Iterable[Flaw]) -> None:
         """Prints what was not told before."""
         for flaw in flaws:
-            if flaw.kind not in self._told:
-                self._told.add(flaw.kind)
+            if flaw.kind not in self._printed:
+                self._printed.add(flaw.kind)
                 click.echo(f"Warning: {flaw.message}\n{flaw.hint}", err=True)

@@ -33,10 +33,10 @@ class Mismatch:
 
     path: str
     expected: str
-    found: str
+    actual: str
 
     def __str__(self) -> str:
-        return f"{self.path}: expected {self.expected}, found {self.found}"
+        return f"{self.path}: expected {self.expected}, found {self.actual}"
 
 
 def match(tree: Tree, value: Any, path: str = "value") -> dict[str, Any] | Mismatch:

@@ -46,11 +46,11 @@ class Steps:
     """Prints what is begun, a line each: a progress that needs no terminal."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def __call__(self, event: Event) -> None:
-        if event.task not in self._told:
-            self._told.add(event.task)
+        if event.task not in self._printed:
+            self._printed.add(event.task)
             print(f"  {event.task}", file=sys.stderr, flush=True)
 
 

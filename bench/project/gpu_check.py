@@ -61,7 +61,7 @@ ENGINES = (
 
 
 @dataclass(frozen=True)
-class Found:
+class EngineResult:
     """What one engine did with one model.
 
     Attributes:
@@ -115,7 +115,7 @@ def _no_gpu() -> str:
 
 
 def check(models: tuple[str, ...], work: Path, device: str, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measures every engine with every model; see `Found` for what comes back.
+    """Measures every engine with every model; see `EngineResult` for what comes back.
 
     Args:
         device: "cuda"; "cpu" tries the script itself.
@@ -127,7 +127,7 @@ def check(models: tuple[str, ...], work: Path, device: str, tell: Callable[[str]
         wanted = None
         for engine, reason in missing.items():
             if reason or (wanted is None and engine is not REFERENCE):
-                row = Found(False, reason or f"{REFERENCE.name} was not measured")
+                row = EngineResult(False, reason or f"{REFERENCE.name} was not measured")
             else:
                 row, latents = _measured(engine, _model(name, work, tell), work, device, wanted)
                 wanted = latents if engine is REFERENCE else wanted
@@ -136,7 +136,7 @@ def check(models: tuple[str, ...], work: Path, device: str, tell: Callable[[str]
     return result
 
 
-def _measured(engine: Engine, model: str, work: Path, device: str, wanted: Any) -> tuple[Found, Any]:
+def _measured(engine: Engine, model: str, work: Path, device: str, wanted: Any) -> tuple[EngineResult, Any]:
     import numpy as np
 
     from compiler.evidence.metrics import relative_error
@@ -150,14 +150,14 @@ def _measured(engine: Engine, model: str, work: Path, device: str, wanted: Any) 
         finally:
             close()
     except (LatentcError, RuntimeError, OSError) as error:
-        return Found(False, " ".join(str(error).split()), failed=True), None
+        return EngineResult(False, " ".join(str(error).split()), failed=True), None
     times = (1000 * statistics.median(seconds), 1000 * min(seconds), 1000 * max(seconds))
     if not np.isfinite(latents).all():
-        return Found(False, "its latents are not finite", True, None, times), None
+        return EngineResult(False, "its latents are not finite", True, None, times), None
     off = None if wanted is None else relative_error(latents, wanted)
     if off is not None and not off <= LIMIT:
-        return Found(False, f"error {off:.1e}, at most {LIMIT} is allowed", True, off, times), None
-    return Found(True, error=off, step_ms=times), latents
+        return EngineResult(False, f"error {off:.1e}, at most {LIMIT} is allowed", True, off, times), None
+    return EngineResult(True, error=off, step_ms=times), latents
 
 
 def _model(name: str, work: Path, tell: Callable[[str], None]) -> str:

@@ -32,8 +32,8 @@ MAX_ELEMENTS = 1 << 28
 class Point:
     """One call: `batch` pictures or videos, `height` and `width` in pixels. `words` is the prompts' length.
 
-    There are as many prompts as pictures, unless `each` pictures are asked for of every prompt. `guided` False turns
-    classifier-free guidance off. `extra` marks a point off the declared ranges, which is there to show what varies.
+    There are as many prompts as pictures, unless `images_per_prompt` are asked for of every prompt. `guided` False
+    turns classifier-free guidance off. `extra` marks a point off the declared ranges, to show what varies.
     `frames` are those of each video, made or given; 0 leaves their number to the pipeline.
     `tokens` is the text's length where the call is given embeddings of it, and None where it is given prompts.
     """
@@ -44,7 +44,7 @@ class Point:
     words: int = 4
     guided: bool = True
     extra: bool = False
-    each: int = 1
+    images_per_prompt: int = 1
     form: Form = "lists"
     frames: int = 0
     tokens: int | None = None
@@ -52,7 +52,7 @@ class Point:
     @property
     def prompts(self) -> int:
         """How many prompts, or pictures to start from, the call is given."""
-        return self.batch // self.each
+        return self.batch // self.images_per_prompt
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -222,9 +222,11 @@ def arguments(
     counter = synonym("frames", parameters)
     images_argument = takes_each(pipe)
     if images_argument is None or images_argument in overrides:
-        point = replace(point, each=1)
+        point = replace(point, images_per_prompt=1)
     result: dict[str, Any] = (
-        {} if images_argument is None or point.each == 1 else {images_argument: point.each}
+        {}
+        if images_argument is None or point.images_per_prompt == 1
+        else {images_argument: point.images_per_prompt}
     )
     models = _listed_models(pipe)
     listed = next((name for name in FOR_EACH_MODEL if name in parameters), None) if models else None
@@ -233,7 +235,7 @@ def arguments(
             continue
         asked = parameter.default is parameter.empty or name in TASK_ARGUMENTS.get(task, ()) or name in extra
         if name in overrides:
-            result[name] = _as_given(overrides[name], name, parameters, point)
+            result[name] = _as_passed(overrides[name], name, parameters, point)
         elif point.frames and name == counter:
             result[name] = point.frames
         elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
@@ -281,7 +283,7 @@ def _is_off(guidance: Any) -> bool:
     return isinstance(guidance, (int, float)) and guidance <= 1
 
 
-def _as_given(value: Any, name: str, parameters: Mapping[str, inspect.Parameter], point: Point) -> Any:
+def _as_passed(value: Any, name: str, parameters: Mapping[str, inspect.Parameter], point: Point) -> Any:
     """What the user gave, as it is passed at a point."""
     if isinstance(value, FromFile):
         return value(point, kind(name, parameters))
@@ -294,7 +296,7 @@ def _as_given(value: Any, name: str, parameters: Mapping[str, inspect.Parameter]
     return value
 
 
-def parse_given(texts: Mapping[str, str]) -> dict[str, Any]:
+def parse_arguments(texts: Mapping[str, str]) -> dict[str, Any]:
     """``--arg`` values: ``zeros(2,768)`` a tensor whose first axis is the batch, else as `runtimes.media.value`.
 
     Raises:

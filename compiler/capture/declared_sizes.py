@@ -48,7 +48,7 @@ def points_inside(
     if (batch.min, low, short) != (batch.max, high, long):
         points.append(Point(batch.min, *low, words=2, frames=short))
     if batch.min > 1:  # Pictures of one prompt: it is encoded once.
-        points.append(Point(batch.min, *low, words=2, each=batch.min, frames=short))
+        points.append(Point(batch.min, *low, words=2, images_per_prompt=batch.min, frames=short))
     if tokens is not None:
         points.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
         points.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))

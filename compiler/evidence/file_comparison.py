@@ -11,7 +11,7 @@ from artifacts.evidence_records import Evidence
 from artifacts.manifest import Built, WeightRecord
 from artifacts.progress import Event, Progress
 from compiler.capture.infer import Method
-from compiler.evidence.graph_evidence import Beyond, Checker, Job, memory_needed
+from compiler.evidence.graph_evidence import Beyond, Checker, GraphCheckJob, memory_needed
 from compiler.evidence.where import Finding, Locator, text
 from compiler.model_source import ModelSource
 from compiler.quantize import scheme_table
@@ -65,7 +65,7 @@ def compare(
     task = f"{method.folder}: comparing with PyTorch"
     progress(Event(task, 0, None))
     with write_points(method, None if check == "full" else 1) as points:
-        job = Job(
+        job = GraphCheckJob(
             target=target,
             device="auto",
             precision=precision,

@@ -46,7 +46,7 @@ LARGEST = 0.6
 _BASE_MEMORY = 900 * 2**20
 
 
-class Job(BaseModel):
+class GraphCheckJob(BaseModel):
     """One graph to check.
 
     Attributes:
@@ -130,7 +130,7 @@ class Checker:
         """
         return self._worker.ask(job)
 
-    def run(self, job: Job, check: str) -> tuple[Evidence, ...]:
+    def run(self, job: GraphCheckJob, check: str) -> tuple[Evidence, ...]:
         """What was measured, for each type.
 
         Raises:
@@ -154,7 +154,7 @@ class Checker:
         )
 
 
-def limit(job: Job, compute: str, noise: float) -> float:
+def limit(job: GraphCheckJob, compute: str, noise: float) -> float:
     """The largest error allowed of a graph that is computed in `compute`.
 
     Args:
@@ -166,7 +166,12 @@ def limit(job: Job, compute: str, noise: float) -> float:
 
 
 def judge(
-    job: Job, compute: str, measurement: Errors, check: str, device: str = "cpu", spare: bool = False
+    job: GraphCheckJob,
+    compute: str,
+    measurement: Errors,
+    check: str,
+    device: str = "cpu",
+    spare: bool = False,
 ) -> Evidence:
     """The errors in one type as evidence.
 
@@ -210,7 +215,7 @@ def judge(
     )
 
 
-def _wider(job: Job) -> str:
+def _wider(job: GraphCheckJob) -> str:
     """What to try where a graph's type is too narrow for it, as an autoencoder's that overflows in fp16."""
     if job.precision == WIDE:
         return "Please report the model."
@@ -220,7 +225,7 @@ def _wider(job: Job) -> str:
     )
 
 
-def _undefined(job: Job, references: Sequence[Sequence[np.ndarray]]) -> str:
+def _undefined(job: GraphCheckJob, references: Sequence[Sequence[np.ndarray]]) -> str:
     """Why a job cannot be measured, for people; empty when it can."""
     if not job.outputs or not references:
         return "there is no output to compare"
@@ -233,7 +238,7 @@ def _undefined(job: Job, references: Sequence[Sequence[np.ndarray]]) -> str:
     return next(reasons, "")
 
 
-def _answer(job: Job) -> dict[str, Any]:
+def _answer(job: GraphCheckJob) -> dict[str, Any]:
     """What this machine lacks to run the graph, why PyTorch's outputs are no reference ("undefined"), or for each type
     the worst error of each output over the points."""
     from runtimes.sessions import session_table
@@ -278,7 +283,7 @@ def _worst(
 
 
 def _reference(
-    job: Job, points: list[dict[str, np.ndarray]], types: Sequence[str]
+    job: GraphCheckJob, points: list[dict[str, np.ndarray]], types: Sequence[str]
 ) -> tuple[list[list[np.ndarray]], dict[str, float]]:
     """PyTorch's outputs in fp32, a folder's module loaded by its own library: that checks the binding of weights too.
 
@@ -310,7 +315,7 @@ def _reference(
     return references, noise
 
 
-def loaded(job: Job) -> Any:
+def loaded(job: GraphCheckJob) -> Any:
     """The captured call (`compiler.capture.calls.MethodCall`) of the module in fp32, loaded by its own library."""
     from compiler.capture.calls import MethodCall
     from compiler.capture.infer import Method
@@ -333,7 +338,7 @@ def loaded(job: Job) -> Any:
 _last: dict[str, Any] = {}
 
 
-def _module(job: Job) -> Any:
+def _module(job: GraphCheckJob) -> Any:
     """The job's component in PyTorch. That of a part is kept, as the next job is often of another part of it."""
     import torch
 
@@ -371,7 +376,7 @@ def checking() -> Work:
         from compiler.evidence import pipeline_job, pipelines
 
         if json.loads(line)["kind"] == "graph":
-            return _answer(Job.model_validate_json(line))
+            return _answer(GraphCheckJob.model_validate_json(line))
         evidence = pipelines.answer(pipeline_job.PipelineJob.model_validate_json(line))
         return [row.model_dump(mode="json") for row in evidence]
 

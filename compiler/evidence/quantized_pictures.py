@@ -33,7 +33,7 @@ EQUAL = 100.0
 """dB that stand for equal pictures, whose ratio is infinite."""
 
 
-class Job(BaseModel):
+class PictureJob(BaseModel):
     """What the other process needs: PyTorch's model, and the artifact-to-be.
 
     Attributes:
@@ -57,7 +57,7 @@ class Job(BaseModel):
     references: str = ""
 
 
-def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
+def measure(job: PictureJob, progress: Progress) -> tuple[PictureEvidence, ...]:
     """Draws with both: with the graphs in fp32, and in what they are computed in by default where that is another type.
 
     A model that has no such task, or would take too long, is not measured.
@@ -81,7 +81,7 @@ def measure(job: Job, progress: Progress) -> tuple[PictureEvidence, ...]:
 
 
 def compare(
-    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: Job, compute: str
+    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], job: PictureJob, compute: str
 ) -> PictureEvidence:
     """Evidence from pictures [height, width, 3], or videos [frames, height, width, 3], with values from 0 to 1.
 
@@ -121,13 +121,13 @@ def compare(
     )
 
 
-def _pytorch(job: Job) -> Any:
+def _pytorch(job: PictureJob) -> Any:
     from compiler.capture import materialized
 
     return materialized.load(job.model, job.manifest.pipelines[TASK], variant=job.variant).diffusers
 
 
-def _types(job: Job) -> dict[str, str]:
+def _types(job: PictureJob) -> dict[str, str]:
     """The type that pictures are drawn in -> what to ask the graphs for: fp32 where they have it, and the default."""
     factory = session_table.get(job.manifest.target)
     device = device_of(factory, AUTO)
@@ -139,7 +139,7 @@ def _types(job: Job) -> dict[str, str]:
     return types | {min(usual - {WIDE}): AUTO} if usual - {WIDE} else types or {WIDE: AUTO}
 
 
-def _compiled(job: Job, compute: str) -> tuple[Any, Callable[[], None]]:
+def _compiled(job: PictureJob, compute: str) -> tuple[Any, Callable[[], None]]:
     from artifacts.progress import silent
     from runtimes.assemble import assemble
     from runtimes.graphs import Graphs
@@ -152,7 +152,7 @@ def _compiled(job: Job, compute: str) -> tuple[Any, Callable[[], None]]:
     return assemble(Path(job.loose), job.manifest.pipelines[TASK], shells), graphs.close
 
 
-def _draw(pipeline: Any, job: Job, prompts: Sequence[str], steps: int) -> list[np.ndarray]:
+def _draw(pipeline: Any, job: PictureJob, prompts: Sequence[str], steps: int) -> list[np.ndarray]:
     import torch
 
     pipeline.set_progress_bar_config(disable=True)
@@ -172,7 +172,7 @@ def _draw(pipeline: Any, job: Job, prompts: Sequence[str], steps: int) -> list[n
     return pictures
 
 
-def answer(job: Job) -> list[PictureEvidence]:
+def answer(job: PictureJob) -> list[PictureEvidence]:
     """Draws all of it in this process, unless the first steps say that it takes too long."""
     types = _types(job)
     theirs = _references(job, 1 + len(types))
@@ -189,7 +189,7 @@ def answer(job: Job) -> list[PictureEvidence]:
     return evidence
 
 
-def _references(job: Job, times: int) -> list[np.ndarray] | PictureEvidence:
+def _references(job: PictureJob, times: int) -> list[np.ndarray] | PictureEvidence:
     """PyTorch's pictures, or why there are none: they would take too long.
 
     Args:
@@ -254,5 +254,7 @@ def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Ma
 def drawing() -> Work:
     """The work of the process that draws."""
     return lambda line: {
-        "pictures": [evidence.model_dump(mode="json") for evidence in answer(Job.model_validate_json(line))]
+        "pictures": [
+            evidence.model_dump(mode="json") for evidence in answer(PictureJob.model_validate_json(line))
+        ]
     }

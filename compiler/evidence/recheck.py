@@ -12,7 +12,7 @@ from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verification import Artifact
-from compiler.capture.arguments import parse_given
+from compiler.capture.arguments import parse_arguments
 from compiler.capture.capture import Capture, capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
@@ -213,7 +213,7 @@ def _files(source: ModelSource) -> set[str]:
 
 def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Capture:
     size = SizeRange(height=manifest.sizes["height"], width=manifest.sizes["width"])
-    overrides = parse_given(manifest.arguments)
+    overrides = parse_arguments(manifest.arguments)
     split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
     batch = manifest.sizes["batch"]
     tasks = tuple(manifest.pipelines)

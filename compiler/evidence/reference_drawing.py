@@ -11,7 +11,7 @@ import numpy as np
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest
-from compiler.capture.arguments import STEPS, Point, arguments, parse_given, retries
+from compiler.capture.arguments import STEPS, Point, arguments, parse_arguments, retries
 from compiler.evidence.component_calls import Calls
 from compiler.evidence.metrics import undefined
 from compiler.evidence.output_arrays import arrays_in, first_line
@@ -97,8 +97,8 @@ def _keywords(job: PipelineJob, task: str, pipe: Any) -> Iterator[dict[str, Any]
     sizes = job.manifest.sizes
     batch = max(1, sizes["batch"].min)
     frames = sizes["frames"].min if "frames" in sizes else 0
-    point = Point(batch, sizes["height"].min, sizes["width"].min, each=batch, frames=frames)
-    overrides = parse_given(job.manifest.arguments)
+    point = Point(batch, sizes["height"].min, sizes["width"].min, images_per_prompt=batch, frames=frames)
+    overrides = parse_arguments(job.manifest.arguments)
     for form, extra in itertools.product(point.forms, retries(pipe)):
         for output_type, steps in (("np", DRAWN_STEPS), (None, DRAWN_STEPS), (None, STEPS)):
             keywords = dict(arguments(pipe, task, replace(point, form=form), extra, overrides))

@@ -25,7 +25,7 @@ from artifacts.worker_loop import Work
 from compiler.evidence import dataflow, runners
 from compiler.evidence.bisection import Beginning, Measure, beyond, locate
 from compiler.evidence.dataflow import Dataflow
-from compiler.evidence.graph_evidence import Job, loaded, memory_needed
+from compiler.evidence.graph_evidence import GraphCheckJob, loaded, memory_needed
 from compiler.export.scopes import MODULE
 from compiler.road import Road
 from runtimes.compute import WIDE
@@ -101,7 +101,7 @@ class Request(BaseModel):
         schemes: path of a module -> the scheme of its quantized weight.
     """
 
-    check: Job
+    check: GraphCheckJob
     compute: str
     limit: float
     folder: str
@@ -125,7 +125,7 @@ class Locator:
 
     def locate(
         self,
-        check: Job,
+        check: GraphCheckJob,
         compute: str,
         limit: float,
         folder: str,

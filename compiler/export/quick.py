@@ -33,7 +33,7 @@ def quick() -> Iterator[None]:
             _signatures_once(),
             _no_listings(),
             _norms_by_shape(),
-            _one_registry(),
+            _shared_registry(),
             _no_stack_traces(),
         ):
             yield
@@ -129,7 +129,7 @@ def _norms_by_shape() -> AbstractContextManager[Any]:
     return patch.dict(table, {op: within(rule) for op, rule in RULES.items() if op not in table})
 
 
-def _one_registry() -> AbstractContextManager[Any]:
+def _shared_registry() -> AbstractContextManager[Any]:
     """torch.onnx parses the source of all its translations anew for each export; here, once a process.
 
     Private to torch; where it looks different, nothing is changed.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +15,7 @@ from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
 from compiler.export.complex_pairs import without_complex
 from compiler.export.known_operators import slice_chunks, use_known_operators
+from runtimes.quiet import quiet
 
 OPSET = 21
 
@@ -30,7 +30,8 @@ def translate(program: ExportedProgram, method: Method) -> ir.Model:
     use_known_operators(program.graph)
     _name_results(program)
     program = without_complex(program)
-    with _quiet(), _decomposing_only_if_needed(), _promoting_from_known_types():
+    # The exporter warns of torchvision's operators and of deprecated internals.
+    with quiet("torch.onnx"), _decomposing_only_if_needed(), _promoting_from_known_types():
         try:
             exported = torch.onnx.export(
                 program,
@@ -164,19 +165,3 @@ def _promoting_from_known_types() -> AbstractContextManager[Any]:
         return node.meta["val"]
 
     return patch.object(interpreter, "run_node", run_node)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings about torchvision's operators and deprecated internals."""
-    import warnings
-
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -27,7 +27,7 @@ from compiler.quantize.find import Layout
 from compiler.quantize.int8_ranges import Range, Site
 from compiler.quantize.recipe import Choice
 from compiler.quantize.scheme import Activations
-from compiler.quantize.stream import Given, Scratch
+from compiler.quantize.stream import ChosenValues, Scratch
 from compiler.road import Road
 from targets import target_table as targets
 from targets.openvino.nncf import Weight
@@ -178,7 +178,7 @@ class Lowering:
 
     # --- values that follow the data -------------------------------------------------------------
 
-    def _data_aware(self, model: ir.Model, choose: Choose) -> dict[str, Callable[[], Given]]:
+    def _data_aware(self, model: ir.Model, choose: Choose) -> dict[str, Callable[[], ChosenValues]]:
         """Initializer -> what its method made of it. The files that are read lie in `scratch`."""
         wanted: dict[str, list[Weight]] = {}
         for initializer, made in decisions(model, choose):
@@ -189,7 +189,7 @@ class Lowering:
                 wanted.setdefault(made.method, []).append(weight)
         if not wanted:
             return {}
-        result: dict[str, Callable[[], Given]] = {}
+        result: dict[str, Callable[[], ChosenValues]] = {}
         with self._recorded(model, data_aware.CALLS, data_aware.PROMPTS) as job:
             graph = Path(job.root) / job.graph.model_file
             for method, weights in wanted.items():
@@ -201,7 +201,7 @@ class Lowering:
         return result
 
     @contextmanager
-    def _recorded(self, model: ir.Model, count: int, prompts: int) -> Iterator[calibrate.Job]:
+    def _recorded(self, model: ir.Model, count: int, prompts: int) -> Iterator[calibrate.CalibrationJob]:
         """A job that has left the inputs of `count` calls in its result, with the float graph beside it."""
         self._require_one_method()
         few = self.evaluation.model_copy(update={"prompts": self.evaluation.prompts[:prompts]})
@@ -224,7 +224,7 @@ class Lowering:
             return calibrate.read_inputs(Path(job.result))
 
     @contextmanager
-    def _runnable(self, model: ir.Model, name: str) -> Iterator[calibrate.Job]:
+    def _runnable(self, model: ir.Model, name: str) -> Iterator[calibrate.CalibrationJob]:
         """The graph in files that a session opens, for as long as the block lasts."""
         folder = self.scratch / name
         folder.mkdir()
@@ -240,7 +240,7 @@ class Lowering:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _job(self, folder: Path, model_file: str, built: Built) -> calibrate.Job:
+    def _job(self, folder: Path, model_file: str, built: Built) -> calibrate.CalibrationJob:
         method = self.method
         record = MethodRecord(
             method=method.method,
@@ -249,7 +249,7 @@ class Lowering:
             graph=method.folder,
             state=method.state,
         )
-        return calibrate.Job(
+        return calibrate.CalibrationJob(
             model=self.source.spec,
             variant=self.source.variant,
             pipeline=self.captured.pipelines[TASK],

@@ -48,7 +48,9 @@ def read(embedding: Embedding) -> tuple[str, list[Stored]]:
     return token, vectors
 
 
-def learned(files: Contents, name: str, cls: Any, token: str, count: int) -> tuple[dict[str, bytes], int]:
+def tokenizer_files(
+    files: Contents, name: str, cls: Any, token: str, count: int
+) -> tuple[dict[str, bytes], int]:
     """A tokenizer's files with a token of `count` vectors more, and the id of the first.
 
     Args:

@@ -7,11 +7,11 @@ from typing import Any
 
 from artifacts.errors import UsageError
 from compiler.quantize import scheme_table
-from compiler.quantize.scheme import NO_METHOD, Options, Scheme
+from compiler.quantize.scheme import NO_METHOD, Scheme, SchemeOptions
 from targets.target_contract import Requirements, Target
 
 
-def refusal(takes: Requirements, scheme: Scheme[Any], options: Options) -> str:
+def refusal(takes: Requirements, scheme: Scheme[Any], options: SchemeOptions) -> str:
     """Why a target cannot read what the scheme stores with these options; empty where it can."""
     form = scheme.format(options)
     name = scheme.restore.format(form.element, form.block is not None)
@@ -30,12 +30,12 @@ def accepted(takes: Requirements) -> tuple[Scheme[Any], ...]:
     return tuple(s for s in schemes if not refusal(takes, s, asked(takes, s, s.default())))
 
 
-def asked(takes: Requirements, scheme: Scheme[Any], options: Options) -> Options:
+def asked(takes: Requirements, scheme: Scheme[Any], options: SchemeOptions) -> SchemeOptions:
     """The options, with those that a target asks of the scheme."""
     return options.replaced(**takes.scheme_options.get(scheme.name, {}))
 
 
-def candidates(takes: Requirements) -> tuple[tuple[str, Options], ...]:
+def candidates(takes: Requirements) -> tuple[tuple[str, SchemeOptions], ...]:
     """All that a weight may become for a target, beside staying as it is: schemes by name, with their options."""
     return tuple(
         (scheme.name, options)
@@ -67,7 +67,7 @@ def _bits(scheme: Scheme[Any]) -> int:
     return int(scheme.format(scheme.default()).element.bitwidth)
 
 
-def fitted(target: Target, name: str, options: Options) -> Options:
+def fitted(target: Target, name: str, options: SchemeOptions) -> SchemeOptions:
     """The options with those that the target asks for.
 
     Raises:

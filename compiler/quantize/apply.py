@@ -12,9 +12,9 @@ from artifacts.manifest import WeightRecord
 from artifacts.progress import Event, Progress, silent
 from compiler.quantize.correction import correct
 from compiler.quantize.decide import Decision, spare_small
-from compiler.quantize.find import Found, Layout, find
+from compiler.quantize.find import Layout, QuantizableWeight, find
 from compiler.quantize.restore import Parts
-from compiler.quantize.stream import Given, QuantizedWeight, Scratch, quantize
+from compiler.quantize.stream import ChosenValues, QuantizedWeight, Scratch, quantize
 from targets.graph.edit import add_constant, add_initializer, insert
 from targets.graph.weights import Stored, WeightRef
 
@@ -39,16 +39,16 @@ class QuantizePass(ir.passes.InPlacePass):
         choose: Choose,
         scratch: Scratch,
         progress: Progress = silent,
-        given: Mapping[str, Callable[[], Given]] | None = None,
+        chosen_values: Mapping[str, Callable[[], ChosenValues]] | None = None,
     ) -> None:
         """Args:
-        given: initializer -> reads the values that a method has chosen for it.
+        chosen_values: initializer -> reads the values that a method has chosen for it.
         """
         super().__init__()
         self.choose = choose
         self.scratch = scratch
         self.progress = progress
-        self.given = given or {}
+        self.chosen_values = chosen_values or {}
         self.records: tuple[WeightRecord, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -61,7 +61,7 @@ class QuantizePass(ir.passes.InPlacePass):
             if decision.scheme is None:
                 records.append(_spared(initializer, decision))
                 continue
-            read_values = self.given.get(str(initializer.value.name)) if decision.method else None
+            read_values = self.chosen_values.get(str(initializer.value.name)) if decision.method else None
             if decision.method and read_values is None:
                 decision = decision.without_method(LEFT_OUT)
             made = quantize(
@@ -75,7 +75,7 @@ class QuantizePass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(chosen))
 
 
-def decisions(model: ir.Model, choose: Choose) -> list[tuple[Found, Decision]]:
+def decisions(model: ir.Model, choose: Choose) -> list[tuple[QuantizableWeight, Decision]]:
     """What becomes of each weight of the graph, the smallest spared."""
     wanted = [
         (initializer, made)
@@ -86,7 +86,7 @@ def decisions(model: ir.Model, choose: Choose) -> list[tuple[Found, Decision]]:
     return [(initializer, decision) for (initializer, _), decision in zip(wanted, spared, strict=True)]
 
 
-def _spared(initializer: Found, decision: Decision) -> WeightRecord:
+def _spared(initializer: QuantizableWeight, decision: Decision) -> WeightRecord:
     return WeightRecord(
         key=initializer.key,
         scheme=decision.label,
@@ -99,9 +99,9 @@ def _spared(initializer: Found, decision: Decision) -> WeightRecord:
 
 def _record(made: QuantizedWeight) -> WeightRecord:
     return WeightRecord(
-        key=made.found.key,
+        key=made.initializer.key,
         scheme=made.decision.label,
-        parameters=made.found.weight.size,
+        parameters=made.initializer.weight.size,
         bytes=made.bytes,
         error=made.error,
         note=made.decision.note,
@@ -124,7 +124,7 @@ class _Rewrite:
     before: ir.Node
 
     def run(self) -> None:
-        initializer, scheme = self.made.found, self.made.decision.scheme
+        initializer, scheme = self.made.initializer, self.made.decision.scheme
         assert scheme is not None
         old, name = initializer.value, str(initializer.value.name)
         readers = [(use.node, use.idx) for use in old.uses()]

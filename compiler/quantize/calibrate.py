@@ -22,7 +22,7 @@ from artifacts.worker_loop import Work
 from compiler.evaluation import Evaluation
 
 
-class Job(BaseModel):
+class CalibrationJob(BaseModel):
     """One run.
 
     Attributes:
@@ -50,7 +50,7 @@ class Job(BaseModel):
     result: str
 
 
-def taps(job: Job, progress: Progress) -> np.ndarray:
+def taps(job: CalibrationJob, progress: Progress) -> np.ndarray:
     """The taps of every call of the component, float32 [calls, taps].
 
     Raises:
@@ -67,7 +67,7 @@ def taps(job: Job, progress: Progress) -> np.ndarray:
     return values
 
 
-def record(job: Job, progress: Progress) -> None:
+def record(job: CalibrationJob, progress: Progress) -> None:
     """Leaves the graph's inputs of `job.keep` calls at most in `job.result`, for `read_inputs`.
 
     Raises:
@@ -86,7 +86,7 @@ def read_inputs(file: Path) -> list[dict[str, np.ndarray]]:
     return list(calls.values())
 
 
-def _run(job: Job, what: str, progress: Progress) -> None:
+def _run(job: CalibrationJob, what: str, progress: Progress) -> None:
     task = f"{job.graph.folder}: {what}"
     progress(Event(task, 0, None))
     try:
@@ -102,7 +102,7 @@ def _run(job: Job, what: str, progress: Progress) -> None:
 class Tapped:
     """Stands between a shell and the session: keeps the taps of each call, hands on the rest."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CalibrationJob) -> None:
         from runtimes.compute import WIDE, device_of, natively
         from runtimes.sessions import session_table
 
@@ -152,7 +152,7 @@ def _rest(pipeline: Any, shell: Any, folder: Path) -> None:
             disk_offload(part, str(folder / f"{name}-resting"), torch.device("cpu"))
 
 
-def _called(pipeline: Any, job: Job, tapped: Tapped, arguments: Mapping[str, Any]) -> bool:
+def _called(pipeline: Any, job: CalibrationJob, tapped: Tapped, arguments: Mapping[str, Any]) -> bool:
     """Draws the prompts; whether the component was called. Stops after the first one that does not call it.
 
     Raises:
@@ -174,7 +174,7 @@ def _called(pipeline: Any, job: Job, tapped: Tapped, arguments: Mapping[str, Any
     return True
 
 
-def collect(job: Job) -> dict[str, str]:
+def collect(job: CalibrationJob) -> dict[str, str]:
     """Runs the pipeline in this process and writes `job.result`; the answer holds at most a "failure"."""
     from compiler.capture import materialized
     from runtimes.meter import Meter
@@ -211,4 +211,4 @@ def collect(job: Job) -> dict[str, str]:
 
 def collecting() -> Work:
     """The work of the process that draws."""
-    return lambda line: collect(Job.model_validate_json(line))
+    return lambda line: collect(CalibrationJob.model_validate_json(line))

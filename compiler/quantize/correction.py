@@ -14,7 +14,7 @@ from targets.graph.weights import Reshape, Stored, Transform, Transpose, WeightR
 
 def correct(graph: ir.Graph, made: QuantizedWeight, name: str, node: ir.Node) -> None:
     """Adds the correction of `made` to `node`, a MatMul, Gemm or Conv that reads the weight."""
-    layout, rank = made.found.layout, made.decision.low_rank
+    layout, rank = made.initializer.layout, made.decision.low_rank
     assert made.left is not None and made.right is not None
     first, out = node.inputs[0], node.outputs[0]
     readers = [(use.node, use.idx) for use in out.uses()]

@@ -22,7 +22,7 @@ from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work
 from compiler.quantize.blocks import Blocks
 from compiler.quantize.calibrate import read_inputs
-from compiler.quantize.stream import Given
+from compiler.quantize.stream import ChosenValues
 from targets.openvino import nncf as data_aware
 
 CALLS = 32
@@ -42,7 +42,7 @@ _BYTES_A_PARAMETER = 15
 _BYTES_OF_LARGEST = 45
 
 
-class Job(BaseModel):
+class DataAwareJob(BaseModel):
     """One component for one method.
 
     Attributes:
@@ -95,7 +95,7 @@ def run(
     out: Path,
     progress: Progress,
     folder: str,
-) -> dict[str, Callable[[], Given]]:
+) -> dict[str, Callable[[], ChosenValues]]:
     """Initializer -> reads what the method made of it, for those that it did not leave out.
 
     Args:
@@ -108,7 +108,7 @@ def run(
     """
     task = f"{folder}: {method} on {len(weights)} weights"
     progress(Event(task, 0, None))
-    job = Job(
+    job = DataAwareJob(
         model_file=str(model_file),
         calls=str(calls),
         method=method,
@@ -127,13 +127,15 @@ def run(
     return {name: partial(_read, file) for name, file in files.items() if file.is_file()}
 
 
-def _read(file: Path) -> Given:
+def _read(file: Path) -> ChosenValues:
     with np.load(file) as arrays:
         tensors = {name: arrays[name] for name in arrays.files}
-    return Given(Blocks(tensors["values"], tensors["scale"], tensors.get("zero")), tensors.get("inputs"))
+    return ChosenValues(
+        Blocks(tensors["values"], tensors["scale"], tensors.get("zero")), tensors.get("inputs")
+    )
 
 
-def work(job: Job) -> dict[str, str]:
+def work(job: DataAwareJob) -> dict[str, str]:
     """Compresses in this process; the answer is empty."""
     weights = [data_aware.Weight(*fields) for fields in job.weights]
     calls = read_inputs(Path(job.calls))
@@ -145,4 +147,4 @@ def work(job: Job) -> dict[str, str]:
 
 def compressing() -> Work:
     """The work of the compressor's process."""
-    return lambda line: work(Job.model_validate_json(line))
+    return lambda line: work(DataAwareJob.model_validate_json(line))

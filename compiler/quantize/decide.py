@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.quantize import low_rank, scheme_table
 from compiler.quantize.find import Layout
-from compiler.quantize.scheme import NO_METHOD, Activations, Format, Misfit, Options, Scheme
+from compiler.quantize.scheme import NO_METHOD, Activations, Format, Misfit, Scheme, SchemeOptions
 
 NONE = "none"
 """What weights are called that stay in the graph's precision."""
@@ -24,7 +24,7 @@ class Decision:
     """
 
     scheme: Scheme[Any] | None
-    options: Options = field(default_factory=Options)
+    options: SchemeOptions = field(default_factory=SchemeOptions)
     note: str = ""
     fallback: bool = False
 
@@ -87,7 +87,7 @@ class Decision:
         return replace(self, options=misfit.options, note=note)
 
 
-def decide(scheme: str, options: Options, layout: Layout) -> Decision:
+def decide(scheme: str, options: SchemeOptions, layout: Layout) -> Decision:
     """The scheme for a weight of this layout, or what it falls back to."""
     made = Decision(scheme_table.get(scheme), options)
     while (misfit := _misfit(made, layout)) is not None:

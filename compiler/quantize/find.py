@@ -65,7 +65,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Found:
+class QuantizableWeight:
     """An initializer to quantize. `rows` reads it as [layout.rows, layout.inner]."""
 
     value: ir.Value
@@ -88,7 +88,7 @@ class Found:
         return self.weight.then(*steps)
 
 
-def find(model: ir.Model) -> list[Found]:
+def find(model: ir.Model) -> list[QuantizableWeight]:
     """All float32 weights of the main graph that every reader uses in one of the ways of `Layout`."""
     result = []
     for value in model.graph.initializers.values():
@@ -103,7 +103,7 @@ def find(model: ir.Model) -> list[Found]:
         ):
             layouts = {_layout(use.node, use.idx, model.graph) for use in value.uses()}
             if len(layouts) == 1 and (layout := layouts.pop()) is not None:
-                result.append(Found(value, weight, layout))
+                result.append(QuantizableWeight(value, weight, layout))
     return result
 
 

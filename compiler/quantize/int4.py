@@ -19,7 +19,7 @@ import onnx_ir as ir
 from artifacts.errors import UsageError
 from compiler.quantize.blocks import Blocks, as_half, nonzero
 from compiler.quantize.find import Layout
-from compiler.quantize.scheme import NO_METHOD, Format, Misfit, Options, Scheme, unaveraged
+from compiler.quantize.scheme import NO_METHOD, Format, Misfit, Scheme, SchemeOptions, unaveraged
 from targets.openvino.nncf import METHODS
 
 GROUPS = (128, 64, 32)
@@ -30,7 +30,7 @@ _SHARES = np.array([1, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1], np.flo
 
 
 @dataclass(frozen=True)
-class Int4Options(Options):
+class Int4Options(SchemeOptions):
     """Options of the scheme "int4".
 
     Attributes:

@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.quantize.blocks import Blocks, nonzero, symmetric
-from compiler.quantize.scheme import Format, Options, Scheme
+from compiler.quantize.scheme import Format, Scheme, SchemeOptions
 
 
 @dataclass(frozen=True)
-class Int8Options(Options):
+class Int8Options(SchemeOptions):
     """Options of the scheme "int8".
 
     Attributes:

@@ -13,11 +13,11 @@ import onnx_ir as ir
 
 from compiler.quantize.blocks import Blocks, symmetric
 from compiler.quantize.find import Layout
-from compiler.quantize.scheme import Activations, Format, Misfit, Options, Scheme
+from compiler.quantize.scheme import Activations, Format, Misfit, Scheme, SchemeOptions
 
 
 @dataclass(frozen=True)
-class Int8ActivationsOptions(Options):
+class Int8ActivationsOptions(SchemeOptions):
     """Options of the scheme "int8-activations".
 
     Attributes:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from compiler.quantize.blocks import Blocks, as_half, nonzero, spread
 from compiler.quantize.find import Layout
 from compiler.quantize.restore import Parts
-from compiler.quantize.scheme import Format, Misfit, Options, Scheme, unaveraged
+from compiler.quantize.scheme import Format, Misfit, Scheme, SchemeOptions, unaveraged
 from targets.graph import nf4_nodes
 from targets.graph.edit import insert
 
@@ -34,7 +34,7 @@ _MIDDLES = ((TABLE[1:].astype(np.float64) + TABLE[:-1]) / 2).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Nf4Options(Options):
+class Nf4Options(SchemeOptions):
     """Options of the scheme "nf4".
 
     Attributes:

@@ -27,7 +27,7 @@ from compiler.capture.infer import Method
 from compiler.quantize import accept, scheme_table
 from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import MIN_ELEMENTS, Layout
-from compiler.quantize.scheme import NO_METHOD, Options, Scheme
+from compiler.quantize.scheme import NO_METHOD, Scheme, SchemeOptions
 from targets.graph.weights import Origin
 from targets.target_contract import Target
 
@@ -315,7 +315,7 @@ class Choice:
         return " and ".join(filter(None, (scheme, rules)))
 
     @property
-    def parts(self) -> tuple[tuple[Scheme[Any], Options], ...]:
+    def parts(self) -> tuple[tuple[Scheme[Any], SchemeOptions], ...]:
         """The schemes that it names, with their options."""
         component = self.component
         named: tuple[RecipeComponent | RecipeRule, ...] = (

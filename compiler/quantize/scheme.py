@@ -27,7 +27,7 @@ nothing later makes good. Measured on the built-in model: its last convolution i
 
 
 @dataclass(frozen=True)
-class Options:
+class SchemeOptions:
     """What users can say of a scheme; each scheme's own is a frozen dataclass of bools, ints and strs with defaults.
 
     What follows is read of the options of any scheme. A scheme that offers one of them has a field of its name.
@@ -53,7 +53,7 @@ class Options:
         return dataclasses.replace(self, **values)
 
 
-AnyOptions = TypeVar("AnyOptions", bound=Options)
+AnyOptions = TypeVar("AnyOptions", bound=SchemeOptions)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Misfit:
     """
 
     why: str
-    options: Options | None = None
+    options: SchemeOptions | None = None
 
 
 @dataclass(frozen=True)

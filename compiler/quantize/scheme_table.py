@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any, cast
 
 from artifacts.errors import UsageError
-from compiler.quantize.scheme import Options, Scheme
+from compiler.quantize.scheme import Scheme, SchemeOptions
 
 ENTRY_POINTS = "latentc.schemes"
 
@@ -41,7 +41,7 @@ def get(name: str) -> Scheme[Any]:
     return cast("Scheme[Any]", getattr(importlib.import_module(module), attribute))
 
 
-def options(name: str, overrides: Mapping[str, object]) -> Options:
+def options(name: str, overrides: Mapping[str, object]) -> SchemeOptions:
     """The scheme's options with those that are given; texts become what the option is.
 
     Raises:
@@ -61,7 +61,7 @@ def options(name: str, overrides: Mapping[str, object]) -> Options:
         if choices is not None and values[key] not in choices:
             there = ", ".join(map(str, choices))
             raise UsageError(f"{name}:{key}={value}: it is one of {there}.")
-    return cast(Options, scheme.options(**values))
+    return cast(SchemeOptions, scheme.options(**values))
 
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

@@ -25,13 +25,13 @@ from artifacts.progress import Event, Progress
 from compiler.quantize import low_rank
 from compiler.quantize.allot import Option
 from compiler.quantize.decide import NONE, Decision, decide
-from compiler.quantize.find import Found, find
-from compiler.quantize.scheme import Options
+from compiler.quantize.find import QuantizableWeight, find
+from compiler.quantize.scheme import SchemeOptions
 from runtimes.sessions import session_table as sessions
 from targets import target_table as targets
 from targets.target_contract import Context
 
-Candidates = Sequence[tuple[str, Options]]
+Candidates = Sequence[tuple[str, SchemeOptions]]
 """What a weight may become, beside staying as it is: schemes by name, with their options."""
 
 
@@ -70,7 +70,9 @@ def measure(
             _require_finite(references, folder)
             started = time.perf_counter()
             for number, initializer in enumerate(initializers):
-                result[initializer.key] = _one(initializer, weights, session, calls, references, candidates)
+                result[initializer.key] = _options(
+                    initializer, weights, session, calls, references, candidates
+                )
                 left = (time.perf_counter() - started) / (number + 1) * (len(initializers) - number - 1)
                 task = f"{folder}: sensitivity of weights, about {_minutes(left)} left"
                 progress(Event(task, number + 1, len(initializers)))
@@ -93,7 +95,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _open(model: ir.Model, initializers: Sequence[Found], place: Path) -> Any:
+def _open(model: ir.Model, initializers: Sequence[QuantizableWeight], place: Path) -> Any:
     """A session of the graph with its weights as inputs."""
     copy = model.clone()
     for initializer in initializers:
@@ -105,8 +107,8 @@ def _open(model: ir.Model, initializers: Sequence[Found], place: Path) -> Any:
     return sessions.get(targets.STAND_IN).open(place / lowered.model_file, "cpu", "fp32", None)
 
 
-def _one(
-    initializer: Found,
+def _options(
+    initializer: QuantizableWeight,
     weights: Mapping[str, np.ndarray],
     session: Any,
     calls: Sequence[Mapping[str, np.ndarray]],
@@ -144,7 +146,7 @@ def _one(
     return tuple(options)
 
 
-def _decisions(initializer: Found, candidates: Candidates) -> list[Decision]:
+def _decisions(initializer: QuantizableWeight, candidates: Candidates) -> list[Decision]:
     """The candidates that fit this weight as they are."""
     made = [decide(scheme, options, initializer.layout) for scheme, options in candidates]
     return [decision for decision in made if not decision.note]
@@ -162,13 +164,13 @@ def _restored(rows: np.ndarray, decision: Decision) -> np.ndarray:
     )
 
 
-def _rows(initializer: Found, array: np.ndarray) -> np.ndarray:
+def _rows(initializer: QuantizableWeight, array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, initializer.layout.channel, 0).reshape(
         initializer.layout.rows, initializer.layout.inner
     )
 
 
-def _back(initializer: Found, rows: np.ndarray) -> np.ndarray:
+def _back(initializer: QuantizableWeight, rows: np.ndarray) -> np.ndarray:
     layout = initializer.layout
     first = (layout.rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
     return np.ascontiguousarray(np.moveaxis(rows.reshape(first), 0, layout.channel))

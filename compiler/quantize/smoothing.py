@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.quantize.blocks import symmetric
-from compiler.quantize.find import Found, find
+from compiler.quantize.find import QuantizableWeight, find
 from compiler.quantize.int8_ranges import LEVELS, Site, Tap, flat, twins
 from targets.graph.edit import add_constant
 from targets.graph.weights import Multiply, WeightRef
@@ -37,7 +37,7 @@ class Smoothable:
     """
 
     norm: ir.Node
-    weights: tuple[Found, ...]
+    weights: tuple[QuantizableWeight, ...]
 
     @property
     def channels(self) -> int:
@@ -133,7 +133,7 @@ def factors(group: Smoothable, known: Channels, top: int) -> np.ndarray | None:
     return None if best is None else best.astype(np.float32)
 
 
-def _rows(initializer: Found) -> np.ndarray:
+def _rows(initializer: QuantizableWeight) -> np.ndarray:
     rows: np.ndarray = initializer.rows.numpy()
     return rows
 

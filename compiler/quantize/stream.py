@@ -15,7 +15,7 @@ from artifacts.errors import LatentcError
 from compiler.quantize import low_rank
 from compiler.quantize.blocks import Blocks, is_half
 from compiler.quantize.decide import Decision
-from compiler.quantize.find import Found
+from compiler.quantize.find import QuantizableWeight
 from compiler.quantize.scheme import Format
 from targets.graph.weights import Cast, Reshape, Slice, Stored, Transpose, WeightRef
 
@@ -32,12 +32,12 @@ class QuantizedWeight:
         values, scale, zero: in the scratch file. Values lie as the graph reads them ([in, out] for a MatMul),
             or [rows, inner] where `decision`'s scheme has blocks and the weight is no matrix, or is not turned.
         left, right: fp16 [rows, rank] and [rank, inner], or None.
-        inputs: see `Given`.
+        inputs: see `ChosenValues`.
         error: ``||restored - weight|| / ||weight||``; of a weight of zeros 0, or 1 where it is restored to others.
         bytes: on disk, all of it.
     """
 
-    found: Found
+    initializer: QuantizableWeight
     decision: Decision
     values: Stored
     scale: Stored
@@ -50,7 +50,7 @@ class QuantizedWeight:
 
 
 @dataclass(frozen=True)
-class Given:
+class ChosenValues:
     """A weight's values as another algorithm than its scheme's has chosen them.
 
     Attributes:
@@ -95,7 +95,10 @@ class Scratch:
 
 
 def quantize(
-    initializer: Found, decision: Decision, scratch: Scratch, chosen_values: Given | None = None
+    initializer: QuantizableWeight,
+    decision: Decision,
+    scratch: Scratch,
+    chosen_values: ChosenValues | None = None,
 ) -> QuantizedWeight:
     """Quantizes one weight into `scratch`.
 
@@ -174,7 +177,7 @@ def quantize(
 class _Writer:
     """Turns rows into the layout that the graph reads."""
 
-    found: Found
+    initializer: QuantizableWeight
     form: Format
     turned: bool
     scratch: Scratch
@@ -184,26 +187,26 @@ class _Writer:
         return self.form.block is None
 
     def values(self, array: np.ndarray) -> Stored:
-        layout = self.found.layout
+        layout = self.initializer.layout
         if self._by_row and len(layout.shape) > 2:
             first = (layout.rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
             array = np.moveaxis(array.reshape(first), 0, layout.channel)
         elif self._turned:
             array = array.T
-        return self.scratch.write(array, self.form.element, self.found.key)
+        return self.scratch.write(array, self.form.element, self.initializer.key)
 
     def scale(self, array: np.ndarray) -> Stored:
         dtype = ir.DataType.FLOAT
         if self.form.half_scales and is_half(array):
             dtype, array = ir.DataType.FLOAT16, array.astype(np.float16)
-        return self.scratch.write(self._turn(array), dtype, f"{self.found.key}.scale")
+        return self.scratch.write(self._turn(array), dtype, f"{self.initializer.key}.scale")
 
     def zero(self, array: np.ndarray) -> Stored:
-        return self.scratch.write(self._turn(array), self.form.element, f"{self.found.key}.zero_point")
+        return self.scratch.write(self._turn(array), self.form.element, f"{self.initializer.key}.zero_point")
 
     @property
     def _turned(self) -> bool:
-        layout = self.found.layout
+        layout = self.initializer.layout
         return layout.channel == 1 and len(layout.shape) == 2 and self.turned
 
     def _turn(self, per_block: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def fingerprint(
     collected = {path: _Collected() for path in sorted(set(where.values()))}
     for node in graph:
         collected[where[node]].add(node, words[node])
-    for pattern, node in patterns.found(graph):
+    for pattern, node in patterns.matches(graph):
         collected[where[node]].patterns[pattern] += 1
     _add_weights(graph, where, collected)
     modules = {

@@ -48,10 +48,10 @@ def check(
     Raises:
         LatentcError: the golden file cannot be read, or the model cannot be captured or exported.
     """
-    from compiler.snapshot.take import Options, take
+    from compiler.snapshot.take import SnapshotOptions, take
 
     before = read(golden)
-    after = take(model, Options.parse(before.options), progress)
+    after = take(model, SnapshotOptions.parse(before.options), progress)
     changes = diff(before, after)
     if update and changes:
         write(golden, after)

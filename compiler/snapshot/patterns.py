@@ -10,7 +10,7 @@ import onnx_ir as ir
 _MOVES = frozenset("Cast Identity Reshape Squeeze Transpose Unsqueeze".split())
 
 
-def found(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
+def matches(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
     """Every known pattern by name, with the node that it is counted at."""
     for node in graph:
         for name, rule in PATTERNS.items():

@@ -135,7 +135,7 @@ class Snapshot:
     Attributes:
         model: the pipeline's class.
         made_by: the versions of what shaped the graphs.
-        options: what it was taken with, as `compiler.snapshot.take.Options` writes it.
+        options: what it was taken with, as `compiler.snapshot.take.SnapshotOptions` writes it.
     """
 
     model: str
@@ -238,7 +238,7 @@ class _Graph:
     def __init__(self, key: str) -> None:
         name, _, form = key.partition(" (")
         self.name, self.form = name, form.removesuffix(")")
-        self.one: dict[str, str] = {"source": "", "digest": "", "targets": "", "precision": ""}
+        self.header: dict[str, str] = {"source": "", "digest": "", "targets": "", "precision": ""}
         self.many: dict[str, list[str]] = {"input": [], "output": [], "numeric": [], "rewrite": []}
         self.opset: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
@@ -251,8 +251,8 @@ class _Graph:
     def head(self, word: str, rest: str) -> None:
         if word == "module":
             self.paths.extend(expand(rest))
-        elif word in self.one:
-            self.one[word] = rest
+        elif word in self.header:
+            self.header[word] = rest
         elif word in self.many:
             self.many[word].append(rest)
         elif word == "opset":
@@ -294,16 +294,16 @@ class _Graph:
         return GraphPrint(
             name=self.name,
             form=self.form,
-            source=self.one["source"],
+            source=self.header["source"],
             opset=self.opset,
             inputs=tuple(self.many["input"]),
             outputs=tuple(self.many["output"]),
             sizes=self.sizes,
             modules=self.modules,
-            digest=self.one["digest"],
+            digest=self.header["digest"],
             numeric=tuple(self.many["numeric"]),
-            targets=tuple(name for name in self.one["targets"].split(", ") if name),
-            precision=self.one["precision"],
+            targets=tuple(name for name in self.header["targets"].split(", ") if name),
+            precision=self.header["precision"],
             rewrites=tuple(self.many["rewrite"]),
         )
 

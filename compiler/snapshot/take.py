@@ -13,7 +13,7 @@ from typing import Any
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress, silent
-from compiler.capture.arguments import parse_given
+from compiler.capture.arguments import parse_arguments
 from compiler.capture.capture import Capture, capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.infer import Method
@@ -66,7 +66,7 @@ def forms(names: Sequence[str]) -> tuple[Form, ...]:
 
 
 @dataclass(frozen=True)
-class Options:
+class SnapshotOptions:
     """What a snapshot is taken with. It stands in the snapshot, so that a check takes the same.
 
     Attributes:
@@ -98,7 +98,7 @@ class Options:
         return tuple(lines)
 
     @classmethod
-    def parse(cls, lines: Sequence[str]) -> Options:
+    def parse(cls, lines: Sequence[str]) -> SnapshotOptions:
         """What `lines` wrote.
 
         Raises:
@@ -136,7 +136,7 @@ def _parsed(text: str) -> DimRange:
     return DimRange(min=int(low), max=int(high))
 
 
-def take(model: str, options: Options = Options(), progress: Progress = silent) -> Snapshot:
+def take(model: str, options: SnapshotOptions = SnapshotOptions(), progress: Progress = silent) -> Snapshot:
     """The snapshot of a model's graphs.
 
     Args:
@@ -148,7 +148,7 @@ def take(model: str, options: Options = Options(), progress: Progress = silent) 
     """
     wanted = forms(targets.names() if options.targets is None else options.targets)
     source = open_model(model)
-    arguments = parse_given(options.arguments)
+    arguments = parse_arguments(options.arguments)
     captured = capture(
         source, options.tasks, options.size, options.batch, arguments, progress, weightless=True
     )

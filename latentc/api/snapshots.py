@@ -68,7 +68,7 @@ def graph_snapshot(
     from compiler.snapshot import take
     from compiler.snapshot.golden_snapshot import write
 
-    options = take.Options(
+    options = take.SnapshotOptions(
         targets=keywords.names(targets),
         tasks=keywords.names(task) or (),
         size=keywords.size_range(size),

@@ -198,7 +198,7 @@ def _gates(falls: tuple[Fall, ...], count: int, baseline: str | None, err: bool)
         (
             fall.variant,
             fall.gate.text,
-            fall.reason or "not measured" if fall.found is None else _found(fall),
+            fall.reason or "not measured" if fall.measured is None else _fall_figure(fall),
             "-" if fall.against is None else f"{fall.against:.6g}",
         )
         for fall in falls
@@ -211,9 +211,9 @@ def _gates(falls: tuple[Fall, ...], count: int, baseline: str | None, err: bool)
     show.table(("variant", "fails if", "found", against), rows, right=(against,))
 
 
-def _found(fall: Fall) -> str:
+def _fall_figure(fall: Fall) -> str:
     from bench.gates import METRICS
 
     metric = METRICS[fall.gate.metric]
     value = "-" if fall.value is None else f"{fall.value:.{metric.digits}f} {metric.unit}".strip()
-    return f"{fall.found:.3f}x ({value})" if fall.gate.times else value
+    return f"{fall.measured:.3f}x ({value})" if fall.gate.times else value

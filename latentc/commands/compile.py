@@ -18,7 +18,7 @@ from latentc.params import (
     SpanType,
     assignments,
 )
-from latentc.target_options import TargetCommand, given
+from latentc.target_options import TargetCommand, passed_options
 
 if TYPE_CHECKING:
     from artifacts.verification import Artifact
@@ -273,7 +273,7 @@ def command(
     from latentc.api.tuning import tune
     from latentc.progress_bars import bars
 
-    own = assignments((*options, *given(click.get_current_context())), "--option")
+    own = assignments((*options, *passed_options(click.get_current_context())), "--option")
     if rebuild:
         _rebuild(model, out, own, force, json_output)
         return

@@ -42,7 +42,7 @@ class Preview:
     file: str
 
 
-class Job:
+class DrawingJob:
     """A request that was accepted. It belongs to the event loop's thread.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from latentc.serving.drawing_job import Job, Picture
+from latentc.serving.drawing_job import DrawingJob, Picture
 from latentc.serving.service import Service
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -28,7 +28,7 @@ def stream(events: AsyncIterator[str]) -> StreamingResponse:
 
 
 @contextlib.contextmanager
-def cancelled_when_left(service: Service, job: Job) -> Any:
+def cancelled_when_left(service: Service, job: DrawingJob) -> Any:
     """Cancels a job that has not ended when the block is left, as that of a closed connection is."""
     try:
         yield
@@ -37,7 +37,7 @@ def cancelled_when_left(service: Service, job: Job) -> Any:
             service.cancel(job)
 
 
-async def pictures(service: Service, job: Job, request: Request) -> list[Picture]:
+async def pictures(service: Service, job: DrawingJob, request: Request) -> list[Picture]:
     """A job's pictures, for a client that waits; the job is cancelled where it closes its connection.
 
     Raises:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from latentc.serving.api_error import ApiError
-from latentc.serving.drawing_job import Job
+from latentc.serving.drawing_job import DrawingJob
 from latentc.serving.event_stream import event, stream
 from latentc.serving.input_pictures import from_base64
 from latentc.serving.openai_images import ImageFields, image_request
@@ -33,9 +33,9 @@ class JobShelf:
     """Jobs by their numbers, for the clients that sent them."""
 
     def __init__(self) -> None:
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._jobs: OrderedDict[str, DrawingJob] = OrderedDict()
 
-    def add(self, job: Job) -> None:
+    def add(self, job: DrawingJob) -> None:
         """Keeps a job, and drops the oldest of those that ended where there are too many."""
         self._jobs[job.id] = job
         size = 0
@@ -45,7 +45,7 @@ class JobShelf:
             if old.ended and (count > KEPT_JOBS or size > KEPT_BYTES):
                 del self._jobs[old.id]
 
-    def get(self, number: str, client: str) -> Job:
+    def get(self, number: str, client: str) -> DrawingJob:
         """A job of this client.
 
         Raises:
@@ -100,7 +100,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def _events(service: Service, job: Job) -> AsyncIterator[str]:
+async def _events(service: Service, job: DrawingJob) -> AsyncIterator[str]:
     """Its state at each change; the last has the pictures. A watcher that leaves changes nothing."""
     async for _ in job.changes():
         if not job.ended:
@@ -108,7 +108,7 @@ async def _events(service: Service, job: Job) -> AsyncIterator[str]:
     yield event(f"job.{job.state}", _whole(service, job))
 
 
-def _whole(service: Service, job: Job) -> dict[str, Any]:
+def _whole(service: Service, job: DrawingJob) -> dict[str, Any]:
     drawn = [
         {"b64_json": picture.file, "seed": picture.parameters["seed"], "parameters": dict(picture.parameters)}
         for _, picture in sorted(job.pictures.items())

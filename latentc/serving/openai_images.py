@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from latentc.serving.api_error import ApiError
-from latentc.serving.drawing_job import Job, Picture
+from latentc.serving.drawing_job import DrawingJob, Picture
 from latentc.serving.event_stream import cancelled_when_left, event, pictures, stream
 from latentc.serving.request_body import Fields, read_form, read_json, schema
 from latentc.serving.service import LAST_SEED, ImageRequest, Service
@@ -147,7 +147,7 @@ async def _answer(
     )
 
 
-async def _events(service: Service, job: Job, kind: str) -> AsyncIterator[str]:
+async def _events(service: Service, job: DrawingJob, kind: str) -> AsyncIterator[str]:
     with cancelled_when_left(service, job):
         shown = 0
         completed: set[int] = set()
@@ -181,7 +181,7 @@ async def _events(service: Service, job: Job, kind: str) -> AsyncIterator[str]:
             yield event("error", {"type": "error", **error.openai()})
 
 
-def _about(job: Job, picture: Picture | None) -> dict[str, Any]:
+def _about(job: DrawingJob, picture: Picture | None) -> dict[str, Any]:
     size = job.drawing.size if picture is None else picture.size
     return {
         "size": "auto" if size is None else f"{size[0]}x{size[1]}",

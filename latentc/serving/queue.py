@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from latentc.serving.api_error import ApiError
-from latentc.serving.drawing_job import Job
+from latentc.serving.drawing_job import DrawingJob
 from latentc.serving.drawing_request import Drawing
 
 # Of a new measurement of how long a picture takes; the rest is that of those before.
@@ -20,7 +20,7 @@ _WEIGHT = 0.3
 class Turn:
     """One picture whose turn has come."""
 
-    job: Job
+    job: DrawingJob
     picture: int
 
 
@@ -38,7 +38,7 @@ class DrawQueue:
         """
         self._limit = limit
         # The first client is the next one.
-        self._clients: OrderedDict[str, list[Job]] = OrderedDict()
+        self._clients: OrderedDict[str, list[DrawingJob]] = OrderedDict()
         self._seconds: dict[str, float] = {}
         self._arrived = asyncio.Condition()
         self.stopping = False
@@ -48,12 +48,12 @@ class DrawQueue:
         """Pictures that wait."""
         return sum(len(job.waiting) for job in self.jobs())
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Iterator[DrawingJob]:
         """Jobs with pictures that wait."""
         for jobs in self._clients.values():
             yield from jobs
 
-    async def submit(self, client: str, drawing: Drawing) -> Job:
+    async def submit(self, client: str, drawing: Drawing) -> DrawingJob:
         """Takes a request.
 
         Raises:
@@ -70,7 +70,7 @@ class DrawQueue:
                 code="queue_full",
                 retry_after=max(1, math.ceil(self.seconds_of(drawing.model) or 1)),
             )
-        job = Job(client, drawing)
+        job = DrawingJob(client, drawing)
         self._clients.setdefault(client, []).append(job)
         async with self._arrived:
             self._arrived.notify_all()
@@ -90,12 +90,12 @@ class DrawQueue:
             await self._arrived.wait_for(lambda: self.stopping or any(self._of_model(model)))
         return self._batch(model, most)
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: DrawingJob) -> None:
         """Forgets a job's pictures that wait."""
         job.waiting.clear()
         self._sweep()
 
-    async def stop(self) -> list[Job]:
+    async def stop(self) -> list[DrawingJob]:
         """Takes nothing more; the jobs that were not begun are dropped and returned."""
         self.stopping = True
         dropped = [job for job in self.jobs() if job.state == "queued"]
@@ -106,7 +106,7 @@ class DrawQueue:
             self._arrived.notify_all()
         return dropped
 
-    def position(self, job: Job) -> int:
+    def position(self, job: DrawingJob) -> int:
         """How many pictures of its model are drawn before the job's next one, at most."""
         own = 0
         for other in self._clients.get(job.client, ()):
@@ -133,7 +133,7 @@ class DrawQueue:
         """How long a picture takes; None before the first."""
         return self._seconds.get(model)
 
-    def seconds_left(self, job: Job) -> float | None:
+    def seconds_left(self, job: DrawingJob) -> float | None:
         """About how long the job takes from now; None where nothing was measured yet."""
         seconds = self.seconds_of(job.drawing.model)
         if seconds is None or job.ended:
@@ -142,7 +142,7 @@ class DrawQueue:
         ahead = self.position(job) + len(job.waiting) if job.waiting else 0
         return round(seconds * (under_way + ahead), 1)
 
-    def _of_model(self, model: str) -> Iterator[Job]:
+    def _of_model(self, model: str) -> Iterator[DrawingJob]:
         return (job for job in self.jobs() if job.waiting and job.drawing.model == model)
 
     def _batch(self, model: str, most: int) -> list[Turn]:
@@ -159,7 +159,7 @@ class DrawQueue:
         self._sweep()
         return turns
 
-    def _turn(self, job: Job) -> Turn:
+    def _turn(self, job: DrawingJob) -> Turn:
         picture = job.waiting.popleft()
         job.running.add(picture)
         job.state = "running"

@@ -12,7 +12,7 @@ from typing import Any
 from artifacts.errors import LatentcError
 from latentc.serving.api_error import ApiError
 from latentc.serving.dispatch import Dispatcher
-from latentc.serving.drawing_job import Job
+from latentc.serving.drawing_job import DrawingJob
 from latentc.serving.drawing_request import Drawing
 from latentc.serving.engine import Engine
 from latentc.serving.input_pictures import check_picture, mask_of_alpha
@@ -92,7 +92,7 @@ class Service:
         """Finishes what is under way and takes nothing more."""
         await self.queue.stop()
 
-    async def submit(self, client: str, request: ImageRequest) -> Job:
+    async def submit(self, client: str, request: ImageRequest) -> DrawingJob:
         """Takes a request.
 
         Raises:
@@ -107,14 +107,14 @@ class Service:
         )  # fmt: skip
         return job
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: DrawingJob) -> None:
         """Ends a job; a batch under way stops within a step where nobody else is in it."""
         self.queue.drop(job)
         job.end("cancelled")
         for dispatcher in self.dispatchers.values():
             dispatcher.cancel_abandoned()
 
-    def running(self, client: str) -> list[Job]:
+    def running(self, client: str) -> list[DrawingJob]:
         """A client's jobs of which pictures are drawn now."""
         jobs = {turn.job.id: turn.job for d in self.dispatchers.values() for turn in d.turns}
         return [job for job in jobs.values() if job.client == client and not job.ended]
@@ -243,7 +243,7 @@ def _x(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def job_state(service: Service, job: Job) -> dict[str, Any]:
+def job_state(service: Service, job: DrawingJob) -> dict[str, Any]:
     """Where a job is, for clients; without its pictures."""
     state: dict[str, Any] = {
         "id": job.id,

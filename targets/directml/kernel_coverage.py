@@ -225,7 +225,7 @@ def _attention(node: ir.Node) -> str | None:
     return None
 
 
-def _one_output(node: ir.Node) -> str | None:
+def _single_output(node: ir.Node) -> str | None:
     extra = [v for v in node.outputs[1:] if v.name != ""]
     return "the kernel has one output" if extra else None
 
@@ -243,7 +243,7 @@ def _resize(node: ir.Node) -> str | None:
 
 
 QUERIES: Mapping[tuple[str, str], Callable[[ir.Node], str | None]] = {
-    ("", "LayerNormalization"): _one_output,
+    ("", "LayerNormalization"): _single_output,
     ("", "Resize"): _resize,
     ("com.microsoft", "GroupNorm"): _group_norm,
     ("com.microsoft", "MatMulNBits"): _matmul_nbits,

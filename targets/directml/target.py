@@ -37,7 +37,7 @@ MOST_GRAPHS = 16
 
 
 @dataclass(frozen=True)
-class Options:
+class DirectMlOptions:
     """Options of the target "directml".
 
     Attributes:
@@ -65,14 +65,14 @@ class DirectMl:
         rewrites=(SPLIT_LINEAR.off(), SUB_PIXEL_CONV.off()),
         dynamic_shapes=True,  # `lower` writes a graph of each combination of sizes.
     )
-    options: type[Options] = Options
+    options: type[DirectMlOptions] = DirectMlOptions
     rebuild = Rebuild(TWIN, frozenset({"fix"}), FORMAT)
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime's CPU provider is needed to check them."""
         return installed("onnxruntime", "onnx", "onnx_ir")
 
-    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
+    def lower(self, graph: ir.Model, options: DirectMlOptions, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``; fixed graphs lie beside them.
 
         Raises:

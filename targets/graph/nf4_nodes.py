@@ -31,7 +31,7 @@ def add(graph: ir.Graph, before: ir.Node, values: ir.Value, scale: ir.Value, blo
     return node.outputs[0]
 
 
-def found(graph: ir.Model) -> list[ir.Node]:
+def nodes_of(graph: ir.Model) -> list[ir.Node]:
     """All nodes of the op."""
     return [node for node in graph.graph if (node.domain, node.op_type) == (DOMAIN, OP)]
 
@@ -47,11 +47,11 @@ def as_uint4(graph: ir.Model) -> tuple[ir.Model, frozenset[str]]:
     The copy computes something else: the caller gives the element type back after a frontend has read it.
     Returns `graph` itself where there is no nf4.
     """
-    if not found(graph):
+    if not nodes_of(graph):
         return graph, frozenset()
     copy = graph.clone()
     names = set()
-    for node in found(copy):
+    for node in nodes_of(copy):
         names.add(str(node.inputs[0].name))  # type: ignore[union-attr]
         block = node.attributes["block_size"].as_int()
         _replace(copy.graph, node, node, "", "DequantizeLinear", list(node.inputs), axis=1, block_size=block)
@@ -64,10 +64,10 @@ def as_matmul_bnb4(graph: ir.Model) -> ir.Model:
 
     That operator holds flat bytes whose first element is in the high bits, and takes no bias.
     """
-    if not found(graph):
+    if not nodes_of(graph):
         return graph
     copy = graph.clone()
-    for node in found(copy):
+    for node in nodes_of(copy):
         values, scale = node.inputs
         assert values is not None and scale is not None and values.shape is not None
         rows, inner = values.shape.numpy()

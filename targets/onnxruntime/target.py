@@ -28,7 +28,7 @@ MULTI_HEAD_ATTENTION = Rewrite(
 
 
 @dataclass(frozen=True)
-class Options:
+class OnnxRuntimeOptions:
     """Options of the target "onnxruntime".
 
     Attributes:
@@ -39,7 +39,7 @@ class Options:
 
 
 class OnnxRuntime:
-    """One ONNX file and its external data; the graph is not changed but for `Options.fix` and nf4."""
+    """One ONNX file and its external data; the graph is not changed but for `OnnxRuntimeOptions.fix` and nf4."""
 
     name = "onnxruntime"
     summary = "ONNX Runtime, on the CPU and on every execution provider that is installed"
@@ -55,14 +55,14 @@ class OnnxRuntime:
         dynamic_shapes=True,
         activations="uint8",
     )
-    options: type[Options] = Options
+    options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
     rebuild = None
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""
         return installed("onnxruntime", "onnx", "onnx_ir")
 
-    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
+    def lower(self, graph: ir.Model, options: OnnxRuntimeOptions, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``.
 
         Raises:

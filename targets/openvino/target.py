@@ -28,7 +28,7 @@ WEIGHTS = "openvino_model.bin"
 
 
 @dataclass(frozen=True)
-class Options:
+class OpenVinoOptions:
     """Options of the target "openvino".
 
     Attributes:
@@ -56,14 +56,14 @@ class OpenVino:
         activations="uint8",
         methods=frozenset(METHODS),
     )
-    options: type[Options] = Options
+    options: type[OpenVinoOptions] = OpenVinoOptions
     rebuild = None
 
     def available(self) -> Availability:
         """Whether the package openvino is installed."""
         return installed("openvino", "onnx", "onnx_ir")
 
-    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
+    def lower(self, graph: ir.Model, options: OpenVinoOptions, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/openvino_model.xml`` and ``.bin``.
 
         The weights pass through a temporary ONNX file in `out_dir`, so the disk holds them twice for a while.

@@ -29,7 +29,7 @@ Profile = dict[str, tuple[Shape, Shape, Shape]]
 _PULSE = 0.5
 
 
-class Job(BaseModel):
+class EngineJob(BaseModel):
     """One engine to build.
 
     Attributes:
@@ -51,7 +51,7 @@ class Job(BaseModel):
     timings: str = ""
 
 
-def run(job: Job, progress: Progress, task: str) -> Built:
+def run(job: EngineJob, progress: Progress, task: str) -> Built:
     """Builds an engine.
 
     Args:
@@ -119,7 +119,7 @@ class _Phases:
             return inner
 
 
-def _build(job: Job) -> Built:
+def _build(job: EngineJob) -> Built:
     """Builds the engine and writes it; see `run` for what is returned.
 
     Raises:
@@ -176,7 +176,7 @@ def _logger(trt: Any, said: list[str]) -> Any:
     return Logger()
 
 
-def _config(trt: Any, builder: Any, job: Job) -> Any:
+def _config(trt: Any, builder: Any, job: EngineJob) -> Any:
     config = builder.create_builder_config()
     if job.capabilities != ("current",):
         config.num_compute_capabilities = len(job.capabilities)
@@ -202,14 +202,14 @@ def _config(trt: Any, builder: Any, job: Job) -> Any:
     return config
 
 
-def _timings(job: Job) -> Path | None:
+def _timings(job: EngineJob) -> Path | None:
     """The file of the timing cache, one for each GPU: timings of another are refused."""
     if not job.timings:
         return None
     return Path(job.timings) / f"{job.module}-{'-'.join(_capabilities(job))}.timings"
 
 
-def _use_timings(config: Any, job: Job) -> None:
+def _use_timings(config: Any, job: EngineJob) -> None:
     """Gives the builder what an earlier build measured. It refuses another version's, and begins afresh."""
     file = _timings(job)
     if file is None:
@@ -221,7 +221,7 @@ def _use_timings(config: Any, job: Job) -> None:
             return
 
 
-def _keep_timings(config: Any, job: Job) -> None:
+def _keep_timings(config: Any, job: EngineJob) -> None:
     """Writes what the builder measured; a folder that cannot be written costs time, not function."""
     file = _timings(job)
     cache = None if file is None else config.get_timing_cache()
@@ -263,7 +263,7 @@ def _monitor(trt: Any, ended: threading.Event) -> Any:
     return Monitor()
 
 
-def _capabilities(job: Job) -> tuple[str, ...]:
+def _capabilities(job: EngineJob) -> tuple[str, ...]:
     if job.capabilities != ("current",):
         return job.capabilities
     import torch
@@ -302,4 +302,4 @@ def dtype_name(dtype: Any) -> str:
 
 def building() -> Work:
     """The work of the process that builds."""
-    return lambda line: _build(Job.model_validate_json(line))
+    return lambda line: _build(EngineJob.model_validate_json(line))

@@ -19,7 +19,7 @@ from artifacts.manifest import DimRange
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.rewrites import SPLIT_LINEAR, SUB_PIXEL_CONV
 from targets.target_contract import Availability, Context, Lowered, Rebuild, Requirements
-from targets.tensorrt.engine_build import Job, Profile, run
+from targets.tensorrt.engine_build import EngineJob, Profile, run
 from targets.tensorrt.file_format import FORMAT
 from targets.versions import installed, versions
 
@@ -87,7 +87,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class TensorRtOptions:
     """Options of the target "tensorrt".
 
     Attributes:
@@ -135,7 +135,7 @@ class TensorRt:
         },
         stand_in="onnxruntime",
     )
-    options: type[Options] = Options
+    options: type[TensorRtOptions] = TensorRtOptions
     rebuild = Rebuild(MODEL, frozenset({"fix"}), FORMAT)
 
     def available(self) -> Availability:
@@ -146,7 +146,7 @@ class TensorRt:
         modules = " nor ".join(f"'{builder.module}'" for builder in BUILDERS.values())
         return Availability(False, f"neither {modules} is installed", INSTALL)
 
-    def lower(self, graph: ir.Model, options: Options, out_dir: Path, context: Context) -> Lowered:
+    def lower(self, graph: ir.Model, options: TensorRtOptions, out_dir: Path, context: Context) -> Lowered:
         """Streams `graph` into ``out_dir/model.onnx`` and ``model.onnx_data``, and builds ``model.engine`` of them.
 
         The engine is built in a process of its own, which holds the weights once; its memory is free afterwards.
@@ -160,7 +160,7 @@ class TensorRt:
         profile = make_profile(fixed, context.dims, parse_fixed(options.profile))
         name = graph.graph.name or out_dir.name
         files = write_onnx(fixed, out_dir / MODEL, context.progress, f"{name}: writing weights")
-        job = Job(
+        job = EngineJob(
             module=BUILDERS[builder].module,
             onnx=str(out_dir / MODEL),
             engine=str(out_dir / ENGINE),

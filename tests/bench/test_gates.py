@@ -59,7 +59,7 @@ def test_the_reference_is_not_held_to_gates() -> None:
 
 def test_what_was_not_measured_is_not_good_enough() -> None:
     (fall,) = check(made(variant()), [parse("lpips>0.5")])
-    assert fall.found is None and fall.reason == "its weights are not on disk"
+    assert fall.measured is None and fall.reason == "its weights are not on disk"
     (fall,) = check(made(variant(speed=None, quality=None, error="killed")), [parse("psnr<1")])
     assert fall.reason == "killed"
 
@@ -90,7 +90,7 @@ def _speed(step: float, ratio: float) -> object:
 
 def test_load_times_are_ratios_of_ratios_too() -> None:
     (fall,) = check(made(variant()), [parse("load_s>0.9x")])
-    assert fall.found == 1.0
+    assert fall.measured == 1.0
 
 
 def test_bytes_are_compared_with_the_baseline_as_they_are() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bench.project.full_size.golden import FOLDER, GOLDEN
 from compiler.snapshot.golden_snapshot import read
-from compiler.snapshot.take import Options
+from compiler.snapshot.take import SnapshotOptions
 
 FILES = sorted(FOLDER.glob("*.graph"))
 
@@ -18,7 +18,7 @@ FILES = sorted(FOLDER.glob("*.graph"))
 def test_a_golden_file_is_canonical_and_of_its_entry(file):
     snapshot = read(file)
     assert snapshot.text() == file.read_text(encoding="utf-8")
-    assert Options.parse(snapshot.options) == GOLDEN[file.stem].options()
+    assert SnapshotOptions.parse(snapshot.options) == GOLDEN[file.stem].options()
     assert len({graph.form for graph in snapshot.graphs}) > 1
 
 

@@ -70,7 +70,7 @@ def test_json_and_annotations(latentc, files):
 def test_a_check_takes_the_same_options_again(latentc, files, taken):
     ended = latentc("graph", "check", "some/where/a", "--golden", files, "--allow", "metadata")
     assert ended.code == 1
-    assert taken == [("some/where/a", taking.Options.parse(snapshot().options))]
+    assert taken == [("some/where/a", taking.SnapshotOptions.parse(snapshot().options))]
     assert (files / "a.graph").read_text(encoding="utf-8") == snapshot().text()
 
 

@@ -13,7 +13,7 @@ from runtimes import media
 
 def names(path: Path, count: int) -> list[str]:
     found = pictures.template(str(path), count)
-    return [pictures.at(found, index).name for index in range(count)]
+    return [pictures.numbered(found, index).name for index in range(count)]
 
 
 def test_one_picture_keeps_its_name(tmp_path):

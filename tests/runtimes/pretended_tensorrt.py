@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from artifacts.manifest import Built
 from artifacts.progress import Progress
-from targets.tensorrt.engine_build import TYPES, Job
+from targets.tensorrt.engine_build import TYPES, EngineJob
 
 VERSION = "1.2.3"
 _NAMES = {
@@ -40,7 +40,7 @@ TensorLocation = SimpleNamespace(DEVICE=0, HOST=1)
 ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, USER_MANAGED=2)
 
 
-def build(job: Job, progress: Progress, task: str) -> Built:
+def build(job: EngineJob, progress: Progress, task: str) -> Built:
     """Stands for `targets.tensorrt.engine_build.run`."""
     text = json.dumps({"onnx": job.onnx, "profile": job.profile}).encode()
     Path(job.engine).write_bytes(text)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from latentc.serving.api_error import ApiError
-from latentc.serving.drawing_job import Job
+from latentc.serving.drawing_job import DrawingJob
 from latentc.serving.drawing_request import Drawing
 from latentc.serving.queue import DrawQueue, Turn
 from latentc.serving.request_limits import Limits
@@ -116,7 +116,7 @@ def test_a_queue_that_stops_finishes_what_was_begun() -> None:
 # --- with an engine ------------------------------------------------------------------------------
 
 
-async def drawn(engine: PretendedEngine, *prompts: str, limits: Limits | None = None) -> list[Job]:
+async def drawn(engine: PretendedEngine, *prompts: str, limits: Limits | None = None) -> list[DrawingJob]:
     """The jobs of these prompts, each of a client of its own, when all have ended."""
     service = Service([engine], limits or Limits())
     jobs = [await service.submit(f"c{i}", ImageRequest(prompt, seed=i)) for i, prompt in enumerate(prompts)]

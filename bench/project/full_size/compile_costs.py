@@ -69,7 +69,7 @@ class Claim:
 
     what: str
     required: str
-    found: str
+    measured: str
     holds: bool | None
 
 
@@ -275,7 +275,7 @@ def table(figures: Sequence[Figure], claims: Sequence[Claim]) -> str:
     lines.append("")
     for c in claims:
         verdict = {True: "holds", False: "FAILS", None: "not measured"}[c.holds]
-        lines += [f"{verdict}: {c.what}", f"    required: {c.required}; found: {c.found}"]
+        lines += [f"{verdict}: {c.what}", f"    required: {c.required}; found: {c.measured}"]
     return "\n".join(lines)
 
 

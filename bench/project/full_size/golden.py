@@ -26,7 +26,7 @@ from runtimes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from compiler.snapshot.diff import Change
-    from compiler.snapshot.take import Options
+    from compiler.snapshot.take import SnapshotOptions
 
 FOLDER = Path(__file__).resolve().parents[3] / "tests" / "golden"
 """Where the golden files are: in the source tree, which is what they watch over."""
@@ -52,14 +52,16 @@ class Golden:
     peak: int
     sides: tuple[int, int] | None = None
 
-    def options(self) -> Options:
+    def options(self) -> SnapshotOptions:
         """What its snapshot is taken with."""
         from artifacts.manifest import DimRange
         from compiler.capture.declared_sizes import SizeRange
-        from compiler.snapshot.take import Options
+        from compiler.snapshot.take import SnapshotOptions
 
         side = None if self.sides is None else DimRange(min=self.sides[0], max=self.sides[1])
-        return Options(components=self.components, size=None if side is None else SizeRange(side, side))
+        return SnapshotOptions(
+            components=self.components, size=None if side is None else SizeRange(side, side)
+        )
 
 
 GOLDEN: Mapping[str, Golden] = {
@@ -130,7 +132,7 @@ def _peak(name: str) -> int:
     return GOLDEN[name].peak if name in GOLDEN else 0
 
 
-def _told(name: str, update: bool) -> tuple[str, bool]:
+def _progress_line(name: str, update: bool) -> tuple[str, bool]:
     """What to print of one entry, and whether it is a failure. Versions of the tools are none."""
     from compiler.snapshot.diff import allowed
     from compiler.snapshot.report import as_text
@@ -151,15 +153,15 @@ def _told(name: str, update: bool) -> tuple[str, bool]:
 
 
 def _answer(name: str, update: bool, pipe: Connection) -> None:
-    """The whole of a process: sends what `_told` returned, or what a bug raised."""
+    """The whole of a process: sends what `_progress_line` returned, or what a bug raised."""
     try:
-        pipe.send(_told(name, update))
+        pipe.send(_progress_line(name, update))
     except Exception:
         pipe.send((f"{name}: {traceback.format_exc()}", True))
 
 
 def run(names: Sequence[str], update: bool, room: int, processes: int) -> Iterator[tuple[str, bool]]:
-    """What `_told` says of each, as they end.
+    """What `_progress_line` says of each, as they end.
 
     Each has a process of its own, so that what libraries keep of one model is gone before the next. Two run at a time
     where there is a core and, by `Golden.peak`, memory for both.

@@ -15,9 +15,12 @@ from bench.project.full_size.published import PUBLISHED
 from compiler.export.quick import quick
 from compiler.export.translate import OPSET
 
-for _one in PUBLISHED.values():
+for _model in PUBLISHED.values():
     # What a version of diffusers lacks, or cannot import, is said by the process that wants it.
-    for _library, _class in (("diffusers", _one.pipeline), *((p.library, p.class_name) for p in _one.parts)):
+    for _library, _class in (
+        ("diffusers", _model.pipeline),
+        *((p.library, p.class_name) for p in _model.parts),
+    ):
         with suppress(ImportError, AttributeError, RuntimeError):
             getattr(importlib.import_module(_library), _class)
 importlib.import_module("diffusers.pipelines.auto_pipeline")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from artifacts.errors import UsageError
-from compiler.capture.arguments import Point, arguments, parse_given
+from compiler.capture.arguments import Point, arguments, parse_arguments
 
 POINT = Point(batch=2, height=16, width=24, words=5)
 
@@ -115,13 +115,15 @@ def test_an_unknown_argument():
 
 
 def test_texts_are_json_or_themselves():
-    found = parse_given({"a": "1", "b": "2.5", "c": "[1, 2]", "d": "a red circle", "e": "false", "f": '"1"'})
+    found = parse_arguments(
+        {"a": "1", "b": "2.5", "c": "[1, 2]", "d": "a red circle", "e": "false", "f": '"1"'}
+    )
     assert found == {"a": 1, "b": 2.5, "c": [1, 2], "d": "a red circle", "e": False, "f": "1"}
     assert type(found["a"]) is int
 
 
 def test_zeros_are_a_tensor_of_the_calls_batch():
-    given = parse_given({"hologram": "zeros(7, 3,5)"})
+    given = parse_arguments({"hologram": "zeros(7, 3,5)"})
     assert call(Odd(), **given)["hologram"].shape == (2, 3, 5)
     assert call(Odd(), point=Point(1, 8, 8), **given)["hologram"].shape == (1, 3, 5)
 
@@ -129,5 +131,5 @@ def test_zeros_are_a_tensor_of_the_calls_batch():
 @pytest.mark.parametrize("text", ["zeros(a)", "zeros(2,1.5)", "zeros(2;3)"])
 def test_zeros_of_no_shape(text):
     with pytest.raises(UsageError, match="expected zeros") as caught:
-        parse_given({"x": text})
+        parse_arguments({"x": text})
     assert f"--arg x={text}" in caught.value.message

@@ -8,7 +8,7 @@ from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from compiler.capture.arguments import Point, arguments, parse_given, retries
+from compiler.capture.arguments import Point, arguments, parse_arguments, retries
 from compiler.capture.declared_sizes import SizeRange, points_inside
 from compiler.capture.dry_run import DryRun
 from compiler.capture.infer import _Axes
@@ -107,7 +107,7 @@ def test_a_file_takes_the_place_of_what_is_made_up(tmp_path):
     folder.mkdir()
     for at in range(3):
         Image.new("RGB", (8, 8), (at, 0, 0)).save(folder / f"{at}.png")
-    given = parse_given({"video": f"@{folder}"})
+    given = parse_arguments({"video": f"@{folder}"})
     clip = call(Edits(), Point(1, 16, 24, frames=5), **given)["video"]
     assert [frame.getpixel((0, 0))[0] for frame in clip] == [0, 1, 2, 0, 1]  # as many as the point has
     assert clip[0].size == (24, 16)
@@ -118,7 +118,7 @@ def test_a_file_takes_the_place_of_what_is_made_up(tmp_path):
 
 def test_a_prompt_in_json_stays_a_text_and_a_dict_a_dict(tmp_path):
     (tmp_path / "p.json").write_text('{"objects": ["a hat"]}')
-    given = parse_given({"prompt": f"@{tmp_path / 'p.json'}", "layout": '{"a": 1}', "camera": "[1]"})
+    given = parse_arguments({"prompt": f"@{tmp_path / 'p.json'}", "layout": '{"a": 1}', "camera": "[1]"})
     keywords = call(Poses(), **given)
     assert keywords["prompt"] == ['{"objects": ["a hat"]}'] * 2
     assert keywords["layout"] == {"a": 1}

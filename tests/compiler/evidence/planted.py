@@ -16,7 +16,7 @@ from artifacts.progress import silent
 from compiler.capture.capture import capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.capture.samples import points
-from compiler.evidence.graph_evidence import Job
+from compiler.evidence.graph_evidence import GraphCheckJob
 from compiler.evidence.where import Locator, Request
 from compiler.export.graph_export import export_graph
 from compiler.road import Road
@@ -67,7 +67,7 @@ class Model:
         (inputs,) = points(self.method, 1)
         np.savez(folder / "0.npz", **inputs)
         component = self.source.component(COMPONENT)
-        check = Job(
+        check = GraphCheckJob(
             target=name, device="cpu", precision=PRECISION, model_file=str(folder / COMPONENT / written.model_file),
             built=written.built, component=COMPONENT, library=component.library, class_name=component.class_name,
             folder=str(component.folder), method=self.method.method, arguments=self.method.arguments,

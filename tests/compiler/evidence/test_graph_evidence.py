@@ -18,7 +18,7 @@ from compiler.evidence.graph_evidence import (
     TOLERANCE,
     Checker,
     Errors,
-    Job,
+    GraphCheckJob,
     judge,
     limit,
     memory_needed,
@@ -29,7 +29,7 @@ from tests.compiler.made import spec
 NAN, INF = float("nan"), float("inf")
 
 
-def job(**changes) -> Job:
+def job(**changes) -> GraphCheckJob:
     fields = {
         "target": "onnxruntime",
         "device": "cpu",
@@ -45,7 +45,7 @@ def job(**changes) -> Job:
         "outputs": (spec("sample", 2), spec("other", 2)),
         "points": (),
     }
-    return Job(**(fields | changes))
+    return GraphCheckJob(**(fields | changes))
 
 
 # --- judge ---------------------------------------------------------------------------------------

@@ -13,17 +13,17 @@ from artifacts.progress import silent
 from artifacts.worker import WorkerError
 from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence import quantized_pictures
-from compiler.evidence.quantized_pictures import Job, compare, measure, relocated
+from compiler.evidence.quantized_pictures import PictureJob, compare, measure, relocated
 from runtimes.sessions.session_contract import Device
 from tests.latentc.artifacts_made import made
 
 
-def job(manifest: Manifest, tmp_path, **changes) -> Job:
+def job(manifest: Manifest, tmp_path, **changes) -> PictureJob:
     fields = {
         "model": ModelSpec(model=str(tmp_path)), "variant": None, "loose": str(tmp_path), "root": str(tmp_path),
         "manifest": manifest, "evaluation": Evaluation(), "width": 64, "height": 64, "budget": 1.0,
     }  # fmt: skip
-    return Job(**(fields | changes))
+    return PictureJob(**(fields | changes))
 
 
 PICTURE = np.linspace(0.2, 0.5, 16 * 16 * 3).reshape(16, 16, 3)

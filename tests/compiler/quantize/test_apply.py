@@ -15,7 +15,7 @@ from compiler.quantize import scheme_table
 from compiler.quantize.apply import QuantizePass
 from compiler.quantize.decide import decide
 from compiler.quantize.find import find
-from compiler.quantize.stream import Given, Scratch
+from compiler.quantize.stream import ChosenValues, Scratch
 from targets.graph.nf4_nodes import as_matmul_bnb4
 from targets.graph.weights import Cast, Transpose, WeightRef
 from tests.compiler.passes.graphs import bind, error, evaluate, ops, parse, weight
@@ -107,15 +107,15 @@ def test_values_from_elsewhere_are_written_with_what_was_divided_out(kind, tmp_p
     options = scheme_table.options("int4", {"method": "awq"})
     rows = np.ascontiguousarray(made.weight.T if kind == "matmul" else made.weight)
     by = np.linspace(0.5, 3, rows.shape[1], dtype=np.float32)
-    given = Given(scheme_table.get("int4").quantize(rows / by, options), by)
+    chosen = ChosenValues(scheme_table.get("int4").quantize(rows / by, options), by)
     run = QuantizePass(
         lambda key, layout: decide("int4", options, layout),
         Scratch(tmp_path / "s"),
-        given={"w": lambda: given},
+        chosen_values={"w": lambda: chosen},
     )
     run(made.model)
     (record,) = run.records
-    restored = scheme_table.get("int4").dequantize(given.blocks, options) * by
+    restored = scheme_table.get("int4").dequantize(chosen.blocks, options) * by
     assert record.error == pytest.approx(error([restored], [rows]), rel=1e-3)
     assert (record.scheme, record.note) == ("int4:group=64,method=awq", "")
     assert record.bytes == rows.size // 2 + rows.size // 64 * 2 + 2 * rows.shape[1]
@@ -130,11 +130,11 @@ def test_an_error_that_is_no_number_is_not_recorded(tmp_path):
     made = case("matmul", tmp_path)
     options = scheme_table.options("int4", {"method": "awq"})
     blocks = scheme_table.get("int4").quantize(np.ascontiguousarray(made.weight.T), options)
-    given = Given(replace(blocks, scale=np.full_like(blocks.scale, np.nan)), None)
+    chosen = ChosenValues(replace(blocks, scale=np.full_like(blocks.scale, np.nan)), None)
     run = QuantizePass(
         lambda key, layout: decide("int4", options, layout),
         Scratch(tmp_path / "s"),
-        given={"w": lambda: given},
+        chosen_values={"w": lambda: chosen},
     )
     with pytest.raises(
         LatentcError, match=r"'w' is not finite in int4:group=64,method=awq.*\n.*match = \"w\""

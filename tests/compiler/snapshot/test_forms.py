@@ -13,11 +13,11 @@ import pytest
 from compiler.build import compile
 from compiler.compile_request import CompileRequest
 from compiler.snapshot import diff, report
-from compiler.snapshot.take import Options, forms, take
+from compiler.snapshot.take import SnapshotOptions, forms, take
 from targets import target_table as targets
 from targets.target_contract import Lowered, Target
 
-PART = Options(components=("vae",))
+PART = SnapshotOptions(components=("vae",))
 
 
 def operators(model: ir.Model) -> Counter[str]:
@@ -44,7 +44,7 @@ def compiled(name: str, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_snapshot_is_of_what_is_compiled(
     name: str, sd15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = take(str(sd15), Options(targets=(name,)))
+    taken = take(str(sd15), SnapshotOptions(targets=(name,)))
     prints = {graph.name: graph for graph in taken.graphs if name in graph.targets}
     handed = compiled(name, sd15, tmp_path, monkeypatch)
     assert {graph: prints[graph].op_types for graph in handed} == handed

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from compiler.snapshot.patterns import found
+from compiler.snapshot.patterns import matches
 from tests.compiler.passes.graphs import parse
 
 HEAD = "(float[2,8,8] x, float[2,8,8] z, float[8] s) => (float[2,8,8] y)"
@@ -36,7 +36,7 @@ OTHERS = {
 
 
 def counted(body: str) -> Counter[str]:
-    return Counter(name for name, _ in found(parse(f"{HEAD} {body}").graph))
+    return Counter(name for name, _ in matches(parse(f"{HEAD} {body}").graph))
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -14,10 +14,10 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from compiler.capture.declared_sizes import SizeRange
 from compiler.snapshot.golden_snapshot import check, read, write
-from compiler.snapshot.take import Options, forms, take
+from compiler.snapshot.take import SnapshotOptions, forms, take
 from targets import target_table as targets
 
-ONE = Options(components=("text_encoder",))
+ONE = SnapshotOptions(components=("text_encoder",))
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +73,22 @@ def test_a_check_finds_what_changed_in_the_config(taken, configs, tmp_path):
 
 def test_a_component_that_is_never_called_is_refused(configs):
     with pytest.raises(LatentcError, match="calls no 'tokenizer' .it calls: text_encoder, unet, vae"):
-        take(str(configs), Options(components=("tokenizer",)))
+        take(str(configs), SnapshotOptions(components=("tokenizer",)))
 
 
 def test_an_unknown_target_is_refused(configs):
     with pytest.raises(UsageError, match="no target 'abacus'"):
-        take(str(configs), Options(targets=("abacus",)))
+        take(str(configs), SnapshotOptions(targets=("abacus",)))
 
 
 def test_options_read_back_as_they_were():
     side = DimRange(min=256, max=512)
-    options = Options(
+    options = SnapshotOptions(
         ("openvino",), ("inpaint",), SizeRange(side, side), side, {"a": "b=c d"}, ("unet", "vae")
     )
-    assert Options.parse(options.lines()) == options
-    assert Options.parse(()) == Options()
-    assert Options.parse(Options(targets=()).lines()) == Options(targets=())
+    assert SnapshotOptions.parse(options.lines()) == options
+    assert SnapshotOptions.parse(()) == SnapshotOptions()
+    assert SnapshotOptions.parse(SnapshotOptions(targets=()).lines()) == SnapshotOptions(targets=())
     for wrong in ("sighs 8..8 8..8", "size 8", "size a..b 1..2", "batch x"):
         with pytest.raises(LatentcError, match="options cannot be read"):
-            Options.parse([wrong])
+            SnapshotOptions.parse([wrong])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 
-from targets.onnxruntime.target import TARGET, Options
+from targets.onnxruntime.target import TARGET, OnnxRuntimeOptions
 from targets.target_contract import Context
 from tests.contract.graphs import Denoiser
 from tests.contract.target_contract import TargetContract
@@ -16,7 +16,7 @@ class TestOnnxRuntime(TargetContract):
 
 
 def test_large_tensors_start_on_a_page_and_small_ones_are_inside(tmp_path: Path) -> None:
-    TARGET.lower(Denoiser("fp16").model(), Options(), tmp_path, Context())
+    TARGET.lower(Denoiser("fp16").model(), OnnxRuntimeOptions(), tmp_path, Context())
     stored = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False).graph.initializer
     outside = [t for t in stored if t.data_location == onnx.TensorProto.EXTERNAL]
     assert sorted(t.name for t in outside) == ["conv", "w0", "w1"]

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from artifacts.errors import LatentcError
-from targets.openvino.target import TARGET, Options
+from targets.openvino.target import TARGET, OpenVinoOptions
 from targets.target_contract import Context
 from tests.contract.graphs import Denoiser, model, named, value
 from tests.contract.target_contract import TargetContract
@@ -20,7 +20,7 @@ class TestOpenVino(TargetContract):
 
 @pytest.mark.parametrize(("precision", "element"), [("fp32", "f32"), ("fp16", "f16"), ("bf16", "bf16")])
 def test_constants_keep_their_element_type(precision: str, element: str, tmp_path: Path) -> None:
-    TARGET.lower(Denoiser(precision).model(), Options(), tmp_path, Context())
+    TARGET.lower(Denoiser(precision).model(), OpenVinoOptions(), tmp_path, Context())
     layers = ElementTree.parse(tmp_path / "openvino_model.xml").getroot().iter("layer")
     data = [layer.find("data") for layer in layers if layer.get("type") == "Const"]
     large = [d for d in data if d is not None and int(d.get("size", "0")) >= 8192]
@@ -31,7 +31,7 @@ def test_constants_keep_their_element_type(precision: str, element: str, tmp_pat
 def test_weights_of_16_bits_are_not_widened_while_loading(precision: str, tmp_path: Path) -> None:
     """OpenVINO leaves alone what bears the mark of its own compression: it reads it back as such."""
     ov = pytest.importorskip("openvino")
-    written = TARGET.lower(Denoiser(precision).model(), Options(), tmp_path, Context())
+    written = TARGET.lower(Denoiser(precision).model(), OpenVinoOptions(), tmp_path, Context())
     ops = ov.Core().read_model(tmp_path / written.model_file).get_ops()
     widens = [
         op
@@ -49,6 +49,6 @@ def test_an_operator_without_a_rule_is_our_error(tmp_path: Path) -> None:
     node = ir.node("NoSuchOperator", [x])
     graph = model([x], [named(node, "y", ir.DataType.FLOAT, ["n"])], [node])
     with pytest.raises(LatentcError, match=r"cannot convert .*NoSuchOperator") as raised:
-        TARGET.lower(graph, Options(), tmp_path, Context())
+        TARGET.lower(graph, OpenVinoOptions(), tmp_path, Context())
     assert "--target onnxruntime" in raised.value.hint
     assert not list(tmp_path.iterdir())

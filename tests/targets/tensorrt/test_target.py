@@ -21,7 +21,7 @@ from targets.graph.onnx_files import write_onnx
 from targets.target_contract import Context
 from targets.tensorrt import engine_build as tensorrt_build
 from targets.tensorrt import target as tensorrt
-from targets.tensorrt.target import BUILDERS, FLAGS, TARGET, Options, choose, make_profile
+from targets.tensorrt.target import BUILDERS, FLAGS, TARGET, TensorRtOptions, choose, make_profile
 from tests.compiler.passes.graphs import evaluate
 from tests.compiler.quantize.made import case, quantized
 from tests.contract.graphs import Denoiser
@@ -169,12 +169,12 @@ def test_what_the_builder_refuses_it_says_and_nothing_is_left_out(option: str, t
 
 
 def test_options_become_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None) -> None:
-    jobs: list[tensorrt_build.Job] = []
+    jobs: list[tensorrt_build.EngineJob] = []
     monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {"sha256": "0" * 64})
     monkeypatch.setattr(trusted_engines, "remember", lambda sha256: None)
     for name in FLAGS:
         graph = Denoiser("fp16").model()
-        TARGET.lower(graph, Options(gpu="sm89", **{name: True}), tmp_path, Context(dims=DIMS))  # type: ignore[arg-type]
+        TARGET.lower(graph, TensorRtOptions(gpu="sm89", **{name: True}), tmp_path, Context(dims=DIMS))  # type: ignore[arg-type]
     assert [job.flags for job in jobs] == [{name: flags} for name, flags in FLAGS.items()]
 
 
@@ -182,11 +182,11 @@ def test_options_become_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, b
 def test_timings_are_kept_for_the_builder_that_takes_them(
     builder: str, kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None
 ) -> None:
-    jobs: list[tensorrt_build.Job] = []
+    jobs: list[tensorrt_build.EngineJob] = []
     monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {"sha256": "0" * 64})
     monkeypatch.setattr(trusted_engines, "remember", lambda sha256: None)
     context = Context(dims=DIMS, cache=tmp_path / "cache")
-    TARGET.lower(Denoiser("fp16").model(), Options(builder=builder), tmp_path, context)
+    TARGET.lower(Denoiser("fp16").model(), TensorRtOptions(builder=builder), tmp_path, context)
     assert jobs[0].timings == (str(tmp_path / "cache" / "tensorrt") if kept else "")
 
 
@@ -214,8 +214,8 @@ def has_driver() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def job(folder: Path) -> tensorrt_build.Job:
-    return tensorrt_build.Job(
+def job(folder: Path) -> tensorrt_build.EngineJob:
+    return tensorrt_build.EngineJob(
         module=VENDOR,
         onnx=str(folder / "model.onnx"),
         engine=str(folder / "model.engine"),
@@ -235,7 +235,7 @@ def test_a_build_is_cancelled_by_its_progress(tmp_path: Path) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        TARGET.lower(Denoiser("fp16").model(), Options(gpu="sm89"), tmp_path, Context(stop, DIMS))
+        TARGET.lower(Denoiser("fp16").model(), TensorRtOptions(gpu="sm89"), tmp_path, Context(stop, DIMS))
     assert not (tmp_path / "model.engine").exists()
 
 
@@ -297,7 +297,7 @@ def test_the_network_holds_what_was_quantized(scheme: str, kind: str, tmp_path: 
         int8_ranges.quantize(made.model, some, int8_ranges.first_ranges(taps[None], True), True)
     model, _ = lower_precision(made.model, "fp16", TARGET.requirements.typed)
     (tmp_path / "out").mkdir()
-    lowered = TARGET.lower(model, Options(gpu="sm89"), tmp_path / "out", Context(dims=DIMS))
+    lowered = TARGET.lower(model, TensorRtOptions(gpu="sm89"), tmp_path / "out", Context(dims=DIMS))
     layers = cast(dict[str, dict[str, int]], lowered.built["layers"])
     assert ("int4" if scheme == "int4" else "int8") in layers["constant"]
     assert layers.get("quantize", {}) == ({"int8": 1} if scheme == "int8-activations" else {})

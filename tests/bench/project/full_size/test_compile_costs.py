@@ -42,7 +42,7 @@ def test_sd15_beside_the_peer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     runs = FakeRuns(monkeypatch, tmp_path, [done(30), done(80), done(40), done(100), KILLED])
     claims = measure(runs, ["sd15"], rounds=2, peer=True)
     assert [claim.holds for claim in claims] == [True, True, True]
-    assert claims[1].found == "0.39"
+    assert claims[1].measured == "0.39"
     limits = [limit for _, limit in runs.commands]
     assert limits == [1536 * MIB, None, 1536 * MIB, None, 5120 * MIB]
     assert [command[0] == "python-of-optimum-intel" for command, _ in runs.commands] == [False, True] * 2 + [
@@ -63,7 +63,7 @@ def test_without_limits_nothing_is_claimed_of_memory(monkeypatch: pytest.MonkeyP
     runs = FakeRuns(monkeypatch, tmp_path, [Usage(0, False, 9.0, None, None, 7 * MIB)] * 3)
     runs.limits = False
     claims = measure(runs, ["sd15", "sdxl"], 1, peer=False)
-    assert [(claim.holds, claim.found) for claim in claims] == [(None, "not measured")] * 2
+    assert [(claim.holds, claim.measured) for claim in claims] == [(None, "not measured")] * 2
     assert [limit for _, limit in runs.commands] == [None, None]
 
 

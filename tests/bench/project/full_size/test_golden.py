@@ -67,7 +67,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
         told = Told(hold)
         monkeypatch.setattr(golden, "_context", Context)
         monkeypatch.setattr(golden, "_peak", PEAKS.__getitem__)
-        monkeypatch.setattr(golden, "_told", told)
+        monkeypatch.setattr(golden, "_progress_line", told)
         done = list(golden.run(names, False, golden.LIBRARIES + room, processes))
         assert sorted(done) == sorted((name, False) for name in names)
         return told
@@ -110,7 +110,7 @@ def test_a_process_that_dies_is_a_failure_and_the_others_go_on(monkeypatch: pyte
 def test_a_bug_is_a_failure_with_its_trace() -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden, "_told", lambda name, update: 1 / 0)
+        patch.setattr(golden, "_progress_line", lambda name, update: 1 / 0)
         golden._answer("a", False, theirs)
     text, failed = ours.recv()
     assert failed and "ZeroDivisionError" in text and text.startswith("a: ")
