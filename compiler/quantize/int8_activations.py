@@ -1,6 +1,6 @@
 """int8-activations: int8 weights, and int8 activations in front of them with ranges from calibration (W8A8).
 
-The weights' half is `int8`'s; the activations' half is `quantize.activations`.
+The weights' half is `int8`'s; the activations' half is `compiler.quantize.int8_ranges`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The contract of a weight scheme: how rows of numbers are stored in fewer bits, and all that the compiler asks of it.
 
-A scheme is one class in one file and a line in `quantize.table`. What it does not say has a default here; nothing else
+A scheme is one class in one file and a line in `scheme_table`. What it does not say has a default here; nothing else
 knows a scheme by its name.
 """
 

@@ -2,7 +2,7 @@
 
 The provider compiles a graph for fixed dimensions only, and leaves what it has no kernel for to the CPU. So each
 combination of sizes becomes an ONNX file of its own, without weights, in ONNX Runtime's fused operators; every
-node of it is checked against the provider's kernels (`check`). ``model.onnx`` is the same graph as it was:
+node of it is checked against the provider's kernels (`kernel_coverage`). ``model.onnx`` is the same graph as it was:
 symbolic dimensions, standard operators. It is what a machine without DirectML runs and checks.
 """
 

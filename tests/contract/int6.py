@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from latentc.schemes import Blocks, Format, Layout, Misfit, Options, Scheme, symmetric
+from latentc.schemes import Blocks, Format, Layout, Misfit, Scheme, SchemeOptions, symmetric
 
 TOP = 31
 
 
 @dataclass(frozen=True)
-class Int6Options(Options):
+class Int6Options(SchemeOptions):
     """Options of the scheme "int6".
 
     Attributes:

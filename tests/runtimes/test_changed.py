@@ -131,7 +131,7 @@ def test_a_file_that_changes_while_it_is_opened_is_an_error(
     fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factory = Meddling(lambda: spoil(weights(fake)))
-    monkeypatch.setattr(module.table, "get", lambda target: factory)
+    monkeypatch.setattr(module.session_table, "get", lambda target: factory)
     with pytest.raises(LatentcError, match="has changed since it was loaded"):
         loaded(fake).open("unet")
     assert [session.closed for session in factory.sessions] == [1]
@@ -148,11 +148,11 @@ def test_an_artifact_that_was_away_while_a_graph_was_opened(
         away.rename(fake)
 
     factory = Meddling(lambda: None if factory.sessions else swap())
-    monkeypatch.setattr(module.table, "get", lambda target: factory)
+    monkeypatch.setattr(module.session_table, "get", lambda target: factory)
     loaded(fake).open("unet")
     assert [session.closed for session in factory.sessions] == [1, 0]  # Opened anew.
     always = Meddling(swap)
-    monkeypatch.setattr(module.table, "get", lambda target: always)
+    monkeypatch.setattr(module.session_table, "get", lambda target: always)
     with pytest.raises(LatentcError, match="was renamed each time unet was opened"):
         loaded(fake).open("unet")
     assert all(session.closed for session in always.sessions)
@@ -165,7 +165,7 @@ def test_what_a_vendor_refuses_because_it_changed_is_told_as_a_change(
         weights(fake).unlink()
         raise LatentcError("openvino cannot open it")
 
-    monkeypatch.setattr(module.table, "get", lambda target: Meddling(refuse))
+    monkeypatch.setattr(module.session_table, "get", lambda target: Meddling(refuse))
     with pytest.raises(LatentcError, match="has changed since it was loaded"):
         loaded(fake).open("unet")
 
@@ -178,7 +178,7 @@ def test_a_session_that_opens_files_later_runs_on_no_other_artifact(
 
     monkeypatch.setattr("tests.runtimes.test_graphs.Session", Later)
     factory = Factory()
-    monkeypatch.setattr(module.table, "get", lambda target: factory)
+    monkeypatch.setattr(module.session_table, "get", lambda target: factory)
     graphs = loaded(fake)
     given: Any = {"sample": np.ones(2, np.float32)}
     graphs.run("unet", given)

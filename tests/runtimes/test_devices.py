@@ -54,7 +54,7 @@ class TwoDevices(Factory):
 @pytest.fixture
 def factory(monkeypatch: pytest.MonkeyPatch) -> TwoDevices:
     factory = TwoDevices()
-    monkeypatch.setattr(module.table, "get", lambda target: factory)
+    monkeypatch.setattr(module.session_table, "get", lambda target: factory)
     return factory
 
 

@@ -54,7 +54,7 @@ class Factory:
 @pytest.fixture
 def factory(monkeypatch: pytest.MonkeyPatch) -> Factory:
     made = Factory()
-    monkeypatch.setattr(module.table, "get", lambda target: made)
+    monkeypatch.setattr(module.session_table, "get", lambda target: made)
     return made
 
 

@@ -34,7 +34,7 @@ def manifest() -> Manifest:
 @pytest.fixture
 def factory(monkeypatch: pytest.MonkeyPatch) -> Factory:
     factory = Factory()
-    monkeypatch.setattr(module.table, "get", lambda target: factory)
+    monkeypatch.setattr(module.session_table, "get", lambda target: factory)
     return factory
 
 

@@ -24,7 +24,7 @@ from tests.runtimes.test_graphs import Factory
 @pytest.fixture
 def factory(monkeypatch: pytest.MonkeyPatch) -> Factory:
     factory = Factory()
-    monkeypatch.setattr(module.table, "get", lambda target: factory)
+    monkeypatch.setattr(module.session_table, "get", lambda target: factory)
     return factory
 
 

@@ -143,7 +143,7 @@ def test_a_slow_first_call_is_taken_again(tmp_path, monkeypatch):
 def test_pictures_are_drawn_in_fp32_and_in_what_runs_by_default(tmp_path, monkeypatch):
     asked = []
     factory = SimpleNamespace(devices=lambda: (Device("cpu", "", computes=("bf16", "fp32")),))
-    monkeypatch.setattr(quantized_pictures.table, "get", lambda target: factory)
+    monkeypatch.setattr(quantized_pictures.session_table, "get", lambda target: factory)
     monkeypatch.setattr(
         quantized_pictures, "_references", lambda job, times: [PICTURE] * 8 if times == 3 else None
     )

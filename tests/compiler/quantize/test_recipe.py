@@ -227,9 +227,9 @@ def test_a_precision_in_place_of_a_scheme():
     assert not Choice(None) and Choice(None).precision is None
 
 
-@pytest.mark.parametrize("scheme", recipes.table.SCHEMES)
+@pytest.mark.parametrize("scheme", recipes.scheme_table.SCHEMES)
 def test_schemes_and_their_options_are_described(scheme):
-    found = recipes.table.get(scheme)
+    found = recipes.scheme_table.get(scheme)
     assert found.name == scheme
     page = (Path(__file__).resolve().parents[3] / "docs" / "quantization.md").read_text(encoding="utf-8")
     assert f"`{scheme}`" in page
