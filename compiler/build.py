@@ -26,7 +26,7 @@ from compiler.compile_request import CHECKS, CompileRequest
 from compiler.compiled_manifest import compiled_manifest
 from compiler.drawn_evidence import picture_evidence, pipeline_evidence
 from compiler.evidence.graph_evidence import Checker
-from compiler.loose_files import write_loose_files
+from compiler.loose_files import tokenizers, write_loose_files
 from compiler.lowering.background_writer import BackgroundWriter
 from compiler.lowering.graph_job import GraphJob
 from compiler.lowering.reuse import Shared
@@ -105,7 +105,7 @@ def compile(
         workspace.publish(
             keys,
             lambda records: manifest.model_copy(update={"files": records}),
-            lambda folder: write_loose_files(source, captured, folder),
+            lambda folder: _write_unbuilt(source, captured, target, folder),
         )
     return _published(request.out)
 
@@ -172,6 +172,13 @@ def opened(request: CompileRequest, progress: Progress = silent, shared: Shared 
     ]
     with BackgroundHashes(source.root, _read_files(source)) as hashes:
         return Opened(_source_files(source, captured, hashes, progress), tuple(jobs))
+
+
+def _write_unbuilt(source: ModelSource, captured: Capture, target: Target, folder: Path) -> None:
+    """What lies beside the graphs: what diffusers loads, and what other loaders of the target's files read."""
+    write_loose_files(source, captured, folder)
+    if target.companions is not None:
+        target.companions(tokenizers(source), folder)
 
 
 def _published(out: Path) -> Artifact:

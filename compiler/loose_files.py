@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from artifacts import strict_json
 from compiler.capture.capture import Capture
 from compiler.lowering.graph_job import write_residual
 from compiler.model_source import ModelSource
 from runtimes.assemble import INDEX
-from runtimes.pipeline_parts import part_files
+from runtimes.pipeline_parts import make_part, part_files
 
 
 def write_loose_files(source: ModelSource, captured: Capture, folder: Path) -> None:
@@ -32,3 +33,14 @@ def write_loose_files(source: ModelSource, captured: Capture, folder: Path) -> N
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def tokenizers(source: ModelSource) -> dict[str, Any]:
+    """The model's tokenizers by their folders."""
+    from transformers import PreTrainedTokenizerBase
+
+    return {
+        component.name: make_part(source.files, component.name, component.cls)
+        for component in source.components
+        if not component.is_module and issubclass(component.cls, PreTrainedTokenizerBase)
+    }

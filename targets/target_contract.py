@@ -146,6 +146,10 @@ class Rebuild:
     form: FileFormat = field(default_factory=onnx)
 
 
+Companions = Callable[[Mapping[str, Any], Path], None]
+"""(tokenizers of transformers by their folders, the artifact's folder with what diffusers loads) -> files there."""
+
+
 class Target(Protocol):
     """One vendor. Each file of `targets/` offers one instance; `targets.target_table` names it."""
 
@@ -156,6 +160,8 @@ class Target(Protocol):
     """A frozen dataclass of this target's own options, each with a default and a docstring line."""
     rebuild: Rebuild | None
     """How its files are made again from themselves; None where they do not hold the graph."""
+    companions: Companions | None
+    """Writes what other projects' loaders of its files read beside them; None where they read nothing more."""
 
     def available(self) -> Availability:
         """Whether `lower` can run here; never raises, imports the vendor's SDK only inside."""

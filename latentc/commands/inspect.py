@@ -101,6 +101,7 @@ def _print_differences(first: str, second: str, json_output: bool) -> None:
 
 
 def _print_manifest(manifest: Manifest) -> None:
+    from artifacts.other_loaders import opened_by
     from latentc import evidence, show
 
     methods = {
@@ -147,6 +148,7 @@ def _print_manifest(manifest: Manifest) -> None:
         "measured": evidence.measured_in(manifest) or "in no type that is known",
         "tasks": ", ".join(manifest.pipelines),
         "sizes": ", ".join(f"{name} {_range(dim)}" for name, dim in manifest.sizes.items()),
+        "opened by": ", ".join(("latentc", *opened_by(manifest))),
         "on disk": show.size(sum(file.size for file in manifest.files)),
         "compiled": manifest.created,
         "toolchain": ", ".join(f"{name} {version}" for name, version in sorted(manifest.toolchain.items())),

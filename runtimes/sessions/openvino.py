@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +16,7 @@ from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
 from runtimes.sessions.session_contract import Device
 from targets.openvino.file_format import FORMAT
-from targets.openvino.target import EXTRA
+from targets.openvino.stored_form import EXTRA, as_run, is_stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,11 +90,48 @@ class OpenVinoSessions:
             config[_DYNAMIC] = 0
         if name == "CPU" and (count := threads()) is not None:
             config["INFERENCE_NUM_THREADS"] = count
-        if cache_dir is not None:
-            config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
         with opening(model_file, self.target):
-            model = core.compile_model(model_file, name, config)
+            if is_stored(model_file):
+                model = _compiled_as_run(core, model_file, name, config, cache_dir)
+            else:
+                if cache_dir is not None:
+                    config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
+                model = core.compile_model(model_file, name, config)
             return OpenVinoSession(model, model_file.parent.name, name.lower())
+
+
+def _compiled_as_run(
+    core: Any, model_file: Path, device: str, config: Mapping[str, Any], cache_dir: Path | None
+) -> Any:
+    """Compiles the form of a graph that is run; see `targets.openvino.stored_form`.
+
+    OpenVINO's own cache is for files alone: what was compiled of a graph that was changed is kept here, like there
+    without weights.
+    """
+    import openvino as ov
+
+    kept = dict(config)
+    if cache_dir is not None and "EXPORT_IMPORT" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+        kept |= {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(model_file.with_suffix(".bin"))}
+        facts = (
+            ov.__version__,
+            device,
+            core.get_property(device, "FULL_DEVICE_NAME"),
+            sorted(config.items()),
+        )
+        blob = cache_dir / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.blob"
+        # One that another version of a driver made is refused: it is made again.
+        with suppress(OSError, RuntimeError):
+            return core.import_model(blob.read_bytes(), device, kept)
+    model = core.read_model(model_file)
+    as_run(model)
+    compiled = core.compile_model(model, device, kept)
+    if kept != config:
+        with suppress(OSError, RuntimeError):  # A cache that cannot be written costs time, not function.
+            temporary = blob.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+            temporary.write_bytes(compiled.export_model().getvalue())
+            temporary.replace(blob)
+    return compiled
 
 
 # Kind of device -> what it computes in, where its capabilities say so; what it is best at first. Arithmetic in fp16 on

@@ -57,6 +57,7 @@ class OnnxRuntime:
     )
     options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
     rebuild = None
+    companions = None
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""

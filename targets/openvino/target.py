@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,9 +14,12 @@ from artifacts.errors import LatentcError
 from artifacts.progress import Event
 from targets.graph.nf4_nodes import as_uint4, places
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
+from targets.openvino import stored_form
+from targets.openvino.names import number_unnamed
 from targets.openvino.nncf import METHODS
+from targets.openvino.tokenizers import PACKAGE, can_convert, write_tokenizers
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
-from targets.target_contract import Availability, Context, Lowered, Requirements
+from targets.target_contract import Availability, Companions, Context, Lowered, Requirements
 from targets.versions import installed, versions
 
 if TYPE_CHECKING:
@@ -58,6 +60,11 @@ class OpenVino:
     )
     options: type[OpenVinoOptions] = OpenVinoOptions
     rebuild = None
+
+    @property
+    def companions(self) -> Companions | None:
+        """Tokenizers as graphs, where openvino-tokenizers is installed."""
+        return write_tokenizers if can_convert() else None
 
     def available(self) -> Availability:
         """Whether the package openvino is installed."""
@@ -101,8 +108,9 @@ class OpenVino:
             model = core.read_model(onnx_file)
             lent = _retype(model, onnx_file, normal_floats)
             _restore_names(model, graph)
-            _number_unnamed(model)
-            fp32_names = _keep_angles(model)
+            number_unnamed(model)
+            stored_form.store_whole_numbers(model)
+            fp32_names = stored_form.keep_angles(model)
             ov.save_model(model, out_dir / MODEL, compress_to_fp16=False)
             _mark(out_dir / MODEL, fp32_names)
             del lent
@@ -116,8 +124,8 @@ class OpenVino:
             model = None
 
     def toolchain(self) -> Mapping[str, str]:
-        """Versions of onnx, onnx-ir and openvino."""
-        return versions("onnx", "onnx-ir", "openvino")
+        """Versions of onnx, onnx-ir and openvino, and of openvino-tokenizers where it is installed."""
+        return versions("onnx", "onnx-ir", "openvino", PACKAGE)
 
 
 def _restore_names(model: Any, graph: ir.Model) -> None:
@@ -170,74 +178,6 @@ def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> list[Any]:
         raise LatentcError(f"OpenVINO {ov.__version__} moved the nf4 weight '{min(stored)}'.")
     model.validate_nodes_and_infer_types()
     return lent
-
-
-EXTRA = "latentc_fp32_"
-"""How tensor names of outputs begin that nobody reads; see `_keep_angles`."""
-
-# Operators between which activations lie, which are not to be outputs.
-_PRODUCTS = frozenset({"MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "Einsum"})
-
-
-def _keep_angles(model: Any) -> frozenset[str]:
-    """Has the sines and cosines of inputs (timesteps, positions) computed in fp32, whatever the rest is computed in.
-
-    A narrow type would round the angles: a timestep of 999 times a frequency is off by up to 2 radians in bf16. For
-    bf16, a CPU leaves in fp32 what leads to an output with no product between: the sines become outputs, behind the
-    graph's own. For fp16 there is a mark, which `_mark` writes.
-
-    Returns:
-        Names of the nodes to be marked.
-    """
-    ordered = model.get_ordered_ops()
-    sources = {
-        op.get_friendly_name(): [port.get_source_output().get_node() for port in op.inputs()]
-        for op in ordered
-    }
-    behind: set[str] = set()  # Nodes that a product leads to.
-    for op in ordered:
-        name = op.get_friendly_name()
-        if op.get_type_name() in _PRODUCTS or any(s.get_friendly_name() in behind for s in sources[name]):
-            behind.add(name)
-    angles = [
-        op for op in ordered if op.get_type_name() in ("Sin", "Cos") and op.get_friendly_name() not in behind
-    ]
-    ports = [op.output(0) for op in angles]
-    ports = [
-        port
-        for port in ports
-        if all(reader.get_node().get_type_name() != "Result" for reader in port.get_target_inputs())
-    ]
-    for number, port in enumerate(ports):
-        port.get_tensor().add_names({f"{EXTRA}{number}"})
-    if ports:
-        model.add_outputs(ports)
-    marked: set[str] = set()
-    pending = list(angles)
-    while pending:
-        op = pending.pop()
-        if op.get_type_name() not in ("Parameter", "Constant") and op.get_friendly_name() not in marked:
-            marked.add(op.get_friendly_name())
-            pending += sources[op.get_friendly_name()]
-    return frozenset(marked)
-
-
-def _number_unnamed(model: Any) -> None:
-    """Numbers what the frontend named itself ("Constant_69") from 0 in each model.
-
-    OpenVINO numbers across the process: the same graph would give another file, and another hash, each time.
-    """
-    ops = model.get_ordered_ops()
-    names = [op.get_friendly_name() for op in ops]
-    own = [
-        n.startswith(f"{op.get_type_name()}_") and n.rpartition("_")[2].isdigit()
-        for op, n in zip(ops, names, strict=True)
-    ]
-    taken = {n for n, is_own in zip(names, own, strict=True) if not is_own}
-    fresh = (n for i in itertools.count() if (n := f"unnamed_{i}") not in taken)
-    for op, is_own in zip(ops, own, strict=True):
-        if is_own:
-            op.set_friendly_name(next(fresh))
 
 
 def _mark(file: Path, fp32_names: frozenset[str]) -> None:

@@ -137,6 +137,7 @@ class TensorRt:
     )
     options: type[TensorRtOptions] = TensorRtOptions
     rebuild = Rebuild(MODEL, frozenset({"fix"}), FORMAT)
+    companions = None
 
     def available(self) -> Availability:
         """Whether one of the builders is installed."""

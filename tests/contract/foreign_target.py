@@ -85,6 +85,7 @@ class Abacus:
     )
     options: type[Options] = Options
     rebuild = None
+    companions = None
 
     def available(self) -> Availability:
         """Whether ONNX Runtime is here."""

@@ -29,23 +29,39 @@ def _optimum(pipeline: Any, request: dict[str, Any]) -> np.ndarray:
 
 
 def optimum_intel(artifact: str, request: dict[str, Any]) -> np.ndarray:
-    from optimum.intel import OVStableDiffusionPipeline
+    from optimum.intel import OVDiffusionPipeline
 
     # Without the hint a CPU with bfloat16 units computes in bfloat16, and the comparison would be one of
     # precisions.
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
-    return _optimum(OVStableDiffusionPipeline.from_pretrained(artifact, ov_config=hint), request)
+    return _optimum(OVDiffusionPipeline.from_pretrained(artifact, ov_config=hint), request)
 
 
 def optimum_onnx(artifact: str, request: dict[str, Any]) -> np.ndarray:
-    from optimum.onnxruntime import ORTStableDiffusionPipeline
+    from optimum.onnxruntime import ORTDiffusionPipeline
 
-    return _optimum(ORTStableDiffusionPipeline.from_pretrained(artifact), request)
+    return _optimum(ORTDiffusionPipeline.from_pretrained(artifact), request)
+
+
+def openvino_genai(artifact: str, request: dict[str, Any]) -> np.ndarray:
+    import openvino_genai
+
+    pipeline = openvino_genai.Text2ImagePipeline(artifact, "CPU", INFERENCE_PRECISION_HINT="f32")
+    picture = pipeline.generate(
+        request["prompt"],
+        num_inference_steps=request["steps"],
+        guidance_scale=request["guidance"],
+        width=request["width"],
+        height=request["height"],
+        generator=openvino_genai.TorchGenerator(request["seed"]),  # PyTorch's noise
+    )
+    return np.array(picture.data[0], np.float32) / 255
 
 
 LOADERS: "dict[str, Callable[[str, dict[str, Any]], np.ndarray]]" = {
-    "OVStableDiffusionPipeline": optimum_intel,
-    "ORTStableDiffusionPipeline": optimum_onnx,
+    "OVDiffusionPipeline": optimum_intel,
+    "ORTDiffusionPipeline": optimum_onnx,
+    "Text2ImagePipeline": openvino_genai,
 }
 
 if __name__ == "__main__":

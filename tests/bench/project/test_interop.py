@@ -30,7 +30,7 @@ def test_the_peer_gets_the_artifact_and_the_request(
     monkeypatch.setattr(peers, "run", run)
     artifact = tmp_path / "artifact"
     artifact.mkdir()
-    outcome = interop._outcome(loader, artifact, REQUEST, np.round(OURS * 255) / 255, tmp_path)
+    outcome = interop._outcome(loader, "shapes", artifact, REQUEST, np.round(OURS * 255) / 255, tmp_path)
     assert outcome.psnr == math.inf and outcome.passed
     name, script, kind, folder, _, request = calls[-1]
     assert (name, Path(script).name, kind) == (loader.peer, "draw.py", loader.name)
@@ -43,8 +43,25 @@ def test_a_peer_that_fails_does_not_pass(tmp_path: Path, monkeypatch: pytest.Mon
         raise LatentcError("no model.onnx")
 
     monkeypatch.setattr(peers, "run", run)
-    outcome = interop._outcome(LOADERS[0], tmp_path, REQUEST, OURS, tmp_path)
+    outcome = interop._outcome(LOADERS[0], "shapes", tmp_path, REQUEST, OURS, tmp_path)
     assert outcome.psnr is None and not outcome.passed and "no model.onnx" in outcome.failure
+
+
+def test_a_loop_of_its_own_is_held_to_what_it_draws_from_its_own_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = np.clip(OURS + 0.25, 0, 1)
+
+    def run(name: str, *arguments: str, tell: object) -> str:
+        if arguments[0].endswith("draw.py"):
+            np.save(arguments[3], export)
+        return ""
+
+    monkeypatch.setattr(peers, "run", run)
+    loader = next(loader for loader in LOADERS if loader.exporter)
+    outcome = interop._outcome(loader, "shapes", tmp_path, REQUEST, np.round(OURS * 255) / 255, tmp_path)
+    assert outcome.passed and outcome.reference == "its export's"
+    assert outcome.psnr_to_ours is not None and outcome.psnr_to_ours < loader.minimum
 
 
 def test_a_different_picture_does_not_pass() -> None:
