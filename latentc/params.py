@@ -14,6 +14,45 @@ import click
 from artifacts.units import parse_bytes
 
 
+def drawing_option(
+    name: str, help: str, **settings: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--NAME`` of the commands that draw, whose values are of one kind in all of them.
+
+    Args:
+        name: a name in `_drawing_options`.
+        settings: of `click.option`, what this command has of its own: a default, another kind.
+    """
+    return click.option(f"--{name}", help=help, **{**_drawing_options()[name], **settings})
+
+
+def _drawing_options() -> dict[str, dict[str, Any]]:
+    return {
+        "negative": {"metavar": "TEXT"},
+        "image": {"type": click.Path(), "metavar": "FILE"},
+        "mask": {"type": click.Path(), "metavar": "FILE"},
+        "strength": {"type": FiniteType(0, 1, min_open=True), "metavar": "NUMBER"},
+        "steps": {"type": click.IntRange(1), "metavar": "N"},
+        "guidance": {"type": FiniteType(0), "metavar": "NUMBER"},
+        "seed": {"type": click.IntRange(0, 2**63 - 1), "metavar": "N"},
+        "size": {"type": PixelsType(), "metavar": "WxH"},
+        "task": {"metavar": "TASK"},
+        "scheduler": {"metavar": "CLASS"},
+    }
+
+
+def argument_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--arg``: parameters of the pipeline's own call, as pairs of name and text."""
+    return click.option(
+        "--arg", "arguments", multiple=True, type=AssignmentType(), metavar="NAME=VALUE", help=help
+    )
+
+
+def json_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--json``: print JSON in the place of text."""
+    return click.option("--json", "json_output", is_flag=True, help=help)
+
+
 def compute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--compute``: the type that graphs are computed in."""
     types = click.Choice(["auto", "fp32", "bf16", "fp16"])

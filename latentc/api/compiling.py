@@ -108,25 +108,25 @@ def compile(
         out,
         target=target,
         precision=precision,
-        tasks=keywords.names(task),
-        size=keywords.size_range(size),
-        batch=keywords.batch_range(batch),
-        frames=keywords.frame_range(frames),
-        tokens=keywords.batch_range(tokens),
+        tasks=task,
+        size=size,
+        batch=batch,
+        frames=frames,
+        tokens=tokens,
         check=check,
         quantize=with_method(quantize, method),
-        calibration=keywords.prompts(calibration),
+        calibration=calibration,
         pictures=pictures,
         patience=patience,
-        references=None if references is None else Path(references),
-        rewrites=_joined(rewrites),
-        options=keywords.texts(options),
+        references=references,
+        rewrites=rewrites,
+        options=options,
         arguments=arguments,
-        config=None if config is None else str(config),
-        components=keywords.texts(components),
-        loras=sources.adapters(loras),
+        config=config,
+        components=components,
+        loras=loras,
         lora_partial=lora_partial,
-        embeddings=sources.embeddings(embeddings),
+        embeddings=embeddings,
         force=force,
     )
     with keywords.reporting(progress) as reported:
@@ -183,22 +183,22 @@ def auto(
         out,
         target=target,
         precision=precision,
-        tasks=keywords.names(task),
-        size=keywords.size_range(size),
-        batch=keywords.batch_range(batch),
-        frames=keywords.frame_range(frames),
-        tokens=keywords.batch_range(tokens),
+        tasks=task,
+        size=size,
+        batch=batch,
+        frames=frames,
+        tokens=tokens,
         check=check,
         pictures=pictures,
         patience=patience,
-        rewrites=_joined(rewrites),
-        options=keywords.texts(options),
+        rewrites=rewrites,
+        options=options,
         arguments=arguments,
-        config=None if config is None else str(config),
-        components=keywords.texts(components),
-        loras=sources.adapters(loras),
+        config=config,
+        components=components,
+        loras=loras,
         lora_partial=lora_partial,
-        embeddings=sources.embeddings(embeddings),
+        embeddings=embeddings,
         force=force,
     )
     if request.quantize:
@@ -249,8 +249,11 @@ def rebuild(
 def request_of(model: File | CompileRequest, out: File | None, **changes: Any) -> CompileRequest:
     """The request that keywords are, or one with keywords in its fields' places; None leaves what is there.
 
+    Args:
+        changes: fields of the request, as the functions of the API and the command take them.
+
     Raises:
-        UsageError: there is no folder for the artifact, or no target.
+        UsageError: there is no folder for the artifact, or no target, or a keyword is none of its kind.
     """
     from compiler.compile_request import CompileRequest
 
@@ -266,7 +269,8 @@ def request_of(model: File | CompileRequest, out: File | None, **changes: Any) -
         raise UsageError(f"a compile needs a target (there are: {', '.join(target_table.names())}).")
     else:
         base = CompileRequest(str(model), Path(out), changes["target"])
-    return keywords.changed(base, {**changes, "out": None if out is None else Path(out)})
+    fields = {name: _FIELDS[name](value) if name in _FIELDS else value for name, value in changes.items()}
+    return keywords.changed(base, {**fields, "out": None if out is None else Path(out)})
 
 
 def with_method(quantize: str | Recipe | None, method: str | None) -> str | Recipe | None:
@@ -282,3 +286,21 @@ def with_method(quantize: str | Recipe | None, method: str | None) -> str | Reci
 
 def _joined(rewrites: str | Sequence[str] | None) -> str | None:
     return rewrites if rewrites is None or isinstance(rewrites, str) else ",".join(rewrites)
+
+
+# Field of a `CompileRequest` -> what makes it of the keyword, None of None.
+_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "tasks": keywords.names,
+    "size": keywords.size_range,
+    "batch": keywords.batch_range,
+    "frames": keywords.frame_range,
+    "tokens": keywords.token_range,
+    "calibration": keywords.prompts,
+    "references": lambda folder: None if folder is None else Path(folder),
+    "rewrites": _joined,
+    "options": keywords.texts,
+    "config": lambda folder: None if folder is None else str(folder),
+    "components": keywords.texts,
+    "loras": sources.adapters,
+    "embeddings": sources.embeddings,
+}

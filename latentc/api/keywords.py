@@ -87,6 +87,15 @@ def frame_range(frames: Batch | None) -> DimRange | None:
     return _range(frames, "number of frames")
 
 
+def token_range(tokens: Batch | None) -> DimRange | None:
+    """A number of tokens, or a range: "77..308", (77, 308).
+
+    Raises:
+        UsageError: neither.
+    """
+    return _range(tokens, "number of tokens")
+
+
 def _range(value: Batch | None, what: str) -> DimRange | None:
     from artifacts.manifest import DimRange
     from latentc.params import Span

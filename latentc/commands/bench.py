@@ -9,11 +9,10 @@ import click
 from latentc.params import (
     ACCELERATE,
     COMPUTE,
-    FiniteType,
-    PixelsType,
     accelerate_option,
     compute_option,
     device_option,
+    drawing_option,
     strict_option,
     trust_engines_option,
 )
@@ -46,9 +45,7 @@ Examples:
     metavar="FILE",
     help="One prompt on each line. [default: eight general ones; for shapes its own]",
 )
-@click.option(
-    "--steps", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Denoising steps."
-)
+@drawing_option("steps", "Denoising steps.", default=20, show_default=True)
 @click.option(
     "--seeds",
     type=click.IntRange(1),
@@ -57,16 +54,11 @@ Examples:
     metavar="N",
     help="Pictures of each prompt.",
 )
-@click.option(
-    "--guidance",
-    type=FiniteType(0),
-    metavar="NUMBER",
-    help="How closely to follow the prompt. [default: the pipeline's; with the prompts of shapes, 3]",
+@drawing_option(
+    "guidance", "How closely to follow the prompt. [default: the pipeline's; with the prompts of shapes, 3]"
 )
-@click.option(
-    "--size", type=PixelsType(), metavar="WxH", help="Picture size in pixels. [default: the artifact's]"
-)
-@click.option("--task", metavar="TASK", help="Which of the artifacts' tasks. [default: text-to-image]")
+@drawing_option("size", "Picture size in pixels. [default: the artifact's]")
+@drawing_option("task", "Which of the artifacts' tasks. [default: text-to-image]")
 @device_option
 @strict_option
 @compute_option(COMPUTE)

@@ -16,7 +16,9 @@ from latentc.params import (
     SizesType,
     Span,
     SpanType,
+    argument_option,
     assignments,
+    json_option,
 )
 from latentc.target_options import TargetCommand, passed_options
 
@@ -110,15 +112,10 @@ Examples:
     help="An option of the target's own, which may also be written --NAME VALUE; "
     "latentc compile --target TARGET --help lists them.",
 )
-@click.option(
-    "--arg",
-    "arguments",
-    multiple=True,
-    type=NAME_VALUE,
-    metavar="NAME=VALUE",
-    help="An argument that the pipeline's call needs beside the usual ones: JSON, plain text, @FILE for what a "
+@argument_option(
+    "An argument that the pipeline's call needs beside the usual ones: JSON, plain text, @FILE for what a "
     "picture, a video, a folder of pictures, a .wav, .npy or JSON file holds, or zeros(2,768) for a tensor whose "
-    "first axis is the batch. May be repeated.",
+    "first axis is the batch. May be repeated."
 )
 @click.option(
     "--quantize",
@@ -227,9 +224,7 @@ Examples:
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
-@click.option(
-    "--json", "json_output", is_flag=True, help="Print the result (with --dry-run: the plan) as JSON."
-)
+@json_option("Print the result (with --dry-run: the plan) as JSON.")
 def command(
     model: str,
     out: str,
@@ -269,7 +264,7 @@ def command(
     time, and each component is compared with PyTorch. OUT appears when all of it is done, in one step; a compile that
     was stopped continues with what it had finished.
     """
-    from latentc.api import compiling, keywords, sources
+    from latentc.api import compiling
     from latentc.api.tuning import tune
     from latentc.progress_bars import bars
 
@@ -286,23 +281,23 @@ def command(
         out,
         target=target,
         precision=precision,
-        tasks=keywords.names(tasks),
-        size=keywords.size_range(size),
-        batch=keywords.batch_range(batch),
-        frames=keywords.frame_range(frames),
-        tokens=keywords.batch_range(tokens),
+        tasks=tasks,
+        size=size,
+        batch=batch,
+        frames=frames,
+        tokens=tokens,
         check=check,
         options=own,
         arguments=assignments(arguments, "--arg"),
         quantize=None if quantize == AUTO else compiling.with_method(quantize, method),
-        calibration=keywords.prompts(calibration),
+        calibration=calibration,
         pictures=pictures,
         rewrites=rewrites,
         config=config,
         components=assignments(components, "--component"),
-        loras=sources.adapters(loras),
+        loras=loras,
         lora_partial=lora_partial,
-        embeddings=sources.embeddings(embeddings),
+        embeddings=embeddings,
         force=force,
     )
     if save_recipe is not None and not quantize:

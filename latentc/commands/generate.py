@@ -10,13 +10,13 @@ import click
 from latentc.params import (
     ACCELERATE,
     COMPUTE,
-    AssignmentType,
-    FiniteType,
-    PixelsType,
     accelerate_option,
+    argument_option,
     assignments,
     compute_option,
     device_option,
+    drawing_option,
+    json_option,
     memory_option,
     strict_option,
     trust_engines_option,
@@ -73,41 +73,18 @@ Examples:
     metavar="FILE",
     help="Read prompts from a file, one on each line; - is stdin.",
 )
-@click.option("--negative", metavar="TEXT", help="What the picture should not show.")
-@click.option("--image", type=click.Path(), metavar="FILE", help="The picture to start from.")
-@click.option(
-    "--mask",
-    type=click.Path(),
-    metavar="FILE",
-    help="White where --image is to be drawn anew, black where it is to be kept.",
+@drawing_option("negative", "What the picture should not show.")
+@drawing_option("image", "The picture to start from.")
+@drawing_option("mask", "White where --image is to be drawn anew, black where it is to be kept.")
+@drawing_option("strength", "How much of --image is drawn anew, up to 1. [default: the pipeline's]")
+@drawing_option("steps", "Denoising steps. [default: the pipeline's]")
+@drawing_option("guidance", "How closely to follow the prompt. [default: the pipeline's]")
+@drawing_option(
+    "seed",
+    "The noise to start from; one seed gives one picture on every target. [default: a new one, printed]",
 )
-@click.option(
-    "--strength",
-    type=FiniteType(0, 1, min_open=True),
-    metavar="NUMBER",
-    help="How much of --image is drawn anew, up to 1. [default: the pipeline's]",
-)
-@click.option(
-    "--steps", type=click.IntRange(1), metavar="N", help="Denoising steps. [default: the pipeline's]"
-)
-@click.option(
-    "--guidance",
-    type=FiniteType(0),
-    metavar="NUMBER",
-    help="How closely to follow the prompt. [default: the pipeline's]",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    metavar="N",
-    help="The noise to start from; one seed gives one picture on every target. [default: a new one, printed]",
-)
-@click.option(
-    "--size", type=PixelsType(), metavar="WxH", help="Picture size in pixels. [default: the artifact's]"
-)
-@click.option(
-    "--task", metavar="TASK", help="Which of the artifact's tasks. [default: what --image and --mask ask for]"
-)
+@drawing_option("size", "Picture size in pixels. [default: the artifact's]")
+@drawing_option("task", "Which of the artifact's tasks. [default: what --image and --mask ask for]")
 @click.option(
     "--images",
     type=click.IntRange(1),
@@ -125,10 +102,9 @@ Examples:
     metavar="NUMBER",
     help="Frames a second of the video's file. [default: the pipeline's, or 10]",
 )
-@click.option(
-    "--scheduler",
-    metavar="CLASS",
-    help="A scheduler of diffusers, e.g. EulerDiscreteScheduler; its options follow a colon: "
+@drawing_option(
+    "scheduler",
+    "A scheduler of diffusers, e.g. EulerDiscreteScheduler; its options follow a colon: "
     "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3.",
 )
 @device_option
@@ -138,14 +114,9 @@ Examples:
 )
 @compute_option(COMPUTE)
 @accelerate_option(ACCELERATE)
-@click.option(
-    "--arg",
-    "arguments",
-    multiple=True,
-    type=AssignmentType(),
-    metavar="NAME=VALUE",
-    help="A parameter of the pipeline's own: JSON, plain text, or @FILE for what a picture, a video, a folder of "
-    "pictures, a .wav, .npy or JSON file holds. May be repeated.",
+@argument_option(
+    "A parameter of the pipeline's own: JSON, plain text, or @FILE for what a picture, a video, a folder of "
+    "pictures, a .wav, .npy or JSON file holds. May be repeated."
 )
 @trust_engines_option
 @click.option(
@@ -154,7 +125,7 @@ Examples:
     metavar="KEY",
     help="Draw only where the artifact is signed with this public key (a PEM file); engines that it covers run.",
 )
-@click.option("--json", "json_output", is_flag=True, help="Print files, seeds and timings as JSON.")
+@json_option("Print files, seeds and timings as JSON.")
 def command(
     artifact: str,
     prompts: tuple[str, ...],

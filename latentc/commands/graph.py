@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import AssignmentType, Sizes, SizesType, Span, SpanType, assignments
+from latentc.params import (
+    Sizes,
+    SizesType,
+    Span,
+    SpanType,
+    argument_option,
+    assignments,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,10 +80,7 @@ Examples:
 )
 @click.option("--size", type=SizesType(), metavar="WxH|MIN..MAX", help="As in latentc compile.")
 @click.option("--batch", type=SpanType(), metavar="N|MIN..MAX", help="As in latentc compile.")
-@click.option(
-    "--arg", "arguments", multiple=True, type=AssignmentType(), metavar="NAME=VALUE",
-    help="As in latentc compile.",
-)  # fmt: skip
+@argument_option("As in latentc compile.")
 def snapshot(
     model: str,
     out: str,
@@ -225,7 +230,7 @@ Examples:
 @click.option(
     "--depth", type=click.IntRange(0, 12), default=1, show_default=True, help="Levels of modules to list."
 )
-@click.option("--json", "json_output", is_flag=True, help="Print the table as JSON.")
+@json_option("Print the table as JSON.")
 def show(what: str, name: str | None, form: str, depth: int, json_output: bool) -> None:
     """Show graphs by module: operators, patterns, FLOPs, parameters, and bytes written.
 

@@ -9,13 +9,12 @@ import click
 from latentc.params import (
     ACCELERATE,
     COMPUTE,
-    AssignmentType,
-    FiniteType,
-    PixelsType,
     accelerate_option,
+    argument_option,
     assignments,
     compute_option,
     device_option,
+    drawing_option,
     strict_option,
     trust_engines_option,
 )
@@ -50,41 +49,21 @@ Examples:
     help="Where grid.png, grid.csv and cells/ go.",
 )
 @click.option("--prompt", metavar="TEXT", help="What to draw.")
-@click.option("--negative", metavar="TEXT", help="What the picture should not show.")
-@click.option("--image", type=click.Path(), metavar="FILE", help="The picture to start from.")
-@click.option("--mask", type=click.Path(), metavar="FILE", help="White where --image is to be drawn anew.")
-@click.option(
-    "--strength", type=FiniteType(0, 1, min_open=True), metavar="NUMBER", help="How much of --image."
-)
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Denoising steps.")
-@click.option("--guidance", type=FiniteType(0), metavar="NUMBER", help="How closely to follow the prompt.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="The noise to start from.",
-)
-@click.option("--size", type=PixelsType(), metavar="WxH", help="Picture size in pixels.")
-@click.option(
-    "--scheduler", metavar="CLASS", help="A scheduler of diffusers and its options, as generate takes them."
-)
-@click.option(
-    "--task", metavar="TASK", help="Which of the artifacts' tasks. [default: what the inputs ask for]"
-)
+@drawing_option("negative", "What the picture should not show.")
+@drawing_option("image", "The picture to start from.")
+@drawing_option("mask", "White where --image is to be drawn anew.")
+@drawing_option("strength", "How much of --image.")
+@drawing_option("steps", "Denoising steps.")
+@drawing_option("guidance", "How closely to follow the prompt.")
+@drawing_option("seed", "The noise to start from.", default=0, show_default=True)
+@drawing_option("size", "Picture size in pixels.")
+@drawing_option("scheduler", "A scheduler of diffusers and its options, as generate takes them.")
+@drawing_option("task", "Which of the artifacts' tasks. [default: what the inputs ask for]")
 @device_option
 @strict_option
 @compute_option(COMPUTE)
 @accelerate_option(ACCELERATE)
-@click.option(
-    "--arg",
-    "arguments",
-    multiple=True,
-    type=AssignmentType(),
-    metavar="NAME=VALUE",
-    help="A parameter of the pipeline's own. May be repeated.",
-)
+@argument_option("A parameter of the pipeline's own. May be repeated.")
 @trust_engines_option
 @click.option(
     "--cell",

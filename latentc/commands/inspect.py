@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from latentc.params import json_option
+
 if TYPE_CHECKING:
     from artifacts.manifest import GraphRecord, Manifest
     from latentc.api.inspecting import ModelSummary
@@ -29,9 +31,7 @@ Examples:
     metavar="ARTIFACT",
     help="Instead: in which files this other artifact differs, and what the manifests say of the reason.",
 )
-@click.option(
-    "--json", "json_output", is_flag=True, help="Print it as JSON; of an artifact, the whole manifest."
-)
+@json_option("Print it as JSON; of an artifact, the whole manifest.")
 @click.option(
     "--memory",
     is_flag=True,

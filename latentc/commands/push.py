@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from latentc.params import json_option
+
 
 @click.command(
     name="push",
@@ -19,7 +21,7 @@ Examples:
 @click.argument("name", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Where the repository is made: for its owner alone.")
 @click.option("--revision", metavar="BRANCH", help="The branch; made where there is none.  [default: main]")
-@click.option("--json", "json_output", is_flag=True, help="Print name, commit and address as JSON.")
+@json_option("Print name, commit and address as JSON.")
 def command(artifact: str, name: str, private: bool, revision: str | None, json_output: bool) -> None:
     """Put ARTIFACT on the hub as OWNER/NAME, in one commit, with a model card made from its manifest.
 

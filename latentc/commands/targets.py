@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from latentc.params import json_option
+
 
 @click.command(
     name="targets",
@@ -13,9 +15,7 @@ Example:
   latentc targets
 """,
 )
-@click.option(
-    "--json", "json_output", is_flag=True, help="Print them as JSON, with each target's own options."
-)
+@json_option("Print them as JSON, with each target's own options.")
 def command(json_output: bool) -> None:
     """List the targets: what each is, whether it can be used here, and if not, what installs it."""
     from dataclasses import asdict

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import COMPUTE, CountsType, compute_option, device_option
+from latentc.params import COMPUTE, CountsType, compute_option, device_option, json_option
 
 if TYPE_CHECKING:
     from artifacts.manifest import Manifest
@@ -58,7 +58,7 @@ Examples:
 )
 @device_option
 @compute_option(COMPUTE)
-@click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
+@json_option("Print what was found as JSON.")
 def command(
     artifact: str,
     min_psnr: float,

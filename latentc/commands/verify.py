@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import compute_option, trust_engines_option
+from latentc.params import compute_option, json_option, trust_engines_option
 
 if TYPE_CHECKING:
     from latentc.api.inspecting import Verification
@@ -51,7 +51,7 @@ Examples:
     metavar="FILE",
     help="The signature.  [default: latentc.sig in ARTIFACT]",
 )
-@click.option("--json", "json_output", is_flag=True, help="Print what was found as JSON.")
+@json_option("Print what was found as JSON.")
 def command(
     artifact: str,
     numerics: bool,

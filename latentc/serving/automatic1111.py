@@ -12,10 +12,11 @@ from pydantic import Field
 from latentc.pictures import describe
 from latentc.serving.api_error import ApiError
 from latentc.serving.dispatch import Dispatcher
+from latentc.serving.drawing_request import ImageRequest
 from latentc.serving.event_stream import pictures
 from latentc.serving.input_pictures import from_base64
 from latentc.serving.request_body import Fields, read_json, schema
-from latentc.serving.service import LAST_SEED, ImageRequest, Service
+from latentc.serving.service import LAST_SEED, Service
 
 # Its names of samplers -> diffusers' schedulers.
 SAMPLERS = {

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """Pictures of one request; None is left to the pipeline's own default.
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """How pictures are drawn, in a request and in what is drawn for it; None is left to the pipeline's own default.
 
     Attributes:
-        model: the name of a served artifact.
-        task: one of the artifact's.
-        seeds: of each picture.
         size: width and height in pixels.
         image, mask: files (PNG, JPEG, WebP); the mask is white where the picture is drawn anew.
         previews: how many unfinished pictures of each are wanted.
@@ -23,10 +20,7 @@ class Drawing:
         quality: 0 to 100, of JPEG and WebP.
     """
 
-    model: str
-    task: str
     prompt: str | None
-    seeds: tuple[int, ...]
     negative_prompt: str | None = None
     size: tuple[int, int] | None = None
     steps: int | None = None
@@ -39,23 +33,60 @@ class Drawing:
     file_format: str = "png"
     quality: int | None = None
 
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest(PictureOptions):
+    """What a request says, in the words of all APIs; None is left to the pipeline or the server."""
+
+    model: str | None = None
+    pictures: int = 1
+    seed: int | None = None
+
+    def drawing(self, model: str, task: str, seed: int, mask: bytes | None) -> Drawing:
+        """The pictures of this request.
+
+        Args:
+            seed: of the first picture; each of the others has the one after it.
+            mask: white where the picture is drawn anew.
+        """
+        options = {field.name: getattr(self, field.name) for field in fields(PictureOptions)}
+        seeds = tuple(range(seed, seed + self.pictures))
+        return Drawing(model=model, task=task, seeds=seeds, **{**options, "mask": mask})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(PictureOptions):
+    """Pictures of one request.
+
+    Attributes:
+        model: the name of a served artifact.
+        task: one of the artifact's.
+        seeds: of each picture.
+    """
+
+    model: str
+    task: str
+    seeds: tuple[int, ...]
+
     @property
     def batch_key(self) -> Hashable:
         """What pictures of one call of a pipeline have in common."""
         return (
             self.model,
             self.task,
-            self.size,
-            self.steps,
-            self.guidance,
-            self.scheduler,
-            self.strength,
+            *self.call_options.values(),
             self.image,
             self.mask,
             self.previews,
             self.prompt is None,
             self.negative_prompt is None,
         )
+
+    @property
+    def call_options(self) -> dict[str, Any]:
+        """Options of `generate` that all pictures of one call share, by its names for them."""
+        names = ("size", "steps", "guidance", "scheduler", "strength")
+        return {name: getattr(self, name) for name in names}
 
 
 def batch_job(number: int, pictures: Sequence[tuple[Drawing, int]]) -> dict[str, Any]:
@@ -70,13 +101,7 @@ def batch_job(number: int, pictures: Sequence[tuple[Drawing, int]]) -> dict[str,
         "do": "draw",
         "batch": number,
         "task": common.task,
-        "options": {
-            "size": common.size,
-            "steps": common.steps,
-            "guidance": common.guidance,
-            "scheduler": common.scheduler,
-            "strength": common.strength,
-        },
+        "options": common.call_options,
         "image": _text(common.image),
         "mask": _text(common.mask),
         "previews": common.previews,

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from latentc.serving.api_error import ApiError
 from latentc.serving.drawing_job import DrawingJob, Picture
+from latentc.serving.drawing_request import ImageRequest
 from latentc.serving.event_stream import cancelled_when_left, event, pictures, stream
 from latentc.serving.request_body import Fields, read_form, read_json, schema
-from latentc.serving.service import LAST_SEED, ImageRequest, Service
+from latentc.serving.service import LAST_SEED, Service
 
 _FILES = frozenset({"image", "mask"})
 

@@ -6,14 +6,13 @@ import asyncio
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from artifacts.errors import LatentcError
 from latentc.serving.api_error import ApiError
 from latentc.serving.dispatch import Dispatcher
 from latentc.serving.drawing_job import DrawingJob
-from latentc.serving.drawing_request import Drawing
+from latentc.serving.drawing_request import Drawing, ImageRequest
 from latentc.serving.engine import Engine
 from latentc.serving.input_pictures import check_picture, mask_of_alpha
 from latentc.serving.prometheus_metrics import Metrics
@@ -26,27 +25,6 @@ from runtimes.generate_options import check_range
 _SCHEDULER = re.compile(r"([A-Za-z]\w{0,80})(:\w{1,80}=(true|false)(,\w{1,80}=(true|false)){0,8})?", re.ASCII)
 
 LAST_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class ImageRequest:
-    """What a request says, in the words of all APIs; None is left to the pipeline or the server."""
-
-    prompt: str | None
-    model: str | None = None
-    negative_prompt: str | None = None
-    pictures: int = 1
-    seed: int | None = None
-    size: tuple[int, int] | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    scheduler: str | None = None
-    strength: float | None = None
-    image: bytes | None = None
-    mask: bytes | None = None
-    previews: int = 0
-    file_format: str = "png"
-    quality: int | None = None
 
 
 class Service:
@@ -188,23 +166,7 @@ class Service:
                         "mask",
                     )
                 mask = mask_of_alpha(painted) or mask
-        return Drawing(
-            model=engine.name,
-            task=task,
-            prompt=request.prompt,
-            seeds=tuple(seed + i for i in range(request.pictures)),
-            negative_prompt=request.negative_prompt,
-            size=request.size,
-            steps=request.steps,
-            guidance=request.guidance,
-            scheduler=request.scheduler,
-            strength=request.strength,
-            image=request.image,
-            mask=mask,
-            previews=request.previews,
-            file_format=request.file_format,
-            quality=request.quality,
-        )
+        return request.drawing(engine.name, task, seed, mask)
 
     def _check_scheduler(self, text: str, dispatcher: Dispatcher) -> None:
         match = _SCHEDULER.fullmatch(text)

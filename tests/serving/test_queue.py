@@ -10,15 +10,15 @@ import pytest
 
 from latentc.serving.api_error import ApiError
 from latentc.serving.drawing_job import DrawingJob
-from latentc.serving.drawing_request import Drawing
+from latentc.serving.drawing_request import Drawing, ImageRequest
 from latentc.serving.queue import DrawQueue, Turn
 from latentc.serving.request_limits import Limits
-from latentc.serving.service import ImageRequest, Service
+from latentc.serving.service import Service
 from tests.serving.pretended import PretendedEngine
 
 
 def drawing(prompt: str = "a", pictures: int = 1, **changes: Any) -> Drawing:
-    return Drawing("m", "text-to-image", prompt, tuple(range(pictures)), **changes)
+    return Drawing(model="m", task="text-to-image", prompt=prompt, seeds=tuple(range(pictures)), **changes)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -119,7 +119,9 @@ def test_a_queue_that_stops_finishes_what_was_begun() -> None:
 async def drawn(engine: PretendedEngine, *prompts: str, limits: Limits | None = None) -> list[DrawingJob]:
     """The jobs of these prompts, each of a client of its own, when all have ended."""
     service = Service([engine], limits or Limits())
-    jobs = [await service.submit(f"c{i}", ImageRequest(prompt, seed=i)) for i, prompt in enumerate(prompts)]
+    jobs = [
+        await service.submit(f"c{i}", ImageRequest(prompt=prompt, seed=i)) for i, prompt in enumerate(prompts)
+    ]
     running = asyncio.create_task(service.run())
     for job in jobs:
         async for _ in job.changes():
@@ -184,7 +186,7 @@ def test_a_job_that_is_cancelled_leaves_the_others_of_its_batch_alone() -> None:
     async def test() -> None:
         engine = PretendedEngine()
         service = Service([engine], Limits())
-        jobs = [await service.submit("c", ImageRequest(prompt)) for prompt in "ab"]
+        jobs = [await service.submit("c", ImageRequest(prompt=prompt)) for prompt in "ab"]
         running = asyncio.create_task(service.run())
         while not engine.batches:
             await asyncio.sleep(0.01)
