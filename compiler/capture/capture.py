@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -11,39 +11,28 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from artifacts.errors import LatentcError, UsageError
+from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
 from compiler.capture import adapters
 from compiler.capture import modules as building
-from compiler.capture.arguments import STEPS_OF, Point, arguments, retries
-from compiler.capture.calls_before import call_before
-from compiler.capture.embedded import embedded
 from compiler.capture.infer import Method, methods
-from compiler.capture.made_visuals import FRAMES, missing
+from compiler.capture.points import SizeRange, points_of
 from compiler.capture.recorder import Recorder
+from compiler.capture.runner import CannotRun, Runner
 from compiler.capture.split import NotOneGraph, Submodule
 from compiler.capture.tasks import own_task, pipeline_for
 from compiler.source import ModelSource
 from runtimes.assemble import assemble, required_components
 from runtimes.classes import class_path
 from runtimes.limits import sized_within
-from runtimes.options import parameters, synonym
-from runtimes.parts import pads_to_no_length
 from runtimes.quiet import quiet
-from runtimes.visuals import has_frames
 from targets.graph.weights import Origin
 
-# Sizes tried where neither the request nor the pipeline's own defaults tell one.
-_FALLBACK_SIZE = 512
+__all__ = ["Capture", "SizeRange", "capture"]
 
-
-@dataclass(frozen=True)
-class SizeRange:
-    """Declared ranges of a picture's width and height, in pixels."""
-
-    width: DimRange
-    height: DimRange
+_LARGEST_SIZED = 1 << 30
+"""Bytes of the noise of one picture or video of a size that nobody asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,6 @@ class Capture:
         residuals: component -> names of tensors that pipelines read outside captured methods.
         size, batch, frames: the declared ranges (`size` and `frames` are measured where the request names none);
             `frames` is None for pipelines without any.
-        size, batch: the declared ranges (`size` is measured where the request names none).
         tokens: that of the text's length, with the pipeline's own; None where it has its own alone.
         notes: what a user should know: components left out, sizes that are fixed.
         left_out: the model's modules that no graph stands for, and why.
@@ -127,7 +115,7 @@ def capture(
         except NotOneGraph as error:
             reasons[error.part] = error
         except LatentcError as error:
-            own = error.hint and not isinstance(error, _CannotRun)
+            own = error.hint and not isinstance(error, CannotRun)
             if not reasons and source.spec.components and not own:
                 raise LatentcError(error.message, _of_components(source)) from error
             if not reasons:
@@ -162,20 +150,22 @@ def _captured(
     built, weights = _modules(source, mode, progress, left_out, weightless)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.files, class_path(source.pipeline_class()), built)
-    run = _Runner(recorder, overrides, progress)
-    with quiet("diffusers", "transformers"):  # Their warnings speak of the zeros of a dry run.
+    run = Runner(recorder, overrides, progress)
+    # Their warnings speak of the zeros of a dry run, and torch's errors of what is tried in another way next.
+    with quiet("diffusers", "transformers"), quiet("torch._subclasses.fake_tensor", level=logging.CRITICAL):
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size, frames = _complete(run, pipe, source, size, frames)
-        points = _points(size, batch, frames, tokens)
+        points = points_of(size, batch, frames, tokens)
         try:
             run.all(pipelines, points)
-        except _CannotRun:
+        except CannotRun:
             if batch.max > 1:
                 raise
             # It may take one prompt or one picture a call, which is all that is asked for.
             recorder.calls.clear()
-            points = _points(size, batch, frames, tokens, most=1)
+            points = points_of(size, batch, frames, tokens, most=1)
             run.all(pipelines, points)
+        points += run.binned(pipelines, points)
         points = tuple(replace(p, tokens=run.tokens) if p.tokens is None else p for p in points)
     graphs = methods(recorder.calls, points)
     unused = sorted(set(built) - {m.component for m in graphs})
@@ -217,9 +207,9 @@ def _captured(
 
 
 def _complete(
-    run: _Runner, pipe: Any, source: ModelSource, size: SizeRange | None, frames: DimRange | None
+    run: Runner, pipe: Any, source: ModelSource, size: SizeRange | None, frames: DimRange | None
 ) -> tuple[SizeRange, DimRange | None]:
-    """`_Runner.complete`, of a model whose own size may be enormous."""
+    """`Runner.complete`, of a model whose own size may be enormous."""
     if size is not None:
         return run.complete(pipe, size, frames)
     configs = {
@@ -253,196 +243,7 @@ def _modules(
     return built, adapters.merged(source, weights, progress)
 
 
-@dataclass(frozen=True)
-class _Made:
-    """Height and width of the first picture that a call made, and the frames of its first video; None where unknown."""
-
-    size: tuple[int, int] | None = None
-    frames: int | None = None
-
-    @classmethod
-    def of(cls, result: Any) -> _Made:
-        clips = getattr(result, "frames", None)
-        pictures = getattr(result, "images", None) if clips is None else clips[0] if len(clips) else None
-        if pictures is None or not len(pictures):
-            return cls()
-        first = pictures[0]
-        shape = getattr(first, "shape", ())  # [height, width, 3] of an array, [3, height, width] of a tensor
-        if hasattr(first, "height"):
-            size: tuple[int, int] | None = (first.height, first.width)
-        elif len(shape) == 3:
-            size = tuple(shape[1:]) if isinstance(first, torch.Tensor) else tuple(shape[:2])
-        else:
-            size = None
-        return cls(size, None if clips is None else len(pictures))
-
-
-_LARGEST_SIZED = 1 << 30
-"""Bytes of the noise of one picture or video of a size that nobody asked for."""
-
-
-class _Runner:
-    def __init__(self, recorder: Recorder, overrides: Mapping[str, Any], progress: Progress) -> None:
-        self.recorder, self.overrides, self.progress = recorder, overrides, progress
-        self.tokens: int | None = None
-        """The length that the pipeline's own text has, where that was asked for."""
-
-    def complete(
-        self, pipe: Any, size: SizeRange | None, frames: DimRange | None
-    ) -> tuple[SizeRange, DimRange | None]:
-        """The declared ranges, with what the pipeline makes when it is not told in the place of what is None.
-
-        Raises:
-            UsageError: frames are asked for of a pipeline that has none.
-        """
-        known = parameters(pipe)
-        counter, moves = synonym("frames", known), has_frames(known)
-        if frames is not None and not moves:
-            raise UsageError(
-                f"{type(pipe).__name__} makes no videos: it has no number of frames.", "Leave --frames out."
-            )
-        if moves and frames is None and counter is None:
-            frames = DimRange(min=FRAMES, max=FRAMES)
-        usual = known[counter].default if counter is not None else None
-        if moves and frames is None and isinstance(usual, int):
-            frames = DimRange(min=usual, max=usual)
-        if size is None or (moves and frames is None):
-            first = self._without_size(pipe, size, frames)
-            height, width = first.size or (_FALLBACK_SIZE, _FALLBACK_SIZE)
-            size = size or SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
-            if moves and frames is None:
-                count = first.frames or FRAMES
-                frames = DimRange(min=count, max=count)
-        return size, frames
-
-    def _without_size(self, pipe: Any, size: SizeRange | None, frames: DimRange | None) -> _Made:
-        """What the pipeline makes when it is told neither size nor frames, apart from those that are declared."""
-        height, width = (_FALLBACK_SIZE,) * 2 if size is None else (size.height.min, size.width.min)
-        point = Point(1, height, width, frames=0 if frames is None else frames.min)
-        before = len(self.recorder.calls)
-        left_out = ("height", "width") if size is None else ()
-        result = self._call(pipe, own_task(type(pipe)), point, 0, without=left_out)
-        del self.recorder.calls[before:]
-        return _Made.of(result)
-
-    def all(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> None:
-        """Runs the pipeline of each task at all points.
-
-        Raises:
-            _CannotRun: a call fails in every form.
-        """
-        for task, pipe in pipelines.items():
-            for number, point in enumerate(points):
-                self.progress(Event(f"{task}: dry run", number, len(points)))
-                self._call(pipe, task, point, number)
-            self.progress(Event(f"{task}: dry run", len(points), len(points)))
-
-    def _call(self, pipe: Any, task: str, point: Point, number: int, without: tuple[str, ...] = ()) -> Any:
-        pipe.set_progress_bar_config(disable=True)
-        failures: list[Exception] = []
-        recorded = len(self.recorder.calls)
-        for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
-            keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
-            out = {*without, *left} - self.overrides.keys()
-            keywords = {name: value for name, value in keywords.items() if name not in out}
-            try:
-                with self.recorder.recording(number), torch.no_grad():
-                    if point.tokens is not None:
-                        keywords, self.tokens = embedded(pipe, keywords, point.tokens)
-                        del self.recorder.calls[recorded:]
-                    return pipe(**keywords)
-            except LatentcError:
-                raise
-            except Exception as error:
-                failures.append(error)
-                del self.recorder.calls[recorded:]
-        first = failures[0]
-        if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
-            raise LatentcError(
-                f"{type(pipe).__name__} pads prompts to the model_max_length of '{name}', which has none.",
-                f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
-                '(e.g. "model_max_length": 77).',
-            ) from first
-        for failure in failures:
-            if before := call_before(type(pipe), pipe.components, failure):
-                raise LatentcError(
-                    f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
-                    f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
-                    "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
-                ) from failure
-        if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
-            raise LatentcError(
-                f"{type(pipe).__name__} pads prompts to the model_max_length of '{name}', which has none.",
-                f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
-                '(e.g. "model_max_length": 77).',
-            ) from first
-        absent = list(missing(parameters(pipe), self.overrides))
-        raise _CannotRun(
-            f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
-            f"{type(first).__name__}: {first}",
-            "Choose another --size, or give the arguments it needs: "
-            + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE"),
-        ) from first
-
-
-class _CannotRun(LatentcError):
-    """A pipeline's call fails, however its prompts and pictures are passed."""
-
-
 def _with(tokens: DimRange | None, own: int | None) -> DimRange | None:
     if tokens is None or own is None:
         return tokens
     return DimRange(min=min(tokens.min, own), max=max(tokens.max, own))
-
-
-def _points(
-    size: SizeRange,
-    batch: DimRange,
-    frames: DimRange | None = None,
-    tokens: DimRange | None = None,
-    most: int = 3,
-) -> tuple[Point, ...]:
-    """Where pipelines are run: an example off every end, both ends, and one more batch size.
-
-    The example comes first; it is what is exported, and its batch is at least 2, because torch.export takes a
-    size of 1 for a constant. So does its video have most frames: a short one may be of one latent. `most` 1 is for
-    pipelines that make one picture a call: their batch is a constant.
-    """
-    height, width = _inner(size.height, 1), _inner(size.width, 2)
-    low, high = (size.height.min, size.width.min), (size.height.max, size.width.max)
-    short, middle, long = (0, 0, 0) if frames is None else (frames.min, _between(frames), frames.max)
-    points = [
-        Point(max(2, batch.min), height, width, words=4, extra=batch.max < 2, frames=long),
-        Point(
-            max(3, batch.min + 1),
-            low[0],
-            high[1],
-            words=9,
-            extra=batch.max < max(3, batch.min + 1),
-            frames=middle,
-        ),
-        Point(batch.max, *high, words=14, frames=long),
-        Point(batch.min, *low, words=2, guided=False, frames=short),
-    ]
-    if (batch.min, low, short) != (batch.max, high, long):
-        points.append(Point(batch.min, *low, words=2, frames=short))
-    if batch.min > 1:  # Pictures of one prompt: it is encoded once.
-        points.append(Point(batch.min, *low, words=2, each=batch.min, frames=short))
-    if tokens is not None:
-        points.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
-        points.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
-        points.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
-    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in points)
-
-
-def _between(frames: DimRange) -> int:
-    """A number inside the range that an autoencoder makes, if it makes both ends: they count in steps of 8, 4 or 2."""
-    span = frames.max - frames.min
-    unit = next(u for u in (8, 4, 2, 1) if span % u == 0)
-    return min(frames.min + unit * max(1, span // unit // 2), frames.max)
-
-
-def _inner(span: DimRange, steps: int) -> int:
-    """A size `steps` units above the range's start, in units that sizes usually are multiples of."""
-    unit = next(u for u in (64, 32, 16, 8, 1) if span.min % u == 0 and span.max % u == 0)
-    return min(span.min + steps * unit, span.max)

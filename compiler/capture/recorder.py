@@ -24,6 +24,10 @@ from runtimes.state import Watch, as_data
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
 
 
+class NotRunnable(LatentcError):
+    """A module's own code fails on what it is called with, or cannot do without numbers."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """A tensor's dtype and shape at one call."""
@@ -249,7 +253,7 @@ class Recorder:
             why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if decided_by_values(error) and any(parts_of(module)):
                 raise NotOneGraph(part, f"{whole} cannot be one graph: {why}") from error
-            raise LatentcError(f"{whole} cannot be run without its weights: {why}") from error
+            raise NotRunnable(f"{whole} cannot be run without its weights: {why}") from error
         finally:
             self._inside = False
         names = None if named is None else list(named.tensors)

@@ -1,0 +1,206 @@
+"""The runs of a dry run: a pipeline is called at each point, in the first form of a few that it takes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from artifacts.errors import LatentcError, UsageError
+from artifacts.manifest import DimRange
+from artifacts.progress import Event, Progress
+from compiler.capture.arguments import BINNING, STEPS_OF, Point, arguments, retries
+from compiler.capture.calls_before import call_before
+from compiler.capture.embedded import embedded
+from compiler.capture.made_visuals import FRAMES, FromFile, missing
+from compiler.capture.points import SizeRange, corners
+from compiler.capture.recorder import Call, NotRunnable, Recorder
+from compiler.capture.tasks import own_task
+from runtimes.options import parameters, synonym
+from runtimes.parts import brief, pads_to_no_length
+from runtimes.visuals import has_frames, visuals
+
+# Sizes tried where neither the request nor the pipeline's own defaults tell one.
+_FALLBACK_SIZE = 512
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Height and width of the first picture that a call made, and the frames of its first video; None where unknown."""
+
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+
+    @classmethod
+    def of(cls, result: Any) -> _Made:
+        clips = getattr(result, "frames", None)
+        pictures = getattr(result, "images", None) if clips is None else clips[0] if len(clips) else None
+        if pictures is None or not len(pictures):
+            return cls()
+        first = pictures[0]
+        shape = getattr(first, "shape", ())  # [height, width, 3] of an array, [3, height, width] of a tensor
+        if hasattr(first, "height"):
+            size: tuple[int, int] | None = (first.height, first.width)
+        elif len(shape) == 3:
+            size = tuple(shape[1:]) if isinstance(first, torch.Tensor) else tuple(shape[:2])
+        else:
+            size = None
+        return cls(size, None if clips is None else len(pictures))
+
+
+class Runner:
+    """Runs pipelines while `recorder` records what they call."""
+
+    def __init__(self, recorder: Recorder, overrides: Mapping[str, Any], progress: Progress) -> None:
+        self.recorder, self.overrides, self.progress = recorder, overrides, progress
+        self.tokens: int | None = None
+        """The length that the pipeline's own text has, where that was asked for."""
+
+    def complete(
+        self, pipe: Any, size: SizeRange | None, frames: DimRange | None
+    ) -> tuple[SizeRange, DimRange | None]:
+        """The declared ranges, with what the pipeline makes when it is not told in the place of what is None.
+
+        Raises:
+            UsageError: frames are asked for of a pipeline that has none.
+        """
+        known = parameters(pipe)
+        counter, moves = synonym("frames", known), has_frames(known)
+        if frames is None and moves and (count := self._frames_given(known, counter)):
+            frames = DimRange(min=count, max=count)
+        if frames is not None and not moves:
+            raise UsageError(
+                f"{type(pipe).__name__} makes no videos: it has no number of frames.", "Leave --frames out."
+            )
+        if moves and frames is None and counter is None:
+            frames = DimRange(min=FRAMES, max=FRAMES)
+        usual = known[counter].default if counter is not None else None
+        if moves and frames is None and isinstance(usual, int):
+            frames = DimRange(min=usual, max=usual)
+        if size is None or (moves and frames is None):
+            first = self._without_size(pipe, size, frames)
+            height, width = first.size or (_FALLBACK_SIZE, _FALLBACK_SIZE)
+            size = size or SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
+            if moves and frames is None:
+                count = first.frames or FRAMES
+                frames = DimRange(min=count, max=count)
+        return size, frames
+
+    def _frames_given(self, known: Mapping[str, Any], counter: str | None) -> int | None:
+        """How many frames the user's own arguments have: by their number, or by the length of a video."""
+        count = self.overrides.get(counter or "")
+        if isinstance(count, int):
+            return count
+        clips = (self.overrides.get(name) for name, which in visuals(known).items() if which == "video")
+        return next((len(clip.frames) for clip in clips if isinstance(clip, FromFile) and clip.moving), None)
+
+    def _without_size(self, pipe: Any, size: SizeRange | None, frames: DimRange | None) -> _Made:
+        """What the pipeline makes when it is told neither size nor frames, apart from those that are declared."""
+        height, width = (_FALLBACK_SIZE,) * 2 if size is None else (size.height.min, size.width.min)
+        point = Point(1, height, width, frames=0 if frames is None else frames.min)
+        before = len(self.recorder.calls)
+        left_out = ("height", "width") if size is None else ()
+        result = self._call(pipe, own_task(type(pipe)), point, 0, without=left_out)
+        del self.recorder.calls[before:]
+        return _Made.of(result)
+
+    def all(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> None:
+        """Runs the pipeline of each task at all points.
+
+        Raises:
+            CannotRun: a call fails in every form.
+        """
+        for task, pipe in pipelines.items():
+            for number, point in enumerate(points):
+                self.progress(Event(f"{task}: dry run", number, len(points)))
+                self._call(pipe, task, point, number)
+            self.progress(Event(f"{task}: dry run", len(points), len(points)))
+
+    def binned(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> tuple[Point, ...]:
+        """Runs pipelines that may draw another size than they are told once more, as they do it without being told.
+
+        Returns:
+            What was run, with the sizes that were drawn.
+        """
+        drawn: list[Point] = []
+        for task, pipe in pipelines.items():
+            if BINNING not in parameters(pipe) or BINNING in self.overrides:
+                continue
+            for point in dict.fromkeys(p for p in (*points, *corners(points)) if not p.extra):
+                number, recorded = len(points) + len(drawn), len(self.recorder.calls)
+                try:
+                    self._call(pipe, task, replace(point, binned=True), number)
+                except CannotRun:  # It has no table for its own size.
+                    break
+                height, width = _picture_size(self.recorder.calls[recorded:]) or (point.height, point.width)
+                drawn.append(replace(point, height=height, width=width, binned=True))
+        return tuple(drawn)
+
+    def _call(self, pipe: Any, task: str, point: Point, number: int, without: tuple[str, ...] = ()) -> Any:
+        pipe.set_progress_bar_config(disable=True)
+        failures: list[Exception] = []
+        furthest: tuple[int, Exception] | None = None
+        recorded = len(self.recorder.calls)
+        for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
+            keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
+            out = {*without, *left} - self.overrides.keys()
+            keywords = {name: value for name, value in keywords.items() if name not in out}
+            try:
+                with self.recorder.recording(number), torch.no_grad():
+                    if point.tokens is not None:
+                        keywords, self.tokens = embedded(pipe, keywords, point.tokens)
+                        del self.recorder.calls[recorded:]
+                    return pipe(**keywords)
+            except Exception as error:
+                if isinstance(error, LatentcError) and not isinstance(error, NotRunnable):
+                    raise
+                made = len(self.recorder.calls) - recorded
+                if furthest is None or made > furthest[0]:
+                    furthest = made, error
+                del self.recorder.calls[recorded:]
+                # What a module could not do twice it cannot do in any form of the call.
+                again = isinstance(error, NotRunnable) and any(str(error) == str(f) for f in failures)
+                failures.append(error)
+                if again:
+                    break
+        first = failures[0]
+        if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
+            raise LatentcError(
+                f"{type(pipe).__name__} pads prompts to the model_max_length of '{name}', which has none.",
+                f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
+                '(e.g. "model_max_length": 77).',
+            ) from first
+        for failure in failures:
+            if before := call_before(type(pipe), pipe.components, failure):
+                raise LatentcError(
+                    f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
+                    f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
+                    "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
+                ) from failure
+        assert furthest is not None
+        cause = furthest[1]
+        if isinstance(cause, LatentcError):
+            raise cause
+        absent = list(missing(parameters(pipe), self.overrides, str(cause)))
+        raise CannotRun(
+            f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
+            f"{type(cause).__name__}: {brief(cause)}",
+            "Choose another --size, or give the arguments it needs: "
+            + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE"),
+        ) from cause
+
+
+class CannotRun(LatentcError):
+    """A pipeline's call fails, however its prompts and pictures are passed."""
+
+
+def _picture_size(calls: Sequence[Call]) -> tuple[int, int] | None:
+    """Height and width of the pictures that the last of some calls gives back."""
+    for call in reversed(calls):
+        for spec in call.outputs.values():
+            if len(spec.shape) == 4 and spec.shape[1] == 3:
+                return spec.shape[2], spec.shape[3]
+    return None
