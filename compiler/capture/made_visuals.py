@@ -77,12 +77,15 @@ class FromFile:
 
 def how_to_give(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     """What to type to give the argument, as its kind wants it."""
+    text = "str" in str(parameters[name].annotation)
     ways = {
         "picture": "@photo.png",
         "mask": "@mask.png",
         "video": "@clip.mp4 or @FOLDER of pictures",
         "masks": "@clip.mp4 or @FOLDER of pictures, a mask for each frame",
-        None: "VALUE (JSON or text), @FILE of JSON, or zeros(2,768) for a tensor",
+        None: "TEXT, or @FILE"
+        if text
+        else "VALUE (JSON or text), @FILE of JSON, or zeros(2,768) for a tensor",
     }
     return f"--arg {name}={ways[kind(name, parameters)]}"
 

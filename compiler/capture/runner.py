@@ -12,7 +12,7 @@ import torch
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress
-from compiler.capture.arguments import BINNING, STEPS_OF, Point, arguments, retries
+from compiler.capture.arguments import BINNING, STEPS_OF, Form, Point, arguments, retries
 from compiler.capture.calls_before import call_before
 from compiler.capture.embedded import embedded
 from compiler.capture.made_visuals import FRAMES, FromFile, missing
@@ -144,10 +144,15 @@ class Runner:
         failures: list[Exception] = []
         furthest: tuple[int, Exception] | None = None
         recorded = len(self.recorder.calls)
+        tried: set[tuple[Form, frozenset[str]]] = set()
+        not_runnable: dict[str, Form] = {}
         for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
             keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
             out = {*without, *left} - self.overrides.keys()
             keywords = {name: value for name, value in keywords.items() if name not in out}
+            if (form, frozenset(keywords)) in tried:
+                continue
+            tried.add((form, frozenset(keywords)))
             try:
                 with self.recorder.recording(number), torch.no_grad():
                     if point.tokens is not None:
@@ -161,10 +166,9 @@ class Runner:
                 if furthest is None or made > furthest[0]:
                     furthest = made, error
                 del self.recorder.calls[recorded:]
-                # What a module could not do twice it cannot do in any form of the call.
-                again = isinstance(error, NotRunnable) and any(str(error) == str(f) for f in failures)
                 failures.append(error)
-                if again:
+                # What a module cannot do in two forms of the call it cannot do in any.
+                if isinstance(error, NotRunnable) and not_runnable.setdefault(str(error), form) != form:
                     break
         first = failures[0]
         if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):

@@ -191,7 +191,7 @@ def test_what_a_failed_call_names_comes_first_in_the_hint():
     assert caught.value.hint.endswith(": --arg image=@photo.png")
     with pytest.raises(LatentcError, match="`style` has to be the name of a style") as caught:
         runner(image=None)._call(Named(), "text-to-image", POINT, 0)
-    assert "it needs: --arg style=VALUE" in caught.value.hint and "\n" not in caught.value.message
+    assert "it needs: --arg style=TEXT, or @FILE" in caught.value.hint and "\n" not in caught.value.message
 
 
 class Named(Quotes):
@@ -218,7 +218,7 @@ class Shared(Controlled):
 
 
 class Never(Shared):
-    def __call__(self, prompt: str | None = None, image: PICTURE | None = None) -> str:
+    def __call__(self, prompt: str | None = None, last_image: PICTURE | None = None) -> str:
         self.tried = getattr(self, "tried", 0) + 1
         raise NotRunnable("'net.forward' cannot be run without its weights: no tiling")
 
@@ -228,7 +228,7 @@ def test_what_a_model_cannot_do_in_one_form_of_the_call_is_tried_in_another():
     pipe = Never()
     with pytest.raises(NotRunnable, match="no tiling"):
         runner()._call(pipe, "text-to-image", POINT, 0)
-    assert pipe.tried == 2
+    assert pipe.tried == 3  # without and with a picture, and in another form
 
 
 SIZE = SizeRange(DimRange(min=24, max=24), DimRange(min=16, max=16))
