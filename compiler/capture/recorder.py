@@ -16,7 +16,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Tree
 from compiler.capture import numeric, trees
 from compiler.capture.by_shape import by_shape
-from compiler.capture.split import NotOneGraph, Submodule, answered_parts, decided_by_values, parts_of
+from compiler.capture.split import NotOneGraph, Submodule, answered_parts, can_be_split, decided_by_values
 from compiler.capture.state import as_state, reads
 from runtimes import signature
 from runtimes.state import Watch, as_data
@@ -251,7 +251,7 @@ class Recorder:
         except Exception as error:
             whole = f"'{part.component}.{part.method(method)}' ({type(module).__name__})"
             why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            if decided_by_values(error) and any(parts_of(module)):
+            if decided_by_values(error) and can_be_split(part, module):
                 raise NotOneGraph(part, f"{whole} cannot be one graph: {why}") from error
             raise NotRunnable(f"{whole} cannot be run without its weights: {why}") from error
         finally:
