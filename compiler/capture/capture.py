@@ -18,7 +18,7 @@ from compiler.capture import adapters
 from compiler.capture import modules as building
 from compiler.capture.infer import Method, methods
 from compiler.capture.points import SizeRange, points_of
-from compiler.capture.recorder import Recorder
+from compiler.capture.recorder import NotRunnable, Recorder
 from compiler.capture.runner import CannotRun, Runner
 from compiler.capture.split import NotOneGraph, Submodule
 from compiler.capture.tasks import own_task, pipeline_for
@@ -158,7 +158,7 @@ def _captured(
         points = points_of(size, batch, frames, tokens)
         try:
             run.all(pipelines, points)
-        except CannotRun:
+        except (CannotRun, NotRunnable):
             if batch.max > 1:
                 raise
             # It may take one prompt or one picture a call, which is all that is asked for.

@@ -177,11 +177,12 @@ class Runner:
                 f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
                 '(e.g. "model_max_length": 77).',
             ) from first
-        for failure in failures:
+        for error in failures:
+            failure = error.__cause__ if isinstance(error, NotRunnable) and error.__cause__ else error
             if before := call_before(type(pipe), pipe.components, failure):
                 raise LatentcError(
                     f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
-                    f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
+                    f"({type(failure).__name__}: {brief(failure)}), and an artifact begins with the call.",
                     "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
                 ) from failure
         assert furthest is not None
