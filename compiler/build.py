@@ -59,7 +59,7 @@ def compile(
     No step holds the model: modules are built without weights, and weights are streamed into the artifact.
 
     Args:
-        on_plan: is told the plan before the work starts.
+        on_plan: is told the plan before the work starts, once. What is split on the way, `progress` is told.
         shared: what other compiles of the same model found, and what this one finds.
 
     Returns:
@@ -76,13 +76,15 @@ def compile(
         BackgroundHashes(source.root, _read_files(source)) as hashes,
     ):
         split: dict[Submodule, NotOneGraph] = {}
+        told: Plan | None = None
         with Checker() as checker:
             while True:
                 captured = _capture(source, request, progress, shared, split)
                 recipe = quantization(request.quantize, captured, target)
                 planned = _plan(request, captured, recipe)
-                if on_plan is not None:
+                if told is None and on_plan is not None:
                     on_plan(planned)
+                told = told or planned
                 files = _source_files(source, captured, hashes, progress)
                 jobs = _Jobs(request, target, options, source, captured, recipe, checker, progress, shared)
                 try:
@@ -91,6 +93,9 @@ def compile(
                 except NotOneGraph as error:
                     split[error.part] = error
                     progress(Event(f"{error.part}: smaller graphs of its parts", 1, 1))
+            for note in planned.notes:
+                if note not in told.notes:
+                    progress(Event(note, 1, 1))
             graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
             manifest = compiled_manifest(
                 request, target, options, source, captured, recipe, files, graphs, ()

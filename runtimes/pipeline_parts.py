@@ -26,11 +26,12 @@ MAX_TOKENS = 1 << 20
 
 
 def is_part(cls: type) -> bool:
-    """Whether the class is a scheduler, a tokenizer or a processor of diffusers or transformers.
+    """Whether the class is a scheduler, a guider, a tokenizer or a processor of diffusers or transformers.
 
     A closed list of roles: none of these is made of weights, and none loads another model.
     """
     from diffusers import SchedulerMixin
+    from diffusers.guiders import BaseGuidance
     from transformers import (
         FeatureExtractionMixin,
         ImageProcessingMixin,
@@ -40,6 +41,7 @@ def is_part(cls: type) -> bool:
 
     roles = (
         SchedulerMixin,
+        BaseGuidance,
         PreTrainedTokenizerBase,
         FeatureExtractionMixin,
         ImageProcessingMixin,

@@ -20,8 +20,12 @@ def kind(name: str, parameters: Mapping[str, inspect.Parameter]) -> Kind | None:
     Args:
         parameters: of the pipeline's call.
     """
-    if not _takes_pictures(parameters[name]) or "latents" in name or "embed" in name:
+    if "latents" in name or "embed" in name:
         return None
+    if not _takes_pictures(parameters[name]):
+        # Some pipelines say tensor of what they give to a processor of pictures.
+        tensor = "Tensor" in str(parameters[name].annotation) and name.endswith("_image")
+        return "picture" if tensor else None
     if "mask" in name:
         clip = any(_moves(other, parameters) for other in parameters if other != name)
         return "masks" if clip or any(word in name for word in _MOVING) else "mask"

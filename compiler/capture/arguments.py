@@ -36,6 +36,7 @@ class Point:
     turns classifier-free guidance off. `extra` marks a point off the declared ranges, to show what varies.
     `frames` are those of each video, made or given; 0 leaves their number to the pipeline.
     `tokens` is the text's length where the call is given embeddings of it, and None where it is given prompts.
+    `binned` leaves it to the pipeline whether it draws another size, of a table of its own, and scales that.
     """
 
     batch: int
@@ -48,6 +49,7 @@ class Point:
     form: Form = "lists"
     frames: int = 0
     tokens: int | None = None
+    binned: bool = False
 
     @property
     def prompts(self) -> int:
@@ -96,6 +98,12 @@ def _mask(point: Point, pipe: Any) -> Any:
     return _pictures(mask, point)
 
 
+def _picture_tensor(point: Point, pipe: Any) -> Any:
+    import torch
+
+    return torch.zeros(point.prompts, 3, point.height, point.width)
+
+
 def _pictures(picture: Any, point: Point) -> Any:
     return [picture] * point.prompts if point.form == "lists" else picture
 
@@ -136,6 +144,9 @@ def _generator(point: Point, pipe: Any) -> Any:
     return torch.Generator("cpu").manual_seed(0)
 
 
+BINNING = "use_resolution_binning"
+"""Whether a pipeline draws the nearest size of a table of aspect ratios in place of the one that it is told."""
+
 ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
     "prompt": _prompt,
     "negative_prompt": _negative,
@@ -144,8 +155,7 @@ ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
     "num_inference_steps": lambda point, pipe: STEPS,
     "prior_num_inference_steps": lambda point, pipe: STEPS,
     "generator": _generator,
-    # The declared sizes are captured, not the nearest ones of a pipeline's table of aspect ratios.
-    "use_resolution_binning": lambda point, pipe: False,
+    BINNING: lambda point, pipe: False,
     "class_labels": lambda point, pipe: [index % 10 for index in range(point.prompts)],
 }
 """Given to every pipeline that has the argument."""
@@ -154,6 +164,7 @@ REQUIRED: dict[str, Callable[[Point, Any], Any]] = {
     "image": _picture,
     "mask_image": _mask,
     "control_image": _picture,
+    "hint": _picture_tensor,
     "image_embeds": _embedding,
     "negative_image_embeds": _embedding,
     "image_embeddings": _cascade_embedding,
@@ -238,6 +249,8 @@ def arguments(
             result[name] = _as_passed(overrides[name], name, parameters, point)
         elif point.frames and name == counter:
             result[name] = point.frames
+        elif name == BINNING and point.binned:
+            continue
         elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
             result[name] = ARGUMENTS[name](point, pipe)
         elif asked and name in REQUIRED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from compiler.capture import weightless_modules as building
 from compiler.capture.declared_sizes import SizeRange, points_inside
 from compiler.capture.dry_run import CannotRun, DryRun, complete_sizes
 from compiler.capture.infer import Method, methods
-from compiler.capture.recorder import Recorder
+from compiler.capture.recorder import NotRunnable, Recorder
 from compiler.capture.split import NotOneGraph, Submodule
 from compiler.capture.tasks import own_task, pipeline_for
 from compiler.model_source import ModelSource
@@ -144,19 +145,21 @@ def _captured(
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.files, class_path(source.pipeline_class()), built)
     run = DryRun(recorder, overrides, progress)
-    with quiet("diffusers", "transformers"):  # Their warnings speak of the zeros of a dry run.
+    # Their warnings speak of the zeros of a dry run, and torch's errors of what is tried in another way next.
+    with quiet("diffusers", "transformers"), quiet("torch._subclasses.fake_tensor", level=logging.CRITICAL):
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size, frames = complete_sizes(run, pipe, source, size, frames)
         points = points_inside(size, batch, frames, tokens)
         try:
             run.all(pipelines, points)
-        except CannotRun:
+        except (CannotRun, NotRunnable):
             if batch.max > 1:
                 raise
             # It may take one prompt or one picture a call, which is all that is asked for.
             recorder.calls.clear()
             points = points_inside(size, batch, frames, tokens, most=1)
             run.all(pipelines, points)
+        points += run.binned(pipelines, points)
         points = tuple(replace(p, tokens=run.tokens) if p.tokens is None else p for p in points)
     graphs = methods(recorder.calls, points)
     unused = sorted(set(built) - {m.component for m in graphs})

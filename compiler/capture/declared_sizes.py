@@ -1,7 +1,8 @@
-"""The sizes that a compile declares, and the points inside them where pipelines are run."""
+"""Where a pipeline is run: the sizes, batches, frames and lengths of text that show what varies between its calls."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from artifacts.manifest import DimRange
@@ -32,7 +33,7 @@ def points_inside(
     height, width = _inner(size.height, 1), _inner(size.width, 2)
     low, high = (size.height.min, size.width.min), (size.height.max, size.width.max)
     short, middle, long = (0, 0, 0) if frames is None else (frames.min, _between(frames), frames.max)
-    points = [
+    made = [
         Point(max(2, batch.min), height, width, words=4, extra=batch.max < 2, frames=long),
         Point(
             max(3, batch.min + 1),
@@ -46,14 +47,14 @@ def points_inside(
         Point(batch.min, *low, words=2, guided=False, frames=short),
     ]
     if (batch.min, low, short) != (batch.max, high, long):
-        points.append(Point(batch.min, *low, words=2, frames=short))
+        made.append(Point(batch.min, *low, words=2, frames=short))
     if batch.min > 1:  # Pictures of one prompt: it is encoded once.
-        points.append(Point(batch.min, *low, words=2, images_per_prompt=batch.min, frames=short))
+        made.append(Point(batch.min, *low, words=2, images_per_prompt=batch.min, frames=short))
     if tokens is not None:
-        points.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
-        points.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
-        points.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
-    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in points)
+        made.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
+        made.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
+        made.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
+    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in made)
 
 
 def _between(frames: DimRange) -> int:
@@ -67,3 +68,11 @@ def _inner(span: DimRange, steps: int) -> int:
     """A size `steps` units above the range's start, in units that sizes usually are multiples of."""
     unit = next(u for u in (64, 32, 16, 8, 1) if span.min % u == 0 and span.max % u == 0)
     return min(span.min + steps * unit, span.max)
+
+
+def corners(points: Sequence[Point]) -> Iterator[Point]:
+    """The widest and the tallest picture within the declared sizes: the ends of a table of aspect ratios."""
+    declared = [point for point in points if not point.extra]
+    heights, widths = [point.height for point in declared], [point.width for point in declared]
+    yield replace(declared[0], height=min(heights), width=max(widths))
+    yield replace(declared[0], height=max(heights), width=min(widths))

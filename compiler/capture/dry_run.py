@@ -1,4 +1,4 @@
-"""The dry run: a pipeline's own call, whose modules have no weights, at the sizes that a compile declares."""
+"""The runs of a dry run: a pipeline is called at each point, in the first form of a few that it takes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ import torch
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress
-from compiler.capture.arguments import STEPS_OF, Point, arguments, retries
+from compiler.capture.arguments import BINNING, STEPS_OF, Form, Point, arguments, retries
 from compiler.capture.calls_before import call_before
-from compiler.capture.declared_sizes import SizeRange
+from compiler.capture.declared_sizes import SizeRange, corners
 from compiler.capture.embedded import embedded
-from compiler.capture.made_visuals import FRAMES, missing
-from compiler.capture.recorder import Recorder
+from compiler.capture.made_visuals import FRAMES, FromFile, missing
+from compiler.capture.recorder import Call, NotRunnable, Recorder
 from compiler.capture.tasks import own_task
 from compiler.model_source import ModelSource
 from runtimes.generate_options import parameters, synonym
-from runtimes.pipeline_parts import pads_to_no_length
+from runtimes.pipeline_parts import brief, pads_to_no_length
 from runtimes.resource_limits import sized_within
-from runtimes.visuals import has_frames
+from runtimes.visuals import has_frames, visuals
 
 # Sizes tried where neither the request nor the pipeline's own defaults tell one.
 _FALLBACK_SIZE = 512
+
+
+_LARGEST_SIZED = 1 << 30
+"""Bytes of the noise of one picture or video of a size that nobody asked for."""
 
 
 def complete_sizes(
@@ -69,12 +73,8 @@ class _Made:
         return cls(size, None if clips is None else len(pictures))
 
 
-_LARGEST_SIZED = 1 << 30
-"""Bytes of the noise of one picture or video of a size that nobody asked for."""
-
-
 class DryRun:
-    """Runs pipelines without weights, their calls of components recorded."""
+    """Runs pipelines while `recorder` records what they call."""
 
     def __init__(self, recorder: Recorder, overrides: Mapping[str, Any], progress: Progress) -> None:
         self.recorder, self.overrides, self.progress = recorder, overrides, progress
@@ -91,6 +91,8 @@ class DryRun:
         """
         known = parameters(pipe)
         counter, moves = synonym("frames", known), has_frames(known)
+        if frames is None and moves and (count := self._frames_given(known, counter)):
+            frames = DimRange(min=count, max=count)
         if frames is not None and not moves:
             raise UsageError(
                 f"{type(pipe).__name__} makes no videos: it has no number of frames.", "Leave --frames out."
@@ -109,6 +111,14 @@ class DryRun:
                 frames = DimRange(min=count, max=count)
         return size, frames
 
+    def _frames_given(self, known: Mapping[str, Any], counter: str | None) -> int | None:
+        """How many frames the user's own arguments have: by their number, or by the length of a video."""
+        count = self.overrides.get(counter or "")
+        if isinstance(count, int):
+            return count
+        clips = (self.overrides.get(name) for name, which in visuals(known).items() if which == "video")
+        return next((len(clip.frames) for clip in clips if isinstance(clip, FromFile) and clip.moving), None)
+
     def _without_size(self, pipe: Any, size: SizeRange | None, frames: DimRange | None) -> _Made:
         """What the pipeline makes when it is told neither size nor frames, apart from those that are declared."""
         height, width = (_FALLBACK_SIZE,) * 2 if size is None else (size.height.min, size.width.min)
@@ -123,7 +133,7 @@ class DryRun:
         """Runs the pipeline of each task at all points.
 
         Raises:
-            _CannotRun: a call fails in every form.
+            CannotRun: a call fails in every form.
         """
         for task, pipe in pipelines.items():
             for number, point in enumerate(points):
@@ -131,25 +141,57 @@ class DryRun:
                 self._call(pipe, task, point, number)
             self.progress(Event(f"{task}: dry run", len(points), len(points)))
 
+    def binned(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> tuple[Point, ...]:
+        """Runs pipelines that may draw another size than they are told once more, as they do it without being told.
+
+        Returns:
+            What was run, with the sizes that were drawn.
+        """
+        drawn: list[Point] = []
+        for task, pipe in pipelines.items():
+            if BINNING not in parameters(pipe) or BINNING in self.overrides:
+                continue
+            for point in dict.fromkeys(p for p in (*points, *corners(points)) if not p.extra):
+                number, recorded = len(points) + len(drawn), len(self.recorder.calls)
+                try:
+                    self._call(pipe, task, replace(point, binned=True), number)
+                except CannotRun:  # It has no table for its own size.
+                    break
+                height, width = _picture_size(self.recorder.calls[recorded:]) or (point.height, point.width)
+                drawn.append(replace(point, height=height, width=width, binned=True))
+        return tuple(drawn)
+
     def _call(self, pipe: Any, task: str, point: Point, number: int, without: tuple[str, ...] = ()) -> Any:
         pipe.set_progress_bar_config(disable=True)
         failures: list[Exception] = []
+        furthest: tuple[int, Exception] | None = None
         recorded = len(self.recorder.calls)
+        tried: set[tuple[Form, frozenset[str]]] = set()
+        not_runnable: dict[str, Form] = {}
         for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
             keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
             out = {*without, *left} - self.overrides.keys()
             keywords = {name: value for name, value in keywords.items() if name not in out}
+            if (form, frozenset(keywords)) in tried:
+                continue
+            tried.add((form, frozenset(keywords)))
             try:
                 with self.recorder.recording(number), torch.no_grad():
                     if point.tokens is not None:
                         keywords, self.tokens = embedded(pipe, keywords, point.tokens)
                         del self.recorder.calls[recorded:]
                     return pipe(**keywords)
-            except LatentcError:
-                raise
             except Exception as error:
-                failures.append(error)
+                if isinstance(error, LatentcError) and not isinstance(error, NotRunnable):
+                    raise
+                made = len(self.recorder.calls) - recorded
+                if furthest is None or made > furthest[0]:
+                    furthest = made, error
                 del self.recorder.calls[recorded:]
+                failures.append(error)
+                # What a module cannot do in two forms of the call it cannot do in any.
+                if isinstance(error, NotRunnable) and not_runnable.setdefault(str(error), form) != form:
+                    break
         first = failures[0]
         if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
             raise LatentcError(
@@ -157,21 +199,36 @@ class DryRun:
                 f"Write it into {name}/tokenizer_config.json: as many tokens as the text encoder has positions "
                 '(e.g. "model_max_length": 77).',
             ) from first
-        for failure in failures:
+        for failed in failures:
+            cause = failed.__cause__ if isinstance(failed, NotRunnable) else None
+            failure = cause if isinstance(cause, Exception) else failed
             if before := call_before(type(pipe), pipe.components, failure):
                 raise LatentcError(
                     f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
-                    f"({type(failure).__name__}: {failure}), and an artifact begins with the call.",
+                    f"({type(failure).__name__}: {brief(failure)}), and an artifact begins with the call.",
                     "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
                 ) from failure
-        absent = list(missing(parameters(pipe), self.overrides))
+        assert furthest is not None
+        cause = furthest[1]
+        if isinstance(cause, LatentcError):
+            raise cause
+        absent = list(missing(parameters(pipe), self.overrides, str(cause)))
         raise CannotRun(
             f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
-            f"{type(first).__name__}: {first}",
+            f"{type(cause).__name__}: {brief(cause)}",
             "Choose another --size, or give the arguments it needs: "
             + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE"),
-        ) from first
+        ) from cause
 
 
 class CannotRun(LatentcError):
     """A pipeline's call fails, however its prompts and pictures are passed."""
+
+
+def _picture_size(calls: Sequence[Call]) -> tuple[int, int] | None:
+    """Height and width of the pictures that the last of some calls gives back."""
+    for call in reversed(calls):
+        for spec in call.outputs.values():
+            if len(spec.shape) == 4 and spec.shape[1] == 3:
+                return spec.shape[2], spec.shape[3]
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,18 +77,28 @@ class FromFile:
 
 def how_to_give(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     """What to type to give the argument, as its kind wants it."""
+    text = "str" in str(parameters[name].annotation)
     ways = {
         "picture": "@photo.png",
         "mask": "@mask.png",
         "video": "@clip.mp4 or @FOLDER of pictures",
         "masks": "@clip.mp4 or @FOLDER of pictures, a mask for each frame",
-        None: "VALUE (JSON or text), @FILE of JSON, or zeros(2,768) for a tensor",
+        None: "TEXT, or @FILE"
+        if text
+        else "VALUE (JSON or text), @FILE of JSON, or zeros(2,768) for a tensor",
     }
     return f"--arg {name}={ways[kind(name, parameters)]}"
 
 
-def missing(parameters: Mapping[str, inspect.Parameter], passed: Mapping[str, Any]) -> Iterator[str]:
-    """Visual arguments that a call was made without, a line for each."""
-    for name in visuals(parameters):
+def missing(
+    parameters: Mapping[str, inspect.Parameter], passed: Mapping[str, Any], words: str = ""
+) -> Iterator[str]:
+    """What a call that failed was made without, a line for each: what the error names, then visual arguments.
+
+    Args:
+        words: of the error; what it quotes is a name.
+    """
+    named = [name for name in re.findall(r"[`'\"](\w+)[`'\"]", words) if name in parameters]
+    for name in dict.fromkeys((*named, *visuals(parameters))):
         if name not in passed:
             yield how_to_give(name, parameters)

@@ -17,11 +17,15 @@ from artifacts.errors import LatentcError
 from compiler.capture import number_inputs, trees
 from compiler.capture.by_shape import by_shape
 from compiler.capture.call_state import as_state, reads
-from compiler.capture.split import NotOneGraph, Submodule, answered_parts, decided_by_values, parts_of
+from compiler.capture.split import NotOneGraph, Submodule, answered_parts, can_be_split, decided_by_values
 from runtimes import call_arguments
 from runtimes.module_state import Watch, as_data
 
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
+
+
+class NotRunnable(LatentcError):
+    """A module's own code fails on what it is called with, or cannot do without numbers."""
 
 
 @dataclass(frozen=True)
@@ -247,9 +251,9 @@ class Recorder:
         except Exception as error:
             whole = f"'{part.component}.{part.method(method)}' ({type(module).__name__})"
             why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            if decided_by_values(error) and any(parts_of(module)):
+            if decided_by_values(error) and can_be_split(part, module):
                 raise NotOneGraph(part, f"{whole} cannot be one graph: {why}") from error
-            raise LatentcError(f"{whole} cannot be run without its weights: {why}") from error
+            raise NotRunnable(f"{whole} cannot be run without its weights: {why}") from error
         finally:
             self._inside = False
         names = None if named is None else list(named.tensors)

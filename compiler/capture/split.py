@@ -2,7 +2,7 @@
 
 What a module does may depend on values: it packs the tokens that a mask keeps, or runs the experts that a router has
 chosen. No graph says that. Such a module is split: its own Python runs, here and in the artifact, and each of its
-parts is a graph, or is split in its turn.
+parts is a graph, or is split in its turn. What has no parts, and hardly any weights, runs in Python alone.
 """
 
 from __future__ import annotations
@@ -46,6 +46,16 @@ def parts_of(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str, tor
             yield from parts_of(child, below)
         else:
             yield below, child
+
+
+_FEW_WEIGHTS = 1 << 16
+
+
+def can_be_split(part: Submodule, module: torch.nn.Module) -> bool:
+    """Whether `module`, which is `part`, may run in its own Python: for the graphs of its parts, or because it has none
+    and next to no weights, as a table of positions."""
+    few = sum(parameter.numel() for parameter in module.parameters()) <= _FEW_WEIGHTS
+    return any(parts_of(module)) or (bool(part.path) and few)
 
 
 def answered_parts(

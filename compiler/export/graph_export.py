@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
-from compiler.capture.split import NotOneGraph, Submodule, parts_of
+from compiler.capture.split import NotOneGraph, Submodule, can_be_split
 from compiler.capture.weightless_modules import build
 from compiler.export.bind import bind_weights
 from compiler.export.program import OneSizeOnly, export_program
@@ -67,7 +67,7 @@ def parts_may_do(module: torch.nn.Module, method: Method) -> Iterator[None]:
 
 
 def _raise(module: torch.nn.Module, part: Submodule, error: LatentcError, cause: Exception) -> NoReturn:
-    if any(parts_of(module.get_submodule(part.path))):
+    if can_be_split(part, module.get_submodule(part.path)):
         raise NotOneGraph(part, error.message, error.hint) from cause
     raise error from (None if error is cause else cause)
 

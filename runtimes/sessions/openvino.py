@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from runtimes.sessions.openvino_structure import check_openvino
 from runtimes.sessions.session_contract import Device
 from targets.openvino.file_format import FORMAT
 from targets.openvino.stored_form import EXTRA, as_run, is_stored
+from targets.openvino.target import RESULT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,7 +179,7 @@ class OpenVinoSession:
         self._name = name
         self.inputs: Mapping[str, TensorSpec] = {s.name: s for s in map(_spec, model.inputs)}
         shown = [(i, port) for i, port in enumerate(model.outputs) if not _is_extra(port)]
-        self.outputs: Mapping[str, TensorSpec] = {s.name: s for s in (_spec(port) for _, port in shown)}
+        self.outputs: Mapping[str, TensorSpec] = _outputs(port for _, port in shown)
         self._places = [i for i, _ in shown]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -215,8 +216,15 @@ def _is_extra(port: Any) -> bool:
     return any(name.startswith(EXTRA) for name in port.get_names())
 
 
-def _spec(port: Any) -> TensorSpec:
-    name = port.get_any_name()
+def _outputs(ports: Iterable[Any]) -> dict[str, TensorSpec]:
+    """Results by name. A tensor may have several: where OpenVINO takes nodes away, what they gave gets their names."""
+    names = ((port, port.get_node().get_friendly_name().removesuffix(RESULT)) for port in ports)
+    specs = (_spec(port, name if name in port.get_names() else "") for port, name in names)
+    return {spec.name: spec for spec in specs}
+
+
+def _spec(port: Any, name: str = "") -> TensorSpec:
+    name = name or port.get_any_name()
     kind = port.get_element_type().get_type_name()
     shape = tuple(
         d.get_length() if d.is_static else f"{name}_{i}" for i, d in enumerate(port.get_partial_shape())

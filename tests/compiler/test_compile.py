@@ -9,6 +9,7 @@ from artifacts.manifest import DimRange
 from artifacts.progress import Event
 from artifacts.verification import open_artifact, verify
 from compiler import build
+from compiler.capture.split import NotOneGraph, Submodule
 from tests.compiler.made import request
 
 pytestmark = pytest.mark.slow
@@ -62,6 +63,28 @@ def test_a_run_takes_up_the_parts_of_an_interrupted_one(sd15, tmp_path):
         assert row.bytes <= sum(graph.schemes.values()) <= row.bytes * 1.1 + 100_000
     with pytest.raises(UsageError, match="exists"):
         build.compile(wanted)
+
+
+def test_the_plan_is_told_once_and_what_is_split_later_in_a_note(sd15, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    errors = [NotOneGraph(Submodule("text_encoder"), "'text_encoder.forward' cannot be one graph.")]
+    run = build._Jobs.run
+
+    def split_first(jobs, *args):
+        if errors:
+            raise errors.pop()
+        return run(jobs, *args)
+
+    monkeypatch.setattr(build._Jobs, "run", split_first)
+    plans, events = [], []
+    artifact = build.compile(request(tmp_path / "out", model=str(sd15)), events.append, plans.append)
+    assert len(plans) == 1 and not plans[0].notes
+    (note,) = [event.task for event in events if "Python between them" in event.task]
+    graphs = [graph.folder for graph in artifact.manifest.graphs if graph.folder.startswith("text_encoder")]
+    assert note == (
+        f"text_encoder: {len(graphs)} graphs with CLIPTextModel's own Python between them. 'text_encoder.forward' "
+        "cannot be one graph."
+    )
 
 
 def test_a_graph_with_other_weights_fails_and_nothing_appears(sd15, tmp_path, monkeypatch):

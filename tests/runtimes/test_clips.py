@@ -109,6 +109,7 @@ PICTURE = Image.Image | torch.Tensor | list[Image.Image]
             {"pose_video": "video", "mask_video": "masks"},
         ),
         (of(hologram=Image.Image), {}),
+        (of(last_image=torch.Tensor | None, image_embeds=torch.Tensor), {"last_image": "picture"}),
     ],
 )
 def test_what_an_argument_holds_is_in_its_name_and_annotation(known, expected):

@@ -16,7 +16,7 @@ from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes import reference
 from runtimes.model_view import model_view
-from runtimes.pipeline_parts import make_part
+from runtimes.pipeline_parts import is_part, make_part
 from tests.runtimes.conftest import Compiled
 
 PROMPTS = ["a red circle", "two blue squares", "a green star"]
@@ -178,3 +178,12 @@ def test_a_tokenizer_without_files_is_told(copied: Path, emptied: str) -> None:
         LatentcError, match=r"'tokenizer' \(CLIPTokenizer\) has no files: .*tokenizer is missing or empty"
     ):
         make_part(Folder(copied), "tokenizer", CLIPTokenizer)
+
+
+def test_a_guider_is_made_of_its_settings(tmp_path: Path) -> None:
+    from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
+
+    ClassifierFreeGuidance(guidance_scale=3.0, start=0.25).save_pretrained(tmp_path / "guider")
+    made = make_part(Folder(tmp_path), "guider", ClassifierFreeGuidance)
+    assert is_part(ClassifierFreeGuidance) and not is_part(BaseGuidance)
+    assert (made.guidance_scale, made._start) == (3.0, 0.25)

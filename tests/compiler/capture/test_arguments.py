@@ -75,6 +75,16 @@ def test_long_prompts_have_words_enough():
     assert len(call(Plain(), point=Point(1, 8, 8, words=100))["prompt"][0].split()) == 100
 
 
+class Binned(Plain):
+    def __call__(self, hint, use_resolution_binning=True): ...
+
+
+def test_the_declared_size_is_drawn_unless_the_pipeline_may_choose():
+    assert call(Binned())["use_resolution_binning"] is False
+    assert "use_resolution_binning" not in call(Binned(), point=replace(POINT, binned=True))
+    assert call(Binned())["hint"].shape == (2, 3, 16, 24)
+
+
 def test_without_guidance():
     assert call(Plain(), point=Point(1, 8, 8, guided=False))["guidance_scale"] == 1.0
     assert "guidance_scale" not in call(Plain(), point=Point(1, 8, 8))

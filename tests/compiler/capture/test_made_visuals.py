@@ -13,6 +13,7 @@ from compiler.capture.declared_sizes import SizeRange, points_inside
 from compiler.capture.dry_run import DryRun
 from compiler.capture.infer import _Axes
 from compiler.capture.made_visuals import FRAMES, FromFile
+from compiler.capture.recorder import NotRunnable
 
 PICTURE = Image.Image | list[Image.Image]
 POINT = Point(2, 16, 24, frames=5)
@@ -160,8 +161,8 @@ class NothingRecorded:
         return nullcontext()
 
 
-def runner() -> Any:
-    return DryRun(NothingRecorded(), {}, lambda event: None)  # type: ignore[arg-type]
+def runner(**overrides: Any) -> Any:
+    return DryRun(NothingRecorded(), overrides, lambda event: None)  # type: ignore[arg-type]
 
 
 def test_a_call_that_fails_says_how_its_videos_are_given():
@@ -172,6 +173,64 @@ def test_a_call_that_fails_says_how_its_videos_are_given():
     assert "--arg conditioning_frames=@clip.mp4 or @FOLDER" in caught.value.hint
 
 
+class Quotes(Refuses):
+    """Says which of its arguments it is without."""
+
+    def __call__(
+        self, prompt: str | None = None, style: str | None = None, image: PICTURE | None = None
+    ) -> None:
+        if image is None:
+            raise TypeError("no image")
+        raise ValueError("`style` has to be\nthe name of a style.")
+
+
+def test_what_a_failed_call_names_comes_first_in_the_hint():
+    pipe = Quotes()
+    with pytest.raises(LatentcError, match="TypeError: no image") as caught:
+        runner()._call(pipe, "text-to-image", POINT, 0)
+    assert caught.value.hint.endswith(": --arg image=@photo.png")
+    with pytest.raises(LatentcError, match="`style` has to be the name of a style") as caught:
+        runner(image=None)._call(Named(), "text-to-image", POINT, 0)
+    assert "it needs: --arg style=TEXT, or @FILE" in caught.value.hint and "\n" not in caught.value.message
+
+
+class Named(Quotes):
+    def __call__(
+        self, prompt: str | None = None, style: str | None = None, image: PICTURE | None = None
+    ) -> None:
+        raise ValueError("`style` has to be\nthe name of a style.")
+
+
+class Shared(Controlled):
+    """One list of frames for all prompts: a list for each is what its model cannot do."""
+
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        num_frames: int = 16,
+        conditioning_frames: list[PICTURE] | None = None,
+    ) -> str:
+        if conditioning_frames is None:
+            raise TypeError("no frames")
+        if isinstance(conditioning_frames[0], list):
+            raise NotRunnable("'net.forward' cannot be run without its weights: shapes")
+        return "drawn"
+
+
+class Never(Shared):
+    def __call__(self, prompt: str | None = None, last_image: PICTURE | None = None) -> str:
+        self.tried = getattr(self, "tried", 0) + 1
+        raise NotRunnable("'net.forward' cannot be run without its weights: no tiling")
+
+
+def test_what_a_model_cannot_do_in_one_form_of_the_call_is_tried_in_another():
+    assert runner()._call(Shared(), "text-to-image", POINT, 0) == "drawn"
+    pipe = Never()
+    with pytest.raises(NotRunnable, match="no tiling"):
+        runner()._call(pipe, "text-to-image", POINT, 0)
+    assert pipe.tried == 3  # without and with a picture, and in another form
+
+
 SIZE = SizeRange(DimRange(min=24, max=24), DimRange(min=16, max=16))
 
 
@@ -179,6 +238,9 @@ def test_frames_that_nobody_declares_are_the_pipelines_own():
     assert runner().complete(Controlled(), SIZE, None) == (SIZE, DimRange(min=16, max=16))
     assert runner().complete(Edits(), SIZE, None) == (SIZE, DimRange(min=FRAMES, max=FRAMES))
     assert runner().complete(Still(), SIZE, None) == (SIZE, None)
+    clip = FromFile((Image.new("RGB", (8, 8)),) * 3, moving=True)
+    assert runner(video=clip).complete(Edits(), SIZE, None) == (SIZE, DimRange(min=3, max=3))
+    assert runner(num_frames=6).complete(Controlled(), SIZE, None) == (SIZE, DimRange(min=6, max=6))
     with pytest.raises(UsageError, match="Still makes no videos"):
         runner().complete(Still(), SIZE, DimRange(min=5, max=5))
 

@@ -84,14 +84,31 @@ def test_an_error_of_another_kind_is_not_split() -> None:
     assert not isinstance(error.value, NotOneGraph)
 
 
-def test_what_has_no_parts_cannot_be_split() -> None:
-    class Alone(torch.nn.Module):
-        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            return x[mask.nonzero()[:, 0]]
+class Alone(torch.nn.Module):
+    """Has no parts, and as many weights as it is told."""
 
-    with pytest.raises(LatentcError) as error:
-        _run(Alone(), ())
-    assert not isinstance(error.value, NotOneGraph)
+    def __init__(self, weights: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(weights))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x[mask.nonzero()[:, 0]]
+
+
+def test_what_has_no_parts_and_many_weights_cannot_be_split() -> None:
+    for whole in (Whole(Alone(1 << 17)), Alone(4)):
+        with pytest.raises(LatentcError) as error:
+            _run(whole, (Submodule("net"),) if isinstance(whole, Whole) else ())
+        assert not isinstance(error.value, NotOneGraph)
+
+
+def test_what_has_no_parts_and_few_weights_runs_in_its_own_python() -> None:
+    whole = Submodule("net")
+    with pytest.raises(NotOneGraph) as error:
+        _run(Whole(Alone(4)), (whole,))
+    assert str(error.value.part) == "net.packed"
+    recorder, result = _run(Whole(Alone(4)), (whole, error.value.part))
+    assert result.shape == (3, 4) and recorder.calls == []
 
 
 def test_parts_are_looked_for_in_lists() -> None:

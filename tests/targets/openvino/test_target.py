@@ -44,6 +44,32 @@ def test_weights_of_16_bits_are_not_widened_while_loading(precision: str, tmp_pa
     assert others and not any("decompression_0" in op.get_rt_info() for op in others)
 
 
+def test_a_result_has_the_graphs_name_alone_and_one_tensor_may_be_two_results(tmp_path: Path) -> None:
+    """The frontend adds names of its own, and takes nodes away that change nothing."""
+    import numpy as np
+
+    from runtimes.sessions.openvino import SESSION
+
+    pytest.importorskip("openvino")
+    x = value("x", ir.DataType.FLOAT, ["n"])
+    inner = ir.node("Abs", [x])
+    a_inner = named(inner, "inner", ir.DataType.FLOAT, ["n"])
+    nodes = [inner, *(ir.node("Identity", [source]) for source in (a_inner, a_inner, x))]
+    results = [
+        named(node, name, ir.DataType.FLOAT, ["n"])
+        for node, name in zip(nodes[1:], ("a", "other", "same"), strict=True)
+    ]
+    written = TARGET.lower(model([x], results, nodes), OpenVinoOptions(), tmp_path, Context())
+    session = SESSION.open(tmp_path / written.model_file, "cpu", "fp32", None)
+    assert list(session.outputs) == ["a", "other", "same"] and list(session.inputs) == ["x"]
+    given = np.array([-1.0, 2.0], np.float32)
+    outputs = session.run({"x": given})
+    assert {name: array.tolist() for name, array in outputs.items()} == {
+        "a": [1.0, 2.0], "other": [1.0, 2.0], "same": [-1.0, 2.0],
+    }  # fmt: skip
+    session.close()
+
+
 def test_an_operator_without_a_rule_is_our_error(tmp_path: Path) -> None:
     x = value("x", ir.DataType.FLOAT, ["n"])
     node = ir.node("NoSuchOperator", [x])
