@@ -122,7 +122,8 @@ class MethodRecord(Record):
     `arguments` are by the method's own parameter names, defaults filled in. `state` is what the pipeline had set on
     the module for the call, by its path there ("mid_block.attn1.processor"); an object's items are its attributes. A
     call of a module on which something else is set does not fit. `other_result` is what comes back where the call's
-    `return_dict` is the other of its two values; None where that is not known.
+    `return_dict` is the other of its two values; None where that is not known. `settings` are inputs of the graph that
+    are set on the module, by the paths of the attributes that they are (`runtimes.settings`).
     """
 
     method: str
@@ -131,6 +132,7 @@ class MethodRecord(Record):
     graph: str
     state: dict[str, Tree] = Field(default_factory=dict)
     other_result: Tree | None = None
+    settings: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
 class ComponentRecord(Record):
@@ -209,24 +211,36 @@ class Embedding(Record):
     sha256: str = ""
 
 
+class IpAdapter(Record):
+    """A file with an IP-Adapter: attention to a picture, for a denoiser."""
+
+    file: str
+    sha256: str = ""
+
+
 class ModelSpec(Record):
     """What a model is made of, where that is more than its folder.
 
     Attributes:
         model: a diffusers folder, a single file, a built-in name or a hub id.
         config: of a single file: a folder with the configuration of each component; empty for what diffusers infers.
-        components: a component's other folder or file, or "none" to leave it out, by name.
+        components: a component's other folder or file, or "none" to leave it out, by name; of several models (a list of
+            ControlNets) their folders.
         adapters: merged into the weights, in this order.
         partial: whether tensors of an adapter that find no weight are left out, and not an error.
         embeddings: tokens that are added.
+        ip_adapters: put into the denoiser, in this order.
+        spare_tokens: how many vectors of tokens each text encoder can learn when it runs.
     """
 
     model: str
     config: str = ""
-    components: dict[str, str] = Field(default_factory=dict)
+    components: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     adapters: tuple[Adapter, ...] = ()
     partial: bool = False
     embeddings: tuple[Embedding, ...] = ()
+    ip_adapters: tuple[IpAdapter, ...] = ()
+    spare_tokens: int = 0
 
 
 class Source(Record):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from artifacts.manifest import Adapter, DimRange, Embedding, ModelSpec, Recipe
+from artifacts.manifest import Adapter, DimRange, Embedding, IpAdapter, ModelSpec, Recipe
 from compiler.capture.declared_sizes import SizeRange
 
 SINGLE = DimRange(min=1, max=1)
@@ -44,10 +44,12 @@ class CompileRequest:
             "none"; empty for those that are on for the target.
         force: replace an artifact that is at `out`.
         config: of a single file: the folder with its configuration; empty for what diffusers infers.
-        components: other components by name: a folder, a file of weights, or "none".
+        components: other components by name: a folder, a file of weights, or "none"; for a list of models, folders.
         loras: adapters that are merged into the weights, in this order.
         lora_partial: leave tensors of an adapter that find no weight out.
         embeddings: textual inversions whose tokens are added.
+        ip_adapters: put into the denoiser.
+        spare_tokens: how many vectors of textual inversions can be loaded when the artifact runs.
     """
 
     model: str
@@ -70,10 +72,12 @@ class CompileRequest:
     rewrites: str = ""
     force: bool = False
     config: str = ""
-    components: Mapping[str, str] = field(default_factory=dict)
+    components: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     loras: tuple[Adapter, ...] = ()
     lora_partial: bool = False
     embeddings: tuple[Embedding, ...] = ()
+    ip_adapters: tuple[IpAdapter, ...] = ()
+    spare_tokens: int = 0
 
     @property
     def spec(self) -> ModelSpec:
@@ -85,4 +89,6 @@ class CompileRequest:
             adapters=self.loras,
             partial=self.lora_partial,
             embeddings=self.embeddings,
+            ip_adapters=self.ip_adapters,
+            spare_tokens=self.spare_tokens,
         )

@@ -74,6 +74,7 @@ def compiled_manifest(
                         graph=m.folder,
                         state=m.state,
                         other_result=m.other_result,
+                        settings=dict(m.settings),
                     )
                     for m in methods
                 ),
@@ -111,5 +112,6 @@ def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]
         update={
             "adapters": tuple(map(hashed, source.spec.adapters)),
             "embeddings": tuple(map(hashed, source.spec.embeddings)),
+            "ip_adapters": tuple(map(hashed, source.spec.ip_adapters)),
         }
     )

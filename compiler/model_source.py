@@ -17,17 +17,20 @@ from artifacts.contents import Contents, Folder
 from artifacts.errors import LatentcError
 from artifacts.manifest import ModelSpec
 from compiler import hub_models
-from compiler.origins import folder_files
+from compiler.origins import folder_files, quantized_folder
+from compiler.origins.ip_adapter_file import IpAdapterFile
 from compiler.origins.stored_file import stored_tensors
 from compiler.origins.weight_files import Rows, WeightFiles
 from runtimes.assemble import INDEX
-from runtimes.configs import LIST_KEY, cleaned, read_config
+from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, SPARE_TOKENS_KEY, cleaned, read_config
 from runtimes.trusted_classes import component_class, is_list, is_own
 from targets.graph.weights import Origin
 
 # Libraries that a component may come from. Components of other libraries are a pipeline's own code, which
 # is not run; names like "stable_diffusion" are modules of diffusers.pipelines.
 _LIBRARIES = ("diffusers", "transformers")
+
+_QUANTIZED = "quantization_config"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class ComponentSource:
         folder: its folder; it need not exist for components without files.
         elsewhere: its weights, where they are not in the folder.
         rows: of a text encoder: rows of its table that textual inversions add.
+        places: of a list of models that was put together: their folders. Empty where they lie beside `folder`.
+        ip_adapters: what is put into it, in order.
+        spare_tokens: of a text encoder: the first id of the tokens that it may learn later, and their number.
     """
 
     name: str
@@ -49,6 +55,9 @@ class ComponentSource:
     folder: Path
     elsewhere: WeightFiles | None = None
     rows: tuple[Rows, ...] = ()
+    places: tuple[Path, ...] = ()
+    ip_adapters: tuple[IpAdapterFile, ...] = ()
+    spare_tokens: tuple[int, int] | None = None
 
     @cached_property
     def cls(self) -> type:
@@ -86,8 +95,11 @@ class ComponentSource:
         """
         if not is_list(self.cls):
             return ()
-        folders = [self.folder]
-        while (following := self.folder.with_name(f"{self.folder.name}_{len(folders)}")).is_dir():
+        folders = list(self.places) or [self.folder]
+        while (
+            not self.places
+            and (following := self.folder.with_name(f"{self.folder.name}_{len(folders)}")).is_dir()
+        ):
             folders.append(following)
         return tuple(
             ComponentSource(folder.name, "diffusers", _class_of(folder), folder) for folder in folders
@@ -106,10 +118,17 @@ class ComponentSource:
             return (json.dumps({LIST_KEY: configs}, indent=2) + "\n").encode()
         file = "config.json"
         config = cleaned(Folder(self.folder).read(file), str(self.folder / file), verified=False)
-        if not self.rows:
+        plain = self.quantized is None and self.spare_tokens is None
+        if plain and not self.rows and not self.ip_adapters:
             return config
         settings = json.loads(config)
-        settings["vocab_size"] = max(settings["vocab_size"], *(part.end for part in self.rows))
+        settings.pop(_QUANTIZED, None)
+        if self.rows:
+            settings["vocab_size"] = max(settings["vocab_size"], *(part.end for part in self.rows))
+        if self.ip_adapters:
+            settings[IP_ADAPTERS_KEY] = [adapter.shapes() for adapter in self.ip_adapters]
+        if self.spare_tokens is not None:
+            settings[SPARE_TOKENS_KEY] = list(self.spare_tokens)
         return (json.dumps(settings, indent=2) + "\n").encode()
 
     @cached_property
@@ -142,26 +161,26 @@ class ComponentSource:
         """
         if self.elsewhere is not None:
             return self.elsewhere.tensors(self.cls, self.folder)
-        self._require_plain()
-        return stored_tensors(self.weight_files)
+        if self.quantized is None:
+            return stored_tensors(self.weight_files)
+        if self.quantized.get("quant_method") in quantized_folder.DECODED:
+            return quantized_folder.tensors(self.weight_files, self.name)
+        raise LatentcError(
+            f"the weights of '{self.name}' are quantized already, by {quantized_folder.kind(self.quantized)}; "
+            "latentc compiles weights as they were trained and quantizes them itself.",
+            f"Give the model that it was made from, or that component alone: --component {self.name}=FOLDER, "
+            "and --quantize nf4, int4 or int8.",
+        )
 
-    def _require_plain(self) -> None:
-        """Refuses weights that a library has quantized, which their configuration says."""
+    @cached_property
+    def quantized(self) -> Mapping[str, Any] | None:
+        """How a library has quantized its folder's weights, as their configuration says; None where none has."""
         file = self.folder / "config.json"
-        if not file.is_file():
-            return
+        if self.elsewhere is not None or not file.is_file():
+            return None
         config = strict_json.loads(Folder(self.folder).read(file.name), str(file))
-        quantized = config.get("quantization_config") if isinstance(config, dict) else None
-        if isinstance(quantized, dict):
-            method = str(quantized.get("quant_method", "an unnamed method"))
-            bits = next((name for name in ("load_in_4bit", "load_in_8bit") if quantized.get(name)), "")
-            kind = quantized.get("bnb_4bit_quant_type") or bits.removeprefix("load_in_")
-            raise LatentcError(
-                f"the weights of '{self.name}' are quantized already, by {method}{f' ({kind})' if kind else ''}; "
-                "latentc compiles weights as they were trained and quantizes them itself.",
-                f"Give the model that it was made from, or that component alone: --component {self.name}=FOLDER, "
-                "and --quantize nf4, int4 or int8.",
-            )
+        quantized = config.get(_QUANTIZED) if isinstance(config, dict) else None
+        return quantized if isinstance(quantized, dict) else None
 
 
 @dataclass(frozen=True)
@@ -192,13 +211,15 @@ class ModelSource:
     def is_folder(self) -> bool:
         """Whether it is a diffusers folder and nothing else, which diffusers itself can open."""
         plain = self.spec == ModelSpec(model=self.spec.model)
-        return plain and all(component.elsewhere is None for component in self.components)
+        own = all(c.elsewhere is None and c.quantized is None for c in self.components)
+        return plain and own
 
     @property
     def added(self) -> tuple[Path, ...]:
-        """The files of its adapters and embeddings."""
-        files = [item.file for item in self.spec.adapters] + [item.file for item in self.spec.embeddings]
-        return tuple(map(Path, files))
+        """The files of its adapters, embeddings and IP-Adapters."""
+        spec = self.spec
+        files = [item.file for item in spec.adapters] + [item.file for item in spec.embeddings]
+        return tuple(map(Path, (*files, *(item.file for item in spec.ip_adapters))))
 
     @property
     def license(self) -> str:

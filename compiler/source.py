@@ -4,23 +4,20 @@ components and embeddings in it where they are asked for. `open_model` is the en
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from artifacts import strict_json
-from artifacts.contents import Folder, Overlay
+from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hub import is_hub_id
-from artifacts.manifest import Embedding, ModelSpec
-from compiler import hub_models
+from artifacts.manifest import MANIFEST_NAME, ModelSpec
+from compiler import additions, hub_models
 from compiler.model_source import ComponentSource, ModelSource
 from compiler.origins import folder_files, single_file
-from compiler.origins.weight_files import Rows
 from runtimes.assemble import INDEX
 
 BUILTIN_MODELS = "latentc.models"
@@ -48,10 +45,12 @@ def open_model(model: str | ModelSpec) -> ModelSource:
         UsageError: a component that it does not have, or options that only a single file takes.
     """
     spec = ModelSpec(model=model) if isinstance(model, str) else model
-    source = _with_components(_opened(spec), spec)
+    source = replace(_opened(spec), id=spec.model, spec=spec)
+    source = additions.with_components(source, spec.components)
     for embedding in spec.embeddings:
-        source = _with_embedding(source, embedding)
-    return source
+        source = additions.with_embedding(source, embedding)
+    source = additions.with_spare_tokens(source, spec.spare_tokens)
+    return additions.with_ip_adapters(source, spec.ip_adapters)
 
 
 def _opened(spec: ModelSpec) -> ModelSource:
@@ -90,7 +89,7 @@ def _open_file(file: Path, spec: ModelSpec) -> ModelSource:
                 "Give a diffusers folder of a model of that kind; its weights are not read: --config FOLDER",
             ) from error
     left_out = set(single_file.left_out()) - set(spec.components)
-    base = _without(base, left_out)
+    base = additions.without(base, left_out)
     parts = []
     for component in base.components:
         # A component that --component replaces is not looked for.
@@ -115,93 +114,17 @@ def _from_checkpoint(
     return component
 
 
-def _without(source: ModelSource, names: Iterable[str]) -> ModelSource:
-    """The source without some of its components: null in its index."""
-    names = set(names) & {component.name for component in source.components}
-    if not names:
-        return source
-    return _with_index(
-        replace(source, components=tuple(c for c in source.components if c.name not in names)),
-        {name: [None, None] for name in names},
-    )
-
-
-def _with_index(source: ModelSource, entries: Mapping[str, Any]) -> ModelSource:
-    index = json.loads(source.files.read(INDEX)) | dict(entries)
-    files = Overlay(source.files, {INDEX: (json.dumps(index, indent=2) + "\n").encode()})
-    return replace(source, files=files)
-
-
-def _with_components(source: ModelSource, spec: ModelSpec) -> ModelSource:
-    """The source with the components that `spec` names in the places of its own."""
-    from compiler.origins.other_component import other
-
-    source = replace(source, id=spec.model, spec=spec)
-    accepted = source.pipeline_parameters() if spec.components else ()
-    for name, place in spec.components.items():
-        own = next((c for c in source.components if c.name == name), None)
-        if name not in accepted:
-            raise UsageError(
-                f"{source.pipeline} has no component '{name}' (it has: {', '.join(accepted)}).",
-                "Name one of these: --component NAME=FOLDER",
-            )
-        if place == "none":
-            source = _without(source, [name])
-            continue
-        library, class_name, folder, weights = other(
-            name, Path(place), None if own is None else (own.library, own.class_name, own.folder)
-        )
-        component = ComponentSource(name, library, class_name, folder, weights)
-        if component.is_module and weights is None:
-            folder_files.weight_files(folder, name)
-        rest = tuple(c for c in source.components if c.name != name)
-        source = _with_index(replace(source, components=(*rest, component)), {name: [library, class_name]})
-        if folder != source.root / name:
-            source = replace(source, files=Overlay(source.files, {}, {name: folder}))
-    return source
-
-
-def _with_embedding(source: ModelSource, embedding: Embedding) -> ModelSource:
-    """The source with a textual inversion: in each tokenizer whose encoder's table is as wide as a tensor of it."""
-    from compiler.origins import embeddings
-
-    token, vectors = embeddings.read(embedding)
-    parts = {component.name: component for component in source.components}
-    widths: dict[str, int] = {}
-    saved: dict[str, bytes] = {}
-    added: dict[str, ComponentSource] = {}
-    for name, encoder in parts.items():
-        tokenizer = parts.get(name.replace("text_encoder", "tokenizer"))
-        if not name.startswith("text_encoder") or tokenizer is None or not encoder.is_module:
-            continue
-        size = embeddings.table_size(encoder.config)
-        if size is None:
-            continue
-        widths[name] = size[1]
-        for tensor in vectors:
-            if tensor.shape[-1] == size[1] and name not in added:
-                count = tensor.shape[0] if len(tensor.shape) > 1 else 1
-                files, start = embeddings.tokenizer_files(
-                    source.files, tokenizer.name, tokenizer.cls, token, count
-                )
-                saved |= files
-                added[name] = replace(encoder, rows=(*encoder.rows, Rows(tensor, start)))
-    if not added:
-        raise LatentcError(
-            f"--embedding: {Path(embedding.file).name} is of width {vectors[0].shape[-1]}; the text encoders' tables "
-            f"are of width {', '.join(f'{w} ({n})' for n, w in widths.items()) or 'none'}.",
-            "It is of another model.",
-        )
-    components = tuple(added.get(component.name, component) for component in source.components)
-    return replace(source, components=components, files=Overlay(source.files, saved))
-
-
 def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
     index = root / INDEX
     if not index.exists():
         raise LatentcError(
             f"{root} has no {INDEX}, so it is not a diffusers pipeline.",
             "Give the folder above its unet/ or transformer/ folder.",
+        )
+    if (root / MANIFEST_NAME).is_file():
+        raise LatentcError(
+            f"{root} is an artifact, compiled already: it holds graphs, and no weights of PyTorch.",
+            "Compile the model that it was made from, which latentc inspect names; or make its files again: --rebuild",
         )
     content = strict_json.loads(Folder(root).read(INDEX), str(index))
     pipeline = content.get("_class_name") if isinstance(content, dict) else None

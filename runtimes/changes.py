@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.call_trees import Tree
 from artifacts.errors import UsageError
+from runtimes import settings
 from runtimes.module_state import Watch, unrecorded
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ _MIXINS = ("diffusers.loaders", "transformers.integrations")
 _VERBS = ("load_", "unload_", "save_", "fuse_", "unfuse_", "add_", "set_", "enable_", "disable_", "delete_")
 
 HINT = (
-    "Compile it again with what is to be in it: --lora FILE, --embedding FILE, --component NAME=FOLDER; what the "
-    "pipeline's own call takes by --arg NAME=VALUE"
+    "Compile it again with what is to be in it: --lora FILE, --embedding FILE, --ip-adapter FILE, --component "
+    "NAME=FOLDER; what the pipeline's own call takes by --arg NAME=VALUE"
 )
 
 
@@ -138,21 +139,45 @@ def loaders(cls: type) -> list[str]:
     )
 
 
-def refuse_loaders(pipe: Any, components: Iterable[str]) -> None:
-    """Has a pipeline of compiled components refuse adapters at once, before it looks for their files."""
+def refuse_loaders(pipe: Any, shells: Mapping[str, torch.nn.Module]) -> None:
+    """Has a pipeline of compiled components refuse adapters at once, before it looks for their files.
+
+    What only sets numbers (`set_ip_adapter_scale`) is done, where the components are compiled for it.
+
+    Args:
+        shells: the compiled components by their names.
+    """
+
+    def refusal(name: str, why: str = "") -> UsageError:
+        return UsageError(
+            f"{type(pipe).__name__} is compiled ({', '.join(shells)}), and its graphs do not follow {name}(){why}.",
+            HINT,
+        )
 
     def refused(name: str) -> Callable[..., Any]:
         def method(*args: Any, **kwargs: Any) -> Any:
-            raise UsageError(
-                f"{type(pipe).__name__} is compiled ({', '.join(components)}), and its graphs do not follow {name}().",
-                HINT,
-            )
+            raise refusal(name)
 
         return method
 
-    components = tuple(components)
+    def setting(name: str) -> Callable[..., Any]:
+        original = getattr(pipe, name)
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            change: Callable[[], Any] = functools.partial(original, *args, **kwargs)
+            for shell in shells.values():
+                change = functools.partial(changes_of(shell).make, f"{name}()", change)
+            try:
+                return change()
+            except (ValueError, TypeError, KeyError) as error:
+                raise refusal(name, f": {error}") from error
+
+        return method
+
+    settable = any(map(settings.of, shells.values()))
     for name in loaders(type(pipe)):
-        object.__setattr__(pipe, name, refused(name))
+        does = setting if settable and name.startswith("set_") else refused
+        object.__setattr__(pipe, name, does(name))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -165,9 +190,18 @@ def _methods(cls: Any) -> dict[str, Any]:
         for name, function in functions.items()
         # What yields (`parameters`) reads; `forward` is answered by a session or refused.
         if isinstance(function, types.FunctionType)
+        and function not in _not_overridden()
         and not inspect.isgeneratorfunction(function)
         and name != "forward"
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _not_overridden() -> tuple[Any, ...]:
+    """What `state_dict` asks of a class: whether it has methods of its own in the place of these."""
+    import torch
+
+    return torch.nn.Module.get_extra_state, torch.nn.Module.set_extra_state
 
 
 def _reporting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -44,6 +44,11 @@ PATH_ENDS = ("_file", "_files", "_path", "_dir")
 LIST_KEY = "latentc_models"
 """Key of our own: the configurations of a component that is a list of models, in order."""
 
+IP_ADAPTERS_KEY = "latentc_ip_adapters"
+"""Key of our own: the shapes of the tensors of the IP-Adapters that a module was compiled with."""
+SPARE_TOKENS_KEY = "latentc_spare_tokens"
+"""Key of our own: the first id of the tokens that a text encoder was compiled to learn later, and their number."""
+
 LABELS = frozenset({"id2label", "label2id"})
 """Keys whose texts are anything at all."""
 

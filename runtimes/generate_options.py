@@ -46,6 +46,14 @@ def synonym(option: str, known: Mapping[str, Any]) -> str | None:
     return next((name for name in SYNONYMS[option] if name in known), None)
 
 
+def control_argument(known: Mapping[str, Any]) -> str | None:
+    """The pipeline's name for what a ControlNet or a T2I-Adapter follows; None for one without either."""
+    if "control_image" in known:
+        return "control_image"
+    strong = any(name.endswith("conditioning_scale") for name in known)
+    return "image" if strong and "image" in known and "strength" not in known else None
+
+
 def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments for the pipeline's `__call__`.
 

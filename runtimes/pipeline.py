@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from artifacts.memory import available
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
 from artifacts.verification import Artifact, open_artifact
-from runtimes import flaws
+from runtimes import flaws, ip_adapters, settings, spare_tokens
 from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
 from runtimes.assemble import assemble, check_components
 from runtimes.changes import refuse_loaders
@@ -189,6 +190,9 @@ class Pipeline(Generator):
         pipe = assemble(source, manifest.pipelines[task], self._shells)
         for part in (pipe, *parts(pipe)):
             refuse_loaders(part, self._shells)
+            if any(spare_tokens.INPUT in settings.of(shell) for shell in self._shells.values()):
+                learn = partial(spare_tokens.load_as_diffusers, part)
+                object.__setattr__(part, "load_textual_inversion", learn)
         super().__init__(pipe, manifest.sizes, progress)
 
     def with_task(self, task: str) -> Pipeline:
@@ -202,6 +206,48 @@ class Pipeline(Generator):
         return Pipeline(
             self.root, self.manifest, task, self._graphs, self._progress, self._files, self._accelerate
         )
+
+    def load_textual_inversion(self, file: str | Path, token: str = "") -> str:
+        """Teaches the text encoders a token from a safetensors file, where the artifact was compiled for some.
+
+        Args:
+            token: what it is called in prompts; empty for the file's own name for it.
+
+        Returns:
+            The token.
+
+        Raises:
+            LatentcError: the file is damaged, or a pickle.
+            UsageError: there is no such file, it is no textual inversion of this model, the token exists, or no room
+                for it is left.
+        """
+        path = Path(file)
+        tensors = spare_tokens.read(path)
+        token = token or spare_tokens.token_of(tensors, path)
+        with self._lock:
+            spare_tokens.load(self.diffusers, tensors, token, path.name)
+        return token
+
+    def set_ip_adapter_scale(self, *scales: Any) -> None:
+        """How much is taken over of the picture that an IP-Adapter looks at, from now on.
+
+        Args:
+            scales: one for all adapters, or one for each, in what diffusers' `set_ip_adapter_scale` takes: a number, or
+                numbers by block.
+
+        Raises:
+            UsageError: the artifact has no IP-Adapter, or not so many.
+        """
+        method = getattr(self.diffusers, "set_ip_adapter_scale", None)
+        adapters = ip_adapters.count(self.diffusers)
+        if method is None or not adapters:
+            raise UsageError("the artifact has no IP-Adapter.", "Compile one in: --ip-adapter FILE")
+        if len(scales) not in (1, adapters):
+            raise UsageError(
+                f"{len(scales)} strengths are given for {adapters} IP-Adapters.", "Give one for each."
+            )
+        several = list(scales) * (adapters // len(scales))
+        method(several[0] if adapters == 1 else several)
 
     def open(self) -> None:
         """Opens every graph now, rather than when it is first used.

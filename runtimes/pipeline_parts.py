@@ -50,6 +50,20 @@ def is_part(cls: type) -> bool:
     return is_own(cls) and issubclass(cls, roles) and cls not in roles and hasattr(cls, "from_pretrained")
 
 
+def role(cls: type) -> str:
+    """What a component is, in a word: "module", "scheduler", "tokenizer" or "processor"."""
+    import torch
+    from diffusers import SchedulerMixin
+    from transformers import PreTrainedTokenizerBase
+
+    kinds = (
+        (torch.nn.Module, "module"),
+        (SchedulerMixin, "scheduler"),
+        (PreTrainedTokenizerBase, "tokenizer"),
+    )
+    return next((word for base, word in kinds if issubclass(cls, base)), "processor")
+
+
 def make_part(files: Contents, name: str, cls: Any) -> Any:
     """The scheduler, tokenizer or processor in the folder `name`.
 

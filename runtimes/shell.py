@@ -17,11 +17,13 @@ from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
 from artifacts.pinned import Pinned
+from runtimes import settings, spare_tokens
 from runtimes.call_arguments import bind, defaults, signature
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
-from runtimes.configs import LIST_KEY, cleaned, read_config
+from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, SPARE_TOKENS_KEY, cleaned, read_config
 from runtimes.extrapolation import Arrays
 from runtimes.forecaster import Forecaster
+from runtimes.ip_adapters import put_shapes
 from runtimes.meter import Meter
 from runtimes.module_state import Watch, mismatch
 from runtimes.pipeline_parts import making, private_copy
@@ -146,7 +148,9 @@ def build_shell(
         owner_class = cls if owner is module else type(owner)
         signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
         object.__setattr__(
-            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, forecaster, watch)
+            owner,
+            leaf,
+            _answer(owner_class, owner, record.name, name, records, runner, meter, forecaster, watch),
         )
     changes.watch = watch
     return module
@@ -204,11 +208,19 @@ def _from_config(cls: Any, files: Contents, config: str) -> torch.nn.Module:
         config_of = read_config(data, shown, files.verified)
         if is_list(cls):
             return list_of_models(cls, config_of.get(LIST_KEY, ()))  # type: ignore[no-any-return]
-        return cls.from_config(config_of)  # type: ignore[no-any-return]
+        ip_adapters = config_of.pop(IP_ADAPTERS_KEY, None)
+        module: torch.nn.Module = cls.from_config(config_of)
+        if ip_adapters is not None:
+            put_shapes(module, ip_adapters)
+        return module
     with private_copy(cleaned(data, shown, files.verified), "config.json") as file:
         parsed = cls.config_class.from_pretrained(str(file.parent), local_files_only=True)
     # "eager", also where a configuration does not say: nothing is chosen by what is installed here.
-    return cls._from_config(parsed, dtype=torch.float32, attn_implementation="eager")  # type: ignore[no-any-return]
+    encoder: torch.nn.Module = cls._from_config(parsed, dtype=torch.float32, attn_implementation="eager")
+    spare = read_config(data, shown, files.verified).get(SPARE_TOKENS_KEY)
+    if spare is not None:
+        spare_tokens.put(encoder, *spare)
+    return encoder
 
 
 def _shell_class(cls: type, component: str) -> type:
@@ -274,6 +286,7 @@ def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[s
 
 def _answer(
     cls: type,
+    owner: torch.nn.Module,
     component: str,
     name: str,
     records: list[MethodRecord],
@@ -306,7 +319,7 @@ def _answer(
                 continue
             graph = runner.record(record.graph)
             asked, form = _returned(record, bound)
-            arrays = _arrays(record, graph, asked, known)
+            arrays = _arrays(record, graph, asked, known, owner)
             if isinstance(arrays, Mismatch):
                 reasons.append(arrays)
                 continue
@@ -337,12 +350,21 @@ def _returned(record: MethodRecord, bound: Mapping[str, Any]) -> tuple[Mapping[s
 
 
 def _arrays(
-    record: MethodRecord, graph: GraphSpec, bound: Mapping[str, Any], known: Mapping[str, Any]
+    record: MethodRecord,
+    graph: GraphSpec,
+    bound: Mapping[str, Any],
+    known: Mapping[str, Any],
+    owner: torch.nn.Module,
 ) -> dict[str, np.ndarray] | Mismatch:
     """The graph's inputs in a call, or why the call does not fit it."""
     tensors = match_arguments(record.arguments, bound, known)
     if isinstance(tensors, Mismatch):
         return tensors
+    if record.settings:
+        values = _set_values(owner, record)
+        if isinstance(values, Mismatch):
+            return values
+        tensors |= values
     arrays: dict[str, np.ndarray] = {}
     for spec in graph.inputs:
         if spec.name not in tensors:
@@ -353,3 +375,17 @@ def _arrays(
         arrays[spec.name] = array
     sizes = fit_dims(graph.inputs, arrays, graph.dims)
     return sizes if isinstance(sizes, Mismatch) else arrays
+
+
+def _set_values(owner: torch.nn.Module, record: MethodRecord) -> dict[str, torch.Tensor] | Mismatch:
+    """The inputs that are set on the module."""
+    try:
+        values = settings.values(owner, record.settings)
+    except (AttributeError, IndexError) as error:
+        raise LatentcError(
+            f"the manifest names settings that {type(owner).__name__} does not have: {error}.",
+            "Compile the model again.",
+        ) from error
+    if isinstance(values, str):
+        return Mismatch(", ".join(record.settings), "what it was compiled for", values)
+    return values

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from artifacts.errors import UsageError
 from compiler.capture.made_visuals import FromFile, how_to_give, made
-from runtimes import media
+from runtimes import ip_adapters, media
 from runtimes.generate_options import synonym
 from runtimes.trusted_classes import is_list
 from runtimes.visuals import kind, visuals
@@ -160,6 +160,12 @@ ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
 }
 """Given to every pipeline that has the argument."""
 
+IP_ADAPTER_IMAGE = "ip_adapter_image"
+"""A picture for each IP-Adapter; given where the modules have some."""
+
+CONDITIONING_SCALE = "conditioning_scale"
+"""How the names of arguments end that say how strong a ControlNet or a T2I-Adapter is."""
+
 REQUIRED: dict[str, Callable[[Point, Any], Any]] = {
     "image": _picture,
     "mask_image": _mask,
@@ -197,6 +203,9 @@ STEPS_OF = ("num_inference_steps", "prior_num_inference_steps")
 
 FOR_EACH_MODEL = ("control_image", "image")
 """What has a picture for each model of a component that is a list of models; the first that a pipeline has."""
+
+FOR_EACH_PROMPT = "adapter_conditioning_scale"
+"""Pipelines with this argument want a picture for each prompt of each of several models (T2I-Adapters)."""
 
 _RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_image"))
 
@@ -241,6 +250,7 @@ def arguments(
     )
     models = _listed_models(pipe)
     listed = next((name for name in FOR_EACH_MODEL if name in parameters), None) if models else None
+    adapters = ip_adapters.count(pipe)
     for name, parameter in parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -253,10 +263,16 @@ def arguments(
             continue
         elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
             result[name] = ARGUMENTS[name](point, pipe)
+        elif name == IP_ADAPTER_IMAGE and adapters:
+            result[name] = [_picture(replace(point, form="no lists"), pipe)] * adapters
+        elif name.endswith(CONDITIONING_SCALE) and isinstance(parameter.default, float):
+            strength = _strength(point, parameter.default)
+            result[name] = [strength] * models if models else strength
         elif asked and name in REQUIRED:
             result[name] = REQUIRED[name](point, pipe)
             if name == listed:
-                result[name] = [REQUIRED[name](replace(point, form="no lists"), pipe)] * models
+                each = point if FOR_EACH_PROMPT in parameters else replace(point, form="no lists")
+                result[name] = [REQUIRED[name](each, pipe)] * models
         elif asked and (which := kind(name, parameters)):
             result[name] = made(which, point)
         elif parameter.default is parameter.empty:
@@ -274,6 +290,11 @@ def arguments(
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result
+
+
+def _strength(point: Point, usual: float) -> float:
+    """Not the same at all points: what a component is told of it becomes an input of its graph."""
+    return usual / (1 + point.words % 2)
 
 
 def _listed_models(pipe: Any) -> int:

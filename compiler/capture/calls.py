@@ -11,6 +11,7 @@ from artifacts.manifest import TensorSpec
 from compiler.capture import trees
 from compiler.capture.call_state import put_state
 from compiler.capture.infer import Method
+from runtimes import settings
 from runtimes.call_arguments import signature
 
 DTYPES: dict[str, torch.dtype] = {
@@ -46,7 +47,8 @@ class MethodCall(torch.nn.Module):
         arguments = {name: trees.rebuild(tree, by_name) for name, tree in self.method.arguments.items()}
         part = self.module.get_submodule(self.path)
         args, kwargs = call_arguments(type(part), self.name, arguments)
-        result = getattr(type(part), self.name)(part, *args, **kwargs)
+        with settings.given(part, self.method.settings, by_name):
+            result = getattr(type(part), self.name)(part, *args, **kwargs)
         seen = {id(tensor) for tensor in tensors}
         distinct = []
         for tensor in trees.leaves(result):  # An ONNX output is one value under one name.

@@ -122,7 +122,11 @@ def capture(
 
 def _of_components(source: ModelSource) -> str:
     """What to do where the pipeline does not run with the components that it was given."""
-    places = ", ".join(f"{name}={place}" for name, place in source.spec.components.items())
+    places = ", ".join(
+        f"{name}={place}"
+        for name, value in source.spec.components.items()
+        for place in ((value,) if isinstance(value, str) else value)
+    )
     return f"See whether they fit the model, one at a time: --component {places}"
 
 

@@ -15,6 +15,7 @@ from artifacts.manifest import DimRange, TensorSpec
 from compiler.capture import trees
 from compiler.capture.arguments import Point
 from compiler.capture.recorder import Call, Spec
+from runtimes.settings import Settings
 
 FOLDERS: dict[str, str] = {
     # Method -> folder, as diffusers' ecosystem names the parts of a pipeline on disk.
@@ -53,6 +54,7 @@ class Method:
         fixed: constants of the call that change with the picture's size, so that the graph has one size only.
         state: what the pipeline had set on the module, by its path there; a leaf that fits anything where the call
             does not depend on it.
+        settings: see `Call`.
     """
 
     component: str
@@ -69,6 +71,7 @@ class Method:
     fixed: tuple[str, ...] = ()
     state: dict[str, Tree] = field(default_factory=dict)
     other_result: Tree | None = None
+    settings: Settings = field(default_factory=dict)
 
 
 def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...]:
@@ -196,6 +199,7 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
         used=frozenset().union(*(call.used for call in group)),
         fixed=tuple(".".join(str(part) for part in path) for path in fixed),
         state={path: tree for call in group for path, tree in call.state.items()},
+        settings=first.settings,
     )
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from artifacts.call_trees import Tree
+from artifacts.call_trees import AnyLeaf, Tree
 from artifacts.errors import LatentcError
 from compiler.capture import number_inputs, trees
 from compiler.capture.by_shape import by_shape
 from compiler.capture.call_state import as_state, reads
 from compiler.capture.split import NotOneGraph, Submodule, answered_parts, can_be_split, decided_by_values
-from runtimes import call_arguments
+from runtimes import call_arguments, settings
 from runtimes.module_state import Watch, as_data
 
 _MOVES = ("to", "float", "half", "bfloat16", "type", "cpu", "cuda")
@@ -54,6 +54,7 @@ class Call:
         used: names of the parameters and buffers that the call read.
         state: what the pipeline had set on the module, by its path there; see `compiler.capture.call_state`.
         other_result: the tree of what comes back where `return_dict` is the other of its two values, if it has one.
+        settings: what is set on the module and is an input all the same (`runtimes.settings`).
     """
 
     component: str
@@ -68,6 +69,7 @@ class Call:
     used: frozenset[str]
     state: dict[str, Tree] = field(default_factory=dict)
     other_result: Tree | None = None
+    settings: settings.Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,13 @@ class Recorder:
         component, whole = part.component, part.method(method)
         arguments = call_arguments.bind(type(module), method, args, kwargs)
         shapes, flat = trees.flatten_arguments(method, arguments)
-        inputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in flat.tensors.items()}
+        set_here = settings.of(module)
+        tensors = {**flat.tensors, **_values(module, set_here)}
+        inputs = {name: Spec(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
         changed = self._watches[component].changed()
-        settings = {path: as_data(field.value) or id(field.value) for path, field in changed.items()}
+        state = {path: as_data(field.value) or id(field.value) for path, field in changed.items()}
         specs = tuple((n, s.dtype, s.shape) for n, s in inputs.items())
-        key = (component, whole, repr(shapes), specs, repr(settings))
+        key = (component, whole, repr(shapes), specs, repr(state))
         if key not in self._seen:
             self._seen[key] = self._run(part, module, method, args, kwargs, frozenset(inputs))
             for name in number_inputs.candidates(flat.tensors):
@@ -189,7 +193,7 @@ class Recorder:
         for name in number_inputs.candidates(flat.tensors):
             if self._numeric[component, whole, name]:
                 inputs[name] = Spec(number_inputs.NUMBER, inputs[name].shape)
-        values = {n: t.to(inputs[n].dtype, copy=True) for n, t in flat.tensors.items() if _tells(t)}
+        values = {n: t.to(inputs[n].dtype, copy=True) for n, t in tensors.items() if _tells(t)}
         self.calls.append(
             Call(
                 component,
@@ -202,8 +206,9 @@ class Recorder:
                 self._point,
                 values,
                 answer.used,
-                answer.state,
+                answer.state | {path: AnyLeaf() for paths in set_here.values() for path in paths},
                 answer.other_result,
+                set_here,
             )
         )
         return trees.map_tensors(answer.result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
@@ -279,6 +284,12 @@ class Recorder:
             return self._mode.from_tensor(value, static_shapes=True)
 
         def run(place: Any) -> tuple[Any, trees.Flat | None]:
+            set_here = settings.of(module)
+            tensors = {name: place(tensor) for name, tensor in _values(module, set_here).items()}
+            with settings.given(module, set_here, tensors):
+                return called(place)
+
+        def called(place: Any) -> tuple[Any, trees.Flat | None]:
             self._used = set()
             placed_args, placed_kwargs = trees.map_tensors((args, kwargs), place)
             result = original(module, *placed_args, **placed_kwargs)
@@ -328,6 +339,13 @@ class Recorder:
             return self._read(component, prefix + name)
 
         return read
+
+
+def _values(module: torch.nn.Module, set_here: settings.Settings) -> dict[str, torch.Tensor]:
+    tensors = settings.values(module, set_here)
+    if isinstance(tensors, str):
+        raise LatentcError(f"what is set on {type(module).__name__} is no input of a graph: {tensors}.")
+    return tensors
 
 
 def _methods(cls: type) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 import torch
@@ -16,8 +17,12 @@ from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
 from compiler.model_source import ComponentSource
 from compiler.origins.embeddings import extended
+from compiler.origins.ip_adapter_file import require_all_used
+from compiler.origins.recorded import Recorded, simplified
+from compiler.origins.recorded import stored as stored_parts
+from runtimes import ip_adapters, spare_tokens
 from runtimes.config_keys import keys_behind
-from runtimes.configs import LIST_KEY, read_config
+from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, read_config
 from runtimes.guard import guarded
 from runtimes.pipeline_parts import brief, private_copy
 from runtimes.resource_limits import SPARE_WEIGHTS, bounded
@@ -92,6 +97,7 @@ def _most_weights(component: ComponentSource) -> int | None:
         sizes = [file.stat().st_size for file in component.weight_files]
     except (LatentcError, OSError):  # `bind` says so, where weights are wanted.
         return None
+    sizes += [adapter.file.stat().st_size for adapter in component.ip_adapters]
     return SPARE_WEIGHTS + _WEIGHTS_A_BYTE * sum(sizes) if sizes else None
 
 
@@ -146,12 +152,47 @@ def _has_only_stored_tables(module: torch.nn.Module) -> bool:
 
 
 def _construct(component: ComponentSource) -> torch.nn.Module:
+    module = _of_config(component)
+    if component.ip_adapters:
+        parts = _put(module, component)
+        _PUT[module] = [(part, _origins(state)) for part, state in parts]
+    if component.spare_tokens is not None:
+        spare_tokens.put(module, *component.spare_tokens)
+    return module
+
+
+def _put(module: torch.nn.Module, component: ComponentSource) -> list[tuple[torch.nn.Module, dict[str, Any]]]:
+    try:
+        return ip_adapters.put(module, [adapter.state() for adapter in component.ip_adapters])
+    except LatentcError:
+        raise
+    except Exception as error:  # Loaders index and reshape what they take for granted.
+        names = ", ".join(adapter.file.name for adapter in component.ip_adapters)
+        raise LatentcError(
+            f"--ip-adapter: {names} cannot be put into '{component.name}': {type(error).__name__}: {brief(error)}.",
+            "It is of another model, or of a layout that the installed diffusers does not read.",
+        ) from error
+
+
+_PUT: WeakKeyDictionary[torch.nn.Module, list[tuple[torch.nn.Module, dict[str, Origin]]]] = (
+    WeakKeyDictionary()
+)
+"""Modules with IP-Adapters -> the submodules that these brought, and where their weights are stored."""
+
+
+def _origins(state: Mapping[str, Any]) -> dict[str, Origin]:
+    return {name: tensor.origin for name, tensor in state.items() if isinstance(tensor, Recorded)}
+
+
+def _of_config(component: ComponentSource) -> torch.nn.Module:
     cls: Any = component.cls
     if component.members:
         return list_of_models(cls, json.loads(component.config)[LIST_KEY])  # type: ignore[no-any-return]
     if getattr(cls, "config_class", None) is None:  # diffusers' ConfigMixin
         file = str(component.folder / "config.json")
-        return cls.from_config(read_config(component.config, file, verified=False))  # type: ignore[no-any-return]
+        config = read_config(component.config, file, verified=False)
+        config.pop(IP_ADAPTERS_KEY, None)
+        return cls.from_config(config)  # type: ignore[no-any-return]
     with private_copy(component.config, "config.json") as copy:
         config = cls.config_class.from_pretrained(str(copy.parent), local_files_only=True)
     # Weights of another precision would change the graph: dtype belongs to a pass.
@@ -187,6 +228,7 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origi
         table: Any = module.get_input_embeddings().weight  # type: ignore[operator]
         for name in [name for name in origins if wanted[name] is table]:
             origins[name] = extended(origins[name], component.rows)
+    origins |= _of_ip_adapters(module, component)
     by_tensor = {id(wanted[name]): stored for name, stored in origins.items()}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     missing = []
@@ -211,6 +253,32 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origi
                 f"'{component.name}' needs {list(shape)}.",
                 "Its config.json and its weights are of different models.",
             )
+    return origins
+
+
+def _of_ip_adapters(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origin]:
+    """Where the weights are stored that IP-Adapters bring.
+
+    Raises:
+        LatentcError: a file is of another model.
+    """
+    if not component.ip_adapters:
+        return {}
+    paths = {id(part): path for path, part in module.named_modules()}
+    origins: dict[str, Origin] = {}
+    for part, state in _PUT[module]:
+        parameters = part.state_dict(keep_vars=True)
+        for name, origin in state.items():
+            shape = tuple(parameters[name].shape) if name in parameters else ()
+            if origin.shape != shape:
+                raise LatentcError(
+                    f"--ip-adapter: a tensor of {component.ip_adapters[0].file.name} has the shape "
+                    f"{list(origin.shape)}; '{component.name}.{paths[id(part)]}.{name}' needs {list(shape)}.",
+                    "It is of another model.",
+                )
+            origins[f"{paths[id(part)]}.{name}"] = simplified(origin, name)
+    used: set[Origin] = {leaf for origin in origins.values() for leaf in stored_parts(origin)}
+    require_all_used(component.ip_adapters, used)
     return origins
 
 

@@ -85,6 +85,7 @@ def compare(
             inputs=method.inputs,
             outputs=method.outputs,
             state=method.state,
+            settings=dict(method.settings),
             points=tuple(str(point) for point in points),
         )
 

@@ -57,7 +57,7 @@ class GraphCheckJob(BaseModel):
         tolerance: the target's own, by type, in place of `TOLERANCE`.
         model: what PyTorch loads, where diffusers cannot open it; None for a component's folder.
         library, class_name, folder: what PyTorch loads of a folder.
-        component, method, arguments, inputs, outputs, state: how it is called.
+        component, method, arguments, inputs, outputs, state, settings: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
     """
 
@@ -81,6 +81,7 @@ class GraphCheckJob(BaseModel):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     state: dict[str, Tree] = {}
+    settings: dict[str, tuple[str, ...]] = {}
     points: tuple[str, ...]
 
 
@@ -331,6 +332,7 @@ def loaded(job: GraphCheckJob) -> Any:
         dims={},
         shapes=(),
         state=job.state,
+        settings=job.settings,
     )
     return MethodCall(_module(job), method)
 

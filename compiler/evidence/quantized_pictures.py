@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from artifacts.manifest import Manifest, ModelSpec
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work
+from compiler.capture.arguments import Point, arguments, retries
 from compiler.evaluation import TASK, Evaluation
 from compiler.evidence.metrics import psnr, ssim
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
 from runtimes.flaws import shown, words
 from runtimes.generate_options import parameters, synonym
+from runtimes.media import is_visual
 from runtimes.sessions import session_table
 
 EQUAL = 100.0
@@ -163,13 +165,29 @@ def _draw(pipeline: Any, job: PictureJob, prompts: Sequence[str], steps: int) ->
         keywords[counter] = frames.min
     if job.evaluation.guidance is not None:
         keywords["guidance_scale"] = job.evaluation.guidance
-    pictures = []
-    for seed, prompt in enumerate(prompts):
+
+    def drawn(seed: int, prompt: str, visuals: Mapping[str, Any]) -> np.ndarray:
         generator = torch.Generator("cpu").manual_seed(seed)
-        output = pipeline(prompt, generator=generator, **keywords)
-        drawn = output.frames if hasattr(output, "frames") else output.images
-        pictures.append(np.asarray(drawn[0]))
-    return pictures
+        output = pipeline(prompt, generator=generator, **keywords, **visuals)
+        return np.asarray((output.frames if hasattr(output, "frames") else output.images)[0])
+
+    failures: list[Exception] = []
+    for visuals in _visuals(pipeline, job):
+        try:
+            return [drawn(seed, prompt, visuals) for seed, prompt in enumerate(prompts)]
+        except LatentcError:
+            raise
+        except Exception as error:  # Pipelines say in as many ways that a picture is missing.
+            failures.append(error)
+    raise failures[0]
+
+
+def _visuals(pipeline: Any, job: PictureJob) -> Iterator[dict[str, Any]]:
+    """The pictures that a pipeline may want beside a prompt (a ControlNet's), as a dry run gives them; none first."""
+    point = Point(1, job.height, job.width, form="no lists")
+    for extra in retries(pipeline):
+        values = arguments(pipeline, TASK, point, extra, {})
+        yield {name: value for name, value in values.items() if is_visual(value)}
 
 
 def answer(job: PictureJob) -> list[PictureEvidence]:

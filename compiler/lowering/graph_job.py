@@ -121,6 +121,7 @@ class GraphJob:
                 "arguments": {name: tree.model_dump() for name, tree in method.arguments.items()},
                 "result": method.result.model_dump(),
                 "state": {path: tree.model_dump() for path, tree in method.state.items()},
+                "settings": {name: list(paths) for name, paths in method.settings.items()},
                 "inputs": [spec.model_dump() for spec in (*method.inputs, *method.outputs)],
                 "dims": {name: span.model_dump() for name, span in method.dims.items()},
                 "residuals": list(self.captured.residuals.get(method.component, ())),

@@ -19,10 +19,8 @@ from compiler.origins.recorded import Computed
 from compiler.origins.stored_file import stored_tensors
 from compiler.origins.weight_files import Rows
 from runtimes.pipeline_parts import SUFFIXES, make_part
+from runtimes.spare_tokens import token_of, vector_names
 from targets.graph.weights import Origin, Stored
-
-# A name that says nothing of the token: of files that are made of one tensor, or of one for each encoder.
-_UNNAMED = frozenset({"emb_params", "string_to_param", "*", "clip_l", "clip_g", "t5"})
 
 
 def read(embedding: Embedding) -> tuple[str, list[Stored]]:
@@ -43,9 +41,7 @@ def read(embedding: Embedding) -> tuple[str, list[Stored]]:
         )
     for tensor in vectors:
         tensor.read()  # which refuses what is not finite
-    names = [key for key in tensors if key not in _UNNAMED]
-    token = embedding.token or (names[0] if len(tensors) == 1 and names else path.stem)
-    return token, vectors
+    return embedding.token or token_of(tensors, path), vectors
 
 
 def tokenizer_files(
@@ -61,8 +57,7 @@ def tokenizer_files(
         LatentcError: it has the token already.
     """
     tokenizer = make_part(files, name, cls)
-    # As diffusers names the vectors of one token.
-    tokens = [token, *(f"{token}_{number}" for number in range(1, count))]
+    tokens = vector_names(token, count)
     known = tokenizer.get_vocab()
     for item in tokens:
         if item in known:

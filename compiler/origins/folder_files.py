@@ -22,6 +22,9 @@ _COMPILED = {
     ".gguf": "GGUF",
 }
 
+# Ends of the names of files that a browser, the hub's client or another program has not finished.
+_UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2", ".download", ".tmp")
+
 # What diffusers and transformers call a component's weights, most exact first. A variant's name stands before
 # the suffix ("model.fp16.safetensors").
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -46,6 +49,8 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
             key=lambda p: (len(p.name), p.name),
         )
         if plain:
+            if not plain[0].exists():
+                raise LatentcError(f"{plain[0]} is a link to a file that is not there.", _again(folder))
             return (plain[0],)
     names = sorted(p.name for p in folder.glob("*"))
     compiled = [(n, kind) for n in names for suffix, kind in _COMPILED.items() if n.endswith(suffix)]
@@ -62,9 +67,21 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
             "latentc reads safetensors only.",
             "Convert once, where you trust the file: from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)",
         )
+    parts = [n for n in names if n.endswith(_UNFINISHED)]
     raise LatentcError(
-        f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors."
+        f"{folder} holds no weights: expected {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors"
+        f"{f', and there is an unfinished download ({parts[0]})' if parts else ''}.",
+        _again(folder),
     )
+
+
+def _again(folder: Path) -> str:
+    """What to do where a part of a model is missing, which is named where its folder is of the hub's cache."""
+    for parent in folder.parents:
+        repository = parent.parent.parent.name
+        if parent.parent.name == "snapshots" and repository.startswith("models--"):
+            return f"Its download is not complete: hf download {'/'.join(repository.split('--')[1:])}"
+    return "Download the model again: a part of it is missing."
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -79,6 +96,6 @@ def _shards(index: Path) -> tuple[Path, ...]:
         if Path(name).name != name or not os.path.isfile(index.parent / name):
             raise LatentcError(
                 f"{index} names the shard {artifact_paths.shown(name)}, which is not in {index.parent}.",
-                "Download the model again: a part of it is missing.",
+                _again(index.parent),
             )
     return tuple(index.parent / name for name in names)

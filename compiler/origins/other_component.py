@@ -8,6 +8,7 @@ from pathlib import Path
 from artifacts.errors import LatentcError
 from compiler.origins import single_file
 from compiler.origins.weight_files import WeightFiles
+from runtimes.trusted_classes import component_class
 
 Own = tuple[str, str, Path]
 """Library, class name and folder of the component that is replaced."""
@@ -44,23 +45,39 @@ def weights_of(name: str, file: Path) -> WeightFiles:
     return single_file.Converted(single_file.Checkpoint(file), name)
 
 
+# Which file of a folder names a component's class, under which key, and whose class that is.
+_NAMES = (
+    ("config.json", "_class_name", "diffusers"),
+    ("config.json", "architectures", "transformers"),
+    ("scheduler_config.json", "_class_name", "diffusers"),
+    ("preprocessor_config.json", "image_processor_type", "transformers"),
+    ("preprocessor_config.json", "feature_extractor_type", "transformers"),
+    ("tokenizer_config.json", "tokenizer_class", "transformers"),
+)
+
+
 def _class_in(name: str, folder: Path, own: Own | None) -> tuple[str, str]:
-    """Library and class that a folder's configuration names; the model's own for what has none (a tokenizer)."""
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if own is not None and not (folder / "model_index.json").exists():
-            return own[0], own[1]
+    """Library and class that a folder's configuration names; the model's own for a folder that names none."""
+    readable = False
+    for file, key, library in _NAMES:
+        try:
+            config = json.loads((folder / file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise LatentcError(f"{folder / file} cannot be read: {error}") from error
+        readable = True
+        value = config.get(key) if isinstance(config, dict) else None
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, str) and component_class(library, value) is not None:
+            return library, value
+    if (folder / "config.json").is_file():
         raise LatentcError(
-            f"--component {name}: {folder} has no config.json.",
-            f"Give the component's own folder, e.g. {folder.name}/{name}.",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise LatentcError(f"{file} cannot be read: {error}") from error
-    if isinstance(config, dict) and isinstance(config.get("_class_name"), str):
-        return "diffusers", config["_class_name"]
-    architectures = config.get("architectures") if isinstance(config, dict) else None
-    if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
-        return "transformers", architectures[0]
-    raise LatentcError(f"{file} names no class (_class_name or architectures).")
+            f"{folder / 'config.json'} names no class (_class_name or architectures) that is here."
+        )
+    if own is not None and not (folder / "model_index.json").exists() and (readable or any(folder.iterdir())):
+        return own[0], own[1]
+    raise LatentcError(
+        f"--component {name}: {folder} has no config.json.",
+        f"Give the component's own folder, e.g. {folder.name}/{name}.",
+    )

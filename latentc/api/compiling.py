@@ -10,7 +10,7 @@ from artifacts.errors import UsageError
 from artifacts.progress import Progress, silent
 from latentc.api import keywords, sources
 from latentc.api.keywords import Batch, File, Size
-from latentc.api.sources import Loras
+from latentc.api.sources import Components, Loras
 from latentc.api.tuning import tune
 
 if TYPE_CHECKING:
@@ -48,10 +48,12 @@ def compile(
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
     config: File | None = None,
-    components: Mapping[str, File] | None = None,
+    components: Components | None = None,
     loras: Loras | None = None,
     lora_partial: bool | None = None,
     embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
+    ip_adapters: File | Sequence[File] | None = None,
+    spare_tokens: int | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -82,10 +84,13 @@ def compile(
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
         config: of a single file: a diffusers folder with its configuration.
-        components: other components by name: a folder, a file of weights, or "none".
+        components: other components by name: a folder, a file of weights, or "none"; a ControlNet or T2I-Adapter that
+            the model does not have, or a list of them.
         loras: adapters that are merged into the weights: files, "FILE:0.8", or file -> weight.
         lora_partial: leave tensors of an adapter that find no weight out.
         embeddings: textual inversions: files, "FILE:TOKEN", or file -> token.
+        ip_adapters: files of IP-Adapters.
+        spare_tokens: how many vectors of textual inversions can be loaded when the artifact runs.
         force: replace an artifact that is at `out`.
         progress: told of what is under way.
         on_plan: told what will be done before the work starts.
@@ -127,6 +132,8 @@ def compile(
         loras=loras,
         lora_partial=lora_partial,
         embeddings=embeddings,
+        ip_adapters=ip_adapters,
+        spare_tokens=spare_tokens,
         force=force,
     )
     with keywords.reporting(progress) as reported:
@@ -154,10 +161,12 @@ def auto(
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
     config: File | None = None,
-    components: Mapping[str, File] | None = None,
+    components: Components | None = None,
     loras: Loras | None = None,
     lora_partial: bool | None = None,
     embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
+    ip_adapters: File | Sequence[File] | None = None,
+    spare_tokens: int | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -199,6 +208,8 @@ def auto(
         loras=loras,
         lora_partial=lora_partial,
         embeddings=embeddings,
+        ip_adapters=ip_adapters,
+        spare_tokens=spare_tokens,
         force=force,
     )
     if request.quantize:
@@ -300,7 +311,8 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "rewrites": _joined,
     "options": keywords.texts,
     "config": lambda folder: None if folder is None else str(folder),
-    "components": keywords.texts,
+    "components": sources.components,
     "loras": sources.adapters,
     "embeddings": sources.embeddings,
+    "ip_adapters": sources.ip_adapters,
 }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Union
 
 from artifacts.errors import UsageError
 from latentc.api.keywords import File
 
 if TYPE_CHECKING:
-    from artifacts.manifest import Adapter, Embedding
+    from artifacts.manifest import Adapter, Embedding, IpAdapter
+
+Components = Mapping[str, Union[File, Sequence[File]]]
+"""Name -> a folder, a file of weights, "none", or several folders, for a list of models."""
 
 Loras = Union[File, Sequence[File], Mapping[str, Union[float, Mapping[str, float]]]]
 """A file, several ("style.safetensors:0.8"), or file -> weight, or file -> component -> weight."""
@@ -80,3 +83,33 @@ def embeddings(files: File | Sequence[File] | Mapping[str, str] | None) -> tuple
         named = bool(colon) and len(file) > 1 and not re.search(r"[\\/]", token) and not os.path.exists(text)
         made.append(Embedding(file=os.path.abspath(file if named else text), token=token if named else ""))
     return tuple(made)
+
+
+def components(
+    places: Components | Iterable[tuple[str, str]] | None,
+) -> dict[str, str | tuple[str, ...]] | None:
+    """Other components by name; a name that pairs give several times has several places.
+
+    Raises:
+        UsageError: "none" is one of several places.
+    """
+    if places is None:
+        return None
+    grouped: dict[str, list[str]] = {}
+    for name, value in places.items() if isinstance(places, Mapping) else places:
+        several = [value] if isinstance(value, (str, os.PathLike)) else value
+        grouped.setdefault(name, []).extend(map(os.fspath, several))
+    for name, texts in grouped.items():
+        if len(texts) > 1 and "none" in texts:
+            raise UsageError(f"--component {name} is both left out (none) and given.", "Give one of both.")
+    return {name: texts[0] if len(texts) == 1 else tuple(texts) for name, texts in grouped.items()}
+
+
+def ip_adapters(files: File | Sequence[File] | None) -> tuple[IpAdapter, ...] | None:
+    """The IP-Adapters in files."""
+    from artifacts.manifest import IpAdapter
+
+    if files is None:
+        return None
+    several = [files] if isinstance(files, (str, os.PathLike)) else files
+    return tuple(IpAdapter(file=os.path.abspath(file)) for file in several)

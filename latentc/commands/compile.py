@@ -199,7 +199,8 @@ Examples:
     type=NAME_VALUE,
     metavar="NAME=FOLDER|FILE|none",
     help="Another component in the place of the model's own: a component's folder, a file of its weights, or none to "
-    "leave it out. May be repeated.",
+    "leave it out; or a further one: controlnet=FOLDER, adapter=FOLDER (a T2I-Adapter). May be repeated; the same name "
+    "again is one more ControlNet.",
 )
 @click.option(
     "--lora",
@@ -221,6 +222,22 @@ Examples:
     metavar="FILE[:TOKEN]",
     help="Add a textual inversion: its token to the tokenizer, its vectors to the text encoder. May be repeated. "
     "[default token: the file's own, or its name]",
+)
+@click.option(
+    "--ip-adapter",
+    "ip_adapters",
+    multiple=True,
+    metavar="FILE",
+    help="Put an IP-Adapter into the denoiser. Its image encoder is the folder image_encoder beside the file, or "
+    "--component image_encoder=FOLDER. May be repeated.",
+)
+@click.option(
+    "--spare-tokens",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How many vectors of textual inversions can be loaded into the artifact when it runs: generate --embedding.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
@@ -253,6 +270,8 @@ def command(
     loras: tuple[str, ...],
     lora_partial: bool,
     embeddings: tuple[str, ...],
+    ip_adapters: tuple[str, ...],
+    spare_tokens: int,
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -294,10 +313,12 @@ def command(
         pictures=pictures,
         rewrites=rewrites,
         config=config,
-        components=assignments(components, "--component"),
+        components=components,
         loras=loras,
         lora_partial=lora_partial,
         embeddings=embeddings,
+        ip_adapters=ip_adapters,
+        spare_tokens=spare_tokens,
         force=force,
     )
     if save_recipe is not None and not quantize:

@@ -10,6 +10,7 @@ import click
 from latentc.params import (
     ACCELERATE,
     COMPUTE,
+    FiniteType,
     accelerate_option,
     argument_option,
     assignments,
@@ -76,6 +77,38 @@ Examples:
 @drawing_option("negative", "What the picture should not show.")
 @drawing_option("image", "The picture to start from.")
 @drawing_option("mask", "White where --image is to be drawn anew, black where it is to be kept.")
+@click.option(
+    "--control-image",
+    "control_images",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="What a ControlNet or a T2I-Adapter follows; one for each of several, in the order of the compile.",
+)
+@click.option(
+    "--ip-adapter-image",
+    "ip_adapter_images",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="The picture that an IP-Adapter looks at; one for each of several, in the order of the compile.",
+)
+@click.option(
+    "--ip-adapter-scale",
+    "ip_adapter_scales",
+    multiple=True,
+    type=FiniteType(),
+    metavar="NUMBER",
+    help="How much of it is taken over; one for all, or one for each. [default: 1]",
+)
+@click.option(
+    "--embedding",
+    "embeddings",
+    multiple=True,
+    metavar="FILE[:TOKEN]",
+    help="Learn a textual inversion, where the artifact was compiled for some (--spare-tokens). May be repeated. "
+    "[default token: the file's own, or its name]",
+)
 @drawing_option("strength", "How much of --image is drawn anew, up to 1. [default: the pipeline's]")
 @drawing_option("steps", "Denoising steps. [default: the pipeline's]")
 @drawing_option("guidance", "How closely to follow the prompt. [default: the pipeline's]")
@@ -134,6 +167,10 @@ def command(
     negative: str | None,
     image: str | None,
     mask: str | None,
+    control_images: tuple[str, ...],
+    ip_adapter_images: tuple[str, ...],
+    ip_adapter_scales: tuple[float, ...],
+    embeddings: tuple[str, ...],
     strength: float | None,
     steps: int | None,
     guidance: float | None,
@@ -164,6 +201,7 @@ def command(
     from artifacts.hub_artifacts import located
     from artifacts.manifest_reading import read_manifest
     from latentc import destinations, show
+    from latentc.api import sources
     from latentc.progress_bars import bars
     from latentc.warn import Warnings
     from runtimes import media
@@ -176,6 +214,11 @@ def command(
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
     extra = {name: media.value(text, f"--arg {name}") for name, text in texts.items()}
     wanted = _prompts(prompts, prompt_file, needed=not extra)
+    controls = [media.picture(Path(file), "RGB") for file in control_images]
+    if ip_adapter_images and "ip_adapter_image" in extra:
+        raise click.UsageError("'ip_adapter_image' is given twice.")
+    if ip_adapter_images:
+        extra["ip_adapter_image"] = [media.picture(Path(file), "RGB") for file in ip_adapter_images]
     to = destinations.Destination.of(output, len(wanted) * images)
     start = extra.pop("image", None) if image is None else media.picture(Path(image), "RGB")
     holes = extra.pop("mask", None) if mask is None else media.picture(Path(mask), "L")
@@ -190,6 +233,7 @@ def command(
     if task is None:
         task = choose_task(read_manifest(folder.absolute()).pipelines, start is not None, holes is not None)
 
+    from runtimes.generate_options import control_argument, parameters
     from runtimes.pipeline import load
 
     written: list[dict[str, Any]] = []
@@ -210,6 +254,20 @@ def command(
     ):
         if pipeline.note:
             click.echo(f"Note: {pipeline.note}", err=True)
+        if controls:
+            argument = control_argument(parameters(pipeline.diffusers))
+            if argument is None:
+                raise click.UsageError(
+                    f"{type(pipeline.diffusers).__name__} has neither a ControlNet nor a T2I-Adapter."
+                )
+            if argument in extra or (argument == "image" and start is not None):
+                raise click.UsageError(f"'{argument}' is given twice.")
+            extra[argument] = controls if len(controls) > 1 else controls[0]
+            start = extra.pop("image", start)
+        for embedding in sources.embeddings(embeddings) or ():
+            pipeline.load_textual_inversion(embedding.file, embedding.token)
+        if ip_adapter_scales:
+            pipeline.set_ip_adapter_scale(*ip_adapter_scales)
         for prompt in wanted:
             result = pipeline.generate(
                 prompt,

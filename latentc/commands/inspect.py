@@ -228,12 +228,14 @@ def _made_of(manifest: Manifest) -> Iterator[str]:
     if spec.config:
         yield f"config    {spec.config}"
     for name, place in spec.components.items():
-        yield f"component {name}: {place}"
+        yield f"component {name}: {place if isinstance(place, str) else ', '.join(place)}"
     for adapter in spec.adapters:
         weights = [f"{adapter.weight:g}", *(f"{name} {w:g}" for name, w in adapter.components.items())]
         yield f"adapter   {adapter.file} at {', '.join(weights)}, SHA-256 {adapter.sha256}"
     for embedding in spec.embeddings:
         yield f"embedding {embedding.file}: {embedding.token}, SHA-256 {embedding.sha256}"
+    for ip_adapter in spec.ip_adapters:
+        yield f"IP-Adapter {ip_adapter.file}, SHA-256 {ip_adapter.sha256}"
 
 
 def _is_plain(value: object) -> bool:

@@ -324,3 +324,31 @@ def test_a_variant_is_read_off_the_names_of_the_weight_files(files, variant, tmp
         ModelSource("m", tmp_path, "", "P", (part,), {}, Folder(tmp_path), ModelSpec(model="m")).variant
         == variant
     )
+
+
+def test_an_artifact_is_no_model(folder):
+    root = folder(
+        {"unet/config.json": "{}", "latentc.json": "{}"}, unet=["diffusers", "UNet2DConditionModel"]
+    )
+    with pytest.raises(LatentcError, match="is an artifact, compiled already") as caught:
+        open_model(str(root))
+    assert "--rebuild" in caught.value.hint
+
+
+def test_a_part_that_the_hub_did_not_deliver(folder, tmp_path):
+    files = {"unet/config.json": "{}", "unet/diffusion_pytorch_model.safetensors.incomplete": "half"}
+    plain = folder(files, unet=["diffusers", "UNet2DConditionModel"])
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    plain.rename(snapshot)
+    with pytest.raises(LatentcError, match=r"unfinished download \(diffusion.*incomplete\)") as caught:
+        component(snapshot).weight_files  # noqa: B018
+    assert caught.value.hint == "Its download is not complete: hf download owner/name"
+    link = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    try:
+        link.symlink_to(tmp_path / "nowhere")
+    except OSError:
+        pytest.skip("no links here")
+    with pytest.raises(LatentcError, match="a link to a file that is not there") as caught:
+        component(snapshot).weight_files  # noqa: B018
+    assert "owner/name" in caught.value.hint

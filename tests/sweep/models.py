@@ -5,10 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tests.sweep import flow, sd, unclip
+from tests.sweep import flow, ip_adapters, sd, unclip
 from tests.sweep.text import CAPTIONS
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Case:
         output_type: what makes that field an array.
         extra: more arguments of every call.
         compiled_with: what a compile is told of the call (as texts) beside the size.
+        added: puts further files into the pipeline, which are written to a folder, after it was saved; returns what a
+            request is told of them.
     """
 
     build: Callable[[], Any]
@@ -43,6 +46,7 @@ class Case:
     output_type: str = "np"
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     compiled_with: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    added: Callable[[Any, Path], Mapping[str, Any]] | None = None
 
     def arguments(
         self, task: str, batch: int = 1, height: int = 0, width: int = 0, seed: int = 0, steps: int = 2
@@ -157,6 +161,16 @@ def _controls(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
     }
 
 
+def _shown(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
+    """A picture for an IP-Adapter."""
+    return _negative(batch, height, width, seed) | {"ip_adapter_image": picture(40, 40, seed + 2)}
+
+
+def _shown_two(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
+    pictures = [picture(40, 40, seed + number) for number in (2, 3)]
+    return _negative(batch, height, width, seed) | {"ip_adapter_image": pictures}
+
+
 def _kontext(batch: int, height: int, width: int, seed: int) -> dict[str, Any]:
     return _control(batch, height, width, seed) | {"max_area": height * width, "_auto_resize": False}
 
@@ -266,6 +280,10 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "qwen-image": Case(flow.qwen_image, {"text-to-image": _guided}, multiple=16),
         "sd15-controlnet": Case(sd.sd15_controlnet, {"text-to-image": _control}),
         "sd15-controlnets": Case(sd.sd15_controlnets, {"text-to-image": _controls}),
+        "sd15-controlnet-repeated": Case(sd.sd15_repeated_controlnet, {"text-to-image": _controls}),
+        "sd15-t2i-adapter": Case(sd.sd15_t2i_adapter, {"text-to-image": _control}),
+        "sd15-ip-adapter": Case(sd.sd15, {"text-to-image": _shown}, added=ip_adapters.with_one),
+        "sdxl-ip-adapters": Case(sd.sdxl, {"text-to-image": _shown_two}, added=ip_adapters.with_two),
         "sdxl-controlnet": Case(sd.sdxl_controlnet, {"text-to-image": _control}),
         "instruct-pix2pix": Case(sd.pix2pix, {"text-to-image": _instruct}),
     }

@@ -241,3 +241,29 @@ def sdxl_controlnet() -> Any:
         controlnet=_controlnet(projection_class_embeddings_input_dim=32 + 6 * 8, **_XL),
         add_watermarker=False,
     )
+
+
+def sd15_repeated_controlnet() -> Any:
+    """The same ControlNet twice, for two pictures."""
+    pipe = sd15_controlnet()
+    nets = [pipe.controlnet, pipe.controlnet]
+    return type(pipe)(**{**pipe.components, "controlnet": nets}, requires_safety_checker=False)
+
+
+def t2i_adapter() -> Any:
+    """A T2I-Adapter for `unet`: latents are half as large as the picture."""
+    from diffusers import T2IAdapter
+
+    return seeded(T2IAdapter, seed=6, in_channels=3, channels=(16, 32), num_res_blocks=1, downscale_factor=2)
+
+
+def sd15_t2i_adapter() -> Any:
+    """StableDiffusionAdapterPipeline; as in 1.5, the first level has cross-attention."""
+    from diffusers import StableDiffusionAdapterPipeline
+
+    components = {n: c for n, c in sd15().components.items() if n != "image_encoder"}
+    components["unet"] = unet(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    return StableDiffusionAdapterPipeline(**components, adapter=t2i_adapter(), requires_safety_checker=False)

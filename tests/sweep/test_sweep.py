@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,7 @@ class Model:
     folder: Path
     results: dict[str, np.ndarray]
     classes: dict[str, str]
+    added: Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,7 @@ def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
         pipe = case.build()
         pipe.set_progress_bar_config(disable=True)
         pipe.save_pretrained(folder / name)
+        added = {} if case.added is None else case.added(pipe, folder / f"{name}-added")
         results: dict[str, np.ndarray] = {}
         classes: dict[str, str] = {}
         for number, task in enumerate(case.tasks):
@@ -119,7 +121,7 @@ def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
             results[task] = case.run(one, task)
             classes[task] = type(one).__name__
         models.clear()
-        models[name] = Model(case, folder / name, results, classes)
+        models[name] = Model(case, folder / name, results, classes, added)
     return models[name]
 
 
@@ -151,6 +153,7 @@ def test_compiled_and_run_it_is_pytorchs(
             size=SizeRange(side, side),
             check="none",  # the picture is the check here
             arguments=model.case.compiled_with,
+            **model.added,
         )
     )
     errors: dict[str, float] = {}

@@ -111,11 +111,71 @@ def test_weights_that_a_library_has_quantized_are_said_to_be(sd15, tmp_path):
     shutil.copytree(sd15 / "unet", tmp_path / "unet")
     config = json.loads((tmp_path / "unet" / "config.json").read_text())
     config["quantization_config"] = {
-        "quant_method": "bitsandbytes",
+        "quant_method": "torchao",
         "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
     }
     (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(LatentcError, match=r"quantized already, by bitsandbytes \(nf4\)") as caught:
+    with pytest.raises(LatentcError, match=r"quantized already, by torchao \(4bit\)") as caught:
         open_model(spec(sd15, unet=tmp_path / "unet")).component("unet").stored  # noqa: B018
     assert "--component unet=FOLDER" in caught.value.hint
+
+
+def test_weights_of_4_and_8_bits_are_as_bitsandbytes_decodes_them(sd15, tmp_path):
+    import json
+    import shutil
+
+    functional = pytest.importorskip("bitsandbytes.functional")
+    from safetensors.torch import save_file
+
+    shutil.copytree(sd15 / "unet", tmp_path / "unet")
+    state = load_file(sd15 / "unet" / "diffusion_pytorch_model.safetensors")
+    names = [n for n in state if n.endswith((".to_q.weight", ".to_k.weight"))]
+    saved, wanted = dict(state), dict(state)
+    for number, name in enumerate(names):
+        if name.endswith("to_q.weight"):
+            packed, how = functional.quantize_4bit(
+                state[name], quant_type="nf4", compress_statistics=bool(number % 4), blocksize=64
+            )
+            saved |= {name: packed} | {f"{name}.{k}": v for k, v in how.as_dict(packed=True).items()}
+            wanted[name] = functional.dequantize_4bit(packed, how)
+        else:
+            scale = state[name].abs().amax(1)
+            saved[name] = (state[name] / scale[:, None] * 127).round().to(torch.int8)
+            saved[name.replace("weight", "SCB")] = scale
+            saved[name.replace("weight", "weight_format")] = torch.tensor(0, dtype=torch.uint8)
+            wanted[name] = functional.int8_vectorwise_dequant(saved[name], scale)
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(saved, file)
+    config = json.loads((tmp_path / "unet" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+
+    source = open_model(spec(sd15, unet=tmp_path / "unet"))
+    unet = source.component("unet")
+    assert not source.is_folder and b"quantization_config" not in unet.config
+    assert unet.stored.keys() == wanted.keys()
+    for name, origin in unet.stored.items():
+        assert torch.equal(torch.from_numpy(origin.read()).float(), wanted[name].float()), name
+
+    del saved[next(n for n in saved if n.endswith("to_q.weight.absmax"))]
+    save_file(saved, file)
+    with pytest.raises(LatentcError, match="is not as that writes it"):
+        open_model(spec(sd15, unet=tmp_path / "unet")).component("unet").stored  # noqa: B018
+
+
+def test_another_scheduler_is_of_the_class_that_its_folder_names(sd15, tmp_path):
+    from diffusers import EulerDiscreteScheduler
+
+    EulerDiscreteScheduler(beta_start=0.001).save_pretrained(tmp_path / "euler")
+    source = open_model(spec(sd15, scheduler=tmp_path / "euler"))
+    assert source.component("scheduler").cls is EulerDiscreteScheduler
+    assert b'"EulerDiscreteScheduler"' in source.files.read("model_index.json")
+    assert b'"beta_start": 0.001' in source.files.read("scheduler/scheduler_config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("scheduler", "vae"), ("vae", "scheduler"), ("tokenizer", "unet")]
+)
+def test_a_component_of_another_kind(sd15, name, place):
+    with pytest.raises(UsageError, match=rf"{place} holds a \w+ \(\w+\); '{name}' is a \w+"):
+        open_model(spec(sd15, **{name: sd15 / place}))

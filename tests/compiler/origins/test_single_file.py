@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from compiler.capture.weightless_modules import bind, build
 from compiler.model_source import ModelSource
 from compiler.source import open_model
 from targets.graph.weights import Stored
-from tests.compiler.origins import original_layouts
+from tests.compiler.origins import original_layouts, transformer_layouts
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,59 @@ def sdxl(tmp_path_factory):
     return folder / "model", original_layouts.sdxl(pipe, folder / "model.safetensors")
 
 
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """The built-in model's folder, and its single file."""
+    from diffusers import StableDiffusionPipeline
+
+    from compiler.source import local_folder
+
+    folder = local_folder("shapes")
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    return folder, original_layouts.stable_diffusion(pipe, tmp_path_factory.mktemp("file") / "m.safetensors")
+
+
+def by_width(projected: bool) -> tuple[Any, Any]:
+    """Two CLIPs of two widths, which tell them apart; the smaller one's projection is none, as in the files."""
+    from tests.sweep import text
+
+    small = text.clip_text(hidden=16, projection=16 if projected else None)
+    if projected:
+        small.text_projection.weight.data = torch.eye(16)
+    return small, text.clip_text(hidden=32, projection=16, seed=1)
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory):
+    """A tiny SD 3."""
+    from tests.sweep.models import CASES
+
+    folder = tmp_path_factory.mktemp("sd3")
+    pipe = CASES["sd3"].build()
+    pipe.text_encoder, pipe.text_encoder_2 = by_width(projected=True)
+    pipe.save_pretrained(folder / "model")
+    return folder / "model", transformer_layouts.sd3(pipe, folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    """A tiny FLUX; diffusers' conversion is told its width, which it takes for FLUX.1's."""
+    from diffusers.loaders import single_file_model, single_file_utils
+
+    from tests.sweep.models import CASES
+
+    folder = tmp_path_factory.mktemp("flux")
+    pipe = CASES["flux"].build()
+    pipe.save_pretrained(folder / "model")
+    convert = transformer_layouts.of_width(
+        single_file_utils.convert_flux_transformer_checkpoint_to_diffusers, 3072, 32
+    )
+    kind = single_file_model.SINGLE_FILE_LOADABLE_CLASSES["FluxTransformer2DModel"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(kind, "checkpoint_mapping_fn", convert)
+        yield folder / "model", transformer_layouts.flux(pipe, folder / "model.safetensors")
+
+
 def opened(file: Path, config: Path) -> ModelSource:
     return open_model(ModelSpec(model=str(file), config=str(config)))
 
@@ -69,6 +123,39 @@ def test_every_weight_is_what_from_single_file_loads(name, request):
         assert component.weight_files == (file,)
     # Most are only called otherwise: bytes of the file as they are.
     assert sum(isinstance(origin, Stored) for origin in origins) > 0.9 * len(origins)
+
+
+@pytest.mark.parametrize("name", ["shapes", "sd3", "flux"])
+def test_every_weight_is_the_folders(name, request):
+    folder, file = request.getfixturevalue(name)
+    ours, plain = opened(file, folder), open_model(str(folder))
+    for component in ours.modules:
+        weights, expected = (
+            bind(build(part, FakeTensorMode(allow_non_fake_inputs=True)), part)
+            for part in (component, plain.component(component.name))
+        )
+        assert component.weight_files == (file,)
+        assert weights.keys() == expected.keys()
+        for key, origin in weights.items():
+            assert np.array_equal(origin.read(), expected[key].read()), (component.name, key)
+
+
+def test_a_flux_in_scaled_8_bit_floats(flux, tmp_path):
+    folder, file = flux
+    state = load_file(file)
+    key = "model.diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    scaled = state | {
+        key: (state[key] / 0.02).to(torch.float8_e4m3fn),
+        key.replace("weight", "scale_weight"): torch.tensor(0.02),
+        "model.diffusion_model.scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn),
+    }
+    save_file(scaled, tmp_path / "scaled.safetensors")
+    component = opened(tmp_path / "scaled.safetensors", folder).component("transformer")
+    weights = bind(build(component, FakeTensorMode(allow_non_fake_inputs=True)), component)
+    wanted = (scaled[key].float() * 0.02).chunk(3)
+    for name, tensor in zip(("to_q", "to_k", "to_v"), wanted, strict=True):
+        read = weights[f"transformer_blocks.0.attn.{name}.weight"].read()
+        assert np.array_equal(read.astype(np.float32), tensor.numpy())
 
 
 def test_scaled_8_bit_floats_are_multiplied_by_their_scales(stable_diffusion, tmp_path):
