@@ -17,7 +17,7 @@ from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
 from artifacts.pinned import Pinned
-from runtimes.call_arguments import bind, defaults, signature
+from runtimes.call_arguments import bind, defaults, signature, without_defaults
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
 from runtimes.configs import LIST_KEY, cleaned, read_config
 from runtimes.extrapolation import Arrays
@@ -50,11 +50,22 @@ MEMORY_METHODS = (
     "enable_xformers_memory_efficient_attention",
     "disable_xformers_memory_efficient_attention",
     "set_use_memory_efficient_attention_xformers",
+    "enable_group_offload",
+    "compile",
+    "compile_repeated_blocks",
 )
 
 
 WEIGHTS_A_BYTE = 16
 """How many weights a shell may stand for, for each byte of the artifact, beside `SPARE_WEIGHTS`."""
+
+
+class NotCompiled(LatentcError):
+    """No graph of a component answers a call. `by_size`: one would, if tensors had other sizes."""
+
+    def __init__(self, message: str, hint: str, by_size: bool) -> None:
+        super().__init__(message, hint)
+        self.by_size = by_size
 
 
 class Runner(Protocol):
@@ -146,7 +157,19 @@ def build_shell(
         owner_class = cls if owner is module else type(owner)
         signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
         object.__setattr__(
-            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, forecaster, watch)
+            owner,
+            leaf,
+            _answer(
+                owner_class,
+                record.name,
+                name,
+                records,
+                runner,
+                meter,
+                forecaster,
+                watch,
+                getattr(owner, "config", None),
+            ),
         )
     changes.watch = watch
     return module
@@ -281,10 +304,12 @@ def _answer(
     meter: Callable[[], Meter],
     forecaster: Callable[[], Forecaster | None],
     watch: Watch,
+    config: Any,
 ) -> Callable[..., Any]:
     """The method `name`, answered by the first record that fits the call and what is set on the module."""
     method = name.rpartition(".")[2]
     known = defaults(cls, method)
+    recorded = [record.arguments for record in records]
 
     def run(graph: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
         now = meter()
@@ -296,7 +321,7 @@ def _answer(
         return outputs
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = bind(cls, method, args, kwargs)
+        bound = without_defaults(cls, config, bind(cls, method, args, kwargs), recorded)
         reasons: list[Mismatch] = []
         hint = "See what it was compiled for: latentc inspect ARTIFACT"
         for record in records:
@@ -315,10 +340,11 @@ def _answer(
                 return rebuild(form, made())
             meter().check()
             return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
-        raise LatentcError(
+        raise NotCompiled(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),
             hint,
+            by_size=all(reason.expected.startswith("shape ") for reason in reasons),
         )
 
     call.__name__ = method
