@@ -146,6 +146,8 @@ ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
     "generator": _generator,
     # The declared sizes are captured, not the nearest ones of a pipeline's table of aspect ratios.
     "use_resolution_binning": lambda point, pipe: False,
+    # How much a control weighs is a number that each call chooses. It is captured as one, since it changes on the way.
+    "control_guidance_end": lambda point, pipe: 0.5,
     "class_labels": lambda point, pipe: [index % 10 for index in range(point.prompts)],
 }
 """Given to every pipeline that has the argument."""
