@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from artifacts.errors import LatentcError
 from artifacts.call_trees import ConstLeaf, MappingNode, Tree
+from artifacts.errors import LatentcError
 
 
 def signature(cls: type, method: str) -> inspect.Signature:

@@ -313,7 +313,9 @@ class Pipeline(Generator):
                 return self.diffusers(*args, **kwargs)
         except NotCompiled as error:
             options = as_compile_options(parameters(self.diffusers), kwargs, self.manifest.arguments)
-            if options and not error.by_size:
+            if error.by_size:
+                error.hint = "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX"
+            elif options:
                 error.hint = f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
             raise
 

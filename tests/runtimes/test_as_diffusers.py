@@ -15,7 +15,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
 )
 
-from artifacts.errors import UsageError
+from artifacts.errors import LatentcError, UsageError
 from runtimes.pipeline import Pipeline
 from tests.runtimes import tiny
 from tests.runtimes.conftest import Compiled
@@ -110,6 +110,19 @@ def test_a_scheduler_that_is_set_on_either_pipeline_draws(compiled: Compiled, sc
     assert np.array_equal(draw(pipe), expected)
     pipe.scheduler = compiled.reference.scheduler
     assert np.array_equal(draw(pipe), own)
+
+
+def test_a_call_that_no_graph_answers_says_how_to_compile_for_it(compiled: Compiled) -> None:
+    pipe = compiled.pipeline()
+    options: dict[str, Any] = {"num_inference_steps": 1, "width": 16, "height": 16}
+    with pytest.raises(LatentcError, match="cross_attention_kwargs: expected None") as caught:
+        pipe("a cat", cross_attention_kwargs={"scale": 0.5}, eta=0.1, guidance_scale=2.0, **options)
+    assert caught.value.hint.endswith(
+        """latentc compile MODEL OUT --arg cross_attention_kwargs='{"scale": 0.5}'"""
+    )
+    with pytest.raises(LatentcError, match="expected shape") as caught:
+        pipe("a cat", num_images_per_prompt=9, **options)
+    assert "--batch" in caught.value.hint
 
 
 def test_components_have_the_names_that_they_have_in_diffusers(compiled: Compiled) -> None:
