@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from artifacts.call_trees import ConstLeaf, MappingNode, Tree
 from artifacts.errors import LatentcError
 
 
@@ -93,3 +94,46 @@ def defaults(cls: type, method: str) -> dict[str, Any]:
     empty: dict[Any, Any] = {inspect.Parameter.VAR_POSITIONAL: (), inspect.Parameter.VAR_KEYWORD: {}}
     values = {name: empty.get(p.kind, p.default) for name, p in signature(cls, method).parameters.items()}
     return {name: value for name, value in values.items() if value is not inspect.Parameter.empty}
+
+
+_SWITCHES = ("output_hidden_states", "output_attentions", "return_dict")
+"""Arguments of all modules of transformers whose defaults are entries of the same names in their configs."""
+
+
+def without_defaults(
+    cls: type, config: Any, bound: dict[str, Any], recorded: Sequence[Mapping[str, Tree]]
+) -> dict[str, Any]:
+    """A call of a transformers module as graphs were recorded with it, where only defaults are apart: switches as the
+    config has them, an `attention_mask` of ones, which masks nothing, and hidden states that the caller does not want.
+
+    Args:
+        config: the module's.
+        recorded: the arguments of each recorded call.
+    """
+    if not cls.__module__.startswith("transformers."):
+        return bound
+    plain = _switched(bound, config, recorded)
+    for name, value in bound.items():
+        trees = [arguments.get(name) for arguments in recorded]
+        items = [tree.items for tree in trees if isinstance(tree, MappingNode)]
+        if isinstance(value, dict) and len(items) == len(trees):
+            plain[name] = _switched(value, config, items)
+    mask = bound.get("attention_mask")
+    unused = all(arguments.get("attention_mask") == ConstLeaf(value=None) for arguments in recorded)
+    if mask is not None and hasattr(mask, "detach") and unused and not bool((mask != 1).any()):
+        plain["attention_mask"] = None
+    return plain
+
+
+def _switched(
+    values: Mapping[str, Any], config: Any, recorded: Sequence[Mapping[str, Tree]]
+) -> dict[str, Any]:
+    result = dict(values)
+    for name in _SWITCHES:
+        trees = [arguments.get(name) for arguments in recorded]
+        unused = all(tree is None or tree == ConstLeaf(value=None) for tree in trees)
+        if unused and name in values and values[name] is getattr(config, name, None):
+            result[name] = None
+        elif name == _SWITCHES[0] and trees and all(tree == ConstLeaf(value=True) for tree in trees):
+            result[name] = True
+    return result

@@ -180,6 +180,33 @@ def refuse_loaders(pipe: Any, shells: Mapping[str, torch.nn.Module]) -> None:
         object.__setattr__(pipe, name, does(name))
 
 
+MEMORY_METHODS = (
+    "enable_attention_slicing",
+    "disable_attention_slicing",
+    "set_attention_slice",
+    "enable_xformers_memory_efficient_attention",
+    "disable_xformers_memory_efficient_attention",
+    "set_use_memory_efficient_attention_xformers",
+    "enable_model_cpu_offload",
+    "enable_sequential_cpu_offload",
+    "enable_group_offload",
+    "reset_device_map",
+)
+"""Methods of pipelines that place modules or trade their memory for time, and change no picture."""
+
+
+def keep_in_place(pipe: Any) -> None:
+    """Has a pipeline of compiled components pass over `MEMORY_METHODS`: sessions have their device already, and a
+    memory plan of their own."""
+
+    def passed_over(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    for name in MEMORY_METHODS:
+        if hasattr(type(pipe), name):
+            object.__setattr__(pipe, name, passed_over)
+
+
 @functools.lru_cache(maxsize=1024)
 def _methods(cls: Any) -> dict[str, Any]:
     """The public methods of a module's class that may write to it, and what sets its attributes."""

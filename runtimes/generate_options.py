@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from artifacts.errors import UsageError
@@ -97,6 +97,37 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
     return keywords
 
 
+def as_compile_options(
+    known: Mapping[str, inspect.Parameter], passed: Mapping[str, Any], compiled_with: Collection[str]
+) -> str:
+    """How a compile is told of what a call is given beside prompts, sizes and steps: "--arg clip_skip=2"; empty where
+    there is nothing of that kind.
+
+    Args:
+        known: the parameters of the pipeline's call.
+        compiled_with: names that the artifact was compiled with.
+    """
+    usual = {name for names in SYNONYMS.values() for name in names} | {"output_type", "return_dict", "eta"}
+    given = {
+        name: _json(value)
+        for name, value in passed.items()
+        if name in known
+        and name not in usual
+        and name not in compiled_with
+        and value is not known[name].default
+    }
+    return " ".join(f"--arg {name}={text}" for name, text in given.items() if text)
+
+
+def _json(value: Any) -> str:
+    """A value as an option holds it; empty for what is no JSON."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        return ""
+    return f"'{text}'" if isinstance(value, (dict, list, str)) else text
+
+
 def parse_value(text: str, option: str) -> Any:
     """What a value of an option that takes any is: JSON where it is JSON ("3", "[207]", "true"), else the text itself.
 
@@ -129,15 +160,15 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def parse_size(size: str | tuple[int, int] | None) -> tuple[int, int] | None:
-    """``"512x384"`` or ``(512, 384)`` -> (width, height) in pixels.
+def parse_size(size: str | int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """``"512x384"``, ``(512, 384)``, or 512 for a square -> (width, height) in pixels.
 
     Raises:
         UsageError: not of that form.
     """
     if size is None:
         return None
-    parts = size.lower().split("x") if isinstance(size, str) else list(map(str, size))
+    parts = f"{size}".lower().split("x") if isinstance(size, (str, int)) else list(map(str, size))
     if len(parts) == 1:
         parts *= 2
     if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):

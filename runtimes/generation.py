@@ -27,6 +27,7 @@ from runtimes.refusals import refusals
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
 from runtimes.visuals import kind
+from runtimes.weighted import Weighting
 
 # Options that are given once for each image to a pipeline that makes one image of each.
 _REPEATED = (*TEXTS, "image", "mask")
@@ -49,7 +50,7 @@ class Generator:
         self._progress = progress
         self._meter = Meter()
         self._lock = ProcessLock()
-        self._scheduler = getattr(diffusers, "scheduler", None)
+        self._scheduler = self._placed = getattr(diffusers, "scheduler", None)
         self._tolerance = 0.0
         self._count: Count | None = None
 
@@ -57,14 +58,20 @@ class Generator:
     def scheduler(self) -> Any:
         """The scheduler that every call starts from, a copy of which it uses; None where there is none.
 
-        May be set, to one of diffusers: ``pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)``
+        May be set, here or on `diffusers`, to one of diffusers:
+        ``pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)``
         """
-        return self._scheduler
+        current = getattr(self.diffusers, "scheduler", None)
+        return self._scheduler if current is self._placed else current
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
         with self._lock:
             self._scheduler = scheduler
+            self._place(scheduler)
+
+    def _place(self, scheduler: Any) -> None:
+        self.diffusers.scheduler = self._placed = scheduler
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """Options of tqdm for the progress bars, as of a diffusers pipeline; ``disable=True`` for none."""
@@ -81,13 +88,14 @@ class Generator:
         steps: int | None = None,
         guidance: float | None = None,
         seed: int | Sequence[int] | None = None,
-        size: str | tuple[int, int] | None = None,
+        size: str | int | tuple[int, int] | None = None,
         images: int = 1,
         frames: int | None = None,
         scheduler: str | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         accelerate: str | float | None = None,
+        weighted: bool = False,
         **extra: Any,
     ) -> Result:
         """Makes images, videos or sounds: what the pipeline makes.
@@ -101,7 +109,7 @@ class Generator:
             steps: denoising steps. guidance: the classifier-free guidance scale.
             seed: of the first image, or a list with that of each prompt's first image; None for a random one, which
                 the result names.
-            size: (width, height) in pixels, or "512x512".
+            size: (width, height) in pixels, "512x384", or 512 for a square.
             images: how many of each prompt; made, with those of other prompts, in batches as large as the artifact
                 allows.
             frames: of each video.
@@ -113,6 +121,7 @@ class Generator:
             accelerate: steps whose calls are forecast from earlier ones rather than made: "off", "auto" for what the
                 artifact was tuned to, or the estimated relative error that a forecast may have (0.1). None for what
                 `load` was given.
+            weighted: words of the prompts have weights, as `compel` reads them: "a (red)1.4 circle", "a red++ circle".
             extra: the pipeline's own parameters, by their own names.
 
         Raises:
@@ -141,6 +150,7 @@ class Generator:
                 progress,
                 cancel,
                 accelerate,
+                weighted,
                 extra,
             )
 
@@ -154,6 +164,7 @@ class Generator:
         progress: Progress,
         cancel: threading.Event | None,
         accelerate: str | float | None,
+        weighted: bool,
         extra: Mapping[str, Any],
     ) -> Result:
         pipe = self.diffusers
@@ -170,6 +181,7 @@ class Generator:
         self._begin(scheduler)
         self._prepare(accelerate)
         self._meter = Meter(cancel=cancel)
+        weighting = self._weighting() if weighted and options["prompt"] is not None else None
         limits = self._sizes.get("batch", DimRange(min=1, max=1))
         calls = of_calls(wanted, known, limits)
         bars = Bars(self._meter, progress, len(calls))
@@ -182,7 +194,8 @@ class Generator:
                     refusals(pipe, {**options, **extra}),
                     nullcontext() if scheduler is None else blamed(pipe),
                 ):
-                    outputs.append(self._run(chunk, options, extra, known, texts if prompts else frozenset()))
+                    taken = texts if prompts else frozenset()
+                    outputs.append(self._run(chunk, options, extra, known, taken, weighting))
                 broken += self._meter.take_not_finite()
         merged, pictures = merge(outputs)
         videos = clips.videos(merged) if "output_type" not in extra else ()
@@ -194,7 +207,7 @@ class Generator:
             seeds=tuple(draw.seed for draw in wanted),
             timings=self._meter.timings(),
             parameters=self._parameters(
-                options, extra, seed if isinstance(seed, int) else list(seed), images, scheduler
+                options, extra, seed if isinstance(seed, int) else list(seed), images, scheduler, weighted
             ),
             outputs=merged,
             flaws=self._flaws(pictures, len(wanted), broken, merged),
@@ -210,10 +223,11 @@ class Generator:
 
         A copy, as `from_config` may choose other defaults.
         """
+        self._scheduler = self.scheduler
         if self._scheduler is not None:
-            self.diffusers.scheduler = copy.deepcopy(self._scheduler)
+            self._place(copy.deepcopy(self._scheduler))
         if scheduler is not None:
-            self.diffusers.scheduler = make_scheduler(self.diffusers, scheduler)
+            self._place(make_scheduler(self.diffusers, scheduler))
 
     def _prepare(self, accelerate: str | float | None) -> None:
         """Takes what a call is asked to do with steps that can be forecast; here nothing can.
@@ -231,6 +245,7 @@ class Generator:
         extra: Mapping[str, Any],
         known: Mapping[str, Any],
         texts: Collection[str],
+        weighting: Weighting | None,
     ) -> Mapping[str, Any]:
         """One call of the pipeline: a batch of the images in `chunk`."""
         import numpy as np
@@ -249,12 +264,20 @@ class Generator:
             repeated = {name: full[name] for name in once if full.get(name) is not None}
             full |= {name: [value] * len(seeds) for name, value in repeated.items()}
         keywords = arguments(self.diffusers, full, extra)
+        if weighting is not None:
+            keywords |= weighting.arguments(keywords["prompt"], keywords.get("negative_prompt"))
         if "return_dict" in known:
             keywords["return_dict"] = True
         # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
         with np.errstate(invalid="ignore"):
             output = self._called(**keywords)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
+
+    def _weighting(self) -> Weighting:
+        import torch
+
+        with torch.no_grad():
+            return Weighting(self.diffusers, self._sizes.get("tokens"))
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         """What diffusers' pipeline returns of one call."""
@@ -324,6 +347,7 @@ class Generator:
         seed: int | list[int],
         images: int,
         chosen: str | None,
+        weighted: bool,
     ) -> dict[str, Any]:
         settings = {k: v for k, v in {**options, **extra}.items() if _is_plain(v)}
         scheduler = getattr(self.diffusers, "scheduler", None)
@@ -331,6 +355,8 @@ class Generator:
             settings["scheduler"] = chosen or type(scheduler).__name__
         if self._count is not None:
             settings |= {"accelerate": self._tolerance, "calls": str(self._count)}
+        if weighted:
+            settings["weighted"] = True
         return {**settings, "seed": seed, "images": images, **self._about()}
 
 

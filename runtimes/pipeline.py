@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,11 +23,11 @@ from artifacts.verification import Artifact, open_artifact
 from runtimes import flaws, ip_adapters, settings, spare_tokens
 from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
 from runtimes.assemble import assemble, check_components
-from runtimes.changes import refuse_loaders
+from runtimes.changes import keep_in_place, refuse_loaders
 from runtimes.compute import summary
 from runtimes.devices import Asked
 from runtimes.forecaster import Count, Forecaster
-from runtimes.generate_options import parameters, synonym
+from runtimes.generate_options import as_compile_options, parameters, synonym
 from runtimes.generation import Generator, parts
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.memory_plan import budget_of, memory_plan
@@ -35,7 +36,7 @@ from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of, watching
 from runtimes.sessions import session_table as sessions
-from runtimes.shell import Runner, build_shell, undone_on_failure
+from runtimes.shell import NotCompiled, Runner, build_shell, undone_on_failure
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
@@ -153,7 +154,9 @@ class Pool(Runner, Protocol):
 class Pipeline(Generator):
     """One task of an artifact: called as diffusers' own pipeline is, or by `generate`.
 
-    `diffusers` is that pipeline itself. Threads may share a pipeline; it makes the pictures of one call at a time.
+    `diffusers` is that pipeline itself; its components, settings and methods are there under their own names, too
+    (``pipe.vae.config``, ``pipe.to("cpu")``, ``pipe.enable_freeu(...)``, which is refused).
+    Threads may share a pipeline; it makes the pictures of one call at a time.
     """
 
     from_pretrained = staticmethod(load)
@@ -190,6 +193,7 @@ class Pipeline(Generator):
         pipe = assemble(source, manifest.pipelines[task], self._shells)
         for part in (pipe, *parts(pipe)):
             refuse_loaders(part, self._shells)
+            keep_in_place(part)
             if any(spare_tokens.INPUT in settings.of(shell) for shell in self._shells.values()):
                 learn = partial(spare_tokens.load_as_diffusers, part)
                 object.__setattr__(part, "load_textual_inversion", learn)
@@ -301,6 +305,31 @@ class Pipeline(Generator):
         with notebook_bars(self._progress) as progress:
             return copy_artifact(Artifact(self.root, self.manifest), folder, force, progress)
 
+    def __getattr__(self, name: str) -> Any:
+        """What diffusers' pipeline has and this class has not."""
+        pipe = self.__dict__.get("diffusers")
+        if pipe is None or name.startswith("__"):
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        value = getattr(pipe, name)
+        if getattr(value, "__self__", None) is not pipe:
+            return value
+
+        @functools.wraps(value)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            result = value(*args, **kwargs)
+            return self if result is pipe else result
+
+        return method
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What diffusers' pipeline has and this class has not is set there (``pipe.vae = another``)."""
+        pipe = self.__dict__.get("diffusers")
+        own = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
+        if own or pipe is None or not hasattr(pipe, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(pipe, name, value)
+
     def __enter__(self) -> Pipeline:
         return self
 
@@ -325,8 +354,16 @@ class Pipeline(Generator):
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
-        with torch.no_grad(), undone_on_failure(self._shells.values()), self._forecasting():
-            return self.diffusers(*args, **kwargs)
+        try:
+            with torch.no_grad(), undone_on_failure(self._shells.values()), self._forecasting():
+                return self.diffusers(*args, **kwargs)
+        except NotCompiled as error:
+            options = as_compile_options(parameters(self.diffusers), kwargs, self.manifest.arguments)
+            if error.by_size:
+                error.hint = "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX"
+            elif options:
+                error.hint = f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
+            raise
 
     def _prepare(self, accelerate: str | float | None) -> None:
         tuned = self.manifest.forecast

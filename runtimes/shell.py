@@ -18,7 +18,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
 from artifacts.pinned import Pinned
 from runtimes import settings, spare_tokens
-from runtimes.call_arguments import bind, defaults, signature
+from runtimes.call_arguments import bind, defaults, signature, without_defaults
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
 from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, SPARE_TOKENS_KEY, cleaned, read_config
 from runtimes.extrapolation import Arrays
@@ -52,11 +52,22 @@ MEMORY_METHODS = (
     "enable_xformers_memory_efficient_attention",
     "disable_xformers_memory_efficient_attention",
     "set_use_memory_efficient_attention_xformers",
+    "enable_group_offload",
+    "compile",
+    "compile_repeated_blocks",
 )
 
 
 WEIGHTS_A_BYTE = 16
 """How many weights a shell may stand for, for each byte of the artifact, beside `SPARE_WEIGHTS`."""
+
+
+class NotCompiled(LatentcError):
+    """No graph of a component answers a call. `by_size`: one would, if tensors had other sizes."""
+
+    def __init__(self, message: str, hint: str, by_size: bool) -> None:
+        super().__init__(message, hint)
+        self.by_size = by_size
 
 
 class Runner(Protocol):
@@ -298,6 +309,8 @@ def _answer(
     """The method `name`, answered by the first record that fits the call and what is set on the module."""
     method = name.rpartition(".")[2]
     known = defaults(cls, method)
+    config = getattr(owner, "config", None)
+    recorded = [record.arguments for record in records]
 
     def run(graph: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
         now = meter()
@@ -309,7 +322,7 @@ def _answer(
         return outputs
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = bind(cls, method, args, kwargs)
+        bound = without_defaults(cls, config, bind(cls, method, args, kwargs), recorded)
         reasons: list[Mismatch] = []
         hint = "See what it was compiled for: latentc inspect ARTIFACT"
         for record in records:
@@ -328,10 +341,11 @@ def _answer(
                 return rebuild(form, made())
             meter().check()
             return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
-        raise LatentcError(
+        raise NotCompiled(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),
             hint,
+            by_size=all(reason.expected.startswith("shape ") for reason in reasons),
         )
 
     call.__name__ = method

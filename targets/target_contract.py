@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from artifacts.manifest import Built, DimRange
 from artifacts.progress import Progress, silent
 from targets.file_format import FileFormat, onnx
+from targets.other_loaders import OtherLoader
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -162,6 +163,8 @@ class Target(Protocol):
     """How its files are made again from themselves; None where they do not hold the graph."""
     companions: Companions | None
     """Writes what other projects' loaders of its files read beside them; None where they read nothing more."""
+    loaders: tuple[OtherLoader, ...]
+    """Other projects that open its artifacts as they are."""
 
     def available(self) -> Availability:
         """Whether `lower` can run here; never raises, imports the vendor's SDK only inside."""

@@ -112,4 +112,5 @@ def _decoded_4_bits(
 def _decoded_8_bits(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import int8_vectorwise_dequant
 
-    return int8_vectorwise_dequant(weight, scales.reshape(-1).float()).float()
+    decoded: torch.Tensor = int8_vectorwise_dequant(weight, scales.reshape(-1).float()).float()
+    return decoded

@@ -35,7 +35,7 @@ OWN = {
     "progress": "latentc.load in Python",
     **{
         name: f"--{name}"
-        for name in "image mask strength steps guidance seed size images frames scheduler accelerate".split()
+        for name in "image mask strength steps guidance seed size images frames scheduler accelerate weighted".split()
     },
 }
 
@@ -51,6 +51,7 @@ Examples:
   latentc generate out "a large red circle at the left on a blue background" -o out.png
   latentc generate out --prompts prompts.txt -o "pictures/{index:03}.png" --seed 7
   latentc generate out "a photo of a cat" --image photo.png --strength 0.6 -o out.png
+  latentc generate out "a (large)1.3 circle, red++ on blue-" --weighted
   latentc generate out "a cat runs" --frames 17 --fps 16 -o clip.mp4
   latentc generate out "a cat in the snow" --arg video=@clip.mp4 -o snow.mp4
   latentc generate owner/name@main "a photo of a cat" --require-signature PUBLIC.pem
@@ -75,6 +76,11 @@ Examples:
     help="Read prompts from a file, one on each line; - is stdin.",
 )
 @drawing_option("negative", "What the picture should not show.")
+@click.option(
+    "--weighted",
+    is_flag=True,
+    help="Words of the prompts have weights, as compel reads them: (red)1.3, red++, blue-.",
+)
 @drawing_option("image", "The picture to start from.")
 @drawing_option("mask", "White where --image is to be drawn anew, black where it is to be kept.")
 @click.option(
@@ -165,6 +171,7 @@ def command(
     output: str,
     prompt_file: Any,
     negative: str | None,
+    weighted: bool,
     image: str | None,
     mask: str | None,
     control_images: tuple[str, ...],
@@ -282,6 +289,7 @@ def command(
                 images=images,
                 frames=frames,
                 scheduler=scheduler,
+                weighted=weighted,
                 progress=progress,
                 **extra,
             )

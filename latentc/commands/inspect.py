@@ -101,7 +101,6 @@ def _print_differences(first: str, second: str, json_output: bool) -> None:
 
 
 def _print_manifest(manifest: Manifest) -> None:
-    from artifacts.other_loaders import opened_by
     from latentc import evidence, show
 
     methods = {
@@ -148,7 +147,7 @@ def _print_manifest(manifest: Manifest) -> None:
         "measured": evidence.measured_in(manifest) or "in no type that is known",
         "tasks": ", ".join(manifest.pipelines),
         "sizes": ", ".join(f"{name} {_range(dim)}" for name, dim in manifest.sizes.items()),
-        "opened by": ", ".join(("latentc", *opened_by(manifest))),
+        "opened by": ", ".join(("latentc", *_other_loaders(manifest))),
         "on disk": show.size(sum(file.size for file in manifest.files)),
         "compiled": manifest.created,
         "toolchain": ", ".join(f"{name} {version}" for name, version in sorted(manifest.toolchain.items())),
@@ -236,6 +235,17 @@ def _made_of(manifest: Manifest) -> Iterator[str]:
         yield f"embedding {embedding.file}: {embedding.token}, SHA-256 {embedding.sha256}"
     for ip_adapter in spec.ip_adapters:
         yield f"IP-Adapter {ip_adapter.file}, SHA-256 {ip_adapter.sha256}"
+
+
+def _other_loaders(manifest: Manifest) -> tuple[str, ...]:
+    from artifacts.errors import UsageError
+    from targets import target_table
+    from targets.other_loaders import opened_by
+
+    try:
+        return tuple(opened_by(manifest, target_table.get(manifest.target).loaders))
+    except UsageError:  # the target is another package's, which is not installed here
+        return ()
 
 
 def _is_plain(value: object) -> bool:

@@ -68,6 +68,7 @@ class DirectMl:
     options: type[DirectMlOptions] = DirectMlOptions
     rebuild = Rebuild(TWIN, frozenset({"fix"}), FORMAT)
     companions = None
+    loaders = ()
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime's CPU provider is needed to check them."""

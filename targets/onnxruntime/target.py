@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from targets.graph.nf4_nodes import as_matmul_bnb4
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
+from targets.other_loaders import FAMILIES, OtherLoader
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
 from targets.target_contract import Availability, Context, Lowered, Requirements, Rewrite
 from targets.versions import installed, versions
@@ -58,6 +59,7 @@ class OnnxRuntime:
     options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
     rebuild = None
     companions = None
+    loaders = (OtherLoader("optimum-onnx", FAMILIES),)
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""

@@ -18,6 +18,7 @@ from targets.openvino import stored_form
 from targets.openvino.names import number_unnamed
 from targets.openvino.nncf import METHODS
 from targets.openvino.tokenizers import PACKAGE, can_convert, write_tokenizers
+from targets.other_loaders import FAMILIES, OtherLoader
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
 from targets.target_contract import Availability, Companions, Context, Lowered, Requirements
 from targets.versions import installed, versions
@@ -63,6 +64,10 @@ class OpenVino:
     )
     options: type[OpenVinoOptions] = OpenVinoOptions
     rebuild = None
+    loaders = (
+        OtherLoader("optimum-intel", FAMILIES),
+        OtherLoader("OpenVINO GenAI", FAMILIES, companion="tokenizer/openvino_tokenizer.xml", extra="genai"),
+    )
 
     @property
     def companions(self) -> Companions | None:

@@ -138,6 +138,7 @@ class TensorRt:
     options: type[TensorRtOptions] = TensorRtOptions
     rebuild = Rebuild(MODEL, frozenset({"fix"}), FORMAT)
     companions = None
+    loaders = ()
 
     def available(self) -> Availability:
         """Whether one of the builders is installed."""

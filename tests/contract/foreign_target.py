@@ -86,6 +86,7 @@ class Abacus:
     options: type[Options] = Options
     rebuild = None
     companions = None
+    loaders = ()
 
     def available(self) -> Availability:
         """Whether ONNX Runtime is here."""

@@ -131,6 +131,13 @@ def test_one_prompt_one_picture(latentc, fake, tmp_path):
     assert fake.closed
 
 
+def test_weights_of_words_reach_the_pipeline(latentc, fake):
+    for options, weighted in ((("--weighted",), True), ((), False)):
+        assert latentc("generate", "out", "a red++ hat", "-o", "a.png", *options).code == 0
+        assert fake.calls[-1]["weighted"] is weighted and fake.calls[-1]["prompt"] == "a red++ hat"
+    assert latentc("generate", "out", "a hat", "--arg", "weighted=true").code == 2
+
+
 def test_accelerated_pictures_say_how_many_calls_were_made(latentc, fake):
     fake.counted = Count(12, 20)
     ended = latentc("generate", "out", "a", "--accelerate", "0.1")

@@ -91,6 +91,16 @@ def test_a_part_that_works_on_finished_pictures_is_left_out_and_told(tmp_path):
     )
 
 
+def test_how_much_a_control_weighs_is_an_input(tmp_path):
+    from tests.sweep.models import CASES
+
+    CASES["sd15-controlnet"].build().save_pretrained(tmp_path)
+    side = DimRange(min=32, max=32)
+    controlnet = capture(open_model(str(tmp_path)), (), SizeRange(side, side)).methods[1]
+    (scale,) = (spec for spec in controlnet.inputs if spec.name == "conditioning_scale")
+    assert controlnet.component == "controlnet" and (scale.dtype, scale.shape) == ("float32", ())
+
+
 def test_every_weight_that_is_used_is_stored_or_computed(captured):
     for method in captured.methods:
         stored = captured.weights[method.component]

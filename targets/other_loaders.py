@@ -14,44 +14,28 @@ class OtherLoader:
 
     Attributes:
         name: of the project.
-        target: whose files it reads.
         pipelines: classes of diffusers, each a loop that the project has written again; for others it has none.
         companion: the end of a file's path that it needs beside what diffusers reads; empty for nothing.
         extra: of ours, that has a compile write that file.
     """
 
     name: str
-    target: str
     pipelines: frozenset[str]
     companion: str = ""
     extra: str = ""
 
 
-_FAMILIES = frozenset(
-    {
-        "StableDiffusionPipeline",
-        "StableDiffusionXLPipeline",
-        "StableDiffusion3Pipeline",
-        "FluxPipeline",
-    }
+FAMILIES = frozenset(
+    {"StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"}
 )
 """Those that `python -m bench.project.interop` opens and draws with. The projects know some more, unmeasured here."""
 
-LOADERS = (
-    OtherLoader("optimum-intel", "openvino", _FAMILIES),
-    OtherLoader(
-        "OpenVINO GenAI", "openvino", _FAMILIES, companion="tokenizer/openvino_tokenizer.xml", extra="genai"
-    ),
-    OtherLoader("optimum-onnx", "onnxruntime", _FAMILIES),
-)
 
-
-def opened_by(manifest: Manifest) -> Iterator[str]:
-    """Who opens an artifact beside latentc, each with what is missing for that; nothing where only latentc does."""
-    # Parts that another project's loop does not call would be left out without a word.
+def opened_by(manifest: Manifest, loaders: tuple[OtherLoader, ...]) -> Iterator[str]:
+    """Who of a target's loaders opens an artifact, with what is missing for that; nothing where only latentc does."""
     classes = {path.rpartition(":")[2] for path in manifest.pipelines.values()}
-    for loader in LOADERS:
-        if loader.target != manifest.target or not classes & loader.pipelines:
+    for loader in loaders:
+        if not classes & loader.pipelines:
             continue
         missing = loader.companion and all(
             not file.path.endswith(loader.companion) for file in manifest.files
