@@ -53,7 +53,7 @@ _HINTS = {
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """While it is open, what the system refuses is a `LatentcError`."""
+    """While it is open, errors of the system (a full disk, no memory) become `LatentcError`."""
     try:
         yield
     except KINDS as error:

@@ -40,6 +40,11 @@ class DimRange(Record):
     min: int
     max: int
 
+    @property
+    def text(self) -> str:
+        """ "1..4"; "4" where both ends are it."""
+        return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
+
 
 class TensorSpec(Record):
     """A graph input or output. `shape` holds ints for fixed and names for symbolic dimensions."""

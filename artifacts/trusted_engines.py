@@ -28,7 +28,7 @@ def trust(digests: Iterable[str]) -> None:
     _trusted.update(digests)
 
 
-def remember(sha256: str) -> None:
+def record_trusted(sha256: str) -> None:
     """The file with this SHA-256 was built here by this user, now.
 
     A cache folder that cannot be written does not remember it beyond this process.

@@ -203,7 +203,7 @@ def _changed(
 
 
 def file_fault(root: Path, file: FileRecord, info: os.stat_result) -> str:
-    """What is wrong with one file, all of which is read, or nothing; `info` is of `os.lstat`."""
+    """What is wrong with one file, which is read whole; empty where nothing is. `info` is of `os.lstat`."""
     return (
         kind_fault(info)
         or _size(info.st_size, file)
@@ -212,7 +212,7 @@ def file_fault(root: Path, file: FileRecord, info: os.stat_result) -> str:
 
 
 def kind_fault(info: os.stat_result) -> str:
-    """Why what is there is no plain file of its own, or nothing; `info` is of `os.lstat`."""
+    """Why it is no plain file with one name; empty where it is one. `info` is what `os.lstat` says of it."""
     if artifact_paths.is_link(info):
         return "is a link, not a file"
     if not stat.S_ISREG(info.st_mode):

@@ -27,8 +27,8 @@ from compiler import build
 from compiler.compile_request import CompileRequest
 from compiler.evidence.graph_evidence import memory_needed
 from compiler.evidence.quantized_pictures import EQUAL
+from compiler.lowering.compile_cache import CompileCache
 from compiler.lowering.graph_job import GraphJob, calibration
-from compiler.lowering.reuse import Shared
 from compiler.plan import Plan, parameters
 from compiler.quantize.accept import candidates
 from compiler.quantize.allot import Allotment, Ladder
@@ -88,7 +88,7 @@ def compile(
     budget: Budget,
     progress: Progress = silent,
     on_plan: Callable[[Plan], None] | None = None,
-    shared: Shared | None = None,
+    compile_cache: CompileCache | None = None,
 ) -> Artifact:
     """Finds the mix and compiles it to `request.out`.
 
@@ -100,7 +100,7 @@ def compile(
         raise UsageError("--quantize auto needs one budget: --min-psnr or --max-bytes.")
     if request.check == "none" or not request.pictures:
         raise UsageError("--quantize auto judges by pictures: leave --check none and --pictures 0 out.")
-    shared = shared or Shared()
+    compile_cache = compile_cache or CompileCache()
     with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=_existing(request.out)) as temporary:
         folder = Path(temporary)
         asked = replace(request, patience=max(request.patience, PATIENCE), references=folder)
@@ -111,13 +111,13 @@ def compile(
             progress(Event(f"trial {number}", 0, None))
             trial = replace(asked, out=folder / f"trial-{number}", quantize=as_recipe(allotment), force=False)
             trial = replace(trial, pictures=prompts, check=asked.check if prompts else "none")
-            manifest = build.compile(trial, progress, shared=shared).manifest
+            manifest = build.compile(trial, progress, compile_cache=compile_cache).manifest
             shutil.rmtree(trial.out)
             progress(Event(f"trial {number}", 1, 1))
             size = sum(file.size for file in manifest.files)
             return Trial(allotment, size, _drawn(manifest.pictures) if prompts else PictureEvidence())
 
-        options = sensitivities(asked, folder, progress, shared)
+        options = sensitivities(asked, folder, progress, compile_cache)
         ladder = Ladder(options)
         if budget.max_bytes is not None and ladder.fill(budget.max_bytes) is None:
             raise _too_small(budget.max_bytes, attempt(ladder.at(0), request.pictures))
@@ -128,7 +128,7 @@ def compile(
             assert budget.max_bytes is not None
             best = largest(ladder, budget.max_bytes, request.pictures, attempt)
         wanted = replace(asked, quantize=as_recipe(best.allotment))
-        return build.compile(wanted, progress, on_plan, shared)
+        return build.compile(wanted, progress, on_plan, compile_cache)
 
 
 def _drawn(pictures: tuple[PictureEvidence, ...]) -> PictureEvidence:
@@ -269,10 +269,10 @@ def as_recipe(allotment: Allotment) -> Recipe:
 
 
 def sensitivities(
-    request: CompileRequest, work: Path, progress: Progress, shared: Shared | None = None
+    request: CompileRequest, work: Path, progress: Progress, compile_cache: CompileCache | None = None
 ) -> dict[tuple[str, str], tuple]:  # type: ignore[type-arg]
     """Every weight of every graph -> what it may become; from the cache where that has it."""
-    opened = build.opened(replace(request, quantize=""), progress, shared)
+    opened = build.opened(replace(request, quantize=""), progress, compile_cache)
     by_weight: dict[tuple[str, str], tuple] = {}  # type: ignore[type-arg]
     for job in opened.jobs:
         choices = candidates(job.target.requirements)

@@ -28,8 +28,8 @@ from compiler.drawn_evidence import picture_evidence, pipeline_evidence
 from compiler.evidence.graph_evidence import Checker
 from compiler.loose_files import tokenizers, write_loose_files
 from compiler.lowering.background_writer import BackgroundWriter
+from compiler.lowering.compile_cache import CompileCache
 from compiler.lowering.graph_job import GraphJob
-from compiler.lowering.reuse import Shared
 from compiler.model_source import ModelSource
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize import data_aware
@@ -52,7 +52,7 @@ def compile(
     request: CompileRequest,
     progress: Progress = silent,
     on_plan: Callable[[Plan], None] | None = None,
-    shared: Shared | None = None,
+    compile_cache: CompileCache | None = None,
 ) -> Artifact:
     """Compiles a model and publishes the artifact.
 
@@ -60,7 +60,7 @@ def compile(
 
     Args:
         on_plan: is told the plan before the work starts, once. What is split on the way, `progress` is told.
-        shared: what other compiles of the same model found, and what this one finds.
+        compile_cache: captures and graphs of other compiles of the same model, and of this one.
 
     Returns:
         The artifact at `request.out`.
@@ -79,14 +79,16 @@ def compile(
         told: Plan | None = None
         with Checker() as checker:
             while True:
-                captured = _capture(source, request, progress, shared, split)
+                captured = _capture(source, request, progress, compile_cache, split)
                 recipe = quantization(request.quantize, captured, target)
                 planned = _plan(request, captured, recipe)
                 if told is None and on_plan is not None:
                     on_plan(planned)
                 told = told or planned
                 files = _source_files(source, captured, hashes, progress)
-                jobs = _Jobs(request, target, options, source, captured, recipe, checker, progress, shared)
+                jobs = _Jobs(
+                    request, target, options, source, captured, recipe, checker, progress, compile_cache
+                )
                 try:
                     keys = jobs.run(workspace, files)
                     break
@@ -127,7 +129,7 @@ class _Jobs:
     recipe: Recipe | None
     checker: Checker
     progress: Progress
-    shared: Shared | None
+    compile_cache: CompileCache | None
 
     def run(self, workspace: Workspace, files: Mapping[str, tuple[FileRecord, ...]]) -> dict[str, str]:
         """Makes those that the workspace does not have yet, and returns the key of each folder there."""
@@ -144,7 +146,7 @@ class _Jobs:
                     self.recipe,
                     self.checker,
                     writer.report,
-                    self.shared,
+                    self.compile_cache,
                 )
                 key = keys[method.folder] = job.key(files)
                 if workspace.finished(key) is not None:
@@ -165,14 +167,18 @@ class Opened:
     jobs: tuple[GraphJob, ...]
 
 
-def opened(request: CompileRequest, progress: Progress = silent, shared: Shared | None = None) -> Opened:
+def opened(
+    request: CompileRequest, progress: Progress = silent, compile_cache: CompileCache | None = None
+) -> Opened:
     """What `compile` works on, without compiling. The jobs cannot check graphs."""
     target, options = _target(request)
     source = open_model(request.spec)
-    captured = _capture(source, request, progress, shared)
+    captured = _capture(source, request, progress, compile_cache)
     recipe = quantization(request.quantize, captured, target)
     jobs = [
-        GraphJob(request, target, options, source, captured, method, recipe, Checker(), progress, shared)
+        GraphJob(
+            request, target, options, source, captured, method, recipe, Checker(), progress, compile_cache
+        )
         for method in captured.methods
     ]
     with BackgroundHashes(source.root, _read_files(source)) as hashes:
@@ -241,7 +247,7 @@ def _capture(
     source: ModelSource,
     request: CompileRequest,
     progress: Progress,
-    shared: Shared | None = None,
+    compile_cache: CompileCache | None = None,
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
 ) -> Capture:
     def make() -> Capture:
@@ -258,14 +264,14 @@ def _capture(
             tokens=request.tokens,
         )
 
-    if shared is None:
+    if compile_cache is None:
         return make()
     arguments = sorted(request.arguments.items())
     asked = (
         *(request.tasks, request.size, request.batch, request.frames, request.tokens),
         *(arguments, sorted(split)),
     )
-    return shared.capture((source.root, repr((source.spec, asked))), make)
+    return compile_cache.capture((source.root, repr((source.spec, asked))), make)
 
 
 def _source_files(

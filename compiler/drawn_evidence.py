@@ -13,7 +13,7 @@ from artifacts.progress import Progress
 from compiler.capture.capture import Capture
 from compiler.compile_request import CompileRequest
 from compiler.evaluation import evaluation
-from compiler.evidence import pipelines, quantized_pictures
+from compiler.evidence import pipeline_check, quantized_pictures
 from compiler.evidence.graph_evidence import Checker, memory_needed
 from compiler.evidence.pipeline_job import PipelineJob
 from compiler.loose_files import write_loose_files
@@ -61,7 +61,7 @@ def pipeline_evidence(
             manifest=moved,
             check="full" if request.check == "full" else "quick",
         )
-        return pipelines.check(checker, job, progress)
+        return pipeline_check.check(checker, job, progress)
 
 
 def picture_evidence(

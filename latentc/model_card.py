@@ -11,7 +11,7 @@ from artifacts.units import size
 from latentc import evidence
 
 if TYPE_CHECKING:
-    from artifacts.manifest import DimRange, Manifest
+    from artifacts.manifest import Manifest
 
 # Tasks that the hub has a name for; an artifact's other tasks are told in the text.
 _HUB_TASKS = frozenset({"text-to-image", "image-to-image", "text-to-video", "image-to-video"})
@@ -65,7 +65,7 @@ def _text(manifest: Manifest, name: str, signed: bool) -> Iterator[str]:
         "tasks": ", ".join(manifest.pipelines),
         "target": manifest.target,
         "weights": manifest.precision + (", quantized" if manifest.quantization else ""),
-        "sizes": ", ".join(f"{side} {_range(dim)}" for side, dim in manifest.sizes.items()),
+        "sizes": ", ".join(f"{side} {dim.text}" for side, dim in manifest.sizes.items()),
         "on disk": size(sum(file.size for file in manifest.files)),
         "toolchain": ", ".join(f"{tool} {version}" for tool, version in sorted(manifest.toolchain.items())),
         "manifest": f"SHA-256 digest {manifest.digest}" if manifest.digest else "has no digest",
@@ -113,10 +113,6 @@ def _text(manifest: Manifest, name: str, signed: bool) -> Iterator[str]:
         yield ""
         weights = [(_cell(file.path), f"`{file.sha256}`") for file in source.weights]
         yield markdown_tables.table(["weight file of the model", "SHA-256"], weights)
-
-
-def _range(dim: DimRange) -> str:
-    return str(dim.min) if dim.min == dim.max else f"{dim.min}..{dim.max}"
 
 
 def _cell(text: str) -> str:

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 
+from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Manifest
 from artifacts.progress import Event, Progress, silent
 from runtimes.compute import AUTO, WIDE, broken, choose, covered, summary
-from runtimes.sessions.common import brief
 from runtimes.sessions.common import choose as check_name
 from runtimes.sessions.session_contract import Device, NotStarted, SessionFactory
 
@@ -131,7 +131,7 @@ class Placement:
         return next((device for device in self._present if name in (AUTO, device.name)), None)
 
     def may_move(self, graph: str, refusal: LatentcError) -> bool:
-        """Whether another device may be tried: if strict, only where one that nobody asked for is not there."""
+        """Whether another device may be tried; if strict, only where this one did not start and nobody named it."""
         return not self._strict or (self.is_auto(graph) and isinstance(refusal, NotStarted))
 
     def candidates(self, graph: str) -> tuple[Device, ...]:
@@ -170,7 +170,7 @@ class Placement:
         for name, error in refusals.items():
             if (component, name) in self._lines or (self.is_auto(graph) and isinstance(error, NotStarted)):
                 continue  # A provider that is installed where its device is not: nobody asked for it.
-            reason = brief(error, 1).rstrip(".")
+            reason = first_lines(error).rstrip(".")
             line = f"{graph} runs on {device.name}, as {name} refused it: {reason}."
             self._lines[component, name] = line
             if self._progress is silent:

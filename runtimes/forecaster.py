@@ -87,7 +87,7 @@ class Call:
         )
 
     def after(self, before: Call | None) -> Call:
-        """This call, with what the one in its place of the timestep before tells of it."""
+        """This call, with what is known of it from the call that had its place in the timestep before."""
         if before is None or self.inputs.keys() != before.inputs.keys():
             return self
         return replace(

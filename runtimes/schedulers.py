@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError, UsageError
 from runtimes.generate_options import parse_value
 
@@ -65,7 +66,7 @@ def make_scheduler(pipeline: Any, text: str) -> Any:
         return cls.from_config(own.config, **options)
     except (TypeError, ValueError, NotImplementedError, AttributeError, ImportError) as error:
         raise UsageError(
-            f"{name} cannot be made with the configuration of {_name(own)}: {_line(error)}"
+            f"{name} cannot be made with the configuration of {_name(own)}: {first_lines(error)}"
         ) from error
 
 
@@ -134,7 +135,7 @@ def blamed(pipeline: Any) -> Iterator[None]:
         if not _of_scheduler(error, scheduler):
             raise
         raise UsageError(
-            f"{_name(scheduler)} cannot be used by {type(pipeline).__name__} in this call: {_line(error)}"
+            f"{_name(scheduler)} cannot be used by {type(pipeline).__name__} in this call: {first_lines(error)}"
         ) from error
 
 
@@ -199,8 +200,3 @@ def _of_scheduler(error: Exception, scheduler: Any) -> bool:
 
 def _name(scheduler: Any) -> str:
     return type(scheduler).__name__
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

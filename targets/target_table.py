@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from importlib import metadata
 from typing import cast
 
 from artifacts.errors import UsageError
+from artifacts.registry import Registry
 from targets.target_contract import Target
 
 ENTRY_POINTS = "latentc.targets"
@@ -20,11 +19,12 @@ TARGETS: dict[str, str] = {
     "directml": "targets.directml.target:TARGET",
     "tensorrt": "targets.tensorrt.target:TARGET",
 }
+_REGISTRY = Registry(TARGETS, ENTRY_POINTS)
 
 
 def names() -> tuple[str, ...]:
     """All targets by name, ours first; imports none of them."""
-    return (*TARGETS, *(e.name for e in metadata.entry_points(group=ENTRY_POINTS) if e.name not in TARGETS))
+    return _REGISTRY.names()
 
 
 def get(name: str) -> Target:
@@ -33,12 +33,9 @@ def get(name: str) -> Target:
     Raises:
         UsageError: there is none.
     """
-    path = TARGETS.get(name) or next(
-        (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), None
-    )
-    if path is None:
+    loaded = _REGISTRY.load(name)
+    if loaded is None:
         raise UsageError(
             f"there is no target '{name}' (there are: {', '.join(names())}).", "See: latentc targets"
         )
-    module, _, attribute = path.partition(":")
-    return cast(Target, getattr(importlib.import_module(module), attribute))
+    return cast(Target, loaded)

@@ -59,10 +59,10 @@ def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence
     from bench.bench_request import BenchRequest, bench, require
     from compiler.build import compile
     from compiler.compile_request import CompileRequest
-    from compiler.lowering.reuse import Shared
+    from compiler.lowering.compile_cache import CompileCache
 
     require()
-    steps, captures = Steps(), Shared()
+    steps, captures = Steps(), CompileCache()
     for target in targets:
         print(f"{target}: compiling", flush=True)
         request = CompileRequest(
@@ -73,7 +73,7 @@ def measure(targets: Sequence[str], out: Path, precision: str, command: Sequence
             batch=DimRange(min=1, max=1),
             force=True,
         )
-        compile(request, steps, shared=captures)
+        compile(request, steps, compile_cache=captures)
     wanted = BenchRequest(
         artifacts=tuple(str(out / f"{target}-{precision}") for target in targets),
         reference="shapes",

@@ -32,10 +32,10 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
     from bench.reference.shape_scenes import split
     from compiler.build import compile
     from compiler.compile_request import CompileRequest
-    from compiler.lowering.reuse import Shared
+    from compiler.lowering.compile_cache import CompileCache
 
     require()
-    captures = Shared()
+    captures = CompileCache()
     with tempfile.TemporaryDirectory(prefix="latentc-quality-") as folder:
         artifacts = []
         for target in targets:
@@ -51,7 +51,7 @@ def measure(targets: Sequence[str], precisions: Sequence[str], prompts: int, gui
                         batch=DimRange(min=1, max=1),
                         check="full",
                     ),
-                    shared=captures,
+                    compile_cache=captures,
                 )
                 artifacts.append(str(out))
         print("drawing", file=sys.stderr, flush=True)

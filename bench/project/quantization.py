@@ -25,7 +25,7 @@ from bench import markdown_tables
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from compiler.lowering.reuse import Shared
+    from compiler.lowering.compile_cache import CompileCache
     from runtimes.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ def build(
     out: Path,
     prompts: Sequence[str],
     guidance: float,
-    shared: Shared,
+    compile_cache: CompileCache,
     drawn: Sequence[Drawn] = (),
 ) -> Drawn:
     """Compiles and draws. `drawn` has the artifact whose bytes `auto` is to keep to."""
@@ -144,9 +144,9 @@ def build(
             if (drawing.target, drawing.spec) == (target, spec.removeprefix(AUTO))
         )
         limit = sum(file.size for file in like.manifest.files)
-        artifact = auto.compile(request, auto.Budget(max_bytes=limit), shared=shared)
+        artifact = auto.compile(request, auto.Budget(max_bytes=limit), compile_cache=compile_cache)
     else:
-        artifact = compile(request, shared=shared)
+        artifact = compile(request, compile_cache=compile_cache)
     # What a scheme costs, without the rounding of a type.
     with load(artifact.root, cache=False, compute="fp32") as pipeline:
         pictures = draw(pipeline, prompts, guidance)
@@ -276,7 +276,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from bench.reference import SHAPES_DIR
     from bench.reference.judge import prompt_accuracy
     from bench.reference.shape_scenes import split
-    from compiler.lowering.reuse import Shared
+    from compiler.lowering.compile_cache import CompileCache
     from runtimes.reference import load
 
     captions = split()[1][: max(5, options.prompts)]
@@ -284,7 +284,7 @@ def main(args: Sequence[str] | None = None) -> int:
     reference = draw(load(SHAPES_DIR, batch=BATCH), prompts, options.guidance)
     own = prompt_accuracy(reference, captions)
     drawn: list[Drawn] = []
-    captures = Shared()
+    captures = CompileCache()
     try:
         with tempfile.TemporaryDirectory(prefix="latentc-quantization-") as folder:
             for target in options.target or TARGETS:

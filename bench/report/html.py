@@ -80,7 +80,7 @@ def page(outcome: Outcome) -> str:
         speed=tables.used(tables.SPEED, bench),
         quality=tables.used(tables.QUALITY, bench),
         notes=tables.notes(bench),
-        drawn=tables.drawn(bench),
+        drawn=tables.counts(bench),
         environment=tables.environment(bench),
         command=tables.command(bench),
         grid=grid(outcome),

@@ -15,7 +15,7 @@ def page(bench: Bench) -> str:
     reference = f"; compared with {bench.reference}" if bench.reference else ""
     parts = [
         "## latentc bench",
-        f"{tables.drawn(bench)}{reference}. "
+        f"{tables.counts(bench)}{reference}. "
         f"{bench.environment.processor}, {bench.environment.cores} cores, {bench.created[:10]}.",
         table(bench, tables.used(tables.SPEED, bench)),
         table(bench, tables.used(tables.QUALITY, bench)),

@@ -230,11 +230,11 @@ def failures(bench: Bench) -> list[str]:
     return [f"{variant.name} failed: {variant.error}" for variant in bench.variants if variant.error]
 
 
-def drawn(bench: Bench) -> str:
+def counts(bench: Bench) -> str:
     """ "8 prompts, 1 seed, 20 steps"."""
     settings = bench.settings
-    counts = ((len(settings.prompts), "prompt"), (len(settings.seeds), "seed"), (settings.steps, "step"))
-    return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts)
+    numbers = ((len(settings.prompts), "prompt"), (len(settings.seeds), "seed"), (settings.steps, "step"))
+    return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in numbers)
 
 
 def environment(bench: Bench) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from artifacts.errors import UsageError
-from compiler.capture.made_visuals import FromFile, how_to_give, made
+from compiler.capture.made_visuals import FromFile, how_to_give, make_visual
 from runtimes import ip_adapters, media
 from runtimes.generate_options import synonym
 from runtimes.trusted_classes import is_list
@@ -274,7 +274,7 @@ def arguments(
                 each = point if FOR_EACH_PROMPT in parameters else replace(point, form="no lists")
                 result[name] = [REQUIRED[name](each, pipe)] * models
         elif asked and (which := kind(name, parameters)):
-            result[name] = made(which, point)
+            result[name] = make_visual(which, point)
         elif parameter.default is parameter.empty:
             raise UsageError(
                 f"{type(pipe).__name__} requires the argument '{name}', which latentc cannot make up.",

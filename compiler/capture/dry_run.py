@@ -84,7 +84,7 @@ class DryRun:
     def complete(
         self, pipe: Any, size: SizeRange | None, frames: DimRange | None
     ) -> tuple[SizeRange, DimRange | None]:
-        """The declared ranges, with what the pipeline makes when it is not told in the place of what is None.
+        """The declared ranges; in the place of None, the size or frames that the pipeline makes by itself.
 
         Raises:
             UsageError: frames are asked for of a pipeline that has none.

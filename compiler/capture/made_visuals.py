@@ -20,7 +20,7 @@ FRAMES = 17
 """How long a made-up video is where nothing says: a whole number of latents for each temporal compression in use."""
 
 
-def made(which: Kind, point: Point) -> Any:
+def make_visual(which: Kind, point: Point) -> Any:
     """What is passed where the user gives nothing: gradients that move, and masks of a half."""
     if which in ("picture", "mask"):
         picture = _frame(which == "mask", point.height, point.width, 0)

@@ -18,7 +18,7 @@ from compiler.capture.rewritten import recordable
 from compiler.model_source import ComponentSource
 from compiler.origins.embeddings import extended
 from compiler.origins.ip_adapter_file import require_all_used
-from compiler.origins.recorded import Recorded, simplified
+from compiler.origins.recorded import Recorded, simplified, some
 from compiler.origins.recorded import stored as stored_parts
 from runtimes import ip_adapters, spare_tokens
 from runtimes.config_keys import keys_behind
@@ -242,7 +242,7 @@ def bind(module: torch.nn.Module, component: ComponentSource) -> dict[str, Origi
     if missing:
         raise LatentcError(
             f"'{component.name}' has {len(missing)} weights that are not in "
-            f"{', '.join(f.name for f in component.weight_files)}: {_some(missing)}.",
+            f"{', '.join(f.name for f in component.weight_files)}: {some(missing)}.",
             "The files are of another model or of another version of it: download it again.",
         )
     for name, stored in origins.items():
@@ -358,8 +358,3 @@ def _renamed(
             )
         result[key] = name if name in wanted or key not in wanted else key
     return result
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

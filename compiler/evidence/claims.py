@@ -48,7 +48,7 @@ def stored_in(graph: GraphRecord, stored: Contents | None) -> str:
 
 
 def require_schemes(graph: GraphRecord, stored: Contents | None) -> None:
-    """Every scheme that the manifest names is one that the files can be in.
+    """Holds the schemes that the manifest names to what the files store.
 
     Raises:
         LatentcError: it is no scheme of ours, or the files hold no weights of as few bits, or round no activations.

@@ -375,11 +375,11 @@ def checking() -> Work:
     """The work of the process that checks: graphs, and the pipelines that they are parts of."""
 
     def work(line: str) -> Any:
-        from compiler.evidence import pipeline_job, pipelines
+        from compiler.evidence import pipeline_check, pipeline_job
 
         if json.loads(line)["kind"] == "graph":
             return _answer(GraphCheckJob.model_validate_json(line))
-        evidence = pipelines.answer(pipeline_job.PipelineJob.model_validate_json(line))
+        evidence = pipeline_check.answer(pipeline_job.PipelineJob.model_validate_json(line))
         return [row.model_dump(mode="json") for row in evidence]
 
     return work

@@ -68,9 +68,3 @@ def held_error(
             )
         worst = max(worst, error)
     return worst
-
-
-def first_line(error: Exception) -> str:
-    """The class of an error, and the first line of what it says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from artifacts.error_text import class_and_line
 from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest
 from compiler.capture.arguments import STEPS, Point, arguments, parse_arguments, retries
 from compiler.evidence.component_calls import Calls
 from compiler.evidence.metrics import undefined
-from compiler.evidence.output_arrays import arrays_in, first_line
+from compiler.evidence.output_arrays import arrays_in
 from compiler.evidence.pipeline_job import PipelineJob
 
 DRAWN_STEPS = 2
@@ -53,7 +54,7 @@ def draw_references(job: PipelineJob) -> dict[str, Reference]:
     except LatentcError as error:
         return dict.fromkeys(job.manifest.pipelines, Reference(reason=error.message))
     except Exception as error:  # of as many libraries as there are components
-        reason = f"PyTorch cannot load the model: {first_line(error)}"
+        reason = f"PyTorch cannot load the model: {class_and_line(error)}"
         return dict.fromkeys(job.manifest.pipelines, Reference(reason=reason))
     with torch.no_grad():
         return {task: _drawn(job, task, pipeline_for(pipe, task)) for task in job.manifest.pipelines}
@@ -77,7 +78,7 @@ def _drawn(job: PipelineJob, task: str, pipe: Any) -> Reference:
         )
         reason = next(reasons, "" if outputs else "the pipeline returns no picture")
         return Reference(keywords=keywords, outputs=outputs, calls=calls, reason=reason)
-    return Reference(reason=f"PyTorch's own pipeline cannot be called: {first_line(failures[0])}")
+    return Reference(reason=f"PyTorch's own pipeline cannot be called: {class_and_line(failures[0])}")
 
 
 def component_methods(manifest: Manifest, pipe: Any) -> dict[str, tuple[Any, str]]:

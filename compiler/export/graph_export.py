@@ -48,7 +48,7 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
 
 @contextmanager
 def parts_may_do(module: torch.nn.Module, method: Method) -> Iterator[None]:
-    """An error of `method` is `NotOneGraph` where the module that it is a method of has parts."""
+    """While it is open, an error of `method` becomes `NotOneGraph` where its module has parts."""
     part = Submodule(method.component, method.method.rpartition(".")[0])
     try:
         yield

@@ -17,7 +17,7 @@ _aten: Any = torch.ops.aten
 
 
 def use_known_operators(graph: Graph) -> None:
-    """Replaces what there is a rule for, in place; results and their types stay the same.
+    """Replaces the operators that have a rule here, in place; results and their types stay the same.
 
     Args:
         graph: of an exported program, its nodes with the fake tensors they make ("val").

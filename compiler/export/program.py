@@ -9,6 +9,7 @@ from unittest.mock import patch
 import torch
 from torch.export import Dim, ExportedProgram
 
+from artifacts.error_text import class_and_line
 from artifacts.errors import LatentcError
 from compiler.capture.calls import DTYPES, MethodCall, sizes
 from compiler.capture.infer import Method
@@ -46,7 +47,7 @@ def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
     except Exception as error:
         raise LatentcError(
             f"'{method.component}.{method.method}' ({type(module).__name__}) cannot be exported by torch "
-            f"{torch.__version__}: {type(error).__name__}: {_first_line(error)}",
+            f"{torch.__version__}: {class_and_line(error)}",
             "One fixed size may work where a range does not: --size WIDTHxHEIGHT",
         ) from error
     _check_dynamic(program, method)
@@ -92,7 +93,3 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
 def _is_fixed(size: int | torch.SymInt) -> bool:
     """Whether a size is one number, also where torch still writes it as a symbol that a guard has set."""
     return isinstance(size, int) or size.node.maybe_as_int() is not None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

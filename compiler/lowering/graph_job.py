@@ -24,7 +24,7 @@ from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence.file_comparison import compare
 from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.where import Locator
-from compiler.lowering.reuse import Shared
+from compiler.lowering.compile_cache import CompileCache
 from compiler.model_source import ComponentSource, ModelSource
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
@@ -79,7 +79,7 @@ class GraphJob:
     recipe: Recipe | None
     checker: Checker
     progress: Progress
-    shared: Shared | None = None
+    compile_cache: CompileCache | None = None
 
     @property
     def component(self) -> ComponentSource:
@@ -217,7 +217,9 @@ class GraphJob:
             return export_graph(self.component, self.method, weights)
 
         return (
-            export() if self.shared is None else self.shared.graph(self.captured, self.method.folder, export)
+            export()
+            if self.compile_cache is None
+            else self.compile_cache.graph(self.captured, self.method.folder, export)
         )
 
     def lowering(self, scratch: Path, choice: Choice) -> Lowering:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import ml_dtypes
 import numpy as np
@@ -15,9 +15,6 @@ from targets.graph.weights import Joined, WeightRef
 
 LOWER: dict[str, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 """Precision, as a user names it -> element type."""
-
-# A measured maximum is of a few inputs; others may be larger. bf16 has fp32's range and needs no margin.
-_MARGIN = 2.0
 
 
 def element_type(precision: str) -> ir.DataType:
@@ -45,18 +42,6 @@ def fits(array: np.ndarray, dtype: ir.DataType) -> bool:
     """Whether no finite element becomes infinite and no element but zero becomes zero."""
     size = np.abs(array[np.isfinite(array) & (array != 0)])
     return not size.size or bool(size.max() <= largest(dtype) and size.min() >= smallest(dtype))
-
-
-def overflow_islands(ranges: Mapping[str, float], precision: str, margin: float = _MARGIN) -> frozenset[str]:
-    """The values that a graph of the given precision must keep in fp32.
-
-    Args:
-        ranges: value name -> largest absolute value that was measured; NaN and infinity count as too large.
-        precision: "fp16" or "bf16".
-        margin: how many times a measured value must fit.
-    """
-    limit = largest(element_type(precision)) / (margin if precision == "fp16" else 1.0)
-    return frozenset(name for name, value in ranges.items() if not value <= limit)
 
 
 def _range_fits(weight: WeightRef, dtype: ir.DataType) -> bool:

@@ -1,7 +1,6 @@
 """The whole graph in fp16 or bf16, with what needs more kept in fp32, and fp32 inputs and outputs.
 
 The form for runtimes that run the types that the graph names. What stays in fp32:
-  - nodes and values given as islands (found by measured ranges: `precision.overflow_islands`);
   - ops that are precise in fp32 only, whatever the model (`FULL_PRECISION`), and what feeds phases;
   - ops and inputs that the ONNX schema allows in fp32 only (Range, the scales of Resize);
   - nodes with constants that the lower type cannot hold, and nodes with subgraphs.
@@ -48,13 +47,10 @@ class StrongOptions:
 
     Attributes:
         precision: "fp16" or "bf16".
-        islands: names. A node's name keeps that node in fp32; a value's name keeps the value in fp32,
-            and with it the nodes that make it and read it.
         keep: initializers that stay in fp32 (`precision.out_of_range` finds them), with their readers.
     """
 
     precision: str = "fp16"
-    islands: frozenset[str] = frozenset()
     keep: frozenset[str] = frozenset()
 
 
@@ -124,23 +120,15 @@ class _Lowering:
     # --- which nodes stay ------------------------------------------------------------------------
 
     def _islands(self, nodes: list[ir.Node]) -> set[ir.Node]:
-        names = self.options.islands
-        islands = {n for n in nodes if self._must_stay(n, names)}
+        islands = {n for n in nodes if self._must_stay(n)}
         self._spread_phases(nodes, islands)
         self._close_gaps(nodes, islands)
         return islands
 
-    def _must_stay(self, node: ir.Node, names: frozenset[str]) -> bool:
-        if (
-            node.op_type in FULL_PRECISION
-            or node.op_type == "Constant"
-            or node.name in names
-            or node.domain not in ("", "ai.onnx")
-        ):
+    def _must_stay(self, node: ir.Node) -> bool:
+        if node.op_type in FULL_PRECISION or node.op_type == "Constant" or node.domain not in ("", "ai.onnx"):
             return True
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-            return True
-        if any(v is not None and v.name in names for v in (*node.inputs, *node.outputs)):
             return True
         if any(v is not None and v.name in self.options.keep for v in node.inputs):
             return True

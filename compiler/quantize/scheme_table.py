@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any, cast
 
 from artifacts.errors import UsageError
+from artifacts.registry import Registry
 from compiler.quantize.scheme import Scheme, SchemeOptions
 
 ENTRY_POINTS = "latentc.schemes"
@@ -19,11 +18,12 @@ SCHEMES: dict[str, str] = {
     "nf4": "compiler.quantize.nf4:SCHEME",
     "int8-activations": "compiler.quantize.int8_activations:SCHEME",
 }
+_REGISTRY = Registry(SCHEMES, ENTRY_POINTS)
 
 
 def names() -> tuple[str, ...]:
     """All schemes by name, ours first; imports none of them."""
-    return (*SCHEMES, *(e.name for e in metadata.entry_points(group=ENTRY_POINTS) if e.name not in SCHEMES))
+    return _REGISTRY.names()
 
 
 def get(name: str) -> Scheme[Any]:
@@ -32,13 +32,10 @@ def get(name: str) -> Scheme[Any]:
     Raises:
         UsageError: there is none.
     """
-    path = SCHEMES.get(name) or next(
-        (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), None
-    )
-    if path is None:
+    loaded = _REGISTRY.load(name)
+    if loaded is None:
         raise UsageError(f"there is no weight scheme '{name}' (there are: {', '.join(names())}).")
-    module, _, attribute = path.partition(":")
-    return cast("Scheme[Any]", getattr(importlib.import_module(module), attribute))
+    return cast("Scheme[Any]", loaded)
 
 
 def options(name: str, overrides: Mapping[str, object]) -> SchemeOptions:

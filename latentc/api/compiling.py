@@ -258,7 +258,7 @@ def rebuild(
 
 
 def request_of(model: File | CompileRequest, out: File | None, **changes: Any) -> CompileRequest:
-    """The request that keywords are, or one with keywords in its fields' places; None leaves what is there.
+    """A request made of keywords, or `model`, a request, with fields replaced by them; None leaves a field as it is.
 
     Args:
         changes: fields of the request, as the functions of the API and the command take them.

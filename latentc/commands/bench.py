@@ -167,7 +167,7 @@ def _print(bench: Bench) -> None:
     from latentc import show
 
     click.echo(
-        f"{tables.drawn(bench)}; {bench.environment.processor}, {bench.environment.cores} cores; medians.\n"
+        f"{tables.counts(bench)}; {bench.environment.processor}, {bench.environment.cores} cores; medians.\n"
     )
     for columns in (tables.SHORT_SPEED, tables.SHORT_QUALITY):
         shown = tables.used(columns, bench)

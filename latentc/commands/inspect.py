@@ -146,7 +146,7 @@ def _print_manifest(manifest: Manifest) -> None:
         "target": f"{manifest.target}, device {manifest.device}, weights in {manifest.precision}",
         "measured": evidence.measured_in(manifest) or "in no type that is known",
         "tasks": ", ".join(manifest.pipelines),
-        "sizes": ", ".join(f"{name} {_range(dim)}" for name, dim in manifest.sizes.items()),
+        "sizes": ", ".join(f"{name} {dim.text}" for name, dim in manifest.sizes.items()),
         "opened by": ", ".join(("latentc", *_other_loaders(manifest))),
         "on disk": show.size(sum(file.size for file in manifest.files)),
         "compiled": manifest.created,
@@ -292,13 +292,9 @@ def _specs(graph: GraphRecord, specs: Any) -> str:
     def dim(value: int | str) -> str:
         if isinstance(value, int):
             return str(value)
-        return f"{value}={_range(graph.dims[value])}" if value in graph.dims else value
+        return f"{value}={graph.dims[value].text}" if value in graph.dims else value
 
     return "\n".join(f"{s.name} {s.dtype}[{', '.join(dim(d) for d in s.shape)}]" for s in specs)
-
-
-def _range(dim: Any) -> str:
-    return str(dim.min) if dim.min == dim.max else f"{dim.min}..{dim.max}"
 
 
 def _as_json(model: ModelSummary) -> dict[str, Any]:

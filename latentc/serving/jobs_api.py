@@ -23,7 +23,7 @@ KEPT_JOBS = 1000
 
 
 class JobFields(ImageFields):
-    """What a job may say: what a request for pictures may, and its own pictures in base64."""
+    """The fields of a job: those of a request for pictures, and its input pictures in base64."""
 
     image: str | None = None
     mask: str | None = None

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
 from runtimes.sessions.session_contract import Device, Refused
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 THREADS = "LATENTC_THREADS"
+
+# Of what a vendor says.
+_LINES = 6
 
 
 def threads() -> int | None:
@@ -63,7 +67,7 @@ def opening(model_file: Path, target: str) -> Iterator[None]:
         raise
     except Exception as error:  # Vendors raise their own types, some of them directly under Exception.
         raise Refused(
-            f"{target} cannot open {model_file.parent.name}/{model_file.name}: {brief(error)}",
+            f"{target} cannot open {model_file.parent.name}/{model_file.name}: {first_lines(error, _LINES)}",
             "See: latentc verify ARTIFACT",
         ) from error
 
@@ -77,13 +81,7 @@ def running(name: str, target: str, inputs: Mapping[str, np.ndarray]) -> Iterato
         raise
     except Exception as error:  # As above.
         shapes = ", ".join(f"{k} {v.dtype.name}{list(v.shape)}" for k, v in inputs.items())
-        raise Refused(f"{target} failed in {name} with {shapes}: {brief(error)}") from error
-
-
-def brief(error: BaseException, lines: int = 6) -> str:
-    """The first lines of an error as one line."""
-    parts = [line.strip() for line in str(error).splitlines() if line.strip()][:lines]
-    return " ".join(parts) or type(error).__name__
+        raise Refused(f"{target} failed in {name} with {shapes}: {first_lines(error, _LINES)}") from error
 
 
 def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec], name: str) -> None:
@@ -112,6 +110,17 @@ def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def closed(name: str) -> LatentcError:
-    """The error of a session that is used after `close`."""
-    return LatentcError(f"the session of {name} is closed.")
+def check_run(
+    opened: object | None, inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec], name: str
+) -> None:
+    """What a session's `run` begins with.
+
+    Args:
+        opened: the vendor's object; None after `close`.
+
+    Raises:
+        LatentcError: the session is closed, or `inputs` are not the graph's.
+    """
+    if opened is None:
+        raise LatentcError(f"the session of {name} is closed.")
+    check_inputs(inputs, specs, name)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.common import check_inputs, choose, closed
+from runtimes.sessions.common import check_run, choose
 from runtimes.sessions.onnx_structure import check_onnx
-from runtimes.sessions.onnxruntime import OrtSession, inference_session
+from runtimes.sessions.onnxruntime import OrtSession, available_providers, inference_session
 from runtimes.sessions.session_contract import Device
 from targets.directml.file_format import FORMAT
 
@@ -32,11 +32,8 @@ class DirectMlSessions:
 
     def devices(self) -> tuple[Device, ...]:
         """The GPU where the provider is here; the CPU, which runs the unfused twin, wherever onnxruntime is."""
-        try:
-            import onnxruntime as ort
-
-            present = ort.get_available_providers()
-        except (ImportError, AttributeError):
+        present = available_providers()
+        if not present:
             return ()
         cpu = Device(CPU, "CPU, for checking: the unfused twin of the same weights", ON_CPU)
         return (Device(GPU, "GPU through DirectX 12"), cpu) if PROVIDER in present else (cpu,)
@@ -102,9 +99,8 @@ class DirectMlSession:
         Raises:
             LatentcError: no graph was compiled for that size, or ONNX Runtime failed.
         """
-        if self._sessions is None:
-            raise closed(self._name)
-        check_inputs(inputs, self.inputs, self._name)
+        check_run(self._sessions, inputs, self.inputs, self._name)
+        assert self._sessions is not None
         file = self._fitting(inputs)
         if file not in self._sessions:
             path = self._file.with_name(file)

@@ -30,7 +30,7 @@ _HINT = "The file is damaged, or not one of latentc's: compile the model again."
 
 
 def check_onnx(model_file: Path, form: FileFormat) -> None:
-    """Whether a file is one that its target writes, with each tensor in it or in a plain file beside it.
+    """Holds a file to what its target writes, with each tensor in it or in a plain file beside it.
 
     Memory: the file itself, of at most `MAX_FILE` bytes.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
+from runtimes.sessions.common import check_run, choose, opening, running, threads
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.session_contract import Device, NotStarted
 from targets.onnxruntime.file_format import FORMAT
@@ -61,12 +61,7 @@ class OrtSessions:
 
     def devices(self) -> tuple[Device, ...]:
         """One device for each execution provider of the installed onnxruntime that runs on this machine."""
-        try:
-            import onnxruntime as ort
-
-            present = ort.get_available_providers()
-        except (ImportError, AttributeError):
-            return ()
+        present = available_providers()
         devices = [
             Device(name, text, computes=COMPUTES.get(name, ("fp32",)))
             for provider, (name, text) in PROVIDERS.items()
@@ -107,6 +102,16 @@ class OrtSessions:
     def _open(self, model_file: Path, device: str) -> OrtSession:
         session = inference_session(model_file, device, self.target)
         return OrtSession(session, model_file.parent.name, device, MEMORY.get(device))
+
+
+def available_providers() -> tuple[str, ...]:
+    """The execution providers of the installed onnxruntime; empty where there is none."""
+    try:
+        import onnxruntime as ort
+
+        return tuple(ort.get_available_providers())
+    except (ImportError, AttributeError):
+        return ()
 
 
 def inference_session(model_file: Path, device: str, target: str) -> Any:
@@ -165,9 +170,7 @@ class OrtSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once; see `runtimes.sessions.session_contract.Session.run`."""
-        if self._session is None:
-            raise closed(self._name)
-        check_inputs(inputs, self.inputs, self._name)
+        check_run(self._session, inputs, self.inputs, self._name)
         with running(self._name, "onnxruntime", inputs):
             if self._memory is None:
                 lent = {name: _lend(array) for name, array in inputs.items()}

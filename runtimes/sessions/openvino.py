@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.common import check_inputs, choose, closed, opening, running, threads
+from runtimes.sessions.common import check_run, choose, opening, running, threads
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
 from runtimes.sessions.session_contract import Device
@@ -184,9 +184,7 @@ class OpenVinoSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once; see `runtimes.sessions.session_contract.Session.run`."""
-        if self._request is None:
-            raise closed(self._name)
-        check_inputs(inputs, self.inputs, self._name)
+        check_run(self._request, inputs, self.inputs, self._name)
         import numpy as np
         import openvino as ov
 

@@ -28,7 +28,7 @@ _RULES = 1
 
 
 def check_openvino(model_file: Path, form: FileFormat, cache_dir: Path | None = None) -> None:
-    """Whether a file is one that its target writes, with each constant inside of the ``.bin`` beside it.
+    """Holds a file to what its target writes, with each constant inside of the ``.bin`` beside it.
 
     Memory: the file itself, of at most `MAX_FILE` bytes.
 

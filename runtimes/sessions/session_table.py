@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from importlib import metadata
 from typing import cast
 
 from artifacts.errors import LatentcError
+from artifacts.registry import Registry
 from runtimes.sessions.session_contract import SessionFactory
 
 ENTRY_POINTS = "latentc.sessions"
@@ -17,11 +16,12 @@ SESSIONS: dict[str, str] = {
     "directml": "runtimes.sessions.directml:SESSION",
     "tensorrt": "runtimes.sessions.tensorrt:SESSION",
 }
+_REGISTRY = Registry(SESSIONS, ENTRY_POINTS)
 
 
 def names() -> tuple[str, ...]:
     """The targets whose artifacts can be opened, ours first; imports none of their sessions."""
-    return (*SESSIONS, *(e.name for e in metadata.entry_points(group=ENTRY_POINTS) if e.name not in SESSIONS))
+    return _REGISTRY.names()
 
 
 def get(target: str) -> SessionFactory:
@@ -30,14 +30,11 @@ def get(target: str) -> SessionFactory:
     Raises:
         LatentcError: nothing here does.
     """
-    path = SESSIONS.get(target) or next(
-        (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == target), None
-    )
-    if path is None:
+    loaded = _REGISTRY.load(target)
+    if loaded is None:
         raise LatentcError(
             f"nothing here runs artifacts of target '{target}' (there is what runs: {', '.join(names())}).",
             "Install the package that compiled it, or compile again: latentc compile MODEL OUT --target "
             + names()[0],
         )
-    module, _, attribute = path.partition(":")
-    return cast(SessionFactory, getattr(importlib.import_module(module), attribute))
+    return cast(SessionFactory, loaded)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from artifacts import trusted_engines
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.common import check_inputs, choose, closed, opening, running
+from runtimes.sessions.common import check_run, choose, opening, running
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.scratch import Scratch, scratch
 from runtimes.sessions.session_contract import Device, Refused
-from targets.tensorrt.engine_build import dtype_name
+from targets.tensorrt.engine_build import dtype_name, error_logger
 from targets.tensorrt.file_format import FORMAT
 from targets.tensorrt.target import BUILDERS, MODEL, Builder, version_here
 
@@ -114,7 +114,7 @@ class TensorRtSession:
         self._device = _device(device)
         self._said: list[str] = []
         with torch.cuda.device(self._device):
-            self._runtime: Any = trt.Runtime(_logger(trt, self._said))
+            self._runtime: Any = trt.Runtime(error_logger(trt, self._said))
             if built.get("version_compatible"):
                 # Such an engine brings the code of the runtime that it needs. Not because the manifest says so: `open`
                 # has asked whether the user trusts these bytes.
@@ -141,7 +141,7 @@ class TensorRtSession:
     def _refit(self, trt: Any, onnx_file: Path) -> None:
         """Fills a stripped engine with the weights of the ONNX file that it was built of."""
         check_onnx(onnx_file, FORMAT)
-        logger = _logger(trt, self._said)
+        logger = error_logger(trt, self._said)
         refitter = trt.Refitter(self._engine, logger)
         parser = trt.OnnxParserRefitter(refitter, logger)
         if not parser.refit_from_file(str(onnx_file)) or not refitter.refit_cuda_engine():
@@ -149,9 +149,8 @@ class TensorRtSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the engine once; see `runtimes.sessions.session_contract.Session.run`."""
-        if self._context is None or self._scratch is None:
-            raise closed(self._name)
-        check_inputs(inputs, self.inputs, self._name)
+        check_run(self._context, inputs, self.inputs, self._name)
+        assert self._scratch is not None
         import torch
 
         with running(self._name, "tensorrt", inputs), torch.cuda.device(self._device):
@@ -305,18 +304,6 @@ def _device(name: str) -> Any:
     import torch
 
     return torch.device("cuda", int(name.partition(".")[2] or 0))
-
-
-def _logger(trt: Any, said: list[str]) -> Any:
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                said.append(message.strip())
-
-    return Logger()
 
 
 def _spec(engine: Any, i: int) -> TensorSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ from targets.graph.nf4_nodes import as_matmul_bnb4
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
 from targets.other_loaders import FAMILIES, OtherLoader
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
-from targets.target_contract import Availability, Context, Lowered, Requirements, Rewrite
+from targets.target_contract import Availability, Context, Lowered, Rewrite
 from targets.versions import installed, versions
+from targets.weight_typed import WEIGHT_TYPED
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,17 +45,9 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     summary = "ONNX Runtime, on the CPU and on every execution provider that is installed"
-    # Opset 21 is the first with blockwise int4 DequantizeLinear; 23 is the last whose Attention and
-    # normalization operators all have CPU kernels in the oldest onnxruntime that we allow.
-    requirements = Requirements(
-        opset=(17, 23),
-        precisions=frozenset({"fp32", "fp16", "bf16"}),
-        typed="weights",
-        weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4", "nf4"}),
-        passes=(),
+    requirements = replace(
+        WEIGHT_TYPED,
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, MULTI_HEAD_ATTENTION, INSTANCE_NORM, PAD_HEADS.off()),
-        dynamic_shapes=True,
-        activations="uint8",
     )
     options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
     rebuild = None

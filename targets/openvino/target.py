@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError
 from artifacts.progress import Event
 from targets.graph.nf4_nodes import as_uint4, places
@@ -20,8 +21,9 @@ from targets.openvino.nncf import METHODS
 from targets.openvino.tokenizers import PACKAGE, can_convert, write_tokenizers
 from targets.other_loaders import FAMILIES, OtherLoader
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
-from targets.target_contract import Availability, Companions, Context, Lowered, Requirements
+from targets.target_contract import Availability, Companions, Context, Lowered
 from targets.versions import installed, versions
+from targets.weight_typed import WEIGHT_TYPED
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -50,16 +52,9 @@ class OpenVino:
 
     name = "openvino"
     summary = "OpenVINO, on Intel CPUs, GPUs and NPUs and on ARM CPUs"
-    # The frontend reads opset 21's blockwise int4 DequantizeLinear and 23's Attention.
-    requirements = Requirements(
-        opset=(17, 23),
-        precisions=frozenset({"fp32", "fp16", "bf16"}),
-        typed="weights",
-        weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4", "nf4"}),
-        passes=(),
+    requirements = replace(
+        WEIGHT_TYPED,
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, INSTANCE_NORM.off(), PAD_HEADS.off()),
-        dynamic_shapes=True,
-        activations="uint8",
         methods=frozenset(METHODS),
     )
     options: type[OpenVinoOptions] = OpenVinoOptions
@@ -124,7 +119,7 @@ class OpenVino:
             del lent
         except RuntimeError as error:
             raise LatentcError(
-                f"OpenVINO {ov.__version__} cannot convert {out_dir.name}: {_first_lines(error)}",
+                f"OpenVINO {ov.__version__} cannot convert {out_dir.name}: {first_lines(error, 6)}",
                 "Use --target onnxruntime, or a newer openvino.",
             ) from error
         finally:
@@ -220,11 +215,6 @@ def _add_mark(layer: ElementTree.Element, name: str) -> None:
         info = ElementTree.Element("rt_info")
         layer.insert(0 if layer.find("data") is None else 1, info)
     ElementTree.SubElement(info, "attribute", {"name": name, "version": "0"})
-
-
-def _first_lines(error: BaseException, count: int = 6) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:count])
 
 
 TARGET = OpenVino()

@@ -129,7 +129,7 @@ def _build(job: EngineJob) -> Built:
 
     trt: Any = importlib.import_module(job.module)
     said: list[str] = []
-    logger = _logger(trt, said)
+    logger = error_logger(trt, said)
     builder = trt.Builder(logger)
     # Newer versions know strongly typed networks only, and may have no flag for them any more.
     strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -164,7 +164,9 @@ def _build(job: EngineJob) -> Built:
     }
 
 
-def _logger(trt: Any, said: list[str]) -> Any:
+def error_logger(trt: Any, said: list[str]) -> Any:
+    """A logger of TensorRT's that prints nothing, and adds its errors to `said`."""
+
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

@@ -172,7 +172,7 @@ class TensorRt:
             timings=str(context.cache / "tensorrt") if context.cache and BUILDERS[builder].times else "",
         )
         built = run(job, context.progress, f"{name}: building the {BUILDERS[builder].title} engine")
-        trusted_engines.remember(str(built["sha256"]))
+        trusted_engines.record_trusted(str(built["sha256"]))
         return Lowered(ENGINE, (*files, ENGINE), {"builder": builder, **built})
 
     def toolchain(self) -> Mapping[str, str]:

@@ -112,7 +112,7 @@ def test_a_graph_with_other_weights_fails_and_nothing_appears(sd15, tmp_path, mo
 def test_compiles_that_share_what_they_find_make_the_same_artifact(sd15, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     from compiler.export import graph_export
-    from compiler.lowering.reuse import Shared
+    from compiler.lowering.compile_cache import CompileCache
 
     exported = []
     original = graph_export.export_graph
@@ -122,10 +122,13 @@ def test_compiles_that_share_what_they_find_make_the_same_artifact(sd15, tmp_pat
         return original(component, method, weights)
 
     monkeypatch.setattr(graph_export, "export_graph", export_graph)
-    shared = Shared()
+    compile_cache = CompileCache()
     for name in ("one", "other"):
-        build.compile(request(tmp_path / name, model=str(sd15)), shared=shared)
-    build.compile(request(tmp_path / "larger", model=str(sd15), batch=DimRange(min=1, max=2)), shared=shared)
+        build.compile(request(tmp_path / name, model=str(sd15)), compile_cache=compile_cache)
+    build.compile(
+        request(tmp_path / "larger", model=str(sd15), batch=DimRange(min=1, max=2)),
+        compile_cache=compile_cache,
+    )
     assert exported == 2 * ["text_encoder", "unet", "vae_decoder"]
     one, other = (open_artifact(tmp_path / name).manifest for name in ("one", "other"))
     assert one.graphs == other.graphs

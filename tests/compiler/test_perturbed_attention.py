@@ -15,8 +15,8 @@ from artifacts.manifest import DimRange, Manifest, MethodRecord, ModelSpec
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
+from compiler.evidence.pipeline_check import answer
 from compiler.evidence.pipeline_job import PipelineJob
-from compiler.evidence.pipelines import answer
 from tests.sweep.models import CASES
 
 pytestmark = pytest.mark.slow

@@ -69,16 +69,16 @@ def test_engines_that_the_user_trusts_by_a_variable(artifact: Path, monkeypatch:
 
 def test_engines_that_were_built_here(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *others = graphs(artifact)
-    trusted_engines.remember(first)
+    trusted_engines.record_trusted(first)
     monkeypatch.setattr(trusted_engines, "_trusted", set())  # another process
     with pytest.raises(LatentcError, match="engines are code"):
         load(artifact, cache=False)
     for digest in others:
-        trusted_engines.remember(digest)
+        trusted_engines.record_trusted(digest)
     load(artifact, cache=False).close()
 
 
 @pytest.mark.parametrize("digest", ["", "..", "../engines", "A" * 64, "0" * 63])
 def test_what_is_no_digest_is_not_trusted(digest: str, artifact: Path) -> None:
-    trusted_engines.remember("0" * 64)
+    trusted_engines.record_trusted("0" * 64)
     assert not trusted_engines.is_trusted(digest)

@@ -91,11 +91,6 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.values, [p.detach() for p in parameters], 1.0 - decay)
 
-    def copy_to(self, parameters: list[nn.Parameter]) -> None:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, self.values, strict=True):
-                parameter.copy_(value)
-
 
 def optimizer_for(parameters: list[nn.Parameter], rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)

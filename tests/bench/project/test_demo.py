@@ -64,7 +64,9 @@ def made_up(monkeypatch):
         }
         return Outcome(made(*(variant(name) for name in names[1:])), shots)
 
-    monkeypatch.setattr(compiler.build, "compile", lambda request, progress, shared: requests.append(request))
+    monkeypatch.setattr(
+        compiler.build, "compile", lambda request, progress, compile_cache: requests.append(request)
+    )
     monkeypatch.setattr(bench.bench_request, "bench", run)
     return requests
 

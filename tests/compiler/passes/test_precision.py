@@ -10,7 +10,7 @@ import pytest
 
 from artifacts.errors import UsageError
 from compiler.passes import pass_table
-from compiler.passes.precision import audit, out_of_range, overflow_islands, saturated
+from compiler.passes.precision import audit, element_type, out_of_range, saturated
 from compiler.passes.precision_strong import PrecisionStrongPass, StrongOptions
 from compiler.passes.precision_weights import PrecisionWeightsPass, WeightOptions
 from targets.graph.weights import Cast, Stored, WeightRef
@@ -75,13 +75,7 @@ def test_the_audit_does_not_read_what_its_type_answers(tmp_path: Path) -> None:
 
 def test_an_unknown_precision_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="'int3'.*fp16, bf16"):
-        overflow_islands({}, "int3")
-
-
-def test_islands_are_what_does_not_fit_with_a_margin() -> None:
-    ranges = {"small": 100.0, "near": 40000.0, "far": 1e6, "nan": float("nan")}
-    assert overflow_islands(ranges, "fp16") == {"near", "far", "nan"}
-    assert overflow_islands(ranges, "bf16") == {"nan"}
+        element_type("int3")
 
 
 def test_extremes_saturate_to_half_the_range_and_infinities_stay() -> None:
@@ -104,29 +98,6 @@ def test_strong_bf16_is_a_valid_graph() -> None:
     model = ghost(parse(_LINEAR), w=(32, 64), b=(64,))
     pass_table.run(model, (PrecisionStrongPass(StrongOptions("bf16")),), check=True)
     assert all(v.dtype == ir.DataType.BFLOAT16 for v in model.graph.initializers.values())
-
-
-_OVERFLOWS = """(float[N,4] x) => (float[N,4] y) {
-    k = Constant<value_float=300.0>()
-    a = Mul(x, k)
-    b = Mul(a, k)
-    c = Div(b, k)
-    y = Div(c, k)
-}"""
-
-
-def test_an_island_by_value_keeps_its_maker_and_readers() -> None:
-    # Structure, not values: ONNX Runtime may remove the Casts between fp16 nodes, and with them the overflow.
-    plain = pass_table.run(parse(_OVERFLOWS), ("fold", PrecisionStrongPass()), check=True)
-    assert all(v.dtype == ir.DataType.FLOAT16 for n in plain.graph if n.op_type != "Cast" for v in n.outputs)
-    islands = overflow_islands({"a": 600.0, "b": 180000.0, "c": 600.0}, "fp16")
-    safe = pass_table.run(
-        parse(_OVERFLOWS), ("fold", PrecisionStrongPass(StrongOptions(islands=islands))), check=True
-    )
-    kinds = {v.name: v.dtype for n in safe.graph for v in n.outputs}
-    assert kinds["a"] == ir.DataType.FLOAT16 and kinds["b"] == kinds["c"] == ir.DataType.FLOAT
-    x = np.full((1, 4), 2.0, np.float32)
-    assert np.allclose(evaluate(safe, [x])[0], x, rtol=1e-2)
 
 
 def test_phases_and_positions_stay_fp32() -> None:

@@ -200,7 +200,7 @@ def test_an_engine_that_was_built_here_is_known_by_its_digest(
 ) -> None:
     opened(monkeypatch, engine, Vendor())
     trusted_engines._trusted.clear()
-    trusted_engines.remember(hashlib.sha256(ENGINE).hexdigest())
+    trusted_engines.record_trusted(hashlib.sha256(ENGINE).hexdigest())
     trusted_engines._trusted.clear()  # another process, later
     SESSION.open(engine, "auto", "fp16", None, built())
     monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "another user's"))
@@ -313,7 +313,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, engine: Path, vendor: Vendor) -> Ven
     torch = pytest.importorskip("torch")
     gpus(monkeypatch, GPU)
     monkeypatch.setitem(sys.modules, BUILDERS["rtx"].module, vendor)  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt, "_logger", lambda trt, said: None)
+    monkeypatch.setattr(tensorrt, "error_logger", lambda trt, said: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     write_onnx(Denoiser().model(), engine.with_name("model.onnx"), silent, "")

@@ -171,7 +171,7 @@ def test_what_the_builder_refuses_it_says_and_nothing_is_left_out(option: str, t
 def test_options_become_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, both: None) -> None:
     jobs: list[tensorrt_build.EngineJob] = []
     monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {"sha256": "0" * 64})
-    monkeypatch.setattr(trusted_engines, "remember", lambda sha256: None)
+    monkeypatch.setattr(trusted_engines, "record_trusted", lambda sha256: None)
     for name in FLAGS:
         graph = Denoiser("fp16").model()
         TARGET.lower(graph, TensorRtOptions(gpu="sm89", **{name: True}), tmp_path, Context(dims=DIMS))  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def test_timings_are_kept_for_the_builder_that_takes_them(
 ) -> None:
     jobs: list[tensorrt_build.EngineJob] = []
     monkeypatch.setattr(tensorrt, "run", lambda job, progress, task: jobs.append(job) or {"sha256": "0" * 64})
-    monkeypatch.setattr(trusted_engines, "remember", lambda sha256: None)
+    monkeypatch.setattr(trusted_engines, "record_trusted", lambda sha256: None)
     context = Context(dims=DIMS, cache=tmp_path / "cache")
     TARGET.lower(Denoiser("fp16").model(), TensorRtOptions(builder=builder), tmp_path, context)
     assert jobs[0].timings == (str(tmp_path / "cache" / "tensorrt") if kept else "")

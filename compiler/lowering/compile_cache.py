@@ -1,4 +1,4 @@
-"""What several compiles of one model have in common, found once: its capture, and its graphs before any pass."""
+"""What several compiles of one model have in common, made once: its capture, and its graphs before any pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compiler.capture.capture import Capture
 
 
-class Shared:
+class CompileCache:
     """Captures and exported graphs of this process. Graphs hold no weights: a few megabytes each."""
 
     def __init__(self) -> None:

@@ -16,10 +16,10 @@ from compiler import build, drawn_evidence
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
-from compiler.evidence import pipelines
+from compiler.evidence import pipeline_check
 from compiler.evidence.picture_limits import picture_limit
+from compiler.evidence.pipeline_check import answer
 from compiler.evidence.pipeline_job import PipelineJob
-from compiler.evidence.pipelines import answer
 from compiler.loose_files import write_loose_files
 from tests.compiler.made import request
 from tests.sweep.models import CASES
@@ -68,7 +68,7 @@ def test_a_right_artifact_is_measured(whole: PipelineJob) -> None:
     assert evidence.error is not None and evidence.tolerance is not None and evidence.loop is not None
     assert 0 < evidence.error < evidence.tolerance
     # A text, its negative, the control and the UNet three times (of two steps PNDM makes one twice), the decoder.
-    assert evidence.loop < pipelines.LOOP and evidence.calls == 9
+    assert evidence.loop < pipeline_check.LOOP and evidence.calls == 9
 
 
 @pytest.mark.slow

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.contents import Contents, Folder
+from artifacts.error_text import class_and_line
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import PipelineEvidence
 from artifacts.progress import Event, Progress, silent
 from artifacts.worker import WorkerEnded, WorkerError
 from compiler.evidence.component_calls import Difference
 from compiler.evidence.graph_evidence import Checker
-from compiler.evidence.output_arrays import arrays_in, drawn_arrays, first_line, held_error
+from compiler.evidence.output_arrays import arrays_in, drawn_arrays, held_error
 from compiler.evidence.picture_limits import component_limits, picture_limit, scheme_tolerances
 from compiler.evidence.pipeline_job import PipelineJob
 from compiler.evidence.reference_drawing import (
@@ -202,7 +203,7 @@ def _loop(
     except (
         Exception
     ) as error:  # an option of ours that is none of the pipeline's, or is called otherwise there
-        return None, f"`generate` does not draw it: {first_line(error)}"
+        return None, f"`generate` does not draw it: {class_and_line(error)}"
     outputs = arrays_in({**result.outputs, **({"images": result.images} if result.images else {})})
     picture = held_error(f"`generate`'s {task} picture", outputs, reference.outputs, LOOP)
     return max(picture, worst.inputs), ""

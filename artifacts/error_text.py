@@ -1,0 +1,14 @@
+"""What an error of somebody else's says, as one line of a message of ours."""
+
+from __future__ import annotations
+
+
+def first_lines(error: BaseException, count: int = 1) -> str:
+    """The first lines of its text that are not blank, as one line; the name of its class where it has no text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:count]) or type(error).__name__
+
+
+def class_and_line(error: BaseException) -> str:
+    """The name of its class, and the first line of its text."""
+    return f"{type(error).__name__}: {first_lines(error)}"
