@@ -204,8 +204,8 @@ _RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_imag
 def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
     """Optional arguments that are passed in turn when the call itself says that something is missing.
 
-    Pictures first (ControlNet, upscalers; a second picture that an upscaler compares with), then the pipeline's videos:
-    each, all, and all with their masks.
+    Pictures first (ControlNet, upscalers; a second picture that an upscaler compares with; a picture and its mask),
+    then the pipeline's videos: each, all, and all with their masks.
     """
     kinds = visuals(inspect.signature(type(pipe).__call__).parameters)
     videos = [name for name, which in kinds.items() if which == "video"]
@@ -214,6 +214,7 @@ def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
     pictures = [
         ("image", name) for name, which in kinds.items() if which == "picture" and name not in REQUIRED
     ]
+    pictures += [("image", "control_image", name) for name, which in kinds.items() if which == "mask"]
     return tuple(dict.fromkeys((*_RETRIES, *pictures, *((name,) for name in videos), *several)))
 
 
@@ -252,9 +253,9 @@ def arguments(
         elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
             result[name] = ARGUMENTS[name](point, pipe)
         elif asked and name in REQUIRED:
-            result[name] = REQUIRED[name](point, pipe)
+            result[name] = _required(name, point, pipe)
             if name == listed:
-                result[name] = [REQUIRED[name](replace(point, form="no lists"), pipe)] * models
+                result[name] = [_required(name, replace(point, form="no lists"), pipe)] * models
         elif asked and (which := kind(name, parameters)):
             result[name] = made(which, point)
         elif parameter.default is parameter.empty:
@@ -272,6 +273,13 @@ def arguments(
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result
+
+
+def _required(name: str, point: Point, pipe: Any) -> Any:
+    try:
+        return REQUIRED[name](point, pipe)
+    except UsageError as error:
+        raise UsageError(error.message, error.hint.replace("NAME", name)) from None
 
 
 def _listed_models(pipe: Any) -> int:
