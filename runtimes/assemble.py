@@ -43,6 +43,8 @@ def assemble(root: Path | Contents, class_path: str, shells: Mapping[str, Any]) 
         if parameter.default is inspect.Parameter.empty or optional or name in shells:
             arguments[name] = _component(files, index, name, optional, cls, shells)
         elif isinstance(index.get(name), list) and _is_entry(index[name]):
+            if not files.names(name):
+                continue  # diffusers does not save what a constructor has a default for, and names it nevertheless
             arguments[name] = _component(files, index, name, True, cls, shells)
         elif name in index:
             arguments[name] = index[name]

@@ -213,8 +213,8 @@ _RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_imag
 def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
     """Optional arguments that are passed in turn when the call itself says that something is missing.
 
-    Pictures first (ControlNet, upscalers; a second picture that an upscaler compares with), then the pipeline's videos:
-    each, all, and all with their masks.
+    Pictures first (ControlNet, upscalers; a second picture that an upscaler compares with; a picture and its mask),
+    then the pipeline's videos: each, all, and all with their masks.
     """
     kinds = visuals(inspect.signature(type(pipe).__call__).parameters)
     videos = [name for name, which in kinds.items() if which == "video"]
@@ -223,6 +223,7 @@ def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
     pictures = [
         ("image", name) for name, which in kinds.items() if which == "picture" and name not in REQUIRED
     ]
+    pictures += [("image", "control_image", name) for name, which in kinds.items() if which == "mask"]
     return tuple(dict.fromkeys((*_RETRIES, *pictures, *((name,) for name in videos), *several)))
 
 
@@ -269,10 +270,10 @@ def arguments(
             strength = _strength(point, parameter.default)
             result[name] = [strength] * models if models else strength
         elif asked and name in REQUIRED:
-            result[name] = REQUIRED[name](point, pipe)
+            result[name] = _required(name, point, pipe)
             if name == listed:
                 each = point if FOR_EACH_PROMPT in parameters else replace(point, form="no lists")
-                result[name] = [REQUIRED[name](each, pipe)] * models
+                result[name] = [_required(name, each, pipe)] * models
         elif asked and (which := kind(name, parameters)):
             result[name] = make_visual(which, point)
         elif parameter.default is parameter.empty:
@@ -295,6 +296,13 @@ def arguments(
 def _strength(point: Point, usual: float) -> float:
     """Not the same at all points: what a component is told of it becomes an input of its graph."""
     return usual / (1 + point.words % 2)
+
+
+def _required(name: str, point: Point, pipe: Any) -> Any:
+    try:
+        return REQUIRED[name](point, pipe)
+    except UsageError as error:
+        raise UsageError(error.message, error.hint.replace("NAME", name)) from None
 
 
 def _listed_models(pipe: Any) -> int:

@@ -155,7 +155,7 @@ class DryRun:
                 number, recorded = len(points) + len(drawn), len(self.recorder.calls)
                 try:
                     self._call(pipe, task, replace(point, binned=True), number)
-                except CannotRun:  # It has no table for its own size.
+                except (CannotRun, NotRunnable):  # It has no table for its own size.
                     break
                 height, width = _picture_size(self.recorder.calls[recorded:]) or (point.height, point.width)
                 drawn.append(replace(point, height=height, width=width, binned=True))

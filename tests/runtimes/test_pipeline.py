@@ -271,3 +271,17 @@ def test_sizes() -> None:
     assert parse_size("512") == (512, 512)
     assert parse_size((1, 2)) == (1, 2)
     assert parse_size(None) is None
+
+
+def test_a_part_that_the_index_names_and_nobody_saved_is_the_constructors_own(tmp_path: Path) -> None:
+    """diffusers saves no component that a constructor has a default for and the class does not list as optional."""
+    import torch
+
+    cls = "LongCatAudioDiTPipeline"
+    modules: dict[str, Any] = {name: torch.nn.Module() for name in ("vae", "text_encoder", "transformer")}
+    for module in modules.values():
+        module.config = None
+    named = {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": cls, **named}))
+    pipe = assemble(tmp_path, f"diffusers:{cls}", {**modules, "tokenizer": torch.nn.Module()})
+    assert pipe.scheduler.config.invert_sigmas and pipe.vae is modules["vae"]

@@ -103,6 +103,18 @@ def test_a_call_that_fails_is_tried_with_every_picture_that_it_takes():
     assert "original_image" not in call(Upscales())
 
 
+class ControlsAndMasks:
+    def __call__(
+        self, prompt: str, control_image: PICTURE | None = None, control_mask: PICTURE | None = None
+    ) -> None: ...
+
+
+def test_a_call_that_fails_is_tried_with_pictures_and_their_masks():
+    assert retries(ControlsAndMasks())[-1] == ("image", "control_image", "control_mask")
+    keywords = call(ControlsAndMasks(), Point(1, 16, 24, form="no lists"), retries(ControlsAndMasks())[-1])
+    assert keywords["control_mask"].mode == "L" and keywords["control_image"].mode == "RGB"
+
+
 def test_a_file_takes_the_place_of_what_is_made_up(tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()
