@@ -106,11 +106,12 @@ def _decoded_4_bits(
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
     saved = {**parts, f"quant_state.bitsandbytes__{code}": state}
-    return dequantize_4bit(weight, QuantState.from_dict(saved, torch.device("cpu"))).float()
+    decoded: torch.Tensor = dequantize_4bit(weight, QuantState.from_dict(saved, torch.device("cpu")))
+    return decoded.float()
 
 
 def _decoded_8_bits(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import int8_vectorwise_dequant
 
-    decoded: torch.Tensor = int8_vectorwise_dequant(weight, scales.reshape(-1).float()).float()
-    return decoded
+    decoded: torch.Tensor = int8_vectorwise_dequant(weight, scales.reshape(-1).float())
+    return decoded.float()

@@ -235,6 +235,8 @@ def _made_of(manifest: Manifest) -> Iterator[str]:
         yield f"embedding {embedding.file}: {embedding.token}, SHA-256 {embedding.sha256}"
     for ip_adapter in spec.ip_adapters:
         yield f"IP-Adapter {ip_adapter.file}, SHA-256 {ip_adapter.sha256}"
+    if spec.spare_tokens:
+        yield f"tokens    {spec.spare_tokens} vectors of textual inversions can be loaded"
 
 
 def _other_loaders(manifest: Manifest) -> tuple[str, ...]:
