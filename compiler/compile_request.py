@@ -48,6 +48,7 @@ class CompileRequest:
         loras: adapters that are merged into the weights, in this order.
         lora_partial: leave tensors of an adapter that find no weight out.
         embeddings: textual inversions whose tokens are added.
+        adaptable: keep what switching LoRAs takes when the artifact runs.
     """
 
     model: str
@@ -74,6 +75,7 @@ class CompileRequest:
     loras: tuple[Adapter, ...] = ()
     lora_partial: bool = False
     embeddings: tuple[Embedding, ...] = ()
+    adaptable: bool = False
 
     @property
     def spec(self) -> ModelSpec:

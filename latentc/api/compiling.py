@@ -52,6 +52,7 @@ def compile(
     loras: Loras | None = None,
     lora_partial: bool | None = None,
     embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
+    adaptable: bool | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -86,6 +87,7 @@ def compile(
         loras: adapters that are merged into the weights: files, "FILE:0.8", or file -> weight.
         lora_partial: leave tensors of an adapter that find no weight out.
         embeddings: textual inversions: files, "FILE:TOKEN", or file -> token.
+        adaptable: keep what `Pipeline.set_loras` takes.
         force: replace an artifact that is at `out`.
         progress: told of what is under way.
         on_plan: told what will be done before the work starts.
@@ -127,6 +129,7 @@ def compile(
         loras=loras,
         lora_partial=lora_partial,
         embeddings=embeddings,
+        adaptable=adaptable,
         force=force,
     )
     with keywords.reporting(progress) as reported:
@@ -158,6 +161,7 @@ def auto(
     loras: Loras | None = None,
     lora_partial: bool | None = None,
     embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
+    adaptable: bool | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -199,6 +203,7 @@ def auto(
         loras=loras,
         lora_partial=lora_partial,
         embeddings=embeddings,
+        adaptable=adaptable,
         force=force,
     )
     if request.quantize:

@@ -222,6 +222,11 @@ Examples:
     help="Add a textual inversion: its token to the tokenizer, its vectors to the text encoder. May be repeated. "
     "[default token: the file's own, or its name]",
 )
+@click.option(
+    "--adaptable",
+    is_flag=True,
+    help="Keep what it takes to switch LoRAs when the artifact runs: latentc generate --lora FILE.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @json_option("Print the result (with --dry-run: the plan) as JSON.")
@@ -253,6 +258,7 @@ def command(
     loras: tuple[str, ...],
     lora_partial: bool,
     embeddings: tuple[str, ...],
+    adaptable: bool,
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -298,6 +304,7 @@ def command(
         loras=loras,
         lora_partial=lora_partial,
         embeddings=embeddings,
+        adaptable=adaptable,
         force=force,
     )
     if save_recipe is not None and not quantize:
