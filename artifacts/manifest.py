@@ -196,7 +196,7 @@ class Adapter(Record):
     """A file of differences (a LoRA and its kin) that is added to a model's weights.
 
     Attributes:
-        file: its path.
+        file: its path. In a manifest, that in the model's folder; the name alone of a file that is elsewhere.
         weight: what the differences are multiplied by.
         components: other weights by component ("text_encoder": 0.0).
         sha256: of the file that was merged; empty before that.
@@ -206,6 +206,17 @@ class Adapter(Record):
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     components: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's, without its folder."""
+        return self.file.replace("\\", "/").rpartition("/")[2]
+
+    @property
+    def text(self) -> str:
+        """For people: name, weights and content, but not where the file lies."""
+        weights = [f"{self.weight:g}", *(f"{name} {weight:g}" for name, weight in self.components.items())]
+        return f"{self.name} at {', '.join(weights)}, SHA-256 {self.sha256}"
 
 
 class Embedding(Record):

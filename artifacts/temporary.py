@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from artifacts.errors import LatentcError
+
 PREFIX = "latentc-run-"
 LOCK = ".lock"
 
@@ -51,6 +53,31 @@ def own_folder() -> Iterator[None]:
             os.environ.pop(_VARIABLE, None)
         else:
             os.environ[_VARIABLE] = variable
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for files of a while. It goes at the end, or with the next command where the process was killed.
+
+    Raises:
+        LatentcError: there is no temporary folder that can be written.
+    """
+    try:
+        base = Path(tempfile.gettempdir())
+        remove_leftovers(base)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError as error:
+        raise LatentcError(
+            f"no temporary folder can be written: {error.strerror or error}.", "Set TMPDIR to one that can."
+        ) from error
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        with suppress(OSError, Timeout):
+            lock.acquire(blocking=False)
+        yield folder
+    finally:
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 

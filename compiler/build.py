@@ -36,6 +36,8 @@ from compiler.quantize import data_aware
 from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.road import chosen
 from compiler.source import open_model
+from runtimes.sessions import session_table as sessions
+from runtimes.sessions.constants import TakesConstants
 from targets import target_table as targets
 from targets.options_from_text import parse
 from targets.target_contract import Target
@@ -215,10 +217,24 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     if request.check not in CHECKS:
         raise UsageError(f"there is no check '{request.check}' (there are: {', '.join(CHECKS)}).")
     chosen(target, request.precision, request.rewrites)
+    if request.adaptable:
+        _require_adaptable(target)
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)
     return target, parse(target, request.options)
+
+
+def _require_adaptable(target: Target) -> None:
+    """Raises UsageError unless the constants of the target's graphs can be replaced."""
+    if isinstance(sessions.get(target.name), TakesConstants):
+        return
+    able = [name for name in targets.names() if isinstance(sessions.get(name), TakesConstants)]
+    raise UsageError(
+        f"the constants of target '{target.name}' cannot be replaced when it runs "
+        f"(those of {' and '.join(able)} can), so --adaptable is not for it.",
+        "Merge the LoRA instead: --lora FILE",
+    )
 
 
 def _plan(request: CompileRequest, captured: Capture, recipe: Recipe | None) -> Plan:

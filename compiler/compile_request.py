@@ -50,6 +50,7 @@ class CompileRequest:
         embeddings: textual inversions whose tokens are added.
         ip_adapters: put into the denoiser.
         spare_tokens: how many vectors of textual inversions can be loaded when the artifact runs.
+        adaptable: keep what switching LoRAs takes when the artifact runs.
     """
 
     model: str
@@ -78,6 +79,7 @@ class CompileRequest:
     embeddings: tuple[Embedding, ...] = ()
     ip_adapters: tuple[IpAdapter, ...] = ()
     spare_tokens: int = 0
+    adaptable: bool = False
 
     @property
     def spec(self) -> ModelSpec:

@@ -10,6 +10,7 @@ from typing import Any
 from artifacts.creation_time import created_now
 from artifacts.hashing import record_path
 from artifacts.manifest import (
+    Adapter,
     ComponentRecord,
     FileRecord,
     GraphRecord,
@@ -47,7 +48,7 @@ def compiled_manifest(
             id=request.model,
             revision=source.revision,
             license=source.license,
-            weights=tuple(dict.fromkeys(record for records in sources.values() for record in records)),
+            weights=_weight_records(source, sources),
             spec=_recorded(source, sources),
         ),
         pipelines=captured.pipelines,
@@ -99,6 +100,15 @@ def compiled_manifest(
     )
 
 
+def _weight_records(
+    source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]
+) -> tuple[FileRecord, ...]:
+    """The weight files of the model. Adapters are told with what was made of them (`ModelSpec.adapters`)."""
+    adapters = {record_path(source.root, Path(adapter.file)) for adapter in source.spec.adapters}
+    records = dict.fromkeys(record for records in sources.values() for record in records)
+    return tuple(record for record in records if record.path not in adapters)
+
+
 def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]) -> ModelSpec | None:
     """What the model was made of, its adapters and embeddings with their hashes; None for a folder."""
     if source.is_folder:
@@ -108,9 +118,16 @@ def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]
     def hashed(item: Any) -> Any:
         return item.model_copy(update={"sha256": hashes[record_path(source.root, Path(item.file))]})
 
+    def named(adapter: Adapter) -> Adapter:
+        """By its path in the model's folder, or by its name alone."""
+        file = Path(adapter.file)
+        inside = file.is_relative_to(source.root)
+        path = file.relative_to(source.root).as_posix() if inside else file.name
+        return adapter.model_copy(update={"file": path})
+
     return source.spec.model_copy(
         update={
-            "adapters": tuple(map(hashed, source.spec.adapters)),
+            "adapters": tuple(named(hashed(adapter)) for adapter in source.spec.adapters),
             "embeddings": tuple(map(hashed, source.spec.embeddings)),
             "ip_adapters": tuple(map(hashed, source.spec.ip_adapters)),
         }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compiler.forecast_tuning import TuneRequest
     from compiler.rebuild import RebuildRequest
     from latentc.api.compiling import auto, compile, rebuild
+    from latentc.api.drawing import Pipeline, load
     from latentc.api.inspecting import ModelSummary, Verification, inspect, verify
     from latentc.api.listing import TargetInfo, targets
     from latentc.api.measuring import bench
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from latentc.api.snapshots import GraphCheck, graph_check, graph_snapshot
     from latentc.api.tuning import tune
     from runtimes.meter import Cancelled
-    from runtimes.pipeline import Pipeline, load
     from runtimes.result import Result
 
 __all__ = [
@@ -83,7 +83,7 @@ _EXPORTS = {
     "Manifest": "artifacts.manifest:Manifest",
     "ModelSummary": "latentc.api.inspecting:ModelSummary",
     "Outcome": "bench.interleaved_run:Outcome",
-    "Pipeline": "runtimes.pipeline:Pipeline",
+    "Pipeline": "latentc.api.drawing:Pipeline",
     "Progress": "artifacts.progress:Progress",
     "Pushed": "latentc.api.sharing:Pushed",
     "RebuildRequest": "compiler.rebuild:RebuildRequest",
@@ -101,7 +101,7 @@ _EXPORTS = {
     "graph_check": "latentc.api.snapshots:graph_check",
     "graph_snapshot": "latentc.api.snapshots:graph_snapshot",
     "inspect": "latentc.api.inspecting:inspect",
-    "load": "runtimes.pipeline:load",
+    "load": "latentc.api.drawing:load",
     "push": "latentc.api.sharing:push",
     "rebuild": "latentc.api.compiling:rebuild",
     "sign": "latentc.api.sharing:sign",

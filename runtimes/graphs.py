@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
-from artifacts.manifest import GraphRecord, Manifest
+from artifacts.manifest import Adapter, GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from runtimes.compute import AUTO, check_asked
@@ -19,6 +19,7 @@ from runtimes.devices import Asked, Placement
 from runtimes.memory_plan import memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
+from runtimes.sessions.constants import Replaced, TakesConstants
 from runtimes.sessions.session_contract import Device, Refused, Session
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Graphs:
         self._factory = session_table.get(manifest.target)
         self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
+        self._replaced: Mapping[str, Replaced] = {}
+        self.adapters: tuple[Adapter, ...] = ()
         self._plan = memory_plan(manifest, budget)
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
@@ -245,6 +248,11 @@ class Graphs:
         raise next(iter(refusals.values()))
 
     def _open_on(self, record: GraphRecord, device: str, compute: str) -> Session:
+        if constants := self._replaced.get(record.folder):
+            assert isinstance(self._factory, TakesConstants)
+            return self._factory.open_with(
+                self._root / record.model_file, device, compute, constants, record.built
+            )
         cache = self._cache_of(record, compute)
         return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
 
@@ -270,6 +278,34 @@ class Graphs:
         """Opens every graph."""
         for graph in self._records:
             self.open(graph)
+
+    def replace(self, constants: Mapping[str, Replaced], adapters: tuple[Adapter, ...]) -> None:
+        """Opens graphs anew with other constants than their files hold; those not named have their own again.
+
+        Args:
+            constants: by graph folder; of a target whose factory is `TakesConstants`. The arrays are lent.
+            adapters: what made them, by name and content.
+
+        Raises:
+            LatentcError: a graph cannot be opened with them, or `close` was called. All graphs are as before then.
+        """
+        before = self._replaced
+        changed = [folder for folder in self._records if constants.get(folder) is not before.get(folder)]
+        self._replaced = dict(constants)
+        try:
+            for folder in changed:
+                with self._held(folder):
+                    session = self._sessions.pop(folder, None)
+                    if session is not None:
+                        session.close()
+                    if session is not None or constants.get(folder):
+                        self._session(folder)
+            self.adapters = adapters
+        except BaseException:
+            self._replaced = before
+            for folder in changed:
+                self._free(folder)
+            raise
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once; `inputs` may hold some that the vendor dropped as nothing depends on them.

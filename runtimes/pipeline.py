@@ -14,7 +14,7 @@ from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
 from artifacts.hub_artifacts import located
-from artifacts.manifest import Manifest
+from artifacts.manifest import Adapter, Manifest
 from artifacts.manifest_reading import read_manifest
 from artifacts.memory import available
 from artifacts.pinned import Pinned
@@ -53,6 +53,7 @@ def load(
     require_signature: str | Path | None = None,
     strict: bool = False,
     memory: str | int | None = None,
+    kind: type[Pipeline] | None = None,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
@@ -81,6 +82,7 @@ def load(
         memory: bytes that open graphs may take ("6G"), by what `latentc inspect --memory` derives: a graph is closed
             when another needs its memory, the least recently used first. None: what is free, where a graph that is
             larger is tried nevertheless.
+        kind: a class of pipelines; None for `Pipeline`.
 
     Raises:
         LatentcError: the artifact is damaged, cannot be fetched, is not signed with the key that is required, holds
@@ -109,7 +111,7 @@ def load(
     graphs = Graphs(
         files.root, manifest, device, cache_dir() if cache else None, progress, compute, files, strict, budget
     )
-    return Pipeline(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
+    return (kind or Pipeline)(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
 
 
 def no_task(task: str, manifest: Manifest) -> UsageError:
@@ -207,7 +209,7 @@ class Pipeline(Generator):
         """
         if task not in self.manifest.pipelines:
             raise no_task(task, self.manifest)
-        return Pipeline(
+        return type(self)(
             self.root, self.manifest, task, self._graphs, self._progress, self._files, self._accelerate
         )
 
@@ -268,6 +270,13 @@ class Pipeline(Generator):
         left_out = [f"{part.name} ({part.class_name})" for part in self.manifest.left_out]
         parts = f"the artifact does not have the model's {' and '.join(left_out)}." if left_out else ""
         return " ".join(filter(None, (self._graphs.note, parts)))
+
+    @property
+    def loras(self) -> tuple[Adapter, ...]:
+        """What is in its weights: the LoRAs that were merged when it was compiled, then those that are switched on, by
+        their files' names and SHA-256."""
+        spec = self.manifest.source.spec
+        return (*(() if spec is None else spec.adapters), *self._graphs.adapters)
 
     @property
     def computes(self) -> dict[str, str]:
@@ -409,6 +418,7 @@ class Pipeline(Generator):
             "target": self.manifest.target,
             "precision": self.manifest.precision,
             "compute": summary(self._graphs.computes),
+            **({"loras": [adapter.text for adapter in self.loras]} if self.loras else {}),
         }
 
     def _unasked_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:

@@ -8,7 +8,7 @@ merged by `lycoris-lora`, whose merge is one recorded step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +52,16 @@ class _File:
 
 
 def merged(
-    source: ModelSource, weights: Weights, progress: Progress = silent
+    source: ModelSource,
+    weights: Weights,
+    progress: Progress = silent,
+    modules: Mapping[str, torch.nn.Module] | None = None,
 ) -> dict[str, dict[str, Origin]]:
-    """The weights with the source's adapters merged into them.
+    """The weights with the source's adapters merged into them. One whose adapters have a weight of 0 stays its origin.
 
     Args:
         weights: of all components, as `modules.bind` finds them.
+        modules: the components' modules as `modules.build` makes them, which are used up; None to build them.
 
     Raises:
         LatentcError: an adapter cannot be read, is of another model, or has tensors that find no weight; or what
@@ -70,14 +74,16 @@ def merged(
     _require_libraries()
     files = [_read(number, adapter) for number, adapter in enumerate(source.spec.adapters)]
     progress(Event(f"merging {len(files)} adapters", 0, None))
-    modules = {name: _recording(source, name, names) for name, names in weights.items()}
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    made = modules or {name: build(source.component(name), mode) for name in weights}
+    modules = {name: _recording(made[name], names) for name, names in weights.items()}
     pipe = assemble(source.files, class_path(source.pipeline_class()), modules)
     _check_components(source, pipe, modules)
     # What finds no weight is an error here, not a warning.
-    with quiet("diffusers", "transformers", "peft", "LyCORIS", level=logging.CRITICAL):
-        _load(pipe, files)
+    with quiet("diffusers", "transformers", "peft", "LyCORIS", level=logging.CRITICAL), _no_bars():
+        used = _load(pipe, files, modules)
         for file in files:
-            lycoris_kinds.merge(pipe, modules, file.path, file.tensors, file.weight)
+            used[file.path] |= lycoris_kinds.merge(pipe, modules, file.path, file.tensors, file.weight)
     for component, module in modules.items():
         for name, tensor in _state(module).items():
             if isinstance(tensor, Recorded) and name in result[component]:
@@ -86,9 +92,23 @@ def merged(
                 result[component][name] = own if origin == own else origin
     if not source.spec.partial:
         for file in files:
-            _require_all_used(file, result)
+            _require_all_used(file, result, used[file.path])
     progress(Event(f"merging {len(files)} adapters", 1, 1))
     return result
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bars of transformers, which counts a LoRA's tensors on standard error."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _require_libraries() -> None:
@@ -103,6 +123,8 @@ def _require_libraries() -> None:
 def _read(number: int, adapter: Adapter) -> _File:
     """An adapter's tensors, looked through once: such files are small, and what is wrong is said before the work."""
     path = Path(adapter.file)
+    if path.is_dir():
+        raise LatentcError(f"--lora: {path} is a folder.", "Name the .safetensors file in it.")
     if not path.is_file():
         raise LatentcError(f"--lora: there is no file {path}.")
     require_safetensors(path)
@@ -119,9 +141,8 @@ def _read(number: int, adapter: Adapter) -> _File:
     return _File(f"adapter_{number}", adapter, tensors)
 
 
-def _recording(source: ModelSource, name: str, weights: Mapping[str, Origin]) -> torch.nn.Module:
+def _recording(module: torch.nn.Module, weights: Mapping[str, Origin]) -> torch.nn.Module:
     """A component whose parameters record what is done to them; floats are fp32, as in the module that is exported."""
-    module = build(source.component(name), FakeTensorMode(allow_non_fake_inputs=True))
     parameters: dict[int, torch.nn.Parameter] = {}
     for path, owner in module.named_modules():
         for key, parameter in list(owner._parameters.items()):
@@ -156,9 +177,14 @@ def _check_components(source: ModelSource, pipe: Any, modules: Mapping[str, Any]
                 )
 
 
-def _load(pipe: Any, files: Sequence[_File]) -> None:
-    """Loads what diffusers itself reads of the files, and fuses it in their weights."""
+def _load(pipe: Any, files: Sequence[_File], modules: Mapping[str, torch.nn.Module]) -> dict[Path, set[str]]:
+    """Loads what diffusers itself reads of the files, and fuses it in their weights.
+
+    Returns:
+        Keys of each file's tensors that found a layer of a component where their weight is 0; they are not fused.
+    """
     loaded: dict[str, dict[str, float]] = {}
+    idle: dict[Path, set[str]] = {file.path: set() for file in files}
     for file in files:
         state = lycoris_kinds.without(file.tensors)
         if not state:
@@ -172,11 +198,28 @@ def _load(pipe: Any, files: Sequence[_File]) -> None:
         components = [component for component, adapters in names.items() if file.name in adapters]
         if components:
             loaded[file.name] = {component: file.weight(component) for component in components}
+        for component in components:
+            if not file.weight(component):
+                idle[file.path] |= _keys(modules[component], file.name)
     if not loaded:
-        return
+        return idle
     pipe.set_adapters(list(loaded), [dict(weights) for weights in loaded.values()])
-    components = sorted({component for weights in loaded.values() for component in weights})
-    pipe.fuse_lora(components=components, adapter_names=list(loaded))
+    for component in sorted({component for weights in loaded.values() for component in weights}):
+        # A factor of DoRA is not 1 at the weight 0.
+        active = [name for name, weights in loaded.items() if weights.get(component)]
+        if active:
+            pipe.fuse_lora(components=[component], adapter_names=active)
+    return idle
+
+
+def _keys(module: torch.nn.Module, adapter: str) -> set[str]:
+    """The keys of an adapter's tensors that became parts of a module's layers."""
+    return {
+        tensor.key
+        for name, parameter in module.named_parameters()
+        if adapter in name.split(".") and isinstance(parameter, Recorded)
+        for tensor in stored(parameter.origin)
+    }
 
 
 @contextmanager
@@ -194,8 +237,11 @@ def _explained(file: _File) -> Iterator[None]:
         ) from error
 
 
-def _require_all_used(file: _File, weights: Weights) -> None:
+def _require_all_used(file: _File, weights: Weights, idle: Collection[str]) -> None:
     """Refuses an adapter some of whose tensors became part of no weight.
+
+    Args:
+        idle: keys of those that are for a component where the adapter's weight is 0.
 
     Raises:
         LatentcError: names them.
@@ -207,7 +253,7 @@ def _require_all_used(file: _File, weights: Weights) -> None:
         if not isinstance(origin, (Stored, Constant))
         for tensor in stored(origin)
         if tensor.file == file.path
-    }
+    }.union(idle)
     # Single numbers (alphas, ranks, marks) are settings of other tensors.
     unused = [key for key, tensor in file.tensors.items() if key not in used and len(tensor.shape) > 0]
     unused = [key for key in unused if file.tensors[key].shape != (1,)]

@@ -220,7 +220,7 @@ def retries(pipe: Any) -> tuple[tuple[str, ...], ...]:
     videos = [name for name, which in kinds.items() if which == "video"]
     masks = [name for name, which in kinds.items() if which == "masks"]
     several = [(*videos,), (*videos, *masks)] if videos else []
-    pictures = [
+    pictures: list[tuple[str, ...]] = [
         ("image", name) for name, which in kinds.items() if which == "picture" and name not in REQUIRED
     ]
     pictures += [("image", "control_image", name) for name, which in kinds.items() if which == "mask"]

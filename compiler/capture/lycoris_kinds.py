@@ -57,19 +57,23 @@ def merge(
     file: Path,
     tensors: Mapping[str, Stored],
     weight: Callable[[str], float],
-) -> None:
+) -> set[str]:
     """Merges the groups of a file into the recording parameters of `modules`.
 
     Args:
         pipe: the pipeline whose converters know the names.
         weight: component -> what its differences are multiplied by.
 
+    Returns:
+        Keys of the tensors that found a layer of a component where their weight is 0; they are not merged.
+
     Raises:
         LatentcError: lycoris-lora is not installed, or a group does not fit its weight.
     """
     wanted = groups(tensors)
+    idle: set[str] = set()
     if not wanted:
-        return
+        return idle
     try:
         import lycoris  # noqa: F401
     except ImportError:
@@ -80,7 +84,11 @@ def merge(
     for name, places in _places(pipe, modules, wanted).items():
         for component, path, rows in places:
             module = modules[component].get_submodule(path)
+            if not weight(component):
+                idle.update(f"{name}.{part}" for part in wanted[name])
+                continue
             _merge_group(module, wanted[name], weight(component), rows, f"{file.name}: '{name}'")
+    return idle
 
 
 Place = tuple[str, str, "tuple[int, int] | None"]

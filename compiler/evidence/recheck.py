@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from artifacts import artifact_paths
 from artifacts.errors import LatentcError
@@ -20,6 +21,7 @@ from compiler.capture.split import NotOneGraph, Submodule
 from compiler.evidence.claims import contents, require_schemes, stored_in
 from compiler.evidence.file_comparison import compare
 from compiler.evidence.graph_evidence import Checker
+from compiler.evidence.merged_files import located
 from compiler.evidence.where import Finding, Locator
 from compiler.model_source import ModelSource
 from compiler.plan import parameters
@@ -36,6 +38,7 @@ def recheck(
     progress: Progress = silent,
     compute: str = AUTO,
     on_findings: Callable[[tuple[Finding, ...]], None] | None = None,
+    loras: Sequence[Path] = (),
 ) -> dict[str, tuple[Evidence, ...]]:
     """Compares every graph of a verified artifact with PyTorch, at one set of shapes.
 
@@ -47,6 +50,7 @@ def recheck(
         compute: the only type to measure; "auto" for fp32 and what runs here by default.
         on_findings: is told where a graph leaves its tolerance in a type that fails it; where that is an error, the
             error says so. None: nobody asks.
+        loras: where adapters are that were merged; those that are beside the model need not be named.
 
     Returns:
         Folder of the graph -> what was measured, for each type.
@@ -64,7 +68,7 @@ def recheck(
     if device is not None:
         for graph in manifest.graphs:
             choose(compute, device, graph)
-    source = _source(manifest, progress)
+    source = _source(manifest, progress, loras)
     captured = _capture(manifest, source, progress)
     _require_source(manifest, source, captured)
     methods = _methods(manifest, captured)
@@ -184,9 +188,10 @@ def _require_source(manifest: Manifest, source: ModelSource, captured: Capture) 
                 )
 
 
-def _source(manifest: Manifest, progress: Progress) -> ModelSource:
+def _source(manifest: Manifest, progress: Progress, loras: Sequence[Path] = ()) -> ModelSource:
     """The model that the manifest names, if its weight files are the same."""
-    source = open_model(manifest.source.spec or manifest.source.id)
+    spec = manifest.source.spec
+    source = open_model(manifest.source.id if spec is None else located(spec, loras, progress))
     # Single files, adapters and other components lie where the specification says.
     elsewhere = set() if manifest.source.spec is None else _files(source)
     for record in manifest.source.weights:

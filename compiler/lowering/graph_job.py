@@ -6,12 +6,13 @@ import dataclasses
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.adaptable import Adaptable
 from artifacts.cache import cache_dir
 from artifacts.hashing import content_key
 from artifacts.manifest import FileRecord, GraphRecord, Recipe, WeightRecord
@@ -29,6 +30,8 @@ from compiler.model_source import ComponentSource, ModelSource
 from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.road import Road, require_taken
+from runtimes.sessions import session_table as sessions
+from runtimes.sessions.constants import TakesConstants
 from targets.openvino import nncf as data_aware
 from targets.target_contract import Context, Target
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from compiler.lowering.graph_quantization import Lowering
+    from compiler.quantize.stream import QuantizedWeight
 
 # Prompts that activations are measured on: all timesteps of a few pictures.
 CALIBRATION = 4
@@ -56,6 +60,7 @@ class Lowered:
         weights: how each weight is quantized.
         scratch: a folder that holds quantized weights until the graph is written.
         residual: whether the part holds its component's residual tensors.
+        adaptable: how its constants are made; None where that is not kept.
     """
 
     model: ir.Model
@@ -64,6 +69,7 @@ class Lowered:
     weights: tuple[WeightRecord, ...]
     scratch: Path
     residual: bool
+    adaptable: Adaptable | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,7 @@ class GraphJob:
                 "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
                 "calibration": self._calibration(),
                 "check": self.request.check,
+                "adaptable": self.request.adaptable,
                 "tolerance": dict(self.target.requirements.tolerance),
                 "toolchain": toolchain(self.target, self.choice),
             }
@@ -149,17 +156,41 @@ class GraphJob:
         scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
         self.progress(Event(f"{name}: exporting the graph", 0, None))
         weights: list[WeightRecord] = []
+        in_fewer_bits: list[QuantizedWeight] = []
 
         def quantize(model: ir.Model) -> ir.Model:
-            model, records = self.lowering(scratch, self.choice).quantize(model)
+            model, records, made = self.lowering(scratch, self.choice).quantize(model)
             weights.extend(records)
+            in_fewer_bits.extend(made)
             return model
 
         arrived = self.road.run(self.exported(), quantize, self.progress)
         require_taken(self.target, arrived.model, name)
         self.progress(Event(f"{name}: exporting the graph", 1, 1))
         residual = self._residual(building.folder)
-        return Lowered(arrived.model, arrived.rewrites, arrived.kept, tuple(weights), scratch, residual)
+        kept_for_adapters = None
+        if self.request.adaptable:
+            kept_for_adapters = self._adaptable(arrived.model, in_fewer_bits, building.folder)
+        return Lowered(
+            arrived.model,
+            arrived.rewrites,
+            arrived.kept,
+            tuple(weights),
+            scratch,
+            residual,
+            kept_for_adapters,
+        )
+
+    def _adaptable(
+        self, model: ir.Model, in_fewer_bits: Sequence[QuantizedWeight], folder: Path
+    ) -> Adaptable:
+        """Writes how the graph's constants are made, before anything forgets it."""
+        from compiler.adaptable.record import describe, write
+
+        origins = self.captured.weights[self.method.component]
+        adaptable = describe(model, in_fewer_bits, origins, self.method.used)
+        write(folder, adaptable, origins, self.precision)
+        return adaptable
 
     def write(self, building: Building, lowered: Lowered) -> None:
         """Writes and checks the graph in ``building.folder``; its record goes into ``building.meta``."""
@@ -173,6 +204,8 @@ class GraphJob:
         context = Context(self.progress, self.method.dims, simplify, cache_dir())
         written = self.target.lower(lowered.model, self.options, building.folder, context)
         shutil.rmtree(lowered.scratch, ignore_errors=True)
+        if lowered.adaptable is not None:
+            self._require_there(lowered.adaptable, building.folder / written.model_file)
         (building.folder / "config.json").write_bytes(self.component.config)
         evidence = compare(
             self.checker,
@@ -207,6 +240,14 @@ class GraphJob:
         )
         building.meta["graph"] = record.model_dump(mode="json")
         building.meta["residual"] = lowered.residual
+
+    def _require_there(self, adaptable: Adaptable, model_file: Path) -> None:
+        from compiler.adaptable.record import require_there
+
+        factory = sessions.get(self.target.name)
+        assert isinstance(factory, TakesConstants)  # or the request had been refused
+        there = factory.constants(model_file)
+        require_there(adaptable, there, self.method.folder, self.target.name)
 
     def exported(self) -> ir.Model:
         """The graph in fp32, weights still on disk."""

@@ -27,7 +27,7 @@ from compiler.quantize.find import Layout
 from compiler.quantize.int8_ranges import Range, Site
 from compiler.quantize.recipe import Choice
 from compiler.quantize.scheme import Activations
-from compiler.quantize.stream import ChosenValues, Scratch
+from compiler.quantize.stream import ChosenValues, QuantizedWeight, Scratch
 from compiler.road import Road
 from targets import target_table as targets
 from targets.openvino.nncf import Weight
@@ -56,14 +56,18 @@ class Lowering:
     scratch: Path
     progress: Progress
 
-    def quantize(self, model: ir.Model) -> tuple[ir.Model, tuple[WeightRecord, ...]]:
-        """The graph, and the weights that were quantized into `scratch`.
+    def quantize(
+        self, model: ir.Model
+    ) -> tuple[ir.Model, tuple[WeightRecord, ...], tuple[QuantizedWeight, ...]]:
+        """The graph, and the weights that were quantized into `scratch`: what is told of all, and what those are that
+        are in fewer bits.
 
         Raises:
             UsageError: activations are to be quantized, or weights by the data, where they cannot be measured.
             LatentcError: a weight is not finite, or the calibration fails.
         """
         records: tuple[WeightRecord, ...] = ()
+        made: tuple[QuantizedWeight, ...] = ()
         if self.choice:
             wanted = self._wanted(model)
             sites, ranges = self._activations(model, wanted)
@@ -76,14 +80,14 @@ class Lowering:
             choose = self._without(kept_float)
             values = self._data_aware(model, choose)
             quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress, values)
-            model, records = quantize(model).model, quantize.records
+            model, records, made = quantize(model).model, quantize.records, quantize.made
             used = [
                 None if any(key in kept_float for key in site.keys) else known
                 for site, known in zip(sites, ranges, strict=True)
             ]
             if sites:
                 int8_ranges.quantize(model, sites, used, self._symmetric)
-        return model, records
+        return model, records, made
 
     # --- activations -----------------------------------------------------------------------------
 

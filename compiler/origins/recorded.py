@@ -174,7 +174,8 @@ def evaluated(origin: Origin) -> torch.Tensor:
     with torch.no_grad():
         for node in order:
             if not isinstance(node, Computed):
-                results[id(node)] = as_tensor(node.read(), node.dtype)
+                own = getattr(node, "tensor", None)  # Of an origin that need not copy its memory.
+                results[id(node)] = as_tensor(node.read(), node.dtype) if own is None else own()
                 continue
             parts = (node.arguments, dict(node.keywords))
             arguments, keywords = pytree.tree_map(taken, parts, is_leaf=_is_origin)

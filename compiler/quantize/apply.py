@@ -32,6 +32,7 @@ class QuantizePass(ir.passes.InPlacePass):
 
     Attributes:
         records: what was done, in the graph's order, after the pass has run.
+        made: the weights that were quantized, likewise.
     """
 
     def __init__(
@@ -50,13 +51,14 @@ class QuantizePass(ir.passes.InPlacePass):
         self.progress = progress
         self.chosen_values = chosen_values or {}
         self.records: tuple[WeightRecord, ...] = ()
+        self.made: tuple[QuantizedWeight, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         chosen = decisions(model, self.choose)
         firsts = _first_readers(model.graph, {initializer.value for initializer, _ in chosen})
         task = f"{model.graph.name}: quantizing"
         total, done = float(sum(initializer.weight.nbytes for initializer, _ in chosen)), 0.0
-        records = []
+        records, quantized = [], []
         for initializer, decision in chosen:
             if decision.scheme is None:
                 records.append(_spared(initializer, decision))
@@ -69,9 +71,10 @@ class QuantizePass(ir.passes.InPlacePass):
             )
             _Rewrite(model.graph, made, firsts[initializer.value]).run()
             records.append(_record(made))
+            quantized.append(made)
             done += initializer.weight.nbytes
             self.progress(Event(task, done, total, "bytes"))
-        self.records = tuple(records)
+        self.records, self.made = tuple(records), tuple(quantized)
         return ir.passes.PassResult(model, bool(chosen))
 
 

@@ -54,6 +54,7 @@ def compile(
     embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     ip_adapters: File | Sequence[File] | None = None,
     spare_tokens: int | None = None,
+    adaptable: bool | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -91,6 +92,7 @@ def compile(
         embeddings: textual inversions: files, "FILE:TOKEN", or file -> token.
         ip_adapters: files of IP-Adapters.
         spare_tokens: how many vectors of textual inversions can be loaded when the artifact runs.
+        adaptable: keep what `Pipeline.set_loras` takes.
         force: replace an artifact that is at `out`.
         progress: told of what is under way.
         on_plan: told what will be done before the work starts.
@@ -134,6 +136,7 @@ def compile(
         embeddings=embeddings,
         ip_adapters=ip_adapters,
         spare_tokens=spare_tokens,
+        adaptable=adaptable,
         force=force,
     )
     with keywords.reporting(progress) as reported:
@@ -167,6 +170,7 @@ def auto(
     embeddings: File | Sequence[File] | Mapping[str, str] | None = None,
     ip_adapters: File | Sequence[File] | None = None,
     spare_tokens: int | None = None,
+    adaptable: bool | None = None,
     force: bool | None = None,
     progress: Progress = silent,
     on_plan: OnPlan | None = None,
@@ -210,6 +214,7 @@ def auto(
         embeddings=embeddings,
         ip_adapters=ip_adapters,
         spare_tokens=spare_tokens,
+        adaptable=adaptable,
         force=force,
     )
     if request.quantize:

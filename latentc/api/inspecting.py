@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import UsageError
 from artifacts.progress import Event, Progress, silent
@@ -74,6 +74,7 @@ def verify(
     numerics: bool = False,
     compute: str = "auto",
     where: bool = False,
+    loras: Sequence[File] = (),
     signature: File | None = None,
     public_key: File | None = None,
     progress: Progress = silent,
@@ -85,6 +86,8 @@ def verify(
             that it was compiled from.
         compute: the only type to measure in; "auto" for fp32 and what runs here by default.
         where: also name the first nodes whose values leave the tolerance, where a graph does; needs polygraphy.
+        loras: where the LoRAs are that were merged when it was compiled, for `numerics`; those in the model's folder,
+            or beside it, need not be named.
         signature: also hold the artifact, where its files are as they were, to this signature; None for the one in it.
         public_key: the key (a PEM file) that it must be signed with; None where no signature is asked for.
 
@@ -102,6 +105,8 @@ def verify(
         raise UsageError("compute is what numbers are measured in: it needs numerics=True.")
     if where and not numerics:
         raise UsageError("where is asked of numbers that are measured: it needs numerics=True.")
+    if loras and not numerics:
+        raise UsageError("loras are what numbers are compared with: they need numerics=True.")
     with keywords.reporting(progress) as reported:
         opened, findings = examine(artifact, progress=reported)
         signed = None
@@ -114,11 +119,10 @@ def verify(
         if numerics and not findings:
             from compiler.evidence.recheck import recheck
 
-            measured = (
-                recheck(opened, reported, compute, on_findings=nodes.extend)
-                if where
-                else recheck(opened, reported, compute)
-            )
+            more: dict[str, Any] = {"on_findings": nodes.extend} if where else {}
+            if loras:
+                more["loras"] = tuple(map(Path, loras))
+            measured = recheck(opened, reported, compute, **more)
     manifest = opened.manifest
     changed = _changed_tools(manifest.toolchain)
     return Verification(opened.root, manifest, findings, changed, measured, tuple(nodes), signed)

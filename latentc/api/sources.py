@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Components = Mapping[str, Union[File, Sequence[File]]]
 """Name -> a folder, a file of weights, "none", or several folders, for a list of models."""
 
-Loras = Union[File, Sequence[File], Mapping[str, Union[float, Mapping[str, float]]]]
+Loras = Union[File, Sequence["File | Adapter"], Mapping[str, Union[float, Mapping[str, float]]]]
 """A file, several ("style.safetensors:0.8"), or file -> weight, or file -> component -> weight."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -26,8 +26,21 @@ def adapters(loras: Loras | None) -> tuple[Adapter, ...] | None:
     """The adapters that texts (``FILE[:WEIGHT]``, ``FILE:unet=0.8,text_encoder=0``) or a dict name.
 
     Raises:
-        UsageError: a weight is no finite number.
+        UsageError: a weight is no finite number, or a file is given twice.
     """
+    result = _adapters(loras)
+    seen: set[str] = set()
+    for adapter in result or ():
+        place = os.path.realpath(adapter.file)
+        if place in seen:
+            raise UsageError(
+                f"--lora: {adapter.file} is given twice.", "Give it once, with the sum of the weights."
+            )
+        seen.add(place)
+    return result
+
+
+def _adapters(loras: Loras | None) -> tuple[Adapter, ...] | None:
     from artifacts.manifest import Adapter
 
     if loras is None:
@@ -36,7 +49,7 @@ def adapters(loras: Loras | None) -> tuple[Adapter, ...] | None:
         made = []
         for file, weight in loras.items():
             weights = dict(weight) if isinstance(weight, Mapping) else {}
-            whole = 1.0 if isinstance(weight, Mapping) else float(weight)
+            whole = 1.0 if isinstance(weight, Mapping) else weight
             made.append(_adapter(os.fspath(file), whole, weights))
         return tuple(made)
     files = [loras] if isinstance(loras, (str, os.PathLike)) else loras
@@ -63,8 +76,8 @@ def _adapter(file: str, weight: float, components: Mapping[str, float]) -> Adapt
     from artifacts.manifest import Adapter
 
     for value in (weight, *components.values()):
-        if not abs(value) < float("inf"):
-            raise UsageError(f"--lora: the weight of {file} is {value}; it must be a finite number.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+            raise UsageError(f"--lora: the weight of {file} is {value!r}; it must be a finite number.")
     return Adapter(file=os.path.abspath(file), weight=weight, components=dict(components))
 
 

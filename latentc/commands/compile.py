@@ -239,6 +239,11 @@ Examples:
     metavar="N",
     help="How many vectors of textual inversions can be loaded into the artifact when it runs: generate --embedding.",
 )
+@click.option(
+    "--adaptable",
+    is_flag=True,
+    help="Keep what it takes to switch LoRAs when the artifact runs: latentc generate --lora FILE.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")
 @json_option("Print the result (with --dry-run: the plan) as JSON.")
@@ -272,6 +277,7 @@ def command(
     embeddings: tuple[str, ...],
     ip_adapters: tuple[str, ...],
     spare_tokens: int,
+    adaptable: bool,
     dry_run: bool,
     force: bool,
     json_output: bool,
@@ -319,6 +325,7 @@ def command(
         embeddings=embeddings,
         ip_adapters=ip_adapters,
         spare_tokens=spare_tokens,
+        adaptable=adaptable,
         force=force,
     )
     if save_recipe is not None and not quantize:

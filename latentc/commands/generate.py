@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +24,7 @@ from latentc.params import (
 )
 
 if TYPE_CHECKING:
+    from artifacts.manifest import WeightRecord
     from runtimes.meter import Timings
     from runtimes.result import Result
 
@@ -54,6 +55,7 @@ Examples:
   latentc generate out "a (large)1.3 circle, red++ on blue-" --weighted
   latentc generate out "a cat runs" --frames 17 --fps 16 -o clip.mp4
   latentc generate out "a cat in the snow" --arg video=@clip.mp4 -o snow.mp4
+  latentc generate out "a photo of a cat" --lora style.safetensors:0.8
   latentc generate owner/name@main "a photo of a cat" --require-signature PUBLIC.pem
 """,
 )
@@ -146,6 +148,19 @@ Examples:
     "A scheduler of diffusers, e.g. EulerDiscreteScheduler; its options follow a colon: "
     "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3.",
 )
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:WEIGHT]",
+    help="Add a LoRA to the weights, in memory, of an artifact that was compiled with --adaptable; by component: "
+    "FILE:unet=0.8,text_encoder=0. May be repeated.",
+)
+@click.option(
+    "--lora-partial",
+    is_flag=True,
+    help="Leave tensors of a LoRA that find no weight in the artifact out, which is an error otherwise.",
+)
 @device_option
 @strict_option
 @memory_option(
@@ -188,6 +203,8 @@ def command(
     frames: int | None,
     fps: float | None,
     scheduler: str | None,
+    loras: tuple[str, ...],
+    lora_partial: bool,
     device: str,
     strict: bool,
     memory: int | None,
@@ -213,6 +230,7 @@ def command(
     from latentc.warn import Warnings
     from runtimes import media
 
+    adapters = sources.adapters(loras)
     texts = assignments(arguments, "--arg")
     for name in texts.keys() & OWN.keys():
         if not (name in FILES and texts[name].startswith("@")):
@@ -240,8 +258,8 @@ def command(
     if task is None:
         task = choose_task(read_manifest(folder.absolute()).pipelines, start is not None, holes is not None)
 
+    from latentc.api.drawing import load
     from runtimes.generate_options import control_argument, parameters
-    from runtimes.pipeline import load
 
     written: list[dict[str, Any]] = []
     warnings = Warnings()
@@ -275,6 +293,10 @@ def command(
             pipeline.load_textual_inversion(embedding.file, embedding.token)
         if ip_adapter_scales:
             pipeline.set_ip_adapter_scale(*ip_adapter_scales)
+        if adapters:
+            quantized = pipeline.set_loras(adapters, partial=lora_partial)
+            if quantized:
+                click.echo(f"Note: {_quantized_again(quantized)}", err=True)
         for prompt in wanted:
             result = pipeline.generate(
                 prompt,
@@ -333,6 +355,16 @@ def _lines(file: Any) -> list[str | None]:
         raise click.UsageError(
             f"{file.name} is not UTF-8 text: {error.reason}, byte 0x{error.object[error.start]:02x}. Save it as UTF-8."
         ) from None
+
+
+def _quantized_again(weights: Sequence[WeightRecord]) -> str:
+    """What the LoRAs cost weights in fewer bits, beside what the artifact's own had lost before."""
+    errors = [weight.error for weight in weights if weight.error is not None]
+    mean = sum(errors) / max(len(errors), 1)
+    return (
+        f"{len(weights)} weights were quantized again, which is off by {mean:.2%} in the mean and {max(errors):.2%} at "
+        "most, beside what they had lost when the model was compiled."
+    )
 
 
 def choose_task(tasks: Mapping[str, str], image: bool, mask: bool) -> str | None:

@@ -40,6 +40,15 @@ Examples:
     help="With --numerics: where a component leaves its tolerance, name the first nodes that do; needs latentc[debug].",
 )
 @click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    type=click.Path(),
+    metavar="PATH",
+    help="With --numerics: where a LoRA is that was merged when it was compiled. May be repeated. "
+    "[default: in the model's folder, or beside it]",
+)
+@click.option(
     "--public-key",
     type=click.Path(),
     metavar="KEY",
@@ -57,6 +66,7 @@ def command(
     numerics: bool,
     compute: str,
     where: bool,
+    loras: tuple[str, ...],
     public_key: str | None,
     signature: str | None,
     json_output: bool,
@@ -74,6 +84,8 @@ def command(
         raise click.UsageError("--compute is what --numerics computes in: it needs --numerics.")
     if where and not numerics:
         raise click.UsageError("--where is asked of what --numerics measures: it needs --numerics.")
+    if loras and not numerics:
+        raise click.UsageError("--lora is what --numerics compares with: it needs --numerics.")
     if signature is not None and public_key is None:
         raise click.UsageError("--signature is held to the key of whom you trust: it needs --public-key.")
     with bars() as progress:
@@ -82,6 +94,7 @@ def command(
             numerics=numerics,
             compute=compute,
             where=where,
+            loras=loras,
             signature=signature,
             public_key=public_key,
             progress=progress,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from artifacts.errors import LatentcError
+from runtimes.sessions.constants import Replaced, StoredConstant
 from runtimes.sessions.session_contract import Contents, GraphFormat, SessionFactory
 from targets.graph import nf4_nodes
 
@@ -30,7 +31,6 @@ class OnnxFormat:
 
     def contents(self, model_file: Path) -> Contents:
         """The initializers; weights packed for a contrib operator count as what is packed."""
-        import onnx
 
         graph = _load(model_file).graph
         packed: dict[str, str] = {}
@@ -43,12 +43,29 @@ class OnnxFormat:
             size = math.prod(tensor.dims)
             kind = packed.get(tensor.name)
             if kind is None:
-                kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-                kind = {"float": "float32", "double": "float64"}.get(kind, kind)
+                kind = _type_name(tensor)
             elif not kind.endswith("8"):
                 size *= 2  # Two to a byte.
             counts[kind] = counts.get(kind, 0) + size
         return Contents(counts, any(node.op_type == "QuantizeLinear" for node in graph.node))
+
+    def constants(self, model_file: Path) -> dict[str, StoredConstant]:
+        """The initializers, by their names; weights packed for a contrib operator are left out."""
+        stored = {}
+        graph = _load(model_file).graph
+        packed = {node.input[1] for node in graph.node if node.op_type in _PACKED and len(node.input) > 1}
+        for tensor in graph.initializer:
+            if tensor.name in packed:
+                continue
+            kind, shape = _type_name(tensor), tuple(tensor.dims)
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            if tensor.data_location == tensor.EXTERNAL:
+                file = model_file.parent / place["location"]
+                offset, size = int(place.get("offset", 0)), int(place["length"])
+                stored[tensor.name] = StoredConstant(kind, shape, size, file, offset)
+            elif tensor.HasField("raw_data"):
+                stored[tensor.name] = StoredConstant(kind, shape, len(tensor.raw_data), data=tensor.raw_data)
+        return stored
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the model's own file anew; the runtime infers the types of the new outputs."""
@@ -60,6 +77,23 @@ class OnnxFormat:
         written = folder / model_file.name
         written.write_bytes(model.SerializeToString())
         return written
+
+
+def with_constants(model_file: Path, constants: Replaced) -> bytes:
+    """The model's file with `constants` in the places of those that stand in it."""
+    model = _load(model_file)
+    for tensor in model.graph.initializer:
+        if tensor.name in constants:
+            tensor.raw_data = constants[tensor.name].tobytes()
+    return cast(bytes, model.SerializeToString())
+
+
+def _type_name(tensor: Any) -> str:
+    """NumPy's name of an initializer's element type."""
+    import onnx
+
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+    return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 
 def link_beside(model_file: Path, folder: Path) -> None:

@@ -8,11 +8,14 @@ import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.common import check_run, choose, opening, running, threads
+from runtimes.sessions.constants import Replaced, StoredConstant, require_constants
+from runtimes.sessions.onnx_format import ONNX, with_constants
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.session_contract import Device, NotStarted
 from targets.onnxruntime.file_format import FORMAT
@@ -42,6 +45,16 @@ COMPUTES = {"coreml": ("fp16",)}
 # Runtime's name of that memory. For the others it copies by itself, node by node where it must.
 MEMORY = {"cuda": "cuda"}
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+# Element types of constants -> their numbers in onnx.TensorProto.
+ELEMENTS = {
+    "float32": 1,
+    "uint8": 2,
+    "int8": 3,
+    "float16": 10,
+    "bfloat16": BFLOAT16,
+    "uint4": 21,
+    "int4": 22,
+}
 
 # ONNX Runtime's names of element types -> NumPy's (ml_dtypes' for bfloat16).
 TYPES = {
@@ -89,6 +102,26 @@ class OrtSessions:
         Raises:
             LatentcError: no such device, the file holds what the target does not write, or it was refused.
         """
+        return self._opened(model_file, device, None)
+
+    def constants(self, model_file: Path) -> dict[str, StoredConstant]:
+        """The initializers; see `runtimes.sessions.constants.TakesConstants`."""
+        return ONNX.constants(model_file)
+
+    def open_with(
+        self,
+        model_file: Path,
+        device: str,
+        compute: str,
+        constants: Replaced,
+        built: Built | None = None,
+    ) -> OrtSession:
+        """See `runtimes.sessions.constants.TakesConstants`. The other weights are mapped from their file."""
+        there = self.constants(model_file)
+        require_constants(constants, there, model_file.parent.name)
+        return self._opened(model_file, device, _Lent.of(constants, there))
+
+    def _opened(self, model_file: Path, device: str, lent: _Lent | None) -> OrtSession:
         devices = self.devices()
         names = [choose(device, devices, self.target, INSTALL)]
         if device == "auto":  # A package for GPUs lists them on machines that have none.
@@ -96,12 +129,12 @@ class OrtSessions:
         check_onnx(model_file, FORMAT)
         for name in names[:-1]:
             with suppress(NotStarted):
-                return self._open(model_file, name)
-        return self._open(model_file, names[-1])
+                return self._open(model_file, name, lent)
+        return self._open(model_file, names[-1], lent)
 
-    def _open(self, model_file: Path, device: str) -> OrtSession:
-        session = inference_session(model_file, device, self.target)
-        return OrtSession(session, model_file.parent.name, device, MEMORY.get(device))
+    def _open(self, model_file: Path, device: str, lent: _Lent | None) -> OrtSession:
+        session = inference_session(model_file, device, self.target, lent)
+        return OrtSession(session, model_file.parent.name, device, MEMORY.get(device), lent)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -114,11 +147,39 @@ def available_providers() -> tuple[str, ...]:
         return ()
 
 
-def inference_session(model_file: Path, device: str, target: str) -> Any:
+@dataclass(frozen=True)
+class _Lent:
+    """Constants that are not a file's own, for as long as a session is open: ONNX Runtime does not keep them alive.
+
+    Attributes:
+        inside: bytes of those that stand in the model's file itself.
+        beside: tensors in the places of those that lie beside it.
+    """
+
+    inside: Replaced
+    beside: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, constants: Replaced, there: Mapping[str, StoredConstant]) -> _Lent:
+        beside = {name: _value(there[name], constants[name]) for name in constants if there[name].file}
+        return cls({name: data for name, data in constants.items() if name not in beside}, beside)
+
+    def model(self, model_file: Path, options: Any) -> bytes:
+        """The model with these constants; `options` say where the others lie."""
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(model_file.parent)
+        )
+        if self.beside:
+            options.add_external_initializers(list(self.beside), list(self.beside.values()))
+        return with_constants(model_file, self.inside)
+
+
+def inference_session(model_file: Path, device: str, target: str, lent: _Lent | None = None) -> Any:
     """An `InferenceSession` of one file, whose external data has been checked.
 
     Args:
         device: a name in `PROVIDERS`; what its provider has no kernel for runs on the CPU.
+        lent: constants in the places of the file's own; they must live as long as the session.
 
     Raises:
         NotStarted: the device's provider did not start; ONNX Runtime would run all of it on the CPU.
@@ -143,8 +204,11 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     with opening(model_file, target), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It warns of a provider that is missing; we raise.
+        model: str | bytes = str(model_file)
+        if lent is not None:
+            model = lent.model(model_file, options)
         # Its own fallback opens the file once more, on the CPU, and tells standard output.
-        session = ort.InferenceSession(str(model_file), options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     if providers[0] not in session.get_providers():
         raise NotStarted(
             f"ONNX Runtime's {providers[0]} did not start: there is no such device here, or its libraries are missing.",
@@ -153,15 +217,40 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
     return session
 
 
+def _value(stored: StoredConstant, data: np.ndarray) -> Any:
+    """A tensor on the bytes `data`, of the element type and shape of a constant."""
+    import numpy as np
+    import onnxruntime as ort
+
+    size = max(stored.nbytes // max(stored.size, 1), 1)
+    if stored.nbytes < stored.size:
+        # Two elements to a byte: ONNX Runtime counts a byte for each, and reads the first half. What is never written
+        # takes no memory.
+        padded = np.empty(stored.size, np.uint8)
+        padded[: data.nbytes] = data
+        data = padded
+    array = data.view(f"u{size}").reshape(stored.shape)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ELEMENTS[stored.dtype])
+
+
 class OrtSession:
     """One `InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
 
-    def __init__(self, session: Any, name: str, device: str, memory: str | None = None) -> None:
+    def __init__(
+        self,
+        session: Any,
+        name: str,
+        device: str,
+        memory: str | None = None,
+        lent: _Lent | None = None,
+    ) -> None:
         """
         Args:
             memory: where tensors lie during a run, under ONNX Runtime's name ("cuda"); None for wherever it likes.
+            lent: constants that it uses for as long as it is open.
         """
         self._session: Any = session
+        self._lent = lent
         self._name = name
         self.device = device
         self._memory = memory
@@ -194,6 +283,7 @@ class OrtSession:
     def close(self) -> None:
         """Frees the session; twice is harmless."""
         self._session = None
+        self._lent = None
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.common import check_run, choose, opening, running, threads
+from runtimes.sessions.constants import Replaced, StoredConstant, require_constants
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
 from runtimes.sessions.session_contract import Device
@@ -81,6 +82,26 @@ class OpenVinoSessions:
         Raises:
             LatentcError: no such device, the file holds what the target does not write, or OpenVINO refused it.
         """
+        return self._opened(model_file, device, compute, cache_dir, {})
+
+    def constants(self, model_file: Path) -> dict[str, StoredConstant]:
+        """The constants; see `runtimes.sessions.constants.TakesConstants`."""
+        return IR.constants(model_file)
+
+    def open_with(
+        self,
+        model_file: Path,
+        device: str,
+        compute: str,
+        constants: Replaced,
+        built: Built | None = None,
+    ) -> OpenVinoSession:
+        """See `runtimes.sessions.constants.TakesConstants`. The other weights are mapped from their file."""
+        return self._opened(model_file, device, compute, None, constants)
+
+    def _opened(
+        self, model_file: Path, device: str, compute: str, cache_dir: Path | None, constants: Replaced
+    ) -> OpenVinoSession:
         name = choose(device, self.devices(), self.target, INSTALL).upper()
         import openvino as ov
 
@@ -92,13 +113,36 @@ class OpenVinoSessions:
         if name == "CPU" and (count := threads()) is not None:
             config["INFERENCE_NUM_THREADS"] = count
         with opening(model_file, self.target):
-            if is_stored(model_file):
+            if constants:
+                model = core.compile_model(_edited(core, model_file, constants), name, config)
+            elif is_stored(model_file):
                 model = _compiled_as_run(core, model_file, name, config, cache_dir)
             else:
                 if cache_dir is not None:
                     config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
                 model = core.compile_model(model_file, name, config)
-            return OpenVinoSession(model, model_file.parent.name, name.lower())
+            return OpenVinoSession(model, model_file.parent.name, name.lower(), constants)
+
+
+def _edited(core: Any, model_file: Path, constants: Replaced) -> Any:
+    """The model that the file holds, as it is run, with other constants, which are not copied."""
+    import openvino as ov
+
+    require_constants(constants, IR.constants(model_file), model_file.parent.name)
+    model = core.read_model(model_file)
+    for constant in model.get_ordered_ops():
+        name = constant.get_friendly_name()
+        if constant.get_type_name() != "Constant" or name not in constants:
+            continue
+        shape, kind = constant.get_output_shape(0), constant.get_element_type()
+        tensor = ov.Tensor(constants[name], ov.Shape(list(shape)), kind)
+        replaced = ov.op.Constant(tensor, shared_memory=True)
+        replaced.set_friendly_name(name)
+        for reader in constant.output(0).get_target_inputs():
+            reader.replace_source_output(replaced.output(0))
+    if is_stored(model_file):
+        as_run(model)
+    return model
 
 
 def _compiled_as_run(
@@ -172,8 +216,13 @@ _DYNAMIC = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 class OpenVinoSession:
     """One compiled model and one request. Inputs are lent to it, outputs are copied out of it."""
 
-    def __init__(self, model: Any, name: str, device: str) -> None:
+    def __init__(self, model: Any, name: str, device: str, constants: Replaced | None = None) -> None:
+        """
+        Args:
+            constants: what is lent to the model for as long as it is open: OpenVINO does not keep arrays alive.
+        """
         self._model: Any = model
+        self._constants = constants
         self.device = device
         self._request: Any = model.create_infer_request()
         self._name = name
@@ -207,6 +256,7 @@ class OpenVinoSession:
         """Frees the request and the compiled model; twice is harmless."""
         self._request = None
         self._model = None
+        self._constants = None
 
 
 def _is_extra(port: Any) -> bool:

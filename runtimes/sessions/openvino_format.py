@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from artifacts.errors import LatentcError
+from runtimes.sessions.constants import StoredConstant
 from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
 from runtimes.sessions.session_contract import Contents
 
@@ -45,12 +46,23 @@ class IrFormat:
             quantizes |= layer.attrib.get("type") == "FakeQuantize"
             if layer.attrib.get("type") != "Const" or data is None:
                 continue
-            sizes = [int(size) for size in data.attrib.get("shape", "").split(",") if size.strip()]
-            kind = data.attrib.get("element_type", "")
-            signed = {"i": "int", "u": "uint"}.get(kind[:1])
-            kind = _TYPES.get(kind) or (f"{signed}{kind[1:]}" if signed and kind[1:].isdigit() else kind)
-            counts[kind] = counts.get(kind, 0) + math.prod(sizes)
+            kind, shape = _typed_shape(data)
+            counts[kind] = counts.get(kind, 0) + math.prod(shape)
         return Contents(counts, quantizes)
+
+    def constants(self, model_file: Path) -> dict[str, StoredConstant]:
+        """The layers of type Const, by their names."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.constants(model_file)
+        weights = model_file.with_suffix(".bin")
+        stored = {}
+        for layer in _parse(model_file).iterfind("layers/layer"):
+            data = layer.find("data")
+            if layer.attrib.get("type") == "Const" and data is not None:
+                kind, shape = _typed_shape(data)
+                offset, size = (int(data.attrib.get(name, "0")) for name in ("offset", "size"))
+                stored[layer.attrib.get("name", "")] = StoredConstant(kind, shape, size, weights, offset)
+        return stored
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Adds a Result behind each; its tensor is then called by the name asked for alone."""
@@ -83,6 +95,14 @@ class IrFormat:
         written = folder / model_file.name
         ElementTree.ElementTree(net).write(written, encoding="utf-8", xml_declaration=True)
         return written
+
+
+def _typed_shape(data: ElementTree.Element) -> tuple[str, tuple[int, ...]]:
+    """NumPy's name of the element type, and the shape, of a layer of type Const."""
+    kind = data.attrib.get("element_type", "")
+    signed = {"i": "int", "u": "uint"}.get(kind[:1])
+    kind = _TYPES.get(kind) or (f"{signed}{kind[1:]}" if signed and kind[1:].isdigit() else kind)
+    return kind, tuple(int(size) for size in data.attrib.get("shape", "").split(",") if size.strip())
 
 
 def _parse(model_file: Path) -> ElementTree.Element:

@@ -1,0 +1,319 @@
+"""The constants of an artifact's graphs as weights of its components, and weights as constants again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from artifacts.adaptable import WEIGHTS, Adaptable, Expression, QuantizedConstant
+from artifacts.errors import LatentcError
+from artifacts.manifest import WeightRecord
+from compiler.adaptable.steps import applied, is_undone, put_back, transforms
+from compiler.origins.recorded import as_array, as_tensor
+from compiler.origins.stored_file import stored_tensors
+from compiler.quantize import scheme_table as table
+from compiler.quantize.blocks import Blocks
+from compiler.quantize.decide import Decision
+from compiler.quantize.find import Layout, QuantizableWeight
+from compiler.quantize.scheme import NO_METHOD, Scheme
+from compiler.quantize.stream import Scratch, quantize
+from runtimes.sessions.constants import Replaced, StoredConstant
+from targets.graph.weights import Cast, Transpose, WeightRef
+
+_TYPES = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """A weight that was computed; an origin like any other."""
+
+    key: str
+    tensor_now: torch.Tensor
+    dtype: ir.DataType = ir.DataType.FLOAT
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return tuple(self.tensor_now.shape)
+
+    def read(self) -> np.ndarray:
+        """The tensor's memory."""
+        return self.tensor_now.numpy()
+
+
+@dataclass(frozen=True)
+class GraphConstants:
+    """One graph's file, and how its constants are made.
+
+    Attributes:
+        folder: the graph's.
+        place: the folder on disk.
+        there: the constants of its file.
+    """
+
+    folder: str
+    place: Path
+    adaptable: Adaptable
+    there: Mapping[str, StoredConstant]
+
+    def float_constant(self, name: str) -> torch.Tensor:
+        """A constant that holds floats, as it is stored."""
+        stored = self.there[name]
+        kind = _TYPES.get(stored.dtype)
+        if kind is None:
+            raise LatentcError(
+                f"'{self.folder}' stores '{name}' as {stored.dtype}.", "Compile the model again."
+            )
+        return as_tensor(stored.read().view(kind.numpy()).reshape(stored.shape), kind)
+
+    def restored(self, made: QuantizedConstant) -> torch.Tensor:
+        """A quantized weight as floats, float32 of its layout's shape."""
+        scheme, decision, layout = _decision(made)
+        form = scheme.format(decision.options)
+        rows, inner = layout.rows, layout.inner
+        blocks = inner // (form.block or inner)
+        turned = (
+            form.block is not None
+            and layout.channel == 1
+            and len(layout.shape) == 2
+            and scheme.restore.turned
+        )
+        per_block = (blocks, rows) if turned else (rows, blocks)
+
+        def scales(role: str) -> np.ndarray:
+            place = made.places[role]
+            array = self.float_constant(place.name).float().numpy().reshape(per_block)
+            return array.T if turned else array
+
+        values = _numbers(self.there[made.places["values"].name].read(), form.element, rows * inner)
+        zero = None
+        if "zero" in made.places:
+            zero = _numbers(self.there[made.places["zero"].name].read(), form.element, rows * blocks)
+            zero = zero.reshape(per_block).T if turned else zero.reshape(per_block)
+        in_rows = _in_rows(values, layout, scheme.restore.turned, form.block is None)
+        restored = scheme.dequantize(Blocks(in_rows, scales("scale"), zero), decision.options)
+        if "left" in made.places:
+            restored = restored + self._factor(made, "left", (rows, decision.low_rank)) @ self._factor(
+                made, "right", (decision.low_rank, inner)
+            )
+        first = (rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
+        return torch.from_numpy(restored).reshape(first).movedim(0, layout.channel)
+
+    def _factor(self, made: QuantizedConstant, role: str, shape: tuple[int, int]) -> np.ndarray:
+        """A factor of a low-rank correction, float32 of `shape`."""
+        place = made.places[role]
+        steps = transforms(place.steps)
+        tensor = self.float_constant(place.name).reshape(
+            applied(torch.empty(shape, device="meta"), steps).shape
+        )
+        factor = torch.empty(shape)
+        put_back(factor, torch.zeros(shape, dtype=torch.bool), steps, tensor)
+        return factor.numpy()
+
+    def made_of(self, name: str) -> Iterator[tuple[Expression, torch.Tensor]]:
+        """Each expression that tells of a weight, and what it makes, as stored."""
+        for constant in self.adaptable.constants:
+            if any(part.weight == name for part in constant.made_of.parts) and _is_told(constant.made_of):
+                yield constant.made_of, self.float_constant(constant.name)
+        for made in self.adaptable.quantized:
+            if any(part.weight == name for part in made.made_of.parts) and _is_told(made.made_of):
+                yield made.made_of, self.restored(made)
+
+
+def _is_told(expression: Expression) -> bool:
+    return all(
+        is_undone(transforms(steps)) for steps in (expression.steps, *(p.steps for p in expression.parts))
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A component's weight, float32, from the constants of its graphs; an origin like any other."""
+
+    key: str
+    shape: tuple[int, ...]
+    graphs: tuple[GraphConstants, ...]
+    dtype: ir.DataType = ir.DataType.FLOAT
+
+    def read(self) -> np.ndarray:
+        """The weight; see `tensor`."""
+        return as_array(self.tensor())
+
+    def tensor(self) -> torch.Tensor:
+        """The weight, a view of a constant where its elements only lie in another order.
+
+        Raises:
+            LatentcError: the constants do not tell it.
+        """
+        for graph in self.graphs:
+            if self.key in graph.adaptable.kept:
+                stored = stored_tensors([graph.place / WEIGHTS])[self.key]
+                return as_tensor(stored.read(), stored.dtype).float()
+        weight, filled = None, torch.zeros(0)
+        for graph in self.graphs:
+            for expression, made in graph.made_of(self.key):
+                if len(expression.parts) == 1:
+                    steps = transforms((*expression.parts[0].steps, *expression.steps))
+                    if (whole := _turned_back(made, steps, self.shape)) is not None:
+                        return whole
+                if weight is None:
+                    weight, filled = torch.empty(self.shape), torch.zeros(self.shape, dtype=torch.bool)
+                self._put(weight, filled, expression, made, graph)
+                if filled.all():
+                    return weight
+        raise LatentcError(
+            f"the artifact's constants do not tell the weight '{self.key}'.", "Compile the model again."
+        )
+
+    def _put(
+        self,
+        weight: torch.Tensor,
+        filled: torch.Tensor,
+        expression: Expression,
+        made: torch.Tensor,
+        graph: GraphConstants,
+    ) -> None:
+        shapes = [_part_shape(graph.adaptable, part.weight, part.steps) for part in expression.parts]
+        joined = _joined_shape(shapes, expression.axis)
+        after = transforms(expression.steps)
+        made = made.reshape(applied(torch.empty(joined, device="meta"), after).shape)
+        whole = made
+        if after:
+            whole = torch.empty(joined)
+            put_back(whole, torch.zeros(joined, dtype=torch.bool), after, made)
+        start = 0
+        for part, shape in zip(expression.parts, shapes, strict=True):
+            length = shape[expression.axis] if shape else 1
+            if part.weight == self.key:
+                piece = whole.narrow(expression.axis, start, length) if len(shapes) > 1 else whole
+                put_back(weight, filled, transforms(part.steps), piece)
+            start += length
+
+
+def _part_shape(adaptable: Adaptable, weight: str, steps: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = adaptable.weights[weight]
+    for step in transforms(steps):
+        shape = step.shape(shape)
+    return shape
+
+
+def _joined_shape(shapes: list[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+    first = shapes[0]
+    if len(shapes) == 1:
+        return first
+    return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
+
+
+def _turned_back(made: torch.Tensor, steps: Any, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """The weight, where the steps only turn it; None for others."""
+    if any(not isinstance(step, (Transpose, Cast)) for step in steps) or made.numel() != math.prod(shape):
+        return None
+    turns = [step.perm for step in steps if isinstance(step, Transpose)]
+    after = list(shape)
+    for perm in turns:
+        after = [after[i] for i in perm]
+    tensor = made.reshape(after).float()
+    for perm in reversed(turns):
+        tensor = tensor.permute([perm.index(i) for i in range(len(perm))])
+    return tensor
+
+
+def _numbers(data: np.ndarray, element: ir.DataType, count: int) -> np.ndarray:
+    """Whole numbers as they are stored, int8 or uint8, one to a byte."""
+    if element.bitwidth == 8:
+        return data.view(element.numpy())
+    pairs = np.empty((data.size, 2), np.uint8)
+    pairs[:, 0], pairs[:, 1] = data & 15, data >> 4
+    numbers = pairs.reshape(-1)[:count]
+    return ((numbers ^ 8).view(np.int8) - np.int8(8)) if element.is_signed() else numbers
+
+
+def _in_rows(values: np.ndarray, layout: Layout, turned: bool, by_row: bool) -> np.ndarray:
+    """Values as the file has them -> [rows, inner]."""
+    if by_row and len(layout.shape) > 2:
+        return np.moveaxis(values.reshape(layout.shape), layout.channel, 0).reshape(layout.rows, layout.inner)
+    if layout.channel == 1 and len(layout.shape) == 2 and turned:
+        return values.reshape(layout.inner, layout.rows).T
+    return values.reshape(layout.rows, layout.inner)
+
+
+def _decision(made: QuantizedConstant) -> tuple[Scheme[Any], Decision, Layout]:
+    scheme = table.get(made.scheme)
+    options = scheme.options(**made.options)
+    if options.method != NO_METHOD:
+        options = options.replaced(method=NO_METHOD)
+    return scheme, Decision(scheme, options), Layout(made.kind, made.shape, made.channel, made.groups)
+
+
+def rewritten(
+    graph: GraphConstants, weights: Mapping[str, torch.Tensor], names: Iterable[str], scratch: Path
+) -> tuple[Replaced, tuple[WeightRecord, ...]]:
+    """The bytes of the constants that the weights `names` are in, and what quantizing them again lost.
+
+    Args:
+        weights: name -> float32; read for each constant.
+        scratch: an empty folder.
+
+    Raises:
+        LatentcError: a constant cannot hold its new values.
+    """
+    changed = set(names)
+    constants: dict[str, np.ndarray] = {}
+    records = []
+    for constant in graph.adaptable.constants:
+        if changed.isdisjoint(part.weight for part in constant.made_of.parts):
+            continue
+        made = _evaluated(constant.made_of, weights)
+        stored = graph.there[constant.name]
+        kind = _TYPES[stored.dtype]
+        made = applied(made, [Cast(kind)])
+        if not made.isfinite().all():
+            raise LatentcError(
+                f"the LoRAs make '{constant.name}' of '{graph.folder}' larger than {stored.dtype} holds.",
+                "Take a smaller weight, or compile the model in bf16 or fp32.",
+            )
+        constants[constant.name] = as_array(made).reshape(-1).view(np.uint8)
+    for number, record in enumerate(graph.adaptable.quantized):
+        if changed.isdisjoint(part.weight for part in record.made_of.parts):
+            continue
+        _, decision, layout = _decision(record)
+        weight = InMemory(record.key, _evaluated(record.made_of, weights).float().contiguous())
+        value = ir.Value(name=record.key)
+        file = scratch / f"{graph.folder}-{number}.bin"
+        made_again = quantize(QuantizableWeight(value, WeightRef(weight), layout), decision, Scratch(file))
+        for role, place in record.places.items():
+            part = WeightRef(getattr(made_again, role), transforms(place.steps))
+            stored = graph.there[place.name]
+            data = np.frombuffer(part.tobytes(), np.uint8)
+            if data.nbytes != stored.nbytes:
+                part = part.then(Cast(_TYPES[stored.dtype]))
+                data = np.frombuffer(part.tobytes(), np.uint8)
+            constants[place.name] = data
+        file.unlink()
+        records.append(
+            WeightRecord(
+                key=record.key,
+                scheme=decision.label,
+                parameters=weight.tensor_now.numel(),
+                bytes=made_again.bytes,
+                error=made_again.error,
+            )
+        )
+    return constants, tuple(records)
+
+
+def _evaluated(expression: Expression, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    parts = [applied(weights[part.weight], transforms(part.steps)) for part in expression.parts]
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts, expression.axis)
+    return applied(whole, transforms(expression.steps))
