@@ -31,6 +31,7 @@ from compiler.lowering.background_writer import BackgroundWriter
 from compiler.lowering.graph_job import GraphJob
 from compiler.lowering.reuse import Shared
 from compiler.model_source import ModelSource
+from compiler.passes.approximations import approximations
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize import data_aware
 from compiler.quantize.recipe import choice_of, planned, quantization
@@ -104,7 +105,7 @@ def compile(
             evidence = pipeline_evidence(request, source, captured, manifest, folders, checker, progress)
             manifest = manifest.model_copy(update={"pipeline_evidence": evidence})
         # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
-        if recipe is not None:
+        if recipe is not None or any(graph.approximations for graph in manifest.graphs):
             pictures = picture_evidence(request, source, captured, manifest, folders, progress)
             manifest = manifest.model_copy(update={"pictures": pictures})
         workspace.publish(
@@ -196,7 +197,8 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     """The target and its options.
 
     Raises:
-        UsageError: an unknown target, option, check or rewrite, or a precision that the target does not take.
+        UsageError: an unknown target, option, check, rewrite or approximation, or a precision that the target does not
+            take.
         LatentcError: the target's tools are not here.
     """
     target = targets.get(request.target)
@@ -209,6 +211,7 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     if request.check not in CHECKS:
         raise UsageError(f"there is no check '{request.check}' (there are: {', '.join(CHECKS)}).")
     chosen(target, request.precision, request.rewrites)
+    approximations(target, request.approximate)
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)

@@ -52,6 +52,7 @@ class OnnxRuntime:
         weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4", "nf4"}),
         passes=(),
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, MULTI_HEAD_ATTENTION, INSTANCE_NORM, PAD_HEADS.off()),
+        approximations=frozenset({"pooled-keys"}),
         dynamic_shapes=True,
         activations="uint8",
     )

@@ -57,6 +57,7 @@ class OpenVino:
         weight_formats=frozenset({"int8", "uint8", "blocked int4", "blocked uint4", "nf4"}),
         passes=(),
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, INSTANCE_NORM.off(), PAD_HEADS.off()),
+        approximations=frozenset({"pooled-keys"}),
         dynamic_shapes=True,
         activations="uint8",
         methods=frozenset(METHODS),
