@@ -14,7 +14,7 @@ from latentc.evidence import approximation_line
 
 @pytest.mark.slow
 def test_pictures_tell_what_an_approximation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooled_keys, "FEWEST_KEYS", 200)  # the built-in model's pictures are small
+    monkeypatch.setattr(pooled_keys, "FEWEST_KEYS", 50)  # the built-in model's pictures are small
     request = CompileRequest(
         "shapes", tmp_path / "out", "onnxruntime", precision="fp32", approximate="pooled-keys", pictures=2
     )
