@@ -153,3 +153,52 @@ class Forecast(Record):
     verified_on: str
     tuning: tuple[ForecastRun, ...]
     verification: tuple[ForecastRun, ...]
+
+
+class SpeedTrial(Record):
+    """One way to draw faster that was tried, beside the same artifact as it draws by default, from the same seeds.
+
+    Attributes:
+        way: what was tried; "verification" of what was chosen, on other prompts.
+        combination: all that was drawn with, the way among it.
+        psnr, worst_psnr: dB, the lowest of any scheduler and number of steps; 0, with `speed_up` 0, where nothing was
+            drawn, which `reason` tells.
+        speed_up: seconds of a picture by default over seconds with it.
+        kept: whether it held the gate and was faster.
+        reason: why it was not kept; empty where it was.
+    """
+
+    way: str
+    combination: str
+    psnr: Figure = 0.0
+    worst_psnr: Figure = 0.0
+    speed_up: Share = 0.0
+    kept: bool = False
+    reason: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether pictures were drawn."""
+        return self.speed_up > 0
+
+
+class SpeedChoice(Record):
+    """The fastest way to draw that held a gate on pictures, and what was tried.
+
+    Attributes:
+        min_psnr, worst_psnr_below: the gate, as in `Forecast`.
+        compute: what graphs are computed in where nothing else is asked for; "auto" for the device's own.
+        threads: for one inference, on machines of `cores` cores; None for the vendor's own number.
+        device: what it was measured on, by the session's own name.
+        verified: whether it held on prompts that it was not chosen by.
+        trials: in order.
+    """
+
+    min_psnr: Figure
+    worst_psnr_below: Figure
+    compute: str
+    threads: Annotated[int, Field(ge=1)] | None = None
+    cores: Count
+    device: str
+    verified: bool
+    trials: tuple[SpeedTrial, ...]

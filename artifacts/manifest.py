@@ -12,7 +12,13 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from artifacts.call_trees import Tree
-from artifacts.evidence_records import Evidence, Forecast, PictureEvidence, PipelineEvidence
+from artifacts.evidence_records import (
+    Evidence,
+    Forecast,
+    PictureEvidence,
+    PipelineEvidence,
+    SpeedChoice,
+)
 from artifacts.strict_record import Count, Record, Share
 
 SCHEMA_VERSION = 3
@@ -105,6 +111,7 @@ class GraphRecord(GraphSpec):
 
     Attributes:
         rewrites: names of the exact rewrites that the graph got.
+        approximations: names of those that the graph got, after which it is not quite PyTorch's.
         kept_fp32: what stayed in fp32 in a lower-precision graph, and why (one line each).
         schemes: bytes written for each weight scheme ("float16": 1719...).
         digest: SHA-256 of the target-neutral graph's structure.
@@ -113,6 +120,7 @@ class GraphRecord(GraphSpec):
     """
 
     rewrites: tuple[str, ...] = ()
+    approximations: tuple[str, ...] = ()
     kept_fp32: tuple[str, ...] = ()
     parameters: Count
     schemes: dict[str, int]
@@ -309,6 +317,8 @@ class Manifest(Record):
     """Components of the model that no graph stands for."""
     forecast: Forecast | None = None
     """What `--accelerate auto` is, and what was measured of it; None where it was not tuned."""
+    speed: SpeedChoice | None = None
+    """What was chosen for speed, and what was tried; None where nothing was searched for."""
     sizes: dict[str, DimRange]
     """Declared ranges of "height", "width" (pixels), "batch" (images or videos), of videos "frames", and, where it has
     one, "tokens" (of the text)."""

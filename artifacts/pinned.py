@@ -16,7 +16,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import FileRecord
 from artifacts.manifest_reading import open_regular
 from artifacts.verification import Artifact, file_fault, kind_fault
-from artifacts.verified_before import identity, identity_of, state
+from artifacts.verified_before import identity, numbers, numbers_of
 
 
 class Pinned:
@@ -35,8 +35,9 @@ class Pinned:
         # Links above the artifact are followed once: one that is turned to another artifact later changes nothing.
         self.root = Path(os.path.realpath(artifact.root))
         self._records: Mapping[str, FileRecord] = {file.path: file for file in artifact.manifest.files}
-        self._states = dict(artifact.states)
+        self._states = {path: numbers_of(known) for path, known in artifact.states.items()}
         self._names: dict[str, tuple[str, ...]] = {}
+        self._paths: dict[str, tuple[tuple[str, str], ...]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -83,24 +84,24 @@ class Pinned:
         Raises:
             LatentcError: one is not.
         """
-        root = f"{self.root}{os.sep}"  # Joining `Path`s takes longer than asking the system.
-        for path in self.names(folder):
+        if folder not in self._paths:  # Joining paths takes longer than asking the system.
+            self._paths[folder] = tuple((path, f"{self.root}{os.sep}{path}") for path in self.names(folder))
+        for path, file in self._paths[folder]:
             try:
-                info = os.lstat(root + path)
+                info = os.lstat(file)
             except OSError as error:
                 if replaced and isinstance(error, FileNotFoundError):
                     continue
                 raise self._changed(path, f"cannot be read: {error.strerror or error}") from error
             known = self._states.get(path)
-            if known is not None and (
-                state(info) == known or (replaced and identity(info) != identity_of(known))
-            ):
+            now = numbers(info)
+            if known is not None and (now == known or (replaced and now[:2] != known[:2])):
                 continue
             # Never asked of, touched, or copied over itself: what counts is what it holds.
             if fault := file_fault(self.root, self._records[path], info):
                 raise self._changed(path, fault)
             with self._lock:
-                self._states[path] = state(info)
+                self._states[path] = now
 
     def folders(self, folder: str) -> tuple[str, ...]:
         """What changes when the artifact, or this folder in it, is renamed: between two calls nothing was, if equal."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 
 from artifacts import artifact_paths
 from artifacts.errors import LatentcError
@@ -15,6 +19,9 @@ from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manife
 from artifacts.manifest_reading import open_regular, read_manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.verified_before import VerifiedBefore, state
+
+AT_ONCE = 3
+"""Files that are read at the same time."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +80,21 @@ def examine(
     """The artifact at `path`, whatever is wrong with it, and what `verify` says of it."""
     root = Path(os.path.abspath(path))
     manifest, entries = read_manifest(root), _entries(root)
-    findings = _findings(root, manifest, entries, deep, progress, before)
+    with Comparison(root, manifest, entries, deep, before) as comparison:
+        findings = _findings(manifest, entries, comparison.findings(progress))
     return Artifact(root, manifest, {path: state(info) for path, info in entries.items()}), findings
 
 
 def _findings(
-    root: Path,
-    manifest: Manifest,
-    entries: dict[str, os.stat_result],
-    deep: bool,
-    progress: Progress,
-    before: VerifiedBefore | None,
+    manifest: Manifest, entries: Mapping[str, os.stat_result], changed: list[Finding]
 ) -> tuple[Finding, ...]:
     missing = [
         Finding(file.path, "is listed in the manifest and missing")
         for file in manifest.files
         if file.path not in entries
     ]
-    return (
-        *missing,
-        *_changed(root, manifest, entries, deep, progress, before),
-        *(Finding(name, _unlisted(info)) for name, info in _strangers(manifest, entries)),
-    )
+    unlisted = (Finding(name, _unlisted(info)) for name, info in _strangers(manifest, entries))
+    return (*missing, *changed, *unlisted)
 
 
 def open_artifact(
@@ -114,25 +114,65 @@ def open_artifact(
     Raises:
         LatentcError: it does not hold; the message names the first files that are wrong.
     """
-    root = Path(os.path.abspath(path))
-    manifest = read_manifest(root)
-    before = None if memory is None else VerifiedBefore(memory, root)
-    entries = _entries(root)
-    read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
-    wrong = [
-        finding
-        for finding in _findings(root, manifest, entries, hashes, progress, before)
-        if not _harmless(finding, manifest, read_from)
-    ]
-    if before is not None:
-        before.save()
-    if wrong:
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise LatentcError(
-            f"{root} is not what was compiled: {'; '.join(map(str, wrong[:3]))}{more}.",
-            f"See everything with: latentc verify {root} (or compile the model again).",
-        )
-    return Artifact(root, manifest, {path: state(info) for path, info in entries.items()})
+    with Opening(path, hashes, memory) as opening:
+        return opening.finish(progress)
+
+
+class Opening:
+    """An artifact whose files are compared in threads while the caller does something else.
+
+    A context manager; leaving it gives up what is not compared yet.
+
+    Attributes:
+        artifact: what `finish` returns if it holds. Until then nothing of it but the manifest is verified.
+    """
+
+    def __init__(self, path: Path | str, hashes: bool = True, memory: Path | None = None) -> None:
+        """Reads the manifest and begins to read the files; the arguments are those of `open_artifact`.
+
+        Raises:
+            LatentcError: there is no manifest, or it does not hold.
+        """
+        root = Path(os.path.abspath(path))
+        manifest, self._entries = read_manifest(root), _entries(root)
+        states = {name: state(info) for name, info in self._entries.items()}
+        self.artifact = Artifact(root, manifest, states)
+        self._before = None if memory is None else VerifiedBefore(memory, root)
+        self._comparison = Comparison(root, manifest, self._entries, hashes, self._before)
+
+    def finish(self, progress: Progress = silent) -> Artifact:
+        """The artifact, when all of its files are compared.
+
+        Raises:
+            LatentcError: it does not hold; the message names the first files that are wrong.
+        """
+        root, manifest = self.artifact.root, self.artifact.manifest
+        read_from = {PurePosixPath(file.path).parts[0] for file in manifest.files if "/" in file.path}
+        wrong = [
+            finding
+            for finding in _findings(manifest, self._entries, self._comparison.findings(progress))
+            if not _harmless(finding, manifest, read_from)
+        ]
+        if self._before is not None:
+            self._before.save()
+        if wrong:
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise LatentcError(
+                f"{root} is not what was compiled: {'; '.join(map(str, wrong[:3]))}{more}.",
+                f"See everything with: latentc verify {root} (or compile the model again).",
+            )
+        return self.artifact
+
+    def __enter__(self) -> Opening:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._comparison.close()
 
 
 def _harmless(finding: Finding, manifest: Manifest, read_from: set[str]) -> bool:
@@ -151,7 +191,7 @@ def _entries(root: Path) -> dict[str, os.stat_result]:
         raise LatentcError(f"{root} cannot be read: {error}.") from error
 
 
-def _strangers(manifest: Manifest, entries: dict[str, os.stat_result]) -> list[tuple[str, os.stat_result]]:
+def _strangers(manifest: Manifest, entries: Mapping[str, os.stat_result]) -> list[tuple[str, os.stat_result]]:
     listed = {MANIFEST_NAME, *(file.path for file in manifest.files)}
     return [
         (name, info)
@@ -168,38 +208,88 @@ def _unlisted(info: os.stat_result) -> str:
     return "is not listed in the manifest" + (" and is a link" if artifact_paths.is_link(info) else "")
 
 
-def _changed(
-    root: Path,
-    manifest: Manifest,
-    entries: dict[str, os.stat_result],
-    deep: bool,
-    progress: Progress,
-    before: VerifiedBefore | None,
-) -> list[Finding]:
-    """The listed files that are there and are not what they were."""
-    total, done = sum(file.size for file in manifest.files), 0
+class Comparison:
+    """The listed files that are there, compared with the manifest in threads, `AT_ONCE` at a time, the first first.
 
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(Event("verifying", done, total, "bytes"))
+    A context manager; leaving it gives up what is not compared yet.
+    """
 
-    findings = []
-    for file in manifest.files:
-        info = entries.get(file.path)
-        if info is None:
-            continue
-        problem = kind_fault(info) or _size(info.st_size, file)
-        if deep and not problem:
-            if before is not None and before.knows(file.path, info, file.sha256):
-                advance(file.size)
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        entries: Mapping[str, os.stat_result],
+        deep: bool,
+        before: VerifiedBefore | None,
+    ) -> None:
+        """Begins; the arguments are those of `verify` and what was found at `root`."""
+        self._root, self._before = root, before
+        self._total, self._read = sum(file.size for file in manifest.files), 0
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._problems: dict[str, str | Future[str]] = {}
+        # Made without threads: they start with what is submitted.
+        self._pool = ThreadPoolExecutor(AT_ONCE, "verifying")
+        for file in manifest.files:
+            info = entries.get(file.path)
+            if info is None:
                 continue
-            problem = _content(root / file.path, file, info, advance)
-            if before is not None and not problem:
-                before.add(file.path, info, file.sha256)
-        if problem:
-            findings.append(Finding(file.path, problem))
-    return findings
+            problem = kind_fault(info) or _size(info.st_size, file)
+            if problem or not deep:
+                self._problems[file.path] = problem
+            elif before is not None and before.knows(file.path, info, file.sha256):
+                self._problems[file.path] = ""
+                self._advance(file.size)
+            else:
+                self._problems[file.path] = self._pool.submit(self._compare, file, info)
+
+    def findings(self, progress: Progress = silent) -> list[Finding]:
+        """What is wrong with the files, when all are compared.
+
+        Args:
+            progress: told of the bytes read, from this thread.
+        """
+        findings = []
+        for path, problem in self._problems.items():
+            while not isinstance(problem, str):
+                try:
+                    problem = problem.result(timeout=0.1)
+                except FutureTimeoutError:
+                    self._tell(progress)
+            if problem:
+                findings.append(Finding(path, problem))
+        self._tell(progress)
+        return findings
+
+    def close(self) -> None:
+        """Gives up what is not compared yet; twice is harmless."""
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _compare(self, file: FileRecord, info: os.stat_result) -> str:
+        problem = _content(self._root / file.path, file, info, self._advance)
+        if self._before is not None and not problem:
+            self._before.add(file.path, info, file.sha256)
+        return problem
+
+    def _advance(self, count: int) -> None:
+        if self._stop.is_set():
+            raise InterruptedError("nobody waits for this file any more")
+        with self._lock:
+            self._read += count
+
+    def _tell(self, progress: Progress) -> None:
+        progress(Event("verifying", self._read, self._total, "bytes"))
+
+    def __enter__(self) -> Comparison:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def file_fault(root: Path, file: FileRecord, info: os.stat_result) -> str:

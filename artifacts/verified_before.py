@@ -67,17 +67,21 @@ class VerifiedBefore:
                 temporary.unlink(missing_ok=True)
 
 
+def numbers(info: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written to, or another takes its name: first the two of its `identity`."""
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
 def state(info: os.stat_result) -> str:
-    """What changes when a file is written to, or another takes its name."""
-    numbers = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-    return " ".join((identity(info), *map(str, numbers)))
+    """`numbers` as a text."""
+    return " ".join(map(str, numbers(info)))
+
+
+def numbers_of(state: str) -> tuple[int, ...]:
+    """The `numbers` in a `state`."""
+    return tuple(map(int, state.split(" ")))
 
 
 def identity(info: os.stat_result) -> str:
     """What a file keeps while it exists: the numbers of its device and its own."""
     return f"{info.st_dev} {info.st_ino}"
-
-
-def identity_of(state: str) -> str:
-    """The `identity` in a `state`."""
-    return " ".join(state.split(" ")[:2])

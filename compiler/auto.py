@@ -101,7 +101,7 @@ def compile(
     if request.check == "none" or not request.pictures:
         raise UsageError("--quantize auto judges by pictures: leave --check none and --pictures 0 out.")
     compile_cache = compile_cache or CompileCache()
-    with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=_existing(request.out)) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=existing_folder(request.out)) as temporary:
         folder = Path(temporary)
         asked = replace(request, patience=max(request.patience, PATIENCE), references=folder)
         numbers = count(1)
@@ -148,7 +148,7 @@ def _drawn(pictures: tuple[PictureEvidence, ...]) -> PictureEvidence:
     )
 
 
-def _existing(out: Path) -> Path:
+def existing_folder(out: Path) -> Path:
     """The nearest folder above `out` that is there: trials want its disk."""
     folder = out.absolute().parent
     while not folder.is_dir():

@@ -31,6 +31,7 @@ from compiler.lowering.background_writer import BackgroundWriter
 from compiler.lowering.compile_cache import CompileCache
 from compiler.lowering.graph_job import GraphJob
 from compiler.model_source import ModelSource
+from compiler.passes.approximations import approximations
 from compiler.plan import Plan, Storage, make_plan, used_weights
 from compiler.quantize import data_aware
 from compiler.quantize.recipe import choice_of, planned, quantization
@@ -108,7 +109,7 @@ def compile(
             evidence = pipeline_evidence(request, source, captured, manifest, folders, checker, progress)
             manifest = manifest.model_copy(update={"pipeline_evidence": evidence})
         # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
-        if recipe is not None:
+        if recipe is not None or any(graph.approximations for graph in manifest.graphs):
             pictures = picture_evidence(request, source, captured, manifest, folders, progress)
             manifest = manifest.model_copy(update={"pictures": pictures})
         workspace.publish(
@@ -204,7 +205,8 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     """The target and its options.
 
     Raises:
-        UsageError: an unknown target, option, check or rewrite, or a precision that the target does not take.
+        UsageError: an unknown target, option, check, rewrite or approximation, or a precision that the target does not
+            take.
         LatentcError: the target's tools are not here.
     """
     target = targets.get(request.target)
@@ -219,6 +221,7 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     chosen(target, request.precision, request.rewrites)
     if request.adaptable:
         _require_adaptable(target)
+    approximations(target, request.approximate)
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)

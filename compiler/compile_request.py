@@ -42,6 +42,8 @@ class CompileRequest:
         calibration: prompts that activations, and int4 with a method, are measured on; empty for the model's own.
         rewrites: names of exact rewrites that the graphs get (`compiler.road`), with commas between them, or
             "none"; empty for those that are on for the target.
+        approximate: names of approximations that the graphs get (`compiler.passes.approximations`), with commas between
+            them; empty for none.
         force: replace an artifact that is at `out`.
         config: of a single file: the folder with its configuration; empty for what diffusers infers.
         components: other components by name: a folder, a file of weights, or "none"; for a list of models, folders.
@@ -71,6 +73,7 @@ class CompileRequest:
     references: Path | None = None
     calibration: tuple[str, ...] = ()
     rewrites: str = ""
+    approximate: str = ""
     force: bool = False
     config: str = ""
     components: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)

@@ -3,19 +3,23 @@ snapshot and the benches all take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import onnx_ir as ir
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.progress import Progress, silent
 from compiler.passes import pass_table
+from compiler.passes.approximations import Approximation, approximations
 from compiler.passes.lower_precision import lower_precision
 from targets.graph.onnx_files import symbols
 from targets.target_contract import Rewrite, Target
 
 NONE = "none"
+
+_NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 Quantize = Callable[[ir.Model], ir.Model]
 """Puts quantized weights and activations into a graph in fp32; may change it in place."""
@@ -31,18 +35,19 @@ class Arrived:
     """A graph that its target takes.
 
     Attributes:
-        rewrites: names of those that changed something.
+        rewrites, approximations: names of those that changed something.
         kept: what stayed in fp32, with the reason, one line each.
     """
 
     model: ir.Model
     rewrites: tuple[str, ...]
     kept: tuple[str, ...]
+    approximations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Road:
-    """The steps, in their order: exact rewrites, quantization, precision, the target's passes.
+    """The steps, in their order: approximations, exact rewrites, quantization, precision, the target's passes.
 
     Two targets whose roads are equal get equal graphs.
 
@@ -55,27 +60,41 @@ class Road:
     precision: str
     typed: str
     passes: tuple[str, ...]
+    approximations: tuple[Approximation, ...] = ()
 
     @classmethod
-    def to(cls, target: Target, precision: str, asked: str = "", compressed: bool = False) -> Road:
-        """The road of a compile for `target`; the arguments are those of `chosen`.
+    def to(
+        cls,
+        target: Target,
+        precision: str,
+        asked: str = "",
+        compressed: bool = False,
+        approximate: str = "",
+    ) -> Road:
+        """The road of a compile for `target`; the arguments are those of `chosen` and `approximations`.
 
         Raises:
-            UsageError: what `chosen` raises.
+            UsageError: what these raise.
         """
         requirements = target.requirements
         rewrites = chosen(target, precision, asked, compressed)
-        return cls(rewrites, precision, requirements.typed, requirements.passes)
+        return cls(
+            rewrites,
+            precision,
+            requirements.typed,
+            requirements.passes,
+            approximations(target, approximate),
+        )
 
     @property
     def name(self) -> str:
         """ "fp16 weights", with the target's passes and the rewrites that are tried."""
-        rewrites = (f"{rewrite.name}" for rewrite in self.rewrites)
-        return "+".join((f"{self.precision} {self.typed}", *self.passes, *rewrites))
+        changes = [step.name for step in self.approximations] + [step.name for step in self.rewrites]
+        return "+".join((f"{self.precision} {self.typed}", *self.passes, *changes))
 
     def without_rewrites(self) -> Road:
         """For a graph that has been rewritten."""
-        return replace(self, rewrites=())
+        return replace(self, rewrites=(), approximations=())
 
     def run(
         self,
@@ -84,6 +103,7 @@ class Road:
         progress: Progress = silent,
         *,
         read_weights: bool = True,
+        largest: Mapping[str, int] = _NO_SIZES,
     ) -> Arrived:
         """Takes an exported graph, in fp32, to its target. Weights stay on disk; quantized ones are the callback's.
 
@@ -91,13 +111,20 @@ class Road:
             model: changed in place.
             read_weights: look for weights beyond the precision's range, which stay in fp32; without it those
                 on disk count as within.
+            largest: symbolic dimension -> its largest declared size, for approximations.
         """
+        approximated = []
+        for approximation in self.approximations:
+            result = approximation.run(model, largest)
+            model = result.model
+            if result.modified:
+                approximated.append(approximation.name)
         model, done = apply(model, self.rewrites)
         model = quantize(model)
         model, in_fp32 = lower_precision(
             model, self.precision, self.typed, progress, read_weights=read_weights
         )
-        return Arrived(pass_table.run(model, self.passes), done, in_fp32)
+        return Arrived(pass_table.run(model, self.passes), done, in_fp32, tuple(approximated))
 
 
 def require_taken(target: Target, model: ir.Model, graph: str) -> None:

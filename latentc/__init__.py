@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from bench.interleaved_run import Outcome
     from compiler.capture.declared_sizes import SizeRange
     from compiler.compile_request import CompileRequest
-    from compiler.forecast_tuning import TuneRequest
     from compiler.rebuild import RebuildRequest
+    from compiler.speed_tuning import TuneRequest
     from latentc.api.compiling import auto, compile, rebuild
     from latentc.api.drawing import Pipeline, load
     from latentc.api.inspecting import ModelSummary, Verification, inspect, verify
@@ -91,7 +91,7 @@ _EXPORTS = {
     "Result": "runtimes.result:Result",
     "SizeRange": "compiler.capture.declared_sizes:SizeRange",
     "TargetInfo": "latentc.api.listing:TargetInfo",
-    "TuneRequest": "compiler.forecast_tuning:TuneRequest",
+    "TuneRequest": "compiler.speed_tuning:TuneRequest",
     "UsageError": "artifacts.errors:UsageError",
     "Verification": "latentc.api.inspecting:Verification",
     "auto": "latentc.api.compiling:auto",

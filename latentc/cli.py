@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("latentc.commands.compile:command", "Compile a diffusers pipeline for a target."),
     "generate": ("latentc.commands.generate:command", "Draw pictures with an artifact."),
     "grid": ("latentc.commands.grid:command", "Draw one picture over up to three options."),
-    "tune": ("latentc.commands.tune:command", "Find how many steps an artifact can do without."),
+    "tune": ("latentc.commands.tune:command", "Find the fastest way to draw that keeps pictures near."),
     "serve": ("latentc.commands.serve:command", "Serve artifacts over HTTP."),
     "bench": ("latentc.commands.bench:command", "Measure speed, memory and quality against PyTorch."),
     "inspect": ("latentc.commands.inspect:command", "Show what is in an artifact or a model."),

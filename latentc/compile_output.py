@@ -43,12 +43,16 @@ def print_plan(plan: Plan) -> None:
 def print_result(artifact: Artifact) -> None:
     from latentc import show
     from latentc.evidence import (
+        TRIALS,
+        approximation_line,
         forecast_lines,
         left_out_line,
         pictures_line,
         pipeline_line,
         quantized_line,
+        speed_lines,
         summary,
+        trials,
     )
 
     manifest = artifact.manifest
@@ -56,10 +60,15 @@ def print_result(artifact: Artifact) -> None:
     click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
     if any(graph.weights for graph in manifest.graphs):
         click.echo(quantized_line(manifest))
+    for graph in manifest.graphs:
+        if graph.approximations:
+            click.echo(show.plain(approximation_line(graph)))
     for pictures in manifest.pictures:
         click.echo(show.plain(pictures_line(pictures)))
-    for line in forecast_lines(manifest):
+    for line in (*forecast_lines(manifest), *speed_lines(manifest)):
         click.echo(show.plain(line))
+    if rows := trials(manifest):
+        show.table(TRIALS, rows, right=TRIALS[2:5])
     click.echo(summary(manifest))
     for drawn in manifest.pipeline_evidence:
         click.echo(show.plain(pipeline_line(drawn)))

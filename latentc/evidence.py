@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from artifacts.evidence_records import Evidence, PictureEvidence, PipelineEvidence
-    from artifacts.manifest import LeftOut, Manifest, WeightRecord
+    from artifacts.manifest import GraphRecord, LeftOut, Manifest, WeightRecord
 
 
 def worst(evidence: Evidence) -> float | None:
@@ -95,8 +95,13 @@ def quantized_line(manifest: Manifest) -> str:
     return text
 
 
+def approximation_line(graph: GraphRecord) -> str:
+    """One sentence about a graph that is not quite PyTorch's."""
+    return f"Approximation: {graph.folder} has {', '.join(graph.approximations)}, after which pictures are others."
+
+
 def pictures_line(pictures: PictureEvidence) -> str:
-    """One sentence about a quantized model's pictures in one type."""
+    """One sentence about a quantized or approximated model's pictures in one type."""
     figures = (pictures.psnr, pictures.worst_psnr, pictures.ssim, pictures.worst_ssim)
     if None in (*figures, pictures.prompts, pictures.steps):
         return "Pictures beside PyTorch's: not measured" + (
@@ -150,6 +155,40 @@ def forecast_lines(manifest: Manifest) -> list[str]:
             f"{run.compute} on {run.device})."
             for run in runs
         ),
+    ]
+
+
+def speed_lines(manifest: Manifest) -> list[str]:
+    """What was chosen for speed; none where nothing was searched for."""
+    speed = manifest.speed
+    if speed is None:
+        return []
+    kept = [trial for trial in speed.trials if trial.kept]
+    chosen = kept[-1].combination if kept else "nothing"
+    on = "verified on other prompts" if speed.verified else "not verified on other prompts"
+    return [
+        f"Chosen for speed on {speed.device}: {chosen}; {speed.min_psnr:g} dB to pictures as by default, worst "
+        f"{speed.min_psnr - speed.worst_psnr_below:g}; {on}."
+    ]
+
+
+TRIALS = ("tried", "together", "PSNR", "worst", "times as fast", "")
+"""The head of `trials`."""
+
+
+def trials(manifest: Manifest) -> list[tuple[str, ...]]:
+    """What a search for speed tried, in order: a row for each, whose last cell says what became of it."""
+    speed = manifest.speed
+    return [
+        (
+            trial.way,
+            trial.combination,
+            f"{trial.psnr:.1f} dB" if trial.measured else "-",
+            f"{trial.worst_psnr:.1f} dB" if trial.measured else "-",
+            f"{trial.speed_up:.2f}" if trial.measured else "-",
+            "kept" if trial.kept else trial.reason,
+        )
+        for trial in (() if speed is None else speed.trials)
     ]
 
 

@@ -42,8 +42,13 @@ def usual(factory: SessionFactory, name: str, stored: str) -> str:
     return stored if device is None else natively(device, stored)[0]
 
 
-def default(types: Sequence[str], evidence: Iterable[Evidence]) -> str:
-    """The type of "auto": the first of `natively`, or fp32 where that one was measured to break the graph."""
+def default(types: Sequence[str], evidence: Iterable[Evidence], chosen: str = AUTO) -> str:
+    """The type of "auto": the first of `natively`, or fp32 where that one was measured to break the graph.
+
+    Args:
+        chosen: a type that was chosen for speed (`Manifest.speed`), which comes first where the device has it.
+    """
+    types = sorted(types, key=lambda kind: kind != chosen)
     failed = {measurement.compute for measurement in evidence if measurement.broken}
     return WIDE if types[0] in failed and WIDE in types else types[0]
 
@@ -61,18 +66,19 @@ def check_asked(asked: str) -> None:
         )
 
 
-def choose(asked: str, device: Device, graph: GraphRecord) -> str:
+def choose(asked: str, device: Device, graph: GraphRecord, chosen: str = AUTO) -> str:
     """The type that `graph` is computed in on `device`.
 
     Args:
         asked: a type, or "auto".
+        chosen: as of `default`.
 
     Raises:
         UsageError: the device does not have the type that was asked for.
     """
     types = natively(device, graph.precision)
     if asked == AUTO:
-        return default(types, graph.evidence)
+        return default(types, graph.evidence, chosen)
     if asked not in types:
         why = "" if device.computes else ", the type that it was compiled in"
         raise UsageError(

@@ -92,6 +92,7 @@ class Placement:
         self._components = components_of(manifest)
         self._asked = devices_of(asked, manifest)  # graph folder -> name of a device, or "auto"
         self._compute = compute
+        self._chosen = AUTO if manifest.speed is None else manifest.speed.compute
         self._strict = strict
         self._progress = progress
         self._moved: dict[str, Device] = {}
@@ -160,7 +161,7 @@ class Placement:
         Raises:
             UsageError: the device does not have the type that was asked for.
         """
-        return choose(self._compute, device, self._records[graph])
+        return choose(self._compute, device, self._records[graph], self._chosen)
 
     def move(self, graph: str, device: Device, refusals: Mapping[str, LatentcError]) -> None:
         """The graph runs on `device` from now on, as those in `refusals` (name -> error) refused it; says so once."""

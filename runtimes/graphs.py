@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -19,6 +20,7 @@ from runtimes.devices import Asked, Placement
 from runtimes.memory_plan import memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
+from runtimes.sessions.common import preferred_threads
 from runtimes.sessions.constants import Replaced, TakesConstants
 from runtimes.sessions.session_contract import Device, Refused, Session
 
@@ -71,6 +73,7 @@ class Graphs:
         self._records = {g.folder: g for g in manifest.graphs}
         self._factory = session_table.get(manifest.target)
         self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
+        self._threads = _threads(manifest)
         self._sessions: dict[str, Session] = {}
         self._replaced: Mapping[str, Replaced] = {}
         self.adapters: tuple[Adapter, ...] = ()
@@ -113,6 +116,8 @@ class Graphs:
         Raises:
             LatentcError: no such device, the vendor refused the file, or `close` was called, also meanwhile.
         """
+        if graph in self._sessions and not self._closed:
+            return  # Asked for before each run, which looks at everything once more.
         with self._held(graph):
             self._session(graph)
 
@@ -254,7 +259,8 @@ class Graphs:
                 self._root / record.model_file, device, compute, constants, record.built
             )
         cache = self._cache_of(record, compute)
-        return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
+        with preferred_threads(self._threads):
+            return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
 
     def _run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One run of the open graph, on the next device that takes it where its own refuses."""
@@ -350,3 +356,9 @@ class Graphs:
         except OSError:
             return None  # A home folder that cannot be written costs time, not function.
         return folder
+
+
+def _threads(manifest: Manifest) -> int | None:
+    """The number that was chosen for speed, on a machine with as many cores; None where none was."""
+    chosen = manifest.speed
+    return None if chosen is None or chosen.cores != os.cpu_count() else chosen.threads

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from artifacts import artifact_signature, trusted_engines
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
-from artifacts.errors import UsageError
+from artifacts.errors import LatentcError, UsageError
 from artifacts.hub_artifacts import located
 from artifacts.manifest import Adapter, Manifest
 from artifacts.manifest_reading import read_manifest
 from artifacts.memory import available
 from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
-from artifacts.verification import Artifact, open_artifact
+from artifacts.verification import Artifact, Opening
 from runtimes import flaws, ip_adapters, settings, spare_tokens
 from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
 from runtimes.assemble import assemble, check_components
@@ -36,6 +36,7 @@ from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of, watching
 from runtimes.sessions import session_table as sessions
+from runtimes.sessions.constants import Replaced
 from runtimes.shell import NotCompiled, Runner, build_shell, undone_on_failure
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
@@ -98,7 +99,48 @@ def load(
         budget = available()
     else:
         memory_plan(read_manifest(Path(place).absolute()), budget).check()
-    artifact = open_artifact(place, progress=progress, memory=cache_dir() / "verified" if cache else None)
+    # Files are read and hashed while libraries are imported and the pipeline is put together, of which nothing opens a
+    # graph; what is read of the artifact for that is compared as it is read.
+    with Opening(place, memory=cache_dir() / "verified" if cache else None) as opening:
+        try:
+            pipeline = _assembled(
+                opening.artifact,
+                device,
+                task,
+                cache_dir() if cache else None,
+                progress,
+                compute,
+                trust_engines,
+                accelerate,
+                require_signature,
+                strict,
+                budget,
+                kind or Pipeline,
+            )
+        except UsageError:
+            raise
+        except LatentcError:
+            opening.finish(progress)  # What is wrong with the files is told first.
+            raise
+        opening.finish(progress)
+    return pipeline
+
+
+def _assembled(
+    artifact: Artifact,
+    device: Asked,
+    task: str | None,
+    cache: Path | None,
+    progress: Progress,
+    compute: str,
+    trust_engines: bool,
+    accelerate: str | float,
+    require_signature: str | Path | None,
+    strict: bool,
+    budget: int | None,
+    kind: type[Pipeline],
+) -> Pipeline:
+    """The pipeline of an artifact whose graphs need not be verified yet; the arguments are those of `load`."""
     manifest, files = artifact.manifest, Pinned(artifact)
     if require_signature is not None:
         artifact_signature.check(artifact, Path(require_signature))
@@ -108,10 +150,8 @@ def load(
         raise no_task(chosen, manifest)
     if getattr(sessions.get(manifest.target), "runs_code", False):
         _check_engines(artifact, trust_engines or require_signature is not None)
-    graphs = Graphs(
-        files.root, manifest, device, cache_dir() if cache else None, progress, compute, files, strict, budget
-    )
-    return (kind or Pipeline)(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
+    graphs = Graphs(files.root, manifest, device, cache, progress, compute, files, strict, budget)
+    return kind(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
 
 
 def no_task(task: str, manifest: Manifest) -> UsageError:
@@ -146,8 +186,15 @@ class Pool(Runner, Protocol):
     def device(self) -> str:
         """What graphs run on, by the session's own name; empty where there is no such device."""
 
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRAs that are switched on."""
+
     def open_all(self) -> None:
         """Opens every graph."""
+
+    def replace(self, constants: Mapping[str, Replaced], adapters: tuple[Adapter, ...]) -> None:
+        """Opens graphs anew with other constants, by the graph's folder."""
 
     def close(self) -> None:
         """Frees all graphs."""

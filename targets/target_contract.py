@@ -69,6 +69,7 @@ class Requirements:
         passes: names of the compiler's passes to run last, in order.
         rewrites: the exact rewrites whose results its runtime can run, in the order in which they are applied.
         dynamic_shapes: whether `lower` takes symbolic dimensions; without it a graph that has one is refused.
+        approximations: names of approximations of graphs (`compiler.passes.approximations`) that its runtime gains by.
         activations: element type of quantized activations: "uint8" with a zero point, or "int8" without; empty where
             it reads none.
         negative_scales: whether scales of weights may be below zero.
@@ -90,6 +91,7 @@ class Requirements:
     passes: tuple[str, ...]
     dynamic_shapes: bool
     rewrites: tuple[Rewrite, ...] = ()
+    approximations: frozenset[str] = frozenset()
     activations: str = ""
     negative_scales: bool = True
     scheme_options: Mapping[str, Mapping[str, bool | int | str]] = field(default_factory=dict)

@@ -4,13 +4,19 @@ Compiles the built-in model for each target and tunes it, once for all scheduler
 trained on. Then held-out prompts are drawn with 20 and with 50 steps: with all calls made, with those that the
 tolerance leaves, and in plainly as many steps as those are. Exits with 1 where a row falls short: of calls, of dB to
 the picture of all calls, of dB above plain fewer steps, of prompt accuracy.
+
+With --work, what was done is kept there: a run that was stopped goes on, and may be split by --target, --scheduler and
+--steps. The artifact is then tuned to all schedulers and numbers of steps, whichever are drawn first.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from artifacts.errors import LatentcError
+from artifacts.manifest_reading import read_manifest
 from bench import markdown_tables
+from bench.subjects import is_artifact
 from compiler.evidence.metrics import psnr
 from compiler.evidence.quantized_pictures import EQUAL
 from runtimes.forecaster import Count
@@ -193,46 +201,76 @@ def measure(
     compute: str,
     on_row: Callable[[Row], None],
     plot: Path | None = None,
+    work: Path | None = None,
 ) -> list[Row]:
     """Compiles and tunes an artifact and measures every scheduler and number of steps.
 
     Args:
         on_row: is given each row when it is there.
         plot: where the curves of the first scheduler and number of steps are drawn.
+        work: keeps the tuned artifact and the rows that were measured; None for a temporary folder.
     """
     from bench.reference.shape_scenes import split
     from compiler.build import compile
     from compiler.compile_request import CompileRequest
-    from compiler.forecast_tuning import TuneRequest, tune
+    from compiler.speed_tuning import TuneRequest, tune
     from runtimes.pipeline import load
 
     known, held_out = split()
     with tempfile.TemporaryDirectory(prefix="latentc-forecast-") as folder:
-        out = Path(folder) / target
-        print(f"{target}: compiling and tuning", file=sys.stderr, flush=True)
-        compile(CompileRequest(model="shapes", out=out, target=target, check="none"))
-        tuned = tune(
-            TuneRequest(
+        place = work or Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        out, notes = place / f"{target}-{compute}", place / f"{target}-{compute}-{prompts}.jsonl"
+        forecast = read_manifest(out).forecast if is_artifact(str(out)) else None
+        if forecast is None:
+            tell(f"{target}: compiling and tuning")
+            begun = time.monotonic()
+            compile(CompileRequest(model="shapes", out=out, target=target, check="none", force=True))
+            texts = tuple(caption.text for caption in known[:TUNED_ON])
+            tuned = TuneRequest(
                 out,
                 MEAN,
-                tuple(caption.text for caption in known[:TUNED_ON]),
-                tuple(steps),
-                tuple(SCHEDULERS[name] for name in schedulers),
+                texts,
+                tuple(steps) if work is None else STEPS,
+                tuple(SCHEDULERS[name] for name in (schedulers if work is None else SCHEDULERS)),
                 compute=compute,
-            ),
-        ).manifest.forecast
-        assert tuned is not None
-        print(f"{target}: tolerance {tuned.tolerance:.3g}; drawing", file=sys.stderr, flush=True)
+                ways=("forecast",),
+            )
+            forecast = tune(tuned).manifest.forecast
+            assert forecast is not None
+            tell(f"{target}: tuned in {time.monotonic() - begun:.0f} s")
+            notes.unlink(missing_ok=True)
+        tell(f"{target}: tolerance {forecast.tolerance:.3g}; drawing")
+        done = {(row.scheduler, row.steps): row for row in _noted(notes)}
         rows = []
         with load(out, compute=compute) as pipeline:
             drawer = Drawer(pipeline, held_out[:prompts])
             for name in schedulers:
                 for number in steps:
-                    rows.append(drawer.row(target, name, number, tuned.tolerance))
-                    on_row(rows[-1])
+                    row = done.get((name, number))
+                    if row is None:
+                        begun = time.monotonic()
+                        row = drawer.row(target, name, number, forecast.tolerance)
+                        tell(f"{target}, {name}, {number} steps: {time.monotonic() - begun:.0f} s")
+                        with notes.open("a", encoding="utf-8") as lines:
+                            lines.write(json.dumps(dataclasses.asdict(row)) + "\n")
+                    rows.append(row)
+                    on_row(row)
             if plot is not None:
                 curves(Drawer(pipeline, held_out[: min(prompts, 8)]), schedulers, steps[0], plot)
         return rows
+
+
+def tell(line: str) -> None:
+    """Where the run is, beside the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _noted(file: Path) -> Iterator[Row]:
+    """The rows that an earlier run measured."""
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        values = json.loads(line)
+        yield Row(**{**values, "ratios": tuple(values["ratios"]), "plain": tuple(values["plain"])})
 
 
 def curves(drawer: Drawer, schedulers: Sequence[str], steps: int, file: Path) -> None:
@@ -279,10 +317,12 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", action="append", choices=TARGETS)
     parser.add_argument("--scheduler", action="append", choices=tuple(SCHEDULERS))
     parser.add_argument("--steps", action="append", type=int)
-    parser.add_argument("--compute", default="fp32", help="what is computed in")
+    parser.add_argument("--compute", default="auto", help="what is computed in (default: as by default)")
+    parser.add_argument("--work", type=Path, help="keeps what was done, for the next run to go on with")
     parser.add_argument("--update-docs", action="store_true", help=f"draw {PLOT.name} anew")
     options = parser.parse_args(args)
     rows: list[Row] = []
+    begun = time.monotonic()
     targets = options.target or TARGETS
     print(markdown_tables.head(HEAD, right=HEAD[2:]))
     try:
@@ -295,10 +335,12 @@ def main(args: Sequence[str] | None = None) -> int:
                 options.compute,
                 lambda row: print(markdown_tables.row(row.cells()), flush=True),
                 PLOT if options.update_docs and target == targets[0] else None,
+                options.work,
             )
     except LatentcError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    tell(f"all of it took {time.monotonic() - begun:.0f} s")
     failed = [line for row in rows for line in row.short()]
     for line in failed:
         print(f"Fell short: {line}", file=sys.stderr)

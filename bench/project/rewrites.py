@@ -1,4 +1,5 @@
-"""`python -m bench.project.rewrites`: each exact rewrite by itself, on a UNet of Stable Diffusion 1.5's size.
+"""`python -m bench.project.rewrites`: each exact rewrite and approximation by itself, on a UNet of Stable Diffusion
+1.5's size.
 
 The graph is exported from the published config; its weights are noise. Each variant is compared with the graph without
 any rewrite: the two run in turn, A B B A, on the same inputs, and the ratio is of each pair. On a busy machine take
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
 from bench import markdown_tables
+from compiler.passes.approximations import APPROXIMATIONS
 from compiler.road import Road, apply, chosen
 from targets import target_table as targets
 from targets.target_contract import PRECISIONS, Rewrite
@@ -132,6 +134,7 @@ class Bench:
                 yield from self._rewrite(rewrite.name, (rewrite,), base, _default(rewrite), rewrite.why)
             if len(on) > 1:
                 yield from self._rewrite("all that are on", on, base, "on", "")
+            yield from self._approximations(base)
             yield self._guidance(session, base)
             for what, inputs, note in (
                 (
@@ -152,6 +155,18 @@ class Bench:
         if done:
             with self._opened(model) as session:
                 yield self._row(name, default, base, self._call(session), why)
+
+    def _approximations(self, base: Call) -> Iterator[Row]:
+        """Each by itself; what it does to outputs is no rounding."""
+        largest = {name: span.max for name, span in self.method.dims.items()}
+        for approximation in APPROXIMATIONS.values():
+            if approximation.name not in targets.get(self.target).requirements.approximations:
+                continue
+            result = approximation.run(self.graph.clone(), largest)
+            if result.modified:
+                with self._opened(result.model) as session:
+                    name, note = approximation.name, "an approximation"
+                    yield self._row(name, "off", base, self._call(session), note)
 
     def _row(self, name: str, default: str, base: Call, other: Call, note: str) -> Row:
         ratios = self.pairs.ratios(base, other)

@@ -53,15 +53,15 @@ def describe(
         and (made_of := _expression(value.const_value, names)) is not None
     ]
     in_fewer_bits = [record for made in quantized if (record := _quantized(made, names, stored)) is not None]
-    made_of = [record.made_of for record in (*constants, *in_fewer_bits)]
-    there = {part.weight for expression in made_of for part in expression.parts}
+    expressions = [item.made_of for item in constants] + [item.made_of for item in in_fewer_bits]
+    there = {part.weight for expression in expressions for part in expression.parts}
     shapes = {name: weights[name].shape for name in sorted(there)}
     lost = {names.get(weights[name], name) for name in used if name in weights} - there
     return Adaptable(
         constants=tuple(constants),
         quantized=tuple(in_fewer_bits),
         weights=shapes,
-        kept=tuple(sorted(_untold(made_of, shapes))),
+        kept=tuple(sorted(_untold(expressions, shapes))),
         fixed=tuple(sorted(name for name in lost if weights[name].dtype in _FLOATS)),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -56,7 +57,7 @@ class _Unknown:
     shape: tuple[int, ...]
     dtype: ir.DataType = ir.DataType.FLOAT
 
-    def read(self) -> torch.Tensor:
+    def read(self) -> np.ndarray:
         """Refuses."""
         raise LatentcError(f"the artifact does not hold the weight '{self.key}', which the LoRA needs.")
 
@@ -235,7 +236,7 @@ def _weights(module: torch.nn.Module, graphs: tuple[GraphConstants, ...]) -> dic
         if parameter.is_floating_point()
     }
     told = {name for graph in graphs for name in graph.adaptable.weights}
-    return {
-        name: Restored(name, shape, graphs) if name in told else _Unknown(name, shape)
-        for name, shape in shapes.items()
-    }
+    weights: dict[str, Origin] = {}
+    for name, shape in shapes.items():
+        weights[name] = Restored(name, shape, graphs) if name in told else _Unknown(name, shape)
+    return weights

@@ -14,6 +14,7 @@ from compiler.capture.infer import Method
 from compiler.evidence.graph_evidence import Beyond, Checker, GraphCheckJob, memory_needed
 from compiler.evidence.where import Finding, Locator, text
 from compiler.model_source import ModelSource
+from compiler.passes.approximations import tolerances
 from compiler.quantize import scheme_table
 from compiler.quantize.decide import NONE
 from runtimes.compute import AUTO
@@ -29,6 +30,7 @@ def compare(
     tolerance: Mapping[str, float],
     precision: str,
     weights: Sequence[WeightRecord],
+    approximations: tuple[str, ...] = (),
     built: Built,
     parameters: int,
     check: str,
@@ -43,6 +45,7 @@ def compare(
     Args:
         tolerance: the target's own (`targets.target_contract.Requirements.tolerance`).
         weights: how the graph's weights are quantized.
+        approximations: names of those that the graph got.
         built: what the target said of its files.
         parameters: of the component; what PyTorch will hold in fp32.
         check: "quick" (one set of shapes), "full" (all) or "none".
@@ -73,6 +76,7 @@ def compare(
             compute=compute,
             tolerance=dict(tolerance),
             schemes={name: scheme_table.get(name).tolerance for name in sorted(schemes)},
+            approximations=tolerances(approximations),
             model_file=str(model_file),
             built=built,
             model=None if source.is_folder else source.spec,

@@ -54,6 +54,7 @@ class GraphCheckJob(BaseModel):
         stored: the type whose tolerance the weights have; empty for `precision`.
         compute: the only type to measure, or "auto": fp32, and what the device computes in by default.
         schemes: of the graph's quantized weights, each with its tolerance (`compiler.quantize.scheme`).
+        approximations: that the graph got, each with its tolerance (`compiler.passes.approximations`).
         tolerance: the target's own, by type, in place of `TOLERANCE`.
         model: what PyTorch loads, where diffusers cannot open it; None for a component's folder.
         library, class_name, folder: what PyTorch loads of a folder.
@@ -68,6 +69,7 @@ class GraphCheckJob(BaseModel):
     stored: str = ""
     compute: str = AUTO
     schemes: dict[str, float] = {}
+    approximations: dict[str, float] = {}
     tolerance: dict[str, float] = {}
     model_file: str
     built: Built = {}
@@ -162,7 +164,14 @@ def limit(job: GraphCheckJob, compute: str, noise: float) -> float:
         noise: PyTorch's own error in that type; 0 where it is not known.
     """
     by_type = TOLERANCE | job.tolerance
-    constant = max((by_type[job.stored or job.precision], by_type[compute], *job.schemes.values()))
+    constant = max(
+        (
+            by_type[job.stored or job.precision],
+            by_type[compute],
+            *job.schemes.values(),
+            *job.approximations.values(),
+        )
+    )
     return max(constant, min(OWN_NOISE * noise, LARGEST))
 
 
@@ -198,12 +207,16 @@ def judge(
                 broken=f"relative error of {what}; at most {tolerance:.2g} is allowed",
             )
         scheme = max(job.schemes, key=job.schemes.__getitem__, default="")
+        approximated = ", ".join(job.approximations)
+        hint = _wider(job)
+        if approximated:
+            hint = f"Compile it without --approximate {approximated}."
+        elif scheme:
+            hint = f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
         raise Beyond(
             f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
-            f"allowed in {scheme or job.stored or job.precision}.",
-            f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
-            if scheme
-            else _wider(job),
+            f"allowed in {approximated or scheme or job.stored or job.precision}.",
+            hint,
             compute,
             tolerance,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from artifacts.manifest import GraphRecord, Manifest
 from compiler.evidence.graph_evidence import LARGEST, TOLERANCE
+from compiler.passes.approximations import tolerances
 from compiler.quantize import scheme_table
 from compiler.quantize.decide import NONE
 from runtimes.compute import WIDE
@@ -17,9 +18,12 @@ difference of two outputs times 7.5, and the next step is made of it. What is no
 
 
 def scheme_tolerances(manifest: Manifest) -> dict[str, float]:
-    """Weight scheme -> its tolerance, of those that the graphs' weights have."""
+    """Weight scheme or approximation -> its tolerance, of those that the graphs have."""
     names = {name for graph in manifest.graphs for name in _schemes(graph)}
-    return {name: scheme_table.get(name).tolerance for name in sorted(names)}
+    approximated = {name for graph in manifest.graphs for name in graph.approximations}
+    return {name: scheme_table.get(name).tolerance for name in sorted(names)} | tolerances(
+        tuple(approximated)
+    )
 
 
 def picture_limit(graphs: Sequence[GraphRecord], compute: str, schemes: Mapping[str, float]) -> float:
@@ -34,7 +38,7 @@ def graph_limit(graph: GraphRecord, compute: str, schemes: Mapping[str, float]) 
     constants = (
         TOLERANCE[graph.precision],
         TOLERANCE[compute],
-        *(schemes[name] for name in _schemes(graph)),
+        *(schemes[name] for name in (*_schemes(graph), *graph.approximations) if name in schemes),
     )
     return next((limit for limit in measured if limit is not None), max(constants))
 

@@ -93,6 +93,7 @@ def recheck(
                 tolerance=target.requirements.tolerance,
                 precision=graph.precision,
                 weights=graph.weights,
+                approximations=graph.approximations,
                 built=graph.built,
                 parameters=parameters(method, captured),
                 check="quick",
@@ -126,10 +127,16 @@ def _locator(
     """Looks for an error in a graph, beside the graph that a compile would make of the model now."""
     from compiler.export.graph_export import export_graph
 
-    road = Road.to(target, graph.precision, ",".join(graph.rewrites) or NONE)
+    road = Road.to(
+        target,
+        graph.precision,
+        ",".join(graph.rewrites) or NONE,
+        approximate=",".join(graph.approximations),
+    )
     component = source.component(method.component)
     weights = captured.weights[method.component]
-    return Locator(lambda: export_graph(component, method, weights), road, progress)
+    largest = {name: span.max for name, span in graph.dims.items()}
+    return Locator(lambda: export_graph(component, method, weights), road, progress, largest)
 
 
 def _methods(manifest: Manifest, captured: Capture) -> dict[str, Method]:

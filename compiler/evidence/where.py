@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -117,11 +117,13 @@ class Locator:
     Attributes:
         export: makes the graph in fp32, weights still on disk.
         road: what it went through on the way to its target, quantization aside.
+        largest: symbolic dimension -> its largest declared size, for approximations.
     """
 
     export: Callable[[], ir.Model]
     road: Road
     progress: Progress
+    largest: Mapping[str, int] = field(default_factory=dict)
 
     def locate(
         self,
@@ -172,7 +174,11 @@ class Locator:
         for name in ("exported", "passed"):
             if name == "passed":
                 # The types are the target's own matter: beside it stands the same graph, computed in fp32.
-                model = replace(self.road, typed="weights").run(model, progress=self.progress).model
+                model = (
+                    replace(self.road, typed="weights")
+                    .run(model, progress=self.progress, largest=self.largest)
+                    .model
+                )
             files.append(folder / name / "model.onnx")
             files[-1].parent.mkdir()
             write_onnx(model, files[-1], self.progress, f"{name} graph: writing weights")

@@ -55,7 +55,7 @@ class Lowered:
     """A graph on its way to its target's files.
 
     Attributes:
-        rewrites: the exact rewrites that changed it.
+        rewrites, approximations: those that changed it.
         kept: what stayed in fp32.
         weights: how each weight is quantized.
         scratch: a folder that holds quantized weights until the graph is written.
@@ -69,6 +69,7 @@ class Lowered:
     weights: tuple[WeightRecord, ...]
     scratch: Path
     residual: bool
+    approximations: tuple[str, ...]
     adaptable: Adaptable | None = None
 
 
@@ -104,7 +105,18 @@ class GraphJob:
     @property
     def road(self) -> Road:
         """What the graph goes through on its way to the target."""
-        return Road.to(self.target, self.precision, self.request.rewrites, self.choice.compressed)
+        return Road.to(
+            self.target,
+            self.precision,
+            self.request.rewrites,
+            self.choice.compressed,
+            self.request.approximate,
+        )
+
+    @property
+    def largest(self) -> dict[str, int]:
+        """Symbolic dimension -> its largest declared size."""
+        return {name: span.max for name, span in self.method.dims.items()}
 
     @property
     def bytes(self) -> int:
@@ -135,6 +147,7 @@ class GraphJob:
                 "options": dataclasses.asdict(self.options),
                 "precision": self.precision,
                 "rewrites": [rewrite.name for rewrite in self.road.rewrites],
+                "approximations": [approximation.name for approximation in self.road.approximations],
                 "quantization": None if self.choice.component is None else self.choice.component.model_dump(),
                 "calibration": self._calibration(),
                 "check": self.request.check,
@@ -164,7 +177,7 @@ class GraphJob:
             in_fewer_bits.extend(made)
             return model
 
-        arrived = self.road.run(self.exported(), quantize, self.progress)
+        arrived = self.road.run(self.exported(), quantize, self.progress, largest=self.largest)
         require_taken(self.target, arrived.model, name)
         self.progress(Event(f"{name}: exporting the graph", 1, 1))
         residual = self._residual(building.folder)
@@ -178,6 +191,7 @@ class GraphJob:
             tuple(weights),
             scratch,
             residual,
+            arrived.approximations,
             kept_for_adapters,
         )
 
@@ -216,11 +230,12 @@ class GraphJob:
             tolerance=self.target.requirements.tolerance,
             precision=self.precision,
             weights=lowered.weights,
+            approximations=lowered.approximations,
             built=written.built,
             parameters=parameters(self.method, self.captured),
             check=self.request.check,
             progress=self.progress,
-            locator=Locator(self.exported, self.road, self.progress),
+            locator=Locator(self.exported, self.road, self.progress, self.largest),
         )
         record = GraphRecord(
             folder=name,
@@ -230,6 +245,7 @@ class GraphJob:
             dims=self.method.dims,
             precision=self.precision,
             rewrites=lowered.rewrites,
+            approximations=lowered.approximations,
             kept_fp32=lowered.kept,
             parameters=parameters(self.method, self.captured),
             schemes=schemes,

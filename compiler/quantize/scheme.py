@@ -169,6 +169,14 @@ class Scheme(ABC, Generic[AnyOptions]):
         ]
         return self.name + (":" + ",".join(parts) if parts else "")
 
+    def for_speed(self, wide_products: bool) -> AnyOptions | None:
+        """The options with which its layers are computed in fewer bits, which is faster; None where weights alone are.
+
+        Args:
+            wide_products: whether the processor adds products of 8-bit numbers up in 32 bits.
+        """
+        return None
+
     def default(self) -> AnyOptions:
         """The options where a user names none."""
         return self.options()

@@ -40,11 +40,14 @@ def compile(
     quantize: str | Recipe | None = None,
     method: str | None = None,
     accelerate: float | None = None,
+    fastest: bool = False,
+    min_psnr: float | None = None,
     calibration: File | Sequence[str] | None = None,
     pictures: int | None = None,
     patience: float | None = None,
     references: File | None = None,
     rewrites: str | Sequence[str] | None = None,
+    approximate: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
     config: File | None = None,
@@ -76,12 +79,15 @@ def compile(
         check: compare each component with PyTorch: "quick", "full" or "none".
         quantize: "int8", "unet=int4,text_encoder=int8", a recipe's .toml file or a `Recipe`.
         method: how int4's values are chosen: "awq", "scale-estimation" or "gptq".
-        accelerate: dB: then find how many steps the artifact can do without at this PSNR, as `latentc.tune` does.
+        accelerate: dB: then find the fastest way to draw with the artifact at this PSNR, as `latentc.tune` does.
+        fastest: try what makes the model draw faster, and compile what holds `min_psnr` dB to its pictures by default
+            (None for 45); `manifest.speed` has what was tried.
         calibration: prompts that activations and `method` are measured on, or a text file of them.
         pictures: how many prompts' pictures are compared with PyTorch's where weights are quantized.
         patience: seconds that drawing them may take.
         references: a folder that keeps PyTorch's pictures for the next compile.
         rewrites: names of exact rewrites, or "none".
+        approximate: names of approximations of the graphs ("pooled-keys"), after which pictures are others.
         options: the target's own, by name.
         arguments: more arguments of the pipeline's call, as texts.
         config: of a single file: a diffusers folder with its configuration.
@@ -127,6 +133,7 @@ def compile(
         patience=patience,
         references=references,
         rewrites=rewrites,
+        approximate=approximate,
         options=options,
         arguments=arguments,
         config=config,
@@ -139,6 +146,12 @@ def compile(
         adaptable=adaptable,
         force=force,
     )
+    if min_psnr is not None and not fastest:
+        raise UsageError("min_psnr is what fastest=True, or latentc.auto, is held to.")
+    if fastest and accelerate is not None:
+        raise UsageError("fastest chooses how many steps are forecast, too: leave accelerate out.")
+    if fastest:
+        return search_fastest(request, min_psnr=min_psnr, progress=progress, on_plan=on_plan)
     with keywords.reporting(progress) as reported:
         artifact = build.compile(request, reported, on_plan)
         return artifact if accelerate is None else tune(artifact.root, min_psnr=accelerate, progress=reported)
@@ -225,6 +238,34 @@ def auto(
         return search.compile(request, search.Budget(min_psnr, max_bytes), reported, on_plan)
 
 
+def search_fastest(
+    request: CompileRequest,
+    *,
+    min_psnr: float | None = None,
+    progress: Progress = silent,
+    on_plan: OnPlan | None = None,
+) -> Artifact:
+    """Finds what makes a model draw faster and holds a PSNR, and compiles it, as `latentc compile --fastest` does.
+
+    Args:
+        request: as of `compile`, with nothing quantized or approximated.
+        min_psnr: dB to the pictures of the same model compiled and drawn by default; None for 45.
+
+    Returns:
+        The artifact: `manifest.speed` is what was chosen and what was tried.
+
+    Raises:
+        UsageError: the request chooses already what is to be chosen.
+        LatentcError: nothing faster holds (the message says how near the nearest came), or as `compile`.
+    """
+    from compiler import fastest_compile as search
+    from compiler.speed_tuning import MIN_PSNR
+
+    wanted = MIN_PSNR if min_psnr is None else min_psnr
+    with keywords.reporting(progress) as reported:
+        return search.compile(request, wanted, reported, on_plan)
+
+
 def rebuild(
     artifact: File | RebuildRequest,
     out: File | None = None,
@@ -300,8 +341,8 @@ def with_method(quantize: str | Recipe | None, method: str | None) -> str | Reci
     return recipe.with_method(recipe.read(quantize), method)
 
 
-def _joined(rewrites: str | Sequence[str] | None) -> str | None:
-    return rewrites if rewrites is None or isinstance(rewrites, str) else ",".join(rewrites)
+def _joined(names: str | Sequence[str] | None) -> str | None:
+    return names if names is None or isinstance(names, str) else ",".join(names)
 
 
 # Field of a `CompileRequest` -> what makes it of the keyword, None of None.
@@ -314,6 +355,7 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "calibration": keywords.prompts,
     "references": lambda folder: None if folder is None else Path(folder),
     "rewrites": _joined,
+    "approximate": _joined,
     "options": keywords.texts,
     "config": lambda folder: None if folder is None else str(folder),
     "components": sources.components,

@@ -70,4 +70,4 @@ def _drawing(function: Callable[P, pipeline.Pipeline]) -> Callable[P, Pipeline]:
 
 
 load = _drawing(pipeline.load)
-Pipeline.from_pretrained = staticmethod(load)  # type: ignore[assignment]
+Pipeline.from_pretrained = staticmethod(load)

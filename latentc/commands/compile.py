@@ -44,6 +44,7 @@ Examples:
   latentc compile ./model.safetensors out --target openvino --config ./sdxl
   latentc compile ./sdxl out --target openvino --lora style.safetensors:0.8
   latentc compile ./sdxl out --target openvino --task text-to-image --task inpaint --dry-run
+  latentc compile ./sd15 out --target openvino --fastest --min-psnr 40
   latentc compile out out-50 --rebuild --gpu sm120
 """,
 )
@@ -135,7 +136,14 @@ Examples:
     "--min-psnr",
     type=FiniteType(min=0, min_open=True),
     metavar="DB",
-    help="With --quantize auto: the smallest artifact whose pictures, computed in fp32, are this near PyTorch's.",
+    help="With --quantize auto: the smallest artifact whose pictures, computed in fp32, are this near PyTorch's. With "
+    "--fastest: how near pictures stay to those of the same model compiled and drawn by default. [default: 45]",
+)
+@click.option(
+    "--fastest",
+    is_flag=True,
+    help="Try what makes the model draw faster (types, threads, 8 bits by component, approximations, forecast steps), "
+    "alone and together, and compile what holds --min-psnr. Minutes to hours.",
 )
 @click.option(
     "--max-bytes",
@@ -147,8 +155,8 @@ Examples:
     "--accelerate",
     type=click.FloatRange(min=0, min_open=True),
     metavar="DB",
-    help="Then find how many steps the artifact can do without, its pictures within this PSNR of those with all calls "
-    "made: the command tune does that to one that is there.",
+    help="Then find the fastest way to draw with the artifact, its pictures within this PSNR of those by default: the "
+    "command tune does that to one that is there.",
 )
 @click.option(
     "--calibration",
@@ -184,6 +192,13 @@ Examples:
     default="",
     help="Exact rewrites that make the graphs faster; docs/speed.md has the names and what each gains. "
     "[default: those that pay on the target]",
+)
+@click.option(
+    "--approximate",
+    metavar="NAME,...",
+    default="",
+    help="Approximations of the graphs, after which pictures are others, which is measured: pooled-keys averages the "
+    "keys and values of attention over a large picture. [default: none]",
 )
 @click.option(
     "--config",
@@ -264,12 +279,14 @@ def command(
     method: str | None,
     min_psnr: float | None,
     max_bytes: int | None,
+    fastest: bool,
     accelerate: float | None,
     calibration: str | None,
     pictures: int,
     save_recipe: str | None,
     rebuild: bool,
     rewrites: str,
+    approximate: str,
     config: str | None,
     components: tuple[tuple[str, str], ...],
     loras: tuple[str, ...],
@@ -318,6 +335,7 @@ def command(
         calibration=calibration,
         pictures=pictures,
         rewrites=rewrites,
+        approximate=approximate,
         config=config,
         components=components,
         loras=loras,
@@ -330,8 +348,14 @@ def command(
     )
     if save_recipe is not None and not quantize:
         raise click.UsageError("--save-recipe needs --quantize.")
-    if quantize != AUTO and (min_psnr is not None or max_bytes is not None):
-        raise click.UsageError("--min-psnr and --max-bytes are budgets of --quantize auto.")
+    if fastest and (quantize or accelerate is not None or max_bytes is not None):
+        raise click.UsageError("--fastest chooses by itself: it goes with --min-psnr alone.")
+    if quantize != AUTO and (max_bytes is not None or (min_psnr is not None and not fastest)):
+        raise click.UsageError(
+            "--min-psnr and --max-bytes are budgets of --quantize auto, --min-psnr of --fastest."
+        )
+    if fastest and dry_run:
+        raise click.UsageError("--fastest is measured, not planned: it has no --dry-run.")
     if quantize == AUTO and dry_run:
         raise click.UsageError("--quantize auto is measured, not planned: it has no --dry-run.")
     if dry_run and accelerate is not None:
@@ -349,6 +373,10 @@ def command(
         if quantize == AUTO:
             artifact = compiling.auto(
                 request, min_psnr=min_psnr, max_bytes=max_bytes, progress=progress, on_plan=show_plan
+            )
+        elif fastest:
+            artifact = compiling.search_fastest(
+                request, min_psnr=min_psnr, progress=progress, on_plan=show_plan
             )
         else:
             artifact = compiling.compile(request, progress=progress, on_plan=show_plan)

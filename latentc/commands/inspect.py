@@ -171,15 +171,23 @@ def _print_manifest(manifest: Manifest) -> None:
         if graph.rewrites:
             click.echo(show.plain(f"rewritten {graph.folder}: {', '.join(graph.rewrites)}"))
     for graph in manifest.graphs:
+        if graph.approximations:
+            click.echo(show.plain(evidence.approximation_line(graph)))
+    for graph in manifest.graphs:
         for line in graph.kept_fp32:
             click.echo(show.plain(f"in fp32   {graph.folder}: {line}"))
     for graph in manifest.graphs:
         if details := "; ".join(f"{name} {value}" for name, value in graph.built.items() if _is_plain(value)):
             click.echo(show.plain(f"built     {graph.folder}: {details}"))
-    for line in evidence.forecast_lines(manifest):
+    for line in (*evidence.forecast_lines(manifest), *evidence.speed_lines(manifest)):
         click.echo(show.plain(line))
+    if rows := evidence.trials(manifest):
+        show.table(evidence.TRIALS, rows, right=evidence.TRIALS[2:5])
     if any(graph.weights for graph in manifest.graphs):
         _print_quantized(manifest)
+    else:
+        for pictures in manifest.pictures:
+            click.echo(show.plain(evidence.pictures_line(pictures)))
 
 
 def _print_memory(manifest: Manifest, json_output: bool) -> None:

@@ -1,4 +1,4 @@
-"""`latentc tune`: how far steps that are forecast may be off."""
+"""`latentc tune`: the fastest way to draw whose pictures stay near."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command(
     name="tune",
-    short_help="Find how many steps an artifact can do without.",
+    short_help="Find the fastest way to draw that keeps pictures near.",
     epilog="""\b
 Examples:
   latentc tune out
@@ -56,6 +56,13 @@ Examples:
     help="A scheduler of diffusers and its options, as generate takes them; may be repeated, and all hold it. "
     "[default: the model's own]",
 )
+@click.option(
+    "--only",
+    "ways",
+    multiple=True,
+    type=click.Choice(["compute", "threads", "forecast"]),
+    help="Choose only this, and leave the rest as it is by default; may be repeated. [default: all]",
+)
 @device_option
 @compute_option(COMPUTE)
 @json_option("Print what was found as JSON.")
@@ -65,16 +72,18 @@ def command(
     prompt_file: str | None,
     steps: tuple[int, ...],
     schedulers: tuple[str, ...],
+    ways: tuple[str, ...],
     device: str,
     compute: str,
     json_output: bool,
 ) -> None:
-    """Find the largest error of forecast steps with which ARTIFACT's pictures stay as near as asked.
+    """Find the fastest way to draw with ARTIFACT whose pictures stay as near to those it draws by default as asked.
 
-    A denoiser's output changes smoothly from step to step, so that some of its calls can be forecast. Pictures
-    with and without forecasts are drawn and compared; what holds is verified on prompts that it was not tuned on,
-    and kept in the artifact, where --accelerate auto finds it. Exits with 1 where nothing holds. Ctrl-C keeps the
-    best so far.
+    A denoiser's output changes smoothly from step to step, so that some of its calls can be forecast; a device may
+    be faster in another type, or with other threads. Each is tried alone, then all together, in the order of what
+    they gain for what they lose; what holds is verified on prompts that it was not chosen by, and kept in the
+    artifact, where --accelerate auto and --compute auto find it, with a table of what was tried. Exits with 1 where
+    nothing faster holds. Ctrl-C keeps the best so far.
     """
     from pathlib import Path
 
@@ -91,26 +100,33 @@ def command(
                 prompts=prompt_file,
                 steps=steps,
                 scheduler=schedulers or None,
+                only=ways or None,
                 device=device,
                 compute=compute,
                 progress=progress,
             )
     except KeyboardInterrupt:
         # Kept by now, if anything has held.
-        print_forecast(read_manifest(Path(artifact).absolute()), err=True)
+        print_tuned(read_manifest(Path(artifact).absolute()), err=True)
         raise
     if json_output:
-        forecast = tuned.manifest.forecast
-        assert forecast is not None
-        show.as_json({"artifact": str(tuned.root), **forecast.model_dump(mode="json")})
+        forecast, speed = tuned.manifest.forecast, tuned.manifest.speed
+        show.as_json(
+            {
+                "artifact": str(tuned.root),
+                **({} if forecast is None else forecast.model_dump(mode="json")),
+                "speed": None if speed is None else speed.model_dump(mode="json"),
+            }
+        )
     else:
-        print_forecast(tuned.manifest)
+        print_tuned(tuned.manifest)
 
 
-def print_forecast(manifest: Manifest, err: bool = False) -> None:
-    """What the artifact is tuned to, a line for each scheduler and number of steps."""
-    from latentc import show
-    from latentc.evidence import forecast_lines
+def print_tuned(manifest: Manifest, err: bool = False) -> None:
+    """What the artifact is tuned to, and what was tried."""
+    from latentc import evidence, show
 
-    for line in forecast_lines(manifest):
+    for line in (*evidence.forecast_lines(manifest), *evidence.speed_lines(manifest)):
         click.echo(show.plain(line), err=err)
+    if not err and (rows := evidence.trials(manifest)):
+        show.table(evidence.TRIALS, rows, right=evidence.TRIALS[2:5])

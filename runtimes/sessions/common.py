@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +22,29 @@ THREADS = "LATENTC_THREADS"
 
 # Of what a vendor says.
 _LINES = 6
+_preferred: ContextVar[int | None] = ContextVar("preferred_threads", default=None)
+
+
+@contextmanager
+def preferred_threads(count: int | None) -> Iterator[None]:
+    """What is opened meanwhile has `count` threads where nobody asks for another number; None changes nothing."""
+    token = _preferred.set(_preferred.get() if count is None else count)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
 
 
 def threads() -> int | None:
-    """Threads for one inference from the environment variable LATENTC_THREADS, or None: the vendor chooses.
+    """Threads for one inference: of the environment variable LATENTC_THREADS, or those that are preferred, or None:
+    the vendor chooses.
 
     Raises:
         UsageError: the variable is not a positive integer.
     """
     text = os.environ.get(THREADS, "")
     if not text:
-        return None
+        return _preferred.get()
     if not text.isdigit() or int(text) < 1:
         raise UsageError(
             f"{THREADS} must be a positive integer; found '{text}'.", f"For instance: {THREADS}=4"

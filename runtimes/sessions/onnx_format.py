@@ -92,7 +92,7 @@ def _type_name(tensor: Any) -> str:
     """NumPy's name of an initializer's element type."""
     import onnx
 
-    kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+    kind = str(onnx.TensorProto.DataType.Name(tensor.data_type)).lower()
     return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 

@@ -48,6 +48,7 @@ class OnnxRuntime:
     requirements = replace(
         WEIGHT_TYPED,
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, MULTI_HEAD_ATTENTION, INSTANCE_NORM, PAD_HEADS.off()),
+        approximations=frozenset({"pooled-keys"}),
     )
     options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
     rebuild = None

@@ -55,6 +55,7 @@ class OpenVino:
     requirements = replace(
         WEIGHT_TYPED,
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, INSTANCE_NORM.off(), PAD_HEADS.off()),
+        approximations=frozenset({"pooled-keys"}),
         methods=frozenset(METHODS),
     )
     options: type[OpenVinoOptions] = OpenVinoOptions

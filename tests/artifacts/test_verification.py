@@ -4,6 +4,7 @@ import os
 import random
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord
 from artifacts.manifest_reading import read_manifest, split_class_path
 from artifacts.progress import Event
-from artifacts.verification import _content, open_artifact, verify
+from artifacts.verification import Opening, _content, open_artifact, verify
 from tests.artifacts.manifest_files import edit_manifest
 
 MODEL = "unet/model.onnx"
@@ -72,12 +73,47 @@ def read(artifact: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     return names
 
 
+def test_files_are_read_while_the_caller_does_something_else(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several at a time, and told of from the caller's thread alone."""
+    together = threading.Barrier(2, timeout=20)
+    import artifacts.verification as module
+
+    def noted(path: Path, file: FileRecord, *rest: Any) -> str:
+        if path.name == "model.onnx":  # there are two of them
+            together.wait()
+        return _content(path, file, *rest)
+
+    monkeypatch.setattr(module, "_content", noted)
+    tellers = set()
+    with Opening(artifact) as opening:
+        opened = opening.finish(lambda event: tellers.add(threading.current_thread()))
+    assert opened == open_artifact(artifact) and tellers == {threading.main_thread()}
+
+
+def test_a_caller_that_gives_up_waits_for_no_file(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import artifacts.verification as module
+
+    begun = threading.Event()
+
+    def endless(path: Path, file: FileRecord, info: Any, advance: Callable[[int], None]) -> str:
+        begun.set()
+        while True:
+            advance(0)
+
+    monkeypatch.setattr(module, "_content", endless)
+    with pytest.raises(KeyboardInterrupt), Opening(artifact):
+        assert begun.wait(20)
+        raise KeyboardInterrupt
+
+
 def test_what_was_compared_and_has_not_changed_is_not_read_again(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = tmp_path / "memory"
     listed = [file.path for file in read_manifest(artifact).files]
-    assert read(artifact, memory, monkeypatch) == listed
+    assert sorted(read(artifact, memory, monkeypatch)) == sorted(listed)
     assert read(artifact, memory, monkeypatch) == []
     before = (artifact / MODEL).stat()
     data = (artifact / MODEL).read_bytes()

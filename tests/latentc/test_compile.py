@@ -210,3 +210,29 @@ def test_auto_reaches_the_search_with_its_budget(latentc, requests, monkeypatch,
     assert asked[0][0].quantize == ""
     assert latentc(*args, "--min-psnr", "40", "--dry-run").code == 2
     assert latentc("compile", "m", "out", "-t", "openvino", "--min-psnr", "40").code == 2
+
+
+def test_the_fastest_is_searched_for_by_itself(latentc, requests, monkeypatch, tmp_path):
+    from compiler import fastest_compile
+
+    asked = []
+
+    def search(request, min_psnr, progress, on_plan):
+        asked.append((request, min_psnr))
+        return build.compile(request, progress, on_plan)
+
+    monkeypatch.setattr(fastest_compile, "compile", search)
+    args = ["compile", "m", "out", "-t", "openvino", "--fastest"]
+    assert latentc(*args).code == 0
+    assert latentc(*args, "--min-psnr", "40", "--size", "64").code == 0
+    assert [min_psnr for _, min_psnr in asked] == [45.0, 40.0]
+    assert (asked[1][0].quantize, asked[1][0].approximate, asked[1][0].size.width.max) == ("", "", 64)
+    for wrong in (["--quantize", "int8"], ["--accelerate", "45"], ["--max-bytes", "1M"], ["--dry-run"]):
+        ended = latentc(*args, *wrong)
+        assert ended.code == 2 and "--fastest" in ended.err, wrong
+    assert len(asked) == 2
+
+
+def test_approximations_reach_the_compiler(latentc, requests):
+    assert latentc("compile", "m", "out", "-t", "openvino", "--approximate", "pooled-keys").code == 0
+    assert requests[-1].approximate == "pooled-keys"

@@ -320,6 +320,17 @@ def test_several_images_and_less_of_an_image(compiled: Compiled) -> None:
     assert less.calls is not None and less.calls.of == 6 and less.calls.made >= 4
     most = other.generate("a", image=start, strength=1.0, steps=20, accelerate=0.2, seed=1)
     assert most.calls is not None and most.calls.of == 20 and most.calls.made < 15
+    # Stopped on its way, and then less of the image once more: as if nothing had come between.
+    cancel = threading.Event()
+
+    def stop(event: Any) -> None:
+        if event.completed == 9:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        other.generate("b", image=start, strength=1.0, steps=20, accelerate=0.2, progress=stop, cancel=cancel)
+    again = other.generate("a", image=start, strength=0.3, steps=20, accelerate=0.2, seed=1)
+    assert np.array_equal(pixels(again), pixels(less)) and again.calls == less.calls
 
 
 def test_a_run_that_is_stopped_leaves_nothing_behind(compiled: Compiled) -> None:

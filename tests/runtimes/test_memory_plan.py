@@ -110,6 +110,6 @@ def test_it_is_refused_before_anything_is_read(
     compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tiny.publish(compiled.root, tmp_path / "artifact")
-    monkeypatch.setattr(pipeline, "open_artifact", lambda *args, **kwargs: pytest.fail("it was read"))
+    monkeypatch.setattr(pipeline, "Opening", lambda *args, **kwargs: pytest.fail("it was read"))
     with pytest.raises(LatentcError, match="the budget is 1 B"):
         pipeline.load(root, memory="1")

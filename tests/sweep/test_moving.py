@@ -29,6 +29,8 @@ pytestmark = pytest.mark.slow
 TARGETS = ("onnxruntime", "openvino")
 TOLERANCE = 1e-3
 SIDE, STEPS, SEED = 32, 2, 3
+MANY = 12
+"""Steps of the runs with forecasts."""
 
 Arguments = Mapping[str, Any]
 
@@ -72,7 +74,7 @@ def models() -> dict[str, Model]:
     return {}
 
 
-def _called(pipe: Any, case: Case) -> np.ndarray:
+def _called(pipe: Any, case: Case, steps: int = STEPS, **more: Any) -> np.ndarray:
     """float32 [videos, frames, height, width, 3]."""
     names = runtimes.generate_options.parameters(getattr(pipe, "diffusers", pipe))
     sizes = {"height": SIDE, "width": SIDE, "num_frames": case.frames}
@@ -80,11 +82,19 @@ def _called(pipe: Any, case: Case) -> np.ndarray:
     output = pipe(
         **case.arguments,
         **chosen,
-        num_inference_steps=STEPS,
+        **more,
+        num_inference_steps=steps,
         generator=torch.Generator().manual_seed(SEED),
         output_type="np",
     )
     return np.asarray(output.frames, np.float32)
+
+
+def _accelerated(pipeline: Any, case: Case) -> None:
+    """A run with forecast steps ends; a tolerance of 0 changes no bit."""
+    whole, same, fast = (_called(pipeline, case, MANY, accelerate=tolerance) for tolerance in ("off", 0, 1e9))
+    assert np.array_equal(whole, same) and np.isfinite(fast).all() and not np.array_equal(whole, fast)
+    assert pipeline._count.made < pipeline._count.of - 2
 
 
 def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
@@ -134,6 +144,8 @@ def test_compiled_and_run_it_is_pytorchs(
         pipeline.set_progress_bar_config(disable=True)
         found = _called(pipeline, case)
         result = pipeline.generate(**case.arguments, steps=STEPS, seed=SEED)
+        if target == TARGETS[0]:
+            _accelerated(pipeline, case)
     assert found.shape == expected.shape
     error = _error(found, expected)
     assert error < TOLERANCE

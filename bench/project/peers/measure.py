@@ -1,8 +1,9 @@
 """`python -m bench.project.peers.measure`: our artifacts beside other projects', from one model to one table.
 
 Every one makes what it runs from the same model: that is timed, and its memory watched, under a limit where one is
-given. Then all of them draw the same prompts from the same seeds, in turn, as `latentc bench` does. What fails is a row
-with its error.
+given. Then all of them draw the same prompts from the same seeds, in turn, as `latentc bench` does, and are started as
+a person starts them (`starts`). What fails is a row with its error. With --work, what was made is not made again: a run
+that was stopped goes on, and may be split by --ours and --peer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from bench.bench_request import BenchRequest, bench
 from bench.interleaved_run import Outcome
 from bench.project import memlimit, peers
 from bench.project.memlimit import MIB
+from bench.project.peers import starts
 from bench.record import Bench
 from bench.report import markdown, tables
 from bench.subjects import Subject, pytorch
@@ -40,14 +43,15 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "peers.md"
 
 @dataclass(frozen=True)
 class Ours:
-    """One way that we compile: everything but the target is left to our defaults."""
+    """One way that we compile: everything but the target, and the search for speed, is left to our defaults."""
 
     target: str
+    fastest: bool = False
 
     @property
     def name(self) -> str:
         """Of its folder and its row."""
-        return f"latentc {self.target}"
+        return f"latentc {self.target}" + (" fastest" if self.fastest else "")
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,12 @@ _CLI = ("-m", "optimum.commands.optimum_cli", "export")
 OPENVINO = Export("optimum-intel", (*_CLI, "openvino", "--task", "text-to-image", "--weight-format", "fp16"))
 ONNX = Export("optimum-onnx", (*_CLI, "onnx", "--task", "text-to-image"))
 
-OURS = (Ours("openvino"), Ours("onnxruntime"))
+OURS = (
+    Ours("openvino"),
+    Ours("onnxruntime"),
+    Ours("openvino", fastest=True),
+    Ours("onnxruntime", fastest=True),
+)
 PEERS = (
     Peer(
         "PyTorch bf16 channels-last",
@@ -152,21 +161,41 @@ class Maker:
             variant.target,
         ]
         command += ["--check", "none", "--force"]
-        return out, self._run(variant.name, command)
+        if variant.fastest:
+            command.append("--fastest")
+        return out, self._once(out, lambda: self._run(variant.name, command))
 
     def export(self, export: Export) -> tuple[Path, Made]:
         """Runs a peer's own export."""
         if export not in self._exports:
             out = self.work / f"{export.peer}-export"
-            if out.exists():
-                shutil.rmtree(out)
-            python = str(peers.python(export.peer, self.tell))
-            command = [python, *export.arguments, "--model", str(self.model.root.absolute()), str(out)]
-            self._exports[export] = out, self._run(f"{export.peer}: export", command, peer=True)
+
+            def run() -> Made:
+                if out.exists():
+                    shutil.rmtree(out)
+                python = str(peers.python(export.peer, self.tell))
+                command = [python, *export.arguments, "--model", str(self.model.root.absolute()), str(out)]
+                return self._run(f"{export.peer}: export", command, peer=True)
+
+            self._exports[export] = out, self._once(out, run)
         return self._exports[export]
 
+    def _once(self, out: Path, run: Callable[[], Made]) -> Made:
+        """What making `out` takes; what an earlier run with the same folder and model noted, where it is there."""
+        note = out.with_name(f"{out.name}.made.json")
+        if out.is_dir() and note.is_file():
+            noted = json.loads(note.read_text(encoding="utf-8"))
+            if noted.pop("model", None) == self.model.id:
+                self.tell(f"{out.name}: made before")
+                return Made(**noted)
+        made = run()
+        if not made.error:
+            content = {"model": self.model.id, **dataclasses.asdict(made)}
+            note.write_text(json.dumps(content), encoding="utf-8")
+        return made
+
     def _run(self, what: str, command: Sequence[str], peer: bool = False) -> Made:
-        self.tell(what)
+        self.tell(f"{what}: making")
         with tempfile.TemporaryFile() as output:
             usage = memlimit.run(
                 command,
@@ -183,6 +212,7 @@ class Maker:
             error = f"killed: it needs more than {(self.limit or 0) // MIB} MiB"
         elif usage.status:
             error = lines[-1] if lines else f"exit status {usage.status}"
+        self.tell(f"{what}: {error or f'{usage.seconds:.0f} s'}")
         return Made(usage.seconds, usage.peak or usage.resident, error)
 
 
@@ -301,8 +331,31 @@ def fastest(benchmark: Bench) -> str:
     return "\n".join(lines)
 
 
-def page(benchmark: Bench, model: str) -> str:
-    """The table as a page of the docs."""
+def scripts(
+    ours: Sequence[Ours], others: Sequence[Peer], maker: Maker, tell: Callable[[str], None]
+) -> list[starts.Script]:
+    """How each is started by a person; those whose files cannot be made are left out."""
+    found = [starts.Script.ours(variant.name, maker.ours(variant)[0]) for variant in ours]
+    for peer in others:
+        if peer.loader is None or peer.export is None:
+            continue
+        try:
+            out, took = maker.export(peer.export)
+            python = str(peers.python(peer.environment, tell))
+        except LatentcError:
+            continue  # Its row says so.
+        if not took.error:
+            files = tuple(file for file in sorted(out.rglob("*")) if file.is_file())
+            found.append(starts.Script(peer.name, python, peer.loader, out, files, peers.environment()))
+    return found
+
+
+def page(benchmark: Bench, model: str, waited: str = "") -> str:
+    """The table as a page of the docs.
+
+    Args:
+        waited: the table of `starts`.
+    """
     parts = [
         "# Beside other projects",
         "<!-- Written by the command at its end. -->",
@@ -312,6 +365,10 @@ def page(benchmark: Bench, model: str) -> str:
         "its own; `computes in` is the type that it chose.",
         markdown.table(benchmark, tables.used(tables.SPEED, benchmark)),
         fastest(benchmark),
+        waited
+        and "From the start of a process to the end of the first step, of a script with the lines of each project's "
+        "own README, imports among them; medians. Cold: nothing compiled in its cache, its files read from disk.",
+        waited,
         markdown.table(benchmark, tables.used(tables.QUALITY, benchmark)),
         "\n".join(f"- {note}" for note in [*tables.failures(benchmark), *tables.notes(benchmark)]),
         "## Where",
@@ -337,6 +394,13 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often each is started as a person starts it (default: 3)",
+    )
     parser.add_argument(
         "--peer", action="append", choices=[p.name for p in PEERS], help="of these only; may be repeated"
     )
@@ -391,16 +455,31 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             model = open_model(options.model)
             maker = Maker(model, work, options.limit * MIB if options.limit else None, tell)
+            begun = time.monotonic()
             outcome = measure(request, model, ours, chosen, maker, command, progress)
+            tell(f"drawn in {time.monotonic() - begun:.0f} s, with what was made")
+            waited = ""
+            if options.starts:
+                tell("starts")
+                rows = starts.measure(
+                    scripts(ours, chosen, maker, tell),
+                    outcome.bench.settings.prompts[0],
+                    options.steps,
+                    options.starts,
+                    tell,
+                )
+                waited = starts.table(rows, frozenset(variant.name for variant in ours))
+            tell(f"all of it took {time.monotonic() - begun:.0f} s")
         except LatentcError as error:
             tell(f"Error: {error}")
             return error.exit_code
     record = outcome.bench
     print(markdown.page(record))
+    print(f"\n{waited}" if waited else "")
     if options.report:
         report.write(outcome, options.report)
     if options.page:
-        options.page.write_text(page(record, options.model), encoding="utf-8", newline="\n")
+        options.page.write_text(page(record, options.model, waited), encoding="utf-8", newline="\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -97,6 +98,32 @@ def test_artifacts_that_are_there_stand_beside_those_that_are_made(
     request = BenchRequest(artifacts=("mine",))
     measure.measure(request, maker.model, OURS[:1], (), maker, ["again"], lambda event: None)
     assert [Path(path).name for path in benched[0].artifacts] == ["latentc-openvino", "mine"]
+
+
+def test_what_was_made_for_the_same_model_is_not_made_again(tmp_path: Path, benched: list[Any]) -> None:
+    run(Fake(tmp_path, fails=("optimum-onnx: export",)))
+    again = Fake(tmp_path)
+    outcome = run(again)
+    assert again.runs == ["optimum-onnx: export"]
+    own = outcome.bench.variant(OURS[0].name.replace(" ", "-"))
+    assert own is not None and own.compile_s == 2.5
+    other = Fake(tmp_path)
+    other.model = dataclasses.replace(other.model, id="another")
+    other.ours(OURS[0])
+    assert other.runs == [OURS[0].name]
+
+
+def test_a_variant_of_ours_is_the_fastest_that_a_search_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Any] = []
+    monkeypatch.setattr(
+        Fake, "_run", lambda self, what, command, peer=False: commands.append(command) or Made(1, 1)
+    )
+    for artifact in OURS[::2]:
+        Fake(tmp_path).ours(artifact)
+    plain, fastest = ([word for word in command if word.startswith("--")] for command in commands)
+    assert plain == ["--target", "--check", "--force"] and fastest == [*plain, "--fastest"]
 
 
 def test_a_few_of_ours_and_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

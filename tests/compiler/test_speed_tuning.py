@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,16 @@ import pytest
 from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.evidence_records import ForecastRun
+from artifacts.evidence_records import ForecastRun, SpeedTrial
 from artifacts.manifest_reading import read_manifest
 from artifacts.publish import replace_manifest
 from artifacts.verification import verify
-from compiler.forecast_tuning import LEVELS, WORST_BELOW, Drawn, Search, Setting, TuneRequest, tune
+from compiler.forecast_search import LEVELS, WORST_BELOW, Drawn, Search, Setting
+from compiler.speed_search import Combination
+from compiler.speed_tuning import TuneRequest, faster_types, tune
 from runtimes.forecaster import Count
+from runtimes.meter import MethodTime
+from runtimes.sessions.session_contract import Device
 from tests.latentc.artifacts_made import made
 
 Ratio = Callable[[float, str], float]
@@ -58,7 +63,7 @@ class FakeDrawn:
 
 def search(drawn: Any, min_psnr: float = 45.0, steps: tuple[int, ...] = (20, 50)) -> Search:
     request = TuneRequest(Path("out"), min_psnr, ("a", "b"), steps)
-    return Search(drawn, request, ["tuned"], ["verified"])
+    return Search(drawn, request.gate, ["tuned"], ["verified"])
 
 
 def falling(tolerance: float, prompt: str = "") -> float:
@@ -127,7 +132,7 @@ class FakePipeline:
         return SimpleNamespace(
             images=[picture],
             flaws=self.flaws,
-            timings=SimpleNamespace(total=2.0 - accelerate),
+            timings=SimpleNamespace(total=2.0 - accelerate, components={"unet.forward": MethodTime(1, 1.5)}),
             calls=Count(steps // 2, steps) if accelerate else None,
         )
 
@@ -141,6 +146,7 @@ def test_pictures_are_held_to_those_of_all_calls_which_are_drawn_once() -> None:
     assert (run.seconds, run.seconds_unaccelerated) == (1.0, 2.0)
     drawn.run(["a", "b"], Setting("", 20), 0.5)
     assert pipeline.drawn.count(0.0) == 2
+    assert drawn.seconds == {"": 2 * 2.0 + 2 * 1.0 + 2 * 1.5, "unet": 6 * 1.5}
     flaw = SimpleNamespace(message="it is black.", hint="")
     with pytest.raises(LatentcError, match="'a' cannot be judged: it is black"):
         Drawn(FakePipeline((flaw,)), None).run(["a"], Setting("", 20), 0.5)  # type: ignore[arg-type]
@@ -153,6 +159,7 @@ def test_pictures_are_held_to_those_of_all_calls_which_are_drawn_once() -> None:
         ({"min_psnr": 100.0}, "less than 100 dB"),
         ({"prompts": ("a",)}, "tuned on some prompts and verified on others; found one"),
         ({"steps": (4, 8)}, "no step is forecast of fewer than 10; found steps 4, 8"),
+        ({"ways": ("compute", "luck")}, "no way 'luck' to be faster .there are: compute, threads, forecast"),
     ],
 )
 def test_requests_that_nothing_can_be_tuned_to(changes: dict[str, Any], message: str) -> None:
@@ -184,3 +191,48 @@ def test_an_artifact_without_prompts_is_not_tuned(tmp_path: Path) -> None:
     replace_manifest(root, old, other)
     with pytest.raises(LatentcError, match="does not do text-to-image"):
         tune(TuneRequest(root))
+
+
+def test_types_are_tried_that_a_device_is_better_at_than_at_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device("cpu", "a CPU", computes=("bf16", "fp32", "fp16"))
+    factory = SimpleNamespace(devices=lambda: (device,))
+    monkeypatch.setattr("runtimes.sessions.session_table.get", lambda target: factory)
+    manifest = made(tmp_path / "out")
+    assert faster_types(manifest.model_copy(update={"precision": "fp32"}), "auto") == ("bf16",)
+    assert faster_types(manifest, "auto") == () == faster_types(manifest, "gpu")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_artifact_is_as_it_was_where_nothing_holds_and_keeps_what_held_where_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    root = tmp_path / "out"
+    forecast = search(FakeDrawn(falling)).largest()
+    before = made(root).model_copy(update={"forecast": forecast})
+    replace_manifest(root, read_manifest(root), before)
+    before = read_manifest(root)
+
+    class Searched:
+        def __init__(self, drawings: Any, ways: Any, *rest: Any) -> None:
+            assert read_manifest(root).forecast is None  # which would be drawn with, as by default
+            assert [way.name for way in ways] == ["forecast steps"]
+            self.best = Combination(threads=3) if stopped else None
+            self.trials = [SpeedTrial(way="3 threads", combination="3 threads", speed_up=1.5, kept=True)]
+
+        def fastest(self) -> Any:
+            raise KeyboardInterrupt if stopped else LatentcError("45 dB cannot be held.")
+
+    drawings = SimpleNamespace(draw_reference=lambda *prompts: None, device="cpu", forecast=None)
+    monkeypatch.setattr("compiler.speed_tuning.Drawings", lambda *args: nullcontext(drawings))
+    monkeypatch.setattr("compiler.speed_tuning.SpeedSearch", Searched)
+    with pytest.raises(KeyboardInterrupt if stopped else LatentcError):
+        tune(TuneRequest(root, ways=("forecast",)))
+    after = read_manifest(root)
+    assert not verify(root)
+    if stopped:
+        assert after.forecast is None and after.speed is not None
+        assert (after.speed.threads, after.speed.verified) == (3, False) and len(after.speed.trials) == 1
+    else:
+        assert after == before

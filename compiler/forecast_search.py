@@ -1,68 +1,30 @@
-"""How far forecast steps may be off: the largest tolerance whose pictures hold a gate, found by drawing them.
-
-Pictures with forecast steps are held to the same artifact's with all calls made, of the same prompts and seeds. What is
-found on some prompts is verified on others before the manifest keeps it.
-"""
+"""Pictures with steps that are forecast beside those without, and the largest tolerance that holds a gate on them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from artifacts.errors import LatentcError, UsageError
+from artifacts.errors import LatentcError
 from artifacts.evidence_records import Forecast, ForecastRun
-from artifacts.manifest import Manifest
-from artifacts.manifest_reading import read_manifest
 from artifacts.progress import Event, Progress, silent
-from artifacts.publish import replace_manifest
-from artifacts.verification import Artifact
-from compiler.evaluation import TASK, evaluation
 from compiler.evidence.metrics import psnr, ssim
 from compiler.evidence.quantized_pictures import EQUAL
-from compiler.source import local_folder
-from runtimes.forecaster import FEWEST, Count
+from runtimes.forecaster import Count
 
 if TYPE_CHECKING:
     from runtimes.pipeline import Pipeline
 
-MIN_PSNR = 45.0
-"""dB that are held where nothing else is asked for."""
-
 WORST_BELOW = 6.0
 """dB that the worst picture may be below what the mean is held to."""
 
-STEPS = (20, 50)
-
 LEVELS = tuple(0.01 * 2 ** (level / 2) for level in range(15))
 """The tolerances that are tried, 0.01 to 1.28."""
-
-
-@dataclass(frozen=True)
-class TuneRequest:
-    """What an artifact is tuned to.
-
-    Attributes:
-        artifact: its folder.
-        min_psnr: dB, mean over the pictures of each scheduler and number of steps.
-        prompts: of which every second is tuned on, and the others are verified on; empty for the model's own.
-        steps: numbers of them; all are held to the gate.
-        schedulers: as `generate` takes them; empty for the model's own.
-        device, compute: as `runtimes.pipeline.load` takes them.
-    """
-
-    artifact: Path
-    min_psnr: float = MIN_PSNR
-    prompts: tuple[str, ...] = ()
-    steps: tuple[int, ...] = STEPS
-    schedulers: tuple[str, ...] = ()
-    device: str = "auto"
-    compute: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -71,6 +33,25 @@ class Setting:
 
     scheduler: str
     steps: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What pictures are held to.
+
+    Attributes:
+        min_psnr: dB, mean over the pictures of each setting; the worst may be `WORST_BELOW` less.
+        settings: all of which hold it.
+    """
+
+    min_psnr: float
+    settings: tuple[Setting, ...]
+
+    def held(self, runs: Sequence[ForecastRun]) -> bool:
+        """Whether all of these hold it."""
+        return all(
+            run.psnr >= self.min_psnr and run.worst_psnr >= self.min_psnr - WORST_BELOW for run in runs
+        )
 
 
 @dataclass(frozen=True)
@@ -83,17 +64,27 @@ class Picture:
 
 
 class Drawn:
-    """An artifact's pictures; those with all calls made are drawn once."""
+    """An artifact's pictures; those with all calls made are drawn once.
 
-    def __init__(self, pipeline: Pipeline, guidance: float | None) -> None:
+    Attributes:
+        seconds: component -> what its calls took, of all that was drawn; and of whole pictures under "".
+    """
+
+    def __init__(self, pipeline: Pipeline, guidance: float | None, reference: Drawn | None = None) -> None:
+        """
+        Args:
+            reference: whose pictures with all calls made these are compared with; None for its own.
+        """
         self.pipeline = pipeline
         self.guidance = guidance
+        self.seconds: dict[str, float] = {}
+        self._reference = reference or self
         self._whole: dict[tuple[str, Setting], Picture] = {}
 
     def run(self, prompts: Sequence[str], setting: Setting, tolerance: float) -> ForecastRun:
         """What a tolerance does to the pictures of `prompts`."""
         pairs = [
-            (self._picture(prompt, seed, setting, tolerance), self._all_made(prompt, seed, setting))
+            (self._picture(prompt, seed, setting, tolerance), self._reference.all_made(prompt, seed, setting))
             for seed, prompt in enumerate(prompts)
         ]
         ratios = [min(psnr(fast.pixels, whole.pixels), EQUAL) for fast, whole in pairs]
@@ -119,7 +110,8 @@ class Drawn:
             seconds_unaccelerated=median(whole.seconds for _, whole in pairs),
         )
 
-    def _all_made(self, prompt: str, seed: int, setting: Setting) -> Picture:
+    def all_made(self, prompt: str, seed: int, setting: Setting) -> Picture:
+        """The picture of a prompt without any forecast."""
         key = (prompt, setting)
         if key not in self._whole:
             self._whole[key] = self._picture(prompt, seed, setting, 0.0)
@@ -140,68 +132,13 @@ class Drawn:
             raise LatentcError(
                 f"'{prompt}' cannot be judged: {result.flaws[0].message}", result.flaws[0].hint
             )
+        timings = result.timings
+        self.seconds[""] = self.seconds.get("", 0.0) + timings.total
+        for name, took in timings.components.items():
+            component = name.partition(".")[0]
+            self.seconds[component] = self.seconds.get(component, 0.0) + took.seconds
         pixels = np.asarray(result.images[0].convert("RGB"), np.float32) / 255
         return Picture(pixels, result.timings.total, result.calls or Count())
-
-
-def tune(request: TuneRequest, progress: Progress = silent) -> Artifact:
-    """Finds the tolerance and writes it, with what was measured, to the artifact's manifest.
-
-    Stopped by Ctrl-C, it keeps the largest tolerance that has held so far, if there is one.
-
-    Returns:
-        The artifact with its new manifest.
-
-    Raises:
-        UsageError: a gate, steps or prompts that nothing can be tuned to.
-        LatentcError: the artifact does not draw pictures of prompts, cannot be opened here, or no tolerance holds.
-    """
-    from runtimes.pipeline import load
-
-    _check(request)
-    root = request.artifact.absolute()
-    manifest = read_manifest(root)
-    if TASK not in manifest.pipelines:
-        raise LatentcError(
-            f"{root} cannot be tuned: pictures of prompts are what it is tuned by, and it does not do {TASK} (it "
-            f"does: {', '.join(manifest.pipelines)})."
-        )
-    stated = evaluation(local_folder(manifest.source.id))
-    prompts = request.prompts or stated.prompts
-    # Prompts of the user's own are drawn with the pipeline's own guidance.
-    guidance = None if request.prompts else stated.guidance
-    with load(root, request.device, TASK, progress=progress, compute=request.compute) as pipeline:
-        search = Search(Drawn(pipeline, guidance), request, prompts[::2], prompts[1::2], progress)
-        try:
-            forecast = search.largest()
-        except KeyboardInterrupt:
-            if search.best is not None:
-                _keep(root, manifest, search.best)
-            raise
-        return _keep(root, pipeline.manifest, forecast)
-
-
-def _check(request: TuneRequest) -> None:
-    if not 0 < request.min_psnr < EQUAL:
-        raise UsageError(
-            f"pictures are held to more than 0 and less than {EQUAL:g} dB; found {request.min_psnr:g}.",
-            "For instance: --min-psnr 45",
-        )
-    if request.prompts and len(set(request.prompts)) < 2:
-        raise UsageError(
-            "a tolerance is tuned on some prompts and verified on others; found one.", "Give two or more."
-        )
-    if not request.steps or max(request.steps) < FEWEST:
-        raise UsageError(
-            f"no step is forecast of fewer than {FEWEST}; found steps {', '.join(map(str, request.steps))}.",
-            "For instance: --steps 20,50",
-        )
-
-
-def _keep(root: Path, manifest: Manifest, forecast: Forecast) -> Artifact:
-    tuned = manifest.model_copy(update={"forecast": forecast})
-    replace_manifest(root, manifest, tuned)
-    return Artifact(root, read_manifest(root))
 
 
 class Search:
@@ -214,16 +151,13 @@ class Search:
     def __init__(
         self,
         drawn: Drawn,
-        request: TuneRequest,
+        gate: Gate,
         tuned_on: Sequence[str],
         verified_on: Sequence[str],
         progress: Progress = silent,
     ) -> None:
         self._drawn = drawn
-        self._min = request.min_psnr
-        self._settings = [
-            Setting(scheduler, steps) for scheduler in request.schedulers or ("",) for steps in request.steps
-        ]
+        self._gate = gate
         self._tuned_on, self._verified_on = tuple(tuned_on), tuple(verified_on)
         self._progress = progress
         self._runs: dict[int, tuple[ForecastRun, ...]] = {}
@@ -235,6 +169,22 @@ class Search:
         Raises:
             LatentcError: no level holds; the message says how near the smallest came.
         """
+        for level in reversed(range(self._count())):
+            if not self._holds(level):
+                continue
+            runs = self._measured(level, self._verified_on, "verifying")
+            if self._gate.held(runs):
+                self.best = self._forecast(level, runs)
+                return self.best
+        raise self._too_far()
+
+    def tuned(self) -> float:
+        """The tolerance that holds on the prompts that are tuned on; 0 where none does."""
+        count = self._count()
+        return LEVELS[count - 1] if count else 0.0
+
+    def _count(self) -> int:
+        """How many levels hold on the prompts that are tuned on, by halving."""
         low, high = 0, len(LEVELS)
         while low < high:
             middle = (low + high) // 2
@@ -242,19 +192,12 @@ class Search:
                 low = middle + 1
             else:
                 high = middle
-        for level in reversed(range(low)):
-            if not self._holds(level):
-                continue
-            runs = self._measured(level, self._verified_on, "verifying")
-            if self._held(runs):
-                self.best = self._forecast(level, runs)
-                return self.best
-        raise self._too_far()
+        return low
 
     def _holds(self, level: int) -> bool:
         if level not in self._runs:
             self._runs[level] = self._measured(level, self._tuned_on, "tuning")
-        held = self._held(self._runs[level])
+        held = self._gate.held(self._runs[level])
         if held and (self.best is None or LEVELS[level] > self.best.tolerance):
             self.best = self._forecast(level, ())
         return held
@@ -263,21 +206,18 @@ class Search:
         """What is measured of a level, up to the first that does not hold."""
         runs: list[ForecastRun] = []
         task = f"{task}: tolerance {LEVELS[level]:.3g}"
-        for number, setting in enumerate(self._settings):
-            self._progress(Event(task, number, len(self._settings)))
+        for number, setting in enumerate(self._gate.settings):
+            self._progress(Event(task, number, len(self._gate.settings)))
             runs.append(self._drawn.run(prompts, setting, LEVELS[level]))
-            if not self._held(runs[-1:]):
+            if not self._gate.held(runs[-1:]):
                 break
-        self._progress(Event(task, len(self._settings), len(self._settings)))
+        self._progress(Event(task, len(self._gate.settings), len(self._gate.settings)))
         return tuple(runs)
-
-    def _held(self, runs: Sequence[ForecastRun]) -> bool:
-        return all(run.psnr >= self._min and run.worst_psnr >= self._min - WORST_BELOW for run in runs)
 
     def _forecast(self, level: int, verification: tuple[ForecastRun, ...]) -> Forecast:
         return Forecast(
             tolerance=LEVELS[level],
-            min_psnr=self._min,
+            min_psnr=self._gate.min_psnr,
             worst_psnr_below=WORST_BELOW,
             tuned_on=_digest(self._tuned_on),
             verified_on=_digest(self._verified_on) if verification else "",
@@ -287,12 +227,12 @@ class Search:
 
     def _too_far(self) -> LatentcError:
         runs = self._runs.get(0) or self._measured(0, self._tuned_on, "tuning")
-        if self._held(runs):
+        if self._gate.held(runs):
             runs = self._measured(0, self._verified_on, "verifying")
         nearest = min(runs, key=lambda run: min(run.psnr, run.worst_psnr + WORST_BELOW))
         name = f"{nearest.scheduler}, " if nearest.scheduler else ""
         return LatentcError(
-            f"{self._min:g} dB cannot be held: at the smallest tolerance ({LEVELS[0]:g}) pictures are at "
+            f"{self._gate.min_psnr:g} dB cannot be held: at the smallest tolerance ({LEVELS[0]:g}) pictures are at "
             f"{nearest.psnr:.1f} dB in the mean and {nearest.worst_psnr:.1f} in the worst ({name}{nearest.steps} "
             f"steps, {Count(nearest.calls_made, nearest.calls)} calls).",
             "Ask for less: --min-psnr DB",

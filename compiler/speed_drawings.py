@@ -1,0 +1,106 @@
+"""Draws what a search for speed asks for, beside the pictures of the artifact as it draws by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from artifacts.evidence_records import Forecast, ForecastRun
+from artifacts.progress import Event, Progress, silent
+from compiler.forecast_search import LEVELS, Drawn, Gate, Search
+from compiler.speed_search import Combination
+
+if TYPE_CHECKING:
+    from runtimes.pipeline import Pipeline
+
+WARM_UP = 2
+"""Steps of the picture that is drawn first and not counted: runtimes order their weights while they first run."""
+
+Open = Callable[[Combination], AbstractContextManager["Pipeline"]]
+"""Opens an artifact that draws as a combination says, forecast steps aside."""
+
+
+class Drawings:
+    """Pictures of combinations, one pipeline open at a time. Use it as a context manager.
+
+    Attributes:
+        shares: component -> its part of a picture's seconds as by default, once `draw_reference` was called.
+        device: what pictures are drawn on, by the session's own name.
+        forecast: the last tolerance that held, with what was measured of it on the prompts that are tuned on.
+    """
+
+    def __init__(
+        self, open_pipeline: Open, gate: Gate, guidance: float | None, progress: Progress = silent
+    ) -> None:
+        self._open, self._gate, self._guidance, self._progress = open_pipeline, gate, guidance, progress
+        self._stack = ExitStack()
+        self._reference: Drawn | None = None
+        self._drawn: tuple[Combination, Drawn] | None = None
+        self.shares: dict[str, float] = {}
+        self.device = ""
+        self.forecast: Forecast | None = None
+
+    def draw_reference(self, prompts: Sequence[str], *more: Sequence[str]) -> None:
+        """Draws lists of prompts as by default, each from the seed 0 on."""
+        with self._at(Combination()) as drawn:
+            self._reference = drawn
+            self.device = drawn.pipeline.device
+            lists = (prompts, *more)
+            total = sum(map(len, lists)) * len(self._gate.settings)
+            done = 0
+            for texts in lists:
+                for setting in self._gate.settings:
+                    for seed, prompt in enumerate(texts):
+                        self._progress(Event("drawing as by default", done, total, "pictures"))
+                        drawn.all_made(prompt, seed, setting)
+                        done += 1
+            self._progress(Event("drawing as by default", total, total, "pictures"))
+        whole = drawn.seconds.pop("", 0.0)
+        self.shares = {name: seconds / max(whole, 1e-9) for name, seconds in drawn.seconds.items()}
+
+    def runs(
+        self, combination: Combination, prompts: Sequence[str], progress: Progress
+    ) -> tuple[ForecastRun, ...]:
+        """See `compiler.speed_search.Drawer`; up to the first setting that does not hold the gate."""
+        runs: list[ForecastRun] = []
+        task = f"drawing: {combination}"
+        with self._at(combination) as drawn:
+            for number, setting in enumerate(self._gate.settings):
+                progress(Event(task, number, len(self._gate.settings)))
+                runs.append(drawn.run(prompts, setting, combination.tolerance))
+                if not self._gate.held(runs[-1:]):
+                    break
+        progress(Event(task, len(self._gate.settings), len(self._gate.settings)))
+        return tuple(runs)
+
+    def tolerance(self, combination: Combination, prompts: Sequence[str]) -> float:
+        """See `compiler.speed_search.Drawer`."""
+        with self._at(combination) as drawn:
+            search = Search(drawn, self._gate, prompts, (), self._progress)
+            tolerance = search.tuned()
+        self.forecast = search.best
+        return tolerance
+
+    def lower(self, tolerance: float) -> float:
+        """See `compiler.speed_search.Drawer`."""
+        return max((level for level in LEVELS if level < tolerance * 0.99), default=0.0)
+
+    @contextmanager
+    def _at(self, combination: Combination) -> Iterator[Drawn]:
+        """What draws so, opened unless it is open; forecast steps need nothing else to be open."""
+        wanted = replace(combination, tolerance=0.0)
+        if self._drawn is None or self._drawn[0] != wanted:
+            self._drawn = None
+            self._stack.close()
+            pipeline = self._stack.enter_context(self._open(wanted))
+            pipeline.generate("", seed=0, steps=WARM_UP, guidance=self._guidance, accelerate="off")
+            self._drawn = wanted, Drawn(pipeline, self._guidance, self._reference)
+        yield self._drawn[1]
+
+    def __enter__(self) -> Drawings:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()

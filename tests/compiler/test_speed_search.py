@@ -1,0 +1,155 @@
+"""Which ways to be faster a search keeps, on figures that are made up, and what is remembered of the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from artifacts.errors import LatentcError
+from artifacts.evidence_records import ForecastRun
+from artifacts.progress import Progress
+from compiler.speed_search import FORECAST, Combination, SpeedSearch, Unchanged, Way
+
+SPEED = {"bf16": 1.6, "8 threads": 1.0, "unet=int8": 1.4, "vae=int8": 1.05, "pooled-keys": 1.15}
+LOSS = {"bf16": 50.0, "8 threads": 100.0, "unet=int8": 48.0, "vae=int8": 40.0, "pooled-keys": 55.0}
+"""Seconds by default over seconds with it, and dB, of each by itself; squared errors add up."""
+
+WAYS = (
+    Way.compute("bf16"),
+    Way.threads(8),
+    Way.quantized("unet", "int8"),
+    Way.quantized("vae", "int8"),
+    Way.approximated("pooled-keys"),
+    FORECAST,
+)
+
+
+@dataclass
+class FakeDrawer:
+    """Figures by way; `others` are dB that are lost on prompts that nothing was chosen by."""
+
+    levels: Mapping[float, float] = field(default_factory=lambda: {0.1: 60.0, 0.2: 52.0, 0.4: 45.5})
+    others: float = 0.0
+    nothing: frozenset[str] = frozenset()
+    stop_after: int = 1000
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def figures(self, combination: Combination) -> tuple[float, float]:
+        speed, error = 1.0, 1e-10
+        names = [name for name in SPEED if name in str(combination).split(", ")]
+        for name in names:
+            speed, error = speed * SPEED[name], error + 10 ** (-LOSS[name] / 10)
+        if combination.tolerance:
+            speed *= 1.5 + combination.tolerance
+            error += 10 ** (-self.levels[combination.tolerance] / 10)
+        return speed, -10 * math.log10(error)
+
+    def runs(
+        self, combination: Combination, prompts: Sequence[str], progress: Progress
+    ) -> tuple[ForecastRun, ...]:
+        if len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        if self.nothing & set(str(combination).split(", ")):
+            raise Unchanged("it changes nothing")
+        self.asked.append((str(combination), prompts[0]))
+        speed, psnr = self.figures(combination)
+        psnr -= self.others if prompts[0] == "other" else 0.0
+        return (
+            ForecastRun(
+                prompts=1,
+                steps=20,
+                width=8,
+                height=8,
+                compute="fp32",
+                device="cpu",
+                calls=20,
+                calls_made=12,
+                psnr=psnr,
+                worst_psnr=psnr - 2,
+                ssim=1.0,
+                worst_ssim=1.0,
+                seconds=1 / speed,
+                seconds_unaccelerated=1.0,
+            ),
+        )
+
+    def tolerance(self, combination: Combination, prompts: Sequence[str]) -> float:
+        holding = []
+        for level in self.levels:
+            _, psnr = self.figures(Combination(**{**vars(combination), "tolerance": level}))
+            if psnr >= 45:
+                holding.append(level)
+        return max(holding, default=0.0)
+
+    def lower(self, tolerance: float) -> float:
+        return max((level for level in self.levels if level < tolerance), default=0.0)
+
+
+def search(drawer: FakeDrawer, min_psnr: float = 45.0, ways: Sequence[Way] = WAYS) -> SpeedSearch:
+    return SpeedSearch(drawer, ways, min_psnr, 6.0, ["chosen by"], ["other"])
+
+
+def test_ways_are_put_together_by_what_they_gain_for_what_they_lose() -> None:
+    found = search(FakeDrawer())
+    combination, runs = found.fastest()
+    assert str(combination) == "bf16, pooled-keys, forecast 0.2"
+    assert runs[0].psnr >= 45 and found.best == combination
+    reasons = {trial.way: trial.reason for trial in found.trials if not trial.kept}
+    assert reasons == {"8 threads": "not faster", "vae=int8": "too far", "unet=int8": "too far"}
+    last = found.trials[-1]
+    assert (last.way, last.combination, last.kept) == ("verification", str(combination), True)
+    kept = [trial.speed_up for trial in found.trials if trial.combination == str(combination)]
+    assert kept[0] == pytest.approx(1.6 * 1.15 * 1.7)
+
+
+def test_what_other_prompts_do_not_hold_is_taken_back() -> None:
+    drawer = FakeDrawer(others=2.5)
+    found = search(drawer, ways=[Way.compute("bf16"), Way.quantized("unet", "int8")])
+    combination, runs = found.fastest()
+    assert combination == Combination("bf16") and runs[0].psnr >= 45
+    verified = [(trial.combination, trial.kept) for trial in found.trials if trial.way == "verification"]
+    assert verified == [("bf16, unet=int8", False), ("bf16", True)]
+    assert drawer.asked[-2:] == [(name, "other") for name, _ in verified]
+
+
+def test_a_tolerance_goes_down_before_forecasts_are_given_up() -> None:
+    found = search(FakeDrawer(others=6.0), ways=[FORECAST])
+    combination, _ = found.fastest()
+    assert combination == Combination(tolerance=0.2)
+    tried = [trial.combination for trial in found.trials if trial.way == "verification"]
+    assert tried == ["forecast 0.4", "forecast 0.2"]
+
+
+def test_calls_that_are_not_made_count_whatever_the_clock_says() -> None:
+    class Slow(FakeDrawer):
+        def figures(self, combination: Combination) -> tuple[float, float]:
+            return 0.9, super().figures(combination)[1]
+
+    combination, _ = search(Slow(), ways=[Way.compute("bf16"), FORECAST]).fastest()
+    assert combination == Combination(tolerance=0.4)
+
+
+def test_a_way_that_changes_nothing_is_said_to() -> None:
+    found = search(FakeDrawer(nothing=frozenset({"pooled-keys"})))
+    combination, _ = found.fastest()
+    assert combination.approximations == ()
+    (trial,) = [trial for trial in found.trials if trial.way == "pooled-keys"]
+    assert trial.reason == "it changes nothing" and not trial.measured
+
+
+def test_a_gate_that_nothing_holds_tells_the_nearest() -> None:
+    with pytest.raises(LatentcError, match=r"70 dB cannot be held.*nearest is forecast 0.1.*at 60.0 dB"):
+        search(FakeDrawer(levels={0.1: 60.0}), 70.0).fastest()
+    with pytest.raises(LatentcError, match=r"nothing that was tried draws faster .*\(8 threads\)"):
+        search(FakeDrawer(), ways=[Way.threads(8)]).fastest()
+
+
+def test_what_was_best_when_it_was_stopped() -> None:
+    for stop_after, best in ((0, None), (1, "bf16"), (8, "bf16, pooled-keys, forecast 0.2")):
+        found = search(FakeDrawer(stop_after=stop_after))
+        with pytest.raises(KeyboardInterrupt):
+            found.fastest()
+        assert (None if found.best is None else str(found.best)) == best
