@@ -6,7 +6,16 @@ from importlib.util import find_spec
 
 import click
 
-from latentc.params import COMPUTE, BytesType, FiniteType, compute_option, device_option, trust_engines_option
+from latentc.params import (
+    COMPUTE,
+    BytesType,
+    FiniteType,
+    compute_option,
+    device_option,
+    memory_option,
+    strict_option,
+    trust_engines_option,
+)
 
 INSTALL = "pip install 'latentc[serve]'"
 
@@ -34,6 +43,11 @@ Examples:
     help="The port to listen at; 0 for any free one, which the log names.",
 )
 @device_option
+@strict_option
+@memory_option(
+    "Memory that open graphs of each ARTIFACT may take, e.g. 6G; see: latentc inspect --memory. [default: what is "
+    "free]"
+)
 @compute_option(COMPUTE)
 @trust_engines_option
 @click.option(
@@ -97,6 +111,8 @@ def command(
     host: str,
     port: int,
     device: str,
+    strict: bool,
+    memory: int | None,
     compute: str,
     api_key_file: str | None,
     no_auth: bool,
@@ -125,7 +141,7 @@ def command(
         )
 
     from latentc.serving.auth import Keys, is_loopback
-    from latentc.serving.engine import ArtifactEngine
+    from latentc.serving.engine import ArtifactEngine, LoadOptions
     from latentc.serving.request_limits import Limits
 
     if no_auth and api_key_file is not None:
@@ -142,7 +158,8 @@ def command(
             raise UsageError(
                 f"two artifacts are called '{path.name}': models are told apart by that.", "Rename a folder."
             )
-    engines = [ArtifactEngine(path, device, compute) for path in paths]
+    options = LoadOptions(device, compute, strict, memory)
+    engines = [ArtifactEngine(path, options) for path in paths]
     limits = Limits(
         queue=queue,
         pictures=max_images,

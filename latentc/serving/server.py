@@ -14,6 +14,7 @@ from artifacts.errors import LatentcError
 from latentc.serving.app import make_app
 from latentc.serving.auth import Keys, is_loopback
 from latentc.serving.engine import Engine
+from latentc.serving.head_timeout import protocol
 from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import LogHandler, log
 from latentc.serving.service import Service
@@ -95,7 +96,7 @@ def make_server(
         ws="none",
         limit_concurrency=_CONNECTIONS,
         h11_max_incomplete_event_size=64 * 1024,
-        http="h11",
+        http=protocol(limits.body_seconds),
     )
     server = Server(config, service)
     return server
