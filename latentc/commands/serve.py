@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 import click
@@ -21,6 +22,12 @@ INSTALL = "pip install 'latentc[serve]'"
 
 # What the extra brings, by the names that are imported.
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+
+
+def _check_url(context: click.Context, parameter: click.Parameter, url: str) -> str:
+    if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/?", url):
+        raise click.BadParameter(f"'{url}' is no address of a server: https://pictures.example.org.")
+    return url.rstrip("/")
 
 
 @click.command(
@@ -105,6 +112,14 @@ Examples:
     metavar="SECONDS",
     help="How long one batch of pictures may take.",
 )
+@click.option(
+    "--public-url",
+    default="",
+    callback=_check_url,
+    metavar="URL",
+    help="Where browsers reach the server, if a proxy stands before it: https://pictures.example.org.",
+)
+@click.option("--no-page", is_flag=True, help="Serve the APIs alone, without the page at /.")
 @click.option("--log-prompts", is_flag=True, help="Write prompts into the log.")
 def command(
     artifacts: tuple[str, ...],
@@ -122,9 +137,12 @@ def command(
     max_pixels: int,
     max_body: int,
     max_seconds: float,
+    public_url: str,
+    no_page: bool,
     log_prompts: bool,
 ) -> None:
-    """Serve the pipelines in each ARTIFACT by OpenAI's images API, AUTOMATIC1111's, and one of jobs.
+    """Serve the pipelines in each ARTIFACT by OpenAI's images API, AUTOMATIC1111's, one of jobs, and a page
+    for browsers.
 
     Only this machine is answered, unless --host says otherwise; then a file of keys is needed, or --no-auth.
     A model is called as its folder is. SIGTERM ends the server when what is under way is drawn. Needs
@@ -171,4 +189,4 @@ def command(
 
     from latentc.serving.server import make_server, serve
 
-    serve(make_server(engines, host, port, keys, limits, log_prompts))
+    serve(make_server(engines, host, port, keys, limits, log_prompts, not no_page, public_url))
