@@ -11,6 +11,8 @@ from latentc.params import (
     COMPUTE,
     BytesType,
     FiniteType,
+    Span,
+    SpanType,
     compute_option,
     device_option,
     memory_option,
@@ -113,6 +115,15 @@ Examples:
     help="How long one batch of pictures may take.",
 )
 @click.option(
+    "--ray", is_flag=True, help="Serve through Ray Serve, on the cluster of RAY_ADDRESS or on this machine."
+)
+@click.option(
+    "--replicas",
+    type=SpanType(),
+    metavar="N|MIN..MAX",
+    help="With --ray: processes that draw with each ARTIFACT; more of them while pictures wait. [default: 1]",
+)
+@click.option(
     "--public-url",
     default="",
     callback=_check_url,
@@ -137,6 +148,8 @@ def command(
     max_pixels: int,
     max_body: int,
     max_seconds: float,
+    ray: bool,
+    replicas: Span | None,
     public_url: str,
     no_page: bool,
     log_prompts: bool,
@@ -152,6 +165,10 @@ def command(
 
     from artifacts.errors import LatentcError, UsageError
 
+    if ray and find_spec("ray") is None:
+        raise LatentcError(
+            "latentc serve --ray needs ray, which is not here.", "Run: pip install 'latentc[ray,serve]'"
+        )
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise LatentcError(
@@ -162,6 +179,8 @@ def command(
     from latentc.serving.engine import ArtifactEngine, LoadOptions
     from latentc.serving.request_limits import Limits
 
+    if replicas is not None and not ray:
+        raise click.UsageError("--replicas needs --ray.")
     if no_auth and api_key_file is not None:
         raise click.UsageError("--no-auth and --api-key-file are not given together.")
     if not is_loopback(host) and not no_auth and api_key_file is None:
@@ -177,7 +196,6 @@ def command(
                 f"two artifacts are called '{path.name}': models are told apart by that.", "Rename a folder."
             )
     options = LoadOptions(device, compute, strict, memory)
-    engines = [ArtifactEngine(path, options) for path in paths]
     limits = Limits(
         queue=queue,
         pictures=max_images,
@@ -187,6 +205,27 @@ def command(
         seconds=max_seconds,
     )
 
+    if ray:
+        from latentc.serving import ray_server
+        from latentc.serving.ray_deployments import ray_app
+
+        # A folder by its whole path; the name of an artifact of the hub as it is.
+        places = [str(path) if path.exists() else name for path, name in zip(paths, artifacts, strict=True)]
+        application = ray_app(
+            *places,
+            replicas=replicas or Span(1, 1),
+            options=options,
+            limits=limits,
+            keys=keys,
+            loopback_only=is_loopback(host),
+            log_prompts=log_prompts,
+            page=not no_page,
+            public_url=public_url,
+        )
+        ray_server.serve(application, host, port)
+        return
+
     from latentc.serving.server import make_server, serve
 
+    engines = [ArtifactEngine(path, options) for path in paths]
     serve(make_server(engines, host, port, keys, limits, log_prompts, not no_page, public_url))
