@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 import click
 
-from latentc.params import COMPUTE, BytesType, FiniteType, compute_option, device_option, trust_engines_option
+from latentc.params import (
+    COMPUTE,
+    BytesType,
+    FiniteType,
+    Span,
+    SpanType,
+    compute_option,
+    device_option,
+    memory_option,
+    strict_option,
+    trust_engines_option,
+)
 
 INSTALL = "pip install 'latentc[serve]'"
 
 # What the extra brings, by the names that are imported.
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+
+
+def _check_url(context: click.Context, parameter: click.Parameter, url: str) -> str:
+    if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/?", url):
+        raise click.BadParameter(f"'{url}' is no address of a server: https://pictures.example.org.")
+    return url.rstrip("/")
 
 
 @click.command(
@@ -34,6 +52,11 @@ Examples:
     help="The port to listen at; 0 for any free one, which the log names.",
 )
 @device_option
+@strict_option
+@memory_option(
+    "Memory that open graphs of each ARTIFACT may take, e.g. 6G; see: latentc inspect --memory. [default: what is "
+    "free]"
+)
 @compute_option(COMPUTE)
 @trust_engines_option
 @click.option(
@@ -91,12 +114,31 @@ Examples:
     metavar="SECONDS",
     help="How long one batch of pictures may take.",
 )
+@click.option(
+    "--ray", is_flag=True, help="Serve through Ray Serve, on the cluster of RAY_ADDRESS or on this machine."
+)
+@click.option(
+    "--replicas",
+    type=SpanType(),
+    metavar="N|MIN..MAX",
+    help="With --ray: processes that draw with each ARTIFACT; more of them while pictures wait. [default: 1]",
+)
+@click.option(
+    "--public-url",
+    default="",
+    callback=_check_url,
+    metavar="URL",
+    help="Where browsers reach the server, if a proxy stands before it: https://pictures.example.org.",
+)
+@click.option("--no-page", is_flag=True, help="Serve the APIs alone, without the page at /.")
 @click.option("--log-prompts", is_flag=True, help="Write prompts into the log.")
 def command(
     artifacts: tuple[str, ...],
     host: str,
     port: int,
     device: str,
+    strict: bool,
+    memory: int | None,
     compute: str,
     api_key_file: str | None,
     no_auth: bool,
@@ -106,9 +148,14 @@ def command(
     max_pixels: int,
     max_body: int,
     max_seconds: float,
+    ray: bool,
+    replicas: Span | None,
+    public_url: str,
+    no_page: bool,
     log_prompts: bool,
 ) -> None:
-    """Serve the pipelines in each ARTIFACT by OpenAI's images API, AUTOMATIC1111's, and one of jobs.
+    """Serve the pipelines in each ARTIFACT by OpenAI's images API, AUTOMATIC1111's, one of jobs, and a page
+    for browsers.
 
     Only this machine is answered, unless --host says otherwise; then a file of keys is needed, or --no-auth.
     A model is called as its folder is. SIGTERM ends the server when what is under way is drawn. Needs
@@ -118,6 +165,10 @@ def command(
 
     from artifacts.errors import LatentcError, UsageError
 
+    if ray and find_spec("ray") is None:
+        raise LatentcError(
+            "latentc serve --ray needs ray, which is not here.", "Run: pip install 'latentc[ray,serve]'"
+        )
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise LatentcError(
@@ -125,9 +176,11 @@ def command(
         )
 
     from latentc.serving.auth import Keys, is_loopback
-    from latentc.serving.engine import ArtifactEngine
+    from latentc.serving.engine import ArtifactEngine, LoadOptions
     from latentc.serving.request_limits import Limits
 
+    if replicas is not None and not ray:
+        raise click.UsageError("--replicas needs --ray.")
     if no_auth and api_key_file is not None:
         raise click.UsageError("--no-auth and --api-key-file are not given together.")
     if not is_loopback(host) and not no_auth and api_key_file is None:
@@ -142,7 +195,7 @@ def command(
             raise UsageError(
                 f"two artifacts are called '{path.name}': models are told apart by that.", "Rename a folder."
             )
-    engines = [ArtifactEngine(path, device, compute) for path in paths]
+    options = LoadOptions(device, compute, strict, memory)
     limits = Limits(
         queue=queue,
         pictures=max_images,
@@ -152,6 +205,27 @@ def command(
         seconds=max_seconds,
     )
 
+    if ray:
+        from latentc.serving import ray_server
+        from latentc.serving.ray_deployments import ray_app
+
+        # A folder by its whole path; the name of an artifact of the hub as it is.
+        places = [str(path) if path.exists() else name for path, name in zip(paths, artifacts, strict=True)]
+        application = ray_app(
+            *places,
+            replicas=replicas or Span(1, 1),
+            options=options,
+            limits=limits,
+            keys=keys,
+            loopback_only=is_loopback(host),
+            log_prompts=log_prompts,
+            page=not no_page,
+            public_url=public_url,
+        )
+        ray_server.serve(application, host, port)
+        return
+
     from latentc.serving.server import make_server, serve
 
-    serve(make_server(engines, host, port, keys, limits, log_prompts))
+    engines = [ArtifactEngine(path, options) for path in paths]
+    serve(make_server(engines, host, port, keys, limits, log_prompts, not no_page, public_url))

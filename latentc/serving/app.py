@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -19,11 +21,15 @@ from latentc.serving.request_guard import App, Message, RequestGuard
 from latentc.serving.request_log import log
 from latentc.serving.service import Service
 
+_API_PATHS = ("/v1/", "/sdapi/", "/metrics", "/openapi.json")
+
 
 def make_app(
     service: Service,
     keys: Keys | None,
     loopback_only: bool,
+    page: bool = False,
+    public_url: str = "",
     on_failure: Callable[[Exception], None] = lambda error: None,
 ) -> App:
     """The application.
@@ -31,6 +37,8 @@ def make_app(
     Args:
         keys: None where everybody may ask.
         loopback_only: whether it listens for this machine alone.
+        page: whether there is one at `/`, which needs gradio.
+        public_url: where browsers reach it, if a proxy stands before it.
         on_failure: called where the service ends by itself: a model cannot be opened.
     """
 
@@ -78,10 +86,23 @@ def make_app(
         log("error", "bug", reason=f"{type(error).__name__}: {error}")
         return _response(request.scope, ApiError(500, "The server failed; its log says how.", code="failed"))
 
+    if page:
+        from latentc.serving.page import mount
+
+        mount(app, service, public_url)
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, missing)
     app.add_exception_handler(Exception, failed)
-    return RequestGuard(app, _response, keys, loopback_only, service.limits, service.metrics)
+    refuse = functools.partial(_response, page=page)
+    return RequestGuard(
+        app,
+        refuse,
+        keys,
+        loopback_only,
+        service.limits,
+        service.metrics,
+        urlsplit(public_url).netloc.lower(),
+    )
 
 
 async def _run(service: Service, on_failure: Callable[[Exception], None]) -> None:
@@ -91,7 +112,10 @@ async def _run(service: Service, on_failure: Callable[[Exception], None]) -> Non
         on_failure(error)
 
 
-def _response(scope: Message, error: ApiError) -> JSONResponse:
-    """An error in the form of the API that was asked."""
+def _response(scope: Message, error: ApiError, page: bool = False) -> JSONResponse:
+    """An error in the form of the API that was asked; of a page, one at which a browser asks for the key."""
     old = scope["path"].startswith("/sdapi/")
-    return JSONResponse(error.automatic1111() if old else error.openai(), error.status, error.headers)
+    headers = error.headers
+    if page and error.status == 401 and not scope["path"].startswith(_API_PATHS):
+        headers["WWW-Authenticate"] = 'Basic realm="The password is the API key", charset="UTF-8"'
+    return JSONResponse(error.automatic1111() if old else error.openai(), error.status, headers)

@@ -90,19 +90,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_browser(host: str, origin: str, loopback_only: bool) -> None:
+def check_browser(host: str, origin: str, loopback_only: bool, public: str = "") -> None:
     """Refuses what another site's page sends through the user's browser.
 
     Args:
         host, origin: the request's headers; empty where there is none.
         loopback_only: whether the server listens for this machine alone, so that no other name leads to it.
+        public: the name, and a port, by which a proxy is reached that stands before it; empty where there is none.
 
     Raises:
         ApiError: 403.
     """
-    if loopback_only and host and not is_loopback(_name(host)):
+    host = host.lower()
+    if loopback_only and host and host != public and not is_loopback(_name(host)):
         raise ApiError(403, f"This server answers as localhost, not as '{host}'.", code="wrong_host")
-    if origin and urlsplit(origin).netloc.lower() != host.lower():
+    if origin and urlsplit(origin).netloc.lower() not in {host, public} - {""}:
         raise ApiError(403, "Requests of other sites' pages are refused.", code="wrong_origin")
 
 

@@ -19,30 +19,36 @@ from artifacts.errors import UsageError
 from artifacts.progress import Event
 from artifacts.worker_loop import Work, hear, tell
 from latentc.pictures import png_text
-from runtimes.generate_options import parameters
+from latentc.serving.previews import decode, preview_steps, shows_latents
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from artifacts.manifest import DimRange
     from runtimes.pipeline import Pipeline
 
 
-def drawer(artifact: str, device: str, compute: str) -> Work:
+def drawer(artifact: str, options: str) -> Work:
     """What answers a server's jobs.
 
     Args:
-        artifact, device, compute: as `runtimes.pipeline.load` takes them.
+        artifact: its folder.
+        options: those of `latentc.serving.engine.LoadOptions`, as JSON.
     """
     # Who asks decides when this process ends, also where a service manager signals both.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return Drawer(artifact, device, compute)
+    return Drawer(artifact, json.loads(options))
 
 
 class Drawer:
     """Draws one batch after the other."""
 
-    def __init__(self, artifact: str, device: str, compute: str) -> None:
-        self._artifact, self._device, self._compute = artifact, device, compute
+    def __init__(self, artifact: str, options: Mapping[str, Any]) -> None:
+        """
+        Args:
+            options: of `runtimes.pipeline.load`.
+        """
+        self._artifact, self._options = artifact, options
         self._pipelines: dict[str, Pipeline] = {}
         self._lock = threading.Lock()
         self._cancelled: set[int] = set()
@@ -72,7 +78,7 @@ class Drawer:
         from runtimes.pipeline import load
 
         # How far forecast steps are off is judged by the whole batch: a picture would depend on its neighbours.
-        pipeline = load(self._artifact, device=self._device, compute=self._compute, accelerate="off")
+        pipeline = load(self._artifact, accelerate="off", **self._options)
         pipeline.open()
         others = [task for task in pipeline.manifest.pipelines if task != pipeline.task]
         self._pipelines = {pipeline.task: pipeline, **{task: pipeline.with_task(task) for task in others}}
@@ -82,15 +88,17 @@ class Drawer:
             "note": pipeline.note,
             "scheduler": type(own).__name__ if own is not None else None,
             "schedulers": sorted(compatible | ({type(own).__name__} if own is not None else set())),
-            "previews": _shows_latents(pipeline.diffusers),
+            "previews": shows_latents(pipeline.diffusers),
         }
 
     def _draw(self, job: Mapping[str, Any]) -> dict[str, Any]:
         cancel = self._begin(job["batch"])
         pipeline, pictures = self._pipelines[job["task"]], job["pictures"]
-        steps = Steps(pipeline.diffusers, job["previews"])
         options = dict(job["options"])
         options["size"] = None if options["size"] is None else tuple(options["size"])
+        steps = Steps(
+            pipeline.diffusers, job["previews"], options["size"] or _only_size(pipeline.manifest.sizes)
+        )
         if (image := _picture(job["image"], "RGB")) is not None:
             options["image"] = image
         if (mask := _picture(job["mask"], "L")) is not None:
@@ -129,9 +137,14 @@ class Drawer:
 class Steps:
     """Tells the server of the steps of one batch, and shows pictures of them."""
 
-    def __init__(self, pipeline: Any, previews: int) -> None:
+    def __init__(self, pipeline: Any, previews: int, size: tuple[int, int] | None = None) -> None:
+        """
+        Args:
+            size: width and height of the pictures, in pixels; None for the pipeline's own.
+        """
         self._pipeline = pipeline
         self._previews = previews
+        self._size = size
         self._total = 0
 
     def count(self, event: Event) -> None:
@@ -144,45 +157,19 @@ class Steps:
         """Diffusers' callback at the end of a step; `step` is counted from 0."""
         wanted = preview_steps(self._total, self._previews)
         if step + 1 in wanted:
-            images = decode(self._pipeline, values["latents"])
-            tell(
-                {
-                    "preview": wanted.index(step + 1),
-                    "pictures": [_file(image, "png", None) for image in images],
-                }
-            )
+            images = decode(self._pipeline, values["latents"], self._size)
+            if images:
+                files = [_file(image, "png", None) for image in images]
+                tell({"preview": wanted.index(step + 1), "pictures": files})
         return {}
 
 
-def preview_steps(steps: int, previews: int) -> list[int]:
-    """After which steps, counted from 1, unfinished pictures are shown: evenly spaced, and never the last step."""
-    return sorted({steps * (i + 1) // (previews + 1) for i in range(previews)} - {0, steps})
-
-
-def decode(pipeline: Any, latents: Any) -> list[Image]:
-    """The pictures that latents of a denoising loop stand for, as they are.
-
-    Args:
-        latents: [batch, channels, height, width].
-    """
-    vae, processor = pipeline.vae, pipeline.image_processor
-    unscaled = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-    decoded = vae.decode(unscaled, return_dict=False)[0]
-    images: list[Image] = processor.postprocess(decoded, output_type="pil")
-    return images
-
-
-def _shows_latents(pipeline: Any) -> bool:
-    """Whether `decode` understands this pipeline's latents: of an autoencoder with one scale, and not packed."""
-    vae = getattr(pipeline, "vae", None)
-    config = getattr(vae, "config", {})
-    return (
-        "callback_on_step_end" in parameters(pipeline)
-        and hasattr(pipeline, "image_processor")
-        and getattr(config, "scaling_factor", None) is not None
-        and getattr(config, "latents_mean", None) is None
-        and not hasattr(pipeline, "_unpack_latents")
-    )
+def _only_size(sizes: Mapping[str, DimRange]) -> tuple[int, int] | None:
+    """Width and height of an artifact that has no others."""
+    width, height = sizes.get("width"), sizes.get("height")
+    if width is None or height is None or width.min != width.max or height.min != height.max:
+        return None
+    return width.min, height.min
 
 
 def _picture(data: str | None, mode: str) -> Image | None:

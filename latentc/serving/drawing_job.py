@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import deque
@@ -86,15 +87,20 @@ class DrawingJob:
             self.running.clear()
             self.changed()
 
-    async def changes(self) -> AsyncIterator[None]:
-        """Yields at once and after each change; the last time when it has ended."""
+    async def changes(self, seconds: float | None = None) -> AsyncIterator[None]:
+        """Yields at once and after each change; the last time when it has ended.
+
+        Args:
+            seconds: after which it yields without a change, too.
+        """
         while True:
             changed = self._changed
             ended = self.ended
             yield
             if ended:
                 return
-            await changed.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), seconds)
 
     async def result(self) -> list[Picture]:
         """The pictures, in their order.

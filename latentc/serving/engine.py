@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from artifacts.manifest import DimRange
 from artifacts.manifest_reading import read_manifest
 from artifacts.worker import Worker, WorkerEnded, serving
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How an artifact is opened: `runtimes.pipeline.load` says what each means."""
+
+    device: str = "auto"
+    compute: str = "auto"
+    strict: bool = False
+    memory: int | None = None
 
 
 class Engine(Protocol):
@@ -42,10 +54,10 @@ class Engine(Protocol):
 class ArtifactEngine:
     """An artifact in a process of its own."""
 
-    def __init__(self, artifact: Path, device: str, compute: str, name: str = "") -> None:
+    def __init__(self, artifact: Path, options: LoadOptions, name: str = "") -> None:
         """
         Args:
-            artifact, device, compute: as `runtimes.pipeline.load` takes them.
+            artifact: its folder.
             name: by which requests ask for it; empty for that of the folder.
 
         Raises:
@@ -56,7 +68,8 @@ class ArtifactEngine:
         self.tasks = tuple(manifest.pipelines)
         self.sizes: Mapping[str, DimRange] = manifest.sizes
         self._worker = Worker(
-            serving("latentc.serving.drawer:drawer", str(artifact), device, compute), patience=10.0
+            serving("latentc.serving.drawer:drawer", str(artifact), json.dumps(asdict(options))),
+            patience=10.0,
         )
 
     def open(self) -> Mapping[str, Any]:

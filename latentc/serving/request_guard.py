@@ -36,9 +36,11 @@ class RequestGuard:
         loopback_only: bool,
         limits: Limits,
         metrics: Metrics,
+        public: str = "",
     ) -> None:
         """
         Args:
+            public: see `latentc.serving.auth.check_browser`.
             refuse: makes the response to a refused request (its scope), in the form of its API.
             keys: None where everybody may ask.
         """
@@ -48,6 +50,7 @@ class RequestGuard:
         self._loopback_only = loopback_only
         self._limits = limits
         self._metrics = metrics
+        self._public = public
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -94,7 +97,7 @@ class RequestGuard:
     def _admit(self, scope: Message, headers: Headers, state: dict[str, Any]) -> None:
         if scope["path"] in OPEN_PATHS:
             return
-        check_browser(headers.get("host", ""), headers.get("origin", ""), self._loopback_only)
+        check_browser(headers.get("host", ""), headers.get("origin", ""), self._loopback_only, self._public)
         if self._keys is not None:
             state["client"] = self._keys.client(headers.get("authorization", ""))
         length = headers.get("content-length", "0")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Sequence
+from importlib import metadata
 from types import FrameType
 
 import uvicorn
@@ -14,6 +15,7 @@ from artifacts.errors import LatentcError
 from latentc.serving.app import make_app
 from latentc.serving.auth import Keys, is_loopback
 from latentc.serving.engine import Engine
+from latentc.serving.head_timeout import protocol
 from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import LogHandler, log
 from latentc.serving.service import Service
@@ -64,6 +66,14 @@ class Server(uvicorn.Server):
             self.loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._service.stop()))
 
 
+def has_gradio() -> bool:
+    """Whether the page's library is here, in a version that it is written for."""
+    try:
+        return metadata.version("gradio").partition(".")[0] == "6"
+    except metadata.PackageNotFoundError:
+        return False
+
+
 def make_server(
     engines: Sequence[Engine],
     host: str,
@@ -71,21 +81,28 @@ def make_server(
     keys: Keys | None = None,
     limits: Limits | None = None,
     log_prompts: bool = False,
+    page: bool = False,
+    public_url: str = "",
 ) -> Server:
     """A server that `run` starts.
 
     Args:
         port: 0 for any free one, which the log names.
+        page: whether there is one at `/`; without gradio, the log says that there is none.
+        public_url: where browsers reach the server, if a proxy stands before it.
     """
     limits = limits or Limits()
     service = Service(engines, limits, log_prompts)
+    if page and not has_gradio():
+        log("warning", "no_page", reason="gradio 6 is not here. Run: pip install 'latentc[serve]'")
+        page = False
 
     def on_failure(error: Exception) -> None:
         server.failure = error
         server.end()
 
     config = uvicorn.Config(
-        make_app(service, keys, is_loopback(host), on_failure),
+        make_app(service, keys, is_loopback(host), page, public_url, on_failure),
         host=host,
         port=port,
         log_config=None,
@@ -95,7 +112,7 @@ def make_server(
         ws="none",
         limit_concurrency=_CONNECTIONS,
         h11_max_incomplete_event_size=64 * 1024,
-        http="h11",
+        http=protocol(limits.body_seconds),
     )
     server = Server(config, service)
     return server

@@ -31,23 +31,25 @@ class Service:
     """The served models and their queue. It belongs to the event loop's thread.
 
     Attributes:
-        dispatchers: by the model's name; the first is the one for requests that name none.
+        dispatchers: by the model's name; the first is the one for requests that name none. Where several engines
+            draw one model, that of the first of them.
     """
 
     def __init__(self, engines: Sequence[Engine], limits: Limits, log_prompts: bool = False) -> None:
         self.limits = limits
         self.queue = DrawQueue(limits.queue)
         self.metrics = Metrics(lambda: self.queue.waiting)
-        self.dispatchers = {
-            engine.name: Dispatcher(engine, self.queue, limits.seconds, self.metrics) for engine in engines
-        }
+        self._lanes = [Dispatcher(engine, self.queue, limits.seconds, self.metrics) for engine in engines]
+        self.dispatchers: dict[str, Dispatcher] = {}
+        for lane in self._lanes:
+            self.dispatchers.setdefault(lane.engine.name, lane)
         self._log_prompts = log_prompts
         self._running: list[asyncio.Task[None]] = []
 
     @property
     def ready(self) -> bool:
         """Whether every model can draw now."""
-        return not self.queue.stopping and all(d.opened is not None for d in self.dispatchers.values())
+        return not self.queue.stopping and all(lane.opened is not None for lane in self._lanes)
 
     async def run(self) -> None:
         """Opens the models, then draws until `stop`.
@@ -55,7 +57,7 @@ class Service:
         Raises:
             LatentcError: a model cannot be opened.
         """
-        dispatchers = list(self.dispatchers.values())
+        dispatchers = self._lanes
         try:
             for dispatcher in dispatchers:
                 await dispatcher.open()
@@ -89,12 +91,12 @@ class Service:
         """Ends a job; a batch under way stops within a step where nobody else is in it."""
         self.queue.drop(job)
         job.end("cancelled")
-        for dispatcher in self.dispatchers.values():
-            dispatcher.cancel_abandoned()
+        for lane in self._lanes:
+            lane.cancel_abandoned()
 
     def running(self, client: str) -> list[DrawingJob]:
         """A client's jobs of which pictures are drawn now."""
-        jobs = {turn.job.id: turn.job for d in self.dispatchers.values() for turn in d.turns}
+        jobs = {turn.job.id: turn.job for lane in self._lanes for turn in lane.turns}
         return [job for job in jobs.values() if job.client == client and not job.ended]
 
     def dispatcher(self, model: str | None) -> Dispatcher:

@@ -33,6 +33,14 @@ def test_keys_and_nobody_s_keys_do_not_go_together(latentc: Any) -> None:
     assert latentc("serve", "out", "--no-auth", "--api-key-file", "keys").code == 2
 
 
+@pytest.mark.parametrize(
+    "url", ["pictures.example.org", "ftp://a", "https://", "https://a/path", "https://a b"]
+)
+def test_where_browsers_come_from_is_an_address(latentc: Any, url: str) -> None:
+    ended = latentc("serve", "out", "--public-url", url)
+    assert ended.code == 2 and url in ended.err
+
+
 def test_a_file_of_keys_that_is_not_there_is_named(latentc: Any, tmp_path: Path) -> None:
     ended = latentc("serve", "out", "--api-key-file", tmp_path / "keys")
     assert ended.code == 2 and str(tmp_path / "keys") in ended.err

@@ -125,13 +125,16 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    engine: PretendedEngine | None = None, keys: Keys | None = None, limits: Limits | None = None
+    engine: PretendedEngine | None = None,
+    keys: Keys | None = None,
+    limits: Limits | None = None,
+    **options: Any,
 ) -> Iterator[Running]:
     """A server around a pretended engine, whose gate is open."""
     if engine is None:
         engine = PretendedEngine()
         engine.gate.set()
-    server = make_server([engine], "127.0.0.1", 0, keys, limits)
+    server = make_server([engine], "127.0.0.1", 0, keys, limits, **options)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -89,6 +89,18 @@ def test_another_site_s_page_is_not_answered(served: Running, headers: dict[str,
         assert client.get("/v1/models", headers=headers).status_code == status
 
 
+def test_pages_that_came_through_a_proxy_are_answered() -> None:
+    with running(public_url="https://Pictures.example.org") as server, server.client() as client:
+        for headers, status in (
+            ({"Origin": "https://pictures.example.org"}, 200),
+            ({"Origin": "https://pictures.example.org", "Host": "pictures.example.org"}, 200),
+            ({"Origin": "https://attacker.example"}, 403),
+            ({"Origin": "https://pictures.example.org.attacker.example"}, 403),
+            ({"Host": "attacker.example"}, 403),
+        ):
+            assert client.get("/v1/models", headers=headers).status_code == status
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL, FluxPipeline
 
 from artifacts.errors import UsageError
 from artifacts.manifest import Manifest
-from latentc.serving.drawer import Drawer, preview_steps
+from latentc.serving.drawer import Drawer
+from latentc.serving.engine import LoadOptions
+from latentc.serving.previews import decode, preview_steps, shows_latents
 from runtimes.meter import Cancelled
 from runtimes.pipeline import Pipeline
 from tests.runtimes import tiny
+
+OPTIONS = LoadOptions("cpu", "fp32", strict=True, memory=1 << 30)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +52,12 @@ def drawer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drawer:
     graphs.note = ""
 
     def load(path: str, **options: Any) -> Pipeline:
-        assert options == {"device": "auto", "compute": "auto", "accelerate": "off"}
+        assert options == {**asdict(OPTIONS), "accelerate": "off"}
         return Pipeline(root, manifest, next(iter(manifest.pipelines)), graphs)
 
     monkeypatch.setattr("runtimes.pipeline.load", load)
     monkeypatch.setattr("latentc.serving.drawer.tell", lambda event: None)
-    made = Drawer("artifact", "auto", "auto")
+    made = Drawer("artifact", asdict(OPTIONS))
     opened = made(json.dumps({"do": "open"}))
     assert opened["previews"] and opened["scheduler"] in opened["schedulers"]
     return made
@@ -83,3 +91,44 @@ def test_another_task_of_the_artifact_is_drawn_with_the_same_graphs(drawer: Draw
         assert pipeline.with_task(task)._graphs is pipeline._graphs
     with pytest.raises(UsageError, match="no task 'dance'"):
         pipeline.with_task("dance")
+
+
+def packed() -> FluxPipeline:
+    """A pipeline whose latents are packed, of which nothing but the end is there."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.36,
+        shift_factor=0.12,
+    ).eval()
+    absent = dict.fromkeys("scheduler text_encoder tokenizer text_encoder_2 tokenizer_2 transformer".split())
+    return FluxPipeline(vae=vae, **absent)
+
+
+@torch.no_grad()
+def test_packed_latents_are_shown_as_the_pipeline_unpacks_them() -> None:
+    pipeline = packed()
+    assert shows_latents(pipeline)
+    latents = torch.randn(2, 4, 16, 24)
+    unscaled = latents / 0.36 + 0.12
+    expected = pipeline.image_processor.postprocess(pipeline.vae.decode(unscaled).sample, output_type="pil")
+    tokens = FluxPipeline._pack_latents(latents, 2, 4, 16, 24)
+    for image, drawn in zip(decode(pipeline, tokens, (48, 32)), expected, strict=True):
+        assert image.size == (48, 32)
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(drawn))
+    assert decode(pipeline, tokens, (64, 48)) == [], "of another size"
+    assert decode(pipeline, tokens) == [], "the pipeline's own size is another"
+
+
+@pytest.mark.parametrize("change", [{"latents_mean": [0.0]}, {"scaling_factor": None}])
+def test_latents_of_another_kind_are_not_shown(change: dict[str, Any]) -> None:
+    pipeline = packed()
+    pipeline.vae.register_to_config(**change)
+    assert not shows_latents(pipeline)
+    pipeline = packed()
+    pipeline._unpack_latents = lambda latents, sizes, vae_scale_factor: latents
+    assert not shows_latents(pipeline)

@@ -25,10 +25,27 @@ GENERATIONS, JOBS, TEXT, IMAGE = (
 )
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(width: int, height: int) -> bytes:
     """The head of a PNG of any size, and no pixels."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+def with_chunk(kind: bytes, data: bytes) -> bytes:
+    """A whole PNG with one chunk more."""
+    head = len(png(8, 8))
+    return picture()[:head] + chunk(kind, data) + picture()[head:]
+
+
+def large_jpeg() -> bytes:
+    """A JPEG that says to be of 65500x65500 pixels."""
+    data = picture("JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", 65500, 65500) + data[at + 4 :]
 
 
 def picture(file_format: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
@@ -41,11 +58,17 @@ def text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-BOMB = png(60000, 60000)
+# 256 MiB of zeros, packed.
+ZEROS = zlib.compress(bytes(1 << 28), 9)
 NOT_PICTURES = {
     "empty": b"",
     "text": b"hello",
-    "bomb": BOMB,
+    "bomb": png(60000, 60000),
+    "jpeg-bomb": large_jpeg(),
+    "text-bomb": with_chunk(b"zTXt", b"parameters\0\0" + ZEROS),
+    "itxt-bomb": with_chunk(b"iTXt", b"latentc\0\1\0\0\0" + ZEROS),
+    "cut-jpeg": picture("JPEG")[:200],
+    "cut-webp": picture("WEBP")[:30],
     "wide": png(2**31 - 1, 1),
     "zero": png(0, 0),
     "cut": picture()[:40],
@@ -223,9 +246,43 @@ POST = (
 def test_bytes_that_are_no_http_are_refused(served: Running) -> None:
     for garbage in (b"\x16\x03\x01\x02\x00\x01\n\n", b"GET\r\n\r\n"):
         assert exchange(served, garbage).startswith(b"HTTP/1.1 400")
+    # Its connection is reset: the answer may be lost.
     exchange(served, b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000, wait=False)
     exchange(served, b"GET / HT", wait=False)
     exchange(served, POST + b"Content-Length: 100\r\n\r\n{", wait=False)
+
+
+HEADS = {
+    "path-not-utf8": b"GET /v1/jobs/\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "quoted-path-not-utf8": b"GET /v1/jobs/%ff%fe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    "path-of-nulls": b"GET /v1/jobs/%00%00 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    "path-up": b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    "address": b"GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n",
+    "connect": b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n",
+    "other-host": b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n",
+    "host-not-utf8": b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\nConnection: close\r\n\r\n",
+    "no-host": b"GET / HTTP/1.1\r\n\r\n",
+    "two-hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: example.org\r\n\r\n",
+    "version": b"GET / HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    "null": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
+    "header-name": b"GET / HTTP/1.1\r\nHost: localhost\r\nX y: z\r\n\r\n",
+    "length-text": POST + b"Content-Length: many\r\n\r\n",
+    "length-negative": POST + b"Content-Length: -1\r\n\r\n",
+    "length-huge": POST + b"Content-Length: 9" + b"9" * 18 + b"\r\n\r\n",
+    "length-twice": POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "chunk-size": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    "encoding": POST + b"Transfer-Encoding: gzip\r\n\r\n",
+    "upgrade": b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: close, upgrade\r\n\r\n",
+    "type-not-utf8": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: \xff\xfe\r\n"
+    b"Connection: close\r\nContent-Length: 2\r\n\r\n{}",
+    "boundary-not-utf8": b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: multipart/form-data; boundary=\xff\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_wrong_head_is_refused(served: Running, head: bytes) -> None:
+    assert exchange(served, head).startswith(b"HTTP/1.1 4")
 
 
 def test_a_body_that_is_too_large_or_too_slow_is_refused() -> None:
@@ -234,6 +291,8 @@ def test_a_body_that_is_too_large_or_too_slow_is_refused() -> None:
         chunk = b"200\r\n" + b" " * 512 + b"\r\n"
         assert b" 413 " in exchange(server, POST + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk)
         assert b" 408 " in exchange(server, POST + b"Content-Length: 100\r\n\r\n", b"{")
+        assert b" 408 " in exchange(server, POST), "the head is not whole"
+        assert exchange(server) == b"", "nothing was asked"
         with server.client() as client:
             assert client.post(GENERATIONS, json={"prompt": "a"}).status_code == 200
 

@@ -1,0 +1,49 @@
+"""Listens through Ray Serve: on the cluster that RAY_ADDRESS names, or on one of this machine alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+from latentc.serving.request_log import log
+
+NAME = "latentc"
+"""Of the application at Ray Serve."""
+
+
+def serve(application: Any, host: str, port: int) -> None:
+    """Serves until a signal ends it; what is under way is finished first.
+
+    Args:
+        application: of `latentc.serving.ray_app`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it.
+    """
+    # Ray reports its use otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import serve as ray_serve
+
+    signals: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    ray.init(include_dashboard=None if "RAY_ADDRESS" in os.environ else False, log_to_driver=True)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        ray_serve.start(http_options={"host": host, "port": port})
+        ray_serve.run(application, name=NAME, route_prefix="/")
+        log("info", "listening", host=host, port=port)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        if not signals:
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ray_serve.shutdown()
+        ray.shutdown()
