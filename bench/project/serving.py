@@ -292,7 +292,8 @@ def measure(batch: int, clients: int, minutes: float, steps: int, target: str, w
     Raises:
         LatentcError: it cannot be compiled or served.
     """
-    from compiler.build import CompileRequest, compile
+    from compiler.build import compile
+    from compiler.compile_request import CompileRequest
 
     artifact = work / f"shapes-{batch}"
     sizes = DimRange(min=1, max=batch)

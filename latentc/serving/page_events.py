@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from latentc.serving.api_error import ApiError
+from latentc.serving.drawing_job import DrawingJob
+from latentc.serving.drawing_request import ImageRequest
 from latentc.serving.event_stream import cancelled_when_left
-from latentc.serving.drawing_job import Job
 from latentc.serving.page_files import PageFiles
 from latentc.serving.page_settings import Settings
-from latentc.serving.service import ImageRequest, Service
+from latentc.serving.service import Service
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,7 +112,7 @@ class PageEvents:
         opened = self._service.dispatcher(model).opened
         return opened is not None and opened["previews"]
 
-    def _progress(self, job: Job) -> str:
+    def _progress(self, job: DrawingJob) -> str:
         """A bar, words, and the newest preview of a job, as HTML."""
         if job.state == "queued":
             words, done = f"{self._service.queue.position(job)} before it", 0.0

@@ -9,8 +9,8 @@ from typing import Any
 from artifacts.errors import UsageError
 from latentc.serving.auth import Keys
 from latentc.serving.engine import LoadOptions
-from latentc.serving.request_limits import Limits
 from latentc.serving.ray_engine import EngineReplica, RayEngine
+from latentc.serving.request_limits import Limits
 
 
 class Front:
