@@ -32,7 +32,7 @@ import numpy as np
 from artifacts import worker
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
-from bench import markdown_tables as markdown
+from bench import markdown_tables
 
 if TYPE_CHECKING:
     import httpx
@@ -331,7 +331,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 f"{waits:.1f} s",
             )
         )
-    return markdown.table(names, rows, right=names)
+    return markdown_tables.table(names, rows, right=names)
 
 
 def main() -> None:
