@@ -27,7 +27,7 @@ from runtimes.parts import making, private_copy
 from runtimes.residual import put_residual
 from runtimes.signature import bind, defaults, signature
 from runtimes.state import Watch, mismatch
-from runtimes.tree import Mismatch, fit_dims, match_arguments, rebuild, to_array
+from runtimes.tree import Mismatch, fit_dims, holds_tensor, match_arguments, rebuild, to_array
 from runtimes.writes import count_writes
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ def build_shell(
         owner_class = cls if owner is module else type(owner)
         signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
         object.__setattr__(
-            owner, leaf, _answer(owner_class, record.name, name, records, runner, meter, forecaster, watch)
+            owner,
+            leaf,
+            _answer(owner, owner_class, record.name, name, records, runner, meter, forecaster, watch),
         )
     changes.watch = watch
     return module
@@ -272,6 +274,7 @@ def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[s
 
 
 def _answer(
+    owner: torch.nn.Module,
     cls: type,
     component: str,
     name: str,
@@ -314,6 +317,10 @@ def _answer(
                 return rebuild(form, made())
             meter().check()
             return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
+        if not holds_tensor(
+            (args, kwargs)
+        ):  # of nothing nothing is computed; a capture does not record it either
+            return getattr(cls, method)(owner, *args, **kwargs)
         raise LatentcError(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),
