@@ -167,6 +167,25 @@ def _diagonal(graph: Graph, node: Node) -> Node | None:
     return _made(graph, node, _aten.masked_fill_.Scalar, x, mask, value)
 
 
+def _norm_in_pieces(graph: Graph, node: Node, x: Any) -> bool:
+    """Norms of groups of rows, put together again, as one; whether that was done. Each row is normalized by itself."""
+    getitems = sorted(node.users, key=lambda user: user.args[1] if user.target is operator.getitem else -1)
+    norms = [next(iter(user.users)) for user in getitems if len(user.users) == 1]
+    if not norms or len(norms) != len(node.meta["val"]) or any(len(norm.users) != 1 for norm in norms):
+        return False
+    (joined, *others) = {user: None for norm in norms for user in norm.users}
+    alike = {(norm.target, norm.args[1:], tuple(norm.kwargs.items())) for norm in norms}
+    is_norm = norms[0].target is _aten.group_norm.default and len(alike) == 1 and not others
+    if not is_norm or joined.target is not _aten.cat.default or joined.args not in ((norms,), (norms, 0)):
+        return False
+    with graph.inserting_before(joined):
+        whole = _made(graph, joined, norms[0].target, x, *norms[0].args[1:], **norms[0].kwargs)
+    joined.replace_all_uses_with(whole)
+    for unused in (joined, *norms, *getitems, node):
+        graph.erase_node(unused)
+    return True
+
+
 def _split(graph: Graph, node: Node) -> None:
     """Pieces of an axis of symbolic size as slices, the last to the axis' end, which torch.onnx makes a sequence of.
 
@@ -175,6 +194,8 @@ def _split(graph: Graph, node: Node) -> None:
     pieces = node.meta["val"]
     x, size, *rest = node.args
     axis = rest[0] if rest else node.kwargs.get("dim", 0)
+    if axis == 0 and _norm_in_pieces(graph, node, x):
+        return
     symbolic = isinstance(pieces, (list, tuple)) and any(not isinstance(p.shape[axis], int) for p in pieces)
     if not symbolic or not isinstance(size, int) or any(u.target is not operator.getitem for u in node.users):
         return

@@ -151,6 +151,24 @@ def test_pieces_of_symbolic_size_become_slices() -> None:
         torch.testing.assert_close(result, function(x))
 
 
+def test_norms_of_groups_of_rows_become_one() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([functional.group_norm(piece, 2) for piece in x.split(2)], dim=0) * 2
+
+    automatic = ({0: torch.export.Dim.AUTO},)
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        program = torch.export.export(
+            Function(function), (torch.rand(6, 4, 3),), dynamic_shapes=automatic, strict=False
+        )
+    use_known_operators(program.graph)
+    program.graph.lint()
+    operators = [getattr(n.target, "_opname", "") for n in program.graph.nodes]
+    assert operators.count("group_norm") == 1 and not {"split", "cat"} & set(operators)
+    x = torch.rand(1, 4, 3)
+    (result,) = torch.fx.GraphModule(program.graph_module, program.graph)(x)
+    torch.testing.assert_close(result, function(x))
+
+
 def test_chunks_of_symbolic_size_become_slices() -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
         first, second, third = x.chunk(3)
