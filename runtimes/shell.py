@@ -30,7 +30,7 @@ from runtimes.pipeline_parts import making, private_copy
 from runtimes.residual import put_residual
 from runtimes.resource_limits import SPARE_WEIGHTS
 from runtimes.trusted_classes import is_list, list_of_models, module_class
-from runtimes.value_tree import Mismatch, fit_dims, match_arguments, rebuild, to_array
+from runtimes.value_tree import Mismatch, fit_dims, holds_tensor, match_arguments, rebuild, to_array
 from runtimes.writes import count_writes
 
 if TYPE_CHECKING:
@@ -296,6 +296,7 @@ def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[s
 
 
 def _answer(
+    owner: torch.nn.Module,
     cls: type,
     owner: torch.nn.Module,
     component: str,
@@ -341,6 +342,10 @@ def _answer(
                 return rebuild(form, made())
             meter().check()
             return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
+        if not holds_tensor(
+            (args, kwargs)
+        ):  # of nothing nothing is computed; a capture does not record it either
+            return getattr(cls, method)(owner, *args, **kwargs)
         raise NotCompiled(
             f"{component}.{name} is not compiled for this call. "
             + " / ".join(dict.fromkeys(map(str, reasons))),

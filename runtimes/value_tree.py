@@ -254,6 +254,15 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def holds_tensor(value: Any) -> bool:
+    """Whether there is a tensor in lists, tuples and dicts of any depth."""
+    if isinstance(value, Mapping):
+        return any(map(holds_tensor, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_tensor, value))
+    return _is_tensor(value)
+
+
 def _is_tensor(value: Any) -> bool:
     return hasattr(value, "dtype") and hasattr(value, "shape") and hasattr(value, "ndim")
 

@@ -269,9 +269,8 @@ class _Axes:
         # Parts of a pipeline are called with a row for each picture, or for each prompt.
         for rows in ([p.batch for p in self.points], [p.prompts for p in self.points]):
             batches = [row * (2 if p.guided else 1) for row, p in zip(rows, self.points, strict=True)]
-            if all(size % row == 0 for size, row in zip(sizes, rows, strict=True)) and (
-                follows(rows) or follows(batches) or all(s <= 4 * max(batches) for s in sizes)
-            ):
+            whole = len(set(batches)) > 1 and all(s % row == 0 for s, row in zip(sizes, rows, strict=True))
+            if whole and (follows(rows) or follows(batches) or all(s <= 4 * max(batches) for s in sizes)):
                 return "batch"
         for name, values in (
             ("height", [p.height for p in self.points]),

@@ -7,6 +7,7 @@ than everything else. What has no rule here, or does not fit its rule, is decomp
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -117,6 +118,28 @@ def _transposed(graph: Graph, node: Node) -> Node:
     return _made(graph, node, _aten.convolution.default, *arguments)
 
 
+def _conv3d(graph: Graph, node: Node) -> Node | None:
+    """Without a bias, torch.onnx makes one up of the wrong shape; of the general convolution it does not."""
+    defaults: tuple[Any, ...] = (None, None, None, [1] * 3, [0] * 3, [1] * 3, 1)
+    x, weight, bias, stride, padding, dilation, groups = (*node.args, *defaults[len(node.args) :])
+    if bias is not None or node.kwargs:
+        return None
+    return _made(
+        graph,
+        node,
+        _aten.convolution.default,
+        x,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * 3,
+        groups,
+    )
+
+
 def _nearest_exact(graph: Graph, node: Node) -> Node | None:
     """By a whole factor, the exact nearest neighbour is the usual one: (i + 0.5) / n and i / n have one floor."""
     x, size, factors = node.args
@@ -142,6 +165,46 @@ def _diagonal(graph: Graph, node: Node) -> Node | None:
     mask = graph.call_function(_aten.eye.m, tuple(sizes), {"dtype": torch.bool})
     mask.meta = {**node.meta, "val": matrix.new_empty(matrix.shape, dtype=torch.bool)}
     return _made(graph, node, _aten.masked_fill_.Scalar, x, mask, value)
+
+
+def _norm_in_pieces(graph: Graph, node: Node, x: Any) -> bool:
+    """Norms of groups of rows, put together again, as one; whether that was done. Each row is normalized by itself."""
+    getitems = sorted(node.users, key=lambda user: user.args[1] if user.target is operator.getitem else -1)
+    norms = [next(iter(user.users)) for user in getitems if len(user.users) == 1]
+    if not norms or len(norms) != len(node.meta["val"]) or any(len(norm.users) != 1 for norm in norms):
+        return False
+    (joined, *others) = {user: None for norm in norms for user in norm.users}
+    alike = {(norm.target, norm.args[1:], tuple(norm.kwargs.items())) for norm in norms}
+    is_norm = norms[0].target is _aten.group_norm.default and len(alike) == 1 and not others
+    if not is_norm or joined.target is not _aten.cat.default or joined.args not in ((norms,), (norms, 0)):
+        return False
+    with graph.inserting_before(joined):
+        whole = _made(graph, joined, norms[0].target, x, *norms[0].args[1:], **norms[0].kwargs)
+    joined.replace_all_uses_with(whole)
+    for unused in (joined, *norms, *getitems, node):
+        graph.erase_node(unused)
+    return True
+
+
+def _split(graph: Graph, node: Node) -> None:
+    """Pieces of an axis of symbolic size as slices, the last to the axis' end, which torch.onnx makes a sequence of.
+
+    As many pieces as the example has: where an axis is shorter, its last ones are empty.
+    """
+    pieces = node.meta["val"]
+    x, size, *rest = node.args
+    axis = rest[0] if rest else node.kwargs.get("dim", 0)
+    if axis == 0 and _norm_in_pieces(graph, node, x):
+        return
+    symbolic = isinstance(pieces, (list, tuple)) and any(not isinstance(p.shape[axis], int) for p in pieces)
+    if not symbolic or not isinstance(size, int) or any(u.target is not operator.getitem for u in node.users):
+        return
+    for user in list(node.users):
+        index = user.args[1] % len(pieces)
+        end = (index + 1) * size if index + 1 < len(pieces) else sys.maxsize
+        user.replace_all_uses_with(_made(graph, user, _aten.slice.Tensor, x, axis, index * size, end))
+        graph.erase_node(user)
+    graph.erase_node(node)
 
 
 def _same(graph: Graph, node: Node) -> Any:
@@ -195,10 +258,12 @@ _RULES: dict[Any, Callable[[Graph, Node], Node | None]] = {
     _aten.__and__.Tensor: _and,
     _aten.__or__.Tensor: _or,
     _aten.rsub.Scalar: _number_minus,
+    _aten.conv3d.default: _conv3d,
     _aten.conv_transpose1d.default: _transposed,
     _aten.conv_transpose2d.input: _transposed,
     _aten.conv_transpose3d.input: _transposed,
     _aten._upsample_nearest_exact2d.vec: _nearest_exact,
     _aten.detach_.default: _same,
+    _aten.split.Tensor: _split,
     _aten.fill_diagonal_.default: _diagonal,
 }

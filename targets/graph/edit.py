@@ -91,7 +91,8 @@ def insert(
 def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
     """A new initializer; the name gets a number when it is taken."""
     unique, i = name, 1
-    while unique in graph.initializers:
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    while unique in graph.initializers or unique in taken:
         unique, i = f"{name}_{i}", i + 1
     value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
     graph.register_initializer(value)

@@ -218,7 +218,14 @@ def test_classes_that_are_not_modules_or_not_trusted(compiled: Compiled) -> None
         shell(compiled, "unet", class_path="torch.nn:Linear")
 
 
-def test_a_method_of_a_submodule(compiled: Compiled) -> None:
+def test_a_method_of_a_submodule(compiled: Compiled, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.models.embeddings import TimestepEmbedding
+
+    def forward(self: Any, sample: Any, condition: Any = None) -> Any:
+        return [self.linear_1(item) for item in sample]
+
+    monkeypatch.setattr(TimestepEmbedding, "forward", forward)
+
     class Pool(tiny.TorchGraphs):
         def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {"out": inputs["sample"] * 2}
@@ -236,6 +243,9 @@ def test_a_method_of_a_submodule(compiled: Compiled) -> None:
     made: Any = build_shell(made_of, compiled.root, pool, lambda: meter)
     assert made.time_embedding(torch.ones(1, 8)).tolist() == [[2.0] * 8]
     assert meter.timings().components["unet.time_embedding.forward"].calls == 1
+    assert made.time_embedding([]) == []  # its own code: no tensor, no graph
+    with pytest.raises(LatentcError, match="sample: expected a tensor, found a list of 1"):
+        made.time_embedding([torch.ones(1, 8)])
 
 
 def test_a_constructor_that_reads_its_own_tensors(tmp_path: Path) -> None:

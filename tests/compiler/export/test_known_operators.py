@@ -78,6 +78,10 @@ WRITTEN: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "transposed 1d": (_transposed(1), "conv_transpose1d"),
     "transposed 2d": (_transposed(2), "conv_transpose2d"),
     "transposed 3d": (_transposed(3), "conv_transpose3d"),
+    "3d without a bias": (
+        lambda x: functional.conv3d(x.reshape(2, 4, 1, 3, 3), torch.ones(5, 4, 1, 3, 3), padding=(0, 1, 1)),
+        "conv3d",
+    ),
     "nearest": (
         lambda x: functional.interpolate(x, scale_factor=3, mode="nearest-exact"),
         "_upsample_nearest_exact2d",
@@ -107,7 +111,7 @@ def _names(program: torch.export.ExportedProgram) -> set[str]:
 def test_results_are_the_same(name: str) -> None:
     function, operator = (WRITTEN | LEFT)[name]
     x = torch.rand(2, 4, 3, 3, generator=torch.Generator().manual_seed(1)).reshape(2, 1, 4, 9)[..., :9]
-    x = x if "nearest" in name or "transposed" in name else x[..., :4]
+    x = x if "nearest" in name or "transposed" in name or "3d" in name else x[..., :4]
     with torch.no_grad():
         program = torch.export.export(Function(function), (x,), strict=False)
         assert operator in _names(program), "the test does not meet the operator"
@@ -125,6 +129,44 @@ def test_results_are_the_same(name: str) -> None:
         ]
         expected = function(x.clone())
         torch.testing.assert_close(program.module()(x.clone()), expected)
+
+
+def test_pieces_of_symbolic_size_become_slices() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([piece * 2 for piece in x.split(2)] + [x.split(2)[0]])
+
+    automatic = ({0: torch.export.Dim.AUTO},)
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        program = torch.export.export(
+            Function(function), (torch.rand(6, 2),), dynamic_shapes=automatic, strict=False
+        )
+    assert "split" in _names(program)
+    use_known_operators(program.graph)
+    program.graph.lint()
+    assert "split" not in _names(program)
+    module = torch.fx.GraphModule(program.graph_module, program.graph)
+    for rows in (6, 3, 9):  # as many pieces as the example, fewer, and more
+        x = torch.rand(rows, 2)
+        (result,) = module(x)
+        torch.testing.assert_close(result, function(x))
+
+
+def test_norms_of_groups_of_rows_become_one() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([functional.group_norm(piece, 2) for piece in x.split(2)], dim=0) * 2
+
+    automatic = ({0: torch.export.Dim.AUTO},)
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        program = torch.export.export(
+            Function(function), (torch.rand(6, 4, 3),), dynamic_shapes=automatic, strict=False
+        )
+    use_known_operators(program.graph)
+    program.graph.lint()
+    operators = [getattr(n.target, "_opname", "") for n in program.graph.nodes]
+    assert operators.count("group_norm") == 1 and not {"split", "cat"} & set(operators)
+    x = torch.rand(1, 4, 3)
+    (result,) = torch.fx.GraphModule(program.graph_module, program.graph)(x)
+    torch.testing.assert_close(result, function(x))
 
 
 def test_chunks_of_symbolic_size_become_slices() -> None:

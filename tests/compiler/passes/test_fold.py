@@ -127,6 +127,19 @@ def test_an_input_that_is_an_output_stays_behind_an_identity() -> None:
     assert ops(model) == {"Identity": 1} and model.graph.outputs[0].name == "y"
 
 
+def test_a_result_that_is_a_constant_has_its_name_alone() -> None:
+    model = parse("""(float[N] x) => (float[2] y, float[N] z) {
+        a = Constant<value_floats=[1.0, 2.0]>()
+        y = Neg(a)
+        z = Neg(x)
+    }""")
+    table.run(model, FOLD, check=True)
+    assert ops(model) == {"Identity": 1, "Neg": 1}
+    names = [*model.graph.initializers, *(value.name for node in model.graph for value in node.outputs)]
+    assert len(names) == len(set(names)) and [value.name for value in model.graph.outputs] == ["y", "z"]
+    assert evaluate(model, [np.zeros(1, np.float32)])[0].tolist() == [-1.0, -2.0]
+
+
 def test_linear_transpose_becomes_a_step_of_its_unread_weight() -> None:
     model = parse(
         "(float[N,4] x, float[3,4] w) => (float[N,3] y) { t = Transpose<perm=[1,0]>(w)\n y = MatMul(x, t) }"
