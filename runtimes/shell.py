@@ -296,7 +296,6 @@ def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[s
 
 
 def _answer(
-    owner: torch.nn.Module,
     cls: type,
     owner: torch.nn.Module,
     component: str,
