@@ -341,9 +341,7 @@ def _answer(
                 return rebuild(form, made())
             meter().check()
             return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
-        if not holds_tensor(
-            (args, kwargs)
-        ):  # of nothing nothing is computed; a capture does not record it either
+        if not holds_tensor((args, kwargs)):  # Nothing is computed of it, and a capture does not record it.
             return getattr(cls, method)(owner, *args, **kwargs)
         raise NotCompiled(
             f"{component}.{name} is not compiled for this call. "
