@@ -11,6 +11,7 @@ from latentc.serving.auth import Keys
 from latentc.serving.engine import LoadOptions
 from latentc.serving.ray_engine import EngineReplica, RayEngine
 from latentc.serving.request_limits import Limits
+from latentc.serving.request_log import log
 
 
 class Front:
@@ -54,6 +55,7 @@ class Front:
             Service(engines, self._limits, self._log_prompts),
             self._keys,
             self._loopback_only,
+            on_failure=lambda error: log("error", "front_failed", reason=str(error)),
             **self._options,
         )
 

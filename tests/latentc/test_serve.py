@@ -23,6 +23,20 @@ def test_without_the_extra_it_says_what_to_install(latentc: Any, monkeypatch: py
     )
 
 
+def test_without_ray_it_says_what_to_install(latentc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentc.commands.serve.find_spec", lambda name: None)
+    ended = latentc("serve", "out", "--ray")
+    assert ended.code == 1
+    assert ended.err == (
+        "Error: latentc serve --ray needs ray, which is not here.\nRun: pip install 'latentc[ray,serve]'\n"
+    )
+
+
+def test_replicas_are_ray_s(latentc: Any) -> None:
+    assert latentc("serve", "out", "--replicas", "2").code == 2
+    assert latentc("serve", "out", "--ray", "--replicas", "2..1").code == 2
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
 def test_other_machines_need_keys(latentc: Any, host: str) -> None:
     ended = latentc("serve", "out", "--host", host)
