@@ -112,6 +112,9 @@ class SessionFactory(Protocol):
     One that can say more of a device that is not here than that it is not offers a method ``check_device(name)``, which
     raises LatentcError.
 
+    One whose graphs can be opened with other constants than their files hold is a
+    `runtimes.sessions.constants.TakesConstants`, too: LoRAs can be switched in its artifacts then.
+
     One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
     a graph is measured at the graph's outputs alone.
     """

@@ -48,6 +48,7 @@ def test_the_picture_is_that_of_diffusers_with_the_same_files(sd15, tmp_path):
     made_of = artifact.manifest.source.spec
     assert made_of is not None and made_of.config == str(sd15)
     assert [len(item.sha256) for item in (*made_of.adapters, *made_of.embeddings)] == [64, 64]
+    assert [adapter.file for adapter in made_of.adapters] == ["lora.safetensors"]
     assert {evidence.check for graph in artifact.manifest.graphs for evidence in graph.evidence} == {"quick"}
 
     pipe.load_textual_inversion(str(tmp_path / "dog.safetensors"))
@@ -71,4 +72,6 @@ def test_the_picture_is_that_of_diffusers_with_the_same_files(sd15, tmp_path):
 
     from compiler.evidence.recheck import recheck
 
-    assert recheck(artifact).keys() == {graph.folder for graph in artifact.manifest.graphs}
+    assert recheck(artifact, loras=(tmp_path / "lora.safetensors",)).keys() == {
+        graph.folder for graph in artifact.manifest.graphs
+    }

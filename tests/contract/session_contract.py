@@ -15,6 +15,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange
 from runtimes.compute import TYPES, device_of, natively
 from runtimes.sessions import session_table as sessions
+from runtimes.sessions.constants import TakesConstants
 from runtimes.sessions.session_contract import Session, SessionFactory
 from targets import target_table as targets
 from targets.graph.onnx_files import symbols
@@ -106,6 +107,33 @@ class SessionContract:
             assert session.device == self.device
             assert error(session.run(inputs)["out_sample"], expected) < ROUNDING[compute]
             session.close()
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+    def test_other_constants_in_the_places_of_the_files(self, precision: str, tmp_path: Path) -> None:
+        factory = sessions.get(self.target)
+        if not isinstance(factory, TakesConstants):
+            pytest.skip(f"the constants of {self.target} stay as they are")
+        file = self.write(Denoiser(precision).model(), tmp_path)
+        inputs = Denoiser(precision).inputs()
+        before = self.open(file, precision).run(inputs)["out_sample"]
+        constants = factory.constants(file)
+        own = {name: stored.read() for name, stored in constants.items()}
+
+        def out(replaced: dict[str, np.ndarray]) -> np.ndarray:
+            session = factory.open_with(file, self.device, "fp32", replaced, self.built.get(file))
+            try:
+                return session.run(inputs)["out_sample"]
+            finally:
+                session.close()
+
+        floats = {n: data for n, data in own.items() if "float" in constants[n].dtype and data.size > 4}
+        assert np.array_equal(out(floats), before)
+        largest = max(floats, key=lambda name: floats[name].size)
+        assert not np.array_equal(out({largest: np.zeros_like(floats[largest])}), before)
+        assert np.array_equal(self.open(file, precision).run(inputs)["out_sample"], before)
+        for wrong in ({"nowhere": floats[largest]}, {largest: floats[largest][:-1]}):
+            with pytest.raises(LatentcError, match="has no constant|bytes, not"):
+                factory.open_with(file, self.device, "fp32", wrong, self.built.get(file))
 
     def test_specs_are_the_graphs(self, tmp_path: Path) -> None:
         session = self.denoiser(tmp_path)

@@ -63,7 +63,7 @@ def sdxl_of_kohya(pipe: Any) -> State:
         inside = (
             "" if any(name.startswith("text_model") for name, _ in encoder.named_modules()) else "text_model."
         )
-        noise.layers(encoder, ("q_proj", "fc1"), f"lora_te{number}.{inside}", write)
+        noise.layers(encoder, ("q_proj", "out_proj", "fc1"), f"lora_te{number}.{inside}", write)
     return noise.state
 
 
@@ -78,9 +78,9 @@ def flux_of_kohya(pipe: Any) -> State:
     noise, width = Noise(), 32
     noise.kohya("lora_unet_double_blocks_0_img_attn_qkv", 3 * width, width)
     noise.kohya("lora_unet_double_blocks_0_txt_mlp_0", 4 * width, width)
-    noise.kohya("lora_unet_single_blocks_0_linear1", 7 * width, width)
     noise.kohya("lora_unet_single_blocks_0_linear2", width, 5 * width)
-    noise.kohya("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", width, width)
+    for part in ("q_proj", "out_proj"):
+        noise.kohya(f"lora_te1_text_model_encoder_layers_0_self_attn_{part}", width, width)
     return noise.state
 
 
@@ -118,15 +118,18 @@ def wan_of_comfy(pipe: Any) -> State:
     noise = Noise()
     for block in range(2):
         for attention in ("self_attn", "cross_attn"):
-            noise.pair(f"diffusion_model.blocks.{block}.{attention}.q", 24, 24)
-        noise.pair(f"diffusion_model.blocks.{block}.ffn.0", 32, 24)
+            noise.kohya(f"diffusion_model.blocks.{block}.{attention}.q", 24, 24)
+        noise.kohya(f"diffusion_model.blocks.{block}.ffn.0", 32, 24)
     return noise.state
 
 
 def wan_of_musubi(pipe: Any) -> State:
     noise = Noise()
     for block in range(2):
-        noise.kohya(f"lora_unet_blocks_{block}_self_attn_k", 24, 24)
+        for attention in ("self_attn", "cross_attn"):
+            for part in "qkvo":
+                noise.kohya(f"lora_unet_blocks_{block}_{attention}_{part}", 24, 24)
+        noise.kohya(f"lora_unet_blocks_{block}_ffn_0", 32, 24)
         noise.kohya(f"lora_unet_blocks_{block}_ffn_2", 24, 32)
     return noise.state
 
@@ -196,19 +199,11 @@ MODELS: Mapping[str, Callable[[], Any]] = {
 def test_a_layout_is_merged_as_diffusers_fuses_it(
     model: str, write: Callable[[Any], State], tmp_path: Path, models: dict[str, tuple[Any, Path]]
 ) -> None:
-    if model not in models:
-        pipe, folder = MODELS[model](), tmp_path / "model"
-        pipe.save_pretrained(folder)
-        models[model] = pipe, folder
-    pipe, folder = models[model]
+    pipe, folder = of(models, model, tmp_path)
     state = write(pipe)
     file = tmp_path / "lora.safetensors"
     save_file(state, file)
-    source = open_model(ModelSpec(model=str(folder), adapters=(Adapter(file=str(file), weight=WEIGHT),)))
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    plain = {c.name: bind(build(c, mode), c) for c in source.modules}
-    got = merged(source, plain)
-
+    got, plain = ours(folder, file)
     pipe.load_lora_weights(str(file), adapter_name="style")
     pipe.set_adapters(["style"], [WEIGHT])
     names = [name for name, loaded in pipe.get_list_adapters().items() if loaded]
@@ -233,6 +228,45 @@ def test_a_layout_is_merged_as_diffusers_fuses_it(
     finally:
         pipe.unfuse_lora(components=names)
         pipe.unload_lora_weights()
+
+
+def test_a_hadamard_product_over_layers_that_are_one_in_the_file(tmp_path, models):
+    _, folder = of(models, "flux", tmp_path)
+    noise, width = Noise(), 32
+    a, c = noise.random(3 * width, RANK), noise.random(3 * width, RANK)
+    b, d = noise.random(RANK, width), noise.random(RANK, width)
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    state = {
+        f"{name}.hada_{part}": t
+        for part, t in zip(("w1_a", "w1_b", "w2_a", "w2_b"), (a, b, c, d), strict=True)
+    }
+    file = tmp_path / "loha.safetensors"
+    save_file(state | {f"{name}.alpha": torch.tensor(float(RANK))}, file)
+    got, plain = ours(folder, file)
+    difference = (a @ b) * (c @ d) * WEIGHT
+    for number, layer in enumerate(("to_q", "to_k", "to_v")):
+        key = f"transformer_blocks.0.attn.{layer}.weight"
+        base = plain["transformer"][key].read()
+        wanted = base + difference[number * width : (number + 1) * width].numpy()
+        assert np.linalg.norm(got["transformer"][key].read() - wanted) < 1e-6 * np.linalg.norm(wanted)
+        assert np.linalg.norm(base - wanted) > 1e-3 * np.linalg.norm(wanted)
+
+
+def ours(folder: Path, file: Path) -> tuple[Any, Any]:
+    """Where each weight comes from, with the file merged and without."""
+    source = open_model(ModelSpec(model=str(folder), adapters=(Adapter(file=str(file), weight=WEIGHT),)))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    plain = {c.name: bind(build(c, mode), c) for c in source.modules}
+    return merged(source, plain), plain
+
+
+def of(models: dict[str, tuple[Any, Path]], name: str, folder: Path) -> tuple[Any, Path]:
+    """A model and its folder, built once."""
+    if name not in models:
+        pipe = MODELS[name]()
+        pipe.save_pretrained(folder / "model")
+        models[name] = pipe, folder / "model"
+    return models[name]
 
 
 @pytest.fixture(scope="module")
