@@ -26,6 +26,7 @@ from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
+from runtimes.tiles import parse_tile
 from runtimes.visuals import kind
 
 # Options that are given once for each image to a pipeline that makes one image of each.
@@ -88,6 +89,7 @@ class Generator:
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         accelerate: str | float | None = None,
+        tile: str | int | None = None,
         **extra: Any,
     ) -> Result:
         """Makes images, videos or sounds: what the pipeline makes.
@@ -113,6 +115,9 @@ class Generator:
             accelerate: steps whose calls are forecast from earlier ones rather than made: "off", "auto" for what the
                 artifact was tuned to, or the estimated relative error that a forecast may have (0.1). None for what
                 `load` was given.
+            tile: pictures are decoded and encoded in overlapping tiles: "off" for never, a number of pixels for those
+                that are larger, "auto" for where the graph or the memory does not take them whole. None for what `load`
+                was given.
             extra: the pipeline's own parameters, by their own names.
 
         Raises:
@@ -141,6 +146,7 @@ class Generator:
                 progress,
                 cancel,
                 accelerate,
+                tile,
                 extra,
             )
 
@@ -154,6 +160,7 @@ class Generator:
         progress: Progress,
         cancel: threading.Event | None,
         accelerate: str | float | None,
+        tile: str | int | None,
         extra: Mapping[str, Any],
     ) -> Result:
         pipe = self.diffusers
@@ -168,7 +175,7 @@ class Generator:
         prompts = count(options["prompt"], {name: {**options, **extra}[name] for name in texts})
         wanted = draws(prompts or 1, seed, images)
         self._begin(scheduler)
-        self._prepare(accelerate)
+        self._prepare(accelerate, tile)
         self._meter = Meter(cancel=cancel)
         limits = self._sizes.get("batch", DimRange(min=1, max=1))
         calls = of_calls(wanted, known, limits)
@@ -215,14 +222,16 @@ class Generator:
         if scheduler is not None:
             self.diffusers.scheduler = make_scheduler(self.diffusers, scheduler)
 
-    def _prepare(self, accelerate: str | float | None) -> None:
-        """Takes what a call is asked to do with steps that can be forecast; here nothing can.
+    def _prepare(self, accelerate: str | float | None, tile: str | int | None) -> None:
+        """Takes what a call is asked to do with steps that can be forecast, and with tiles; here nothing can.
 
         Raises:
             UsageError: it is asked for.
         """
         if accelerate is not None and tolerance_of(accelerate, 0.0):
             raise UsageError("only compiled pipelines are accelerated.", "Leave accelerate out.")
+        if tile is not None and parse_tile(tile).mode == "on":
+            raise UsageError("only compiled pipelines make pictures in tiles.", "Leave tile out.")
 
     def _run(
         self,

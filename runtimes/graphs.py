@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,12 +16,17 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import GraphRecord, Manifest
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
-from runtimes.compute import AUTO, check_asked
+from runtimes.compute import AUTO, WIDE, check_asked
 from runtimes.devices import Asked, Placement
-from runtimes.memory_plan import memory_plan
+from runtimes.memory_plan import MemoryPlan, memory_plan
+from runtimes.parts_session import KEPT, PartsSession, cut
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
+from runtimes.sessions.onnx_format import format_of
 from runtimes.sessions.session_contract import Device, Refused, Session
+from runtimes.staged_run import StagedGraph
+from runtimes.stages import staging
+from runtimes.tiles import Layout, Scaling, Tiling, fitting, parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +54,7 @@ class Graphs:
         files: Pinned | None = None,
         strict: bool = False,
         budget: int | None = None,
+        max_part: int | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +65,7 @@ class Graphs:
                 that this process made itself.
             strict: a device that refuses a graph is an error; else the next of the target's takes its place.
             budget: bytes that open graphs may take (`runtimes.memory_plan`); None for no limit.
+            max_part: graphs with more bytes of files run in parts with so many bytes of weights; None for none.
 
         Raises:
             UsageError: there is no such component, device or type, or the device does not have the type.
@@ -71,12 +80,85 @@ class Graphs:
         self._factory = session_table.get(manifest.target)
         self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
-        self._plan = memory_plan(manifest, budget)
+        self._budget = budget
+        self._max_part = max_part
+        self._stagings: dict[str, StagedGraph | None] = {}
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
         self._closed = False
         kept_in_forks(self)
+
+    @cached_property
+    def plan(self) -> MemoryPlan:
+        """Which graphs may be open at once."""
+        return memory_plan(self._manifest, self._budget, self.computes)
+
+    def tiling(self, graph: str, arrays: Mapping[str, np.ndarray], asked: Tiling) -> Tiling:
+        """How a call is made in tiles: as asked, or so that it fits the memory where that is left to us."""
+        if asked.mode != "auto" or self._budget is None:
+            return asked
+        memory, room = self.plan.graphs[graph], self.plan.room(graph)
+        if room is None or not memory.measured:
+            return asked
+        return fitting(self._records[graph], arrays, asked, lambda elements: memory.call(elements) <= room)
+
+    def run_in_tiles(
+        self,
+        graph: str,
+        arrays: Mapping[str, np.ndarray],
+        scaling: Scaling,
+        plan: Layout,
+        check: Callable[[], None],
+    ) -> dict[str, np.ndarray] | None:
+        """One call in stages and tiles, exact but for rounding; None where the graph cannot be divided so.
+
+        Args:
+            check: raises where somebody asked to stop.
+        """
+        with self._held(graph):
+            staged = self._staged(graph)
+            cells = scaling.cells(arrays)
+            if staged is None or cells is None:
+                return None
+            self._make_room(graph)
+            if (session := self._sessions.pop(graph, None)) is not None:
+                session.close()  # The whole graph, which is not called.
+            if self._files is not None:
+                self._files.check(graph)
+            rows = replace(plan, rows=1, tops=(0,), lefts=(0,), height=cells[0], width=cells[1])
+            record = self._records[graph]
+            import numpy as np
+
+            outputs = [
+                staged.run(part.arrays, cells, (plan.height, plan.width), check)
+                for part in parts(arrays, record, scaling, rows)
+            ]
+            if self._files is not None:
+                self._files.check(graph)
+            self._check_open()
+            return {name: np.concatenate([made[name] for made in outputs]) for name in outputs[0]}
+
+    def _staged(self, graph: str) -> StagedGraph | None:
+        """The graph in stages; None where nothing of it can be run on tiles."""
+        if graph not in self._stagings:
+            self._stagings[graph] = self._stage(self._records[graph])
+        return self._stagings[graph]
+
+    def _stage(self, record: GraphRecord) -> StagedGraph | None:
+        model_file = self._root / record.model_file
+        form = format_of(self._factory, model_file)
+        device = self._placement.device(record.folder)
+        if form is None or device is None:
+            return None
+        compute = self._placement.compute(record.folder, device)
+
+        def opened(file: Path, wide: bool) -> Session:
+            kind = WIDE if wide and WIDE in device.computes else compute
+            return self._factory.open(file, device.name, kind, None, record.built)
+
+        plan = staging(form.structure(model_file))
+        return None if plan is None else StagedGraph(model_file, form, plan, opened)
 
     @property
     def computes(self) -> dict[str, str]:
@@ -150,7 +232,7 @@ class Graphs:
     def _make_room(self, graph: str) -> None:
         """Closes graphs as the plan says before `graph` is opened; one that another thread uses stays open."""
         opened = sorted(self._sessions, key=lambda folder: self._used.get(folder, -1))
-        for folder in self._plan.to_close(graph, tuple(opened)):
+        for folder in self.plan.to_close(graph, tuple(opened)):
             self._free(folder)
 
     def _free(self, graph: str) -> None:
@@ -245,8 +327,37 @@ class Graphs:
         raise next(iter(refusals.values()))
 
     def _open_on(self, record: GraphRecord, device: str, compute: str) -> Session:
+        in_parts = self._in_parts(record, device, compute)
+        if in_parts is not None:
+            return in_parts
         cache = self._cache_of(record, compute)
         return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
+
+    def _in_parts(self, record: GraphRecord, device: str, compute: str) -> Session | None:
+        """A session of the graph in parts, where that was asked for or the memory does not take it whole."""
+        share, files = self.plan.share(record.folder), self._bytes_of(record)
+        asked = self._max_part is not None and files > self._max_part
+        model_file = self._root / record.model_file
+        form = format_of(self._factory, model_file)
+        if form is None or (share is None and not asked):
+            return None
+        structure = form.structure(model_file)
+        weights = sum(structure.weights.values())
+        most = min(
+            weights if share is None else int(weights * share / (KEPT + 1)),
+            weights if self._max_part is None else self._max_part,
+        )
+        parts = cut(structure, most)
+        if len(parts) < 2:
+            return None
+
+        def opened(file: Path) -> Session:
+            return self._factory.open(file, device, compute, None, record.built)
+
+        return PartsSession(model_file, form, structure, parts, record, opened, device)
+
+    def _bytes_of(self, record: GraphRecord) -> int:
+        return sum(f.size for f in self._manifest.files if f.path.startswith(f"{record.folder}/"))
 
     def _run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One run of the open graph, on the next device that takes it where its own refuses."""

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 from artifacts.errors import LatentcError
 from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
-from runtimes.sessions.session_contract import Contents
+from runtimes.sessions.openvino_graph import IrGraph
+from runtimes.sessions.session_contract import Contents, Structure
 
 # IR's names of the element types of constants -> NumPy's, or what is usual for those that NumPy lacks.
 _TYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "boolean": "bool"}
@@ -51,6 +52,23 @@ class IrFormat:
             kind = _TYPES.get(kind) or (f"{signed}{kind[1:]}" if signed and kind[1:].isdigit() else kind)
             counts[kind] = counts.get(kind, 0) + math.prod(sizes)
         return Contents(counts, quantizes)
+
+    def structure(self, model_file: Path) -> Structure:
+        """Values are called "layer:port", by their numbers in the file; inputs and outputs by their tensor names."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.structure(model_file)
+        return IrGraph(_parse(model_file)).structure()
+
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str], folder: Path) -> Path:
+        """Puts a Parameter in the place of each input, and a Result behind each output."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.extract(model_file, inputs, outputs, folder)
+        net = _parse(model_file)
+        IrGraph(net).cut(inputs, outputs)
+        link_beside(model_file, folder)
+        written = folder / model_file.name
+        ElementTree.ElementTree(net).write(written, encoding="utf-8", xml_declaration=True)
+        return written
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Adds a Result behind each; its tensor is then called by the name asked for alone."""

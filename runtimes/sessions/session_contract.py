@@ -81,6 +81,40 @@ class Contents:
     quantizes: bool
 
 
+@dataclass(frozen=True)
+class GraphNode:
+    """One operation of a graph's file, between values that are not constant.
+
+    Attributes:
+        kind: the operator, by the file's own name.
+        inputs: of values and constants, by name; empty for one that is left out.
+        attributes: those that are numbers.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The nodes of a graph's file and the values between them.
+
+    Attributes:
+        nodes: in an order in which they can run; what is computed of constants alone is none of them.
+        shapes: of values and constants, where the file tells; None for a dimension that varies.
+        weights: constant -> bytes.
+        inputs, outputs: the graph's own.
+    """
+
+    nodes: tuple[GraphNode, ...]
+    shapes: Mapping[str, tuple[int | None, ...]]
+    weights: Mapping[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 class GraphFormat(Protocol):
     """How a kind of graph file is looked into, so that what it stores can be told and an error in it located."""
 
@@ -89,6 +123,21 @@ class GraphFormat(Protocol):
 
     def contents(self, model_file: Path) -> Contents:
         """What the file stores; no weight is read."""
+
+    def structure(self, model_file: Path) -> Structure:
+        """The nodes and values of the file; no weight is read."""
+
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str], folder: Path) -> Path:
+        """Writes the part of the graph that makes `outputs` of `inputs`, under these names, into the empty `folder`.
+
+        Weights are not copied where the file system can link them.
+
+        Args:
+            inputs, outputs: values of `structure`. What a part needs beside `inputs` are constants.
+
+        Returns:
+            The file, which the factory opens as it opens `model_file`.
+        """
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the graph with further outputs, after its own, into the empty folder `folder`.
