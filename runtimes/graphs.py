@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, TypeVar
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
 from artifacts.manifest import GraphRecord, Manifest
+from artifacts.memory import available
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
-from runtimes.compute import AUTO, WIDE, check_asked
+from artifacts.resident import release
+from artifacts.units import size
+from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
+from runtimes.divided_graphs import DividedGraphs
 from runtimes.memory_plan import MemoryPlan, memory_plan
-from runtimes.parts_session import KEPT, PartsSession, cut
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
-from runtimes.sessions.onnx_format import format_of
 from runtimes.sessions.session_contract import Device, Refused, Session
-from runtimes.staged_run import StagedGraph
-from runtimes.stages import staging
 from runtimes.tiles import Layout, Scaling, Tiling, fitting, parts
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ class Graphs:
         self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
         self._budget = budget
-        self._max_part = max_part
-        self._stagings: dict[str, StagedGraph | None] = {}
+        self._divided = DividedGraphs(root, manifest, self._factory, max_part)
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
@@ -117,7 +116,7 @@ class Graphs:
             check: raises where somebody asked to stop.
         """
         with self._held(graph):
-            staged = self._staged(graph)
+            staged = self._divided.staged(self._records[graph], self._placement)
             cells = scaling.cells(arrays)
             if staged is None or cells is None:
                 return None
@@ -137,28 +136,9 @@ class Graphs:
             if self._files is not None:
                 self._files.check(graph)
             self._check_open()
-            return {name: np.concatenate([made[name] for made in outputs]) for name in outputs[0]}
-
-    def _staged(self, graph: str) -> StagedGraph | None:
-        """The graph in stages; None where nothing of it can be run on tiles."""
-        if graph not in self._stagings:
-            self._stagings[graph] = self._stage(self._records[graph])
-        return self._stagings[graph]
-
-    def _stage(self, record: GraphRecord) -> StagedGraph | None:
-        model_file = self._root / record.model_file
-        form = format_of(self._factory, model_file)
-        device = self._placement.device(record.folder)
-        if form is None or device is None:
-            return None
-        compute = self._placement.compute(record.folder, device)
-
-        def opened(file: Path, wide: bool) -> Session:
-            kind = WIDE if wide and WIDE in device.computes else compute
-            return self._factory.open(file, device.name, kind, None, record.built)
-
-        plan = staging(form.structure(model_file))
-        return None if plan is None else StagedGraph(model_file, form, plan, opened)
+            # Behind the graph's own outputs a file may have others.
+            wholes = [next(iter(made.values())) for made in outputs]
+            return {record.outputs[0].name: np.concatenate(wholes)}
 
     @property
     def computes(self) -> dict[str, str]:
@@ -232,8 +212,24 @@ class Graphs:
     def _make_room(self, graph: str) -> None:
         """Closes graphs as the plan says before `graph` is opened; one that another thread uses stays open."""
         opened = sorted(self._sessions, key=lambda folder: self._used.get(folder, -1))
-        for folder in self.plan.to_close(graph, tuple(opened)):
+        closing = self._plan_now().to_close(graph, tuple(opened))
+        for folder in closing:
             self._free(folder)
+        if closing:
+            release()  # Allocators keep what was freed, and the next graph wants it in other pieces.
+        memory = self.plan.graphs[graph]
+        if self._budget is not None and memory.measured and (free := available()) < memory.smallest:
+            raise LatentcError(
+                f"'{graph}' needs {size(memory.smallest)} of memory at least, and {size(free)} are free now.",
+                "Close other programs, or compile the model with fewer bits: --quantize int8",
+            )
+
+    def _plan_now(self) -> MemoryPlan:
+        """The plan with less where memory has vanished since: what is free, and what open graphs take."""
+        if self._budget is None:
+            return self.plan
+        held = sum(self.plan.graphs[folder].total for folder in self._sessions)
+        return replace(self.plan, budget=min(self._budget, available() + held))
 
     def _free(self, graph: str) -> None:
         """Frees the graph's session, if it has one; where another thread uses it, that thread does."""
@@ -327,37 +323,11 @@ class Graphs:
         raise next(iter(refusals.values()))
 
     def _open_on(self, record: GraphRecord, device: str, compute: str) -> Session:
-        in_parts = self._in_parts(record, device, compute)
+        in_parts = self._divided.session(record, device, compute, self._plan_now().share(record.folder))
         if in_parts is not None:
             return in_parts
         cache = self._cache_of(record, compute)
         return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
-
-    def _in_parts(self, record: GraphRecord, device: str, compute: str) -> Session | None:
-        """A session of the graph in parts, where that was asked for or the memory does not take it whole."""
-        share, files = self.plan.share(record.folder), self._bytes_of(record)
-        asked = self._max_part is not None and files > self._max_part
-        model_file = self._root / record.model_file
-        form = format_of(self._factory, model_file)
-        if form is None or (share is None and not asked):
-            return None
-        structure = form.structure(model_file)
-        weights = sum(structure.weights.values())
-        most = min(
-            weights if share is None else int(weights * share / (KEPT + 1)),
-            weights if self._max_part is None else self._max_part,
-        )
-        parts = cut(structure, most)
-        if len(parts) < 2:
-            return None
-
-        def opened(file: Path) -> Session:
-            return self._factory.open(file, device, compute, None, record.built)
-
-        return PartsSession(model_file, form, structure, parts, record, opened, device)
-
-    def _bytes_of(self, record: GraphRecord) -> int:
-        return sum(f.size for f in self._manifest.files if f.path.startswith(f"{record.folder}/"))
 
     def _run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One run of the open graph, on the next device that takes it where its own refuses."""

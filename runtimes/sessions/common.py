@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
+from artifacts.processors import limit
 from runtimes.sessions.session_contract import Device, Refused
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ THREADS = "LATENTC_THREADS"
 
 
 def threads() -> int | None:
-    """Threads for one inference from the environment variable LATENTC_THREADS, or None: the vendor chooses.
+    """Threads for one inference: those of the environment variable LATENTC_THREADS, or the processors that this process
+    is bound to or its container is given; None where that is all of the machine's: the vendor chooses.
 
     Raises:
         UsageError: the variable is not a positive integer.
     """
     text = os.environ.get(THREADS, "")
     if not text:
-        return None
+        return limit()
     if not text.isdigit() or int(text) < 1:
         raise UsageError(
             f"{THREADS} must be a positive integer; found '{text}'.", f"For instance: {THREADS}=4"

@@ -149,7 +149,8 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
 
 
 class OrtSession:
-    """One `InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
+    """One `InferenceSession`. Inputs are lent to it; outputs are copied: a value of its own would keep all of the
+    session's memory, also after `close`."""
 
     def __init__(self, session: Any, name: str, device: str, memory: str | None = None) -> None:
         """
@@ -211,7 +212,7 @@ def _lend(array: np.ndarray, memory: str = "cpu") -> Any:
 
 
 def _own(value: Any) -> np.ndarray:
-    """The value's memory as a writable array that keeps it alive; nobody else writes to it."""
+    """The value as a writable array."""
     import numpy as np
 
     if value.element_type() == BFLOAT16:  # Its NumPy type is ml_dtypes', which onnxruntime does not know.
@@ -223,8 +224,7 @@ def _own(value: Any) -> np.ndarray:
             else b""
         )
         return np.frombuffer(bytearray(raw), ml_dtypes.bfloat16).reshape(value.shape())
-    array: np.ndarray = value.numpy()
-    return array
+    return np.array(value.numpy())
 
 
 SESSION = OrtSessions()

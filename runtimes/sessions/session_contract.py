@@ -116,7 +116,11 @@ class Structure:
 
 
 class GraphFormat(Protocol):
-    """How a kind of graph file is looked into, so that what it stores can be told and an error in it located."""
+    """How a kind of graph file is looked into, so that what it stores can be told and an error in it located.
+
+    Where `structure` and `extract` are left out, graphs are not divided: pictures are made in tiles that do not know of
+    each other, and no graph runs in parts.
+    """
 
     def values(self, model_file: Path) -> tuple[str, ...]:
         """Names of the values between the graph's nodes that can be made outputs, in no particular order."""

@@ -168,6 +168,23 @@ def test_a_call_that_does_not_fit_is_made_in_the_largest_tiles_that_do(
     assert pool.tiling("vae_decoder", small, Tiling()) == Tiling()
 
 
+def test_memory_that_vanishes_closes_graphs_and_then_is_one_line(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"bytes": 10**9}
+    monkeypatch.setattr(module, "available", lambda: free["bytes"])
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
+    pool.open("text_encoder")
+    free["bytes"] = 700  # The other 300 are the text encoder's.
+    pool.open("unet")
+    assert [session.closed for session in factory.sessions] == [1, 0]
+    free["bytes"] = 5
+    with pytest.raises(LatentcError, match="'vae_encoder' needs .* of memory at least, and 5 B are free now"):
+        pool.open("vae_encoder")
+    free["bytes"] = 10**9
+    pool.open("vae_encoder")
+
+
 def test_a_budget_that_holds_no_graph_says_the_smallest() -> None:
     memory_plan(manifest(), 900).check()
     with pytest.raises(LatentcError, match=r"'unet' needs at least 900 B .* the budget is 899 B") as caught:
