@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from artifacts.manifest import GraphRecord, Manifest
 from runtimes.compute import WIDE
@@ -55,10 +56,14 @@ class DividedGraphs:
         if len(parts) < 2:
             return None
 
-        def opened(file: Path) -> Session:
-            return self._factory.open(file, device, compute, None, record.built)
+        def opened(part: bytes) -> Session:
+            return self._open_part(part, model_file, device, compute)
 
         return PartsSession(model_file, form, structure, parts, record, opened, device)
+
+    def _open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> Session:
+        factory: Any = self._factory
+        return factory.open_part(part, model_file, device, compute)  # type: ignore[no-any-return]
 
     def staged(self, record: GraphRecord, placement: Placement) -> StagedGraph | None:
         """The graph in stages; None where nothing of it can be run on tiles."""
@@ -74,15 +79,14 @@ class DividedGraphs:
             return None
         compute = placement.compute(record.folder, device)
 
-        def opened(file: Path, wide: bool) -> Session:
+        def opened(part: bytes, wide: bool) -> Session:
             kind = WIDE if wide and WIDE in device.computes else compute
-            return self._factory.open(file, device.name, kind, None, record.built)
+            return self._open_part(part, model_file, device.name, kind)
 
         plan = staging(form.structure(model_file))
         return None if plan is None else StagedGraph(model_file, form, plan, opened)
 
 
 def _dividing(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
-    """The format of the factory's files, if it can tell their structure and write parts of them."""
-    form = format_of(factory, model_file)
-    return form if hasattr(form, "structure") and hasattr(form, "extract") else None
+    """The format of the factory's files, if the factory opens parts of them."""
+    return format_of(factory, model_file) if hasattr(factory, "open_part") else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from artifacts.manifest import GraphSpec, TensorSpec
@@ -92,7 +91,7 @@ def cut(structure: Structure, most: int) -> tuple[GraphPart, ...]:
 
 
 class PartsSession:
-    """A session of a graph in parts, whose files are written when it is made."""
+    """A session of a graph in parts."""
 
     def __init__(
         self,
@@ -101,16 +100,13 @@ class PartsSession:
         structure: Structure,
         parts: Sequence[GraphPart],
         graph: GraphSpec,
-        opened: Callable[[Path], Session],
+        opened: Callable[[bytes], Session],
         device: str,
     ) -> None:
         """
         Args:
             graph: whose inputs and outputs these are.
-            opened: opens a part's file.
-
-        Raises:
-            LatentcError: a part's file cannot be written.
+            opened: opens a part.
         """
         self.device = device
         self.inputs: Mapping[str, TensorSpec] = {
@@ -120,25 +116,16 @@ class PartsSession:
         # A file may have further names for its outputs, in the order of the graph's.
         self._names = dict(zip(structure.outputs, self.outputs, strict=False))
         self._name = graph.folder
-        self._parts = tuple(parts)
         self._opened = opened
-        self._kept: dict[int, Session] = {}
-        self._folder: TemporaryDirectory[str] | None = TemporaryDirectory(
-            prefix="latentc-parts-", ignore_cleanup_errors=True
+        self._parts = tuple(parts)
+        self._files: tuple[bytes, ...] | None = tuple(
+            form.extract(model_file, part.inputs, part.outputs) for part in parts
         )
-        self._files = []
-        try:
-            for number, part in enumerate(self._parts):
-                place = Path(self._folder.name) / str(number) / graph.folder
-                place.mkdir(parents=True)
-                self._files.append(form.extract(model_file, part.inputs, part.outputs, place))
-        except BaseException:
-            self.close()
-            raise
+        self._kept: dict[int, Session] = {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the parts in turn; see `runtimes.sessions.session_contract.Session.run`."""
-        if self._folder is None:
+        if self._files is None:
             raise closed(self._name)
         check_inputs(inputs, self.inputs, self._name)
         values: dict[str, np.ndarray] = dict(inputs)
@@ -156,10 +143,8 @@ class PartsSession:
         return {ours: values[name] for name, ours in self._names.items()}
 
     def close(self) -> None:
-        """Frees the parts that are open, and removes their files; twice is harmless."""
+        """Frees the parts that are open; twice is harmless."""
         for session in self._kept.values():
             session.close()
         self._kept = {}
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._folder = None
+        self._files = None

@@ -101,7 +101,9 @@ def load(
     if budget is None:
         budget = available()
     else:
-        plan = memory_plan(read_manifest(Path(place).absolute()), budget, process=True)
+        whole = read_manifest(Path(place).absolute())
+        types = {} if compute == AUTO else {graph.folder: compute for graph in whole.graphs}
+        plan = memory_plan(whole, budget, types, process=True)
         plan.check()
         budget -= plan.process
     artifact = open_artifact(place, progress=progress, memory=cache_dir() / "verified" if cache else None)

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
@@ -32,13 +32,13 @@ class StagedGraph:
 
     Attributes:
         model_file: whose parts the stages are.
-        open: opens a part's file; in fp32 if its second argument says so.
+        open: opens a part; in fp32 if its second argument says so.
     """
 
     model_file: Path
     format: GraphFormat
     staging: Staging
-    open: Callable[[Path, bool], Session]
+    open: Callable[[bytes, bool], Session]
 
     @cached_property
     def _affine(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -46,18 +46,15 @@ class StagedGraph:
         import numpy as np
 
         norms = self.staging.norms
-        with (
-            TemporaryDirectory(prefix="latentc-norms-", ignore_cleanup_errors=True) as scratch,
-            closing(
-                self._opened([n.before for n in norms], [n.after for n in norms], Path(scratch), True)
-            ) as s,
-        ):
+        with closing(self._opened([n.before for n in norms], [n.after for n in norms], True)) as session:
             probes = {}
-            for name, spec in s.inputs.items():
+            for name, spec in session.inputs.items():
                 sizes = (1, *(1 if isinstance(dim, str) else dim for dim in spec.shape[1:-1]), 2)
                 probes[name] = np.ones(sizes, spec.dtype)
                 probes[name][..., 1] = -1
-            pixels = {name: array.reshape(-1, 2).astype(np.float64) for name, array in s.run(probes).items()}
+            pixels = {
+                name: array.reshape(-1, 2).astype(np.float64) for name, array in session.run(probes).items()
+            }
         return {
             norm.after: (
                 (pixels[norm.after][:, 0] - pixels[norm.after][:, 1]) / 2 * math.sqrt(1 + norm.epsilon),
@@ -86,21 +83,18 @@ class StagedGraph:
             LatentcError: a part makes no whole number of elements of each cell.
         """
         values: dict[str, np.ndarray | _Normed] = dict(arrays)
-        with TemporaryDirectory(prefix="latentc-stages-", ignore_cleanup_errors=True) as scratch:
-            for number, stage in enumerate(self.staging.stages):
-                norm = self.staging.norms[number] if number < len(self.staging.norms) else None
-                values |= self._stage(stage, values, cells, side, Path(scratch) / str(number), check)
-                if norm is not None:
-                    values[norm.after] = self._normed(norm, values)
-                later = {name for rest in self.staging.stages[number + 1 :] for name in rest.inputs}
-                values = {name: value for name, value in values.items() if name in later} or values
-            last = self.staging.stages[-1].outputs
-            return {name: _array(values[name]) for name in last}
+        for number, stage in enumerate(self.staging.stages):
+            values |= self._stage(stage, values, cells, side, check)
+            if number == len(self.staging.norms):
+                break
+            norm = self.staging.norms[number]
+            values[norm.after] = self._normed(norm, values)
+            later = {name for rest in self.staging.stages[number + 1 :] for name in rest.inputs}
+            values = {name: value for name, value in values.items() if name in later}
+        return {name: _array(values[name]) for name in self.staging.stages[-1].outputs}
 
-    def _opened(self, inputs: Sequence[str], outputs: Sequence[str], folder: Path, wide: bool) -> Session:
-        place = folder / self.model_file.parent.name
-        place.mkdir(parents=True)
-        return self.open(self.format.extract(self.model_file, inputs, outputs, place), wide)
+    def _opened(self, inputs: Sequence[str], outputs: Sequence[str], wide: bool) -> Session:
+        return self.open(self.format.extract(self.model_file, inputs, outputs), wide)
 
     def _stage(
         self,
@@ -108,13 +102,12 @@ class StagedGraph:
         values: Mapping[str, np.ndarray | _Normed],
         cells: Span,
         side: Span,
-        folder: Path,
         check: Callable[[], None],
     ) -> dict[str, np.ndarray]:
         check()
         if not stage.outputs:
             return {}
-        with closing(self._opened(stage.inputs, stage.outputs, folder, False)) as session:
+        with closing(self._opened(stage.inputs, stage.outputs, False)) as session:
             names = [name for name in stage.inputs if name in session.inputs]
             if not stage.local:
                 return session.run({name: _array(values[name]) for name in names})

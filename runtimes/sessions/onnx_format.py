@@ -78,7 +78,7 @@ class OnnxFormat:
         inputs = tuple(value.name for value in graph.input if value.name not in constants)
         return Structure(tuple(nodes), shapes, constants, inputs, tuple(v.name for v in graph.output))
 
-    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str], folder: Path) -> Path:
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """Leaves the nodes that are needed; a value of unknown type is one in fp32, as activations are."""
         import onnx
 
@@ -112,10 +112,7 @@ class OnnxFormat:
             graph.ClearField(field)
             getattr(graph, field).extend(copies)
         graph.ClearField("value_info")
-        link_beside(model_file, folder)
-        written = folder / model_file.name
-        written.write_bytes(model.SerializeToString())
-        return written
+        return bytes(model.SerializeToString())
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the model's own file anew; the runtime infers the types of the new outputs."""

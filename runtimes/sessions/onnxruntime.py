@@ -41,6 +41,8 @@ COMPUTES = {"coreml": ("fp16",)}
 # Devices with memory of their own that tensors are placed in before a run and fetched from after it, under ONNX
 # Runtime's name of that memory. For the others it copies by itself, node by node where it must.
 MEMORY = {"cuda": "cuda"}
+# ONNX Runtime's setting: where a model that is no file has its external data.
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 # ONNX Runtime's names of element types -> NumPy's (ml_dtypes' for bfloat16).
@@ -104,15 +106,28 @@ class OrtSessions:
                 return self._open(model_file, name)
         return self._open(model_file, names[-1])
 
+    def open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> OrtSession:
+        """Opens a part of a graph, whose weights stay in the whole graph's files.
+
+        Raises:
+            LatentcError: no such device, the whole graph's file holds what the target does not write, or the part was
+                refused.
+        """
+        name = choose(device, self.devices(), self.target, INSTALL)
+        check_onnx(model_file, FORMAT)
+        session = inference_session(model_file, name, self.target, part)
+        return OrtSession(session, model_file.parent.name, name, MEMORY.get(name))
+
     def _open(self, model_file: Path, device: str) -> OrtSession:
         session = inference_session(model_file, device, self.target)
         return OrtSession(session, model_file.parent.name, device, MEMORY.get(device))
 
 
-def inference_session(model_file: Path, device: str, target: str) -> Any:
+def inference_session(model_file: Path, device: str, target: str, part: bytes | None = None) -> Any:
     """An `InferenceSession` of one file, whose external data has been checked.
 
     Args:
+        part: in the place of the file: a part of its graph, whose data is the file's.
         device: a name in `PROVIDERS`; what its provider has no kernel for runs on the CPU.
 
     Raises:
@@ -139,7 +154,11 @@ def inference_session(model_file: Path, device: str, target: str) -> Any:
     with opening(model_file, target), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It warns of a provider that is missing; we raise.
         # Its own fallback opens the file once more, on the CPU, and tells standard output.
-        session = ort.InferenceSession(str(model_file), options, providers=providers, enable_fallback=0)
+        source: str | bytes = str(model_file)
+        if part is not None:
+            source = part
+            options.add_session_config_entry(_DATA_FOLDER, str(model_file.parent))
+        session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
     if providers[0] not in session.get_providers():
         raise NotStarted(
             f"ONNX Runtime's {providers[0]} did not start: there is no such device here, or its libraries are missing.",

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
@@ -85,11 +86,7 @@ class OpenVinoSessions:
 
         check_openvino(model_file, FORMAT, cache_dir)
         core = ov.Core()
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(name, compute)}
-        if _DYNAMIC in core.get_property(name, "SUPPORTED_PROPERTIES"):
-            config[_DYNAMIC] = 0
-        if name == "CPU" and (count := threads()) is not None:
-            config["INFERENCE_NUM_THREADS"] = count
+        config = _config(core, name, compute)
         with opening(model_file, self.target):
             if is_stored(model_file):
                 model = _compiled_as_run(core, model_file, name, config, cache_dir)
@@ -98,6 +95,37 @@ class OpenVinoSessions:
                     config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
                 model = core.compile_model(model_file, name, config)
             return OpenVinoSession(model, model_file.parent.name, name.lower())
+
+    def open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> OpenVinoSession:
+        """Opens a part of a graph, whose weights stay in the whole graph's file.
+
+        Raises:
+            LatentcError: no such device, the whole graph's file holds what the target does not write, or OpenVINO
+                refused the part.
+        """
+        name = choose(device, self.devices(), self.target, INSTALL).upper()
+        import openvino as ov
+
+        check_openvino(model_file, FORMAT, None)
+        core = ov.Core()
+        with opening(model_file, self.target), TemporaryDirectory(prefix="latentc-part-") as folder:
+            file = Path(folder) / model_file.name
+            file.write_bytes(part)
+            model = core.read_model(file, model_file.with_suffix(".bin"))
+            if is_stored(file):
+                as_run(model)
+            compiled = core.compile_model(model, name, _config(core, name, compute))
+            return OpenVinoSession(compiled, model_file.parent.name, name.lower())
+
+
+def _config(core: Any, device: str, compute: str) -> dict[str, Any]:
+    """How graphs are compiled for the device."""
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(device, compute)}
+    if _DYNAMIC in core.get_property(device, "SUPPORTED_PROPERTIES"):
+        config[_DYNAMIC] = 0
+    if device == "CPU" and (count := threads()) is not None:
+        config["INFERENCE_NUM_THREADS"] = count
+    return config
 
 
 def _compiled_as_run(

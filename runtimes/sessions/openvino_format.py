@@ -59,16 +59,13 @@ class IrFormat:
             return ONNX.structure(model_file)
         return IrGraph(_parse(model_file)).structure()
 
-    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str], folder: Path) -> Path:
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """Puts a Parameter in the place of each input, and a Result behind each output."""
         if model_file.suffix == SUFFIX:
-            return ONNX.extract(model_file, inputs, outputs, folder)
+            return ONNX.extract(model_file, inputs, outputs)
         net = _parse(model_file)
         IrGraph(net).cut(inputs, outputs)
-        link_beside(model_file, folder)
-        written = folder / model_file.name
-        ElementTree.ElementTree(net).write(written, encoding="utf-8", xml_declaration=True)
-        return written
+        return ElementTree.tostring(net, encoding="utf-8", xml_declaration=True)
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Adds a Result behind each; its tensor is then called by the name asked for alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from functools import cached_property
 from xml.etree import ElementTree
 
 from runtimes.sessions.session_contract import GraphNode, Structure
+from targets.openvino.stored_form import KEY as INFORMATION
 
 # IR's names of the types of ports -> those of Parameters.
 _ELEMENT_TYPES = {"FP32": "f32", "FP16": "f16", "BF16": "bf16", "FP64": "f64", "BOOL": "boolean"}
@@ -21,7 +23,7 @@ class IrGraph:
     def __init__(self, net: ElementTree.Element) -> None:
         layers, edges = net.find("layers"), net.find("edges")
         assert layers is not None and edges is not None
-        self._layers, self._edges = layers, edges
+        self._net, self._layers, self._edges = net, layers, edges
         self._by_id = {layer.attrib["id"]: layer for layer in layers}
         self._sources: dict[str, dict[str, tuple[str, str]]] = {}  # layer -> its port -> source and its port
         for edge in edges:
@@ -139,6 +141,11 @@ class IrGraph:
         for number, layer in self._by_id.items():
             if number not in kept:
                 self._layers.remove(layer)
+        here = {layer.attrib["name"] for layer in self._layers}
+        for names in self._net.iterfind(f"rt_info/{INFORMATION}/*"):
+            # What the file says of nodes by their names (`targets.openvino.stored_form`).
+            named = json.loads(names.attrib["value"])
+            names.set("value", json.dumps([name for name in named if name in here]))
 
     def _place(self, name: str) -> tuple[str, str]:
         place = self._inputs.get(name) or self._outputs.get(name)

@@ -118,8 +118,7 @@ class Structure:
 class GraphFormat(Protocol):
     """How a kind of graph file is looked into, so that what it stores can be told and an error in it located.
 
-    Where `structure` and `extract` are left out, graphs are not divided: pictures are made in tiles that do not know of
-    each other, and no graph runs in parts.
+    `structure` and `extract` are for factories that open parts of graphs.
     """
 
     def values(self, model_file: Path) -> tuple[str, ...]:
@@ -131,16 +130,12 @@ class GraphFormat(Protocol):
     def structure(self, model_file: Path) -> Structure:
         """The nodes and values of the file; no weight is read."""
 
-    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str], folder: Path) -> Path:
-        """Writes the part of the graph that makes `outputs` of `inputs`, under these names, into the empty `folder`.
-
-        Weights are not copied where the file system can link them.
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+        """The part of the graph that makes `outputs` of `inputs`, under these names, as a file of its kind; its weights
+        stay in the files beside `model_file`. No file is written.
 
         Args:
             inputs, outputs: values of `structure`. What a part needs beside `inputs` are constants.
-
-        Returns:
-            The file, which the factory opens as it opens `model_file`.
         """
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
@@ -164,6 +159,11 @@ class SessionFactory(Protocol):
 
     One that can say more of a device that is not here than that it is not offers a method ``check_device(name)``, which
     raises LatentcError.
+
+    One that can open a part of a graph, as `GraphFormat.extract` gives it, offers a method
+    ``open_part(part, model_file, device, compute)``, which returns a session of it; `model_file` is the whole graph's.
+    Without it graphs are not divided: pictures are made in tiles that do not know of each other, and no graph runs in
+    parts.
 
     One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
     a graph is measured at the graph's outputs alone.

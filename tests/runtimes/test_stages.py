@@ -112,8 +112,10 @@ def opened(request: pytest.FixtureRequest, decoder: Path) -> Iterator[Opened]:
     form = format_of(factory, file)
     assert form is not None
 
-    def opens(path: Path, wide: bool = True) -> Session:
-        return factory.open(path, "cpu", "fp32", None, {})
+    def opens(graph: Path | bytes, wide: bool = True) -> Session:
+        if isinstance(graph, Path):
+            return factory.open(graph, "cpu", "fp32", None, {})
+        return factory.open_part(graph, file, "cpu", "fp32")  # type: ignore[attr-defined, no-any-return]
 
     yield file, form, opens, form.structure(file)
 
@@ -185,13 +187,13 @@ def test_a_graph_in_parts_gives_the_same_bits(
     parts = cut(structure, most)
     assert all(part.weights <= most or len(part.outputs) == 1 for part in parts)
     assert sum(part.weights for part in parts) >= sum(structure.weights.values()) * 0.9
-    alive: list[Path] = []
+    alive: list[bytes] = []
 
-    def counted(path: Path) -> Session:
-        session = opens(path)
+    def counted(part: bytes) -> Session:
+        session = opens(part)
         close = session.close
-        alive.append(path)
-        monkeypatch.setattr(session, "close", lambda: (alive.remove(path), close()))
+        alive.append(part)
+        monkeypatch.setattr(session, "close", lambda: (alive.remove(part), close()))
         return session
 
     whole = opens(file)

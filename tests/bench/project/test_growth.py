@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,3 +80,27 @@ def test_compile_measures_what_graphs_take(pipeline: Pipeline) -> None:
 def test_nothing_grows(artifact: Path) -> None:
     growth = grow(artifact, pictures=6, loads=2, cache=False)
     assert growth.faults == []
+
+
+DRAW = """
+import os, sys
+from artifacts.resident import Watch
+with Watch(os.getpid(), 0.005) as watch:
+    from runtimes.memory_plan import memory_plan
+    from runtimes.pipeline import load
+    side = int(sys.argv[2])
+    with load(sys.argv[1], compute="fp32", cache=False, memory=sys.argv[3] if sys.argv[3:] else None) as pipeline:
+        pipeline.generate("a large red circle", steps=2, seed=1, size=(side, side))
+        plan = memory_plan(pipeline.manifest, None, pipeline.computes, (side, side), process=True)
+print(watch.peaks().anonymous, *(way.bytes for way in plan.ways))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [64, 256])
+def test_a_process_takes_what_the_plan_says(artifact: Path, side: int) -> None:
+    command = [sys.executable, "-c", DRAW, str(artifact), str(side)]
+    peak, together, *_ = map(
+        int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    )
+    assert 0.9 * peak <= together <= 1.2 * peak, (peak, together)
