@@ -24,3 +24,8 @@ def created_now() -> str:
         return datetime.fromtimestamp(int(chosen), timezone.utc).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"{EPOCH} is '{chosen}', which is no number of seconds since 1970.") from error
+
+
+def reproducible() -> bool:
+    """Whether a build is to give the same bytes each time: nothing that differs from run to run is to be in it."""
+    return bool(os.environ.get(EPOCH))

@@ -9,6 +9,37 @@ from pydantic import Field, model_validator
 from artifacts.strict_record import Count, Figure, Record, Share
 
 
+class CallMemory(Record):
+    """What one call of an open graph took.
+
+    Attributes:
+        sizes: of the symbolic dimensions at that call.
+        elements: of its inputs and outputs.
+        anonymous: bytes of no file, at most; the graph keeps them while it is open.
+    """
+
+    sizes: dict[str, Count]
+    elements: Count
+    anonymous: Count
+
+
+class MemoryUse(Record):
+    """What an open graph was measured to take.
+
+    Attributes:
+        opening: bytes of no file, at most while it was opened.
+        anonymous: those that remained. file_backed: of mapped files, which the system can drop and read again.
+        calls: those that were made, from the smallest to the largest.
+        process: bytes of no file that the process held before, libraries and all.
+    """
+
+    opening: Count
+    anonymous: Count
+    file_backed: Count
+    calls: tuple[CallMemory, ...] = ()
+    process: Count = 0
+
+
 class Evidence(Record):
     """What was measured of one graph in one type, or that nothing was.
 
@@ -22,6 +53,7 @@ class Evidence(Record):
         reason: why it was not measured; empty when it was.
         broken: how the type fails the graph, which `compute="auto"` then computes in fp32; empty where it holds. An
             output that is not finite has no `error`.
+        memory: what the graph takes while it is open; None where that was not measured.
 
     What was measured has an error or is broken; what was not has neither, so that nothing can be read as "error 0".
     """
@@ -33,6 +65,7 @@ class Evidence(Record):
     tolerance: Share | None = None
     reason: str = ""
     broken: str = ""
+    memory: MemoryUse | None = None
 
     @model_validator(mode="after")
     def _measured_or_not(self) -> Evidence:

@@ -17,11 +17,12 @@ import numpy as np
 from artifacts import memory
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress, silent
+from artifacts.resident import Watch
 from bench import drawing_worker, picture_quality
 from bench.environment import environment
 from bench.open_processes import Kept
 from bench.picture_metrics import Shot, broken, psnr
-from bench.process import Watch, Worker, forget
+from bench.process import Worker, forget
 from bench.record import (
     Bench,
     Calls,

@@ -85,6 +85,19 @@ def memory_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return click.option("--memory", type=BytesType(), metavar="SIZE", help=help)
 
 
+def tile_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--tile``: pictures decoded and encoded in tiles."""
+    return click.option(
+        "--tile",
+        type=TileType(),
+        default="auto",
+        show_default=True,
+        metavar="auto|off|PIXELS",
+        help="Decode and encode pictures that are larger in overlapping tiles of so many pixels. auto: those that the "
+        "graph or the memory does not take whole.",
+    )(command)
+
+
 def trust_engines_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--trust-engines``: artifacts may run code of a GPU's engines, in this command and the processes it starts."""
 
@@ -258,6 +271,22 @@ class AccelerateType(click.ParamType[str]):
             check_accelerate(str(value))
         except UsageError:
             self.fail(f"'{value}' is none of off, auto and a tolerance of at least 0, e.g. 0.1.", param, ctx)
+        return str(value)
+
+
+class TileType(click.ParamType[str]):
+    """`auto`, `off` or a number of pixels."""
+
+    name = "tile"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from artifacts.errors import UsageError
+        from runtimes.tiles import parse_tile
+
+        try:
+            parse_tile(str(value))
+        except UsageError:
+            self.fail(f"'{value}' is none of auto, off and a number of pixels, e.g. 512.", param, ctx)
         return str(value)
 
 

@@ -26,6 +26,7 @@ from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
+from runtimes.tiles import parse_tile
 from runtimes.visuals import kind
 from runtimes.weighted import Weighting
 
@@ -96,6 +97,7 @@ class Generator:
         cancel: threading.Event | None = None,
         accelerate: str | float | None = None,
         weighted: bool = False,
+        tile: str | int | None = None,
         **extra: Any,
     ) -> Result:
         """Makes images, videos or sounds: what the pipeline makes.
@@ -122,6 +124,9 @@ class Generator:
                 artifact was tuned to, or the estimated relative error that a forecast may have (0.1). None for what
                 `load` was given.
             weighted: words of the prompts have weights, as `compel` reads them: "a (red)1.4 circle", "a red++ circle".
+            tile: pictures are decoded and encoded in overlapping tiles: "off" for never, a number of pixels for those
+                that are larger, "auto" for where the graph or the memory does not take them whole. None for what `load`
+                was given.
             extra: the pipeline's own parameters, by their own names.
 
         Raises:
@@ -151,6 +156,7 @@ class Generator:
                 cancel,
                 accelerate,
                 weighted,
+                tile,
                 extra,
             )
 
@@ -165,6 +171,7 @@ class Generator:
         cancel: threading.Event | None,
         accelerate: str | float | None,
         weighted: bool,
+        tile: str | int | None,
         extra: Mapping[str, Any],
     ) -> Result:
         pipe = self.diffusers
@@ -179,7 +186,7 @@ class Generator:
         prompts = count(options["prompt"], {name: {**options, **extra}[name] for name in texts})
         wanted = draws(prompts or 1, seed, images)
         self._begin(scheduler)
-        self._prepare(accelerate)
+        self._prepare(accelerate, tile)
         self._meter = Meter(cancel=cancel)
         weighting = self._weighting() if weighted and options["prompt"] is not None else None
         limits = self._sizes.get("batch", DimRange(min=1, max=1))
@@ -229,14 +236,16 @@ class Generator:
         if scheduler is not None:
             self._place(make_scheduler(self.diffusers, scheduler))
 
-    def _prepare(self, accelerate: str | float | None) -> None:
-        """Takes what a call is asked to do with steps that can be forecast; here nothing can.
+    def _prepare(self, accelerate: str | float | None, tile: str | int | None) -> None:
+        """Takes what a call is asked to do with steps that can be forecast, and with tiles; here nothing can.
 
         Raises:
             UsageError: it is asked for.
         """
         if accelerate is not None and tolerance_of(accelerate, 0.0):
             raise UsageError("only compiled pipelines are accelerated.", "Leave accelerate out.")
+        if tile is not None and parse_tile(tile).mode == "on":
+            raise UsageError("only compiled pipelines make pictures in tiles.", "Leave tile out.")
 
     def _run(
         self,

@@ -6,6 +6,8 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,16 +15,21 @@ from typing import TYPE_CHECKING, TypeVar
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
 from artifacts.manifest import Adapter, GraphRecord, Manifest
+from artifacts.memory import available
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
+from artifacts.resident import release
+from artifacts.units import size
 from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
-from runtimes.memory_plan import memory_plan
+from runtimes.divided_graphs import DividedGraphs
+from runtimes.memory_plan import MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
 from runtimes.sessions.common import preferred_threads
 from runtimes.sessions.constants import Replaced, TakesConstants
 from runtimes.sessions.session_contract import Device, Refused, Session
+from runtimes.tiles import Layout, Scaling, Tiling, fitting, parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +57,7 @@ class Graphs:
         files: Pinned | None = None,
         strict: bool = False,
         budget: int | None = None,
+        max_part: int | None = None,
     ) -> None:
         """
         Args:
@@ -60,6 +68,7 @@ class Graphs:
                 that this process made itself.
             strict: a device that refuses a graph is an error; else the next of the target's takes its place.
             budget: bytes that open graphs may take (`runtimes.memory_plan`); None for no limit.
+            max_part: graphs with more bytes of files run in parts with so many bytes of weights; None for none.
 
         Raises:
             UsageError: there is no such component, device or type, or the device does not have the type.
@@ -77,12 +86,65 @@ class Graphs:
         self._sessions: dict[str, Session] = {}
         self._replaced: Mapping[str, Replaced] = {}
         self.adapters: tuple[Adapter, ...] = ()
-        self._plan = memory_plan(manifest, budget)
+        self._budget = budget
+        self._divided = DividedGraphs(root, manifest, self._factory, max_part)
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
         self._closed = False
         kept_in_forks(self)
+
+    @cached_property
+    def plan(self) -> MemoryPlan:
+        """Which graphs may be open at once."""
+        return memory_plan(self._manifest, self._budget, self.computes)
+
+    def tiling(self, graph: str, arrays: Mapping[str, np.ndarray], asked: Tiling) -> Tiling:
+        """How a call is made in tiles: as asked, or so that it fits the memory where that is left to us."""
+        if asked.mode != "auto" or self._budget is None:
+            return asked
+        memory, room = self.plan.graphs[graph], self.plan.room(graph)
+        if room is None or not memory.measured:
+            return asked
+        return fitting(self._records[graph], arrays, asked, lambda elements: memory.call(elements) <= room)
+
+    def run_in_tiles(
+        self,
+        graph: str,
+        arrays: Mapping[str, np.ndarray],
+        scaling: Scaling,
+        plan: Layout,
+        check: Callable[[], None],
+    ) -> dict[str, np.ndarray] | None:
+        """One call in stages and tiles, exact but for rounding; None where the graph cannot be divided so.
+
+        Args:
+            check: raises where somebody asked to stop.
+        """
+        with self._held(graph):
+            staged = self._divided.staged(self._records[graph], self._placement)
+            cells = scaling.cells(arrays)
+            if staged is None or cells is None:
+                return None
+            self._make_room(graph)
+            if (session := self._sessions.pop(graph, None)) is not None:
+                session.close()  # The whole graph, which is not called.
+            if self._files is not None:
+                self._files.check(graph)
+            rows = replace(plan, rows=1, tops=(0,), lefts=(0,), height=cells[0], width=cells[1])
+            record = self._records[graph]
+            import numpy as np
+
+            outputs = [
+                staged.run(part.arrays, cells, (plan.height, plan.width), check)
+                for part in parts(arrays, record, scaling, rows)
+            ]
+            if self._files is not None:
+                self._files.check(graph)
+            self._check_open()
+            # Behind the graph's own outputs a file may have others.
+            wholes = [next(iter(made.values())) for made in outputs]
+            return {record.outputs[0].name: np.concatenate(wholes)}
 
     @property
     def computes(self) -> dict[str, str]:
@@ -158,8 +220,24 @@ class Graphs:
     def _make_room(self, graph: str) -> None:
         """Closes graphs as the plan says before `graph` is opened; one that another thread uses stays open."""
         opened = sorted(self._sessions, key=lambda folder: self._used.get(folder, -1))
-        for folder in self._plan.to_close(graph, tuple(opened)):
+        closing = self._plan_now().to_close(graph, tuple(opened))
+        for folder in closing:
             self._free(folder)
+        if closing:
+            release()  # Allocators keep what was freed, and the next graph wants it in other pieces.
+        memory = self.plan.graphs[graph]
+        if self._budget is not None and memory.measured and (free := available()) < memory.smallest:
+            raise LatentcError(
+                f"'{graph}' needs {size(memory.smallest)} of memory at least, and {size(free)} are free now.",
+                "Close other programs, or compile the model with fewer bits: --quantize int8",
+            )
+
+    def _plan_now(self) -> MemoryPlan:
+        """The plan with less where memory has vanished since: what is free, and what open graphs take."""
+        if self._budget is None:
+            return self.plan
+        held = sum(self.plan.graphs[folder].total for folder in self._sessions)
+        return replace(self.plan, budget=min(self._budget, available() + held))
 
     def _free(self, graph: str) -> None:
         """Frees the graph's session, if it has one; where another thread uses it, that thread does."""
@@ -258,6 +336,9 @@ class Graphs:
             return self._factory.open_with(
                 self._root / record.model_file, device, compute, constants, record.built
             )
+        in_parts = self._divided.session(record, device, compute, self._plan_now().share(record.folder))
+        if in_parts is not None:
+            return in_parts
         cache = self._cache_of(record, compute)
         with preferred_threads(self._threads):
             return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)

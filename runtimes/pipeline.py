@@ -38,6 +38,7 @@ from runtimes.schedulers import schedulers_of, watching
 from runtimes.sessions import session_table as sessions
 from runtimes.sessions.constants import Replaced
 from runtimes.shell import NotCompiled, Runner, build_shell, undone_on_failure
+from runtimes.tiles import AS_FITS, Tiling, check_tiles, parse_tile
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
@@ -54,6 +55,8 @@ def load(
     require_signature: str | Path | None = None,
     strict: bool = False,
     memory: str | int | None = None,
+    tile: str | int = "auto",
+    max_part: str | int | None = None,
     kind: type[Pipeline] | None = None,
 ) -> Pipeline:
     """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
@@ -80,25 +83,34 @@ def load(
             Engines that it covers run.
         strict: a device that refuses a component is an error. Otherwise the next of the target's devices takes it,
             which `progress` (where that is silent, a Python warning) and `Pipeline.note` tell once.
-        memory: bytes that open graphs may take ("6G"), by what `latentc inspect --memory` derives: a graph is closed
-            when another needs its memory, the least recently used first. None: what is free, where a graph that is
-            larger is tried nevertheless.
+        memory: bytes that the process may take ("6G"), by what `latentc inspect --memory` tells: a graph is closed
+            when another needs its memory, the least recently used first, and pictures are made in tiles where they do
+            not fit whole. None: what is free, where a graph that is larger is tried nevertheless.
+        tile: pictures that are decoded and encoded in overlapping tiles: "auto" for those that the graph or the memory
+            does not take whole, a number of pixels for those that are larger, "off" for none.
+        max_part: bytes ("1G"): larger graphs run in parts with so much of their weights, one after the other within a
+            call. None: those that `memory` does not take whole.
         kind: a class of pipelines; None for `Pipeline`.
 
     Raises:
         LatentcError: the artifact is damaged, cannot be fetched, is not signed with the key that is required, holds
             engines that are not trusted, or needs a library or device that is not here; a graph alone is larger than
             `memory`.
-        UsageError: it has no such task, component or device, the device does not have the type to compute in, or
-            `accelerate` is none of these.
+        UsageError: it has no such task, component or device, the device does not have the type to compute in,
+            `accelerate` or `tile` is none of these, or a tile is smaller than a graph takes.
     """
     check_accelerate(accelerate)
-    budget = budget_of(memory)
+    tiling = parse_tile(tile)
+    budget, _ = budget_of(memory), budget_of(max_part)
     place = located(path, progress)
     if budget is None:
         budget = available()
     else:
-        memory_plan(read_manifest(Path(place).absolute()), budget).check()
+        whole = read_manifest(Path(place).absolute())
+        types = {} if compute == AUTO else {graph.folder: compute for graph in whole.graphs}
+        plan = memory_plan(whole, budget, types, process=True)
+        plan.check()
+        budget -= plan.process
     # Files are read and hashed while libraries are imported and the pipeline is put together, of which nothing opens a
     # graph; what is read of the artifact for that is compared as it is read.
     with Opening(place, memory=cache_dir() / "verified" if cache else None) as opening:
@@ -115,6 +127,8 @@ def load(
                 require_signature,
                 strict,
                 budget,
+                budget_of(max_part),
+                tiling,
                 kind or Pipeline,
             )
         except UsageError:
@@ -138,6 +152,8 @@ def _assembled(
     require_signature: str | Path | None,
     strict: bool,
     budget: int | None,
+    max_part: int | None,
+    tiling: Tiling,
     kind: type[Pipeline],
 ) -> Pipeline:
     """The pipeline of an artifact whose graphs need not be verified yet; the arguments are those of `load`."""
@@ -150,8 +166,11 @@ def _assembled(
         raise no_task(chosen, manifest)
     if getattr(sessions.get(manifest.target), "runs_code", False):
         _check_engines(artifact, trust_engines or require_signature is not None)
-    graphs = Graphs(files.root, manifest, device, cache, progress, compute, files, strict, budget)
-    return kind(artifact.root, manifest, chosen, graphs, progress, files, accelerate)
+    graphs = Graphs(
+        *(files.root, manifest, device, cache, progress, compute, files, strict),
+        *(budget, max_part),
+    )
+    return kind(artifact.root, manifest, chosen, graphs, progress, files, accelerate, tiling)
 
 
 def no_task(task: str, manifest: Manifest) -> UsageError:
@@ -220,24 +239,33 @@ class Pipeline(Generator):
         progress: Progress = silent,
         files: Contents | None = None,
         accelerate: str | float = AUTO,
+        tiling: Tiling = AS_FITS,
     ) -> None:
         """
         Args:
             files: what the shells, schedulers and tokenizers are made of; None for the folder `root` as it is.
-            accelerate: what `generate` and calls take where they are not given it.
+            accelerate, tiling: what `generate` and calls take where they are not given it.
+
+        Raises:
+            UsageError: a tile is smaller than a graph takes.
         """
         self.root = root
         self.manifest = manifest
         self.task = task
         self._graphs = graphs
         self._files = files
+        self._tiling = self._usual_tiling = tiling
         source = files or root
         check_components(manifest.pipelines, task, (c.name for c in manifest.components))
         self._shells = {
-            c.name: build_shell(c, source, graphs, lambda: self._meter, lambda: self._forecaster)
+            c.name: build_shell(
+                *(c, source, graphs, lambda: self._meter, lambda: self._forecaster, lambda: self._tiling),
+                tiler=graphs if isinstance(graphs, Graphs) else None,
+            )
             for c in manifest.components
         }
         self._accelerate = accelerate
+        check_tiles(tiling, manifest)
         self._forecaster: Forecaster | None = None
         pipe = assemble(source, manifest.pipelines[task], self._shells)
         for part in (pipe, *parts(pipe)):
@@ -257,7 +285,8 @@ class Pipeline(Generator):
         if task not in self.manifest.pipelines:
             raise no_task(task, self.manifest)
         return type(self)(
-            self.root, self.manifest, task, self._graphs, self._progress, self._files, self._accelerate
+            *(self.root, self.manifest, task, self._graphs, self._progress, self._files),
+            *(self._accelerate, self._usual_tiling),
         )
 
     def load_textual_inversion(self, file: str | Path, token: str = "") -> str:
@@ -392,8 +421,15 @@ class Pipeline(Generator):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __call__(self, *args: Any, accelerate: str | float | None = None, **kwargs: Any) -> Any:
-        """Calls diffusers' own pipeline: what that takes, and what it returns; `accelerate` is as of `generate`.
+    def __call__(
+        self,
+        *args: Any,
+        accelerate: str | float | None = None,
+        tile: str | int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Calls diffusers' own pipeline: what that takes, and what it returns; `accelerate` and `tile` are as of
+        `generate`.
 
         The size, and the number of a video's frames, are the artifact's where that has only one and none is asked for.
         A progress bar is drawn on terminals and in notebooks, unless `set_progress_bar_config` says otherwise.
@@ -403,7 +439,7 @@ class Pipeline(Generator):
         """
         with self._lock, bars_where_seen((self.diffusers, *parts(self.diffusers))):
             self._begin(None)
-            self._prepare(accelerate)
+            self._prepare(accelerate, tile)
             self._meter = Meter()
             return self._called(*args, **{**self._unasked_size(args, kwargs), **kwargs})
 
@@ -421,7 +457,10 @@ class Pipeline(Generator):
                 error.hint = f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
             raise
 
-    def _prepare(self, accelerate: str | float | None) -> None:
+    def _prepare(self, accelerate: str | float | None, tile: str | int | None) -> None:
+        tiling = self._usual_tiling if tile is None else parse_tile(tile)
+        check_tiles(tiling, self.manifest)
+        self._tiling = tiling
         tuned = self.manifest.forecast
         asked = self._accelerate if accelerate is None else accelerate
         self._tolerance = tolerance_of(asked, 0.0 if tuned is None else tuned.tolerance)

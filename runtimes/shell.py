@@ -29,6 +29,8 @@ from runtimes.module_state import Watch, mismatch
 from runtimes.pipeline_parts import making, private_copy
 from runtimes.residual import put_residual
 from runtimes.resource_limits import SPARE_WEIGHTS
+from runtimes.tiles import Layout, Scaling, Tiling, division, parts, run_in_tiles
+from runtimes.tiling_switch import SWITCH, TILING_METHODS, TilingSwitch
 from runtimes.trusted_classes import is_list, list_of_models, module_class
 from runtimes.value_tree import Mismatch, fit_dims, holds_tensor, match_arguments, rebuild, to_array
 from runtimes.writes import count_writes
@@ -45,8 +47,6 @@ WEIGHT_METHODS = ("resize_token_embeddings", "load_state_dict", "save_pretrained
 MOVE_METHODS = ("to", "cpu", "cuda", "float", "half", "bfloat16", "double")
 MEMORY_METHODS = (
     "set_attention_slice",
-    "enable_slicing",
-    "disable_slicing",
     "enable_gradient_checkpointing",
     "disable_gradient_checkpointing",
     "enable_xformers_memory_efficient_attention",
@@ -107,12 +107,26 @@ def _none() -> None:
     return None
 
 
+class Tiler(Protocol):
+    """What makes calls in tiles: `runtimes.graphs.Graphs`."""
+
+    def tiling(self, graph: str, arrays: Arrays, asked: Tiling) -> Tiling:
+        """How a call is made in tiles: as asked, or so that it fits the memory where that is left to it."""
+
+    def run_in_tiles(
+        self, graph: str, arrays: Arrays, scaling: Scaling, plan: Layout, check: Callable[[], None]
+    ) -> Arrays | None:
+        """One call in tiles that know of each other; None where the graph does not allow it."""
+
+
 def build_shell(
     record: ComponentRecord,
     root: Path | Contents,
     runner: Runner,
     meter: Callable[[], Meter],
     forecaster: Callable[[], Forecaster | None] = _none,
+    tiling: Callable[[], Tiling] = Tiling,
+    tiler: Tiler | None = None,
 ) -> torch.nn.Module:
     """The shell of one component.
 
@@ -122,6 +136,8 @@ def build_shell(
         runner: runs graphs.
         meter: gives the meter of the `generate` that is under way.
         forecaster: gives what may answer calls in place of the runner; None where nothing does.
+        tiling: gives how the call that is under way makes pictures in tiles.
+        tiler: makes of it what fits the memory, and such calls; None: tiles are calls of the graph, and are blended.
 
     Raises:
         LatentcError: the class is not trusted or has no such method, or its config does not build it.
@@ -149,20 +165,26 @@ def build_shell(
     for method in record.methods:
         by_method.setdefault(method.method, []).append(method)
     owners = {name: _owner(module, name, record) for name in by_method}
-    ours: dict[int, list[str]] = {id(module): [_WATCH]}
+    ours: dict[int, list[str]] = {id(module): [_WATCH, SWITCH]}
     for name, owner in owners.items():
         ours.setdefault(id(owner), []).append(name.rpartition(".")[2])
     watch = Watch(module, ours, count_writes(module))
     object.__setattr__(module, _WATCH, watch)
+    switch = TilingSwitch()
+    object.__setattr__(module, SWITCH, switch)
+
+    def divided(graph: GraphSpec, arrays: Arrays) -> tuple[Scaling, Layout] | None:
+        asked = switch.of(tiling())
+        return division(graph, arrays, asked if tiler is None else tiler.tiling(graph.folder, arrays, asked))
+
     for name, records in by_method.items():
         owner, leaf = owners[name], name.rpartition(".")[2]
         owner_class = cls if owner is module else type(owner)
         signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
-        object.__setattr__(
-            owner,
-            leaf,
-            _answer(owner_class, owner, record.name, name, records, runner, meter, forecaster, watch),
+        answer = _answer(
+            owner_class, owner, record.name, name, records, runner, meter, forecaster, watch, divided, tiler
         )
+        object.__setattr__(owner, leaf, answer)
     changes.watch = watch
     return module
 
@@ -254,6 +276,7 @@ def _shell_class(cls: type, component: str) -> type:
         "dtype": property(lambda self: torch.float32),
         **dict.fromkeys(MOVE_METHODS, stay),
         **{name: stay for name in MEMORY_METHODS if hasattr(cls, name)},
+        **{name: method for name, method in TILING_METHODS.items() if hasattr(cls, name)},
         **{name: refuse for name in (*WEIGHT_METHODS, *loaders(cls)) if hasattr(cls, name)},
     }
     return type(cls.__name__, (cls,), body)
@@ -305,6 +328,8 @@ def _answer(
     meter: Callable[[], Meter],
     forecaster: Callable[[], Forecaster | None],
     watch: Watch,
+    divided: Callable[[GraphSpec, Arrays], tuple[Scaling, Layout] | None],
+    tiler: Tiler | None,
 ) -> Callable[..., Any]:
     """The method `name`, answered by the first record that fits the call and what is set on the module."""
     method = name.rpartition(".")[2]
@@ -318,6 +343,16 @@ def _answer(
             runner.open(graph)
         with now.measure(component, name):
             outputs = runner.run(graph, arrays)
+        now.look(f"{component}.{name}", arrays, outputs)
+        return outputs
+
+    def run_divided(graph: GraphSpec, arrays: Arrays, scaling: Scaling, plan: Layout) -> Arrays:
+        now, outputs = meter(), None
+        if tiler is not None:
+            with now.measure(component, name):
+                outputs = tiler.run_in_tiles(graph.folder, arrays, scaling, plan, now.check)
+        if outputs is None:
+            return run_in_tiles(partial(run, graph.folder), arrays, graph, scaling, plan)
         now.look(f"{component}.{name}", arrays, outputs)
         return outputs
 
@@ -336,7 +371,15 @@ def _answer(
             if isinstance(arrays, Mismatch):
                 reasons.append(arrays)
                 continue
+            division = divided(graph, arrays)
+            call_arrays = arrays if division is None else next(parts(arrays, graph, *division)).arrays
+            sizes = fit_dims(graph.inputs, call_arrays, graph.dims)
+            if isinstance(sizes, Mismatch):
+                reasons.append(sizes)
+                continue
             made = partial(run, record.graph, arrays)
+            if division is not None:
+                made = partial(run_divided, graph, arrays, *division)
             if (policy := forecaster()) is None:
                 return rebuild(form, made())
             meter().check()
@@ -372,7 +415,7 @@ def _arrays(
     known: Mapping[str, Any],
     owner: torch.nn.Module,
 ) -> dict[str, np.ndarray] | Mismatch:
-    """The graph's inputs in a call, or why the call does not fit it."""
+    """The graph's inputs in a call, of whatever size, or why the call does not fit it."""
     tensors = match_arguments(record.arguments, bound, known)
     if isinstance(tensors, Mismatch):
         return tensors
@@ -389,8 +432,7 @@ def _arrays(
         if isinstance(array, Mismatch):
             return array
         arrays[spec.name] = array
-    sizes = fit_dims(graph.inputs, arrays, graph.dims)
-    return sizes if isinstance(sizes, Mismatch) else arrays
+    return arrays
 
 
 def _set_values(owner: torch.nn.Module, record: MethodRecord) -> dict[str, torch.Tensor] | Mismatch:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,14 +14,37 @@ from compiler.capture.calls import sizes
 from compiler.capture.infer import Method
 
 
-def points(method: Method, count: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """Arrays by input name, one dict for each of the method's recorded shapes (`count` at most).
+def order(method: Method) -> list[int]:
+    """The method's recorded shapes by number; where sizes vary, the first is not the one that was exported."""
+    return [*range(1, len(method.shapes)), 0]
+
+
+def ends(method: Method) -> list[int]:
+    """The numbers of the recorded shapes in the declared ranges, from the smallest call to the largest."""
+
+    def elements(index: int) -> int:
+        return sum(math.prod(sizes(spec, method.shapes[index])) for spec in (*method.inputs, *method.outputs))
+
+    def declared(index: int) -> bool:
+        return all(
+            method.dims[dim].min <= size <= method.dims[dim].max
+            for dim, size in method.shapes[index].items()
+            if dim in method.dims
+        )
+
+    return sorted(filter(declared, range(len(method.shapes))), key=elements)
+
+
+def points(method: Method, numbers: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Arrays by input name, one dict for each of the method's recorded shapes.
+
+    Args:
+        numbers: of the shapes; None for all in `order`.
 
     Token ids, masks, positions and timesteps are those of the dry run, so that they are in range; the rest is
-    standard normal noise with a fixed seed. Where sizes vary, the first point is not the one that was exported.
+    standard normal noise with a fixed seed.
     """
-    order = [*range(1, len(method.shapes)), 0]
-    for index in order[:count]:
+    for index in order(method) if numbers is None else numbers:
         generator = np.random.default_rng(index)
         arrays: dict[str, np.ndarray] = {}
         for spec in method.inputs:
@@ -37,11 +61,11 @@ def points(method: Method, count: int | None = None) -> Iterator[dict[str, np.nd
 
 
 @contextmanager
-def write_points(method: Method, count: int | None = None) -> Iterator[list[Path]]:
+def write_points(method: Method, numbers: Sequence[int] | None = None) -> Iterator[list[Path]]:
     """The points as npz files in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="latentc-check-") as folder:
         files = []
-        for index, arrays in enumerate(points(method, count)):
+        for index, arrays in enumerate(points(method, numbers)):
             files.append(Path(folder) / f"{index}.npz")
             np.savez(files[-1], **arrays)  # type: ignore[arg-type]
         yield files

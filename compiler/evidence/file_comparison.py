@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from artifacts import memory
+from artifacts.creation_time import reproducible
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import Built, WeightRecord
@@ -57,7 +58,7 @@ def compare(
     Raises:
         LatentcError: the error is beyond its tolerance; the message says where, if somebody asks.
     """
-    from compiler.capture.samples import write_points
+    from compiler.capture.samples import ends, order, write_points
 
     if check == "none":
         return (Evidence(check="not measured", reason="--check none"),)
@@ -67,7 +68,10 @@ def compare(
     component = source.component(method.component)
     task = f"{method.folder}: comparing with PyTorch"
     progress(Event(task, 0, None))
-    with write_points(method, None if check == "full" else 1) as points:
+    with (
+        write_points(method, order(method)[: None if check == "full" else 1]) as points,
+        write_points(method, () if reproducible() else ends(method)) as end_points,
+    ):
         job = GraphCheckJob(
             target=target,
             device="auto",
@@ -91,6 +95,7 @@ def compare(
             state=method.state,
             settings=dict(method.settings),
             points=tuple(str(point) for point in points),
+            ends=tuple(str(point) for point in end_points),
         )
 
         def where(kind: str, limit: float) -> tuple[Finding, ...]:

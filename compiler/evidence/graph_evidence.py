@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,10 +20,11 @@ from pydantic import BaseModel
 
 from artifacts.call_trees import AnyLeaf, Tree
 from artifacts.errors import LatentcError
-from artifacts.evidence_records import Evidence
+from artifacts.evidence_records import Evidence, MemoryUse
 from artifacts.manifest import Built, ModelSpec, TensorSpec
 from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
 from artifacts.worker_loop import Work
+from compiler.evidence.memory_use import MemoryMeter, process_memory
 from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
 from runtimes.guard import guarded
@@ -60,6 +62,7 @@ class GraphCheckJob(BaseModel):
         library, class_name, folder: what PyTorch loads of a folder.
         component, method, arguments, inputs, outputs, state, settings: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
+        ends: those of the smallest and the largest call, whose memory is measured.
     """
 
     kind: Literal["graph"] = "graph"
@@ -85,6 +88,7 @@ class GraphCheckJob(BaseModel):
     state: dict[str, Tree] = {}
     settings: dict[str, tuple[str, ...]] = {}
     points: tuple[str, ...]
+    ends: tuple[str, ...] = ()
 
 
 class Beyond(LatentcError):
@@ -100,10 +104,11 @@ class Beyond(LatentcError):
 
 
 class Errors(BaseModel):
-    """Errors of one type: of each output, and PyTorch's own in that type (0: not known)."""
+    """Errors of one type: of each output, and PyTorch's own in that type (0: not known); and what memory it took."""
 
     errors: dict[str, float]
     noise: float = 0.0
+    memory: MemoryUse | None = None
 
 
 def memory_needed(parameters: int) -> int:
@@ -205,6 +210,7 @@ def judge(
                 error={name: error for name, error in errors.items() if math.isfinite(error)},
                 tolerance=tolerance,
                 broken=f"relative error of {what}; at most {tolerance:.2g} is allowed",
+                memory=measurement.memory,
             )
         scheme = max(job.schemes, key=job.schemes.__getitem__, default="")
         approximated = ", ".join(job.approximations)
@@ -226,6 +232,7 @@ def judge(
         check="full" if check == "full" else "quick",
         error=dict(errors),
         tolerance=tolerance,
+        memory=measurement.memory,
     )
 
 
@@ -264,15 +271,19 @@ def _answer(job: GraphCheckJob) -> dict[str, Any]:
     types = (job.precision,) if device is None else natively(device, job.precision)
     types = worth_measuring(types) if job.compute == AUTO else (job.compute,)
     points = [dict(np.load(file)) for file in job.points]
+    process_memory()
     references, noise = _reference(job, points, [kind for kind in types if kind != WIDE])
     if why := _undefined(job, references):
         return {"undefined": why}
     by_type: dict[str, Any] = {}
     name = job.device
     for kind in types:
-        session = factory.open(Path(job.model_file), job.device, kind, None, job.built)
+        meter = MemoryMeter(job.inputs)
+        session = meter.open(partial(factory.open, Path(job.model_file), job.device, kind, None, job.built))
         name = session.device
         try:
+            meter.call(session, [dict(np.load(file)) for file in job.ends])
+            memory = meter.use()
             outputs = [
                 session.run({name: np.asarray(point[name], order="C") for name in session.inputs})
                 for point in points
@@ -281,7 +292,7 @@ def _answer(job: GraphCheckJob) -> dict[str, Any]:
             session.close()
         ours = [[values[spec.name] for spec in job.outputs] for values in outputs]
         errors = dict(zip((spec.name for spec in job.outputs), _worst(ours, references), strict=True))
-        by_type[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0)).model_dump()
+        by_type[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0), memory=memory).model_dump()
     return {"device": name, "types": by_type}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from artifacts.errors import LatentcError
+from artifacts.processors import processors
 from compiler.quantize import low_rank
 from compiler.quantize.blocks import Blocks, is_half
 from compiler.quantize.decide import Decision
@@ -21,7 +22,7 @@ from targets.graph.weights import Cast, Reshape, Slice, Stored, Transpose, Weigh
 
 # Elements worked on at once: their temporary arrays stay in a processor's cache.
 _CHUNK = 1 << 17
-_THREADS = min(4, os.cpu_count() or 1)
+_THREADS = min(4, processors())
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
         lowered = target.lower(model.clone(), target.options(), Path(folder), Context())
         session = sessions.get(targets.STAND_IN).open(Path(folder) / lowered.model_file, "cpu", "fp32", None)
         try:
-            results = session.run(next(points(method, 1)))
+            results = session.run(next(points(method)))
         finally:
             session.close()
     return tuple(_line(name, array) for name, array in sorted(results.items()))

@@ -10,6 +10,7 @@ import click
 from latentc.params import (
     ACCELERATE,
     COMPUTE,
+    BytesType,
     FiniteType,
     accelerate_option,
     argument_option,
@@ -20,6 +21,7 @@ from latentc.params import (
     json_option,
     memory_option,
     strict_option,
+    tile_option,
     trust_engines_option,
 )
 
@@ -36,7 +38,8 @@ OWN = {
     "progress": "latentc.load in Python",
     **{
         name: f"--{name}"
-        for name in "image mask strength steps guidance seed size images frames scheduler accelerate weighted".split()
+        for name in "image mask strength steps guidance seed size images frames scheduler accelerate weighted "
+        "tile".split()
     },
 }
 
@@ -164,7 +167,15 @@ Examples:
 @device_option
 @strict_option
 @memory_option(
-    "Memory that open graphs may take, e.g. 6G; see: latentc inspect --memory. [default: what is free]"
+    "Memory that the process may take, e.g. 6G; see: latentc inspect --memory. [default: what is free]"
+)
+@tile_option
+@click.option(
+    "--max-part",
+    type=BytesType(),
+    metavar="SIZE",
+    help="Run larger graphs in parts with so much of their weights, e.g. 1G, one after the other within each call. "
+    "[default: those that --memory does not take whole]",
 )
 @compute_option(COMPUTE)
 @accelerate_option(ACCELERATE)
@@ -208,6 +219,8 @@ def command(
     device: str,
     strict: bool,
     memory: int | None,
+    tile: str,
+    max_part: int | None,
     compute: str,
     accelerate: str,
     arguments: tuple[tuple[str, str], ...],
@@ -275,6 +288,8 @@ def command(
             require_signature=require_signature,
             strict=strict,
             memory=memory,
+            tile=tile,
+            max_part=max_part,
         ) as pipeline,
     ):
         if pipeline.note:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentc.params import json_option
+from latentc.params import PixelsType, json_option
 
 if TYPE_CHECKING:
     from artifacts.manifest import GraphRecord, Manifest
@@ -37,7 +37,16 @@ Examples:
     is_flag=True,
     help="Print what an artifact's graphs need while they are open, and which stay open with the memory that is free.",
 )
-def command(artifact_or_model: str, against: str | None, json_output: bool, memory: bool) -> None:
+@click.option(
+    "--size", type=PixelsType(), metavar="WxH", help="With --memory: of the picture. [default: the largest]"
+)
+def command(
+    artifact_or_model: str,
+    against: str | None,
+    json_output: bool,
+    memory: bool,
+    size: tuple[int, int] | None,
+) -> None:
     """Show an artifact's components, parameters, precision, bytes, shapes and evidence; of a quantized
     one also its ten worst weights.
 
@@ -48,6 +57,8 @@ def command(artifact_or_model: str, against: str | None, json_output: bool, memo
     from latentc.api import inspecting
     from latentc.progress_bars import bars
 
+    if size is not None and not memory:
+        raise click.UsageError("--size is of what --memory tells; ask for both.")
     if against is not None and memory:
         raise click.UsageError("--against and --memory are two questions; ask one.")
     if against is not None:
@@ -58,7 +69,7 @@ def command(artifact_or_model: str, against: str | None, json_output: bool, memo
     if memory:
         if isinstance(described, inspecting.ModelSummary):
             raise click.UsageError("--memory is of artifacts; compile the model first.")
-        _print_memory(described, json_output)
+        _print_memory(described, size, json_output)
     elif isinstance(described, inspecting.ModelSummary):
         if json_output:
             show.as_json(_as_json(described))
@@ -190,19 +201,31 @@ def _print_manifest(manifest: Manifest) -> None:
             click.echo(show.plain(evidence.pictures_line(pictures)))
 
 
-def _print_memory(manifest: Manifest, json_output: bool) -> None:
-    from dataclasses import asdict
-
+def _print_memory(manifest: Manifest, picture: tuple[int, int] | None, json_output: bool) -> None:
     from artifacts.memory import available
     from latentc import show
     from runtimes.memory_plan import memory_plan
 
-    plan = memory_plan(manifest, available())
+    # What the process takes by itself is of what is free, too.
+    plan = memory_plan(manifest, available(), picture=picture, process=True)
     graphs = plan.graphs.values()
     if json_output:
         show.as_json(
             {
-                "graphs": [{**asdict(graph), "basis": "derived"} for graph in graphs],
+                "graphs": [
+                    {
+                        "graph": graph.graph,
+                        "opening": graph.opening,
+                        "open": graph.opened,
+                        "mapped": graph.mapped,
+                        "call": graph.call(graph.largest),
+                        "total": graph.total,
+                        "basis": "measured" if graph.measured else "derived",
+                    }
+                    for graph in graphs
+                ],
+                "process": plan.process,
+                "ways": [{"way": way.text, "bytes": way.bytes} for way in plan.ways],
                 "together": plan.together,
                 "smallest": plan.smallest,
                 "free": plan.budget,
@@ -211,20 +234,30 @@ def _print_memory(manifest: Manifest, json_output: bool) -> None:
         )
         return
     show.table(
-        ("graph", "files", "inputs and outputs", "derived"),
+        ("graph", "open", "a call", "at most", "files mapped", "basis"),
         (
-            (graph.graph, show.size(graph.files), show.size(graph.tensors), show.size(graph.total))
+            (
+                graph.graph,
+                show.size(graph.opened),
+                show.size(graph.call(graph.largest)),
+                show.size(graph.total),
+                show.size(graph.mapped),
+                "measured" if graph.measured else "derived",
+            )
             for graph in graphs
         ),
-        right=("files", "inputs and outputs", "derived"),
+        right=("open", "a call", "at most", "files mapped"),
     )
-    click.echo(
-        f"all open {show.size(plan.together)}, one at a time {show.size(plan.smallest)}, "
-        f"free {show.size(plan.budget or 0)}: {plan.text}"
-    )
-    click.echo(
-        "Derived from file sizes and declared shapes, not measured; what a graph computes within is not in it."
-    )
+    if plan.process:
+        click.echo(f"The process takes {show.size(plan.process)} beside them.")
+    for way in plan.ways:
+        click.echo(f"{show.size(way.bytes):>9}  {way.text}")
+    click.echo(f"Free are {show.size(plan.budget or 0)}: {plan.text}.")
+    if not plan.measured:
+        click.echo(
+            "What is derived is of file sizes and declared shapes, not measured; what a graph computes within is not "
+            "in it."
+        )
 
 
 def _made_of(manifest: Manifest) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
+from artifacts.processors import limit
 from runtimes.sessions.session_contract import Device, Refused
 
 if TYPE_CHECKING:
@@ -36,15 +37,17 @@ def preferred_threads(count: int | None) -> Iterator[None]:
 
 
 def threads() -> int | None:
-    """Threads for one inference: of the environment variable LATENTC_THREADS, or those that are preferred, or None:
-    the vendor chooses.
+    """Threads for one inference: those of the environment variable LATENTC_THREADS, or those that are preferred, but no
+    more than the processors that this process is bound to or its container is given; None where that is all of the
+    machine's: the vendor chooses.
 
     Raises:
         UsageError: the variable is not a positive integer.
     """
     text = os.environ.get(THREADS, "")
     if not text:
-        return _preferred.get()
+        preferred, most = _preferred.get(), limit()
+        return most if preferred is None else preferred if most is None else min(preferred, most)
     if not text.isdigit() or int(text) < 1:
         raise UsageError(
             f"{THREADS} must be a positive integer; found '{text}'.", f"For instance: {THREADS}=4"

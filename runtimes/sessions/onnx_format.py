@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from artifacts.errors import LatentcError
 from runtimes.sessions.constants import Replaced, StoredConstant
-from runtimes.sessions.session_contract import Contents, GraphFormat, SessionFactory
+from runtimes.sessions.session_contract import Contents, GraphFormat, GraphNode, SessionFactory, Structure
 from targets.graph import nf4_nodes
 
 SUFFIX = ".onnx"
@@ -67,6 +67,70 @@ class OnnxFormat:
                 stored[tensor.name] = StoredConstant(kind, shape, len(tensor.raw_data), data=tensor.raw_data)
         return stored
 
+    def structure(self, model_file: Path) -> Structure:
+        """Values have their own names; those inside of subgraphs are their node's."""
+        import onnx
+
+        graph = _load(model_file).graph
+        constants = {tensor.name: _tensor_bytes(tensor) for tensor in graph.initializer}
+        shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.HasField("shape"):
+                dims = value.type.tensor_type.shape.dim
+                shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+        nodes = []
+        for node in graph.node:
+            read = _reads(node)
+            if all(name in constants for name in read) and read:
+                bytes_read = sum(constants[name] for name in read)
+                constants |= dict.fromkeys(node.output, bytes_read)
+                continue
+            numbers = {
+                a.name: float(a.i if a.type == onnx.AttributeProto.INT else a.f)
+                for a in node.attribute
+                if a.type in (onnx.AttributeProto.INT, onnx.AttributeProto.FLOAT)
+            }
+            numbers |= {a.name: float(max(a.ints)) for a in node.attribute if a.ints}
+            nodes.append(GraphNode(node.op_type, read, tuple(node.output), numbers))
+        inputs = tuple(value.name for value in graph.input if value.name not in constants)
+        return Structure(tuple(nodes), shapes, constants, inputs, tuple(v.name for v in graph.output))
+
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+        """Leaves the nodes that are needed; a value of unknown type is one in fp32, as activations are."""
+        import onnx
+
+        model = _load(model_file)
+        graph = model.graph
+        makers = {name: node for node in graph.node for name in node.output}
+        needed: set[str] = set()
+        read: set[str] = set()
+        pending = [name for name in outputs if name not in inputs]
+        while pending:
+            name = pending.pop()
+            if name in read or name in inputs:
+                continue
+            read.add(name)
+            if name in makers and makers[name].output[0] not in needed:
+                needed.add(makers[name].output[0])
+                pending += _reads(makers[name])
+        known = {value.name: value for value in (*graph.input, *graph.output, *graph.value_info)}
+
+        def described(name: str) -> onnx.ValueInfoProto:
+            unknown = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            return known.get(name, unknown)
+
+        kept = [node for node in graph.node if node.output and node.output[0] in needed]
+        tensors = [tensor for tensor in graph.initializer if tensor.name in read]
+        ends = [described(name) for name in inputs], [described(name) for name in outputs]
+        for field, values in (
+            ("node", kept), ("initializer", tensors), ("input", ends[0]), ("output", ends[1])
+        ):  # fmt: skip
+            copies = [type(value).FromString(value.SerializeToString()) for value in values]
+            graph.ClearField(field)
+            getattr(graph, field).extend(copies)
+        graph.ClearField("value_info")
+        return bytes(model.SerializeToString())
+
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the model's own file anew; the runtime infers the types of the new outputs."""
         import onnx
@@ -94,6 +158,29 @@ def _type_name(tensor: Any) -> str:
 
     kind = str(onnx.TensorProto.DataType.Name(tensor.data_type)).lower()
     return {"float": "float32", "double": "float64"}.get(kind, kind)
+
+
+def _reads(node: Any) -> tuple[str, ...]:
+    """What a node reads, its subgraphs' own values left out."""
+    names = dict.fromkeys(name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            made = {name for inner in graph.node for name in inner.output}
+            made |= {value.name for value in (*graph.input, *graph.initializer)}
+            names |= dict.fromkeys(n for inner in graph.node for n in _reads(inner) if n not in made)
+    return tuple(names)
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    """Of an initializer, in the file or beside it."""
+    import onnx
+
+    lengths = [int(entry.value) for entry in tensor.external_data if entry.key == "length"]
+    if lengths:
+        return lengths[0]
+    bits = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4}.get(tensor.data_type)
+    width = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if bits is None else bits
+    return int(math.prod(tensor.dims) * width // 8)
 
 
 def link_beside(model_file: Path, folder: Path) -> None:

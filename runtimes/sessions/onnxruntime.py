@@ -44,6 +44,8 @@ COMPUTES = {"coreml": ("fp16",)}
 # Devices with memory of their own that tensors are placed in before a run and fetched from after it, under ONNX
 # Runtime's name of that memory. For the others it copies by itself, node by node where it must.
 MEMORY = {"cuda": "cuda"}
+# ONNX Runtime's setting: where a model that is no file has its external data.
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 # Element types of constants -> their numbers in onnx.TensorProto.
 ELEMENTS = {
@@ -132,6 +134,18 @@ class OrtSessions:
                 return self._open(model_file, name, lent)
         return self._open(model_file, names[-1], lent)
 
+    def open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> OrtSession:
+        """Opens a part of a graph, whose weights stay in the whole graph's files.
+
+        Raises:
+            LatentcError: no such device, the whole graph's file holds what the target does not write, or the part was
+                refused.
+        """
+        name = choose(device, self.devices(), self.target, INSTALL)
+        check_onnx(model_file, FORMAT)
+        session = inference_session(model_file, name, self.target, part=part)
+        return OrtSession(session, model_file.parent.name, name, MEMORY.get(name))
+
     def _open(self, model_file: Path, device: str, lent: _Lent | None) -> OrtSession:
         session = inference_session(model_file, device, self.target, lent)
         return OrtSession(session, model_file.parent.name, device, MEMORY.get(device), lent)
@@ -174,10 +188,13 @@ class _Lent:
         return with_constants(model_file, self.inside)
 
 
-def inference_session(model_file: Path, device: str, target: str, lent: _Lent | None = None) -> Any:
+def inference_session(
+    model_file: Path, device: str, target: str, lent: _Lent | None = None, part: bytes | None = None
+) -> Any:
     """An `InferenceSession` of one file, whose external data has been checked.
 
     Args:
+        part: in the place of the file: a part of its graph, whose data is the file's.
         device: a name in `PROVIDERS`; what its provider has no kernel for runs on the CPU.
         lent: constants in the places of the file's own; they must live as long as the session.
 
@@ -204,11 +221,14 @@ def inference_session(model_file: Path, device: str, target: str, lent: _Lent | 
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     with opening(model_file, target), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It warns of a provider that is missing; we raise.
-        model: str | bytes = str(model_file)
+        source: str | bytes = str(model_file)
         if lent is not None:
-            model = lent.model(model_file, options)
+            source = lent.model(model_file, options)
+        if part is not None:
+            source = part
+            options.add_session_config_entry(_DATA_FOLDER, str(model_file.parent))
         # Its own fallback opens the file once more, on the CPU, and tells standard output.
-        session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
     if providers[0] not in session.get_providers():
         raise NotStarted(
             f"ONNX Runtime's {providers[0]} did not start: there is no such device here, or its libraries are missing.",
@@ -234,7 +254,8 @@ def _value(stored: StoredConstant, data: np.ndarray) -> Any:
 
 
 class OrtSession:
-    """One `InferenceSession`. Inputs are lent to it; outputs are its memory, given to the caller."""
+    """One `InferenceSession`. Inputs are lent to it; outputs are copied: a value of its own would keep all of the
+    session's memory, also after `close`."""
 
     def __init__(
         self,
@@ -304,7 +325,7 @@ def _lend(array: np.ndarray, memory: str = "cpu") -> Any:
 
 
 def _own(value: Any) -> np.ndarray:
-    """The value's memory as a writable array that keeps it alive; nobody else writes to it."""
+    """The value as a writable array."""
     import numpy as np
 
     if value.element_type() == BFLOAT16:  # Its NumPy type is ml_dtypes', which onnxruntime does not know.
@@ -316,8 +337,7 @@ def _own(value: Any) -> np.ndarray:
             else b""
         )
         return np.frombuffer(bytearray(raw), ml_dtypes.bfloat16).reshape(value.shape())
-    array: np.ndarray = value.numpy()
-    return array
+    return np.array(value.numpy())
 
 
 SESSION = OrtSessions()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
@@ -99,6 +100,27 @@ class OpenVinoSessions:
         """See `runtimes.sessions.constants.TakesConstants`. The other weights are mapped from their file."""
         return self._opened(model_file, device, compute, None, constants)
 
+    def open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> OpenVinoSession:
+        """Opens a part of a graph, whose weights stay in the whole graph's file.
+
+        Raises:
+            LatentcError: no such device, the whole graph's file holds what the target does not write, or OpenVINO
+                refused the part.
+        """
+        name = choose(device, self.devices(), self.target, INSTALL).upper()
+        import openvino as ov
+
+        check_openvino(model_file, FORMAT, None)
+        core = ov.Core()
+        with opening(model_file, self.target), TemporaryDirectory(prefix="latentc-part-") as folder:
+            file = Path(folder) / model_file.name
+            file.write_bytes(part)
+            model = core.read_model(file, model_file.with_suffix(".bin"))
+            if is_stored(file):
+                as_run(model)
+            compiled = core.compile_model(model, name, _config(core, name, compute))
+            return OpenVinoSession(compiled, model_file.parent.name, name.lower())
+
     def _opened(
         self, model_file: Path, device: str, compute: str, cache_dir: Path | None, constants: Replaced
     ) -> OpenVinoSession:
@@ -107,11 +129,7 @@ class OpenVinoSessions:
 
         check_openvino(model_file, FORMAT, cache_dir)
         core = ov.Core()
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(name, compute)}
-        if _DYNAMIC in core.get_property(name, "SUPPORTED_PROPERTIES"):
-            config[_DYNAMIC] = 0
-        if name == "CPU" and (count := threads()) is not None:
-            config["INFERENCE_NUM_THREADS"] = count
+        config = _config(core, name, compute)
         with opening(model_file, self.target):
             if constants:
                 model = core.compile_model(_edited(core, model_file, constants), name, config)
@@ -143,6 +161,16 @@ def _edited(core: Any, model_file: Path, constants: Replaced) -> Any:
     if is_stored(model_file):
         as_run(model)
     return model
+
+
+def _config(core: Any, device: str, compute: str) -> dict[str, Any]:
+    """How graphs are compiled for the device."""
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(device, compute)}
+    if _DYNAMIC in core.get_property(device, "SUPPORTED_PROPERTIES"):
+        config[_DYNAMIC] = 0
+    if device == "CPU" and (count := threads()) is not None:
+        config["INFERENCE_NUM_THREADS"] = count
+    return config
 
 
 def _compiled_as_run(

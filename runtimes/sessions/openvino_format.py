@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 from artifacts.errors import LatentcError
 from runtimes.sessions.constants import StoredConstant
 from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
-from runtimes.sessions.session_contract import Contents
+from runtimes.sessions.openvino_graph import IrGraph
+from runtimes.sessions.session_contract import Contents, Structure
 
 # IR's names of the element types of constants -> NumPy's, or what is usual for those that NumPy lacks.
 _TYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "boolean": "bool"}
@@ -63,6 +64,20 @@ class IrFormat:
                 offset, size = (int(data.attrib.get(name, "0")) for name in ("offset", "size"))
                 stored[layer.attrib.get("name", "")] = StoredConstant(kind, shape, size, weights, offset)
         return stored
+
+    def structure(self, model_file: Path) -> Structure:
+        """Values are called "layer:port", by their numbers in the file; inputs and outputs by their tensor names."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.structure(model_file)
+        return IrGraph(_parse(model_file)).structure()
+
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+        """Puts a Parameter in the place of each input, and a Result behind each output."""
+        if model_file.suffix == SUFFIX:
+            return ONNX.extract(model_file, inputs, outputs)
+        net = _parse(model_file)
+        IrGraph(net).cut(inputs, outputs)
+        return bytes(ElementTree.tostring(net, encoding="utf-8", xml_declaration=True))
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Adds a Result behind each; its tensor is then called by the name asked for alone."""

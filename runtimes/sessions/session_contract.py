@@ -81,14 +81,62 @@ class Contents:
     quantizes: bool
 
 
+@dataclass(frozen=True)
+class GraphNode:
+    """One operation of a graph's file, between values that are not constant.
+
+    Attributes:
+        kind: the operator, by the file's own name.
+        inputs: of values and constants, by name; empty for one that is left out.
+        attributes: those that are numbers.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The nodes of a graph's file and the values between them.
+
+    Attributes:
+        nodes: in an order in which they can run; what is computed of constants alone is none of them.
+        shapes: of values and constants, where the file tells; None for a dimension that varies.
+        weights: constant -> bytes.
+        inputs, outputs: the graph's own.
+    """
+
+    nodes: tuple[GraphNode, ...]
+    shapes: Mapping[str, tuple[int | None, ...]]
+    weights: Mapping[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 class GraphFormat(Protocol):
-    """How a kind of graph file is looked into, so that what it stores can be told and an error in it located."""
+    """How a kind of graph file is looked into, so that what it stores can be told and an error in it located.
+
+    `structure` and `extract` are for factories that open parts of graphs.
+    """
 
     def values(self, model_file: Path) -> tuple[str, ...]:
         """Names of the values between the graph's nodes that can be made outputs, in no particular order."""
 
     def contents(self, model_file: Path) -> Contents:
         """What the file stores; no weight is read."""
+
+    def structure(self, model_file: Path) -> Structure:
+        """The nodes and values of the file; no weight is read."""
+
+    def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+        """The part of the graph that makes `outputs` of `inputs`, under these names, as a file of its kind; its weights
+        stay in the files beside `model_file`. No file is written.
+
+        Args:
+            inputs, outputs: values of `structure`. What a part needs beside `inputs` are constants.
+        """
 
     def with_outputs(self, model_file: Path, names: Sequence[str], folder: Path) -> Path:
         """Writes the graph with further outputs, after its own, into the empty folder `folder`.
@@ -114,6 +162,11 @@ class SessionFactory(Protocol):
 
     One whose graphs can be opened with other constants than their files hold is a
     `runtimes.sessions.constants.TakesConstants`, too: LoRAs can be switched in its artifacts then.
+
+    One that can open a part of a graph, as `GraphFormat.extract` gives it, offers a method
+    ``open_part(part, model_file, device, compute)``, which returns a session of it; `model_file` is the whole graph's.
+    Without it graphs are not divided: pictures are made in tiles that do not know of each other, and no graph runs in
+    parts.
 
     One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
     a graph is measured at the graph's outputs alone.

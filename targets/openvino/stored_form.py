@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-_KEY = "latentc"
+KEY = "latentc"
+"""Of the information in a file that is ours: lists of nodes' names."""
 _NUMBERS = "numbers"
 _ANGLES = "angles"
 _TAIL = 1 << 18
@@ -51,7 +52,7 @@ def store_whole_numbers(model: Any) -> None:
         names.append(name)
     if names:
         model.validate_nodes_and_infer_types()
-        model.set_rt_info(json.dumps(names), [_KEY, _NUMBERS])
+        model.set_rt_info(json.dumps(names), [KEY, _NUMBERS])
 
 
 def keep_angles(model: Any) -> frozenset[str]:
@@ -83,7 +84,7 @@ def keep_angles(model: Any) -> frozenset[str]:
         if all(reader.get_node().get_type_name() != "Result" for reader in op.output(0).get_target_inputs())
     ]
     if inner:
-        model.set_rt_info(json.dumps(inner), [_KEY, _ANGLES])
+        model.set_rt_info(json.dumps(inner), [KEY, _ANGLES])
     marked: set[str] = set()
     pending = list(angles)
     while pending:
@@ -98,7 +99,7 @@ def is_stored(model_file: Path) -> bool:
     """Whether an IR has the form of a file, which `as_run` must change. Its information is at its end."""
     with model_file.open("rb") as file:
         file.seek(max(0, model_file.stat().st_size - _TAIL))
-        return f"<{_KEY}>".encode() in file.read()
+        return f"<{KEY}>".encode() in file.read()
 
 
 def as_run(model: Any) -> None:
@@ -136,12 +137,12 @@ def as_run(model: Any) -> None:
 
 
 def _names(model: Any, key: str) -> list[str]:
-    path = [_KEY, key]
+    path = [KEY, key]
     if not model.has_rt_info(path):
         return []
     names = json.loads(model.get_rt_info(path).astype(str))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"its information '{_KEY}/{key}' is no list of names")
+        raise ValueError(f"its information '{KEY}/{key}' is no list of names")
     return names
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.resident import Watch
 from artifacts.worker import serving
 from bench import drawing_worker, process
-from bench.process import Watch, Worker, WorkerBug, forget
+from bench.process import Worker, WorkerBug, forget
 
 
 @pytest.fixture

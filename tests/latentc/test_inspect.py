@@ -62,9 +62,18 @@ def test_memory_is_derived_from_files_and_the_largest_shapes(latentc, tmp_path):
     answer = json.loads(latentc("inspect", tmp_path, "--memory", "--json").out)
     tensors = 2 * 4 * 4 * 64 * 64 * 4
     assert answer["graphs"] == [
-        {"graph": "unet", "files": 5 + 63 + 2, "tensors": tensors, "basis": "derived"}
+        {
+            "graph": "unet",
+            "opening": 70,
+            "open": 70,
+            "mapped": 0,
+            "call": tensors,
+            "total": 70 + tensors,
+            "basis": "derived",
+        }
     ]
     assert latentc("inspect", tmp_path, "--memory", "--against", tmp_path).code == 2
+    assert latentc("inspect", tmp_path, "--size", "64").code == 2, "it is of --memory"
     assert answer["together"] == answer["smallest"] == 70 + tensors
 
 

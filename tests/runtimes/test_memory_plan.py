@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import DimRange, FileRecord, Manifest
+from artifacts.evidence_records import CallMemory, Evidence, MemoryUse
+from artifacts.manifest import DimRange, FileRecord, Manifest, TensorSpec
 from artifacts.progress import silent
 from artifacts.units import parse_bytes
 from runtimes import graphs as module
 from runtimes import pipeline
 from runtimes.graphs import Graphs
 from runtimes.memory_plan import budget_of, memory_plan
+from runtimes.tiles import Tiling
 from tests.runtimes import tiny
 from tests.runtimes.conftest import Compiled
 from tests.runtimes.test_graphs import Factory
@@ -85,7 +87,102 @@ def test_what_graphs_need_is_derived_from_files_and_the_largest_shapes() -> None
         update={"inputs": (spec,), "outputs": (), "dims": {"batch": DimRange(min=1, max=4)}}
     )
     whole = manifest().model_copy(update={"graphs": (graph,)})
-    assert memory_plan(whole, None).graphs[graph.folder].tensors == 4 * 3 * 2
+    memory = memory_plan(whole, None).graphs[graph.folder]
+    assert not memory.measured and memory.call(memory.largest) == 4 * 3 * 2
+
+
+def measured(graphs: dict[str, tuple[int, int]], process: int = 0) -> Manifest:
+    """Graphs that were measured: bytes that stay, and those of a call of one picture; the decoder's picture varies."""
+    whole = manifest()
+    records = []
+    for graph in tiny.manifest().graphs:
+        opened, call = graphs[graph.folder]
+        cells, pixels = DimRange(min=8, max=32), DimRange(min=16, max=64)
+        dims = {"b": DimRange(min=1, max=4), "height": cells, "width": cells}
+        ends = {
+            "inputs": (TensorSpec(name="latent_sample", dtype="float32", shape=("b", 4, "height", "width")),),
+            "outputs": (TensorSpec(name="out", dtype="float32", shape=("b", 3, "height_2", "width_2")),),
+            "dims": dims | {"height_2": pixels, "width_2": pixels},
+        }
+        is_decoder = graph.folder == "vae_decoder"
+        spec: Any = ends if is_decoder else {"inputs": (), "outputs": (), "dims": {}}
+        sides = ((8, 1), (32, 4)) if is_decoder else ((0, 1),)
+        calls = tuple(
+            CallMemory(sizes={}, elements=n * (4 * h * h + 3 * 4 * h * h), anonymous=call * n * h * h // 4096)
+            if is_decoder
+            else CallMemory(sizes={}, elements=0, anonymous=call)
+            for h, n in sides
+        )
+        use = MemoryUse(
+            opening=opened + 7,
+            anonymous=opened,
+            file_backed=5,
+            calls=calls,
+            process=process,
+        )
+        evidence = Evidence(compute="fp32", device="cpu", check="quick", error={"out": 0.0}, memory=use)
+        records.append(graph.model_copy(update={"evidence": (evidence,), **spec}))
+    return whole.model_copy(update={"graphs": tuple(records)})
+
+
+USES = {"text_encoder": (300, 10), "unet": (900, 90), "vae_decoder": (200, 4096), "vae_encoder": (100, 10)}
+
+
+def test_a_measured_plan_counts_what_stays_and_a_call() -> None:
+    plan = memory_plan(measured(USES, process=50), None, process=True)
+    decoder = plan.graphs["vae_decoder"]
+    assert plan.measured and plan.process == 50
+    assert decoder.total == 200 + 4096 and decoder.call(decoder.largest // 2) == 2048
+    assert plan.together == 50 + 310 + 990 + 4296 + 110
+    assert plan.smallest < 50 + 990, "the decoder runs in tiles, the denoiser in parts"
+    # Of half the side: a quarter of the pixels of four pictures.
+    half = memory_plan(measured(USES), None, picture=(32, 32)).graphs["vae_decoder"]
+    assert half.call(half.largest) == pytest.approx(4096 * ((8 + 24 / 3) / 32) ** 2, rel=0.3)
+
+
+def test_ways_are_told_from_the_fastest_to_the_smallest() -> None:
+    plan = memory_plan(measured(USES), 1500)
+    sizes = [way.bytes for way in plan.ways]
+    assert sizes == sorted(sizes, reverse=True)
+    assert plan.text == "one graph at a time, pictures in tiles"
+    plan.check()
+    with pytest.raises(LatentcError, match="needs at least .* of memory, as measured"):
+        memory_plan(measured(USES), 200).check()
+
+
+def test_a_picture_that_was_not_compiled_has_no_plan() -> None:
+    with pytest.raises(UsageError, match="width of 16 to 64; found a width of 512"):
+        memory_plan(measured(USES), None, picture=(512, 32))
+
+
+def test_a_call_that_does_not_fit_is_made_in_the_largest_tiles_that_do(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=1000)
+    arrays = {"latent_sample": np.zeros((1, 4, 32, 32), np.float32)}
+    tiling = pool.tiling("vae_decoder", arrays, Tiling())
+    # 800 bytes are left beside the open graph; a call of 32 by 32 cells takes 1,024, one of 28 by 28 784.
+    assert (tiling.mode, tiling.side, tiling.slices) == ("on", 28 * 2, True)
+    assert pool.tiling("vae_decoder", arrays, Tiling(mode="off")).mode == "off"
+    small = {"latent_sample": np.zeros((1, 4, 16, 16), np.float32)}
+    assert pool.tiling("vae_decoder", small, Tiling()) == Tiling()
+
+
+def test_memory_that_vanishes_closes_graphs_and_then_is_one_line(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"bytes": 10**9}
+    monkeypatch.setattr(module, "available", lambda: free["bytes"])
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
+    pool.open("text_encoder")
+    free["bytes"] = 700  # The other 300 are the text encoder's.
+    pool.open("unet")
+    assert [session.closed for session in factory.sessions] == [1, 0]
+    free["bytes"] = 5
+    with pytest.raises(LatentcError, match="'vae_encoder' needs .* of memory at least, and 5 B are free now"):
+        pool.open("vae_encoder")
+    free["bytes"] = 10**9
+    pool.open("vae_encoder")
 
 
 def test_a_budget_that_holds_no_graph_says_the_smallest() -> None:

@@ -290,6 +290,7 @@ class TorchGraphs:
         self.pipe = pipe
         self.records = {g.folder: g for g in manifest.graphs}
         self.computes = dict.fromkeys(self.records, "fp32")
+        self.adapters: tuple[Any, ...] = ()
         self.calls: list[tuple[str, dict[str, tuple[str, tuple[int, ...]]]]] = []
         self.opened: list[str] = []
         self.closed = False

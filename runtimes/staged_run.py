@@ -1,0 +1,250 @@
+"""A graph's call made in stages and tiles: every value between two stages is whole, every call is of a tile."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from artifacts.errors import LatentcError
+from runtimes.sessions.session_contract import GraphFormat, Session
+from runtimes.stages import Norm, Stage, Staging
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LARGE = 64 << 20
+"""Bytes from which a value between stages lies in a temporary file, whose pages the system can write out."""
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StagedGraph:
+    """A graph in stages.
+
+    Attributes:
+        model_file: whose parts the stages are.
+        open: opens a part; in fp32 if its second argument says so.
+    """
+
+    model_file: Path
+    format: GraphFormat
+    staging: Staging
+    open: Callable[[bytes, bool], Session]
+
+    @cached_property
+    def _affine(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What each norm multiplies each channel by, and adds: asked of the vendor, by pictures of two pixels."""
+        import numpy as np
+
+        norms = self.staging.norms
+        with closing(self._opened([n.before for n in norms], [n.after for n in norms], True)) as session:
+            probes = {}
+            for name, spec in session.inputs.items():
+                sizes = (1, *(1 if isinstance(dim, str) else dim for dim in spec.shape[1:-1]), 2)
+                probes[name] = np.ones(sizes, spec.dtype)
+                probes[name][..., 1] = -1
+            pixels = {
+                name: array.reshape(-1, 2).astype(np.float64) for name, array in session.run(probes).items()
+            }
+        return {
+            norm.after: (
+                (pixels[norm.after][:, 0] - pixels[norm.after][:, 1]) / 2 * math.sqrt(1 + norm.epsilon),
+                (pixels[norm.after][:, 0] + pixels[norm.after][:, 1]) / 2,
+            )
+            for norm in norms
+        }
+
+    def run(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        cells: Span,
+        side: Span,
+        check: Callable[[], None] = lambda: None,
+    ) -> dict[str, np.ndarray]:
+        """The graph's outputs.
+
+        Args:
+            arrays: of one picture.
+            cells: height and width of the picture, in units that every value has a whole number of elements of.
+            side: those of a tile.
+            check: raises where somebody asked to stop.
+
+        Raises:
+            Refused: the vendor did not open or run a part.
+            LatentcError: a part makes no whole number of elements of each cell.
+        """
+        values: dict[str, np.ndarray | _Normed] = dict(arrays)
+        for number, stage in enumerate(self.staging.stages):
+            values |= self._stage(stage, values, cells, side, check)
+            if number == len(self.staging.norms):
+                break
+            norm = self.staging.norms[number]
+            values[norm.after] = self._normed(norm, values)
+            later = {name for rest in self.staging.stages[number + 1 :] for name in rest.inputs}
+            values = {name: value for name, value in values.items() if name in later}
+        return {name: _array(values[name]) for name in self.staging.stages[-1].outputs}
+
+    def _opened(self, inputs: Sequence[str], outputs: Sequence[str], wide: bool) -> Session:
+        return self.open(self.format.extract(self.model_file, inputs, outputs), wide)
+
+    def _stage(
+        self,
+        stage: Stage,
+        values: Mapping[str, np.ndarray | _Normed],
+        cells: Span,
+        side: Span,
+        check: Callable[[], None],
+    ) -> dict[str, np.ndarray]:
+        check()
+        if not stage.outputs:
+            return {}
+        with closing(self._opened(stage.inputs, stage.outputs, False)) as session:
+            names = [name for name in stage.inputs if name in session.inputs]
+            if not stage.local:
+                return session.run({name: _array(values[name]) for name in names})
+            scales = [_scale(values[name].shape, cells) for name in names]
+            halo = math.ceil(stage.radius / min(scales))
+            made: dict[str, np.ndarray] = {}
+            for tile in _tiles(cells, side, halo):
+                check()
+                part = {
+                    name: _cropped(values[name], tile.around, scale)
+                    for name, scale in zip(names, scales, strict=True)
+                }
+                for name, array in session.run(part).items():
+                    height = tile.around[0][1] - tile.around[0][0]
+                    scale, rest = divmod(array.shape[-2], height)
+                    if rest or not scale:
+                        raise LatentcError(
+                            f"a part of {self.model_file.parent.name} is no picture of whole cells."
+                        )
+                    if name not in made:
+                        shape = (*array.shape[:-2], cells[0] * scale, cells[1] * scale)
+                        made[name] = _room(shape, array.dtype)
+                    inner = [
+                        slice((c[0] - a[0]) * scale, (c[1] - a[0]) * scale)
+                        for c, a in zip(tile.core, tile.around, strict=True)
+                    ]
+                    outer = [slice(c[0] * scale, c[1] * scale) for c in tile.core]
+                    made[name][..., outer[0], outer[1]] = array[..., inner[0], inner[1]]
+            return made
+
+    def _normed(self, norm: Norm, values: Mapping[str, np.ndarray | _Normed]) -> _Normed:
+        """The norm of a whole value."""
+        import numpy as np
+
+        before = _array(values[norm.before])
+        factor, offset = self._affine[norm.after]
+        mean, variance = _moments(before, norm.groups)
+        scale = factor / np.sqrt(variance + norm.epsilon)
+        shape = (len(before), before.shape[1], *(1 for _ in before.shape[2:]))
+        return _Normed(
+            before,
+            scale.reshape(shape).astype(before.dtype),
+            (offset - mean * scale).reshape(shape).astype(before.dtype),
+        )
+
+
+@dataclass(frozen=True)
+class _Normed:
+    """A value that is computed of another when a part of it is read."""
+
+    before: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.before.shape
+
+    def part(self, window: tuple[object, ...]) -> np.ndarray:
+        return self.before[window] * self.scale + self.offset  # type: ignore[no-any-return, index]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Rows and columns of cells: the tile's own, and those around it that its elements see."""
+
+    core: tuple[Span, Span]
+    around: tuple[Span, Span]
+
+
+def _tiles(cells: Span, side: Span, halo: int) -> Iterator[_Tile]:
+    """Tiles that are, with what is around them, of `side` cells at most, where the halo leaves half of that."""
+    axes = []
+    for size, most in zip(cells, side, strict=True):
+        cells_each = size if size <= most else max(most - 2 * halo, most // 2, 1)
+        count = math.ceil(size / cells_each)
+        ends = [round(i * size / count) for i in range(count + 1)]
+        axes.append(list(itertools.pairwise(ends)))
+    for core in itertools.product(*axes):
+        around = tuple(
+            (max(0, low - halo), min(size, high + halo))
+            for (low, high), size in zip(core, cells, strict=True)
+        )
+        yield _Tile((core[0], core[1]), (around[0], around[1]))
+
+
+def _cropped(value: np.ndarray | _Normed, spans: tuple[Span, Span], scale: int) -> np.ndarray:
+    import numpy as np
+
+    rows, columns = (slice(low * scale, high * scale) for low, high in spans)
+    window = (..., rows, columns)
+    part = value.part(window) if isinstance(value, _Normed) else value[window]
+    return np.ascontiguousarray(part)
+
+
+def _array(value: np.ndarray | _Normed) -> np.ndarray:
+    return value.part((...,)) if isinstance(value, _Normed) else value
+
+
+def _scale(shape: tuple[int, ...], cells: Span) -> int:
+    scale = shape[-2] // cells[0]
+    if not scale or (scale * cells[0], scale * cells[1]) != (shape[-2], shape[-1]):
+        raise LatentcError(
+            f"a value of {shape[-2]}x{shape[-1]} has no whole number of elements of each cell."
+        )
+    return scale
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array of zeros; a large one is a file's, which is gone when the array is."""
+    import numpy as np
+
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.zeros(shape, dtype)
+    with TemporaryFile() as file:
+        file.truncate(size)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
+
+
+def _moments(array: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each channel's group, float64 [batch, channels]; no more than a channel is copied."""
+    import numpy as np
+
+    batch, channels = array.shape[:2]
+    each = channels // groups
+    sums = np.array([[array[i, c].sum(dtype=np.float64) for c in range(channels)] for i in range(batch)])
+    count = each * math.prod(array.shape[2:])
+    mean = (sums.reshape(batch, groups, each).sum(-1) / count).repeat(each, axis=-1)
+    squares = np.array(
+        [
+            [
+                np.square(array[i, c] - mean[i, c].astype(array.dtype)).sum(dtype=np.float64)
+                for c in range(channels)
+            ]
+            for i in range(batch)
+        ]
+    )
+    variance = (squares.reshape(batch, groups, each).sum(-1) / count).repeat(each, axis=-1)
+    return mean, variance

@@ -1,0 +1,220 @@
+"""Graphs in stages: parts of one graph that run one after the other, each opened and closed by itself.
+
+A picture is decoded or encoded in tiles exactly, but for rounding, where the graph is cut at its group norms. Their
+means and variances are of the whole picture; between two of them, convolutions see only so far. What is not local, such
+as attention, runs whole: it lies at the latent's size.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtimes.sessions.session_contract import GraphNode, Structure
+
+# Operators whose outputs depend on their inputs' neighbourhood alone, by the names that files have for them.
+_POINTWISE = frozenset(
+    "Add Subtract Sub Multiply Mul Divide Div Sigmoid Relu Swish SiLU Gelu Tanh Erf Exp Clamp Clip Sqrt Power Pow "
+    "Convert Cast PRelu HSwish HSigmoid HardSwish HardSigmoid Mish SoftPlus Softplus Elu LeakyRelu Negative Neg Abs "
+    "FakeQuantize QuantizeLinear DequantizeLinear Identity ShapeOf Shape Concat DepthToSpace".split()
+)
+_CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution", "Conv"})
+_RESIZES = frozenset({"Interpolate", "Resize", "Upsample", "Pad", "MaxPool", "AveragePool", "AvgPool"})
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A group norm between two values that are maps of a picture.
+
+    Attributes:
+        before, after: the values. after's is `before`, normalized, times and plus something for each channel.
+        groups, epsilon: of the norm.
+        position: of the last of its nodes.
+        nodes: positions of its nodes, which are not run.
+    """
+
+    before: str
+    after: str
+    groups: int
+    epsilon: float
+    position: int
+    nodes: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a graph.
+
+    Attributes:
+        inputs, outputs: values.
+        local: whether it can be run on tiles.
+        radius: how many elements of an input, at most, an element of an output sees beside its own place.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    local: bool
+    radius: int
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A graph as stages, with a norm between each two."""
+
+    stages: tuple[Stage, ...]
+    norms: tuple[Norm, ...]
+
+
+class _Graph:
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.makers = {name: i for i, node in enumerate(structure.nodes) for name in node.outputs}
+        self.readers: dict[str, list[int]] = {}
+        for i, node in enumerate(structure.nodes):
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(i)
+
+    def is_map(self, value: str) -> bool:
+        """Whether it is a picture's: of four dimensions or more and of no constants."""
+        known = self.structure.shapes.get(value)
+        return (
+            value not in self.structure.weights
+            and (value in self.makers or value in self.structure.inputs)
+            and known is not None
+            and len(known) >= 4
+            and not (known[-1] == known[-2] == 1)
+        )
+
+    def maker(self, value: str) -> GraphNode | None:
+        position = self.makers.get(value)
+        return None if position is None else self.structure.nodes[position]
+
+
+def staging(structure: Structure) -> Staging | None:
+    """The graph cut at the norms of its local parts; None where nothing of it is local."""
+    graph = _Graph(structure)
+    nodes = structure.nodes
+    if not all(
+        structure.shapes.get(name, (1,))[-1] is None for name in structure.inputs if graph.is_map(name)
+    ):
+        return None  # One size only.
+    norms = [norm for norm in (_norm(graph, i) for i in range(len(nodes))) if norm is not None]
+    norms = [norm for norm in norms if _crossing(graph, norm.position, norm) is not None]
+    stages = _cut(graph, norms)
+    # Norms between two stages that run whole are no cuts.
+    kept = [
+        norm
+        for norm, (before, after) in zip(norms, itertools.pairwise(stages), strict=True)
+        if before.local or after.local
+    ]
+    stages = _cut(graph, kept)
+    if not any(stage.local for stage in stages):
+        return None
+    return Staging(tuple(stages), tuple(kept))
+
+
+def _norm(graph: _Graph, position: int) -> Norm | None:
+    """The norm whose node is at the position, with what belongs to it: reshapes, and the subtraction of a pixel."""
+    node = graph.structure.nodes[position]
+    if node.kind not in ("GroupNormalization", "InstanceNormalization"):
+        return None
+    before, after, region = node.inputs[0], node.outputs[0], {position}
+    shape = graph.structure.shapes.get(before, ())
+    groups = int(node.attributes.get("num_groups", 0)) or (shape[1] if len(shape) > 1 else None)
+    if len(shape) == 3:  # [batch, groups, all else]
+        reader = graph.readers.get(after, [])
+        maker = graph.makers.get(before)
+        if maker is None or len(reader) != 1:
+            return None
+        around = graph.structure.nodes[maker], graph.structure.nodes[reader[0]]
+        if any(n.kind != "Reshape" for n in around):
+            return None
+        before, after, region = around[0].inputs[0], around[1].outputs[0], {position, maker, reader[0]}
+    before, pixel = _uncentred(graph, before)
+    region |= pixel
+    epsilon = node.attributes.get("epsilon", node.attributes.get("eps", 1e-5))
+    if groups is None or not graph.is_map(before) or not graph.is_map(after):
+        return None
+    return Norm(before, after, groups, epsilon, max(region), frozenset(region))
+
+
+def _uncentred(graph: _Graph, value: str) -> tuple[str, set[int]]:
+    """What a pixel of the picture was subtracted from, which no norm sees, and the positions of what does that."""
+    subtraction = graph.maker(value)
+    if subtraction is None or subtraction.kind not in ("Subtract", "Sub"):
+        return value, set()
+    whole, pixel = subtraction.inputs[:2]
+    slicing = graph.maker(pixel)
+    if slicing is None or slicing.kind != "Slice" or slicing.inputs[0] != whole:
+        return value, set()
+    return whole, {graph.makers[value], graph.makers[pixel]}
+
+
+def _crossing(graph: _Graph, position: int, norm: Norm | None) -> tuple[str, ...] | None:
+    """The values that are made up to the position, or are inputs, and are read behind it; None where one is no map.
+
+    What a norm makes stands for what it reads.
+    """
+    skipped = frozenset() if norm is None else norm.nodes
+    values: dict[str, None] = {}
+    for i, node in enumerate(graph.structure.nodes):
+        if i <= position or i in skipped:
+            continue
+        for name in node.inputs:
+            made = graph.makers.get(name)
+            if name in graph.structure.weights or (made is None and name not in graph.structure.inputs):
+                continue
+            if made is None or made <= position:
+                values[name] = None
+    for name in graph.structure.outputs:
+        if graph.makers.get(name, -1) <= position:
+            values[name] = None
+    maps = all(graph.is_map(name) for name in values)
+    return tuple(values) if maps else None
+
+
+def _cut(graph: _Graph, norms: Sequence[Norm]) -> list[Stage]:
+    stages = []
+    available: tuple[str, ...] = graph.structure.inputs
+    for norm in (*norms, None):
+        if norm is None:
+            outputs = graph.structure.outputs
+        else:
+            crossing = _crossing(graph, norm.position, norm)
+            assert crossing is not None
+            outputs = tuple(dict.fromkeys((norm.before, *(v for v in crossing if v != norm.after))))
+        made = tuple(value for value in outputs if value not in available)
+        stages.append(_stage(graph, available, made))
+        available = outputs if norm is None else tuple(dict.fromkeys((norm.after, *outputs)))
+    return stages
+
+
+def _stage(graph: _Graph, available: Sequence[str], outputs: tuple[str, ...]) -> Stage:
+    """What makes the outputs of values that are there."""
+    needed: set[int] = set()
+    inputs: dict[str, None] = {}
+    pending = list(outputs)
+    while pending:
+        name = pending.pop()
+        if name in available:
+            inputs[name] = None
+        elif name in graph.makers and graph.makers[name] not in needed:
+            needed.add(graph.makers[name])
+            pending += graph.structure.nodes[graph.makers[name]].inputs
+    radius, local = 0, all(map(graph.is_map, (*inputs, *outputs)))
+    for position in needed:
+        node = graph.structure.nodes[position]
+        if not any(map(graph.is_map, node.inputs)):
+            continue
+        if node.kind in _CONVOLUTIONS:
+            kernel = graph.structure.shapes.get(node.inputs[1], ())[2:]
+            sizes = [size for size in kernel if size is not None]
+            spread = int(max(node.attributes.get("dilations", 1), 1))
+            local &= len(sizes) == len(kernel) > 0
+            radius += max(sizes, default=1) // 2 * spread * int(max(node.attributes.get("strides", 1), 1))
+        elif node.kind in _RESIZES:
+            radius += 2
+        elif node.kind not in _POINTWISE or (node.kind == "Concat" and node.attributes.get("axis", 1) != 1):
+            local = False
+    return Stage(tuple(name for name in available if name in inputs), outputs, local, radius)

@@ -1,0 +1,106 @@
+"""What drawing takes and leaves: tiles and parts of a real artifact, and that nothing grows."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from artifacts.evidence_records import MemoryUse
+from artifacts.manifest import DimRange
+from bench.project.growth import MEMORY, Growth, Held, grow
+from compiler.build import compile
+from compiler.capture.capture import SizeRange
+from compiler.request import CompileRequest
+from runtimes.memory_plan import memory_plan
+from runtimes.pipeline import Pipeline, load
+
+PROMPT = "a large red circle at the left on a blue background"
+SIDES = DimRange(min=64, max=256)
+
+
+def test_what_has_grown_is_told() -> None:
+    before = Held(100 << 20, 10, 4)
+    assert Growth(before, Held(before.memory + MEMORY, 10, 3)).faults == []
+    grown = Growth(before, Held(before.memory + MEMORY + 1, 11, 5))
+    assert [fault.partition(":")[0] for fault in grown.faults] == ["memory", "open files", "threads"]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("memory") / "out"
+    compile(CompileRequest("shapes", out, "openvino", size=SizeRange(SIDES, SIDES)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def pipeline(artifact: Path) -> Iterator[Pipeline]:
+    with load(artifact, compute="fp32", cache=False) as pipeline:
+        yield pipeline
+
+
+def drawn(pipeline: Pipeline, **options: object) -> np.ndarray:
+    return np.asarray(pipeline.generate(PROMPT, steps=2, seed=1, **options).images[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "tile"), [(128, 64), (256, 96)])
+def test_a_picture_in_tiles_is_the_whole_one(pipeline: Pipeline, side: int, tile: int) -> None:
+    whole = drawn(pipeline, size=(side, side), tile="off").astype(float)
+    tiled = drawn(pipeline, size=(side, side), tile=tile).astype(float)
+    error = np.square((whole - tiled) / 255).mean()
+    assert error == 0 or 10 * math.log10(1 / error) >= 45
+
+
+@pytest.mark.slow
+def test_a_denoiser_in_parts_draws_the_same_picture(pipeline: Pipeline, artifact: Path) -> None:
+    with load(artifact, compute="fp32", cache=False, max_part="2M") as parts:
+        np.testing.assert_array_equal(drawn(parts, size=(64, 64)), drawn(pipeline, size=(64, 64)))
+
+
+@pytest.mark.slow
+def test_compile_measures_what_graphs_take(pipeline: Pipeline) -> None:
+    for graph in pipeline.manifest.graphs:
+        for evidence in graph.evidence:
+            assert isinstance(evidence.memory, MemoryUse)
+            sizes = [call.elements for call in evidence.memory.calls]
+            assert sizes == sorted(sizes) and evidence.memory.process > 0
+    plan = memory_plan(pipeline.manifest, None, process=True)
+    assert plan.measured
+    bytes_of_ways = [way.bytes for way in plan.ways]
+    assert bytes_of_ways[0] == max(bytes_of_ways) and plan.smallest == min(bytes_of_ways)
+
+
+@pytest.mark.slow
+def test_nothing_grows(artifact: Path) -> None:
+    growth = grow(artifact, pictures=6, loads=2, cache=False)
+    assert growth.faults == []
+
+
+DRAW = """
+import os, sys
+from artifacts.resident import Watch
+with Watch(os.getpid(), 0.005) as watch:
+    from runtimes.memory_plan import memory_plan
+    from runtimes.pipeline import load
+    side = int(sys.argv[2])
+    with load(sys.argv[1], compute="fp32", cache=False, memory=sys.argv[3] if sys.argv[3:] else None) as pipeline:
+        pipeline.generate("a large red circle", steps=2, seed=1, size=(side, side))
+        plan = memory_plan(pipeline.manifest, None, pipeline.computes, (side, side), process=True)
+print(watch.peaks().anonymous, *(way.bytes for way in plan.ways))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [64, 256])
+def test_a_process_takes_what_the_plan_says(artifact: Path, side: int) -> None:
+    command = [sys.executable, "-c", DRAW, str(artifact), str(side)]
+    peak, together, *_ = map(
+        int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    )
+    assert 0.9 * peak <= together <= 1.2 * peak, (peak, together)
