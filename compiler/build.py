@@ -38,7 +38,7 @@ from compiler.quantize.recipe import choice_of, planned, quantization
 from compiler.road import chosen
 from compiler.source import open_model
 from runtimes.sessions import session_table as sessions
-from runtimes.sessions.constants import TakesConstants
+from runtimes.sessions.file_constants import TakesConstants
 from targets import target_table as targets
 from targets.options_from_text import parse
 from targets.target_contract import Target

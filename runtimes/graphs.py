@@ -27,7 +27,7 @@ from runtimes.memory_plan import MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
 from runtimes.sessions.common import preferred_threads
-from runtimes.sessions.constants import Replaced, TakesConstants
+from runtimes.sessions.file_constants import Replaced, TakesConstants
 from runtimes.sessions.session_contract import Device, Refused, Session
 from runtimes.tiles import Layout, Scaling, Tiling, fitting, parts
 

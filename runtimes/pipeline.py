@@ -36,7 +36,7 @@ from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of, watching
 from runtimes.sessions import session_table as sessions
-from runtimes.sessions.constants import Replaced
+from runtimes.sessions.file_constants import Replaced
 from runtimes.shell import NotCompiled, Runner, build_shell, undone_on_failure
 from runtimes.tiles import AS_FITS, Tiling, check_tiles, parse_tile
 

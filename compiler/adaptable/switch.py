@@ -21,7 +21,7 @@ from artifacts.manifest import Adapter, Manifest, ModelSpec, WeightRecord
 from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress, silent
 from artifacts.temporary import private_folder
-from compiler.adaptable.constants import GraphConstants, Restored, rewritten
+from compiler.adaptable.weight_constants import GraphConstants, Restored, rewritten
 from compiler.capture import adapters as merging
 from compiler.capture.weightless_modules import build
 from compiler.model_source import ComponentSource, ModelSource
@@ -29,7 +29,7 @@ from compiler.origins.recorded import evaluated
 from compiler.source import open_model
 from runtimes.configs import LIST_KEY
 from runtimes.sessions import session_table as sessions
-from runtimes.sessions.constants import Replaced, TakesConstants
+from runtimes.sessions.file_constants import Replaced, TakesConstants
 from runtimes.trusted_classes import is_list, list_of_models
 from targets.graph.weights import Origin
 

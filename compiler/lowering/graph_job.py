@@ -31,7 +31,7 @@ from compiler.plan import Storage, parameters, planned_bytes
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.road import Road, require_taken
 from runtimes.sessions import session_table as sessions
-from runtimes.sessions.constants import TakesConstants
+from runtimes.sessions.file_constants import TakesConstants
 from targets.openvino import nncf as data_aware
 from targets.target_contract import Context, Target
 
@@ -199,7 +199,7 @@ class GraphJob:
         self, model: ir.Model, in_fewer_bits: Sequence[QuantizedWeight], folder: Path
     ) -> Adaptable:
         """Writes how the graph's constants are made, before anything forgets it."""
-        from compiler.adaptable.record import describe, write
+        from compiler.adaptable.constant_origins import describe, write
 
         origins = self.captured.weights[self.method.component]
         adaptable = describe(model, in_fewer_bits, origins, self.method.used)
@@ -258,7 +258,7 @@ class GraphJob:
         building.meta["residual"] = lowered.residual
 
     def _require_there(self, adaptable: Adaptable, model_file: Path) -> None:
-        from compiler.adaptable.record import require_there
+        from compiler.adaptable.constant_origins import require_there
 
         factory = sessions.get(self.target.name)
         assert isinstance(factory, TakesConstants)  # or the request had been refused

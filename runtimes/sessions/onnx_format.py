@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from artifacts.errors import LatentcError
-from runtimes.sessions.constants import Replaced, StoredConstant
+from runtimes.sessions.file_constants import Replaced, StoredConstant
 from runtimes.sessions.session_contract import Contents, GraphFormat, GraphNode, SessionFactory, Structure
 from targets.graph import nf4_nodes
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.common import check_run, choose, opening, running, threads
-from runtimes.sessions.constants import Replaced, StoredConstant, require_constants
+from runtimes.sessions.file_constants import Replaced, StoredConstant, require_constants
 from runtimes.sessions.onnx_format import ONNX, with_constants
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.session_contract import Device, NotStarted
@@ -107,7 +107,7 @@ class OrtSessions:
         return self._opened(model_file, device, None)
 
     def constants(self, model_file: Path) -> dict[str, StoredConstant]:
-        """The initializers; see `runtimes.sessions.constants.TakesConstants`."""
+        """The initializers; see `runtimes.sessions.file_constants.TakesConstants`."""
         return ONNX.constants(model_file)
 
     def open_with(
@@ -118,7 +118,7 @@ class OrtSessions:
         constants: Replaced,
         built: Built | None = None,
     ) -> OrtSession:
-        """See `runtimes.sessions.constants.TakesConstants`. The other weights are mapped from their file."""
+        """See `runtimes.sessions.file_constants.TakesConstants`. The other weights are mapped from their file."""
         there = self.constants(model_file)
         require_constants(constants, there, model_file.parent.name)
         return self._opened(model_file, device, _Lent.of(constants, there))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.common import check_run, choose, opening, running, threads
-from runtimes.sessions.constants import Replaced, StoredConstant, require_constants
+from runtimes.sessions.file_constants import Replaced, StoredConstant, require_constants
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
 from runtimes.sessions.session_contract import Device
@@ -86,7 +86,7 @@ class OpenVinoSessions:
         return self._opened(model_file, device, compute, cache_dir, {})
 
     def constants(self, model_file: Path) -> dict[str, StoredConstant]:
-        """The constants; see `runtimes.sessions.constants.TakesConstants`."""
+        """The constants; see `runtimes.sessions.file_constants.TakesConstants`."""
         return IR.constants(model_file)
 
     def open_with(
@@ -97,7 +97,7 @@ class OpenVinoSessions:
         constants: Replaced,
         built: Built | None = None,
     ) -> OpenVinoSession:
-        """See `runtimes.sessions.constants.TakesConstants`. The other weights are mapped from their file."""
+        """See `runtimes.sessions.file_constants.TakesConstants`. The other weights are mapped from their file."""
         return self._opened(model_file, device, compute, None, constants)
 
     def open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> OpenVinoSession:

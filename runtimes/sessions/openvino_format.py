@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from artifacts.errors import LatentcError
-from runtimes.sessions.constants import StoredConstant
+from runtimes.sessions.file_constants import StoredConstant
 from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
 from runtimes.sessions.openvino_graph import IrGraph
 from runtimes.sessions.session_contract import Contents, Structure

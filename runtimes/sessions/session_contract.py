@@ -161,7 +161,7 @@ class SessionFactory(Protocol):
     raises LatentcError.
 
     One whose graphs can be opened with other constants than their files hold is a
-    `runtimes.sessions.constants.TakesConstants`, too: LoRAs can be switched in its artifacts then.
+    `runtimes.sessions.file_constants.TakesConstants`, too: LoRAs can be switched in its artifacts then.
 
     One that can open a part of a graph, as `GraphFormat.extract` gives it, offers a method
     ``open_part(part, model_file, device, compute)``, which returns a session of it; `model_file` is the whole graph's.

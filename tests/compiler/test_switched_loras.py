@@ -18,8 +18,8 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.pinned import Pinned
 from artifacts.verification import open_artifact
 from compiler import build
-from compiler.adaptable.constants import Restored, rewritten
 from compiler.adaptable.switch import AdaptableArtifact, switched
+from compiler.adaptable.weight_constants import Restored, rewritten
 from compiler.capture.adapters import merged
 from compiler.capture.weightless_modules import bind
 from compiler.capture.weightless_modules import build as built

@@ -15,7 +15,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange
 from runtimes.compute import TYPES, device_of, natively
 from runtimes.sessions import session_table as sessions
-from runtimes.sessions.constants import TakesConstants
+from runtimes.sessions.file_constants import TakesConstants
 from runtimes.sessions.session_contract import Session, SessionFactory
 from targets import target_table as targets
 from targets.graph.onnx_files import symbols

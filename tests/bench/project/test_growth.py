@@ -16,7 +16,7 @@ from artifacts.manifest import DimRange
 from bench.project.growth import MEMORY, Growth, Held, grow
 from compiler.build import compile
 from compiler.capture.capture import SizeRange
-from compiler.request import CompileRequest
+from compiler.compile_request import CompileRequest
 from runtimes.memory_plan import memory_plan
 from runtimes.pipeline import Pipeline, load
 

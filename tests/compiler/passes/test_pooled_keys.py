@@ -10,7 +10,7 @@ import pytest
 
 from artifacts.errors import UsageError
 from compiler import road
-from compiler.passes import pooled_keys, table
+from compiler.passes import pass_table, pooled_keys
 from compiler.passes.approximations import APPROXIMATIONS, approximations
 from compiler.passes.pooled_keys import PooledKeysPass
 from targets import target_table as targets
@@ -75,7 +75,7 @@ def _attention(
     from targets.graph.graph_validity import complete
 
     complete(model)
-    table.run(model, ("fold", "dead"))
+    pass_table.run(model, ("fold", "dead"))
     for value in (value for node in model.graph for value in node.outputs):
         # As the exporter names sizes that are put together of others.
         if value.shape is not None and value.dtype == ir.DataType.FLOAT:
@@ -116,7 +116,7 @@ def test_keys_and_values_are_read_of_means(
     exact = evaluate(model, [x])
     result = PooledKeysPass()(model)
     assert result.modified and ops(model)["AveragePool"] == 1
-    table.run(model, (), check=True)
+    pass_table.run(model, (), check=True)
     pooled = evaluate(model, [x])
     assert 1e-3 < error(pooled, exact) < 1  # It is none of the exact rewrites.
     softmax = next(node for node in model.graph if node.op_type == "Softmax")
@@ -141,7 +141,7 @@ def test_sizes_that_are_declared_are_judged_by_the_largest(tmp_path: Path) -> No
     assert not PooledKeysPass()(model()).modified
     pooled = model()
     assert PooledKeysPass({"N": 2, "H": 6, "W": 4})(pooled).modified
-    table.run(pooled, (), check=True)
+    pass_table.run(pooled, (), check=True)
     for size in ((2, 8, 6, 4), (1, 8, 5, 4), (1, 8, 3, 7)):
         x = _array(*size)
         alone = _attention(tmp_path, ",".join(map(str, size)))

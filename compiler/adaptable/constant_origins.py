@@ -17,7 +17,7 @@ from artifacts.errors import LatentcError
 from compiler.adaptable.steps import applied, is_undone, recorded, transforms
 from compiler.origins.recorded import as_tensor
 from compiler.quantize.stream import QuantizedWeight
-from runtimes.sessions.constants import StoredConstant
+from runtimes.sessions.file_constants import StoredConstant
 from targets.graph.weights import Cast, Joined, Multiply, Origin, Pad, Slice, Stored, Transform, WeightRef
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})

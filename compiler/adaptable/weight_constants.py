@@ -24,7 +24,7 @@ from compiler.quantize.decide import Decision
 from compiler.quantize.find import Layout, QuantizableWeight
 from compiler.quantize.scheme import NO_METHOD, Scheme
 from compiler.quantize.stream import Scratch, quantize
-from runtimes.sessions.constants import Replaced, StoredConstant
+from runtimes.sessions.file_constants import Replaced, StoredConstant
 from targets.graph.weights import Cast, Transpose, WeightRef
 
 _TYPES = {
