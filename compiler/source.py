@@ -126,6 +126,19 @@ def _open_folder(model: str, root: Path, revision: str) -> ModelSource:
             f"{root} is an artifact, compiled already: it holds graphs, and no weights of PyTorch.",
             "Compile the model that it was made from, which latentc inspect names; or make its files again: --rebuild",
         )
+    return index_source(model, root, revision)
+
+
+def index_source(model: str, root: Path, revision: str = "") -> ModelSource:
+    """What a folder's index describes, of a model or of an artifact. Weights are not looked for.
+
+    Args:
+        model: what was asked for.
+
+    Raises:
+        LatentcError: the index names no pipeline of diffusers.
+    """
+    index = root / INDEX
     content = strict_json.loads(Folder(root).read(INDEX), str(index))
     pipeline = content.get("_class_name") if isinstance(content, dict) else None
     if isinstance(pipeline, list) and pipeline:

@@ -26,7 +26,7 @@ from compiler.capture import adapters as merging
 from compiler.capture.weightless_modules import build
 from compiler.model_source import ComponentSource, ModelSource
 from compiler.origins.recorded import evaluated
-from compiler.source import open_model
+from compiler.source import index_source
 from runtimes.configs import LIST_KEY
 from runtimes.sessions import session_table as sessions
 from runtimes.sessions.file_constants import Replaced, TakesConstants
@@ -205,7 +205,8 @@ def require_adaptable(root: Path, manifest: Manifest) -> None:
 
 def _source(artifact: AdaptableArtifact, spec: ModelSpec) -> ModelSource:
     """The artifact as a model: its components' classes and configurations, and no weights."""
-    source, root, files = open_model(spec), artifact.root, artifact.files
+    root, files = artifact.root, artifact.files
+    source = index_source(spec.model, root)
     components = {component.name: component for component in artifact.manifest.components}
     parts: list[ComponentSource] = []
     for part in source.components:
@@ -216,7 +217,7 @@ def _source(artifact: AdaptableArtifact, spec: ModelSpec) -> ModelSource:
             own = tuple(root / path for m in record.methods for path in files.names(m.graph))
             folder = (root / record.config).parent
             parts.append(replace(part, folder=folder, elsewhere=_Files(own)))
-    return replace(source, components=tuple(parts), files=files)
+    return replace(source, components=tuple(parts), files=files, spec=spec)
 
 
 def _module(component: ComponentSource, mode: FakeTensorMode) -> torch.nn.Module:

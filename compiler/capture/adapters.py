@@ -262,7 +262,7 @@ def _require_all_used(file: _File, weights: Weights, idle: Collection[str]) -> N
     count = sum(1 for tensor in file.tensors.values() if len(tensor.shape) > 0)
     whole = len(unused) == count
     raise LatentcError(
-        f"--lora: {'none' if whole else f'{len(unused)} of the {count}'} tensors of {file.path.name} "
+        f"--lora: {'no tensor' if whole else f'{len(unused)} of the {count} tensors'} of {file.path.name} "
         f"{'finds a weight in this model' if whole else 'find no weight in this model'}: {some(unused)}.",
         "It is of another model." if whole else "Merge the others all the same: --lora-partial",
     )
