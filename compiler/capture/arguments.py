@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -291,6 +291,15 @@ def arguments(
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result
+
+
+def visual_arguments(pipe: Any, task: str, height: int, width: int) -> Iterator[dict[str, Any]]:
+    """The pictures that a call for one picture may want beside its prompt (a ControlNet's), as a dry run gives them.
+    None come first, unless the pipeline requires some."""
+    point = Point(1, height, width, form="no lists")
+    for extra in retries(pipe):
+        values = arguments(pipe, task, point, extra, {})
+        yield {name: value for name, value in values.items() if media.is_visual(value)}
 
 
 def _strength(point: Point, usual: float) -> float:

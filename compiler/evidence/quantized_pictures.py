@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from artifacts.manifest import Manifest, ModelSpec
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work
-from compiler.capture.arguments import Point, arguments, retries
+from compiler.capture.arguments import visual_arguments
 from compiler.evaluation import TASK, Evaluation
 from compiler.evidence.metrics import psnr, ssim
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
 from runtimes.flaws import shown, words
 from runtimes.generate_options import parameters, synonym
-from runtimes.media import is_visual
 from runtimes.sessions import session_table
 
 EQUAL = 100.0
@@ -172,7 +171,7 @@ def _draw(pipeline: Any, job: PictureJob, prompts: Sequence[str], steps: int) ->
         return np.asarray((output.frames if hasattr(output, "frames") else output.images)[0])
 
     failures: list[Exception] = []
-    for visuals in _visuals(pipeline, job):
+    for visuals in visual_arguments(pipeline, TASK, job.height, job.width):
         try:
             return [drawn(seed, prompt, visuals) for seed, prompt in enumerate(prompts)]
         except LatentcError:
@@ -180,14 +179,6 @@ def _draw(pipeline: Any, job: PictureJob, prompts: Sequence[str], steps: int) ->
         except Exception as error:  # Pipelines say in as many ways that a picture is missing.
             failures.append(error)
     raise failures[0]
-
-
-def _visuals(pipeline: Any, job: PictureJob) -> Iterator[dict[str, Any]]:
-    """The pictures that a pipeline may want beside a prompt (a ControlNet's), as a dry run gives them; none first."""
-    point = Point(1, job.height, job.width, form="no lists")
-    for extra in retries(pipeline):
-        values = arguments(pipeline, TASK, point, extra, {})
-        yield {name: value for name, value in values.items() if is_visual(value)}
 
 
 def answer(job: PictureJob) -> list[PictureEvidence]:

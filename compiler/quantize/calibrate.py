@@ -19,7 +19,8 @@ from artifacts.manifest import ComponentRecord, GraphSpec, ModelSpec
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work
-from compiler.evaluation import Evaluation
+from compiler.capture.arguments import visual_arguments
+from compiler.evaluation import TASK, Evaluation
 
 
 class CalibrationJob(BaseModel):
@@ -174,6 +175,15 @@ def _called(pipeline: Any, job: CalibrationJob, tapped: Tapped, arguments: Mappi
     return True
 
 
+def _draw(pipeline: Any, job: CalibrationJob, tapped: Tapped, arguments: Mapping[str, Any]) -> None:
+    """Draws the prompts. Decoding a large picture takes gigabytes: only for components that are called for it."""
+    for output_type in ("latent", "np"):
+        tapped.taps.clear()
+        tapped.inputs.clear()
+        if _called(pipeline, job, tapped, {**arguments, "output_type": output_type}):
+            return
+
+
 def collect(job: CalibrationJob) -> dict[str, str]:
     """Runs the pipeline in this process and writes `job.result`; the answer holds at most a "failure"."""
     from compiler.capture import materialized
@@ -191,11 +201,17 @@ def collect(job: CalibrationJob) -> dict[str, str]:
     arguments |= {"width": job.width, "height": job.height}
     if job.evaluation.guidance is not None:
         arguments["guidance_scale"] = job.evaluation.guidance
-    # Decoding a large picture takes gigabytes, which only those need that are called for it.
-    if not _called(pipeline, job, tapped, arguments | {"output_type": "latent"}):
-        tapped.taps.clear()
-        tapped.inputs.clear()
-        _called(pipeline, job, tapped, arguments | {"output_type": "np"})
+    failures: list[Exception] = []
+    for visuals in visual_arguments(pipeline, TASK, job.height, job.width):
+        try:
+            _draw(pipeline, job, tapped, arguments | visuals)
+            break
+        except LatentcError:
+            raise
+        except Exception as error:  # Pipelines say in as many ways that a picture is missing.
+            failures.append(error)
+    else:
+        raise failures[0]
     if not tapped.taps and not tapped.inputs:
         return {"failure": "the pipeline never called it"}
     if job.taps:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from artifacts.errors import UsageError
-from compiler.capture.arguments import Point, arguments, parse_arguments
+from compiler.capture.arguments import Point, arguments, parse_arguments, visual_arguments
 
 POINT = Point(batch=2, height=16, width=24, words=5)
 
@@ -143,3 +143,21 @@ def test_zeros_of_no_shape(text):
     with pytest.raises(UsageError, match="expected zeros") as caught:
         parse_arguments({"x": text})
     assert f"--arg x={text}" in caught.value.message
+
+
+def test_pictures_beside_a_prompt_are_tried_after_none():
+    first, second, *_ = visual_arguments(Plain(), "text-to-image", 16, 24)
+    assert first == {} and second["image"].size == (24, 16)
+    required = next(iter(visual_arguments(Required(), "text-to-image", 16, 24)))
+    assert required.keys() == {"image", "mask_image"}
+
+
+class Conditioned(Plain):
+    def __call__(self, prompt=None, image=None, controlnet_conditioning_scale=1.0, ip_adapter_image=None): ...
+
+
+def test_how_strong_a_condition_is_differs_between_calls():
+    found = {words: call(Conditioned(), point=replace(POINT, words=words)) for words in (4, 9)}
+    assert [values["controlnet_conditioning_scale"] for values in found.values()] == [1.0, 0.5]
+    assert "ip_adapter_image" not in found[4]
+    assert call(Conditioned(), controlnet_conditioning_scale=0.7)["controlnet_conditioning_scale"] == 0.7
