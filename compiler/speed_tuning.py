@@ -25,7 +25,7 @@ from compiler.evaluation import TASK, evaluation
 from compiler.evidence.quantized_pictures import EQUAL
 from compiler.forecast_search import WORST_BELOW, Gate, Setting
 from compiler.source import local_folder
-from compiler.speed_drawings import Drawings
+from compiler.speed_drawings import Drawings, Open
 from compiler.speed_search import FORECAST, Combination, SpeedSearch, Way
 from runtimes.compute import AUTO, device_of, natively
 from runtimes.forecaster import FEWEST
@@ -170,7 +170,7 @@ class Choice:
         return {"forecast": forecast, "speed": speed}
 
 
-def _opening(root: Path, request: TuneRequest, progress: Progress):  # type: ignore[no-untyped-def]
+def _opening(root: Path, request: TuneRequest, progress: Progress) -> Open:
     from runtimes.pipeline import load
 
     @contextmanager

@@ -21,7 +21,7 @@ from artifacts.verification import Artifact, verify
 from compiler import fastest_compile as fastest
 from compiler.compile_request import CompileRequest
 from compiler.fastest_compile import Trials, _ways
-from compiler.lowering.reuse import Shared
+from compiler.lowering.compile_cache import CompileCache
 from compiler.speed_search import Combination, Unchanged
 from runtimes import processor
 from runtimes.processor import multiplies_bytes
@@ -55,7 +55,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[CompileRequest]:
 def test_each_combination_is_compiled_once_and_what_changes_nothing_is_told(
     tmp_path: Path, compiled: list[CompileRequest]
 ) -> None:
-    trials = Trials(REQUEST, tmp_path, Shared(), lambda event: None)
+    trials = Trials(REQUEST, tmp_path, CompileCache(), lambda event: None)
     quantized = Combination(recipe=(("unet", "int8"),))
     assert trials.root(quantized) == trials.root(replace(quantized, compute="bf16", tolerance=0.1))
     assert [(r.quantize, r.check, r.pictures) for r in compiled] == [("unet=int8", "none", 0)]

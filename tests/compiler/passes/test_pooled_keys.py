@@ -10,7 +10,8 @@ import pytest
 
 from artifacts.errors import UsageError
 from compiler import road
-from compiler.passes import pooled_keys, table
+from compiler.passes import pass_table as table
+from compiler.passes import pooled_keys
 from compiler.passes.approximations import APPROXIMATIONS, approximations
 from compiler.passes.pooled_keys import PooledKeysPass
 from targets import target_table as targets
