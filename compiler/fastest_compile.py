@@ -32,8 +32,8 @@ from compiler.source import local_folder
 from compiler.speed_drawings import Drawings
 from compiler.speed_search import FORECAST, Combination, SpeedSearch, Unchanged, Way
 from compiler.speed_tuning import MIN_PSNR, Choice, TuneRequest, check, faster_types, keep, other_threads
+from runtimes.byte_products import multiplies_bytes
 from runtimes.compute import device_of
-from runtimes.processor import multiplies_bytes
 from runtimes.sessions import session_table as sessions
 from runtimes.sessions.common import preferred_threads
 from targets import target_table as targets

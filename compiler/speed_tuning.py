@@ -7,7 +7,6 @@ are forecast may be off. It is kept in the manifest with all that was tried.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.evidence_records import Forecast, ForecastRun, SpeedChoice
 from artifacts.manifest import Manifest
 from artifacts.manifest_reading import read_manifest
+from artifacts.processors import processors
 from artifacts.progress import Progress, silent
 from artifacts.publish import replace_manifest
 from artifacts.verification import Artifact
@@ -25,12 +25,12 @@ from compiler.evaluation import TASK, evaluation
 from compiler.evidence.quantized_pictures import EQUAL
 from compiler.forecast_search import WORST_BELOW, Gate, Setting
 from compiler.source import local_folder
-from compiler.speed_drawings import Drawings
+from compiler.speed_drawings import Drawings, Open
 from compiler.speed_search import FORECAST, Combination, SpeedSearch, Way
 from runtimes.compute import AUTO, device_of, natively
 from runtimes.forecaster import FEWEST
 from runtimes.sessions import session_table as sessions
-from runtimes.sessions.common import THREADS, preferred_threads
+from runtimes.sessions.common import preferred_threads, threads
 
 if TYPE_CHECKING:
     from runtimes.pipeline import Pipeline
@@ -162,7 +162,7 @@ class Choice:
             worst_psnr_below=WORST_BELOW,
             compute=combination.compute,
             threads=combination.threads,
-            cores=os.cpu_count() or 1,
+            cores=processors(),
             device=self.drawings.device,
             verified=bool(verification),
             trials=tuple(self.search.trials),
@@ -170,7 +170,7 @@ class Choice:
         return {"forecast": forecast, "speed": speed}
 
 
-def _opening(root: Path, request: TuneRequest, progress: Progress):  # type: ignore[no-untyped-def]
+def _opening(root: Path, request: TuneRequest, progress: Progress) -> Open:
     from runtimes.pipeline import load
 
     @contextmanager
@@ -207,9 +207,9 @@ def faster_types(manifest: Manifest, device: str) -> tuple[str, ...]:
 
 
 def other_threads() -> tuple[int, ...]:
-    """Numbers of threads that are worth a try: all cores, where nobody named a number."""
-    cores = os.cpu_count() or 1
-    return () if cores == 1 or os.environ.get(THREADS) else (cores,)
+    """Numbers of threads that are worth a try: all processors, where the vendor chooses, and may choose fewer."""
+    cores = processors()
+    return () if cores == 1 or threads() is not None else (cores,)
 
 
 def check(request: TuneRequest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Adapter, GraphRecord, Manifest
 from artifacts.memory import available
 from artifacts.pinned import Pinned
+from artifacts.processors import processors
 from artifacts.progress import Event, Progress
 from artifacts.resident import release
 from artifacts.units import size
@@ -442,4 +442,4 @@ class Graphs:
 def _threads(manifest: Manifest) -> int | None:
     """The number that was chosen for speed, on a machine with as many cores; None where none was."""
     chosen = manifest.speed
-    return None if chosen is None or chosen.cores != os.cpu_count() else chosen.threads
+    return None if chosen is None or chosen.cores != processors() else chosen.threads

@@ -23,8 +23,8 @@ from compiler.compile_request import CompileRequest
 from compiler.fastest_compile import Trials, _ways
 from compiler.lowering.compile_cache import CompileCache
 from compiler.speed_search import Combination, Unchanged
-from runtimes import processor
-from runtimes.processor import multiplies_bytes
+from runtimes import byte_products
+from runtimes.byte_products import multiplies_bytes
 from targets import target_table as targets
 from tests.latentc.artifacts_made import made
 
@@ -158,7 +158,7 @@ def test_what_is_chosen_cannot_be_asked_for_and_pictures_must_be_drawn_here(
     ],
 )
 def test_products_of_bytes(machine: str, flags: str, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(byte_products.platform, "machine", lambda: machine)
     text = f"processor : 0\nflags\t: {flags}\n"
-    monkeypatch.setattr(processor.Path, "read_text", lambda self, **kwargs: text)
+    monkeypatch.setattr(byte_products.Path, "read_text", lambda self, **kwargs: text)
     assert multiplies_bytes() is wide

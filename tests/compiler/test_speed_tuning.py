@@ -18,6 +18,7 @@ from artifacts.evidence_records import ForecastRun, SpeedTrial
 from artifacts.manifest_reading import read_manifest
 from artifacts.publish import replace_manifest
 from artifacts.verification import verify
+from compiler import speed_tuning
 from compiler.forecast_search import LEVELS, WORST_BELOW, Drawn, Search, Setting
 from compiler.speed_search import Combination
 from compiler.speed_tuning import TuneRequest, faster_types, tune
@@ -236,3 +237,12 @@ def test_an_artifact_is_as_it_was_where_nothing_holds_and_keeps_what_held_where_
         assert (after.speed.threads, after.speed.verified) == (3, False) and len(after.speed.trials) == 1
     else:
         assert after == before
+
+
+@pytest.mark.parametrize(("processors", "asked", "tried"), [(8, None, (8,)), (8, 4, ()), (1, None, ())])
+def test_threads_are_tried_where_a_vendor_chooses_them(
+    processors: int, asked: int | None, tried: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed_tuning, "processors", lambda: processors)
+    monkeypatch.setattr(speed_tuning, "threads", lambda: asked)
+    assert speed_tuning.other_threads() == tried

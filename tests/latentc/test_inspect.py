@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from artifacts.evidence_records import Evidence, PipelineEvidence
+from artifacts.evidence_records import Evidence, PipelineEvidence, SpeedChoice, SpeedTrial
 from artifacts.manifest import MANIFEST_NAME, LeftOut, WeightRecord
 from tests.artifacts.manifest_files import manifest_file
 from tests.latentc.artifacts_made import made
@@ -216,3 +216,29 @@ def test_the_pipelines_picture_and_parts_that_are_left_out(latentc, tmp_path):
     )
     assert "Pipeline of inpaint: not measured (it takes 9 GiB of memory)." in shown
     assert "Left out: safety_checker (Checker), because it is optional." in shown
+
+
+def test_what_was_tried_for_speed_is_shown_again(latentc, tmp_path):
+    trials = (
+        SpeedTrial(way="bf16", combination="bf16", psnr=50.0, worst_psnr=48.0, speed_up=1.7, kept=True),
+        SpeedTrial(
+            way="vae=int8", combination="vae=int8", psnr=30, worst_psnr=20, speed_up=1.1, reason="too far"
+        ),
+        SpeedTrial(way="pooled-keys", combination="pooled-keys", reason="it changes nothing"),
+        SpeedTrial(
+            way="verification", combination="bf16", psnr=49.0, worst_psnr=47.0, speed_up=1.6, kept=True
+        ),
+    )
+    speed = SpeedChoice(
+        min_psnr=45, worst_psnr_below=6, compute="bf16", cores=2, device="cpu", verified=True, trials=trials
+    )
+    made(tmp_path / "out", speed=speed)
+    ended = latentc("inspect", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert "Chosen for speed on cpu: bf16; 45 dB to pictures as by default, worst 39; verified" in ended.out
+    rows = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert "bf16 bf16 50.0 dB 48.0 dB 1.70 kept" in rows
+    assert "vae=int8 vae=int8 30.0 dB 20.0 dB 1.10 too far" in rows
+    assert "pooled-keys pooled-keys - - - it changes nothing" in rows
+    told = json.loads(latentc("inspect", tmp_path / "out", "--json").out)
+    assert told["speed"]["trials"][1]["reason"] == "too far"

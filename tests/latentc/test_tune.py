@@ -10,7 +10,7 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.verification import Artifact
 from compiler import speed_tuning as work
-from tests.compiler.test_forecast_tuning import FakeDrawn, falling, search
+from tests.compiler.test_speed_tuning import FakeDrawn, falling, search
 from tests.latentc.artifacts_made import made
 
 
