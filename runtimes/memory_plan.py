@@ -19,6 +19,13 @@ SMALLEST_PARTS = 8
 """Of a graph in parts, at least the SMALLEST_PARTS-th of it is open at once."""
 
 
+PARTS_CALL = 1.5
+"""What a call takes in parts, for each byte that it takes whole: parts that stay open keep memory of their own."""
+
+WHOLE_VALUES = 3
+"""A call in tiles takes the WHOLE_VALUES-th of a whole call: values between its stages are whole."""
+
+
 @dataclass(frozen=True)
 class CallSize:
     """What a call of so many elements, inputs and outputs together, takes beside the open graph, in bytes."""
@@ -69,12 +76,14 @@ class GraphMemory:
     @property
     def divided(self) -> int:
         """The same where calls are divided as far as they can be."""
-        return max(self.opening, self.opened + self.call(self.least))
+        whole, least = self.call(self.largest), self.call(self.least)
+        return max(self.opening, self.opened + max(least, whole // WHOLE_VALUES))
 
     @property
     def smallest(self) -> int:
         """The same where the graph runs in parts, too; what was not measured does not."""
-        return self.opened // SMALLEST_PARTS + self.call(self.least) if self.measured else self.divided
+        in_parts = self.opened // SMALLEST_PARTS + round(self.call(self.largest) * PARTS_CALL)
+        return min(self.divided, in_parts) if self.measured else self.divided
 
 
 @dataclass(frozen=True)
@@ -193,10 +202,10 @@ class MemoryPlan:
         memory = self.graphs[graph]
         if self.budget is None or not memory.measured or not memory.opened:
             return None
-        left = self.budget - self.process - memory.call(memory.least)
-        if max(memory.opening, memory.opened) <= left:
+        left = self.budget - self.process - round(memory.call(memory.largest) * PARTS_CALL)
+        if memory.divided <= self.budget - self.process:
             return None
-        return max(left / memory.opened, 1 / SMALLEST_PARTS)
+        return min(1.0, max(left / memory.opened, 1 / SMALLEST_PARTS))
 
 
 def budget_of(memory: str | int | None) -> int | None:

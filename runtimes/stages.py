@@ -17,7 +17,7 @@ from runtimes.sessions.session_contract import GraphNode, Structure
 _POINTWISE = frozenset(
     "Add Subtract Sub Multiply Mul Divide Div Sigmoid Relu Swish SiLU Gelu Tanh Erf Exp Clamp Clip Sqrt Power Pow "
     "Convert Cast PRelu HSwish HSigmoid HardSwish HardSigmoid Mish SoftPlus Softplus Elu LeakyRelu Negative Neg Abs "
-    "FakeQuantize QuantizeLinear DequantizeLinear Identity ShapeOf Shape Concat DepthToSpace".split()
+    "FakeQuantize QuantizeLinear DequantizeLinear Identity ShapeOf Shape Concat DepthToSpace".lower().split()
 )
 _CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution", "Conv"})
 _RESIZES = frozenset({"Interpolate", "Resize", "Upsample", "Pad", "MaxPool", "AveragePool", "AvgPool"})
@@ -131,8 +131,10 @@ def _norm(graph: _Graph, position: int) -> Norm | None:
         if any(n.kind != "Reshape" for n in around):
             return None
         before, after, region = around[0].inputs[0], around[1].outputs[0], {position, maker, reader[0]}
-    before, pixel = _uncentred(graph, before)
-    region |= pixel
+    channels = graph.structure.shapes.get(before, ())[1:2]
+    if channels == (groups,):  # A constant of a channel is none of a group of several.
+        before, pixel = _uncentred(graph, before)
+        region |= pixel
     epsilon = node.attributes.get("epsilon", node.attributes.get("eps", 1e-5))
     if groups is None or not graph.is_map(before) or not graph.is_map(after):
         return None
@@ -215,6 +217,8 @@ def _stage(graph: _Graph, available: Sequence[str], outputs: tuple[str, ...]) ->
             radius += max(sizes, default=1) // 2 * spread * int(max(node.attributes.get("strides", 1), 1))
         elif node.kind in _RESIZES:
             radius += 2
-        elif node.kind not in _POINTWISE or (node.kind == "Concat" and node.attributes.get("axis", 1) != 1):
+        elif node.kind.lower() not in _POINTWISE or (
+            node.kind == "Concat" and node.attributes.get("axis", 1) != 1
+        ):
             local = False
     return Stage(tuple(name for name in available if name in inputs), outputs, local, radius)

@@ -133,11 +133,11 @@ class IrGraph:
                 edge.set("from-layer", parameters[place])
                 edge.set("from-port", "0")
         for name in outputs:
-            layer, port = places[name]
-            element = self._port(layer, port)
+            number, port = places[name]
+            element = self._port(number, port)
             self._add(fresh, f"{name}/result", _RESULT, element, "input")
             element.set("names", name.replace(",", "\\,"))
-            way = {"from-layer": layer, "from-port": port, "to-layer": str(fresh), "to-port": "0"}
+            way = {"from-layer": number, "from-port": port, "to-layer": str(fresh), "to-port": "0"}
             ElementTree.SubElement(self._edges, "edge", way)
             fresh += 1
         for number, element in self._by_id.items():
@@ -146,8 +146,8 @@ class IrGraph:
         here = {layer.attrib["name"] for layer in self._layers}
         for names in self._net.iterfind(f"rt_info/{INFORMATION}/*"):
             # What the file says of nodes by their names (`targets.openvino.stored_form`).
-            named = json.loads(names.attrib["value"])
-            names.set("value", json.dumps([name for name in named if name in here]))
+            listed = json.loads(names.attrib["value"])
+            names.set("value", json.dumps([name for name in listed if name in here]))
 
     def _place(self, name: str) -> tuple[str, str]:
         place = self._inputs.get(name) or self._outputs.get(name)

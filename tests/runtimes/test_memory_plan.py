@@ -134,14 +134,14 @@ def test_a_measured_plan_counts_what_stays_and_a_call() -> None:
     assert plan.measured and plan.process == 50
     assert decoder.total == 200 + 4096 and decoder.call(decoder.largest // 2) == 2048
     assert plan.together == 50 + 310 + 990 + 4296 + 110
-    assert plan.smallest < 50 + 990, "the decoder runs in tiles, the denoiser in parts"
+    assert plan.smallest == 50 + 200 + 4096 // 3, "the decoder runs in tiles"
     # Of half the side: a quarter of the pixels of four pictures.
     half = memory_plan(measured(USES), None, picture=(32, 32)).graphs["vae_decoder"]
     assert half.call(half.largest) == pytest.approx(4096 * ((8 + 24 / 3) / 32) ** 2, rel=0.3)
 
 
 def test_ways_are_told_from_the_fastest_to_the_smallest() -> None:
-    plan = memory_plan(measured(USES), 1500)
+    plan = memory_plan(measured(USES), 1600)
     sizes = [way.bytes for way in plan.ways]
     assert sizes == sorted(sizes, reverse=True)
     assert plan.text == "one graph at a time, pictures in tiles"
@@ -161,8 +161,8 @@ def test_a_call_that_does_not_fit_is_made_in_the_largest_tiles_that_do(
     pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=1000)
     arrays = {"latent_sample": np.zeros((1, 4, 32, 32), np.float32)}
     tiling = pool.tiling("vae_decoder", arrays, Tiling())
-    # 800 bytes are left beside the open graph; a call of 32 by 32 cells takes 1,024, one of 28 by 28 784.
-    assert (tiling.mode, tiling.side, tiling.slices) == ("on", 28 * 2, True)
+    # 975 bytes are left beside what is open of the graph; a call of 32 by 32 cells takes 1,024, one of 31 by 31 961.
+    assert (tiling.mode, tiling.side, tiling.slices) == ("on", 31 * 2, True)
     assert pool.tiling("vae_decoder", arrays, Tiling(mode="off")).mode == "off"
     small = {"latent_sample": np.zeros((1, 4, 16, 16), np.float32)}
     assert pool.tiling("vae_decoder", small, Tiling()) == Tiling()
