@@ -222,7 +222,7 @@ def command(
             page=not no_page,
             public_url=public_url,
         )
-        ray_server.serve(application, host, port)
+        ray_server.serve(application, host, port, len(places) * (1 if replicas is None else replicas.max))
         return
 
     from latentc.serving.server import make_server, serve

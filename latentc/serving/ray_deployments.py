@@ -83,7 +83,7 @@ def ray_app(
             fetches once. A model is called as its folder is.
         replicas: of each artifact, at least and at most.
         limits, keys, loopback_only, log_prompts, page, public_url: as `latentc serve` has them.
-        actor_options: of each replica, for Ray: `{"num_gpus": 1}`.
+        actor_options: of each replica, for Ray: `{"num_gpus": 1}`; one CPU, unless they say otherwise.
 
     Raises:
         UsageError: no artifact, two of one name, or no such numbers of replicas.
@@ -115,7 +115,7 @@ def ray_app(
         for name, artifact in zip(names, artifacts, strict=True)
     }
     front: Any = serve.deployment(_ingress(serve))
-    return front.options(name="front", max_ongoing_requests=1000).bind(
+    return front.options(name="front", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}).bind(
         handles,
         most,
         limits or Limits(),

@@ -13,11 +13,12 @@ NAME = "latentc"
 """Of the application at Ray Serve."""
 
 
-def serve(application: Any, host: str, port: int) -> None:
+def serve(application: Any, host: str, port: int, replicas: int) -> None:
     """Serves until a signal ends it; what is under way is finished first.
 
     Args:
         application: of `latentc.serving.ray_app`.
+        replicas: that it may have at most, all artifacts together; a Ray of this machine alone takes so many.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended it.
@@ -33,7 +34,10 @@ def serve(application: Any, host: str, port: int) -> None:
         signals.append(number)
         raise KeyboardInterrupt
 
-    ray.init(include_dashboard=None if "RAY_ADDRESS" in os.environ else False, log_to_driver=True)
+    if "RAY_ADDRESS" in os.environ:
+        ray.init()
+    else:
+        ray.init(include_dashboard=False, num_cpus=max(replicas, os.cpu_count() or 1))
     before = signal.signal(signal.SIGTERM, end)
     try:
         ray_serve.start(http_options={"host": host, "port": port})
