@@ -21,6 +21,7 @@ from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
 from compiler.model_source import ComponentSource
 from compiler.passes import pass_table
+from targets.file_format import STANDARD
 from targets.graph.weights import Origin
 
 
@@ -40,6 +41,7 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
         bind_weights(model, module, weights)
         del program
         model = pass_table.run(model)
+        require_standard(model, method)
     name_dimensions(model, method)
     model.graph.name = method.folder
     model.producer_name = "latentc"
@@ -70,6 +72,20 @@ def _raise(module: torch.nn.Module, part: Submodule, error: LatentcError, cause:
     if can_be_split(part, module.get_submodule(part.path)):
         raise NotOneGraph(part, error.message, error.hint) from cause
     raise error from (None if error is cause else cause)
+
+
+def require_standard(model: ir.Model, method: Method) -> None:
+    """Whether all operators are of those that files hold: sequences and control flow are not among them.
+
+    Raises:
+        LatentcError: others are; the message names them.
+    """
+    others = {node.op_type for node in model.graph if node.domain in ("", "ai.onnx")} - STANDARD
+    if others:
+        raise LatentcError(
+            f"'{method.component}.{method.method}' has a graph of {', '.join(sorted(others))}, "
+            "which no runtime is given."
+        )
 
 
 def name_dimensions(model: ir.Model, method: Method) -> None:

@@ -121,7 +121,8 @@ def _transposed(graph: Graph, node: Node) -> Node:
 def _conv3d(graph: Graph, node: Node) -> Node | None:
     """Without a bias, torch.onnx makes one up of the wrong shape; of the general convolution it does not."""
     defaults: tuple[Any, ...] = (None, None, None, [1] * 3, [0] * 3, [1] * 3, 1)
-    x, weight, bias, stride, padding, dilation, groups = (*node.args, *defaults[len(node.args) :])
+    args: tuple[Any, ...] = (*node.args, *defaults[len(node.args) :])
+    x, weight, bias, stride, padding, dilation, groups = args
     if bias is not None or node.kwargs:
         return None
     return _made(
@@ -167,9 +168,15 @@ def _diagonal(graph: Graph, node: Node) -> Node | None:
     return _made(graph, node, _aten.masked_fill_.Scalar, x, mask, value)
 
 
+def _index(user: Node) -> int:
+    """Which of several results a node takes; -1 for another node."""
+    index: Any = user.args[1] if user.target is operator.getitem else -1
+    return int(index)
+
+
 def _norm_in_pieces(graph: Graph, node: Node, x: Any) -> bool:
     """Norms of groups of rows, put together again, as one; whether that was done. Each row is normalized by itself."""
-    getitems = sorted(node.users, key=lambda user: user.args[1] if user.target is operator.getitem else -1)
+    getitems = sorted(node.users, key=_index)
     norms = [next(iter(user.users)) for user in getitems if len(user.users) == 1]
     if not norms or len(norms) != len(node.meta["val"]) or any(len(norm.users) != 1 for norm in norms):
         return False
@@ -200,7 +207,7 @@ def _split(graph: Graph, node: Node) -> None:
     if not symbolic or not isinstance(size, int) or any(u.target is not operator.getitem for u in node.users):
         return
     for user in list(node.users):
-        index = user.args[1] % len(pieces)
+        index = _index(user) % len(pieces)
         end = (index + 1) * size if index + 1 < len(pieces) else sys.maxsize
         user.replace_all_uses_with(_made(graph, user, _aten.slice.Tensor, x, axis, index * size, end))
         graph.erase_node(user)

@@ -54,6 +54,9 @@ _TEXT: Arguments = MappingProxyType({"prompt": "a large red circle"})
 CASES: Mapping[str, Case] = MappingProxyType(
     {
         "animatediff": Case(video.animatediff, 4, _TEXT),
+        "animatediff-controlnet": Case(
+            video.animatediff_controlnet, 4, {**_TEXT, "conditioning_frames": _clip(4)}
+        ),
         "animatediff-video": Case(video.animatediff_video, 4, {**_TEXT, "video": _clip(4), "strength": 1.0}),
     }
 )

@@ -48,3 +48,12 @@ def animatediff_video() -> Any:
     from diffusers import AnimateDiffVideoToVideoPipeline
 
     return _animated(AnimateDiffVideoToVideoPipeline)
+
+
+def animatediff_controlnet() -> Any:
+    """AnimateDiffControlNetPipeline, which follows frames."""
+    from diffusers import AnimateDiffControlNetPipeline
+
+    from tests.sweep.sd import sd15_controlnet
+
+    return _animated(AnimateDiffControlNetPipeline, controlnet=sd15_controlnet().controlnet)

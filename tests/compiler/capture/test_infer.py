@@ -138,3 +138,9 @@ def test_points_off_the_declared_ranges_show_what_varies_and_declare_nothing():
     assert found.inputs[0].shape == ("batch", 4)
     assert found.dims == {"batch": DimRange(min=1, max=1)}
     assert found.shapes[0] == {"batch": 2}
+
+
+def test_what_varies_while_the_batch_does_not_is_no_batch() -> None:
+    points = [Point(1, 16, 16, words=words) for words in (4, 9, 14)]
+    (found,) = methods([call(i, (p.words // 4, 4)) for i, p in enumerate(points)], points)
+    assert found.inputs[0].shape == ("sequence", 4) and found.dims == {}

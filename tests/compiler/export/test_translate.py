@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from artifacts.errors import LatentcError
+from compiler.export.graph_export import require_standard
 from compiler.export.program import export_program
 from compiler.export.translate import OPSET, translate
 from tests.compiler.made import method, spec
+from tests.compiler.passes.graphs import parse
 
 
 class Several(torch.nn.Module):
@@ -109,3 +111,16 @@ def test_a_result_that_was_changed_in_place_is_still_the_result():
 def test_what_has_no_onnx_form_is_named():
     with pytest.raises(LatentcError, match=r"'unet\.forward' has no ONNX form: .*bessel_j0"):
         translate(export_program(Strange(), method()), method())
+
+
+def test_a_graph_of_sequences_is_none_that_runtimes_are_given() -> None:
+    body = """(float[N] x) => (float[M] y) {{
+        size = Constant<value_int=2>()
+        first = Constant<value_int=0>()
+        {pieces}
+    }}"""
+    plain = parse(body.format(pieces="y = Gather(x, size)"))
+    require_standard(plain, method())
+    sequences = parse(body.format(pieces="s = SplitToSequence(x, size) y = SequenceAt(s, first)"))
+    with pytest.raises(LatentcError, match="has a graph of SequenceAt, SplitToSequence, which"):
+        require_standard(sequences, method())
