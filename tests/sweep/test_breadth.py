@@ -19,7 +19,7 @@ from artifacts.manifest import DimRange
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
-from compiler.lowering.reuse import Shared
+from compiler.lowering.compile_cache import CompileCache
 from runtimes.generate_options import SYNONYMS, parameters
 from tests.sweep import table
 from tests.sweep.breadth import CASES, Case
@@ -105,7 +105,7 @@ def error(result: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", CASES)
 def test_compiled_and_run_it_is_pytorchs(name: str, rows: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
-    case, shared = CASES[name], Shared()
+    case, cache = CASES[name], CompileCache()
     pipe = case.build()
     pipe.set_progress_bar_config(disable=True)
     pipe.save_pretrained(tmp_path / "model")
@@ -125,7 +125,7 @@ def test_compiled_and_run_it_is_pytorchs(name: str, rows: dict[str, tuple[str, .
                 check="none",  # the picture is the check here
                 arguments=dict(case.compiled_with),
             ),
-            shared=shared,
+            compile_cache=cache,
         )
         with runtimes.load(tmp_path / target, device="cpu", cache=False) as pipeline:
             pipeline.set_progress_bar_config(disable=True)
