@@ -47,7 +47,7 @@ def unet(seed: int = 0, **changes: Any) -> Any:
     return seeded(UNet2DConditionModel, seed=seed, **(arguments | changes))
 
 
-_XL = {
+XL = {
     "attention_head_dim": (2, 4),
     "use_linear_projection": True,
     "addition_embed_type": "text_time",
@@ -55,7 +55,7 @@ _XL = {
     "transformer_layers_per_block": (1, 2),
     "cross_attention_dim": 64,
 }
-_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def sd15() -> Any:
@@ -67,7 +67,7 @@ def sd15() -> Any:
         text_encoder=text.clip_text(),
         tokenizer=text.clip_tokenizer(),
         unet=unet(),
-        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, **_BETAS),
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, **BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -95,7 +95,7 @@ def sd2() -> Any:
             clip_sample=False,
             set_alpha_to_one=False,
             steps_offset=1,
-            **_BETAS,
+            **BETAS,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -112,7 +112,7 @@ def lcm() -> Any:
         text_encoder=text.clip_text(),
         tokenizer=text.clip_tokenizer(),
         unet=unet(time_cond_proj_dim=32),
-        scheduler=LCMScheduler(clip_sample=False, set_alpha_to_one=True, **_BETAS),
+        scheduler=LCMScheduler(clip_sample=False, set_alpha_to_one=True, **BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -129,8 +129,8 @@ def sdxl() -> Any:
         text_encoder_2=text.clip_text(projection=32, seed=1),
         tokenizer=text.clip_tokenizer(),
         tokenizer_2=text.clip_tokenizer(pad_token="!"),
-        unet=unet(projection_class_embeddings_input_dim=32 + 6 * 8, **_XL),
-        scheduler=EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading", **_BETAS),
+        unet=unet(projection_class_embeddings_input_dim=32 + 6 * 8, **XL),
+        scheduler=EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading", **BETAS),
         add_watermarker=False,
     )
 
@@ -152,8 +152,8 @@ def sdxl_refiner() -> Any:
         text_encoder_2=text.clip_text(projection=32, seed=1),
         tokenizer=None,
         tokenizer_2=text.clip_tokenizer(pad_token="!"),
-        unet=unet(projection_class_embeddings_input_dim=32 + 5 * 8, **(_XL | {"cross_attention_dim": 32})),
-        scheduler=EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading", **_BETAS),
+        unet=unet(projection_class_embeddings_input_dim=32 + 5 * 8, **(XL | {"cross_attention_dim": 32})),
+        scheduler=EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading", **BETAS),
         requires_aesthetics_score=True,
         add_watermarker=False,
     )
@@ -168,7 +168,7 @@ def sd15_inpaint() -> Any:
         text_encoder=text.clip_text(),
         tokenizer=text.clip_tokenizer(),
         unet=unet(in_channels=9),
-        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, **_BETAS),
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, **BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -184,14 +184,14 @@ def pix2pix() -> Any:
         text_encoder=text.clip_text(),
         tokenizer=text.clip_tokenizer(),
         unet=unet(in_channels=8),
-        scheduler=EulerAncestralDiscreteScheduler(**_BETAS),
+        scheduler=EulerAncestralDiscreteScheduler(**BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
 
 
-def _controlnet(seed: int = 2, **changes: Any) -> Any:
+def controlnet(seed: int = 2, **changes: Any) -> Any:
     from diffusers import ControlNetModel
 
     arguments: dict[str, Any] = {
@@ -215,8 +215,8 @@ def sd15_controlnet() -> Any:
         text_encoder=text.clip_text(),
         tokenizer=text.clip_tokenizer(),
         unet=unet(),
-        controlnet=_controlnet(),
-        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, **_BETAS),
+        controlnet=controlnet(),
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, **BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -226,7 +226,7 @@ def sd15_controlnet() -> Any:
 def sd15_controlnets() -> Any:
     """The same with two ControlNets, a component that is a list of models."""
     pipe = sd15_controlnet()
-    nets = [pipe.controlnet, _controlnet(seed=8)]
+    nets = [pipe.controlnet, controlnet(seed=8)]
     return type(pipe)(**{**pipe.components, "controlnet": nets}, requires_safety_checker=False)
 
 
@@ -238,7 +238,7 @@ def sdxl_controlnet() -> Any:
     optional = ("image_encoder", "feature_extractor")
     return StableDiffusionXLControlNetPipeline(
         **{name: base[name] for name in base if name not in optional},
-        controlnet=_controlnet(projection_class_embeddings_input_dim=32 + 6 * 8, **_XL),
+        controlnet=controlnet(projection_class_embeddings_input_dim=32 + 6 * 8, **XL),
         add_watermarker=False,
     )
 

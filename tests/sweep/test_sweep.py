@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.sweep import table
+from tests.sweep.exports import exported_once
 from tests.sweep.models import CASES, Case, sibling
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,6 @@ ACCELERATED = frozenset(
     }
 )
 """Cases that are also run with forecasts: one for each way to call a denoiser."""
-DOCS = Path(__file__).parents[2] / "docs" / "sweep.md"
 
 _HEAD = """# The sweep
 
@@ -73,7 +73,7 @@ def rows() -> Iterator[dict[tuple[str, str, str], tuple[str, str]]]:
     found: dict[tuple[str, str, str], tuple[str, str]] = {}
     yield found
     if os.environ.get("LATENTC_UPDATE_DOCS") == "1":
-        DOCS.write_text(_table(_written() | found), encoding="utf-8")
+        table.write_first(_table(_written() | found))
 
 
 @pytest.fixture(scope="module")
@@ -84,25 +84,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
 
 @pytest.fixture(scope="module", autouse=True)
 def graphs_once() -> Iterator[None]:
-    """Exports a graph once, though both targets and other pipelines (one VAE, one text encoder) have it too."""
-    from compiler.export import graph_export
-    from compiler.model_source import ComponentSource
-
-    export, kept = graph_export.export_graph, {}
-
-    def once(component: ComponentSource, method: Any, weights: Any) -> Any:
-        files = (component.folder / "config.json", *component.weight_files)
-        key = (
-            component.class_name,
-            repr(method),
-            *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files),
-        )
-        if key not in kept:
-            kept[key] = export(component, method, weights)
-        return kept[key].clone()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph_export, "export_graph", once)
+    with exported_once():
         yield
 
 
@@ -188,7 +170,7 @@ def _accelerated(pipeline: Any, case: Case, task: str) -> None:
 def test_the_docs_list_every_case() -> None:
     if os.environ.get("LATENTC_UPDATE_DOCS") == "1":
         pytest.skip("they are being written")
-    found = re.findall(r"^\| ([\w-]+) \| ([\w-]+) \| ", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = re.findall(r"^\| ([\w-]+) \| ([\w-]+) \| ", table.parts()[0], flags=re.MULTILINE)
     assert sorted(found[2:]) == sorted(_tasks())  # after the header and its rule
 
 
@@ -209,7 +191,7 @@ def _table(rows: dict[tuple[str, str, str], tuple[str, str]]) -> str:
 
 def _written() -> dict[tuple[str, str, str], tuple[str, str]]:
     """The rows that the page has now: a run of some cases leaves the others as they are."""
-    text = DOCS.read_text(encoding="utf-8") if DOCS.is_file() else ""
+    text = table.parts()[0]
     found: dict[tuple[str, str, str], tuple[str, str]] = {}
     for name, task in _tasks():
         line = re.search(rf"^\| {re.escape(name)} \| {re.escape(task)} \| (.*) \|$", text, flags=re.MULTILINE)
