@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from artifacts import adaptable as records
 from artifacts.adaptable import Adaptable, Constant, Expression, Part, Place, QuantizedConstant
@@ -152,7 +152,8 @@ def write(folder: Path, adaptable: Adaptable, weights: Mapping[str, Origin], pre
     (folder / records.FILE).write_text(adaptable.model_dump_json(), encoding="utf-8")
     tensors = {name: _narrowed(weights[name], precision) for name in adaptable.kept}
     if tensors:
-        save_file(tensors, folder / records.WEIGHTS)
+        # The library's own writer makes files that nobody else may read.
+        (folder / records.WEIGHTS).write_bytes(save(tensors))
 
 
 def _narrowed(origin: Origin, precision: str) -> torch.Tensor:
