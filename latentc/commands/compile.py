@@ -257,7 +257,7 @@ Examples:
 @click.option(
     "--adaptable",
     is_flag=True,
-    help="Keep what it takes to switch LoRAs when the artifact runs: latentc generate --lora FILE.",
+    help="Keep what it takes to switch LoRAs when the artifact runs: latentc generate ARTIFACT PROMPT --lora FILE.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--force", is_flag=True, help="Replace the artifact that is at OUT.")

@@ -18,8 +18,7 @@ from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
 from runtimes.sessions.session_contract import Device
 from targets.openvino.file_format import FORMAT
-from targets.openvino.stored_form import EXTRA, as_run, is_stored
-from targets.openvino.target import RESULT
+from targets.openvino.stored_form import EXTRA, RESULT, as_run, is_stored
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from runtimes.sessions.session_contract import GraphNode, Structure
 from targets.openvino.stored_form import KEY as INFORMATION
-from targets.openvino.target import RESULT
+from targets.openvino.stored_form import RESULT
 
 # IR's names of the types of ports -> those of Parameters.
 _ELEMENT_TYPES = {"FP32": "f32", "FP16": "f16", "BF16": "bf16", "FP64": "f64", "BOOL": "boolean"}

@@ -22,6 +22,9 @@ _TAIL = 1 << 18
 EXTRA = "latentc_fp32_"
 """How tensor names of outputs begin that nobody reads; see `keep_angles`."""
 
+RESULT = "/sink_port_0"
+"""Behind a result's name in the name of the node that gives it; how OpenVINO's ONNX frontend calls such nodes."""
+
 # Operators between which activations lie, which are not to be outputs.
 _PRODUCTS = frozenset({"MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "Einsum"})
 

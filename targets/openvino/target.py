@@ -28,9 +28,6 @@ from targets.weight_typed import WEIGHT_TYPED
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-RESULT = "/sink_port_0"
-"""Behind a result's name in the name of the node that gives it; how OpenVINO's ONNX frontend calls such nodes."""
-
 MODEL = "openvino_model.xml"
 WEIGHTS = "openvino_model.bin"
 
@@ -147,7 +144,9 @@ def _restore_names(model: Any, graph: ir.Model) -> None:
     for port, value in zip(model.outputs, graph.graph.outputs, strict=True):
         if value.name not in port.get_names():
             port.get_tensor().add_names({value.name})
-        port.get_node().set_friendly_name(f"{value.name}{RESULT}")  # see `runtimes.sessions.openvino`
+        port.get_node().set_friendly_name(
+            f"{value.name}{stored_form.RESULT}"
+        )  # see `runtimes.sessions.openvino`
 
 
 def _retype(model: Any, onnx_file: Path, names: frozenset[str]) -> list[Any]:

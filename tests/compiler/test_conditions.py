@@ -32,7 +32,7 @@ def files(sd15, tmp_path_factory):
     from diffusers import StableDiffusionControlNetPipeline
 
     root = tmp_path_factory.mktemp("conditions")
-    controlnet = sd._controlnet()
+    controlnet = sd.controlnet()
     controlnet.save_pretrained(root / "controlnet")
     pipe = StableDiffusionControlNetPipeline.from_pretrained(sd15, controlnet=controlnet, safety_checker=None)
     ip_adapters.image_encoder().save_pretrained(root / "image_encoder")

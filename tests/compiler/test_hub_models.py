@@ -210,7 +210,7 @@ def test_a_download_that_was_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             LatentcError, match=r"names the shard .*00002-of-00002.* which is not in"
         ) as caught:
             open_model("owner/name").component("unet").weight_files  # noqa: B018
-        assert "Download the model again" in caught.value.hint
+        assert "hf download owner/name" in caught.value.hint
         return
     error = refused()
     assert "the download of 'owner/name' is not complete" in error.message and "Go online" in error.hint

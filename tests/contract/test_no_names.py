@@ -27,9 +27,11 @@ OWN = {
 TABLES = {"compiler.quantize.scheme_table", "runtimes.sessions.session_table", "targets.target_table"}
 
 ELSEWHERE = {
-    # A number format of the graph toolkit and a device of ONNX Runtime's are called the same; a package of Python's is.
+    # Number formats of the graph toolkit and of ONNX Runtime, and one of its devices, are called the same; a package of
+    # Python's is.
     "targets.graph.nf4_nodes": {"nf4"},
-    "runtimes.sessions.onnxruntime": {"directml"},
+    "runtimes.sessions.onnxruntime": {"directml", "int8", "int4"},
+    "runtimes.sessions.openvino_graph": {"openvino"},
     "runtimes.sessions.directml": {"onnxruntime"},
 }
 """Module -> names that it says and that are no scheme's or target's there."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from latentc.api import drawing as pipelines
 from latentc.commands.generate import OWN
-from runtimes import pipeline as pipelines
 from runtimes.flaws import Flaw
 from runtimes.forecaster import Count
 from runtimes.meter import MethodTime, Timings

@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "onnx_ir": "onnx-ir",
     "huggingface_hub": "huggingface-hub",
     "lycoris": "lycoris-lora",
+    "openvino_tokenizers": "openvino-tokenizers",
 }
 
 # Import a package of an extra where they need it, and say in a line what to install where it is not there.
@@ -30,10 +31,13 @@ OPTIONAL = (
     "compiler/capture/lycoris_kinds.py",
     "compiler/evidence/runners.py",
     "compiler/origins/gguf_file.py",
+    "compiler/origins/quantized_folder.py",
     "latentc/serving/",
     "latentc/bill_of_materials.py",
     "runtimes/media.py",
+    "runtimes/weighted.py",
     "targets/openvino/nncf.py",
+    "targets/openvino/tokenizers.py",
 )
 
 # Run by the Python of another project's environment, never by ours.

@@ -69,7 +69,6 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "fuse_qkv_projections": lambda pipe: pipe.fuse_qkv_projections(),
     "set_default_attn_processor": lambda pipe: pipe.unet.set_default_attn_processor(),
     "enable_layerwise_casting": lambda pipe: pipe.unet.enable_layerwise_casting(torch.float16),
-    "enable_tiling": lambda pipe: pipe.vae.enable_tiling(),
     "load_lora_weights": lambda pipe: pipe.load_lora_weights("a.safetensors"),
     "unload_lora_weights": lambda pipe: pipe.unload_lora_weights(),
     "fuse_lora": lambda pipe: pipe.fuse_lora(),

@@ -111,10 +111,8 @@ def test_a_pipeline_refuses_what_would_not_be_in_its_picture(compiled: Compiled)
         "unload_lora_weights": lambda: pipe.unload_lora_weights(),
         "fuse_lora": lambda: pipe.fuse_lora(),
         "load_ip_adapter": lambda: pipe.load_ip_adapter("nobody/nothing", "models", "a.safetensors"),
-        "load_textual_inversion": lambda: pipe.load_textual_inversion("nobody/nothing"),
         "enable_freeu": lambda: pipe.enable_freeu(0.9, 0.2, 1.2, 1.4),
         "fuse_qkv_projections": lambda: pipe.fuse_qkv_projections(),
-        "enable_tiling": lambda: pipe.vae.enable_tiling(),
     }
     for name, call in calls.items():
         with pytest.raises(UsageError, match=rf"compiled.*{name}\(\)") as caught:

@@ -49,11 +49,11 @@ def test_tensors_are_placed_on_the_gpu_and_nowhere_else(
     opened: list[tuple[str, str | None]] = []
     monkeypatch.setattr(OrtSessions, "devices", lambda self: (Device("cuda", "GPU"), Device("cpu", "CPU")))
     monkeypatch.setattr(
-        "runtimes.sessions.onnxruntime.inference_session", lambda file, device, target: device
+        "runtimes.sessions.onnxruntime.inference_session", lambda file, device, target, *rest: device
     )
     monkeypatch.setattr(
         "runtimes.sessions.onnxruntime.OrtSession",
-        lambda session, name, device, memory: opened.append((device, memory)),
+        lambda session, name, device, memory, *rest: opened.append((device, memory)),
     )
     file = TestOnnxRuntime().write(Denoiser().model(), tmp_path)
     for device in ("cuda", "cpu", "auto"):
