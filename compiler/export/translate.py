@@ -98,8 +98,21 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         normal = op.Mul(self, scale)
         return normal if weight is None else op.Mul(normal, weight)
 
+    def repeat_interleave(self: Any, repeats: Any, dim: int | None = None, output_size: Any = None) -> Any:
+        # torch.onnx's own repeats another axis where the count is computed: a video's frames.
+        flat = op.Reshape(self, op.Constant(value_ints=[-1])) if dim is None else self
+        rank = 1 if dim is None else len(self.shape)
+        axis = (dim or 0) % rank
+        counts = [op.Constant(value_ints=[1] * (axis + 1)), op.Reshape(repeats, op.Constant(value_ints=[-1]))]
+        if rank > axis + 1:
+            counts.append(op.Constant(value_ints=[1] * (rank - axis - 1)))
+        wide = op.Expand(op.Unsqueeze(flat, op.Constant(value_ints=[axis + 1])), op.Concat(*counts, axis=0))
+        before, behind = op.Shape(flat, start=0, end=axis), op.Shape(flat, start=axis + 1)
+        return op.Reshape(wide, op.Concat(before, op.Constant(value_ints=[-1]), behind, axis=0))
+
     return {
         aten.rms_norm.default: rms_norm,
+        aten.repeat_interleave.self_int: repeat_interleave,
         aten.to.dtype: cast,
         aten.to.dtype_layout: cast,
         aten.to.device: to_device,

@@ -37,6 +37,18 @@ class Norms(torch.nn.Module):
         return torch.nn.functional.rms_norm(y + steps / 2 + steps * 0.5, x.shape[1:])
 
 
+class Interleaved(torch.nn.Module):
+    """Rows of a constant, each as often in turn as `x` has rows: what a video does for each of its frames."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x):
+        rows = torch.arange(6.0).reshape(2, 3)
+        return rows.repeat_interleave(x.shape[0], dim=self.dim).reshape(x.shape[0], -1)
+
+
 class Strange(torch.nn.Module):
     def forward(self, x):
         return torch.special.bessel_j0(x)
@@ -65,6 +77,15 @@ def test_the_graph_computes_what_the_module_does_at_any_size():
     for batch in (1, 2, 5):
         x = torch.randn(batch, 4)
         torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), Several()(x))
+
+
+@pytest.mark.parametrize("dim", (None, 0, 1, -1))
+def test_rows_repeated_as_often_as_a_size_says(dim):
+    made, module = method(outputs=(spec("out", "batch", 6),)), Interleaved(dim)
+    model = translate(export_program(module, made), made)
+    for batch in (1, 2, 3, 5):
+        x = torch.zeros(batch, 4)
+        torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), module(x))
 
 
 def test_known_operators_and_types_are_not_traced_again(monkeypatch):
