@@ -1,4 +1,4 @@
-"""Stable Diffusion compiled once with its own DDIM, drawn with every scheduler of diffusers that PyTorch draws with."""
+"""Stable Diffusion and XL, compiled once with DDIM, drawn with every scheduler of diffusers that PyTorch draws with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from tests.sweep.models import CASES
 pytestmark = pytest.mark.slow
 
 PROMPT = "a large red circle"
-STEPS = 4
+STEPS = 3
+GUIDANCE = 1.0
+"""A denoiser that is called once a step: what schedulers do does not depend on guidance."""
 TOLERANCE = 1e-3
 SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 # Noise that does not come from the generator, but from a seed of the scheduler's own.
@@ -32,7 +34,7 @@ SEEDED = "noise_sampler_seed"
 
 def schedulers() -> list[str]:
     """Each class, plain and with each way to space its noise levels, as `generate` takes them."""
-    found = []
+    texts = []
     for name in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
         cls = getattr(diffusers, name)
         if getattr(cls, "_backends", None) or not issubclass(cls, diffusers.SchedulerMixin):
@@ -44,8 +46,8 @@ def schedulers() -> list[str]:
         for sigmas in ("", *SIGMAS):
             if not sigmas or sigmas in known:
                 options = ",".join([*seed, *([f"{sigmas}=true"] if sigmas else [])])
-                found.append(f"{name}:{options}".rstrip(":"))
-    return found
+                texts.append(f"{name}:{options}".rstrip(":"))
+    return texts
 
 
 @dataclass
@@ -64,20 +66,28 @@ class Both:
         try:
             self.torch.scheduler = getattr(diffusers, name).from_config(own.config, **options)
             generator = torch.Generator().manual_seed(3)
-            found = self.torch(PROMPT, num_inference_steps=STEPS, generator=generator, output_type="np")
+            drawn = self.torch(
+                PROMPT,
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                generator=generator,
+                output_type="np",
+            )
         except Exception:
             return None
         finally:
             self.torch.scheduler = own
-        return np.asarray(found.images[0])
+        return np.asarray(drawn.images[0])
 
     def apart(self, text: str, expected: np.ndarray) -> float:
         """The largest difference of the artifact's picture from `expected`."""
-        result = self.compiled.generate(PROMPT, steps=STEPS, seed=3, scheduler=text, output_type="np")
-        found = np.asarray(result.outputs["images"][0])
-        if np.isnan(found).tolist() != np.isnan(expected).tolist():
+        result = self.compiled.generate(
+            PROMPT, steps=STEPS, guidance=GUIDANCE, seed=3, scheduler=text, output_type="np"
+        )
+        picture = np.asarray(result.outputs["images"][0])
+        if np.isnan(picture).tolist() != np.isnan(expected).tolist():
             return float("nan")
-        return float(np.nanmax(np.abs(found - expected), initial=0))
+        return float(np.nanmax(np.abs(picture - expected), initial=0))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,10 +99,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = tmp_path_factory.mktemp("schedulers")
-    pipe = CASES["sd15"].build()
+    pipe = CASES[request.param].build()
     own = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.register_modules(scheduler=own)
     pipe.save_pretrained(folder / "model")
