@@ -109,7 +109,7 @@ def capture(
         except NotOneGraph as error:
             reasons[error.part] = error
         except LatentcError as error:
-            own = error.hint and not isinstance(error, CannotRun)
+            own = error.hint and not isinstance(error, (CannotRun, NotRunnable))
             if not reasons and source.spec.components and not own:
                 raise LatentcError(error.message, _of_components(source)) from error
             if not reasons:

@@ -210,19 +210,29 @@ class DryRun:
                 ) from failure
         assert furthest is not None
         cause = furthest[1]
+        if isinstance(cause, NotRunnable) and not cause.hint:
+            raise NotRunnable(
+                f"{cause.message.removesuffix('.')} (at {_sizes(point)}).",
+                "Choose another --size" + (", or fewer --frames" if point.frames else ""),
+            ) from cause.__cause__
         if isinstance(cause, LatentcError):
             raise cause
         absent = list(missing(parameters(pipe), self.overrides, str(cause)))
         raise CannotRun(
-            f"{type(pipe).__name__} cannot be run at {point.width}x{point.height}, batch {point.batch}: "
-            f"{type(cause).__name__}: {brief(cause)}",
-            "Choose another --size, or give the arguments it needs: "
+            f"{type(pipe).__name__} cannot be run at {_sizes(point)}: {type(cause).__name__}: {brief(cause)}",
+            f"Choose another --size{' or --frames' if point.frames else ''}, or give the arguments it needs: "
             + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE"),
         ) from cause
 
 
 class CannotRun(LatentcError):
     """A pipeline's call fails, however its prompts and pictures are passed."""
+
+
+def _sizes(point: Point) -> str:
+    return f"{point.width}x{point.height}, batch {point.batch}" + (
+        f", {point.frames} frames" if point.frames else ""
+    )
 
 
 def _picture_size(calls: Sequence[Call]) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """Videos, frames and masks in a dry run: made up by what the pipeline's call says, or from the user's file."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from compiler.capture.arguments import Point, arguments, parse_arguments, retries
 from compiler.capture.declared_sizes import SizeRange, points_inside
-from compiler.capture.dry_run import DryRun
+from compiler.capture.dry_run import CannotRun, DryRun
 from compiler.capture.infer import _Axes
 from compiler.capture.made_visuals import FRAMES, FromFile
 from compiler.capture.recorder import NotRunnable
@@ -179,7 +180,7 @@ def runner(**overrides: Any) -> Any:
 
 def test_a_call_that_fails_says_how_its_videos_are_given():
     with pytest.raises(
-        LatentcError, match="Refuses cannot be run at 24x16, batch 2: ValueError: no"
+        LatentcError, match="Refuses cannot be run at 24x16, batch 2, 5 frames: ValueError: no"
     ) as caught:
         runner()._call(Refuses(), "text-to-image", POINT, 0)
     assert "--arg conditioning_frames=@clip.mp4 or @FOLDER" in caught.value.hint
@@ -241,6 +242,16 @@ def test_what_a_model_cannot_do_in_one_form_of_the_call_is_tried_in_another():
     with pytest.raises(NotRunnable, match="no tiling"):
         runner()._call(pipe, "text-to-image", POINT, 0)
     assert pipe.tried == 3  # without and with a picture, and in another form
+
+
+def test_a_number_of_frames_that_a_model_cannot_take_is_named_with_what_to_change():
+    long = replace(POINT, frames=40)
+    with pytest.raises(NotRunnable, match=r"no tiling \(at 24x16, batch 2, 40 frames\)\.") as caught:
+        runner()._call(Never(), "text-to-video", long, 0)
+    assert "--frames" in caught.value.hint
+    with pytest.raises(CannotRun, match="cannot be run at 24x16, batch 2, 40 frames: ValueError") as caught:
+        runner()._call(Refuses(), "text-to-video", long, 0)
+    assert "--frames" in caught.value.hint
 
 
 SIZE = SizeRange(DimRange(min=24, max=24), DimRange(min=16, max=16))
