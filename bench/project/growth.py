@@ -24,7 +24,7 @@ from runtimes.pipeline import Pipeline, load
 PROMPT = "a large red circle at the left on a blue background"
 SCHEDULERS = (None, "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")
 
-MEMORY = 32 << 20
+MEMORY = 48 << 20
 """Bytes that may remain: allocators keep some of what was freed, more of it after one round than after another."""
 
 

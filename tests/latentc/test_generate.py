@@ -82,6 +82,7 @@ def fake(monkeypatch, tmp_path):
         return found
 
     monkeypatch.setattr(pipelines, "load", load)
+    monkeypatch.setattr("runtimes.pipeline.load", load)
     return found
 
 

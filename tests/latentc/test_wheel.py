@@ -47,10 +47,10 @@ names = [m.name for m in pkgutil.walk_packages(latentc.__path__, "latentc.") if 
 for name in names:
     importlib.import_module(name)
 
-from latentc._src.compiler.passes import table as passes
-from latentc._src.compiler.quantize import table as schemes
-from latentc._src.runtimes.sessions import table as sessions
-from latentc._src.targets import table as targets
+from latentc._src.compiler.passes import pass_table as passes
+from latentc._src.compiler.quantize import scheme_table as schemes
+from latentc._src.runtimes.sessions import session_table as sessions
+from latentc._src.targets import target_table as targets
 
 for get, of in (
     (passes.make, passes.PASSES), (schemes.get, schemes.SCHEMES),

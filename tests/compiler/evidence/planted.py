@@ -15,7 +15,7 @@ from artifacts.manifest import DimRange
 from artifacts.progress import silent
 from compiler.capture.capture import capture
 from compiler.capture.declared_sizes import SizeRange
-from compiler.capture.samples import points
+from compiler.capture.samples import order, points
 from compiler.evidence.graph_evidence import GraphCheckJob
 from compiler.evidence.where import Locator, Request
 from compiler.export.graph_export import export_graph
@@ -64,7 +64,7 @@ class Model:
             folder / COMPONENT,
             Context(dims=self.method.dims),
         )
-        (inputs,) = points(self.method, 1)
+        (inputs,) = points(self.method, order(self.method)[:1])
         np.savez(folder / "0.npz", **inputs)
         component = self.source.component(COMPONENT)
         check = GraphCheckJob(
