@@ -113,6 +113,7 @@ def test_a_replacement_killed_before_every_change(fake, tmp_path: Path) -> None:
     assert {"A", "B"} <= set(seen)
 
 
+@pytest.mark.slow
 @posix
 def test_killed_twice_in_a_row(fake, tmp_path: Path) -> None:
     """The recovery of one kill, killed itself."""
@@ -153,6 +154,7 @@ def test_something_else_at_out_does_not_cost_the_old_artifact(fake, tmp_path: Pa
         assert content_of(out) == "A"
 
 
+@pytest.mark.slow
 @posix
 def test_killed_at_random_moments(fake, tmp_path: Path) -> None:
     choice, script = random.Random(1), Path(__file__).with_name("fake_compile.py")

@@ -28,6 +28,8 @@ from latentc.api import sources
 from tests.compiler.capture.test_adapters import kohya_state, peft_state, saved
 from tests.compiler.made import request
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("onnxruntime", "openvino")
 
 

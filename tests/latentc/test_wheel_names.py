@@ -134,6 +134,7 @@ def files() -> list[PurePosixPath]:
     return [PurePosixPath(Path(file.relative_path).as_posix()) for file in chosen]
 
 
+@pytest.mark.slow
 def test_the_whole_source_can_be_moved(files):
     modules = hatch_build.modules_of(ROOT, files, WHEEL["packages"])
     assert {"compiler.build", "runtimes", "bench.reference"} <= set(modules.shipped)

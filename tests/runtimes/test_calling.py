@@ -188,6 +188,7 @@ def test_generate_draws_bars_in_a_notebook_only(compiled: Compiled, screen: Any)
     assert stream.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_a_list_of_prompts_gives_the_pictures_of_each(compiled: Compiled) -> None:
     pool = compiled.pool()
     pipe = compiled.pipeline(pool=pool)

@@ -60,6 +60,7 @@ def test_with_enough_memory_nothing_is_closed(factory: Factory) -> None:
         assert opened == ["text_encoder", "unet", "vae_decoder"] and closed == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_is_closed_for_another(factory: Factory) -> None:
     opened, closed, _ = drawn(factory, 1100)  # the denoiser and the decoder, or the encoder and the decoder
     assert opened == ["text_encoder", "unet", "vae_decoder"] * 2
@@ -68,6 +69,7 @@ def test_the_least_recently_used_is_closed_for_another(factory: Factory) -> None
     )
 
 
+@pytest.mark.slow
 def test_one_graph_at_a_time_gives_the_same(factory: Factory) -> None:
     _, _, whole = drawn(factory, None)
     factory.opened.clear()
@@ -168,6 +170,7 @@ def test_a_call_that_does_not_fit_is_made_in_the_largest_tiles_that_do(
     assert pool.tiling("vae_decoder", small, Tiling()) == Tiling()
 
 
+@pytest.mark.slow
 def test_memory_that_vanishes_closes_graphs_and_then_is_one_line(
     factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

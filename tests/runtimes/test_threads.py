@@ -121,6 +121,7 @@ def test_closed_while_others_open_and_run_at_random(factory: Factory) -> None:
     assert {session.closed for session in factory.sessions} <= {1}
 
 
+@pytest.mark.slow
 def test_eight_threads_draw_what_each_draws_alone(compiled: Compiled) -> None:
     def draw(pipeline: Any, seed: int) -> bytes:
         result = pipeline.generate("a red circle", seed=seed, steps=2, size=(32, 32))

@@ -16,6 +16,7 @@ from tests.artifacts.conftest import artifact, fake
 __all__ = ["artifact", "fake"]
 
 
+@pytest.mark.slow
 def test_no_damage_is_taken_for_whole_and_no_forgery_is_a_traceback(artifact: Path) -> None:
     tallies = campaign.run(artifact, trials=150, seed=19, kinds=campaign.QUICK)
     assert [case for tally in tallies.values() for case in tally.wrong] == []

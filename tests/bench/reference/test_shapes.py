@@ -89,6 +89,7 @@ def test_case_does_not_matter(pipeline: Any) -> None:
     assert tokens("A Large RED circle").input_ids == tokens("a large red circle").input_ids
 
 
+@pytest.mark.slow
 def test_it_draws_what_it_is_told() -> None:
     from bench.project.reference.evaluate import Settings, evaluate
 

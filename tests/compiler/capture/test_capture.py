@@ -91,6 +91,7 @@ def test_a_part_that_works_on_finished_pictures_is_left_out_and_told(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_how_much_a_control_weighs_is_an_input(tmp_path):
     from tests.sweep.models import CASES
 

@@ -18,6 +18,7 @@ SIDE = DimRange(min=32, max=32)
 TOKENS = DimRange(min=154, max=308)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart-sigma"])
 def test_the_denoiser_takes_the_declared_lengths_and_the_pipelines_own(name: str, tmp_path: Path) -> None:
     CASES[name].build().save_pretrained(tmp_path)

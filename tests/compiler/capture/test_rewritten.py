@@ -66,6 +66,7 @@ def test_every_rewritten_method_is_tested_here_and_says_why() -> None:
     assert all(entry.reason for entry in REWRITTEN.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODULES)
 def test_it_computes_what_the_original_does_and_can_be_exported(path: str) -> None:
     tested = MODULES[path]

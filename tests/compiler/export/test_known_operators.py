@@ -190,6 +190,7 @@ def test_chunks_of_symbolic_size_become_slices() -> None:
         torch.testing.assert_close(program.graph_module(x)[0], function(x))
 
 
+@pytest.mark.slow
 def test_no_program_of_known_operators_is_traced_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from compiler.export.program import export_program
     from compiler.export.translate import translate

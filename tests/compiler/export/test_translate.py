@@ -79,6 +79,7 @@ def test_the_graph_computes_what_the_module_does_at_any_size():
         torch.testing.assert_close(torch.from_numpy(run(model, x=x)[0]), Several()(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", (None, 0, 1, -1))
 def test_rows_repeated_as_often_as_a_size_says(dim):
     made, module = method(outputs=(spec("out", "batch", 6),)), Interleaved(dim)

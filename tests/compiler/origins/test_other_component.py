@@ -16,6 +16,7 @@ def spec(model, **components: object) -> ModelSpec:
     return ModelSpec(model=str(model), components={name: str(place) for name, place in components.items()})
 
 
+@pytest.mark.slow
 def test_a_tiny_autoencoder_in_the_place_of_the_models_own(sd15, tmp_path):
     from diffusers import AutoencoderTiny
 

@@ -53,6 +53,7 @@ def test_a_snapshot_is_of_what_is_compiled(
     )
 
 
+@pytest.mark.slow
 def test_a_rewrite_that_matches_no_more_is_named(sd15: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = take(str(sd15), PART)
     rewrites = {graph.form: graph.rewrites for graph in before.graphs}

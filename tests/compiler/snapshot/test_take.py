@@ -53,6 +53,7 @@ def test_another_process_folder_and_hash_seed_give_the_same(taken, configs, tmp_
         assert (tmp_path / "out.graph").read_text(encoding="utf-8") == taken.text()
 
 
+@pytest.mark.slow
 def test_a_check_finds_what_changed_in_the_config(taken, configs, tmp_path):
     changed = tmp_path / "sd15"
     shutil.copytree(configs, changed)

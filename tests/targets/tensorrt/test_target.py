@@ -363,6 +363,7 @@ def test_engines_of_shapes_are_built_again_for_another_gpu(shapes: Artifact, tmp
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_nf4_is_refused_by_name(tmp_path: Path) -> None:
     request = CompileRequest("shapes", tmp_path / "out", "tensorrt", quantize="unet=nf4")
     with pytest.raises(
