@@ -229,6 +229,10 @@ def _proportional(sizes: Sequence[int], counts: Sequence[int]) -> bool:
     return all(size * counts[0] == sizes[0] * count for size, count in zip(sizes, counts, strict=True))
 
 
+def _varies_with(counts: Sequence[int], sizes: Sequence[int]) -> bool:
+    return len(set(counts)) > 1 and _proportional(sizes, counts)
+
+
 class _Axes:
     """Symbolic dimensions: axes whose sizes vary alike share a name."""
 
@@ -270,7 +274,9 @@ class _Axes:
         for rows in ([p.batch for p in self.points], [p.prompts for p in self.points]):
             batches = [row * (2 if p.guided else 1) for row, p in zip(rows, self.points, strict=True)]
             whole = len(set(batches)) > 1 and all(s % row == 0 for s, row in zip(sizes, rows, strict=True))
-            if whole and (follows(rows) or follows(batches) or all(s <= 4 * max(batches) for s in sizes)):
+            # In proportion, and not larger where there are more: a text's length is that by chance, too.
+            few = all(size <= 4 * count for size, count in zip(sizes, batches, strict=True))
+            if whole and (_varies_with(rows, sizes) or _varies_with(batches, sizes) or few):
                 return "batch"
         for name, values in (
             ("height", [p.height for p in self.points]),

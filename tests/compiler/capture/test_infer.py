@@ -144,3 +144,15 @@ def test_what_varies_while_the_batch_does_not_is_no_batch() -> None:
     points = [Point(1, 16, 16, words=words) for words in (4, 9, 14)]
     (found,) = methods([call(i, (p.words // 4, 4)) for i, p in enumerate(points)], points)
     assert found.inputs[0].shape == ("sequence", 4) and found.dims == {}
+
+
+def test_a_text_shorter_than_four_batches_elsewhere_is_no_batch() -> None:
+    points = [Point(1, 16, 16, words=4), Point(2, 16, 16, words=9), Point(1, 16, 16, words=14, guided=True)]
+    (graph,) = methods([call(i, (length, 4)) for i, length in enumerate((6, 8, 16))], points)
+    assert "batch" not in graph.inputs[0].shape
+
+
+def test_a_text_that_is_longer_where_guidance_doubles_the_rows_is_no_batch() -> None:
+    points = [Point(1, 16, 16, words=14), Point(1, 16, 16, words=2, guided=False)]
+    (graph,) = methods([call(i, (length, 4)) for i, length in enumerate((31, 10))], points)
+    assert graph.inputs[0].shape == ("sequence", 4) and graph.dims == {}
