@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,20 +127,21 @@ def switched(
 
 
 class _Evaluated(Mapping[str, torch.Tensor]):
-    """Weights by name, computed when they are asked for; the last few are kept: constants share them."""
+    """Weights by name, computed when they are asked for; each thread keeps the last few: constants share them."""
 
     KEPT = 2
 
     def __init__(self, origins: Mapping[str, Origin]) -> None:
         self._origins = origins
-        self._last: dict[str, torch.Tensor] = {}
+        self._threads = threading.local()
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._last:
-            while len(self._last) >= self.KEPT:
-                del self._last[next(iter(self._last))]
-            self._last[name] = evaluated(self._origins[name])
-        return self._last[name]
+        last: dict[str, torch.Tensor] = self._threads.__dict__
+        if name not in last:
+            while len(last) >= self.KEPT:
+                del last[next(iter(last))]
+            last[name] = evaluated(self._origins[name])
+        return last[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._origins)

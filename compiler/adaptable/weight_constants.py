@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from artifacts.adaptable import WEIGHTS, Adaptable, Expression, QuantizedConstant
+from artifacts.adaptable import WEIGHTS, Adaptable, Constant, Expression, QuantizedConstant
 from artifacts.errors import LatentcError
 from artifacts.manifest import WeightRecord
+from artifacts.processors import processors
 from compiler.adaptable.steps import applied, is_undone, put_back, transforms
 from compiler.origins.recorded import as_array, as_tensor
 from compiler.origins.stored_file import stored_tensors
@@ -271,19 +273,12 @@ def rewritten(
     changed = set(names)
     constants: dict[str, np.ndarray] = {}
     records = []
-    for constant in graph.adaptable.constants:
-        if changed.isdisjoint(part.weight for part in constant.made_of.parts):
-            continue
-        made = _evaluated(constant.made_of, weights)
-        stored = graph.there[constant.name]
-        kind = _TYPES[stored.dtype]
-        made = applied(made, [Cast(kind)])
-        if not made.isfinite().all():
-            raise LatentcError(
-                f"the LoRAs make '{constant.name}' of '{graph.folder}' larger than {stored.dtype} holds.",
-                "Take a smaller weight, or compile the model in bf16 or fp32.",
-            )
-        constants[constant.name] = as_array(made).reshape(-1).view(np.uint8)
+    floats = [
+        c for c in graph.adaptable.constants if not changed.isdisjoint(p.weight for p in c.made_of.parts)
+    ]
+    with ThreadPoolExecutor(processors()) as pool:  # PyTorch lets others run while it computes.
+        remade = pool.map(lambda constant: _remade(graph, constant, weights), floats)
+        constants |= zip((constant.name for constant in floats), remade, strict=True)
     for number, record in enumerate(graph.adaptable.quantized):
         if changed.isdisjoint(part.weight for part in record.made_of.parts):
             continue
@@ -311,6 +306,19 @@ def rewritten(
             )
         )
     return constants, tuple(records)
+
+
+def _remade(graph: GraphConstants, constant: Constant, weights: Mapping[str, torch.Tensor]) -> np.ndarray:
+    """A float constant's new bytes."""
+    stored = graph.there[constant.name]
+    kind = _TYPES[stored.dtype]
+    made = applied(_evaluated(constant.made_of, weights), [Cast(kind)])
+    if not all(bound.isfinite() for bound in made.aminmax()):  # Both are NaN where there is one.
+        raise LatentcError(
+            f"the LoRAs make '{constant.name}' of '{graph.folder}' larger than {stored.dtype} holds.",
+            "Take a smaller weight, or compile the model in bf16 or fp32.",
+        )
+    return as_array(made).reshape(-1).view(np.uint8)
 
 
 def _evaluated(expression: Expression, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:

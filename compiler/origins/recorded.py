@@ -151,6 +151,7 @@ def evaluated(origin: Origin) -> torch.Tensor:
     """The tensor, its operators run in order; a result is dropped when nobody needs it any more."""
     order: list[Origin] = []
     uses: dict[int, int] = {}
+    origin = _with_products_added(origin)
     waiting: list[tuple[Origin, bool]] = [(origin, False)]
     seen: set[int] = set()
     while waiting:
@@ -184,6 +185,38 @@ def evaluated(origin: Origin) -> torch.Tensor:
             del arguments, keywords
             results[id(node)] = result if node.output is None else result[node.output]
     return results[id(origin)]
+
+
+def _with_products_added(origin: Origin) -> Origin:
+    """The origin with `weight + (left @ right) * factor`, what a LoRA is, as one operator.
+
+    A large weight is then written once instead of three times.
+    """
+    if not isinstance(origin, Computed):
+        return origin
+    if origin.function in (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default):
+        inner, *rest = origin.arguments
+        return replace(origin, arguments=(_with_products_added(inner), *rest))
+    if origin.function is not torch.ops.aten.add.Tensor or origin.keywords or len(origin.arguments) != 2:
+        return origin
+    weight, scaled = origin.arguments
+    if not _is_of(scaled, torch.ops.aten.mul.Tensor) or not _is_of(
+        scaled.arguments[0], torch.ops.aten.mm.default
+    ):
+        return origin
+    product, factor = scaled.arguments
+    parts = (weight, *product.arguments)
+    if not isinstance(factor, float) or any(part.dtype is not origin.dtype for part in parts):
+        return origin
+    if weight.shape != origin.shape:
+        return origin
+    # Another LoRA may have been added to the weight before.
+    parts = (_with_products_added(weight), *product.arguments)
+    return replace(origin, function=torch.addmm, arguments=parts, keywords=(("alpha", factor),))
+
+
+def _is_of(value: Any, operator: Any) -> bool:
+    return isinstance(value, Computed) and value.function is operator
 
 
 def _is_origin(value: Any) -> bool:

@@ -1,0 +1,43 @@
+"""What a LoRA adds to a weight is one operator, and the same weight."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from compiler.origins.recorded import Constant, Recorded, evaluated
+
+WEIGHT, LEFT, RIGHT = torch.randn(6, 5), torch.randn(6, 2), torch.randn(2, 5)
+
+
+class Operators(TorchDispatchMode):
+    """Notes the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def recorded(tensor: torch.Tensor) -> Recorded:
+    return Recorded(Constant.of(tensor))
+
+
+def test_two_loras_are_added_by_two_operators() -> None:
+    weight, left, right = map(recorded, (WEIGHT, LEFT, RIGHT))
+    whole = (weight + (left @ right) * 0.5 + (left @ right) * -2.0).to(torch.float32)
+    with Operators() as operators:
+        result = evaluated(whole.origin)
+    assert operators.names.count("aten.addmm.default") == 2
+    assert not {"aten.mm.default", "aten.mul.Tensor", "aten.add.Tensor"} & set(operators.names)
+    np.testing.assert_allclose(result, WEIGHT - 1.5 * (LEFT @ RIGHT), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [torch.randn(5), torch.randn(1, 5), torch.randn(6, 5).double()])
+def test_a_product_of_another_shape_or_type_is_added_as_it_was_recorded(weight: torch.Tensor) -> None:
+    left, right = map(recorded, (LEFT, RIGHT))
+    whole = recorded(weight) + (left @ right) * 0.5
+    np.testing.assert_allclose(evaluated(whole.origin), weight + (LEFT @ RIGHT) * 0.5, rtol=1e-6, atol=1e-6)
