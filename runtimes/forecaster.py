@@ -9,13 +9,15 @@ what is called for it has an input that rises or falls with the timesteps.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from runtimes.extrapolation import POINTS, Arrays, Weights, error, line, ordered, spread
+from runtimes.schedulers import schedulers_of, watching
 
 GROWTH = 2.0
 """A forecast reaches at most this many times as far as the last two timesteps with calls are apart."""
@@ -319,6 +321,23 @@ class Forecaster:
 
 _Place = tuple[int, tuple[int, ...]]
 """Where an array lies in memory, and its shape."""
+
+
+@contextmanager
+def forecasting(pipes: Sequence[Any], tolerance: float) -> Iterator[Forecaster]:
+    """A forecaster for one run of pipelines, which their schedulers tell of each step; their own classes afterwards.
+
+    Args:
+        pipes: diffusers' pipelines.
+        tolerance: as `Forecaster` takes it.
+    """
+
+    def totals() -> list[int]:
+        return [pipe.num_timesteps for pipe in pipes if getattr(pipe, "num_timesteps", None)]
+
+    policy = Forecaster(tolerance, totals)
+    with watching(schedulers_of(pipes), lambda scheduler, time, result: policy.end_step(scheduler, time)):
+        yield policy
 
 
 def _place(array: np.ndarray) -> _Place:

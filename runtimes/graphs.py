@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
 from artifacts.manifest import Adapter, GraphRecord, Manifest
 from artifacts.memory import available
 from artifacts.pinned import Pinned
-from artifacts.processors import processors
 from artifacts.progress import Event, Progress
 from artifacts.resident import release
 from artifacts.units import size
 from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
 from runtimes.divided_graphs import DividedGraphs
+from runtimes.graph_opening import GraphOpener
 from runtimes.memory_plan import MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
-from runtimes.sessions.common import preferred_threads
-from runtimes.sessions.file_constants import Replaced, TakesConstants
-from runtimes.sessions.session_contract import Device, Refused, Session
+from runtimes.sessions.file_constants import Replaced
+from runtimes.sessions.session_contract import Refused, Session
 from runtimes.tiles import Layout, Scaling, Tiling, fitting, parts
 
 if TYPE_CHECKING:
     import numpy as np
-
-T = TypeVar("T")
-
-OPENINGS = 3
-"""How often a graph is opened anew because a folder was renamed meanwhile."""
 
 
 class Graphs:
@@ -74,20 +67,17 @@ class Graphs:
             UsageError: there is no such component, device or type, or the device does not have the type.
         """
         check_asked(compute)
-        self._root = root
         self._files = files
         self._manifest = manifest
-        self._cache = cache
         self._progress = progress
         self._records = {g.folder: g for g in manifest.graphs}
-        self._factory = session_table.get(manifest.target)
-        self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
-        self._threads = _threads(manifest)
+        factory = session_table.get(manifest.target)
+        self._placement = Placement(factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
-        self._replaced: Mapping[str, Replaced] = {}
         self.adapters: tuple[Adapter, ...] = ()
         self._budget = budget
-        self._divided = DividedGraphs(root, manifest, self._factory, max_part)
+        self._divided = DividedGraphs(root, manifest, factory, max_part)
+        self._opener = GraphOpener(root, manifest, factory, self._placement, self._divided, cache, files)
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
@@ -212,7 +202,7 @@ class Graphs:
         if graph not in self._sessions:
             self._make_room(graph)
             self._progress(Event(f"opening {graph}", 0, None))
-            self._sessions[graph] = self._opened(self._records[graph])
+            self._sessions[graph] = self._opener.open(self._records[graph], self._share)
             self._progress(Event(f"opening {graph}", 1, 1))
         self._check_open()
         return self._sessions[graph]
@@ -239,6 +229,10 @@ class Graphs:
         held = sum(self.plan.graphs[folder].total for folder in self._sessions)
         return replace(self.plan, budget=min(self._budget, available() + held))
 
+    def _share(self, graph: str) -> float | None:
+        """Of the graph's weights, that may be open at once; None for all."""
+        return self._plan_now().share(graph)
+
     def _free(self, graph: str) -> None:
         """Frees the graph's session, if it has one; where another thread uses it, that thread does."""
         if not self._locks[graph].acquire(blocking=False):
@@ -249,99 +243,6 @@ class Graphs:
                 session.close()
         finally:
             self._locks[graph].release()
-
-    def _opened(self, record: GraphRecord) -> Session:
-        """A session of the files that were verified.
-
-        Raises:
-            LatentcError: a file has changed since, or the vendor refused one.
-        """
-        if self._files is None:
-            return self._open(record)
-        for _ in range(OPENINGS):
-            places = self._files.folders(record.folder)
-            self._files.check(record.folder)
-            try:
-                session = self._open(record)
-            except LatentcError:
-                self._files.check(
-                    record.folder
-                )  # A file that is gone is told as that, not as a vendor puts it.
-                raise
-            try:
-                self._files.check(record.folder)
-            except LatentcError:
-                session.close()
-                raise
-            # A folder that was renamed and renamed back may have been another one while the vendor read from it.
-            if places == self._files.folders(record.folder):
-                return session
-            session.close()
-        raise LatentcError(
-            f"{self._root} was renamed each time {record.folder} was opened.", "Load it again."
-        )
-
-    def _open(self, record: GraphRecord) -> Session:
-        """A session on the graph's device, or on the next that takes it.
-
-        Raises:
-            Refused: no device takes it; the first one's words.
-        """
-        devices = self._placement.candidates(record.folder)
-        if not devices:  # The target's package is missing, which its session says.
-            return self._open_on(record, self._placement.asked(record.folder), record.precision)
-        session, _ = self._first_taken(record, devices, {}, lambda session: None)
-        return session
-
-    def _first_taken(
-        self,
-        record: GraphRecord,
-        devices: Sequence[Device],
-        refusals: dict[str, LatentcError],
-        attempt: Callable[[Session], T],
-    ) -> tuple[Session, T]:
-        """The session on the first of the devices that opens the graph and makes the attempt, and what that returns.
-
-        Args:
-            refusals: device -> error, of those that refused the graph before.
-
-        Raises:
-            Refused: none does; the first of the refusals.
-        """
-        graph = record.folder
-        for device in devices:
-            session = None
-            try:
-                session = self._open_on(record, device.name, self._placement.compute(graph, device))
-                result = attempt(session)
-            except Refused as refusal:
-                if session is not None:
-                    session.close()
-                refusals[device.name] = refusal
-                if not self._placement.may_move(graph, refusal):
-                    break
-                continue
-            except BaseException:
-                if session is not None:
-                    session.close()
-                raise
-            if refusals:
-                self._placement.move(graph, device, refusals)
-            return session, result
-        raise next(iter(refusals.values()))
-
-    def _open_on(self, record: GraphRecord, device: str, compute: str) -> Session:
-        if constants := self._replaced.get(record.folder):
-            assert isinstance(self._factory, TakesConstants)
-            return self._factory.open_with(
-                self._root / record.model_file, device, compute, constants, record.built
-            )
-        in_parts = self._divided.session(record, device, compute, self._plan_now().share(record.folder))
-        if in_parts is not None:
-            return in_parts
-        cache = self._cache_of(record, compute)
-        with preferred_threads(self._threads):
-            return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
 
     def _run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One run of the open graph, on the next device that takes it where its own refuses."""
@@ -356,7 +257,9 @@ class Graphs:
             if device is None or not others or not self._placement.may_move(graph, refusal):
                 raise
             refusals: dict[str, LatentcError] = {device.name: refusal}
-            session, outputs = self._first_taken(self._records[graph], others, refusals, attempt)
+            session, outputs = self._opener.first_taken(
+                self._records[graph], others, refusals, attempt, self._share
+            )
             self._sessions.pop(graph).close()
             self._sessions[graph] = session
             return outputs
@@ -376,9 +279,9 @@ class Graphs:
         Raises:
             LatentcError: a graph cannot be opened with them, or `close` was called. All graphs are as before then.
         """
-        before = self._replaced
+        before = self._opener.replaced
         changed = [folder for folder in self._records if constants.get(folder) is not before.get(folder)]
-        self._replaced = dict(constants)
+        self._opener.replaced = dict(constants)
         try:
             for folder in changed:
                 with self._held(folder):
@@ -389,7 +292,7 @@ class Graphs:
                         self._session(folder)
             self.adapters = adapters
         except BaseException:
-            self._replaced = before
+            self._opener.replaced = before
             for folder in changed:
                 self._free(folder)
             raise
@@ -421,25 +324,3 @@ class Graphs:
         for graph, lock in self._locks.items():
             if not lock.is_foreign:
                 self._free(graph)
-
-    def _cache_of(self, record: GraphRecord, compute: str) -> Path | None:
-        """A folder for this content and type only: vendors know blobs by path, and an artifact can be replaced."""
-        if self._cache is None:
-            return None
-        digest = hashlib.sha256()
-        for file in sorted(self._manifest.files, key=lambda f: f.path):
-            if file.path.startswith(record.folder + "/"):
-                digest.update(f"{file.path} {file.sha256}\n".encode())
-        digest.update(compute.encode())
-        folder = self._cache / self._manifest.target / digest.hexdigest()[:32]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return None  # A home folder that cannot be written costs time, not function.
-        return folder
-
-
-def _threads(manifest: Manifest) -> int | None:
-    """The number that was chosen for speed, on a machine with as many cores; None where none was."""
-    chosen = manifest.speed
-    return None if chosen is None or chosen.cores != processors() else chosen.threads

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from artifacts.errors import LatentcError
+from artifacts.errors import LatentcError, UsageError
 from runtimes import settings
 
 if TYPE_CHECKING:
@@ -83,6 +83,27 @@ def count(pipe: Any) -> int:
 
     modules = [p for p in getattr(pipe, "components", {}).values() if isinstance(p, torch.nn.Module)]
     return max((_COUNTS.get(module, 0) for module in modules), default=0)
+
+
+def set_strengths(pipe: Any, scales: Sequence[Any]) -> None:
+    """Sets how much a pipeline's IP-Adapters take over.
+
+    Args:
+        scales: one for all adapters, or one for each, in what diffusers' `set_ip_adapter_scale` takes.
+
+    Raises:
+        UsageError: the pipeline has no IP-Adapter, or not so many.
+    """
+    method = getattr(pipe, "set_ip_adapter_scale", None)
+    adapters = count(pipe)
+    if method is None or not adapters:
+        raise UsageError("the artifact has no IP-Adapter.", "Compile one in: --ip-adapter FILE")
+    if len(scales) not in (1, adapters):
+        raise UsageError(
+            f"{len(scales)} strengths are given for {adapters} IP-Adapters.", "Give one for each."
+        )
+    several = list(scales) * (adapters // len(scales))
+    method(several[0] if adapters == 1 else several)
 
 
 def _dicts(state: State) -> dict[str, dict[str, torch.Tensor]]:

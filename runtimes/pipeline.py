@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from artifacts import artifact_signature, trusted_engines
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
-from artifacts.errors import LatentcError, UsageError
-from artifacts.hub_artifacts import located
+from artifacts.errors import UsageError
 from artifacts.manifest import Adapter, Manifest
-from artifacts.manifest_reading import read_manifest
-from artifacts.memory import available
-from artifacts.pinned import Pinned
 from artifacts.progress import Progress, silent
-from artifacts.verification import Artifact, Opening
+from artifacts.verification import Artifact
 from runtimes import flaws, ip_adapters, settings, spare_tokens
 from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
+from runtimes.artifact_opening import OpenArtifact, OpeningOptions, check_task, opened
+from runtimes.as_diffusers import AsDiffusers
 from runtimes.assemble import assemble, check_components
 from runtimes.changes import keep_in_place, refuse_loaders
 from runtimes.compute import summary
 from runtimes.devices import Asked
-from runtimes.forecaster import Count, Forecaster
+from runtimes.forecaster import Count, Forecaster, forecasting
 from runtimes.generate_options import as_compile_options, parameters, synonym
 from runtimes.generation import Generator, parts
-from runtimes.graphs import Graphs, cache_dir
-from runtimes.memory_plan import budget_of, memory_plan
+from runtimes.graph_pool import GraphPool
+from runtimes.graphs import Graphs
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.result import Result
-from runtimes.schedulers import schedulers_of, watching
-from runtimes.sessions import session_table as sessions
-from runtimes.sessions.file_constants import Replaced
-from runtimes.shell import NotCompiled, Runner, build_shell, undone_on_failure
+from runtimes.schedulers import schedulers_of
+from runtimes.shell import NotCompiled, build_shell, undone_on_failure
 from runtimes.tiles import AS_FITS, Tiling, check_tiles, parse_tile
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
@@ -101,125 +95,28 @@ def load(
     """
     check_accelerate(accelerate)
     tiling = parse_tile(tile)
-    budget, _ = budget_of(memory), budget_of(max_part)
-    place = located(path, progress)
-    if budget is None:
-        budget = available()
-    else:
-        whole = read_manifest(Path(place).absolute())
-        types = {} if compute == AUTO else {graph.folder: compute for graph in whole.graphs}
-        plan = memory_plan(whole, budget, types, process=True)
-        plan.check()
-        budget -= plan.process
-    # Files are read and hashed while libraries are imported and the pipeline is put together, of which nothing opens a
-    # graph; what is read of the artifact for that is compared as it is read.
-    with Opening(place, memory=cache_dir() / "verified" if cache else None) as opening:
-        try:
-            pipeline = _assembled(
-                opening.artifact,
-                device,
-                task,
-                cache_dir() if cache else None,
-                progress,
-                compute,
-                trust_engines,
-                accelerate,
-                require_signature,
-                strict,
-                budget,
-                budget_of(max_part),
-                tiling,
-                kind or Pipeline,
-            )
-        except UsageError:
-            raise
-        except LatentcError:
-            opening.finish(progress)  # What is wrong with the files is told first.
-            raise
-        opening.finish(progress)
-    return pipeline
-
-
-def _assembled(
-    artifact: Artifact,
-    device: Asked,
-    task: str | None,
-    cache: Path | None,
-    progress: Progress,
-    compute: str,
-    trust_engines: bool,
-    accelerate: str | float,
-    require_signature: str | Path | None,
-    strict: bool,
-    budget: int | None,
-    max_part: int | None,
-    tiling: Tiling,
-    kind: type[Pipeline],
-) -> Pipeline:
-    """The pipeline of an artifact whose graphs need not be verified yet; the arguments are those of `load`."""
-    manifest, files = artifact.manifest, Pinned(artifact)
-    if require_signature is not None:
-        artifact_signature.check(artifact, Path(require_signature))
-    tasks = list(manifest.pipelines)
-    chosen = tasks[0] if task is None else task
-    if chosen not in manifest.pipelines:
-        raise no_task(chosen, manifest)
-    if getattr(sessions.get(manifest.target), "runs_code", False):
-        _check_engines(artifact, trust_engines or require_signature is not None)
-    graphs = Graphs(
-        *(files.root, manifest, device, cache, progress, compute, files, strict),
-        *(budget, max_part),
-    )
-    return kind(artifact.root, manifest, chosen, graphs, progress, files, accelerate, tiling)
-
-
-def no_task(task: str, manifest: Manifest) -> UsageError:
-    """What is said where an artifact is asked for a task that it does not have."""
-    return UsageError(
-        f"the artifact has no task '{task}' (it has: {', '.join(manifest.pipelines)}).",
-        f"Compile it in: latentc compile MODEL OUT --task {task}",
+    options = OpeningOptions(
+        device=device,
+        task=task,
+        cache=cache,
+        progress=progress,
+        compute=compute,
+        trust_engines=trust_engines,
+        require_signature=require_signature,
+        strict=strict,
+        memory=memory,
+        max_part=max_part,
     )
 
+    def make(made_of: OpenArtifact) -> Pipeline:
+        root, manifest = made_of.artifact.root, made_of.artifact.manifest
+        cls = kind or Pipeline
+        return cls(root, manifest, made_of.task, made_of.graphs, progress, made_of.files, accelerate, tiling)
 
-def _check_engines(artifact: Artifact, trusted: bool) -> None:
-    """Whether the graphs' files, which are code, may be run; said at once, and not when a picture is half drawn."""
-    digests = {file.path: file.sha256 for file in artifact.manifest.files}
-    if trusted:
-        trusted_engines.trust(digests[graph.model_file] for graph in artifact.manifest.graphs)
-    for graph in artifact.manifest.graphs:
-        trusted_engines.require_trusted(digests[graph.model_file], artifact.root / graph.model_file)
+    return opened(path, options, make)
 
 
-class Pool(Runner, Protocol):
-    """What a pipeline needs of `runtimes.graphs.Graphs`."""
-
-    @property
-    def note(self) -> str:
-        """What a user is told of the device, and of the types that it computes in."""
-
-    @property
-    def computes(self) -> Mapping[str, str]:
-        """Graph folder -> the type that it is computed in."""
-
-    @property
-    def device(self) -> str:
-        """What graphs run on, by the session's own name; empty where there is no such device."""
-
-    @property
-    def adapters(self) -> tuple[Adapter, ...]:
-        """The LoRAs that are switched on."""
-
-    def open_all(self) -> None:
-        """Opens every graph."""
-
-    def replace(self, constants: Mapping[str, Replaced], adapters: tuple[Adapter, ...]) -> None:
-        """Opens graphs anew with other constants, by the graph's folder."""
-
-    def close(self) -> None:
-        """Frees all graphs."""
-
-
-class Pipeline(Generator):
+class Pipeline(AsDiffusers, Generator):
     """One task of an artifact: called as diffusers' own pipeline is, or by `generate`.
 
     `diffusers` is that pipeline itself; its components, settings and methods are there under their own names, too
@@ -235,7 +132,7 @@ class Pipeline(Generator):
         root: Path,
         manifest: Manifest,
         task: str,
-        graphs: Pool,
+        graphs: GraphPool,
         progress: Progress = silent,
         files: Contents | None = None,
         accelerate: str | float = AUTO,
@@ -282,8 +179,7 @@ class Pipeline(Generator):
         Raises:
             UsageError: the artifact has no such task.
         """
-        if task not in self.manifest.pipelines:
-            raise no_task(task, self.manifest)
+        check_task(task, self.manifest)
         return type(self)(
             *(self.root, self.manifest, task, self._graphs, self._progress, self._files),
             *(self._accelerate, self._usual_tiling),
@@ -320,16 +216,7 @@ class Pipeline(Generator):
         Raises:
             UsageError: the artifact has no IP-Adapter, or not so many.
         """
-        method = getattr(self.diffusers, "set_ip_adapter_scale", None)
-        adapters = ip_adapters.count(self.diffusers)
-        if method is None or not adapters:
-            raise UsageError("the artifact has no IP-Adapter.", "Compile one in: --ip-adapter FILE")
-        if len(scales) not in (1, adapters):
-            raise UsageError(
-                f"{len(scales)} strengths are given for {adapters} IP-Adapters.", "Give one for each."
-            )
-        several = list(scales) * (adapters // len(scales))
-        method(several[0] if adapters == 1 else several)
+        ip_adapters.set_strengths(self.diffusers, scales)
 
     def open(self) -> None:
         """Opens every graph now, rather than when it is first used.
@@ -389,31 +276,6 @@ class Pipeline(Generator):
         """
         with notebook_bars(self._progress) as progress:
             return copy_artifact(Artifact(self.root, self.manifest), folder, force, progress)
-
-    def __getattr__(self, name: str) -> Any:
-        """What diffusers' pipeline has and this class has not."""
-        pipe = self.__dict__.get("diffusers")
-        if pipe is None or name.startswith("__"):
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        value = getattr(pipe, name)
-        if getattr(value, "__self__", None) is not pipe:
-            return value
-
-        @functools.wraps(value)
-        def method(*args: Any, **kwargs: Any) -> Any:
-            result = value(*args, **kwargs)
-            return self if result is pipe else result
-
-        return method
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """What diffusers' pipeline has and this class has not is set there (``pipe.vae = another``)."""
-        pipe = self.__dict__.get("diffusers")
-        own = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
-        if own or pipe is None or not hasattr(pipe, name):
-            super().__setattr__(name, value)
-        else:
-            setattr(pipe, name, value)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -477,16 +339,9 @@ class Pipeline(Generator):
         if not self._tolerance:
             yield
             return
-        pipes = (self.diffusers, *parts(self.diffusers))
-
-        def totals() -> list[int]:
-            return [pipe.num_timesteps for pipe in pipes if getattr(pipe, "num_timesteps", None)]
-
-        self._forecaster = policy = Forecaster(self._tolerance, totals)
         try:
-            with watching(
-                schedulers_of(pipes), lambda scheduler, time, result: policy.end_step(scheduler, time)
-            ):
+            with forecasting((self.diffusers, *parts(self.diffusers)), self._tolerance) as policy:
+                self._forecaster = policy
                 yield
         finally:
             self._forecaster = None

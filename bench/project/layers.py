@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from artifacts.progress import silent
 from bench import markdown_tables
-from bench.project.rewrites import TARGETS, Call, Pairs
+from bench.project.paired_times import Call, Pairs
+from bench.project.rewrites import TARGETS
 from runtimes.sessions.common import THREADS
 from targets.onnxruntime.target import MULTI_HEAD_ATTENTION
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV

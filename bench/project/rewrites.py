@@ -14,8 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -24,6 +23,8 @@ from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
 from bench import markdown_tables
+from bench.project.paired_times import CLOCKS, Call, Pairs
+from bench.project.published_graph import exported, inputs_of
 from compiler.passes.approximations import APPROXIMATIONS
 from compiler.road import Road, apply, chosen
 from targets import target_table as targets
@@ -38,10 +39,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "speed.md"
 BEGIN, END = "<!-- Written by `python -m bench.project.rewrites --update-docs`. -->", "<!-- End. -->"
-CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 TARGETS = ("openvino", "onnxruntime")
-
-Call = Callable[[], "Mapping[str, np.ndarray]"]
 
 
 @dataclass(frozen=True)
@@ -73,29 +71,6 @@ class Row:
 HEAD = markdown_tables.head(
     ("target", "rewrite", "ratio", "pairs", "difference", "by default", ""), right=("ratio", "difference")
 )
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Times of two calls, in turn."""
-
-    clock: Callable[[], float]
-    rounds: int
-
-    def ratios(self, base: Call, other: Call) -> list[float]:
-        """Of `other` to `base`, one for each round; the first call of each is not counted."""
-        base(), other()
-        ratios = []
-        for number in range(self.rounds):
-            order = (base, other) if number % 2 == 0 else (other, base)
-            took = {call: self._time(call) for call in order}
-            ratios.append(took[other] / took[base])
-        return ratios
-
-    def _time(self, call: Call) -> float:
-        start = self.clock()
-        call()
-        return self.clock() - start
 
 
 @dataclass(frozen=True)
@@ -274,55 +249,6 @@ def _difference(outputs: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarr
     from compiler.evidence.metrics import relative_error
 
     return float(np.max([relative_error(outputs[name], wanted[name]) for name in wanted]))  # which keeps NaN
-
-
-def exported(
-    name: str, component: str, size: int, work: Path, config: Mapping[str, object]
-) -> tuple[ir.Model, Method]:
-    """A component's graph in fp32, for pictures of `size` pixels, from the published config.
-
-    Args:
-        config: what is to be different in the component's config.
-
-    Raises:
-        LatentcError: the pipeline never calls such a component.
-    """
-    from artifacts.manifest import DimRange
-    from bench.project.full_size.make import make_configs
-    from bench.project.full_size.published import PUBLISHED
-    from compiler.capture.capture import capture
-    from compiler.capture.declared_sizes import SizeRange
-    from compiler.export.graph_export import export_graph
-    from compiler.source import open_model
-
-    make_configs(PUBLISHED[name], work / name)
-    file = work / name / component / "config.json"
-    if config and file.is_file():
-        changed = json.loads(file.read_text(encoding="utf-8")) | dict(config)
-        file.write_text(json.dumps(changed), encoding="utf-8")
-    source = open_model(str(work / name))
-    side = DimRange(min=size, max=size)
-    captured = capture(source, size=SizeRange(width=side, height=side), weightless=True)
-    methods = [m for m in captured.methods if m.component == component]
-    if not methods:
-        there = ", ".join(sorted({m.component for m in captured.methods}))
-        raise LatentcError(f"the pipeline calls no '{component}' (it calls: {there}).")
-    part = source.component(component)
-    return export_graph(part, methods[0], captured.weights[component]), methods[0]
-
-
-def inputs_of(method: Method) -> dict[str, np.ndarray]:
-    """One call's inputs, with symbolic dimensions as large as they were declared: noise, and timestep 500."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    arrays = {}
-    for spec in method.inputs:
-        shape = tuple(d if isinstance(d, int) else method.dims[d].max for d in spec.shape)
-        kind = np.dtype(spec.dtype)
-        noise = random.standard_normal(shape, np.float32) if len(shape) > 1 else np.full(shape, 500.0)
-        arrays[spec.name] = np.asarray(noise).astype(kind) if kind.kind == "f" else np.full(shape, 500, kind)
-    return arrays
 
 
 def page(rows: Sequence[Row], about: str) -> str:

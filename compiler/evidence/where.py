@@ -25,7 +25,8 @@ from artifacts.worker_loop import Work
 from compiler.evidence import dataflow, runners
 from compiler.evidence.bisection import Beginning, Measure, beyond, locate
 from compiler.evidence.dataflow import Dataflow
-from compiler.evidence.graph_evidence import GraphCheckJob, loaded, memory_needed
+from compiler.evidence.graph_evidence import GraphCheckJob, memory_needed
+from compiler.evidence.graph_measurement import loaded
 from compiler.export.scopes import MODULE
 from compiler.road import Road
 from runtimes.compute import WIDE

@@ -13,10 +13,11 @@ from artifacts.evidence_records import CallMemory, Evidence, MemoryUse
 from artifacts.manifest import DimRange, FileRecord, Manifest, TensorSpec
 from artifacts.progress import silent
 from artifacts.units import parse_bytes
+from runtimes import artifact_opening
 from runtimes import graphs as module
-from runtimes import pipeline
 from runtimes.graphs import Graphs
 from runtimes.memory_plan import budget_of, memory_plan
+from runtimes.pipeline import load
 from runtimes.tiles import Tiling
 from tests.runtimes import tiny
 from tests.runtimes.conftest import Compiled
@@ -210,6 +211,6 @@ def test_it_is_refused_before_anything_is_read(
     compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tiny.publish(compiled.root, tmp_path / "artifact")
-    monkeypatch.setattr(pipeline, "Opening", lambda *args, **kwargs: pytest.fail("it was read"))
+    monkeypatch.setattr(artifact_opening, "Opening", lambda *args, **kwargs: pytest.fail("it was read"))
     with pytest.raises(LatentcError, match="the budget is 1 B"):
-        pipeline.load(root, memory="1")
+        load(root, memory="1")

@@ -15,8 +15,10 @@ from bench.bench_request import BenchRequest
 from bench.interleaved_run import Outcome
 from bench.project import peers
 from bench.project.memlimit import Usage
-from bench.project.peers import measure
-from bench.project.peers.measure import OURS, PEERS, Made, Maker
+from bench.project.peers import making, measure
+from bench.project.peers.contenders import OURS, PEERS
+from bench.project.peers.making import Made, Maker
+from bench.project.peers.peers_page import page
 from compiler.source import open_model
 from tests.bench.benches import made as bench_made
 from tests.bench.benches import variant
@@ -70,9 +72,15 @@ def run(maker: Maker) -> Outcome:
 def test_all_are_made_from_one_model_and_an_export_serves_two(tmp_path: Path, benched: list[Any]) -> None:
     maker = Fake(tmp_path)
     outcome = run(maker)
-    assert maker.runs == [*(each.name for each in OURS), "optimum-intel: export", "optimum-onnx: export"]
+    assert maker.runs == [
+        *(artifact.name for artifact in OURS),
+        "optimum-intel: export",
+        "optimum-onnx: export",
+    ]
     request, others = benched
-    assert [Path(path).name for path in request.artifacts] == [each.name.replace(" ", "-") for each in OURS]
+    assert [Path(path).name for path in request.artifacts] == [
+        artifact.name.replace(" ", "-") for artifact in OURS
+    ]
     assert request.reference == "shapes"
     assert [other.name for other in others] == [peer.name for peer in PEERS]
     by_name = {other.name: other for other in others}
@@ -82,10 +90,10 @@ def test_all_are_made_from_one_model_and_an_export_serves_two(tmp_path: Path, be
     assert (intel.command[-2], genai.command[-2]) == ("optimum-intel", "openvino-genai")
     assert intel.env["PYTHONPATH"] == "" and intel.env.get("HF_HUB_OFFLINE", "1") == "1"
     assert not {"LATENTC_CACHE", "LATENTC_THREADS"} & set(intel.env)
-    given = json.loads(by_name["torch.compile bf16"].command[-1])
-    assert (given["precision"], given["channels_last"], given["compile"]) == ("bf16", True, True)
+    options = json.loads(by_name["torch.compile bf16"].command[-1])
+    assert (options["precision"], options["channels_last"], options["compile"]) == ("bf16", True, True)
     caches = [other.env["TORCHINDUCTOR_CACHE_DIR"] for other in others if other.about["target"] == "pytorch"]
-    assert len(set(caches)) == len(caches) == 3 and not any(list(Path(each).iterdir()) for each in caches)
+    assert len(set(caches)) == len(caches) == 3 and not any(list(Path(folder).iterdir()) for folder in caches)
     assert all(other.kind == "peer" for other in others)
     own = outcome.bench.variant(OURS[0].name.replace(" ", "-"))
     assert own is not None and own.compile_s == 2.5
@@ -136,14 +144,14 @@ def test_a_few_of_ours_and_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(measure, "measure", stop)
     names = ["latentc onnxruntime", "optimum-onnx fp32"]
     assert measure.main(["--ours", names[0], "--peer", names[1], "--work", str(tmp_path)]) == 1
-    assert [each.name for each in asked] == names
+    assert [contender.name for contender in asked] == names
 
 
 def test_a_peer_that_cannot_be_made_is_a_row(tmp_path: Path, benched: list[Any]) -> None:
     outcome = run(Fake(tmp_path, fails=("optimum-onnx: export",)))
-    found = outcome.bench.variant("optimum-onnx fp32")
-    assert found is not None and found.error == "its export failed: it said no"
-    text = measure.page(outcome.bench, "shapes")
+    failed = outcome.bench.variant("optimum-onnx fp32")
+    assert failed is not None and failed.error == "its export failed: it said no"
+    text = page(outcome.bench, "shapes")
     assert "- optimum-onnx fp32 failed: its export failed: it said no" in text
     assert "| optimum-intel fp16 | 2.5 s |" in text
     assert "- The fastest step on openvino is that of " in text
@@ -159,8 +167,8 @@ def test_an_environment_that_cannot_be_made_is_a_row(
         return Path(sys.executable)
 
     monkeypatch.setattr(peers, "python", python)
-    found = run(Fake(tmp_path)).bench.variant("openvino_genai fp16")
-    assert found is not None and found.error == "no matching distribution"
+    failed = run(Fake(tmp_path)).bench.variant("openvino_genai fp16")
+    assert failed is not None and failed.error == "no matching distribution"
 
 
 def test_ours_that_fails_ends_it(tmp_path: Path, benched: list[Any]) -> None:
@@ -169,11 +177,11 @@ def test_ours_that_fails_ends_it(tmp_path: Path, benched: list[Any]) -> None:
 
 
 def test_what_was_killed_for_its_memory_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(command: Any, limit: int, **given: Any) -> Usage:
+    def killed(command: Any, limit: int, **options: Any) -> Usage:
         assert limit == 100 << 20
         return Usage(137, True, 1.0, None, limit, None)
 
-    monkeypatch.setattr(measure.memlimit, "run", killed)
+    monkeypatch.setattr(making.memlimit, "run", killed)
     maker = Maker(open_model("shapes"), tmp_path, 100 << 20, lambda line: None)
     _, took = maker.ours(OURS[0])
     assert took.error == "killed: it needs more than 100 MiB"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bench.project import rewrites
-from bench.project.rewrites import Pairs, Row, ahead
+from bench.project.paired_times import Pairs
+from bench.project.rewrites import Row, ahead
 from tests.compiler.passes.graphs import error, evaluate, ops, parse
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from bench.project.peers import starts
-from bench.project.peers.measure import PEERS
+from bench.project.peers.contenders import PEERS
 from bench.project.peers.starts import SCRIPTS, Script, Waited, measure, table
 
 

@@ -11,7 +11,7 @@ import torch
 from artifacts.call_trees import TensorLeaf
 from artifacts.errors import LatentcError
 from artifacts.worker import serving
-from compiler.evidence import graph_evidence as check
+from compiler.evidence import graph_evidence, graph_measurement
 from compiler.evidence.graph_evidence import (
     LARGEST,
     OWN_NOISE,
@@ -54,9 +54,9 @@ def job(**changes) -> GraphCheckJob:
 @pytest.mark.parametrize("asked", ["quick", "full"])
 def test_what_is_within_the_tolerance_is_evidence(asked):
     errors = {"sample": TOLERANCE["fp16"], "other": 0.0}
-    found = judge(job(), "fp32", Errors(errors=errors), asked)
-    assert (found.compute, found.device, found.broken) == ("fp32", "cpu", "")
-    assert (found.check, found.error, found.tolerance, found.reason) == (asked, errors, 1e-2, "")
+    evidence = judge(job(), "fp32", Errors(errors=errors), asked)
+    assert (evidence.compute, evidence.device, evidence.broken) == ("fp32", "cpu", "")
+    assert (evidence.check, evidence.error, evidence.tolerance, evidence.reason) == (asked, errors, 1e-2, "")
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_a_targets_own_tolerance_takes_the_place_of_the_types():
 
 def test_a_type_that_fails_a_graph_is_told_where_fp32_can_take_its_place():
     errors = Errors(errors={"sample": 0.2, "other": NAN})
-    found = judge(job(), "bf16", errors, "quick", "gpu.1", spare=True)
-    assert found.broken == "relative error of sample 0.2, other not finite; at most 0.06 is allowed"
-    assert (found.compute, found.device, found.tolerance) == ("bf16", "gpu.1", 0.06)
-    assert found.error == {"sample": 0.2}, "JSON has no NaN"
+    evidence = judge(job(), "bf16", errors, "quick", "gpu.1", spare=True)
+    assert evidence.broken == "relative error of sample 0.2, other not finite; at most 0.06 is allowed"
+    assert (evidence.compute, evidence.device, evidence.tolerance) == ("bf16", "gpu.1", 0.06)
+    assert evidence.error == {"sample": 0.2}, "JSON has no NaN"
     with pytest.raises(LatentcError, match=r"sample 0\.2, other not finite; at most 0\.06 is allowed"):
         judge(job(), "bf16", errors, "quick")
 
@@ -146,12 +146,12 @@ def test_the_worst_of_all_points_counts_and_nan_is_the_worst(tmp_path, monkeypat
 
     session = Session()
     references = [[np.array([1.0, 0]), np.ones(2)]] * 3
-    monkeypatch.setattr(check, "_reference", lambda _, points, types: (references, {}))
+    monkeypatch.setattr(graph_measurement, "_reference", lambda _, points, types: (references, {}))
     monkeypatch.setattr("runtimes.sessions.session_table.get", lambda _: factory(lambda *_: session))
-    found = check._answer(job(points=tuple(files)))
-    assert found["device"] == "cpu" and list(found["types"]) == ["fp32"]
-    assert found["types"]["fp32"]["errors"]["sample"] == pytest.approx(worst, nan_ok=True)
-    assert found["types"]["fp32"]["errors"]["other"] == 0.0
+    answer = graph_measurement.measure(job(points=tuple(files)))
+    assert answer["device"] == "cpu" and list(answer["types"]) == ["fp32"]
+    assert answer["types"]["fp32"]["errors"]["sample"] == pytest.approx(worst, nan_ok=True)
+    assert answer["types"]["fp32"]["errors"]["other"] == 0.0
     assert session.closed
 
 
@@ -188,13 +188,15 @@ def test_a_graph_is_measured_in_fp32_and_in_what_it_runs_in(tmp_path, monkeypatc
         return Session()
 
     noise = dict.fromkeys(opened, 0.25)
-    monkeypatch.setattr(check, "_reference", lambda _, points, types: ([[np.ones(2)] * 2], noise))
+    monkeypatch.setattr(graph_measurement, "_reference", lambda _, points, types: ([[np.ones(2)] * 2], noise))
     monkeypatch.setattr(
         "runtimes.sessions.session_table.get", lambda _: factory(open, ("bf16", "fp32", "fp16"))
     )
-    found = check._answer(job(precision=stored, compute=asked, points=(str(tmp_path / "0.npz"),)))
-    assert types == list(found["types"]) == opened
-    assert {each["noise"] for each in found["types"].values()} == {0.25}
+    answer = graph_measurement.measure(
+        job(precision=stored, compute=asked, points=(str(tmp_path / "0.npz"),))
+    )
+    assert types == list(answer["types"]) == opened
+    assert {measurement["noise"] for measurement in answer["types"].values()} == {0.25}
 
 
 def test_pytorchs_own_error_is_taken_of_the_same_module(tmp_path, monkeypatch):
@@ -205,8 +207,8 @@ def test_pytorchs_own_error_is_taken_of_the_same_module(tmp_path, monkeypatch):
     source = SimpleNamespace(variant=None, cls=loader)
     monkeypatch.setattr("compiler.model_source.ComponentSource", lambda *_: source)
     point = {"input": torch.randn(8, 64).numpy()}
-    one = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 8, 64),))
-    references, noise = check._reference(one, [point], ["bf16"])
+    linear = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 8, 64),))
+    references, noise = graph_measurement._reference(linear, [point], ["bf16"])
     with torch.no_grad():
         assert np.array_equal(references[0][0], module(torch.from_numpy(point["input"])).numpy())
     assert 1e-3 < noise["bf16"] < 1e-2 and references[0][0].dtype == np.float32
@@ -225,8 +227,10 @@ def test_a_type_that_pytorch_is_not_finite_in_has_no_noise(monkeypatch, last):
     monkeypatch.setattr(
         "compiler.model_source.ComponentSource", lambda *_: SimpleNamespace(variant=None, cls=loader)
     )
-    one = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 2),))
-    _, noise = check._reference(one, [{"input": np.array([1.0, 1e6], np.float32)}], ["fp16"])
+    overflowing = job(arguments={"input": TensorLeaf(name="input")}, inputs=(spec("input", 2),))
+    _, noise = graph_measurement._reference(
+        overflowing, [{"input": np.array([1.0, 1e6], np.float32)}], ["fp16"]
+    )
     assert noise == {}
 
 
@@ -242,27 +246,29 @@ def test_without_a_reference_at_any_point_nothing_is_measured(tmp_path, monkeypa
     files = [str(tmp_path / f"{index}.npz") for index in range(2)]
     for file in files:
         np.savez(file, x=np.ones(2))
-    references = [[np.array(each), np.ones(2)] for each in ([1.0, 2.0], last)]
-    monkeypatch.setattr(check, "_reference", lambda *_: (references, {}))
+    references = [[np.array(sample), np.ones(2)] for sample in ([1.0, 2.0], last)]
+    monkeypatch.setattr(graph_measurement, "_reference", lambda *_: (references, {}))
     monkeypatch.setattr("runtimes.sessions.session_table.get", lambda _: factory(None))
-    answer = check._answer(job(points=tuple(files)))
+    answer = graph_measurement.measure(job(points=tuple(files)))
     assert answer["undefined"].startswith(why)
     checker = Checker()
     monkeypatch.setattr(checker._worker, "ask", lambda job: answer)
-    (found,) = checker.run(job(), "full")
-    assert (found.check, found.error, found.reason) == ("not measured", {}, answer["undefined"])
+    (evidence,) = checker.run(job(), "full")
+    assert (evidence.check, evidence.error, evidence.reason) == ("not measured", {}, answer["undefined"])
 
 
 def test_a_graph_without_outputs_is_not_measured(monkeypatch):
-    monkeypatch.setattr(check, "_reference", lambda *_: ([[]], {}))
+    monkeypatch.setattr(graph_measurement, "_reference", lambda *_: ([[]], {}))
     monkeypatch.setattr("runtimes.sessions.session_table.get", lambda _: factory(None))
-    assert check._answer(job(outputs=(), points=()))["undefined"] == "there is no output to compare"
+    assert (
+        graph_measurement.measure(job(outputs=(), points=()))["undefined"] == "there is no output to compare"
+    )
 
 
 def test_what_a_machine_lacks_is_told_before_any_model_is_loaded(monkeypatch):
     factory = SimpleNamespace(lacks=lambda built: f"a GPU of {built['for']}")
     monkeypatch.setattr("runtimes.sessions.session_table.get", lambda _: factory)
-    assert check._answer(job(built={"for": "sm89"})) == {"lacks": "a GPU of sm89"}
+    assert graph_measurement.measure(job(built={"for": "sm89"})) == {"lacks": "a GPU of sm89"}
 
 
 # --- the process ---------------------------------------------------------------------------------
@@ -272,15 +278,15 @@ def test_what_a_machine_lacks_is_told_before_any_model_is_loaded(monkeypatch):
 def answering(monkeypatch):
     """Has other work answer: a function of `tests.artifacts.works`."""
     return lambda work: monkeypatch.setattr(
-        check, "serving", lambda entry: serving(f"tests.artifacts.works:{work}")
+        graph_evidence, "serving", lambda entry: serving(f"tests.artifacts.works:{work}")
     )
 
 
 def test_one_process_answers_all_jobs_and_ends_with_them(answering):
     answering("number")
     with Checker() as checker:
-        assert [each.error for each in checker.run(job(), "quick")] == [{"sample": 0.0}]
-        assert [each.error for each in checker.run(job(), "full")] == [{"sample": 0.001}]
+        assert [evidence.error for evidence in checker.run(job(), "quick")] == [{"sample": 0.0}]
+        assert [evidence.error for evidence in checker.run(job(), "full")] == [{"sample": 0.001}]
         process = checker._worker._process
     assert process.returncode is not None
 
