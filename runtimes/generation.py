@@ -104,6 +104,7 @@ class Generator:
 
         What is None is left to the pipeline's own default. The noise comes from a CPU generator, so that one
         seed gives one picture on every runtime and device; image `i` has the seed ``seed + i``, however many
+        are made at once. Noise that a pipeline draws from torch's own generator has the first seed of the images that
         are made at once.
 
         Args:
@@ -278,7 +279,7 @@ class Generator:
         if "return_dict" in known:
             keywords["return_dict"] = True
         # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"), _torch_noise(seeds[0]):
             output = self._called(**keywords)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
@@ -381,6 +382,17 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return isinstance(value, (bool, int, float, str))
+
+
+@contextmanager
+def _torch_noise(seed: int) -> Iterator[None]:
+    """Some pipelines draw noise from torch's own generator too (a picture's latents, sampled without any generator):
+    while it is open, that noise follows `seed`, and what torch draws afterwards is as if nothing had been drawn."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @contextmanager
