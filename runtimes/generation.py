@@ -27,7 +27,7 @@ from runtimes.refusals import refusals
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
 from runtimes.tiles import parse_tile
-from runtimes.visuals import kind
+from runtimes.visuals import kind, lengths
 from runtimes.weighted import Weighting
 
 # Options that are given once for each image to a pipeline that makes one image of each.
@@ -104,6 +104,7 @@ class Generator:
 
         What is None is left to the pipeline's own default. The noise comes from a CPU generator, so that one
         seed gives one picture on every runtime and device; image `i` has the seed ``seed + i``, however many
+        are made at once. Noise that a pipeline draws from torch's own generator has the first seed of the images that
         are made at once.
 
         Args:
@@ -176,8 +177,7 @@ class Generator:
     ) -> Result:
         pipe = self.diffusers
         known = parameters(pipe)
-        options |= dict(zip(("width", "height"), self._size(size, known), strict=True))
-        options["frames"] = self._frames(options["frames"], known)
+        options |= self._numbers(size, options["frames"], extra, known)
         self._check_visuals({**options, **extra}, known)
         check_texts({**options, **extra})
         # Before any work: an option that the pipeline does not have is an error now.
@@ -278,7 +278,7 @@ class Generator:
         if "return_dict" in known:
             keywords["return_dict"] = True
         # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"), _torch_noise(seeds[0]):
             output = self._called(**keywords)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
@@ -337,11 +337,32 @@ class Generator:
             return limits.min
         return frames
 
+    def _numbers(
+        self,
+        size: tuple[int, int] | None,
+        frames: int | None,
+        extra: Mapping[str, Any],
+        known: Mapping[str, Any],
+    ) -> dict[str, int | None]:
+        """Width, height and frames to pass, apart from those in `extra`, which are in the compiled ranges, too."""
+        width, height = self._size(size, known)
+        numbers = {"width": width, "height": height, "frames": self._frames(frames, known)}
+        asked = {"width": size, "height": size, "frames": frames}
+        for option in numbers:
+            value = extra.get(synonym(option, known) or "")
+            if isinstance(value, int):
+                what = "a request for" if option == "frames" else f"a {option} of"
+                check_range(what, value, self._sizes, option)
+            if value is not None and asked[option] is None:
+                numbers[option] = None
+        return numbers
+
     def _check_visuals(self, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         """A video that is given sets the length, and an image the size where the pipeline has no parameter for it."""
         for name, value in values.items():
-            if name in known and isinstance(value, (list, tuple)) and kind(name, known) == "video":
-                check_range(f"'{name}' of", len(value), self._sizes, "frames")
+            if name in known and kind(name, known) == "video":
+                for length in lengths(value):
+                    check_range(f"'{name}' of", length, self._sizes, "frames")
         image = values.get("image")
         if synonym("width", known) is not None or not isinstance(getattr(image, "size", None), tuple):
             return
@@ -381,6 +402,17 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return isinstance(value, (bool, int, float, str))
+
+
+@contextmanager
+def _torch_noise(seed: int) -> Iterator[None]:
+    """Some pipelines draw noise from torch's own generator too (a picture's latents, sampled without any generator):
+    while it is open, that noise follows `seed`, and what torch draws afterwards is as if nothing had been drawn."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @contextmanager

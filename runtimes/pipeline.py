@@ -314,7 +314,10 @@ class Pipeline(AsDiffusers, Generator):
         except NotCompiled as error:
             options = as_compile_options(parameters(self.diffusers), kwargs, self.manifest.arguments)
             if error.by_size:
-                error.hint = "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX"
+                clips = " --frames MIN..MAX" if "frames" in self.manifest.sizes else ""
+                error.hint = (
+                    f"Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX{clips}"
+                )
             elif options:
                 error.hint = f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
             raise

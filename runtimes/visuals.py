@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from runtimes.generate_options import synonym
 
@@ -45,6 +45,20 @@ def has_frames(parameters: Mapping[str, inspect.Parameter]) -> bool:
     if synonym("frames", parameters) is not None:
         return True
     return any(which in ("video", "masks") for which in visuals(parameters).values())
+
+
+def lengths(value: Any) -> set[int]:
+    """How many frames the videos have that an argument is given: a list of pictures, or an array or a tensor [frames,
+    ..., ..., ...] or [videos, frames, ..., ..., ...], or a list of these."""
+    rank = getattr(value, "ndim", None)
+    if rank is not None:
+        return {value.shape[rank - 4]} if rank in (4, 5) else set()
+    if not isinstance(value, (list, tuple)) or not value:
+        return set()
+    first = value[0]
+    if isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) >= 4:
+        return {length for clip in value for length in lengths(clip)}
+    return {len(value)}
 
 
 def _moves(name: str, parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -20,9 +20,10 @@ from runtimes.generate_options import synonym
 from runtimes.trusted_classes import is_list
 from runtimes.visuals import kind, visuals
 
-Form = Literal["lists", "one picture", "no lists"]
+Form = Literal["lists", "one picture", "no lists", "tensors"]
 """How prompts and pictures are passed: lists with an item for each row of the batch; a list of prompts and one picture
-that all of them share; or, in a batch of one, the prompt and the picture themselves."""
+that all of them share; in a batch of one, the prompt and the picture themselves; or pictures as tensors, whose size a
+pipeline keeps that fits others to a size of its own."""
 
 MAX_ELEMENTS = 1 << 28
 """Of a tensor that a call of the dry run is given."""
@@ -59,7 +60,8 @@ class Point:
     @property
     def forms(self) -> tuple[Form, ...]:
         """The forms that the call may have; a call for one picture is first made as people make it."""
-        return ("no lists", "lists", "one picture") if self.prompts == 1 else ("lists", "one picture")
+        several: tuple[Form, ...] = ("lists", "one picture", "tensors")
+        return ("no lists", *several) if self.prompts == 1 else several
 
 
 # Steps enough for an image-to-image pipeline to keep one at its default strength. They cost nothing: a module
@@ -287,10 +289,25 @@ def arguments(
             result[name] = UNGUIDED[name]
         elif point.guided and name in GUIDED and _is_off(parameter.default):
             result[name] = GUIDED[name]
+    if point.form == "tensors":
+        made = {name: value for name, value in result.items() if name not in overrides}
+        result |= {name: _as_tensors(value, point) for name, value in made.items()}
     unknown = [name for name in overrides if name not in parameters]
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")
     return result
+
+
+def _as_tensors(value: Any, point: Point) -> Any:
+    """Of a picture, a tensor [prompts, channels, height, width] from 0 to 1; else the value itself."""
+    import numpy as np
+    import torch
+
+    if not isinstance(value, list) and media.is_visual(value):
+        pixels = torch.from_numpy(np.array(value, np.float32) / 255)
+        channels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        return channels.expand(point.prompts, *channels.shape).clone()
+    return value
 
 
 def visual_arguments(pipe: Any, task: str, height: int, width: int) -> Iterator[dict[str, Any]]:

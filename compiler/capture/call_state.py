@@ -15,6 +15,21 @@ from runtimes.trusted_classes import import_class
 from runtimes.value_tree import describe
 
 
+class NotData(LatentcError):
+    """What a call reads of the pipeline's settings is more than data.
+
+    Attributes:
+        hooks: whether these are hooks of a part, which run where that part is called from Python.
+    """
+
+    def __init__(self, message: str, hint: str, hooks: bool) -> None:
+        super().__init__(message, hint)
+        self.hooks = hooks
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
 @contextmanager
 def reads(changed: Mapping[str, Field]) -> Iterator[set[str]]:
     """While it is open, those paths of `changed` whose attribute is read, before anything else is put there, are
@@ -62,16 +77,17 @@ def as_state(component: str, method: str, changed: Mapping[str, Field], read: se
     """Path -> what is set there, as data; a leaf that fits anything where the call does not read it.
 
     Raises:
-        LatentcError: what the call reads is more than data.
+        NotData: what the call reads is more than data.
     """
     state: dict[str, Tree] = {}
     for path, field in sorted(changed.items()):
         tree = as_data(field.value) if path in read else AnyLeaf()
         if tree is None:
-            raise LatentcError(
+            raise NotData(
                 f"'{component}.{method}' depends on what its pipeline sets at '{path}' for the call "
                 f"({describe(field.value)}), which cannot be written down and set again for the graph.",
                 "Leave that out of the call, if the pipeline has an argument for it: --arg NAME=VALUE",
+                hooks=field.name in _HOOKS,
             )
         state[path] = tree
     return state

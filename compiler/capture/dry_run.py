@@ -168,8 +168,15 @@ class DryRun:
         recorded = len(self.recorder.calls)
         tried: set[tuple[Form, frozenset[str]]] = set()
         not_runnable: dict[str, Form] = {}
+        hopeless = False
         for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
             keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
+            of_pictures = any(
+                isinstance(keywords[n], torch.Tensor) for n in keywords.keys() - self.overrides.keys()
+            )
+            # What a module cannot do in two forms of the call, it may do where pictures keep their sizes, if at all.
+            if form == "tensors" and not of_pictures or form != "tensors" and hopeless:
+                continue
             out = {*without, *left} - self.overrides.keys()
             keywords = {name: value for name, value in keywords.items() if name not in out}
             if (form, frozenset(keywords)) in tried:
@@ -189,9 +196,8 @@ class DryRun:
                     furthest = made, error
                 del self.recorder.calls[recorded:]
                 failures.append(error)
-                # What a module cannot do in two forms of the call it cannot do in any.
                 if isinstance(error, NotRunnable) and not_runnable.setdefault(str(error), form) != form:
-                    break
+                    hopeless = True
         first = failures[0]
         if isinstance(first, OverflowError) and (name := pads_to_no_length(pipe.components)):
             raise LatentcError(

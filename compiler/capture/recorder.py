@@ -16,7 +16,7 @@ from artifacts.call_trees import AnyLeaf, Tree
 from artifacts.errors import LatentcError
 from compiler.capture import number_inputs, trees
 from compiler.capture.by_shape import by_shape
-from compiler.capture.call_state import as_state, reads
+from compiler.capture.call_state import NotData, as_state, reads
 from compiler.capture.split import NotOneGraph, Submodule, answered_parts, can_be_split, decided_by_values
 from runtimes import call_arguments, settings
 from runtimes.module_state import Watch, as_data
@@ -263,7 +263,12 @@ class Recorder:
             self._inside = False
         names = None if named is None else list(named.tensors)
         flat = trees.flatten_result(method, result, taken, names)
-        state = as_state(part.component, part.method(method), changed, read)
+        try:
+            state = as_state(part.component, part.method(method), changed, read)
+        except NotData as error:
+            if error.hooks and can_be_split(part, module):
+                raise NotOneGraph(part, error.message, error.hint) from error
+            raise
         other = None if named is None or flat.tensors.keys() != named.tensors.keys() else named.tree
         if named is None and "return_dict" in call_arguments.signature(type(module), method).parameters:
             other = trees.as_tuple(flat.tree)

@@ -46,8 +46,8 @@ def test_what_every_pipeline_gets():
 def test_a_call_for_one_picture_is_first_made_without_lists():
     single = Point(1, 16, 24)
     assert [point.forms for point in (POINT, single)] == [
-        ("lists", "one picture"),
-        ("no lists", "lists", "one picture"),
+        ("lists", "one picture", "tensors"),
+        ("no lists", "lists", "one picture", "tensors"),
     ]
     shared = call(Required(), point=replace(POINT, form="one picture"))
     assert (
@@ -55,6 +55,12 @@ def test_a_call_for_one_picture_is_first_made_without_lists():
     )
     bare = call(Required(), point=replace(single, form="no lists"))
     assert isinstance(bare["prompt"], str) and bare["image"].size == (24, 16)
+
+
+def test_pictures_may_be_tensors_of_their_own_size():
+    pictures = call(Required(), point=replace(POINT, form="tensors"))
+    assert pictures["image"].shape == (2, 3, 16, 24) and pictures["mask_image"].shape == (2, 1, 16, 24)
+    assert pictures["image"].max() <= 1 and pictures["image"].std() > 0
 
 
 def test_a_list_of_models_has_a_picture_for_each():

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
@@ -241,7 +242,25 @@ def test_what_a_model_cannot_do_in_one_form_of_the_call_is_tried_in_another():
     pipe = Never()
     with pytest.raises(NotRunnable, match="no tiling"):
         runner()._call(pipe, "text-to-image", POINT, 0)
-    assert pipe.tried == 3  # without and with a picture, and in another form
+    # Without and with a picture, in another form, and with the picture as a tensor.
+    assert pipe.tried == 4
+
+
+class FitsPictures(Pipe):
+    """Draws pictures of a size of its own, which its model does not take, and tensors of theirs."""
+
+    def __call__(self, prompt: str | None = None, control_image: PICTURE | None = None) -> str:
+        if control_image is None:
+            raise TypeError("no image")
+        if not isinstance(control_image, torch.Tensor):
+            raise NotRunnable("'net.forward' cannot be run without its weights: 1024 and 16")
+        return f"drawn of {tuple(control_image.shape)}"
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_a_picture_whose_size_a_pipeline_does_not_keep_is_given_as_a_tensor(prompts):
+    drawn = runner()._call(FitsPictures(), "text-to-image", Point(prompts, 16, 24), 0)
+    assert drawn == f"drawn of ({prompts}, 3, 16, 24)"
 
 
 def test_a_number_of_frames_that_a_model_cannot_take_is_named_with_what_to_change():

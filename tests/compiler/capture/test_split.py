@@ -84,6 +84,36 @@ def test_an_error_of_another_kind_is_not_split() -> None:
     assert not isinstance(error.value, NotOneGraph)
 
 
+class Layered(Packed):
+    """Calls its layers one after the other."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_what_a_pipeline_hooks_is_called_from_python() -> None:
+    def hidden(*split: Submodule) -> tuple[Recorder, torch.Tensor]:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        module: Layered = _weightless(Layered(), mode)  # type: ignore[assignment]
+        recorder = Recorder({"net": module}, mode, lambda component, name: torch.tensor(3.0), split)
+        kept: list[torch.Tensor] = []
+        handle = module.layers[0].register_forward_hook(lambda part, inputs, output: kept.append(output))
+        with recorder.recording(0), torch.no_grad():
+            module(torch.zeros(5, 4), torch.zeros(5))
+        handle.remove()
+        return recorder, kept[0]
+
+    with pytest.raises(
+        NotOneGraph, match=r"depends on what its pipeline sets at 'layers\.0\._forward_hooks'"
+    ):
+        hidden()
+    recorder, layer = hidden(Submodule("net"))
+    assert [call.method for call in recorder.calls] == ["layers.0.forward", "layers.1.forward"]
+    assert layer.shape == (5, 4)
+
+
 class Alone(torch.nn.Module):
     """Has no parts, and as many weights as it is told."""
 
