@@ -1,10 +1,11 @@
 """`python -m bench.project.serving`: `latentc serve` under load, on the built-in model.
 
-Compiles `shapes` for one picture at a time and for batches, and of each artifact: draws with `generate` in a loop,
-asks a server for every request alone, lets clients ask for the same requests all at once for some minutes, and
-draws in the loop again. Each client has a key of its own, asks by the API of jobs, and asks anew when its picture is
-there. Prints a row for each artifact; ends with status 1 where a picture was lost or is another one than alone, where
-memory grew, or where the server made fewer than 0.9 of the pictures of the loop.
+Compiles `shapes` for each target, for one picture at a time and for batches, and of each artifact: draws with
+`generate` in a loop, asks a server for every request alone, lets clients ask for the same requests all at once for some
+minutes, and draws in the loop again. Each client has a key of its own, asks by the API of jobs, and asks anew when its
+picture is there. Prints a row for each artifact; ends with status 1 where a picture was lost or is another one than
+alone, where memory grew, or where the server made fewer than 0.9 of the pictures of the loop. `--update-docs` writes
+the table into docs/serve.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import asyncio
 import base64
 import contextlib
 import io
+import itertools
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -33,6 +36,7 @@ from artifacts import worker
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from bench import markdown_tables
+from bench.environment import processor
 
 if TYPE_CHECKING:
     import httpx
@@ -49,6 +53,9 @@ TOLERANCE = 1
 RATIO = 0.9
 GROWTH = 8_000_000
 """Bytes within which memory counts as still: an allocator's pages come and go."""
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "serve.md"
+BEGIN, END = "<!-- Written by `python -m bench.project.serving --update-docs`. -->", "<!-- End. -->"
+TARGETS = ("openvino", "onnxruntime")
 _START = 600.0
 
 
@@ -99,6 +106,7 @@ class Load:
 class Outcome:
     """One artifact: pictures a minute of `generate` in a loop, before and after, and the load between."""
 
+    target: str
     batch: int
     loop: tuple[float, float]
     load: Load
@@ -295,7 +303,7 @@ def measure(batch: int, clients: int, minutes: float, steps: int, target: str, w
     from compiler.build import compile
     from compiler.compile_request import CompileRequest
 
-    artifact = work / f"shapes-{batch}"
+    artifact = work / f"{target}-{batch}"
     sizes = DimRange(min=1, max=batch)
     compile(CompileRequest(model="shapes", out=artifact, target=target, batch=sizes, force=True))
     requests = [Request(prompt, seed, steps) for prompt in PROMPTS for seed in range(SEEDS)]
@@ -304,13 +312,13 @@ def measure(batch: int, clients: int, minutes: float, steps: int, target: str, w
     before = loop(artifact, requests, 15 * minutes)
     with served(artifact, keys, work) as server:
         load = asyncio.run(_under_load(server, list(keys.values()), requests, 60 * minutes))
-    return Outcome(batch, (before, loop(artifact, requests, 15 * minutes)), load)
+    return Outcome(target, batch, (before, loop(artifact, requests, 15 * minutes)), load)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """A Markdown table, which docs/serve.md shows."""
     names = (
-        "pictures at once", "`generate` in a loop, a minute", "served, a minute", "ratio", "lost", "wrong",
+        "target", "pictures at once", "`generate` in a loop, a minute", "served, a minute", "ratio", "lost", "wrong",
         "of all", "bit for bit", "memory, growth", "p95 of the queue",
     )  # fmt: skip
     rows = []
@@ -319,6 +327,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         waits = np.quantile(load.waits, 0.95) if load.waits else float("nan")
         rows.append(
             (
+                outcome.target,
                 str(outcome.batch),
                 f"{statistics.mean(outcome.loop):.0f}",
                 f"{outcome.served:.0f}",
@@ -331,7 +340,25 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 f"{waits:.1f} s",
             )
         )
-    return markdown_tables.table(names, rows, right=names)
+    return markdown_tables.table(names, rows, right=names[1:])
+
+
+def about(clients: int, minutes: float, steps: int) -> str:
+    """How it was measured, for people."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        f"{clients} clients for {minutes:g} minutes, {steps} steps, on {cores} core{'' if cores == 1 else 's'} of "
+        f"{processor()}, which server, clients and loop share:"
+    )
+
+
+def write_page(section: str, page: Path = PAGE) -> None:
+    """Writes a section of docs/serve.md."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise LatentcError(f"{page} has no place for the table.", f"Between two lines: {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", encoding="utf-8", newline="\n")
 
 
 def main() -> None:
@@ -344,23 +371,27 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--batch", type=int, action="append", help="pictures at once (default: 1, and 4)")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--target", default="openvino")
+    parser.add_argument("--target", action="append", help=f"(default: {', and '.join(TARGETS)})")
+    parser.add_argument(
+        "--update-docs", action="store_true", help="write the table into docs/serve.md, if it passes"
+    )
     args = parser.parse_args()
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="latentc-serving-") as work:
         try:
-            for batch in args.batch or (1, 4):
-                print(f"{batch} at once", file=sys.stderr, flush=True)
-                outcomes.append(
-                    measure(batch, args.clients, args.minutes, args.steps, args.target, Path(work))
-                )
+            for target, batch in itertools.product(args.target or TARGETS, args.batch or (1, 4)):
+                print(f"{target}, {batch} at once", file=sys.stderr, flush=True)
+                outcomes.append(measure(batch, args.clients, args.minutes, args.steps, target, Path(work)))
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     print(table(outcomes))
     for outcome in outcomes:
         for reason in sorted(set(outcome.load.lost)):
             print(f"lost: {reason}", file=sys.stderr)
-    sys.exit(0 if all(outcome.passed for outcome in outcomes) else 1)
+    passed = all(outcome.passed for outcome in outcomes)
+    if passed and args.update_docs:
+        write_page(f"{about(args.clients, args.minutes, args.steps)}\n\n{table(outcomes)}")
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":

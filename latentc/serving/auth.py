@@ -104,8 +104,16 @@ def check_browser(host: str, origin: str, loopback_only: bool, public: str = "")
     host = host.lower()
     if loopback_only and host and host != public and not is_loopback(_name(host)):
         raise ApiError(403, f"This server answers as localhost, not as '{host}'.", code="wrong_host")
-    if origin and urlsplit(origin).netloc.lower() not in {host, public} - {""}:
+    if origin and _host(origin) not in {host, public} - {""}:
         raise ApiError(403, "Requests of other sites' pages are refused.", code="wrong_origin")
+
+
+def _host(origin: str) -> str:
+    """The host and port of a header `Origin`; empty where it names none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

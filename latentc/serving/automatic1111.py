@@ -68,7 +68,7 @@ class TextFields(Fields):
 class ImageToImageFields(TextFields):
     """What img2img may say."""
 
-    init_images: list[str] = Field(min_length=1, max_length=1)
+    init_images: list[str] = Field(min_length=1, max_length=1, fail_fast=True)
     mask: str | None = None
     denoising_strength: float = Field(0.75, gt=0, le=1)
     include_init_images: bool = False

@@ -38,7 +38,7 @@ def from_base64(text: str, field: str) -> bytes:
 
 
 def check_picture(data: bytes, field: str, pixels: int) -> Image:
-    """The picture, decoded.
+    """The picture, decoded, and turned as its camera says.
 
     Args:
         pixels: width times height, at most; the file's header is held to it before anything is decoded.
@@ -46,7 +46,7 @@ def check_picture(data: bytes, field: str, pixels: int) -> Image:
     Raises:
         ApiError: no PNG, JPEG or WebP, a damaged one, or one that is too large.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
@@ -60,6 +60,7 @@ def check_picture(data: bytes, field: str, pixels: int) -> Image:
                     "image_too_large",
                 )
             image.load()
+            return ImageOps.exif_transpose(image)
     except ApiError:
         raise
     # Damaged files fail in whatever way the decoder's code does.
@@ -67,7 +68,6 @@ def check_picture(data: bytes, field: str, pixels: int) -> Image:
         raise ApiError(
             400, f"'{field}' must be a PNG, JPEG or WebP picture.", field, "invalid_image"
         ) from None
-    return image
 
 
 def mask_of_alpha(image: Image) -> bytes | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from artifacts import strict_json
@@ -54,13 +55,21 @@ async def read_form(
     Raises:
         ApiError: 415 for another content type, 400 for other fields, a field twice, or no form.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    content_type = request.headers.get("content-type", "")
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data":
         raise ApiError(415, "The request's content type must be multipart/form-data.", code="content_type")
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise ApiError(415, "The text of a form must be in UTF-8.", code="content_type")
+    # Bytes as they are, which `_text` reads: the parser takes what is no UTF-8 for another encoding.
+    headers = Headers({"content-type": f"{content_type}; charset=latin-1"})
+    parser = MultiPartParser(
+        headers, request.stream(), max_files=_FILES, max_fields=_FIELDS, max_part_size=most
+    )
     try:
-        form = await request.form(max_files=_FILES, max_fields=_FIELDS, max_part_size=most)
-    except HTTPException as error:
-        raise ApiError(400, f"The body is no form: {error.detail}", code="invalid_form") from None
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise ApiError(400, f"The body is no form: {error.message}", code="invalid_form") from None
     except (ValueError, LookupError) as error:
         raise ApiError(400, f"The body is no form: {type(error).__name__}.", code="invalid_form") from None
     try:
@@ -79,17 +88,22 @@ def checked(fields: type[Body], value: Any, strict: bool) -> Body:
     Raises:
         ApiError: it holds others, or one that is wrong.
     """
+    # Before pydantic makes an error of each of a million.
+    extra = (name for name in value if name not in fields.model_fields) if isinstance(value, dict) else ()
+    if (name := next(iter(extra), None)) is not None:
+        known = ", ".join(fields.model_fields)
+        raise ApiError(
+            400,
+            f"'{name[:100]}' is no field of this request (there are: {known}).",
+            name[:100],
+            "unknown_field",
+        )
     try:
         return fields.model_validate(value, strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = ".".join(map(str, first["loc"])) or None
         what = "The body" if name is None else f"'{name[:100]}'"
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(fields.model_fields)
-            raise ApiError(
-                400, f"{what} is no field of this request (there are: {known}).", name, "unknown_field"
-            ) from None
         raise ApiError(400, f"{what}: {first['msg']}.", name, "invalid_value") from None
 
 
@@ -98,7 +112,7 @@ async def _split(form: FormData, pictures: frozenset[str]) -> tuple[dict[str, st
     files: dict[str, bytes] = {}
     for key, value in form.multi_items():
         # As the `openai` client names the pictures of a list.
-        name = key.removesuffix("[]")
+        name = _text(key, "A field's name").removesuffix("[]")
         if name in texts or name in files:
             raise ApiError(400, f"'{name[:100]}' is given twice; one is taken.", name, "given_twice")
         if isinstance(value, UploadFile):
@@ -108,8 +122,23 @@ async def _split(form: FormData, pictures: frozenset[str]) -> tuple[dict[str, st
         elif name in pictures:
             raise ApiError(400, f"'{name}' must be a file.", name, "invalid_image")
         else:
-            texts[name] = value
+            texts[name] = _text(value, f"'{name[:100]}'")
     return texts, files
+
+
+def _text(text: str, what: str) -> str:
+    """The text whose UTF-8 was read byte for byte.
+
+    Args:
+        what: for the error.
+
+    Raises:
+        ApiError: it is no UTF-8.
+    """
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise ApiError(400, f"{what} is no UTF-8.", code="invalid_form") from None
 
 
 def schema(

@@ -62,17 +62,25 @@ class RequestGuard:
         number = own if _ID.fullmatch(own) else uuid.uuid4().hex
         token = request_id.set(number)
         status = 0
+        # A proxy may take another end of it than this server: the rest would be the request of somebody else.
+        ambiguous = "content-length" in headers and "transfer-encoding" in headers
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = number
+                if ambiguous:
+                    MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
         state = scope.setdefault("state", {})
         state["client"] = (scope.get("client") or ("unknown",))[0]
         try:
+            if ambiguous:
+                raise ApiError(
+                    400, "A request has a Content-Length or a Transfer-Encoding, not both.", code="framing"
+                )
             self._admit(scope, headers, state)
             body = _Body(receive, self._limits)
             await self._app(scope, body.receive, answer)

@@ -8,20 +8,23 @@ import signal
 from collections.abc import Sequence
 from importlib import metadata
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from artifacts.errors import LatentcError
 from latentc.serving.app import make_app
 from latentc.serving.auth import Keys, is_loopback
+from latentc.serving.client_timeouts import protocol
 from latentc.serving.engine import Engine
-from latentc.serving.head_timeout import protocol
 from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import LogHandler, log
 from latentc.serving.service import Service
 
 # Connections that are open at once; more are answered 503.
 _CONNECTIONS = 1000
+# Seconds that answers have to end by themselves once nothing is drawn any more.
+_LAST_WORDS = 2.0
 
 
 class Server(uvicorn.Server):
@@ -51,6 +54,24 @@ class Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             log("info", "listening", host=self.config.host, port=self.port)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """See uvicorn. Streams without an end, as a page has one for as long as it is open, are not waited for."""
+        closing = asyncio.ensure_future(self._close_streams())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            closing.cancel()
+
+    async def _close_streams(self) -> None:
+        await self._service.finished.wait()
+        await asyncio.sleep(_LAST_WORDS)
+        while True:
+            for connection in list(self.server_state.connections):
+                # A client that still reads a picture gets all of it.
+                if not connection.transport.get_write_buffer_size():
+                    connection.transport.close()
+            await asyncio.sleep(0.1)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn. The signal is not raised again at the end: what was asked for has been done."""

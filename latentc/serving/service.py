@@ -33,6 +33,7 @@ class Service:
     Attributes:
         dispatchers: by the model's name; the first is the one for requests that name none. Where several engines
             draw one model, that of the first of them.
+        finished: set when nothing is drawn any more.
     """
 
     def __init__(self, engines: Sequence[Engine], limits: Limits, log_prompts: bool = False) -> None:
@@ -44,7 +45,7 @@ class Service:
         for lane in self._lanes:
             self.dispatchers.setdefault(lane.engine.name, lane)
         self._log_prompts = log_prompts
-        self._running: list[asyncio.Task[None]] = []
+        self.finished = asyncio.Event()
 
     @property
     def ready(self) -> bool:
@@ -65,6 +66,7 @@ class Service:
                 log("info", "model_ready", model=dispatcher.engine.name, note=note or None)
             await asyncio.gather(*(dispatcher.run() for dispatcher in dispatchers))
         finally:
+            self.finished.set()
             for dispatcher in dispatchers:
                 await dispatcher.close()
 

@@ -11,6 +11,7 @@ import threading
 import zlib
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -218,6 +219,102 @@ def test_what_is_not_there_is_named(served: Running, method: str, path: str) -> 
         refused(client.request(method, path), path)
 
 
+def form(*parts: tuple[bytes, bytes], kind: bytes = b"") -> dict[str, Any]:
+    """A form whose bytes are as they are said: of each part, what follows `form-data`, and its content."""
+    image = (b'name="image"; filename="a.png"', picture())
+    body = b"".join(
+        b"--x\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + data + b"\r\n"
+        for head, data in (image, *parts)
+    )
+    headers = {"Content-Type": b"multipart/form-data; boundary=x" + kind}
+    return {"content": body + b"--x--\r\n", "headers": headers}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        form((b'name="prompt"', b"\xff\xfe")),
+        form((b'name="prompt"', b"a"), (b'name="\xff"', b"a")),
+        form((b'filename="b.png"', b"a")),
+        *(
+            form((b'name="prompt"', b"a"), kind=b"; charset=" + name)
+            for name in (
+                b"punycode",
+                b"idna",
+                b"utf-16",
+                b"utf-7",
+                b"zip",
+                b"latin-1",
+                b"\xff",
+                b"../x",
+                b'""',
+            )
+        ),
+    ],
+    ids=range(12),
+)
+def test_a_form_of_another_encoding_is_refused(served: Running, request_: dict[str, Any]) -> None:
+    with served.client() as client:
+        refused(client.post("/v1/images/edits", **request_), "/v1")
+
+
+def test_a_form_in_utf8_is_read(served: Running) -> None:
+    for kind in (b"", b"; charset=utf-8", b'; charset="UTF-8"'):
+        with served.client() as client:
+            request = form((b'name="prompt"', "großer Kreis ☃".encode()), kind=kind)
+            assert client.post("/v1/images/edits", **request).status_code == 200
+        assert served.engine.batches[-1] == ["großer Kreis ☃"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (GENERATIONS, b'{"prompt": "a"' + b"".join(b',"k%d":1' % i for i in range(1_000_000)) + b"}"),
+        (IMAGE, b'{"init_images": [' + b"1," * 1_000_000 + b"1]}"),
+    ],
+    ids=["fields", "items"],
+)
+def test_many_faults_are_no_more_work_than_one(served: Running, path: str, body: bytes) -> None:
+    used = psutil.Process().memory_info().rss
+    with served.client() as client:
+        refused(client.post(path, content=body, headers={"Content-Type": "application/json"}), path)
+    # Each error would take some 700 bytes.
+    assert psutil.Process().memory_info().rss - used < 400_000_000
+
+
+def turned(orientation: int | bytes, size: tuple[int, int] = (8, 16)) -> bytes:
+    """A JPEG that its camera says to turn."""
+    written = io.BytesIO()
+    if isinstance(orientation, bytes):
+        exif = b"Exif\0\0" + orientation
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+    Image.new("RGB", size).save(written, format="JPEG", exif=exif)
+    return written.getvalue()
+
+
+def test_a_mask_is_as_large_as_the_image_that_is_drawn_on(served: Running) -> None:
+    with served.client() as client:
+        files = {"image": ("a.jpg", turned(6)), "mask": ("m.png", picture(size=(16, 8)))}
+        assert client.post("/v1/images/edits", data={"prompt": "a"}, files=files).status_code == 200
+        files["mask"] = ("m.png", picture(size=(8, 16)))
+        refused(client.post("/v1/images/edits", data={"prompt": "a"}, files=files), "/v1")
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"XX*\0\0\0\0\x08", b"II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 40, b"MM\0*\xff\xff\xff\xff", b"II*\0"],
+    ids=range(4),
+)
+def test_a_picture_whose_turn_is_nonsense_is_answered(served: Running, exif: bytes) -> None:
+    with served.client() as client:
+        files = {"image": ("a.jpg", turned(exif))}
+        answer = client.post("/v1/images/edits", data={"prompt": "a"}, files=files)
+    if answer.status_code != 200:
+        refused(answer, "/v1")
+
+
 def test_another_content_type_is_refused(served: Running) -> None:
     with served.client() as client:
         body = json.dumps({"prompt": "a"}).encode()
@@ -275,6 +372,14 @@ HEADS = {
     "upgrade": b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: close, upgrade\r\n\r\n",
     "type-not-utf8": b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: \xff\xfe\r\n"
     b"Connection: close\r\nContent-Length: 2\r\n\r\n{}",
+    "two-lengths-of-a-body": POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "no-chunks": POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "gzip": POST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+    "origin-no-address": POST + b"Origin: http://[::1\r\nContent-Length: 2\r\n\r\n{}",
+    "origin-not-utf8": POST + b"Origin: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
+    "large-header": POST + b"X: " + b"y" * 60_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
+    "many-headers": POST + b"".join(b"X-%d: y\r\n" % i for i in range(4000)) + b"Content-Length: 2\r\n\r\n{}",
+    "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "boundary-not-utf8": b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: multipart/form-data; boundary=\xff\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
 }  # fmt: skip
