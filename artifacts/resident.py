@@ -55,6 +55,21 @@ def release() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+_M_MMAP_THRESHOLD = -3  # of GNU's malloc.h
+_WEIGHT = 1 << 20
+
+
+def return_weights_at_once() -> None:
+    """From now on what this process frees of the size of a weight goes back to the system, where that is known how.
+
+    GNU's allocator soon keeps blocks of up to 32 MiB in heaps, which shrink only from their ends: a process that
+    computes weights one by one would grow by hundreds of MiB.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _WEIGHT)
+
+
 class Watch:
     """Samples a process's memory from a thread, between `__enter__` and `__exit__`."""
 

@@ -16,6 +16,7 @@ from artifacts.finished_parts import Part
 from artifacts.hashing import BackgroundHashes
 from artifacts.manifest import FileRecord, GraphRecord, Recipe
 from artifacts.progress import Event, Progress, silent
+from artifacts.resident import return_weights_at_once
 from artifacts.verification import Artifact
 from artifacts.workspace import Workspace
 from compiler.capture.arguments import parse_arguments
@@ -74,6 +75,7 @@ def compile(
     """
     target, options = _target(request)
     source = open_model(request.spec)
+    return_weights_at_once()
     with (
         Workspace(request.out, request.force, progress) as workspace,
         BackgroundHashes(source.root, _read_files(source)) as hashes,
