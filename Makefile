@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# Tests at a time. A file of tests stays together: its tests share what they compile.
+# Tests at a time, beside mypy at their beginning. A file of tests stays together: its tests share what they compile.
 JOBS ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check golden lint types imports docs clean
+.PHONY: help demo test check every quick golden lint types imports docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,10 +15,16 @@ help:  ## Show this list
 demo: $(VENV)/.base  ## Compile the built-in model for each target and draw beside PyTorch
 	$(PY) -m bench.project.demo
 
-test: lint types imports  ## Lint, types, import rules and every test
+test: lint imports  ## Lint, types, import rules and every test
+	$(MAKE) --no-print-directory -j 2 types every
+
+check: lint imports  ## The same without the slow tests: under three minutes
+	$(MAKE) --no-print-directory -j 2 types quick
+
+every: $(VENV)/.test
 	$(PYTEST)
 
-check: lint types imports  ## The same without the slow tests: under three minutes
+quick: $(VENV)/.test
 	$(PYTEST) -m "not slow"
 
 golden: $(VENV)/.test  ## Export the full-size public models and hold their graphs to tests/golden
