@@ -15,7 +15,7 @@ from typing import Any
 from artifacts import strict_json
 from artifacts.contents import Contents, Folder
 from artifacts.errors import LatentcError
-from artifacts.manifest import ModelSpec
+from artifacts.manifest import LeftOut, ModelSpec
 from compiler import hub_models
 from compiler.origins import folder_files, quantized_folder
 from compiler.origins.ip_adapter_file import IpAdapterFile
@@ -79,6 +79,11 @@ class ComponentSource:
             "transformers only, and the installed diffusers has no such class.",
             "Upgrade it: pip install -U diffusers",
         )
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its class is neither of the libraries that latentc runs nor of one of diffusers' pipelines."""
+        return self.library not in _LIBRARIES and component_class(self.library, self.class_name) is None
 
     @property
     def is_module(self) -> bool:
@@ -196,6 +201,7 @@ class ModelSource:
         config: the other entries of model_index.json, given to the pipeline as they are.
         files: the index, configurations and vocabularies as this model has them; weights are not read through it.
         spec: what was asked for.
+        left_out: what was taken out of the model as its pipeline can do without it, and why.
     """
 
     id: str
@@ -206,6 +212,7 @@ class ModelSource:
     config: Mapping[str, Any]
     files: Contents
     spec: ModelSpec
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -225,6 +232,13 @@ class ModelSource:
     def license(self) -> str:
         """What the model's card names ("apache-2.0"); empty where it names none."""
         return hub_models.license_of(self.root)
+
+    @property
+    def foreign(self) -> tuple[ComponentSource, ...]:
+        """The components whose code is of libraries that latentc does not run, where the pipeline can do without."""
+        foreign = [component for component in self.components if component.is_foreign]
+        optional = getattr(self.pipeline_class(), "_optional_components", ()) if foreign else ()
+        return tuple(component for component in foreign if component.name in optional)
 
     @property
     def modules(self) -> tuple[ComponentSource, ...]:

@@ -14,7 +14,7 @@ from artifacts import strict_json
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hub import is_hub_id
-from artifacts.manifest import MANIFEST_NAME, ModelSpec
+from artifacts.manifest import MANIFEST_NAME, LeftOut, ModelSpec
 from compiler import additions, hub_models
 from compiler.model_source import ComponentSource, ModelSource
 from compiler.origins import folder_files, single_file
@@ -46,11 +46,25 @@ def open_model(model: str | ModelSpec) -> ModelSource:
     """
     spec = ModelSpec(model=model) if isinstance(model, str) else model
     source = replace(_opened(spec), id=spec.model, spec=spec)
-    source = additions.with_components(source, spec.components)
+    source = _of_known_code(additions.with_components(source, spec.components))
     for embedding in spec.embeddings:
         source = additions.with_embedding(source, embedding)
     source = additions.with_spare_tokens(source, spec.spare_tokens)
     return additions.with_ip_adapters(source, spec.ip_adapters)
+
+
+def _of_known_code(source: ModelSource) -> ModelSource:
+    """The source without what no code that latentc runs makes (a safety checker of a library of its own)."""
+    foreign = source.foreign
+    left_out = tuple(
+        LeftOut(
+            name=component.name,
+            class_name=component.class_name,
+            reason=f"it is optional and of '{component.library}', whose code latentc does not run",
+        )
+        for component in foreign
+    )
+    return replace(additions.without(source, (c.name for c in foreign)), left_out=left_out)
 
 
 def _opened(spec: ModelSpec) -> ModelSource:

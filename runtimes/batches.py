@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,3 +148,14 @@ def _of_call(
             continue
         items = [value[i] if isinstance(value, (list, tuple)) else value for i in prompts]
         yield name, items if several else items[0]
+
+
+@contextmanager
+def torch_noise(seed: int) -> Iterator[None]:
+    """Some pipelines draw noise from torch's own generator too (a picture's latents, sampled without any generator):
+    while it is open, that noise follows `seed`, and what torch draws afterwards is as if nothing had been drawn."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

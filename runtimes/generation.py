@@ -16,7 +16,7 @@ from artifacts.progress import Progress, silent
 from runtimes import clips
 from runtimes.acceleration import tolerance_of
 from runtimes.bars import Bars
-from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of
+from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of, torch_noise
 from runtimes.flaws import Flaw
 from runtimes.forecaster import Count
 from runtimes.generate_options import arguments, check_range, check_texts, parameters, parse_size, synonym
@@ -278,7 +278,7 @@ class Generator:
         if "return_dict" in known:
             keywords["return_dict"] = True
         # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
-        with np.errstate(invalid="ignore"), _torch_noise(seeds[0]):
+        with np.errstate(invalid="ignore"), torch_noise(seeds[0]):
             output = self._called(**keywords)
         return dict(output) if isinstance(output, Mapping) else {"output": output}
 
@@ -402,17 +402,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return isinstance(value, (bool, int, float, str))
-
-
-@contextmanager
-def _torch_noise(seed: int) -> Iterator[None]:
-    """Some pipelines draw noise from torch's own generator too (a picture's latents, sampled without any generator):
-    while it is open, that noise follows `seed`, and what torch draws afterwards is as if nothing had been drawn."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

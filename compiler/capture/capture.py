@@ -144,7 +144,7 @@ def _captured(
 ) -> Capture:
     """`capture`, which raises `NotOneGraph` where one more module must be split."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    left_out: list[LeftOut] = []
+    left_out = list(source.left_out)
     built, weights = _modules(source, mode, progress, left_out, weightless)
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.files, class_path(source.pipeline_class()), built)

@@ -48,6 +48,25 @@ def test_a_folder_tells_its_components_and_the_rest_of_the_index(folder):
     assert found.config == {"requires_safety_checker": False, "force_zeros": ["a", 1]}
 
 
+def test_what_another_library_brings_is_left_out_where_the_pipeline_can_do_without(folder):
+    checker = ["some_guardrail", "GuardrailChecker"]
+    root = folder(unet=["diffusers", "UNet2DConditionModel"], safety_checker=checker)
+    model = open_model(str(root))
+    assert [c.name for c in model.modules] == ["unet"]
+    (part,) = model.left_out
+    assert (part.name, part.class_name) == ("safety_checker", "GuardrailChecker")
+    assert "'some_guardrail'" in part.reason
+    assert json.loads(model.files.read("model_index.json"))["safety_checker"] == [None, None]
+
+
+def test_what_another_library_brings_is_no_module_of_ours(folder):
+    required = open_model(str(folder(unet=["some_library", "Net"])))
+    with pytest.raises(
+        LatentcError, match="'unet' is a Net of 'some_library'; latentc runs code of diffusers"
+    ):
+        _ = required.modules
+
+
 def test_modules_are_the_components_that_are_torch_modules(sd15):
     found = open_model(str(sd15))
     assert {c.name for c in found.modules} == {"unet", "vae", "text_encoder"}

@@ -45,7 +45,7 @@ class MakesVideos:
         return {"length": num_frames}
 
 
-CLIPS = {
+CLIPS: dict[str, Any] = {
     "list": [Image.new("RGB", (8, 8))] * 9,
     "two clips": [[Image.new("RGB", (8, 8))] * 9] * 2,
     "array": np.zeros((9, 8, 8, 3), np.float32),
@@ -56,7 +56,8 @@ CLIPS = {
 def test_a_number_of_frames_is_in_the_compiled_range_whatever_it_is_called() -> None:
     generator = Generator(MakesVideos(), {"frames": DimRange(min=5, max=9), "width": DimRange(min=8, max=16)})
     assert generator.generate(num_frames=5).outputs["length"] == 5
-    for options in ({"frames": 13}, {"num_frames": 13}):
+    asked: tuple[dict[str, Any], ...] = ({"frames": 13}, {"num_frames": 13})
+    for options in asked:
         with pytest.raises(UsageError, match=r"videos of 5 to 9 frames; found a request for 13\."):
             generator.generate(**options)
     with pytest.raises(UsageError, match=r"a width of 8 to 16; found a width of 24\."):
