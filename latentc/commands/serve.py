@@ -181,6 +181,8 @@ def command(
 
     if replicas is not None and not ray:
         raise click.UsageError("--replicas needs --ray.")
+    if ray and port == 0:
+        raise click.UsageError("--ray needs a port that is named: Ray chooses none.")
     if no_auth and api_key_file is not None:
         raise click.UsageError("--no-auth and --api-key-file are not given together.")
     if not is_loopback(host) and not no_auth and api_key_file is None:

@@ -31,13 +31,20 @@ class EngineReplica:
             artifact: a folder that every node has, or `owner/name[@REVISION]` of the Hugging Face hub.
         """
         self._engine = ArtifactEngine(Path(located(artifact, silent)), options)
-        self._opened = self._engine.open()
+        # None where its process has ended: it is started again when it is asked for something.
+        self._opened: Mapping[str, Any] | None = self._engine.open()
         self._free = asyncio.Lock()
 
-    def about(self) -> dict[str, Any]:
-        """What `Engine.open` returns, the artifact's tasks and sizes, and the replica's process."""
+    async def about(self) -> dict[str, Any]:
+        """What `Engine.open` returns, the artifact's tasks and sizes, and the replica's process.
+
+        Raises:
+            WorkerError: the artifact does not open again.
+        """
+        async with self._free:
+            opened = await asyncio.get_running_loop().run_in_executor(None, self._open)
         return {
-            "opened": dict(self._opened),
+            "opened": dict(opened),
             "tasks": self._engine.tasks,
             "sizes": dict(self._engine.sizes),
             "pid": os.getpid(),
@@ -57,26 +64,34 @@ class EngineReplica:
 
         drawing = loop.run_in_executor(None, self._drawn, job, say)
         drawing.add_done_callback(lambda _: self._free.release())
+        answered = False
         try:
-            while True:
+            while not answered:
                 message = await messages.get()
+                answered = "event" not in message
                 yield message
-                if "event" not in message:
-                    return
         finally:
-            if not drawing.done():
+            if not answered:
                 self._engine.cancel(job["batch"])
                 end = loop.call_later(GRACE, self._engine.kill)
                 drawing.add_done_callback(lambda _: end.cancel())
 
+    def _open(self) -> Mapping[str, Any]:
+        if self._opened is None:
+            self._opened = self._engine.open()
+        return self._opened
+
     def _drawn(self, job: Mapping[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
         try:
+            self._open()
             said: dict[str, Any] = {"answer": self._engine.draw(job, lambda event: say({"event": event}))}
         except WorkerError as error:
             ended = isinstance(error, WorkerEnded)
-            said = {"failure": [error.message, error.hint, error.exit_code], "ended": ended}
             if ended:
-                self._opened = self._engine.open()
+                self._opened = None
+            said = {"failure": [error.message, error.hint, error.exit_code], "ended": ended}
+        except Exception as error:  # whatever it is, the caller waits for an answer
+            said = {"failure": [f"{type(error).__name__}: {error}", "", 1], "ended": False}
         say(said)
 
 

@@ -34,6 +34,11 @@ def log(level: str, event: str, **fields: Any) -> None:
             print(json.dumps(line | fields), file=sys.stderr, flush=True)
 
 
+def base_url(host: str, port: int) -> str:
+    """Where a server that listens at a name or an address is found."""
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
 class LogHandler(logging.Handler):
     """Writes what libraries log as lines of this log."""
 

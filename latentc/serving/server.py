@@ -18,7 +18,7 @@ from latentc.serving.auth import Keys, is_loopback
 from latentc.serving.client_timeouts import protocol
 from latentc.serving.engine import Engine
 from latentc.serving.request_limits import Limits
-from latentc.serving.request_log import LogHandler, log
+from latentc.serving.request_log import LogHandler, base_url, log
 from latentc.serving.service import Service
 
 # Connections that are open at once; more are answered 503.
@@ -53,7 +53,8 @@ class Server(uvicorn.Server):
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
-            log("info", "listening", host=self.config.host, port=self.port)
+            host, port = self.config.host, self.port
+            log("info", "listening", host=host, port=port, url=base_url(host, port))
 
     async def shutdown(self, sockets: Any = None) -> None:
         """See uvicorn. Streams without an end, as a page has one for as long as it is open, are not waited for."""

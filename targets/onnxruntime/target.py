@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from targets.graph.nf4_nodes import as_matmul_bnb4
 from targets.graph.onnx_files import fix_dims, parse_fixed, write_onnx
-from targets.other_loaders import OtherLoader
+from targets.other_loaders import FAMILIES, OtherLoader
 from targets.rewrites import INSTANCE_NORM, PAD_HEADS, SPLIT_LINEAR, SUB_PIXEL_CONV
 from targets.target_contract import Availability, Context, Lowered, Rewrite
 from targets.versions import installed, versions
@@ -53,8 +53,8 @@ class OnnxRuntime:
     options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
     rebuild = None
     companions = None
-    # Of the others that it knows, tiny models did not open with the versions that it asks for.
-    loaders = (OtherLoader("optimum-onnx", frozenset({"StableDiffusionPipeline"})),)
+    # FLUX, which it knows as well, was not tried.
+    loaders = (OtherLoader("optimum-onnx", FAMILIES - {"FluxPipeline"}),)
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""

@@ -32,7 +32,9 @@ def test_without_ray_it_says_what_to_install(latentc: Any, monkeypatch: pytest.M
     )
 
 
-def test_replicas_are_ray_s(latentc: Any) -> None:
+def test_replicas_are_ray_s(latentc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentc.commands.serve.find_spec", lambda name: True)
+    assert "--ray needs a port" in latentc("serve", "out", "--ray", "--port", "0").err
     assert latentc("serve", "out", "--replicas", "2").code == 2
     assert latentc("serve", "out", "--ray", "--replicas", "2..1").code == 2
 

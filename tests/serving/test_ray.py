@@ -29,7 +29,11 @@ PROMPT = "a large red circle at the left on a blue background"
 STEPS = 20
 SEEDS = range(4)
 # A busy machine is slow to start Ray's own processes.
-PATIENCE = {"RAY_agent_register_timeout_ms": "300000", "RAY_raylet_start_wait_time_s": "300"}
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,7 @@ def url(artifact: Path) -> Iterator[str]:
     patch = pytest.MonkeyPatch()
     for name, value in {**PATIENCE, "RAY_USAGE_STATS_ENABLED": "0"}.items():
         patch.setenv(name, value)
+    patch.setattr("ray.serve._private.api.HTTP_PROXY_TIMEOUT", 300, raising=False)
     # The workers import what this process does.
     patch.setenv("PYTHONPATH", str(Path(latentc.__file__).parents[1]))
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 100_000_000}
