@@ -15,7 +15,7 @@ from compiler.build import compile
 from compiler.compile_request import CompileRequest
 from tests.strangers import strangers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 PROMPTS = tuple(caption.text for caption in split()[1][:2])
 

@@ -12,7 +12,7 @@ from compiler import build
 from tests.compiler.made import request
 from tests.compiler.origins import original_layouts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 
 def test_the_picture_is_that_of_diffusers_with_the_same_files(sd15, tmp_path):

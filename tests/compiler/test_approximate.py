@@ -13,6 +13,7 @@ from latentc.evidence import approximation_line
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_checker")
 def test_pictures_tell_what_an_approximation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pooled_keys, "FEWEST_KEYS", 50)  # the built-in model's pictures are small
     request = CompileRequest(

@@ -15,7 +15,7 @@ from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 PROMPT = "a large red circle"
 

@@ -12,7 +12,7 @@ from compiler import build
 from compiler.capture.split import NotOneGraph, Submodule
 from tests.compiler.made import request
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 
 class Stopped(BaseException):

@@ -94,7 +94,7 @@ def test_an_ip_adapter_of_another_model(sd15, files, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def artifact(sd15, files, tmp_path_factory):
+def artifact(sd15, files, one_checker, tmp_path_factory):
     pytest.importorskip("onnxruntime")
     return build.compile(
         request(

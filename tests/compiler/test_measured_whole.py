@@ -17,7 +17,7 @@ from compiler.compile_request import CompileRequest
 from compiler.evidence.recheck import recheck
 from tests.artifacts.manifest_files import edit_manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 TARGET = "onnxruntime"
 

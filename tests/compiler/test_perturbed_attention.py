@@ -19,7 +19,7 @@ from compiler.evidence.pipeline_check import answer
 from compiler.evidence.pipeline_job import PipelineJob
 from tests.sweep.models import CASES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 CASE = CASES["sd15-pag"]
 PROMPT = "a large red circle"

@@ -23,6 +23,7 @@ from compiler.adaptable.weight_constants import Restored, rewritten
 from compiler.capture.adapters import merged
 from compiler.capture.weightless_modules import bind
 from compiler.capture.weightless_modules import build as built
+from compiler.lowering.compile_cache import CompileCache
 from compiler.source import open_model
 from latentc.api import sources
 from tests.compiler.capture.test_adapters import kohya_state, peft_state, saved
@@ -60,7 +61,7 @@ def files(sd15, tmp_path_factory) -> dict[str, Any]:
 def artifacts(sd15, tmp_path_factory) -> dict[str, Path]:
     """The tiny model, adaptable, for each target; for OpenVINO also in few bits."""
     folder = tmp_path_factory.mktemp("artifacts")
-    roots = {}
+    roots, compile_cache = {}, CompileCache()
     for name, quantize in (
         ("onnxruntime", ""),
         ("openvino", ""),
@@ -70,7 +71,7 @@ def artifacts(sd15, tmp_path_factory) -> dict[str, Path]:
         wanted = request(
             folder / name, model=str(sd15), target=target, adaptable=True, quantize=quantize, pictures=0
         )
-        roots[name] = build.compile(wanted).root
+        roots[name] = build.compile(wanted, compile_cache=compile_cache).root
     return roots
 
 

@@ -81,6 +81,7 @@ def test_a_search_weighs_it_against_the_others(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_checker")
 def test_shapes_is_compiled_with_it(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     request = CompileRequest("shapes", tmp_path / "out", "onnxruntime", quantize="unet=int6", pictures=0)

@@ -23,6 +23,7 @@ def blocks() -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_checker")
 def test_every_line_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from compiler import auto, build
 

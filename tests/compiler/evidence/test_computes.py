@@ -13,7 +13,7 @@ from artifacts.verification import Artifact
 from compiler import build
 from tests.compiler.made import request
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 UNET = "unet"
 

@@ -7,20 +7,22 @@ import pytest
 from artifacts.errors import UsageError
 from artifacts.verification import open_artifact, verify
 from compiler import build
+from compiler.lowering.compile_cache import CompileCache
 from compiler.quantize.recipe import dump
 from tests.compiler.made import request
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]
 
 
 def test_a_mixed_compile_is_checked_told_and_rebuilt_from_its_recipe(sd15, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     out, plans = tmp_path / "out", []
+    compile_cache = CompileCache()
     wanted = request(
         out, model=str(sd15), quantize="unet=int4:group=32,text_encoder=int8,vae=fp16", check="quick"
     )
-    artifact = build.compile(wanted, on_plan=plans.append)
+    artifact = build.compile(wanted, on_plan=plans.append, compile_cache=compile_cache)
     assert verify(out) == ()
     graphs = {g.folder: g for g in artifact.manifest.graphs}
     assert {f: g.precision for f, g in graphs.items()} == {
@@ -38,7 +40,7 @@ def test_a_mixed_compile_is_checked_told_and_rebuilt_from_its_recipe(sd15, tmp_p
     for weight in graphs["unet"].weights:
         assert weight.scheme != "int8" or weight.note
     measured = {f: next(e for e in g.evidence if e.compute == "fp32") for f, g in graphs.items()}
-    tolerances = {f: found.tolerance for f, found in measured.items()}
+    tolerances = {f: evidence.tolerance for f, evidence in measured.items()}
     assert tolerances == {"text_encoder": 0.15, "unet": 0.6, "vae_decoder": 1e-2}
     assert 1e-3 < measured["unet"].error["out_sample"] < 0.6
     assert [row.scheme for row in plans[0].components] == ["int8", "int4", ""]
@@ -54,15 +56,17 @@ def test_a_mixed_compile_is_checked_told_and_rebuilt_from_its_recipe(sd15, tmp_p
     assert {p.name for p in (out / "unet").iterdir()} == {"config.json", "model.onnx", "model.onnx_data"}
 
     # A recipe that quantizes nothing is judged by pictures like any other.
-    build.compile(request(tmp_path / "none", model=str(sd15), quantize="vae=fp16"))
+    unquantized = request(tmp_path / "none", model=str(sd15), quantize="vae=fp16")
+    build.compile(unquantized, compile_cache=compile_cache)
     manifest = open_artifact(tmp_path / "none").manifest
     assert not any(graph.weights for graph in manifest.graphs)
-    assert [each.reason for each in manifest.pictures] == ["--check none"]
+    assert [pictures.reason for pictures in manifest.pictures] == ["--check none"]
 
     file = tmp_path / "recipe.toml"
     file.write_text(dump(artifact.manifest.quantization), encoding="utf-8")
     again = tmp_path / "again"
-    build.compile(request(again, model=str(sd15), quantize=str(file)))
+    rebuilt = request(again, model=str(sd15), quantize=str(file))
+    build.compile(rebuilt, compile_cache=compile_cache)
     first = {f.path: f.sha256 for f in artifact.manifest.files}
     second = {f.path: f.sha256 for f in open_artifact(again).manifest.files}
     assert first == second

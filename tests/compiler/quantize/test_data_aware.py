@@ -10,6 +10,7 @@ from artifacts.manifest import DimRange
 from compiler import build
 from compiler.capture.capture import Capture
 from compiler.capture.declared_sizes import SizeRange
+from compiler.lowering.compile_cache import CompileCache
 from compiler.quantize import data_aware
 from compiler.quantize.recipe import read, resolve, with_method
 from targets import target_table as targets
@@ -56,28 +57,35 @@ def test_without_nncf_its_command_is_told(monkeypatch):
         data_aware.require("unet", 1, {"gptq"})
 
 
+@pytest.fixture(scope="module")
+def compile_cache():
+    return CompileCache()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_checker")
 @pytest.mark.parametrize("name", data_aware.data_aware.METHODS)
-def test_a_compile_whose_weights_follow_the_data(name, sd15, tmp_path):
+def test_a_compile_whose_weights_follow_the_data(name, sd15, compile_cache, tmp_path):
     """Every product of the UNet that is in four bits, with the evidence of any int4 weight, the same each time."""
     pytest.importorskip("nncf")
     ov = pytest.importorskip("openvino")
     spec = with_method(read("unet=int4:group=32,small=0"), name)
     wanted = request(tmp_path / "out", model=str(sd15), target="openvino", quantize=spec, check="quick")
-    manifest = build.compile(wanted).manifest
+    manifest = build.compile(wanted, compile_cache=compile_cache).manifest
     assert "nncf" in manifest.toolchain
     graph = next(g for g in manifest.graphs if g.folder == "unet")
     by_data = [w for w in graph.weights if f"method={name}" in w.scheme]
     own = [w for w in graph.weights if w.scheme.startswith("int4") and w not in by_data]
     assert by_data and all(0.02 < w.error < 0.4 and not w.note for w in by_data)
     assert own and {w.note for w in own} == {f"no {name}: a convolution"}
-    assert all(found.error["out_sample"] < 0.6 for found in graph.evidence)
+    assert all(evidence.error["out_sample"] < 0.6 for evidence in graph.evidence)
     model = ov.Core().read_model(tmp_path / "out" / "unet" / "openvino_model.xml")
     kinds = [
         op.get_element_type().get_type_name() for op in model.get_ops() if op.get_type_name() == "Constant"
     ]
     assert kinds.count("i4") == len(by_data) + len(own)
-    build.compile(request(tmp_path / "again", model=str(sd15), target="openvino", quantize=spec))
+    again = request(tmp_path / "again", model=str(sd15), target="openvino", quantize=spec)
+    build.compile(again, compile_cache=compile_cache)
     first, second = (
         np.fromfile(tmp_path / place / "unet" / "openvino_model.bin", np.uint8) for place in ("out", "again")
     )

@@ -12,10 +12,14 @@ import pytest
 
 from compiler.build import compile
 from compiler.compile_request import CompileRequest
+from compiler.lowering.compile_cache import CompileCache
 from compiler.snapshot import diff, report
+from compiler.snapshot.prints import Snapshot
 from compiler.snapshot.take import SnapshotOptions, forms, take
 from targets import target_table as targets
 from targets.target_contract import Lowered, Target
+
+NAMES = ("onnxruntime", "openvino", "directml")
 
 PART = SnapshotOptions(components=("vae",))
 
@@ -24,7 +28,9 @@ def operators(model: ir.Model) -> Counter[str]:
     return Counter(f"{node.domain}.{node.op_type}".removeprefix(".") for node in model.graph)
 
 
-def compiled(name: str, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Counter[str]]:
+def compiled(
+    name: str, model: Path, out: Path, compile_cache: CompileCache, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Counter[str]]:
     """Graph -> operators that a compile with nothing but the target asked for hands to it."""
     target = targets.get(name)
     handed: dict[str, Counter[str]] = {}
@@ -35,18 +41,34 @@ def compiled(name: str, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch)
         return lower(self, graph, options, out_dir, context)
 
     monkeypatch.setattr(type(target), "lower", spy)
-    compile(CompileRequest(str(model), out / name, name, check="none"))
+    request = CompileRequest(str(model), out / name, name, check="none")
+    compile(request, compile_cache=compile_cache)
     return handed
 
 
+@pytest.fixture(scope="module")
+def taken(sd15: Path) -> Snapshot:
+    """Of the model, for all of `NAMES`."""
+    return take(str(sd15), SnapshotOptions(targets=NAMES))
+
+
+@pytest.fixture(scope="module")
+def compile_cache() -> CompileCache:
+    return CompileCache()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "directml"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_snapshot_is_of_what_is_compiled(
-    name: str, sd15: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    taken: Snapshot,
+    compile_cache: CompileCache,
+    sd15: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken = take(str(sd15), SnapshotOptions(targets=(name,)))
     prints = {graph.name: graph for graph in taken.graphs if name in graph.targets}
-    handed = compiled(name, sd15, tmp_path, monkeypatch)
+    handed = compiled(name, sd15, tmp_path, compile_cache, monkeypatch)
     assert {graph: prints[graph].op_types for graph in handed} == handed
     assert any(graph.rewrites for graph in prints.values()) or not any(
         rewrite.on for rewrite in targets.get(name).requirements.rewrites

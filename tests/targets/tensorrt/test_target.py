@@ -14,6 +14,7 @@ from artifacts.progress import Event, silent
 from artifacts.verification import Artifact, open_artifact
 from compiler.build import compile
 from compiler.compile_request import CompileRequest
+from compiler.lowering.compile_cache import CompileCache
 from compiler.passes.lower_precision import lower_precision
 from compiler.quantize import int8_ranges
 from compiler.rebuild import RebuildRequest, rebuild
@@ -313,17 +314,25 @@ SCHEMES = {
 }
 
 
+@pytest.fixture(scope="module")
+def compile_cache() -> CompileCache:
+    return CompileCache()
+
+
 @needs_builder
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_quantized_engines_of_shapes(scheme: str, shapes: Artifact, tmp_path: Path) -> None:
+def test_the_quantized_engines_of_shapes(
+    scheme: str, shapes: Artifact, compile_cache: CompileCache, tmp_path: Path
+) -> None:
     gpu = {"gpu": ",".join(GPUS)}
     quantize = f"unet={scheme}"
     calibration = ("a large red circle at the left on a blue background",)
     artifact = compile(
         CompileRequest(
             "shapes", tmp_path / "out", "tensorrt", options=gpu, quantize=quantize, calibration=calibration
-        )
+        ),
+        compile_cache=compile_cache,
     )
     found, plain = (
         next(g for g in manifest.graphs if g.folder == "unet")
