@@ -53,7 +53,8 @@ class Evidence(Record):
         reason: why it was not measured; empty when it was.
         broken: how the type fails the graph, which `compute="auto"` then computes in fp32; empty where it holds. An
             output that is not finite has no `error`.
-        memory: what the graph takes while it is open; None where that was not measured.
+        memory: what the graph takes while it is open; None where that was not measured. It can be known where no error
+            was measured.
 
     What was measured has an error or is broken; what was not has neither, so that nothing can be read as "error 0".
     """

@@ -46,7 +46,7 @@ def measured_in(manifest: Manifest) -> str:
     devices: dict[str, dict[str, None]] = {}
     for graph in manifest.graphs:
         for measurement in graph.evidence:
-            if measurement.compute:
+            if measurement.compute and measurement.check != "not measured":
                 devices.setdefault(measurement.device, {})[measurement.compute] = None
     return "; ".join(f"{' and '.join(kinds)} on {device}" for device, kinds in devices.items())
 

@@ -101,7 +101,9 @@ def covered(graph: GraphRecord, compute: str, device: Device) -> bool:
     """Whether the graph was measured in this type on such a device ("gpu.1" is one as "gpu.0" is)."""
     kind = device.name.partition(".")[0]
     return any(
-        evidence.compute == compute and evidence.device.partition(".")[0] == kind
+        evidence.compute == compute
+        and evidence.check != "not measured"
+        and evidence.device.partition(".")[0] == kind
         for evidence in graph.evidence
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from artifacts.manifest import GraphRecord, Manifest
 from runtimes.compute import WIDE
 from runtimes.devices import Placement
-from runtimes.parts_session import KEPT, PartsSession, cut
+from runtimes.memory_plan import Division
+from runtimes.parts_session import PartsSession, cut
 from runtimes.sessions.onnx_format import format_of
 from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory
 from runtimes.staged_run import StagedGraph
@@ -32,38 +34,43 @@ class DividedGraphs:
         self._max_part = max_part
         self._stagings: dict[str, StagedGraph | None] = {}
 
-    def session(self, record: GraphRecord, device: str, compute: str, share: float | None) -> Session | None:
-        """A session of the graph in parts, where that was asked for or memory takes a share of it; else None.
+    def session(
+        self, record: GraphRecord, device: str, compute: str, division: Division | None
+    ) -> Session | None:
+        """A session of the graph in parts, where that was asked for or memory takes no more; else None.
 
         Args:
-            share: of the graph's weights, that may be open at once; None for all.
+            division: what memory takes of the graph; None for all of it.
         """
         files = (f.size for f in self._manifest.files if f.path.startswith(f"{record.folder}/"))
         asked = self._max_part is not None and sum(files) > self._max_part
-        if share is None and not asked:
+        if division is None and not asked:
             return None
         model_file = self._root / record.model_file
-        form = _dividing(self._factory, model_file)
+        form = dividing(self._factory, model_file)
         if form is None:
             return None
         structure = form.structure(model_file)
         weights = sum(structure.weights.values())
         most = min(
-            weights if share is None else int(weights * share / (KEPT + 1)),
+            weights if division is None else -(-weights // division.parts),
             weights if self._max_part is None else self._max_part,
         )
         parts = cut(structure, most)
         if len(parts) < 2:
             return None
 
-        def opened(part: bytes) -> Session:
-            return self._open_part(part, model_file, device, compute)
+        def opened(part: bytes, narrow: Collection[str]) -> Session:
+            return self._open_part(part, model_file, device, compute, narrow)
 
-        return PartsSession(model_file, form, structure, parts, record, opened, device)
+        stay_open = None if division is None else int(weights * division.kept)
+        return PartsSession(model_file, form, structure, parts, record, opened, device, stay_open)
 
-    def _open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> Session:
+    def _open_part(
+        self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()
+    ) -> Session:
         factory: Any = self._factory
-        return factory.open_part(part, model_file, device, compute)  # type: ignore[no-any-return]
+        return factory.open_part(part, model_file, device, compute, narrow)  # type: ignore[no-any-return]
 
     def staged(self, record: GraphRecord, placement: Placement) -> StagedGraph | None:
         """The graph in stages; None where nothing of it can be run on tiles."""
@@ -73,7 +80,7 @@ class DividedGraphs:
 
     def _stage(self, record: GraphRecord, placement: Placement) -> StagedGraph | None:
         model_file = self._root / record.model_file
-        form = _dividing(self._factory, model_file)
+        form = dividing(self._factory, model_file)
         device = placement.device(record.folder)
         if form is None or device is None:
             return None
@@ -87,6 +94,6 @@ class DividedGraphs:
         return None if plan is None else StagedGraph(model_file, form, plan, opened)
 
 
-def _dividing(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
+def dividing(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
     """The format of the factory's files, if the factory opens parts of them."""
     return format_of(factory, model_file) if hasattr(factory, "open_part") else None

@@ -13,14 +13,15 @@ from artifacts.pinned import Pinned
 from artifacts.processors import processors
 from runtimes.devices import Placement
 from runtimes.divided_graphs import DividedGraphs
+from runtimes.memory_plan import Division
 from runtimes.sessions.common import preferred_threads
 from runtimes.sessions.file_constants import Replaced, TakesConstants
 from runtimes.sessions.session_contract import Device, Refused, Session, SessionFactory
 
 T = TypeVar("T")
 
-Share = Callable[[str], float | None]
-"""Graph folder -> the share of its weights that may be open at once; None for all."""
+Divisions = Callable[[str], Division | None]
+"""Graph folder -> how it runs in parts; None for as a whole."""
 
 OPENINGS = 3
 """How often a graph is opened anew because a folder was renamed meanwhile."""
@@ -59,19 +60,19 @@ class GraphOpener:
         self._threads = _threads(manifest)
         self.replaced: Mapping[str, Replaced] = {}
 
-    def open(self, record: GraphRecord, share: Share) -> Session:
+    def open(self, record: GraphRecord, divisions: Divisions) -> Session:
         """A session of the files that were verified.
 
         Raises:
             LatentcError: a file has changed since, or the vendor refused one.
         """
         if self._files is None:
-            return self._open(record, share)
+            return self._open(record, divisions)
         for _ in range(OPENINGS):
             places = self._files.folders(record.folder)
             self._files.check(record.folder)
             try:
-                session = self._open(record, share)
+                session = self._open(record, divisions)
             except LatentcError:
                 # A file that is gone is told as that, not as a vendor puts it.
                 self._files.check(record.folder)
@@ -89,7 +90,7 @@ class GraphOpener:
             f"{self._root} was renamed each time {record.folder} was opened.", "Load it again."
         )
 
-    def _open(self, record: GraphRecord, share: Share) -> Session:
+    def _open(self, record: GraphRecord, divisions: Divisions) -> Session:
         """A session on the graph's device, or on the next that takes it.
 
         Raises:
@@ -97,8 +98,8 @@ class GraphOpener:
         """
         devices = self._placement.candidates(record.folder)
         if not devices:  # The target's package is missing, which its session says.
-            return self._open_on(record, self._placement.asked(record.folder), record.precision, share)
-        session, _ = self.first_taken(record, devices, {}, lambda session: None, share)
+            return self._open_on(record, self._placement.asked(record.folder), record.precision, divisions)
+        session, _ = self.first_taken(record, devices, {}, lambda session: None, divisions)
         return session
 
     def first_taken(
@@ -107,7 +108,7 @@ class GraphOpener:
         devices: Sequence[Device],
         refusals: dict[str, LatentcError],
         attempt: Callable[[Session], T],
-        share: Share,
+        divisions: Divisions,
     ) -> tuple[Session, T]:
         """The session on the first of the devices that opens the graph and makes the attempt, and what that returns.
 
@@ -121,7 +122,9 @@ class GraphOpener:
         for device in devices:
             session = None
             try:
-                session = self._open_on(record, device.name, self._placement.compute(graph, device), share)
+                session = self._open_on(
+                    record, device.name, self._placement.compute(graph, device), divisions
+                )
                 result = attempt(session)
             except Refused as refusal:
                 if session is not None:
@@ -139,13 +142,13 @@ class GraphOpener:
             return session, result
         raise next(iter(refusals.values()))
 
-    def _open_on(self, record: GraphRecord, device: str, compute: str, share: Share) -> Session:
+    def _open_on(self, record: GraphRecord, device: str, compute: str, divisions: Divisions) -> Session:
         if constants := self.replaced.get(record.folder):
             assert isinstance(self._factory, TakesConstants)
             return self._factory.open_with(
                 self._root / record.model_file, device, compute, constants, record.built
             )
-        in_parts = self._divided.session(record, device, compute, share(record.folder))
+        in_parts = self._divided.session(record, device, compute, divisions(record.folder))
         if in_parts is not None:
             return in_parts
         cache = self._cache_of(record, compute)

@@ -22,7 +22,7 @@ from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
 from runtimes.divided_graphs import DividedGraphs
 from runtimes.graph_opening import GraphOpener
-from runtimes.memory_plan import MemoryPlan, memory_plan
+from runtimes.memory_plan import Division, MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
 from runtimes.sessions.file_constants import Replaced
@@ -202,7 +202,7 @@ class Graphs:
         if graph not in self._sessions:
             self._make_room(graph)
             self._progress(Event(f"opening {graph}", 0, None))
-            self._sessions[graph] = self._opener.open(self._records[graph], self._share)
+            self._sessions[graph] = self._opener.open(self._records[graph], self._division)
             self._progress(Event(f"opening {graph}", 1, 1))
         self._check_open()
         return self._sessions[graph]
@@ -229,9 +229,9 @@ class Graphs:
         held = sum(self.plan.graphs[folder].total for folder in self._sessions)
         return replace(self.plan, budget=min(self._budget, available() + held))
 
-    def _share(self, graph: str) -> float | None:
-        """Of the graph's weights, that may be open at once; None for all."""
-        return self._plan_now().share(graph)
+    def _division(self, graph: str) -> Division | None:
+        """How the graph runs in parts; None for as a whole."""
+        return self._plan_now().division(graph)
 
     def _free(self, graph: str) -> None:
         """Frees the graph's session, if it has one; where another thread uses it, that thread does."""
@@ -258,7 +258,7 @@ class Graphs:
                 raise
             refusals: dict[str, LatentcError] = {device.name: refusal}
             session, outputs = self._opener.first_taken(
-                self._records[graph], others, refusals, attempt, self._share
+                self._records[graph], others, refusals, attempt, self._division
             )
             self._sessions.pop(graph).close()
             self._sessions[graph] = session

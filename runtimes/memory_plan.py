@@ -15,12 +15,11 @@ from artifacts.units import parse_bytes, size
 from runtimes.generate_options import check_range
 from runtimes.tiles import Scaling, scaling_of
 
-SMALLEST_PARTS = 8
-"""Of a graph in parts, at least the SMALLEST_PARTS-th of it is open at once."""
+MOST_PARTS = 16
+"""Parts that a graph is cut into at most: what crosses between is copied, and those that close are opened again."""
 
-
-PARTS_CALL = 1.5
-"""What a call takes in parts, for each byte that it takes whole: parts that stay open keep memory of their own."""
+PARTS_CALL = 1.2
+"""What a call takes in parts, for each byte that it takes whole: values that cross lie beside what a part keeps."""
 
 WHOLE_VALUES = 3
 """A call in tiles takes the WHOLE_VALUES-th of a whole call: values between its stages are whole."""
@@ -82,8 +81,35 @@ class GraphMemory:
     @property
     def smallest(self) -> int:
         """The same where the graph runs in parts, too; what was not measured does not."""
-        in_parts = self.opened // SMALLEST_PARTS + round(self.call(self.largest) * PARTS_CALL)
+        in_parts = self.opening // MOST_PARTS + round(self.call(self.largest) * PARTS_CALL)
         return min(self.divided, in_parts) if self.measured else self.divided
+
+    def division(self, room: int) -> Division:
+        """The fewest parts that can all stay open within so many bytes; of the most parts, those that can."""
+        left = room - round(self.call(self.largest) * PARTS_CALL)
+        for parts in range(2, MOST_PARTS + 1):
+            if (self.opened * (parts - 1) + self.opening) // parts <= left:
+                return Division(parts, 1.0)
+        # All that opening takes beyond what is left of it is of one part at a time.
+        most = (left - self.opening // MOST_PARTS) / max(1, self.opened)
+        return Division(MOST_PARTS, min(1.0, max(0.0, most)))
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a graph runs in parts.
+
+    Attributes:
+        parts: how many of equal weights. kept: the share of the weights that stays open from call to call; the other
+            parts are opened one at a time.
+    """
+
+    parts: int
+    kept: float
+
+    def opened(self, memory: GraphMemory) -> int:
+        """Bytes that are open at most, beside a call."""
+        return round(memory.opened * self.kept) + (memory.opening // self.parts if self.kept < 1 else 0)
 
 
 @dataclass(frozen=True)
@@ -192,20 +218,18 @@ class MemoryPlan:
 
     def room(self, graph: str) -> int | None:
         """Bytes that a call of the graph may take where no other is open; None for any."""
-        share = self.share(graph)
         if self.budget is None:
             return None
-        return self.budget - self.process - round(self.graphs[graph].opened * (1 if share is None else share))
+        memory, division = self.graphs[graph], self.division(graph)
+        return self.budget - self.process - (memory.opened if division is None else division.opened(memory))
 
-    def share(self, graph: str) -> float | None:
-        """How much of the graph may be open at once, beside its calls; None for all of it."""
+    def division(self, graph: str) -> Division | None:
+        """How the graph runs in parts; None for as a whole."""
         memory = self.graphs[graph]
         if self.budget is None or not memory.measured or not memory.opened:
             return None
-        left = self.budget - self.process - round(memory.call(memory.largest) * PARTS_CALL)
-        if memory.divided <= self.budget - self.process:
-            return None
-        return min(1.0, max(left / memory.opened, 1 / SMALLEST_PARTS))
+        room = self.budget - self.process
+        return None if memory.divided <= room else memory.division(room)
 
 
 def budget_of(memory: str | int | None) -> int | None:

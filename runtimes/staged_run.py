@@ -45,7 +45,7 @@ class StagedGraph:
         """What each norm multiplies each channel by, and adds: asked of the vendor, by pictures of two pixels."""
         import numpy as np
 
-        norms = self.staging.norms
+        norms = [norm for norm in self.staging.norms if norm is not None]
         with closing(self._opened([n.before for n in norms], [n.after for n in norms], True)) as session:
             probes = {}
             for name, spec in session.inputs.items():
@@ -87,8 +87,8 @@ class StagedGraph:
             values |= self._stage(stage, values, cells, side, check)
             if number == len(self.staging.norms):
                 break
-            norm = self.staging.norms[number]
-            values[norm.after] = self._normed(norm, values)
+            if (norm := self.staging.norms[number]) is not None:
+                values[norm.after] = self._normed(norm, values)
             later = {name for rest in self.staging.stages[number + 1 :] for name in rest.inputs}
             values = {name: value for name, value in values.items() if name in later}
         return {name: _array(values[name]) for name in self.staging.stages[-1].outputs}
@@ -109,6 +109,8 @@ class StagedGraph:
             return {}
         with closing(self._opened(stage.inputs, stage.outputs, False)) as session:
             names = [name for name in stage.inputs if name in session.inputs]
+            if stage.rows:
+                return self._rows(stage, session, {name: _array(values[name]) for name in names}, check)
             if not stage.local:
                 return session.run({name: _array(values[name]) for name in names})
             scales = [_scale(values[name].shape, cells) for name in names]
@@ -137,6 +139,23 @@ class StagedGraph:
                     outer = [slice(c[0] * scale, c[1] * scale) for c in tile.core]
                     made[name][..., outer[0], outer[1]] = array[..., inner[0], inner[1]]
             return made
+
+    def _rows(
+        self, stage: Stage, session: Session, arrays: Mapping[str, np.ndarray], check: Callable[[], None]
+    ) -> dict[str, np.ndarray]:
+        """The rows of an attention, so many at a time that their scores are no larger than `LARGE`."""
+        import numpy as np
+
+        rows = arrays[stage.rows]
+        # A row's scores are one for each row, in each head.
+        scores = math.prod(rows.shape[:-1]) * rows.dtype.itemsize
+        step = max(1, LARGE // scores)
+        made = []
+        for start in range(0, rows.shape[-2], step):
+            check()
+            part = np.ascontiguousarray(rows[..., start : start + step, :])
+            made.append(session.run({**arrays, stage.rows: part})[stage.outputs[0]])
+        return {stage.outputs[0]: np.concatenate(made, axis=-2)}
 
     def _normed(self, norm: Norm, values: Mapping[str, np.ndarray | _Normed]) -> _Normed:
         """The norm of a whole value."""

@@ -1,8 +1,8 @@
 """Graphs in stages: parts of one graph that run one after the other, each opened and closed by itself.
 
 A picture is decoded or encoded in tiles exactly, but for rounding, where the graph is cut at its group norms. Their
-means and variances are of the whole picture; between two of them, convolutions see only so far. What is not local, such
-as attention, runs whole: it lies at the latent's size.
+means and variances are of the whole picture; between two of them, convolutions see only so far. What is not local runs
+whole: it lies at the latent's size. Of attention, whose scores grow with the square of that, the rows run in turn.
 """
 
 from __future__ import annotations
@@ -50,20 +50,22 @@ class Stage:
         inputs, outputs: values.
         local: whether it can be run on tiles.
         radius: how many elements of an input, at most, an element of an output sees beside its own place.
+        rows: the input each of whose rows [.., rows, features] makes the same row of the output; empty for none.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     local: bool
     radius: int
+    rows: str = ""
 
 
 @dataclass(frozen=True)
 class Staging:
-    """A graph as stages, with a norm between each two."""
+    """A graph as stages, and what is between each two: a norm, or nothing."""
 
     stages: tuple[Stage, ...]
-    norms: tuple[Norm, ...]
+    norms: tuple[Norm | None, ...]
 
 
 class _Graph:
@@ -111,7 +113,51 @@ def staging(structure: Structure) -> Staging | None:
     stages = _cut(graph, kept)
     if not any(stage.local for stage in stages):
         return None
-    return Staging(tuple(stages), tuple(kept))
+    divided: list[Stage] = []
+    between: list[Norm | None] = []
+    for stage, norm in zip(stages, (*kept, None), strict=True):
+        pieces = [stage] if stage.local else _attention_apart(graph, stage)
+        divided += pieces
+        between += [*(None for _ in pieces[1:]), norm]
+    return Staging(tuple(divided), tuple(between[:-1]))
+
+
+def _attention_apart(graph: _Graph, stage: Stage) -> list[Stage]:
+    """The stage, with the rows of each attention in it as a stage of its own."""
+    stages: list[Stage] = []
+    available = stage.inputs
+    for position in sorted(_nodes(graph, available, stage.outputs)):
+        attention = _attention(graph, position)
+        if attention is None:
+            continue
+        read, context = attention
+        stages.append(_stage(graph, available, tuple(name for name in read if name not in available)))
+        stages.append(Stage(read, (context,), local=False, radius=0, rows=read[0]))
+        available = tuple(dict.fromkeys((*available, context)))
+    return [*stages, _stage(graph, available, stage.outputs)]
+
+
+def _attention(graph: _Graph, position: int) -> tuple[tuple[str, ...], str] | None:
+    """What the attention whose softmax is at the position reads, the queries first, and the value that it makes."""
+    nodes, shapes = graph.structure.nodes, graph.structure.shapes
+    softmax = nodes[position]
+    if softmax.kind.lower() != "softmax" or len(graph.readers.get(softmax.outputs[0], ())) != 1:
+        return None
+    mixing = nodes[graph.readers[softmax.outputs[0]][0]]
+    scoring = graph.maker(softmax.inputs[0])
+    if scoring is None or {scoring.kind, mixing.kind} != {"MatMul"} or mixing.inputs[0] != softmax.outputs[0]:
+        return None
+    queries, shape = scoring.inputs[0], shapes.get(scoring.inputs[0], ())
+    rank = len(shapes.get(softmax.outputs[0], ()))
+    # Rows that are not transposed: there are as many as the picture has, and each is of so many features.
+    if len(shape) < 3 or shape[-2] is not None or shape[-1] is None or len(shape) != rank:
+        return None
+    if int(softmax.attributes.get("axis", -1)) not in (-1, rank - 1):
+        return None
+    read = (queries, scoring.inputs[1], mixing.inputs[1])
+    return (
+        (read, mixing.outputs[0]) if len({*read}) == 3 and not {*read} & {*graph.structure.weights} else None
+    )
 
 
 def _norm(graph: _Graph, position: int) -> Norm | None:
@@ -192,19 +238,24 @@ def _cut(graph: _Graph, norms: Sequence[Norm]) -> list[Stage]:
     return stages
 
 
-def _stage(graph: _Graph, available: Sequence[str], outputs: tuple[str, ...]) -> Stage:
-    """What makes the outputs of values that are there."""
+def _nodes(graph: _Graph, available: Sequence[str], outputs: Sequence[str]) -> set[int]:
+    """Positions of the nodes that make the outputs of values that are there."""
     needed: set[int] = set()
-    inputs: dict[str, None] = {}
     pending = list(outputs)
     while pending:
         name = pending.pop()
-        if name in available:
-            inputs[name] = None
-        elif name in graph.makers and graph.makers[name] not in needed:
+        if name not in available and name in graph.makers and graph.makers[name] not in needed:
             needed.add(graph.makers[name])
             pending += graph.structure.nodes[graph.makers[name]].inputs
-    radius, local = 0, all(map(graph.is_map, (*inputs, *outputs)))
+    return needed
+
+
+def _stage(graph: _Graph, available: Sequence[str], outputs: tuple[str, ...]) -> Stage:
+    """What makes the outputs of values that are there."""
+    needed = _nodes(graph, available, outputs)
+    inputs = {name for i in needed for name in graph.structure.nodes[i].inputs} | {*outputs}
+    read = tuple(name for name in available if name in inputs)
+    radius, local = 0, all(map(graph.is_map, (*read, *outputs)))
     for position in needed:
         node = graph.structure.nodes[position]
         if not any(map(graph.is_map, node.inputs)):
@@ -221,4 +272,4 @@ def _stage(graph: _Graph, available: Sequence[str], outputs: tuple[str, ...]) ->
             node.kind == "Concat" and node.attributes.get("axis", 1) != 1
         ):
             local = False
-    return Stage(tuple(name for name in available if name in inputs), outputs, local, radius)
+    return Stage(read, outputs, local, radius)

@@ -19,6 +19,7 @@ from typing import IO
 
 from artifacts import memory
 from artifacts.errors import LatentcError, UsageError
+from artifacts.resident import Watch
 
 MIB = 1 << 20
 # The child enters its group before it becomes the command, so that nothing of the command runs outside.
@@ -38,6 +39,8 @@ class Usage:
         peak: bytes of the whole group at most, page cache included; None where there was no group.
         cpu: seconds of all its processes on a processor; None where unknown.
         resident: bytes of the largest single process at most, without page cache; None where unknown.
+        anonymous: bytes of no file that the command's own process held at most, sampled; None where the system does
+            not tell.
     """
 
     status: int
@@ -46,6 +49,7 @@ class Usage:
     cpu: float | None
     peak: int | None
     resident: int | None
+    anonymous: int | None = None
 
 
 class Group:
@@ -154,20 +158,23 @@ def _finish(
     process = subprocess.Popen(command, env=env, cwd=cwd, stdout=output, stderr=output and subprocess.STDOUT)
     resident: int | None = None
     cpu: float | None = None
+    watch = Watch(process.pid)
     try:
-        if sys.platform == "win32":
-            status = process.wait()
-        else:
-            _, wait_status, usage = os.wait4(process.pid, 0)
-            status = process.returncode = os.waitstatus_to_exitcode(wait_status)
-            cpu = usage.ru_utime + usage.ru_stime
-            resident = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        with watch:
+            if sys.platform == "win32":
+                status = process.wait()
+            else:
+                _, wait_status, usage = os.wait4(process.pid, 0)
+                status = process.returncode = os.waitstatus_to_exitcode(wait_status)
+                cpu = usage.ru_utime + usage.ru_stime
+                resident = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     except BaseException:
         process.kill()
         raise
     seconds = time.perf_counter() - start
     killed = group is not None and group.kills() > 0
-    return Usage(137 if killed else status, killed, seconds, cpu, group.peak() if group else None, resident)
+    peak = group.peak() if group else None
+    return Usage(137 if killed else status, killed, seconds, cpu, peak, resident, watch.peaks().anonymous)
 
 
 def main() -> None:

@@ -1,35 +1,46 @@
 """`python -m bench.project.run_memory [NAME...]`: what drawing with models of published sizes takes under hard limits.
 
 Each model has random weights, is compiled for OpenVINO, and draws one picture twice: without a limit, and under one
-that counts the page cache, too (`bench.project.memlimit`). The pictures must be equal. With --peers, OpenVINO GenAI and
-optimum-intel draw the same, their peaks beside ours. Exits with 1 where a picture differs or a process is killed.
+that counts the page cache, too (`bench.project.memlimit`). The pictures must be equal, and what the plan said beside
+what the process took. With --peers, OpenVINO GenAI and optimum-intel draw the same, their peaks beside ours. Exits
+with 1 where a picture differs, a process is killed, or a plan is off by more than it may.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from artifacts import worker
 from artifacts.errors import LatentcError
+from artifacts.manifest_reading import read_manifest
+from artifacts.units import size
 from bench import markdown_tables
 from bench.project import memlimit, peers
 from bench.project.full_size.make import make
 from bench.project.full_size.published import PUBLISHED
 from bench.project.memlimit import MIB, Usage
+from runtimes.memory_plan import memory_plan
 
 PROMPT = "a large red circle at the left on a blue background"
 
 HEADROOM = 0.9
 """The part of a hard limit that the plan is given: page cache and the processes' own pages are in the rest."""
+
+COMPILE_LIMIT = 9216
+"""MiB that a compile is held to: what it then cannot compare with PyTorch it measures in memory alone."""
+
+LEAST, MOST = 0.9, 1.2
+"""What a plan may say for each byte that a process took."""
 
 
 @dataclass(frozen=True)
@@ -39,71 +50,149 @@ class Case:
     Attributes:
         model: a name in `PUBLISHED`.
         quantize: as `latentc compile --quantize`; empty for none.
-        limit: of the process that draws, in MiB.
+        limits: of the process that draws, in MiB, each for a picture of its own.
+        dtype: of the model's weights on the disk.
     """
 
     model: str
     quantize: str
     size: str
     steps: int
-    limit: int
+    limits: tuple[int, ...]
+    dtype: str = "fp16"
 
     @property
     def name(self) -> str:
         """Of its row and its artifact."""
         return f"{self.model}-{self.quantize or 'bf16'}"
 
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Width and height."""
+        width, height = map(int, self.size.split("x"))
+        return width, height
+
 
 CASES = {
     case.name: case
     for case in (
-        Case("sd15", "", "512x512", 2, 3072),
-        Case("sd15", "int4", "512x512", 2, 2048),
-        Case("sdxl", "int8", "1024x1024", 1, 4608),
-        Case("flux", "int4", "512x512", 1, 6144),
+        Case("sd15", "", "512x512", 2, (3072, 2048)),
+        Case("sd15", "int4", "512x512", 2, (2048, 1536)),
+        Case("sdxl", "int8", "1024x1024", 1, (4608,)),
+        Case("flux", "int4", "512x512", 1, (6144, 4096)),
     )
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one process took."""
+    """What one process took.
+
+    Attributes:
+        way: what the plan said is done; empty for peers.
+        planned: bytes that the plan said this takes.
+        equal: whether the picture is that without a limit; None where there is none to compare with.
+        seconds: opening graphs and drawing; None for peers.
+    """
 
     case: str
     who: str
     limit: int | None
     usage: Usage
+    way: str = ""
+    planned: int | None = None
     equal: bool | None = None
+    seconds: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The plan's bytes for each byte that was measured."""
+        if self.planned is None or not self.usage.anonymous or self.usage.status:
+            return None
+        return self.planned / self.usage.anonymous
 
     @property
     def holds(self) -> bool:
-        """Whether it drew, and the picture is that without a limit where that is known."""
-        return self.usage.status == 0 and self.equal is not False
+        """Whether it drew, the picture is that without a limit, and the plan is near enough, where these are known."""
+        near = self.ratio is None or LEAST <= self.ratio <= MOST
+        return self.usage.status == 0 and self.equal is not False and near
 
 
 def command(case: Case, artifact: Path, out: Path, memory: int | None, tile: str = "auto") -> list[str]:
-    """What draws the case's picture."""
+    """What draws the case's picture, and tells its timings."""
     limited = [] if memory is None else ["--memory", str(memory)]
     return [
         *(*worker.command("latentc.cli:main"), "generate", str(artifact), PROMPT, "-o", str(out)),
-        *("--steps", str(case.steps), "--seed", "1", "--size", case.size, "--tile", tile, *limited),
+        *("--steps", str(case.steps), "--seed", "1", "--size", case.size, "--tile", tile, "--json", *limited),
     ]
 
 
+def drawn(case: Case, artifact: Path, out: Path, limit: int | None) -> Row:
+    """One picture in a process of its own, with no graph in its cache.
+
+    Args:
+        limit: in MiB.
+    """
+    forget(artifact)
+    budget = None if limit is None else int(limit * MIB * HEADROOM)
+    plan = memory_plan(read_manifest(artifact.absolute()), budget, picture=case.picture, process=True)
+    way = plan.way
+    with tempfile.TemporaryDirectory(prefix="latentc-cache-") as cache, tempfile.TemporaryFile() as told:
+        usage = memlimit.run(
+            command(case, artifact, out, budget),
+            None if limit is None else limit * MIB,
+            env={**os.environ, "LATENTC_CACHE": cache},
+            output=told,
+        )
+        told.seek(0)
+        text = told.read().decode()
+    if usage.status:
+        print(text, file=sys.stderr)
+    return Row(
+        case.name,
+        "latentc",
+        limit,
+        usage,
+        "" if way is None else way.text,
+        None if way is None else way.bytes,
+        seconds=None if usage.status else seconds(text),
+    )
+
+
+def seconds(text: str) -> float | None:
+    """Of opening and drawing, in what `latentc generate --json` printed, behind what went to stderr."""
+    try:
+        (picture,) = json.loads("[\n" + text.partition("\n[\n" if not text.startswith("[") else "[\n")[2])
+    except ValueError:
+        return None
+    timings = picture["timings"]
+    return float(timings["total"] + timings["opening"])
+
+
+def forget(folder: Path) -> None:
+    """Has the system drop what it keeps of the folder's files, so that a control group is charged for them anew."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for file in filter(Path.is_file, folder.rglob("*")):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def measure(case: Case, artifact: Path, folder: Path, limits: bool = True) -> list[Row]:
-    """The picture without a limit, and under the case's.
+    """The picture without a limit, and under each of the case's.
 
     Raises:
         LatentcError: no control group can be made here.
     """
-    free, bounded = folder / f"{case.name}.png", folder / f"{case.name}-limited.png"
-    rows = [Row(case.name, "latentc", None, memlimit.run(command(case, artifact, free, None)))]
-    if not limits:
-        return rows
-    limit = case.limit * MIB
-    usage = memlimit.run(command(case, artifact, bounded, int(limit * HEADROOM)), limit)
-    equal = free.is_file() and bounded.is_file() and same_picture(free, bounded)
-    return [*rows, Row(case.name, "latentc", case.limit, usage, equal)]
+    free = folder / f"{case.name}.png"
+    rows = [drawn(case, artifact, free, None)]
+    for limit in case.limits if limits else ():
+        bounded = folder / f"{case.name}-{limit}.png"
+        row = drawn(case, artifact, bounded, limit)
+        equal = free.is_file() and bounded.is_file() and same_picture(free, bounded)
+        rows.append(replace(row, equal=equal))
+    return rows
 
 
 def same_picture(first: Path, second: Path) -> bool:
@@ -118,10 +207,10 @@ def same_picture(first: Path, second: Path) -> bool:
 
 
 def measure_peer(case: Case, model: Path, folder: Path, peer: str, loader: str) -> Row:
-    """A peer's peak at the same picture, of its own export of the same model, without a limit."""
+    """A peer's peak at the same picture in bf16, of its own export of the same model, without a limit."""
     place = peers.python(peer)
-    exported = folder / f"{case.model}-{case.quantize or 'fp16'}-{peer}"
-    bits = {"": "fp16"}.get(case.quantize, case.quantize)
+    bits = case.quantize or "fp16"
+    exported = folder / f"{case.model}-{bits}-optimum"
     if not exported.exists():
         subprocess.run(
             [
@@ -130,8 +219,9 @@ def measure_peer(case: Case, model: Path, folder: Path, peer: str, loader: str) 
                 *("--model", str(model), str(exported)),
             ],
             check=True,
+            env=peers.environment(),
         )
-    width, height = map(int, case.size.split("x"))
+    width, height = case.picture
     request = {
         "prompt": PROMPT,
         "steps": case.steps,
@@ -139,10 +229,13 @@ def measure_peer(case: Case, model: Path, folder: Path, peer: str, loader: str) 
         "seed": 1,
         "width": width,
         "height": height,
+        "type": "bf16",
     }
     draw = Path(peers.__file__).parent / "draw.py"
     out = folder / f"{case.name}-{peer}.npy"
-    usage = memlimit.run([str(place), str(draw), loader, str(exported), str(out), json.dumps(request)])
+    usage = memlimit.run(
+        [str(place), str(draw), loader, str(exported), str(out), json.dumps(request)], env=peers.environment()
+    )
     return Row(case.name, peer, None, usage)
 
 
@@ -150,7 +243,7 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
 
     def mib(count: int | None) -> str:
-        return "not known" if count is None else f"{count // MIB:,} MiB"
+        return "" if count is None else f"{count // MIB:,} MiB"
 
     def outcome(row: Row) -> str:
         if row.usage.killed:
@@ -159,38 +252,61 @@ def table(rows: Sequence[Row]) -> str:
             return f"failed ({row.usage.status})"
         return {None: "drawn", True: "equal", False: "differs"}[row.equal]
 
+    def price(row: Row) -> str:
+        free = next((r.seconds for r in rows if (r.case, r.who, r.limit) == (row.case, row.who, None)), None)
+        return "" if None in (row.limit, row.seconds) or not free else f"{row.seconds / free:.2f} times"  # type: ignore[operator]
+
+    figures = (
+        "hard limit",
+        "of no file",
+        "plan",
+        "plan / measured",
+        "whole process",
+        "with page cache",
+        "time",
+        "price",
+    )
     return markdown_tables.table(
-        ("model", "", "hard limit", "picture", "largest process", "wall"),
+        ("model", "", *figures[:1], "picture", "way", *figures[1:]),
         [
             (
                 row.case,
                 row.who,
                 "none" if row.limit is None else f"{row.limit:,} MiB",
                 outcome(row),
+                row.way,
+                mib(row.usage.anonymous),
+                mib(row.planned),
+                "" if row.ratio is None else f"{row.ratio:.2f}",
                 mib(row.usage.resident),
-                f"{row.usage.seconds:.0f} s",
+                mib(row.usage.peak),
+                f"{row.usage.seconds if row.seconds is None else row.seconds:.0f} s",
+                price(row),
             )
             for row in rows
         ],
+        right=figures,
     )
 
 
-def _artifact(case: Case, work: Path) -> tuple[Path, Path]:
+def _artifact(case: Case, work: Path, limits: bool, tell: Callable[[str], None]) -> tuple[Path, Path]:
     """The case's model and artifact, made unless they are there."""
     model, artifact = work / case.model, work / case.name
+    if artifact.exists():
+        return model, artifact
     if not model.exists():
-        make(PUBLISHED[case.model], model, tell=print)
-    if not artifact.exists():
-        quantized = (
-            ["--quantize", case.quantize, "--pictures", "0"] if case.quantize else ["--precision", "bf16"]
-        )
-        subprocess.run(
-            [
-                *(*worker.command("latentc.cli:main"), "compile", str(model), str(artifact)),
-                *("--target", "openvino", "--size", case.size, *quantized),
-            ],
-            check=True,
-        )
+        make(PUBLISHED[case.model], model, case.dtype, tell=tell)
+    quantized = ["--quantize", case.quantize, "--pictures", "0"] if case.quantize else ["--precision", "bf16"]
+    usage = memlimit.run(
+        [
+            *(*worker.command("latentc.cli:main"), "compile", str(model), str(artifact)),
+            *("--target", "openvino", "--size", case.size, *quantized),
+        ],
+        COMPILE_LIMIT * MIB if limits else None,
+    )
+    if usage.status:
+        raise LatentcError(f"compiling {case.name} failed with status {usage.status}.")
+    tell(f"{case.name}: {size(sum(f.stat().st_size for f in artifact.rglob('*') if f.is_file()))}")
     return model, artifact
 
 
@@ -211,14 +327,17 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         try:
             for case in map(CASES.__getitem__, args.names):
-                model, artifact = _artifact(case, work)
+                model, artifact = _artifact(
+                    case, work, not args.no_limits, lambda line: print(line, file=sys.stderr)
+                )
                 rows += measure(case, artifact, Path(scratch), not args.no_limits)
                 if args.peers:
                     rows.append(measure_peer(case, model, work, "openvino-genai", "Text2ImagePipeline"))
                     rows.append(measure_peer(case, model, work, "optimum-intel", "OVDiffusionPipeline"))
         except LatentcError as error:
             sys.exit(f"Error: {error}")
-    print(table(rows))
+        finally:
+            print(table(rows))
     sys.exit(0 if all(row.holds for row in rows) else 1)
 
 

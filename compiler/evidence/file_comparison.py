@@ -62,14 +62,13 @@ def compare(
 
     if check == "none":
         return (Evidence(check="not measured", reason="--check none"),)
-    if short := memory.shortage(memory_needed(parameters)):
-        return (Evidence(check="not measured", reason=f"it takes {short}"),)
+    short = memory.shortage(memory_needed(parameters))
     schemes = {weight.scheme.partition(":")[0] for weight in weights} - {NONE}
     component = source.component(method.component)
     task = f"{method.folder}: comparing with PyTorch"
     progress(Event(task, 0, None))
     with (
-        write_points(method, order(method)[: None if check == "full" else 1]) as points,
+        write_points(method, () if short else order(method)[: None if check == "full" else 1]) as points,
         write_points(method, () if reproducible() else ends(method)) as end_points,
     ):
         job = GraphCheckJob(
@@ -97,6 +96,9 @@ def compare(
             points=tuple(str(point) for point in points),
             ends=tuple(str(point) for point in end_points),
         )
+
+        if short:
+            return checker.memory(job, f"it takes {short}")
 
         def where(kind: str, limit: float) -> tuple[Finding, ...]:
             assert locator is not None

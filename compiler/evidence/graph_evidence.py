@@ -51,9 +51,11 @@ class GraphCheckJob(BaseModel):
         component, method, arguments, inputs, outputs, state, settings: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
         ends: those of the smallest and the largest call, whose memory is measured.
+        only_memory: measure nothing else.
     """
 
     kind: Literal["graph"] = "graph"
+    only_memory: bool = False
     target: str
     device: str
     precision: str
@@ -147,6 +149,26 @@ class Checker:
         return tuple(
             judge(job, kind, errors, check, answer["device"], spare=kind != WIDE and WIDE in by_type)
             for kind, errors in by_type.items()
+        )
+
+    def memory(self, job: GraphCheckJob, reason: str) -> tuple[Evidence, ...]:
+        """What a graph takes in memory in its usual type, where its errors are not measured; nothing where that fails.
+
+        Args:
+            reason: why they are not.
+        """
+        evidence = Evidence(check="not measured", reason=reason)
+        try:
+            answer = self.ask(job.model_copy(update={"only_memory": True}))
+        except WorkerError:
+            return (evidence,)
+        if answer.get("memory") is None:
+            return (evidence,)
+        memory = MemoryUse.model_validate(answer["memory"])
+        return (
+            evidence.model_copy(
+                update={"compute": answer["compute"], "device": answer["device"], "memory": memory}
+            ),
         )
 
 

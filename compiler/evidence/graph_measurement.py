@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from artifacts.call_trees import AnyLeaf
+from artifacts.manifest import GraphSpec
+from artifacts.memory import available
 from artifacts.worker_loop import Work
 from compiler.evidence.graph_evidence import Errors, GraphCheckJob
-from compiler.evidence.memory_use import MemoryMeter, process_memory
+from compiler.evidence.memory_use import WHOLE_OPENING, MemoryMeter, PartsMeter, process_memory
 from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
 from runtimes.guard import guarded
 from runtimes.model_view import component_view
+from runtimes.sessions.session_contract import SessionFactory
 
 
 def _undefined(job: GraphCheckJob, references: Sequence[Sequence[np.ndarray]]) -> str:
@@ -49,6 +52,8 @@ def measure(job: GraphCheckJob) -> dict[str, Any]:
     device = device_of(factory, job.device)
     types = (job.precision,) if device is None else natively(device, job.precision)
     types = worth_measuring(types) if job.compute == AUTO else (job.compute,)
+    if job.only_memory:
+        return _memory(job, factory, types[-1])
     points = [dict(np.load(file)) for file in job.points]
     process_memory()
     references, noise = _reference(job, points, [kind for kind in types if kind != WIDE])
@@ -73,6 +78,38 @@ def measure(job: GraphCheckJob) -> dict[str, Any]:
         errors = dict(zip((spec.name for spec in job.outputs), _worst(ours, references), strict=True))
         by_type[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0), memory=memory).model_dump()
     return {"device": name, "types": by_type}
+
+
+def _memory(job: GraphCheckJob, factory: SessionFactory, compute: str) -> dict[str, Any]:
+    """What opening and the calls of `ends` take, of the whole graph where memory holds that, else of its parts."""
+    process_memory()
+    file = Path(job.model_file)
+    ends = [dict(np.load(end)) for end in job.ends]
+    weights = sum(entry.stat().st_size for entry in file.parent.iterdir())
+    if available() < WHOLE_OPENING * weights:
+        graph = GraphSpec(
+            folder=file.parent.name,
+            model_file=file.name,
+            inputs=job.inputs,
+            outputs=job.outputs,
+            dims={},
+            precision=job.precision,
+        )
+        use = PartsMeter(factory, graph, file.parent, job.device, compute).use(ends)
+    else:
+        meter = MemoryMeter(job.inputs)
+        session = meter.open(partial(factory.open, file, job.device, compute, None, job.built))
+        try:
+            meter.call(session, ends)
+            use = meter.use()
+        finally:
+            session.close()
+    device = device_of(factory, job.device)
+    return {
+        "device": "" if device is None else device.name,
+        "compute": compute,
+        "memory": None if use is None else use.model_dump(),
+    }
 
 
 def _worst(

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import CallMemory, MemoryUse
-from artifacts.manifest import TensorSpec
+from artifacts.manifest import GraphSpec, TensorSpec
 from artifacts.memory import available
 from artifacts.resident import Peaks, Resident, Watch, release, resident
-from runtimes.sessions.session_contract import Session
+from runtimes.divided_graphs import dividing
+from runtimes.memory_plan import MOST_PARTS
+from runtimes.parts_session import PartsSession, cut
+from runtimes.sessions.common import give_back
+from runtimes.sessions.session_contract import Session, SessionFactory
 
 if TYPE_CHECKING:
     import numpy as np
 
 SECONDS = 30.0
 """Of the largest call, by what the smallest took; one that would take longer is not made."""
+
+WHOLE_OPENING = 12
+"""Bytes that opening a whole graph may take for each of its files: four bits widened to fp32, and packed in bf16."""
 
 _SAMPLE = 0.002
 
@@ -48,11 +56,15 @@ class MemoryMeter:
         return session
 
     def call(self, session: Session, points: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Makes the calls, the smallest first; a later one that would take too long or too much is left out."""
-        if self._before is None or self._opened is None:
+        """Makes the calls, the smallest first; a later one that would take too long or too much is left out.
+
+        The smallest is made once more before: runtimes pack weights in the first call, which is of opening.
+        """
+        if self._before is None or self._opened is None or not points:
             return
+        ordered = sorted(points, key=_elements)
         before = None
-        for point in sorted(points, key=_elements):
+        for number, point in enumerate((ordered[0], *ordered)):
             inputs = {name: point[name] for name in session.inputs}
             if before is not None and not _affordable(_elements(inputs) / max(1, before[0]), *before[1:]):
                 return
@@ -62,11 +74,17 @@ class MemoryMeter:
                     outputs = session.run(inputs)
             except LatentcError:
                 return  # What is measured of it next says so.
+            seconds = time.perf_counter() - start
+            give_back(session)
+            if number == 0:
+                release()
+                self._opening, self._opened = _larger(self._opening, peaks()), resident()
+                continue
             anonymous = max(0, (peaks().anonymous or 0) - self._opened.anonymous)
             sizes = _sizes(self._specs, inputs)
             elements = _elements(inputs) + _elements(outputs)
             self._calls.append(CallMemory(sizes=sizes, elements=elements, anonymous=anonymous))
-            before = (_elements(inputs), time.perf_counter() - start, anonymous)
+            before = (_elements(inputs), seconds, anonymous)
 
     def use(self) -> MemoryUse | None:
         """What was measured; None where nothing was."""
@@ -79,6 +97,97 @@ class MemoryMeter:
             calls=tuple(self._calls),
             process=process_memory(),
         )
+
+
+class PartsMeter:
+    """Measures a graph in parts, opened one at a time, where memory does not take the whole of it.
+
+    What the parts take is added up, as if all stayed open; of calls the largest counts.
+    """
+
+    def __init__(
+        self, factory: SessionFactory, graph: GraphSpec, root: Path, device: str, compute: str
+    ) -> None:
+        """
+        Args:
+            graph: with its file relative to `root`.
+        """
+        self._factory, self._graph = factory, graph
+        self._file, self._device, self._compute = root / graph.model_file, device, compute
+        self._opening = self._opened = self._mapped = self._call = 0
+
+    def use(self, points: Sequence[Mapping[str, np.ndarray]]) -> MemoryUse | None:
+        """What was measured in the calls, the smallest first; None where the factory opens no parts.
+
+        Raises:
+            LatentcError: a part cannot be opened or run.
+        """
+        form = dividing(self._factory, self._file)
+        if form is None or resident() is None:
+            return None
+        structure = form.structure(self._file)
+        parts = cut(structure, -(-sum(structure.weights.values()) // MOST_PARTS))
+        session = PartsSession(
+            self._file, form, structure, parts, self._graph, self._open, self._device, stay_open=0
+        )
+        calls: list[CallMemory] = []
+        before, seconds = 1, 0.0
+        specs = {spec.name: spec for spec in self._graph.inputs}
+        for point in sorted(points, key=_elements):
+            inputs = {name: point[name] for name in session.inputs}
+            if calls and not _affordable(_elements(inputs) / max(1, before), seconds, calls[-1].anonymous):
+                break
+            self._opening = self._opened = self._mapped = self._call = 0
+            start = time.perf_counter()
+            outputs = session.run(inputs)
+            before, seconds = _elements(inputs), time.perf_counter() - start
+            elements = before + _elements(outputs)
+            calls.append(CallMemory(sizes=_sizes(specs, inputs), elements=elements, anonymous=self._call))
+        session.close()
+        if not calls:
+            return None
+        return MemoryUse(
+            opening=self._opening,
+            anonymous=self._opened,
+            file_backed=self._mapped,
+            calls=tuple(calls),
+            process=process_memory(),
+        )
+
+    def _open(self, part: bytes, narrow: Collection[str]) -> Session:
+        release()
+        before = resident()
+        factory: Any = self._factory
+        with _watched() as peaks:
+            session = factory.open_part(part, self._file, self._device, self._compute, narrow)
+        assert before is not None
+        return _MeasuredPart(session, partial(self._called, before, peaks().anonymous or 0))
+
+    def _called(self, before: Resident, opening: int, call: int, after: Resident) -> None:
+        """Counts a part: what was held before it was opened, at most meanwhile, in its call, and after that."""
+        self._opening += max(0, max(opening, call) - before.anonymous)
+        self._opened += max(0, after.anonymous - before.anonymous)
+        self._mapped += max(0, after.file_backed - before.file_backed)
+        self._call = max(self._call, call - after.anonymous)
+
+
+class _MeasuredPart:
+    """A part of a graph whose one call is measured."""
+
+    def __init__(self, session: Session, called: Callable[[int, Resident], None]) -> None:
+        self._session, self._called = session, called
+        self.inputs, self.outputs, self.device = session.inputs, session.outputs, session.device
+        self.close = session.close
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with _watched() as peaks:
+            outputs = self._session.run(inputs)
+        give_back(self._session)
+        release()
+        after = resident()
+        assert after is not None
+        self._called(peaks().anonymous or 0, after)
+        return outputs
 
 
 @cache
@@ -97,6 +206,10 @@ def _watched() -> Iterator[Callable[[], Peaks]]:
     watch = Watch(os.getpid(), _SAMPLE)
     with watch:
         yield watch.peaks
+
+
+def _larger(first: Peaks | None, second: Peaks) -> Peaks:
+    return second if first is None or (second.anonymous or 0) > (first.anonymous or 0) else first
 
 
 def _affordable(times: float, seconds: float, anonymous: int) -> bool:

@@ -14,7 +14,7 @@ from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
 from artifacts.processors import limit
-from runtimes.sessions.session_contract import Device, Refused
+from runtimes.sessions.session_contract import Device, Refused, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +98,13 @@ def running(name: str, target: str, inputs: Mapping[str, np.ndarray]) -> Iterato
     except Exception as error:  # As above.
         shapes = ", ".join(f"{k} {v.dtype.name}{list(v.shape)}" for k, v in inputs.items())
         raise Refused(f"{target} failed in {name} with {shapes}: {first_lines(error, _LINES)}") from error
+
+
+def give_back(session: Session) -> None:
+    """Has a session give back the memory that calls computed in, if it keeps any until the next."""
+    release = getattr(session, "release", None)
+    if release is not None:
+        release()
 
 
 def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec], name: str) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +134,10 @@ class OrtSessions:
                 return self._open(model_file, name, lent)
         return self._open(model_file, names[-1], lent)
 
-    def open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> OrtSession:
-        """Opens a part of a graph, whose weights stay in the whole graph's files.
+    def open_part(
+        self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()
+    ) -> OrtSession:
+        """Opens a part of a graph, whose weights stay in the whole graph's files; values have the file's own types.
 
         Raises:
             LatentcError: no such device, the whole graph's file holds what the target does not write, or the part was

@@ -99,24 +99,26 @@ class OpenVinoSessions:
         """See `runtimes.sessions.file_constants.TakesConstants`. The other weights are mapped from their file."""
         return self._opened(model_file, device, compute, None, constants)
 
-    def open_part(self, part: bytes, model_file: Path, device: str, compute: str) -> OpenVinoSession:
+    def open_part(
+        self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()
+    ) -> OpenVinoSession:
         """Opens a part of a graph, whose weights stay in the whole graph's file.
 
         Raises:
-            LatentcError: no such device, the whole graph's file holds what the target does not write, or OpenVINO
-                refused the part.
+            LatentcError: no such device, the part holds what the target does not write, or OpenVINO refused it.
         """
         name = choose(device, self.devices(), self.target, INSTALL).upper()
         import openvino as ov
 
-        check_openvino(model_file, FORMAT, None)
-        core = ov.Core()
+        core, weights = ov.Core(), model_file.with_suffix(".bin")
         with opening(model_file, self.target), TemporaryDirectory(prefix="latentc-part-") as folder:
             file = Path(folder) / model_file.name
             file.write_bytes(part)
-            model = core.read_model(file, model_file.with_suffix(".bin"))
+            check_openvino(file, FORMAT, weights=weights)
+            model = core.read_model(file, weights)
             if is_stored(file):
                 as_run(model)
+            _hand_over(model, narrow, compute)
             compiled = core.compile_model(model, name, _config(core, name, compute))
             return OpenVinoSession(compiled, model_file.parent.name, name.lower())
 
@@ -160,6 +162,37 @@ def _edited(core: Any, model_file: Path, constants: Replaced) -> Any:
     if is_stored(model_file):
         as_run(model)
     return model
+
+
+def _hand_over(model: Any, names: Collection[str], compute: str) -> None:
+    """Has inputs and outputs of these names be of the type to compute in.
+
+    In fp32 they would keep in fp32 what leads to an output, which a CPU rounds within a whole graph.
+    """
+    import openvino as ov
+    import openvino.opset13 as ops
+
+    kind = {"bf16": "bf16", "fp16": "f16"}.get(compute)
+    if kind is None or not names:
+        return
+    wide = ov.Type.f32
+    for parameter in model.get_parameters():
+        port = parameter.output(0)
+        if port.get_element_type() == wide and not port.get_names().isdisjoint(names):
+            readers = port.get_target_inputs()
+            parameter.set_element_type(getattr(ov.Type, kind))
+            widened = ops.convert(parameter, "f32")
+            for reader in readers:
+                reader.replace_source_output(widened.output(0))
+    for result in model.get_results():
+        port = result.input(0).get_source_output()
+        own = port.get_names()
+        if port.get_element_type() == wide and not own.isdisjoint(names):
+            narrowed = ops.convert(port, kind)
+            port.get_tensor().set_names(set())
+            narrowed.output(0).get_tensor().set_names(own)
+            result.input(0).replace_source_output(narrowed.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _config(core: Any, device: str, compute: str) -> dict[str, Any]:
@@ -262,7 +295,6 @@ class OpenVinoSession:
         """Runs the graph once; see `runtimes.sessions.session_contract.Session.run`."""
         check_run(self._request, inputs, self.inputs, self._name)
         import numpy as np
-        import openvino as ov
 
         with running(self._name, "openvino", inputs):
             # A read-only or sliced array cannot be shared; 0-d stays 0-d.
@@ -271,19 +303,44 @@ class OpenVinoSession:
             }
             # Tensors set one by one: `infer` looks for the kind of what it was given in Python, half a millisecond.
             for i, name in enumerate(self.inputs):
-                self._request.set_input_tensor(i, ov.Tensor(lent[name], shared_memory=True))
+                self._request.set_input_tensor(i, _lend(lent[name]))
             self._request.start_async()
             self._request.wait()
             return {
-                n: self._request.get_output_tensor(i).data.copy()
-                for n, i in zip(self.outputs, self._places, strict=True)
+                n: _own(self._request.get_output_tensor(i), spec)
+                for (n, spec), i in zip(self.outputs.items(), self._places, strict=True)
             }
+
+    def release(self) -> None:
+        """Gives back the memory that calls computed in, until the next."""
+        if self._model is not None:
+            self._model.release_memory()
 
     def close(self) -> None:
         """Frees the request and the compiled model; twice is harmless."""
         self._request = None
         self._model = None
         self._constants = None
+
+
+def _lend(array: np.ndarray) -> Any:
+    """A tensor on the array's own memory, which it keeps alive."""
+    import numpy as np
+    import openvino as ov
+
+    if array.dtype.name == "bfloat16":  # NumPy's type is ml_dtypes', which OpenVINO does not know.
+        return ov.Tensor(array.view(np.uint16), ov.Shape(array.shape), ov.Type.bf16)
+    return ov.Tensor(array, shared_memory=True)
+
+
+def _own(tensor: Any, spec: TensorSpec) -> np.ndarray:
+    """A copy of the tensor."""
+    array: np.ndarray = tensor.data.copy()
+    if spec.dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.view(ml_dtypes.bfloat16)
+    return array
 
 
 def _is_extra(port: Any) -> bool:

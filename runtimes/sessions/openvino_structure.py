@@ -27,21 +27,24 @@ _RULES = 1
 """Goes up when what is looked at changes."""
 
 
-def check_openvino(model_file: Path, form: FileFormat, cache_dir: Path | None = None) -> None:
-    """Holds a file to what its target writes, with each constant inside of the ``.bin`` beside it.
+def check_openvino(
+    model_file: Path, form: FileFormat, cache_dir: Path | None = None, weights: Path | None = None
+) -> None:
+    """Holds a file to what its target writes, with each constant inside of its weights.
 
     Memory: the file itself, of at most `MAX_FILE` bytes.
 
     Args:
         cache_dir: a folder for exactly these files' content, as a session has it: it keeps that they were looked at.
+        weights: the file of constants; None for the ``.bin`` beside it.
 
     Raises:
         LatentcError: not an IR; an operator that is not OpenVINO's own, or that the target does not write; graphs
-            inside of layers; or constants that do not lie in the ``.bin``, which must be a plain file.
+            inside of layers; or constants that do not lie in the weights, which must be a plain file.
     """
     if model_file.suffix != form.suffix:
         raise LatentcError(f"{model_file} is no {form.suffix} file, as its target writes.", _HINT)
-    weights = model_file.with_suffix(".bin")
+    weights = weights or model_file.with_suffix(".bin")
     for file in (model_file, weights):
         if file.is_symlink() or not (file.is_file() or (file == weights and not file.exists())):
             raise LatentcError(f"{file} is not a plain file.")

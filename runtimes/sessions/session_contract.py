@@ -42,7 +42,8 @@ class NotStarted(Refused):
 class Session(Protocol):
     """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs.
 
-    One whose `run` may open files of the artifact says so by an attribute, ``opens_later = True``.
+    One whose `run` may open files of the artifact says so by an attribute, ``opens_later = True``. One that keeps the
+    memory that a call computed in offers a method ``release()``, which gives it back until the next call.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -164,7 +165,8 @@ class SessionFactory(Protocol):
     `runtimes.sessions.file_constants.TakesConstants`, too: LoRAs can be switched in its artifacts then.
 
     One that can open a part of a graph, as `GraphFormat.extract` gives it, offers a method
-    ``open_part(part, model_file, device, compute)``, which returns a session of it; `model_file` is the whole graph's.
+    ``open_part(part, model_file, device, compute, narrow)``, which returns a session of it; `model_file` is the whole
+    graph's, and `narrow` names inputs and outputs of the part that may be handed over in the type that it computes in.
     Without it graphs are not divided: pictures are made in tiles that do not know of each other, and no graph runs in
     parts.
 

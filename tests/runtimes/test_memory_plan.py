@@ -16,7 +16,7 @@ from artifacts.units import parse_bytes
 from runtimes import artifact_opening
 from runtimes import graphs as module
 from runtimes.graphs import Graphs
-from runtimes.memory_plan import budget_of, memory_plan
+from runtimes.memory_plan import CallSize, Division, GraphMemory, MemoryPlan, budget_of, memory_plan
 from runtimes.pipeline import load
 from runtimes.tiles import Tiling
 from tests.runtimes import tiny
@@ -153,6 +153,25 @@ def test_ways_are_told_from_the_fastest_to_the_smallest() -> None:
         memory_plan(measured(USES), 200).check()
 
 
+def test_a_graph_that_does_not_fit_runs_in_parts_of_which_as_many_stay_open_as_do() -> None:
+    calls = (CallSize(1, 100),)
+    graph = GraphMemory("unet", 4000, 1600, 0, calls, 1, 1, True)
+    assert (graph.total, graph.smallest) == (4000, 4000 // 16 + 120)
+    # Opening takes 2,400 beyond what stays; in three parts 800 of them at once.
+    assert graph.division(1600 + 800 + 120) == Division(3, 1.0)
+    assert graph.division(1600 + 1200 + 120) == Division(2, 1.0)
+    few = graph.division(800 + 250 + 120)
+    assert few == Division(16, 0.5) and few.opened(graph) == 800 + 250
+    assert graph.division(250 + 120).kept == 0
+
+    def plan(budget: int) -> MemoryPlan:
+        return MemoryPlan({"unet": graph}, budget, 50)
+
+    assert plan(4050).division("unet") is None and plan(4050).room("unet") == 2400
+    assert plan(2570).division("unet") == Division(3, 1.0)
+    assert plan(1220).room("unet") == 1220 - 50 - 800 - 250
+
+
 def test_a_picture_that_was_not_compiled_has_no_plan() -> None:
     with pytest.raises(UsageError, match="width of 16 to 64; found a width of 512"):
         memory_plan(measured(USES), None, picture=(512, 32))
@@ -214,3 +233,24 @@ def test_it_is_refused_before_anything_is_read(
     monkeypatch.setattr(artifact_opening, "Opening", lambda *args, **kwargs: pytest.fail("it was read"))
     with pytest.raises(LatentcError, match="the budget is 1 B"):
         load(root, memory="1")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"memory": "much"}, "'much' is no amount of memory"),
+        ({"memory": "1K"}, "the budget is 1.0 kB"),
+        ({"max_part": "0"}, "'0' is no amount of memory"),
+        ({"tile": "large"}, "a tile is auto, off or a number of pixels"),
+        ({"device": "prior=cpu"}, "no component 'prior' to place on a device"),
+        ({"device": "unet=npu"}, "has no device 'npu' here"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_opens_nothing(
+    options: dict[str, Any], says: str, compiled: Compiled, factory: Factory, tmp_path: Path
+) -> None:
+    root = tiny.publish(compiled.root, tmp_path / "artifact")
+    with pytest.raises(LatentcError, match=says) as caught:
+        load(root, **options)
+    assert "\n" not in caught.value.message
+    assert not factory.opened

@@ -1,6 +1,7 @@
 """Runs in a peer's environment, without our packages: draws with the peer's own pipeline.
 
-python draw.py LOADER ARTIFACT OUT.npy JSON, where JSON has prompt, steps, guidance, seed, width and height.
+python draw.py LOADER ARTIFACT OUT.npy JSON, where JSON has prompt, steps, guidance, seed, width and height, and may
+have the type that OpenVINO computes in ("bf16"; without it "f32").
 Saves the picture as float32 of shape (height, width, 3) from 0 to 1.
 """
 
@@ -33,7 +34,7 @@ def optimum_intel(artifact: str, request: dict[str, Any]) -> np.ndarray:
 
     # Without the hint a CPU with bfloat16 units computes in bfloat16, and the comparison would be one of
     # precisions.
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    hint = {"INFERENCE_PRECISION_HINT": request.get("type", "f32")}
     return _optimum(OVDiffusionPipeline.from_pretrained(artifact, ov_config=hint), request)
 
 
@@ -46,7 +47,9 @@ def optimum_onnx(artifact: str, request: dict[str, Any]) -> np.ndarray:
 def openvino_genai(artifact: str, request: dict[str, Any]) -> np.ndarray:
     import openvino_genai
 
-    pipeline = openvino_genai.Text2ImagePipeline(artifact, "CPU", INFERENCE_PRECISION_HINT="f32")
+    pipeline = openvino_genai.Text2ImagePipeline(
+        artifact, "CPU", INFERENCE_PRECISION_HINT=request.get("type", "f32")
+    )
     picture = pipeline.generate(
         request["prompt"],
         num_inference_steps=request["steps"],

@@ -58,9 +58,12 @@ def test_a_picture_in_tiles_is_the_whole_one(pipeline: Pipeline, side: int, tile
 
 
 @pytest.mark.slow
-def test_a_denoiser_in_parts_draws_the_same_picture(pipeline: Pipeline, artifact: Path) -> None:
-    with load(artifact, compute="fp32", cache=False, max_part="2M") as parts:
-        np.testing.assert_array_equal(drawn(parts, size=(64, 64)), drawn(pipeline, size=(64, 64)))
+@pytest.mark.parametrize("compute", ["fp32", "auto"])
+def test_a_denoiser_in_parts_draws_the_same_picture(artifact: Path, compute: str) -> None:
+    with load(artifact, compute=compute, cache=False) as whole:
+        expected = drawn(whole, size=(64, 64))
+    with load(artifact, compute=compute, cache=False, max_part="4M") as parts:
+        np.testing.assert_array_equal(drawn(parts, size=(64, 64)), expected)
 
 
 @pytest.mark.slow

@@ -8,22 +8,24 @@ from types import SimpleNamespace
 import pytest
 
 from artifacts.errors import LatentcError
-from artifacts.evidence_records import Evidence
+from artifacts.evidence_records import Evidence, MemoryUse
 from artifacts.manifest import Built
+from artifacts.worker import WorkerError
 from compiler.evidence import file_comparison
-from compiler.evidence.graph_evidence import Beyond
+from compiler.evidence.graph_evidence import Beyond, Checker
 from compiler.evidence.where import Finding
 from tests.compiler.made import method
 
 
-def measured(**changes):
+def measured(checker=None, **changes):
     asked = {
         "target": "t", "tolerance": {}, "precision": "fp32", "weights": (), "built": Built(),
         "parameters": 1_000_000, "check": "quick",
     }  # fmt: skip
-    source = SimpleNamespace(component=lambda name: SimpleNamespace())
+    component = SimpleNamespace(library="diffusers", class_name="UNet2DConditionModel", folder=Path("unet"))
+    source = SimpleNamespace(component=lambda name: component, is_folder=True)
     return file_comparison.compare(
-        None, source, method(), Path("model.onnx"), progress=lambda event: None, **(asked | changes)
+        checker, source, method(), Path("model.onnx"), progress=lambda event: None, **(asked | changes)
     )
 
 
@@ -36,10 +38,33 @@ def test_what_there_is_no_memory_for(monkeypatch):
     asked = []
     monkeypatch.setattr(file_comparison, "memory_needed", lambda count: asked.append(count) or 3 * 2**30)
     monkeypatch.setattr("artifacts.memory.available", lambda: 2**30)
-    (found,) = measured()
-    assert found.check == "not measured"
-    assert found.reason == "it takes 3.0 GiB of memory; 1.0 GiB are free"
+    monkeypatch.setattr(file_comparison, "reproducible", lambda: True)  # The method is of no real model.
+    jobs = []
+
+    class Asked(Checker):
+        def ask(self, job):
+            jobs.append(job)
+            use = MemoryUse(opening=9, anonymous=7, file_backed=1, calls=())
+            return {"device": "cpu", "compute": "bf16", "memory": use.model_dump()}
+
+    (evidence,) = measured(Asked())
+    assert evidence.check == "not measured"
+    assert evidence.reason == "it takes 3.0 GiB of memory; 1.0 GiB are free"
     assert asked == [1_000_000]
+    # What it takes in memory is measured without PyTorch.
+    assert jobs[0].only_memory and not jobs[0].points
+    assert (evidence.compute, evidence.memory.anonymous, evidence.error) == ("bf16", 7, {})
+
+
+def test_memory_that_cannot_be_measured_is_no_error(monkeypatch):
+    class Failing(Checker):
+        def ask(self, job):
+            raise WorkerError("it was killed")
+
+    monkeypatch.setattr(file_comparison, "reproducible", lambda: True)
+    monkeypatch.setattr("artifacts.memory.available", lambda: 2**20)
+    (evidence,) = measured(Failing())
+    assert evidence.check == "not measured" and evidence.memory is None
 
 
 # --- where ---------------------------------------------------------------------------------------
