@@ -175,7 +175,9 @@ def _drawn_by(loader: Loader, folder: Path, request: Mapping[str, Any], work: Pa
 def _export(exporter: str, model: str, out: Path) -> None:
     from compiler.source import open_model
 
-    command = ("-m", "optimum.commands.optimum_cli", "export", "openvino", "--weight-format", "fp32")
+    # The task cannot be told from a folder.
+    options = ("--task", "text-to-image", "--weight-format", "fp32")
+    command = ("-m", "optimum.commands.optimum_cli", "export", "openvino", *options)
     peers.run(
         exporter,
         *(*command, "--model", str(open_model(model).root.absolute())),

@@ -41,11 +41,13 @@ def protocol(seconds: float) -> type[H11Protocol]:
             super().data_received(data)
             self._begun = self.conn.their_state is h11.IDLE
             if not self._begun:
-                self._head = _stop(self._head)
+                _stop(self._head)
+                self._head = None
             elif self._head is None:
                 self._head = self._later(self._end_head)
             if self.conn.their_state is not h11.SEND_BODY:
-                self._body = _stop(self._body)
+                _stop(self._body)
+                self._body = None
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -58,7 +60,7 @@ def protocol(seconds: float) -> type[H11Protocol]:
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._answer = _stop(self._answer)
+            _stop(self._answer)
 
         def _later(self, end: Callable[[], None]) -> asyncio.TimerHandle:
             return self.loop.call_later(seconds, end)

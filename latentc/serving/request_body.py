@@ -89,8 +89,8 @@ def checked(fields: type[Body], value: Any, strict: bool) -> Body:
         ApiError: it holds others, or one that is wrong.
     """
     # Before pydantic makes an error of each of a million.
-    extra = (name for name in value if name not in fields.model_fields) if isinstance(value, dict) else ()
-    if (name := next(iter(extra), None)) is not None:
+    names = value if isinstance(value, dict) else {}
+    if (name := next((name for name in names if name not in fields.model_fields), None)) is not None:
         known = ", ".join(fields.model_fields)
         raise ApiError(
             400,

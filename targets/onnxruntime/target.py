@@ -53,8 +53,7 @@ class OnnxRuntime:
     options: type[OnnxRuntimeOptions] = OnnxRuntimeOptions
     rebuild = None
     companions = None
-    # FLUX, which it knows as well, was not tried.
-    loaders = (OtherLoader("optimum-onnx", FAMILIES - {"FluxPipeline"}),)
+    loaders = (OtherLoader("optimum-onnx", FAMILIES),)
 
     def available(self) -> Availability:
         """onnx and onnx_ir write the files; onnxruntime is needed to run and check them."""

@@ -51,10 +51,13 @@ def test_a_loop_of_its_own_is_held_to_what_it_draws_from_its_own_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export = np.clip(OURS + 0.25, 0, 1)
+    exported: list[str] = []
 
     def run(name: str, *arguments: str, tell: object) -> str:
         if arguments[0].endswith("draw.py"):
             np.save(arguments[3], export)
+        else:
+            exported.extend(arguments)
         return ""
 
     monkeypatch.setattr(peers, "run", run)
@@ -62,6 +65,8 @@ def test_a_loop_of_its_own_is_held_to_what_it_draws_from_its_own_export(
     outcome = interop._outcome(loader, "shapes", tmp_path, REQUEST, np.round(OURS * 255) / 255, tmp_path)
     assert outcome.passed and outcome.reference == "its export's"
     assert outcome.psnr_to_ours is not None and outcome.psnr_to_ours < loader.minimum
+    # Of a folder the exporter asks for the task.
+    assert exported[exported.index("--task") + 1] == "text-to-image"
 
 
 def test_a_different_picture_does_not_pass() -> None:
