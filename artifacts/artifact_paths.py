@@ -10,10 +10,13 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 MAX_LENGTH = 1024
 """Longest path relative to the artifact, in bytes of UTF-8."""
+MAX_SEGMENTS = 32
+"""Folders in each other, the file's own name among them. What is compared of paths are all their beginnings."""
 
 # Windows opens a device under these names, whatever folder and extension they are given.
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE)
@@ -44,7 +47,10 @@ def fault(path: str) -> str:
         return "is absolute"
     if re.match(r"[A-Za-z]:", path):
         return "names a drive"
-    for segment in path.split("/"):
+    segments = path.split("/")
+    if len(segments) > MAX_SEGMENTS:
+        return f"has more than {MAX_SEGMENTS} segments"
+    for segment in segments:
         if segment in ("", ".", ".."):
             return f"holds the segment {segment!r}"
         if bad := sorted(set(segment) & set(':*?"<>|')):
@@ -67,8 +73,9 @@ def clashes(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     folders: dict[str, str] = {}
     for path in paths:
         segments = path.split("/")
-        prefixes = ["/".join(segments[:n]) for n in range(1, len(segments) + 1)]
-        folded = [unicodedata.normalize("NFC", unicodedata.normalize("NFD", p).casefold()) for p in prefixes]
+        # Folded segment by segment: a slash composes with nothing.
+        prefixes = list(accumulate(segments, _below))
+        folded = list(accumulate(map(_folded, segments), _below))
         other = files.get(folded[-1]) or folders.get(folded[-1])
         for prefix, key in zip(prefixes[:-1], folded[:-1], strict=True):
             other = other or files.get(key)
@@ -80,6 +87,15 @@ def clashes(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
         for prefix, key in zip(prefixes[:-1], folded[:-1], strict=True):
             spelled.setdefault(key, prefix)
             folders.setdefault(key, path)
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}"
+
+
+def _folded(name: str) -> str:
+    """What two names have in common that some system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def shown(path: str) -> str:

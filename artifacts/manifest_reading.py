@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import stat
@@ -15,6 +14,8 @@ from pydantic import ValidationError
 
 from artifacts import artifact_paths, strict_json
 from artifacts.call_trees import MappingNode, ObjectNode, SequenceNode, Tree
+from artifacts.element_count import MAX_RANK as MAX_SIZES
+from artifacts.element_count import element_count
 from artifacts.errors import LatentcError
 from artifacts.manifest import (
     MANIFEST_NAME,
@@ -287,10 +288,12 @@ def _range_faults(at: str, ranges: dict[str, DimRange]) -> Iterator[tuple[str, s
 
 
 def _size_faults(sizes: dict[str, DimRange]) -> Iterator[tuple[str, str]]:
+    if len(sizes) > MAX_SIZES:
+        yield "sizes", f"there are {len(sizes)}; at most {MAX_SIZES} can be"
     for name, size in sizes.items():
         if size.max > MAX_SIDE:
             yield f"sizes.{artifact_paths.shown(name)}", f"{size.max} is more than {MAX_SIDE}"
-    if math.prod(size.min for size in sizes.values()) > MAX_PIXELS:
+    if element_count([size.min for size in sizes.values()]) > MAX_PIXELS:
         yield "sizes", f"the smallest pictures have more than {MAX_PIXELS} pixels"
 
 

@@ -5,7 +5,6 @@ The format: https://huggingface.co/docs/safetensors#format
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from artifacts import artifact_paths, strict_json
 from artifacts.contents import check_not_pointer
+from artifacts.element_count import MAX_RANK, element_count
 from artifacts.errors import LatentcError
 
 MAX_HEADER = 25_000_000
@@ -141,9 +141,11 @@ def _entry(path: Path, key: str, info: Any, start: int) -> Entry:
         raise _fault(path, f"{at} has the unknown dtype {ascii(dtype)[:40]}")
     if not _naturals(shape):
         raise _fault(path, f"{at} has a shape that is not a list of natural numbers")
+    if len(shape) > MAX_RANK:
+        raise _fault(path, f"{at} has a shape of {len(shape)} dimensions")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _fault(path, f"{at} has data_offsets that are not a begin and an end")
-    nbytes, stored_bits = math.prod(shape) * bits, (offsets[1] - offsets[0]) * 8
+    nbytes, stored_bits = element_count(shape) * bits, (offsets[1] - offsets[0]) * 8
     if nbytes != stored_bits:
         raise _fault(
             path,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from artifacts.element_count import element_count
 from artifacts.errors import LatentcError
 from targets.file_format import FileFormat
 
@@ -25,6 +26,9 @@ BITS = {
     17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
 }  # fmt: skip
 EXTERNAL = 1
+PLACE = frozenset({"location", "offset", "length", "checksum"})
+"""What may be said of weights in another file. ONNX Runtime reads more of it, as operators' own forms of weights
+("prepacked_..."), whose places nothing here looks at."""
 
 _HINT = "The file is damaged, or not one of latentc's: compile the model again."
 
@@ -113,7 +117,8 @@ class _Walk:
                 self._pass_over(last - first)
 
     def _tensor(self, start: int, end: int) -> None:
-        elements, kind, location, name = 1, 0, 0, ""
+        dims: list[int] = []
+        kind, location, name = 0, 0, ""
         external: dict[str, str] = {}
         position = start
         while position < end:
@@ -122,7 +127,7 @@ class _Walk:
             if wire == 0:
                 value, position = self._varint(position, end)
                 if number == 1:
-                    elements *= value
+                    dims.append(value)
                 elif number == 2:
                     kind = value
                 elif number == 14:
@@ -133,7 +138,7 @@ class _Walk:
                 at = first
                 while at < position:
                     value, at = self._varint(at, position)
-                    elements *= value
+                    dims.append(value)
             elif wire == 2 and number == 13:
                 key, value_text = self._entry(first, position)
                 external[key] = value_text
@@ -145,10 +150,13 @@ class _Walk:
                 self._pass_over(position - first)
         if kind not in BITS:
             raise self._refused(f"elements of type {kind} in {name!a}")
+        bits = element_count(dims) * BITS[kind]
         if location == EXTERNAL:
-            self._outside(name, external, -(-elements * BITS[kind] // 8))
+            self._outside(name, external, -(-bits // 8))
 
     def _outside(self, name: str, external: dict[str, str], needed: int) -> None:
+        if others := sorted(external.keys() - PLACE):
+            raise self._refused(f"external data of {name!a} that says {others[0]!a}")
         location = external.get("location", "")
         if location not in self._sizes:
             self._sizes[location] = _size(self._file, location)

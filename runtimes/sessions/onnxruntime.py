@@ -211,6 +211,9 @@ def inference_session(
         ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # What it would print is in the error that we raise.
+    # Bytes that have "ORTM" in the right place, as a producer's name can, would be parsed as a format of its own that
+    # nobody has looked through.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Threads that spin after a run take the cores from PyTorch and from other sessions.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # Products with weights of 4 and 8 bits are computed in fp32; the default rounds activations to int8.

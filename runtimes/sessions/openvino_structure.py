@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from contextlib import suppress
 from pathlib import Path
 from xml.parsers import expat
 
+from artifacts.element_count import MAX_RANK, element_count
 from artifacts.errors import LatentcError
 from targets.file_format import FileFormat
 
@@ -23,7 +23,7 @@ _HINT = "The file is damaged, or not one of latentc's: compile the model again."
 _BITS = re.compile(r"(?:f|bf|i|u|nf)(\d{1,2})(?:e\dm\d)?")
 # In a cache folder of the files' content: these files were looked at, by these rules.
 _MARK = "structure"
-_RULES = 1
+_RULES = 2
 """Goes up when what is looked at changes."""
 
 
@@ -126,7 +126,11 @@ def _fits(data: dict[str, str], weights: int) -> bool:
     bits = 8 if kind == "boolean" else int(match[1]) if (match := _BITS.fullmatch(kind)) else 0
     shape = [text.strip() for text in data.get("shape", "").split(",") if text.strip()]
     offset, size = data.get("offset", ""), data.get("size", "")
-    if not bits or not all(t.isascii() and t.isdigit() and len(t) < 20 for t in (*shape, offset, size)):
+    if (
+        not bits
+        or len(shape) > MAX_RANK
+        or not all(t.isascii() and t.isdigit() and len(t) < 20 for t in (*shape, offset, size))
+    ):
         return False
-    needed = -(-math.prod(map(int, shape)) * bits // 8)
+    needed = -(-element_count([int(text) for text in shape]) * bits // 8)
     return needed <= int(size) and int(offset) + int(size) <= weights

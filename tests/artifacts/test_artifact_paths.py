@@ -3,6 +3,7 @@ from __future__ import annotations
 import ntpath
 import os
 import posixpath
+import time
 import unicodedata
 
 import pytest
@@ -39,7 +40,7 @@ def test_plain_names_pass(segments: list[str]) -> None:
     "name",
     ["", "/", "/a", "a/", "a//b", ".", "./a", "a/..", "../a", "a/../../b", "\\a", "a\\..\\b", "C:",
      "c:a", "a:b", "//server/share", "a\x00", "a\n", "a.", "a ", "a /b", "con", "Con.txt", "x/LPT1",
-     "COM¹.bin", "a?", 'a"', "a|b", "a\u202eb", "a\ud800", "x" * 2000],
+     "COM¹.bin", "a?", 'a"', "a|b", "a\u202eb", "a\ud800", "x" * 2000, "a/" * 40 + "b"],
 )  # fmt: skip
 def test_what_is_refused(name: str) -> None:
     assert fault(name)
@@ -67,6 +68,14 @@ def test_lowercase_names_clash_only_as_file_and_folder(paths: list[str]) -> None
 )  # fmt: skip
 def test_clashes(pair: tuple[str, str]) -> None:
     assert list(clashes(pair)) == [pair]
+
+
+def test_deep_names_are_compared_within_seconds() -> None:
+    """All beginnings of each name are: folding them anew took minutes for a manifest's worth of these."""
+    deep = "/".join(["Aé" * 8] * 31)
+    started = time.process_time()
+    assert list(clashes(f"{deep}/{number}" for number in range(5_000))) == []
+    assert time.process_time() - started < 5
 
 
 def test_names_that_do_not_clash() -> None:

@@ -111,6 +111,8 @@ DEEP = b'{"a":' * 100_000
         (file({"a": tensor(0, 1, "U8", [True])}, b"x"), "natural numbers"),
         (file({"a": tensor(0, 1, "U8", [1.0])}, b"x"), "natural numbers"),
         (file({"a": tensor(0, 4, "U8", [1 << 62, 1 << 62, 4])}, b"x" * 4), "has 4 bytes"),
+        # A product of as many figures takes minutes, and its message megabytes.
+        (file({"a": tensor(0, 4, "U8", [1 << 62] * 500_000)}, b"x" * 4), "a shape of 500000 dimensions"),
         (file({"a": tensor(0, 4) | {"data_offsets": [4, 0]}}, b"x" * 4), "a begin and an end"),
         (file({"a": tensor(0, 4) | {"data_offsets": [0, 4, 4]}}, b"x" * 4), "a begin and an end"),
         (file({"a": tensor(0, 4), "b": tensor(2, 6)}, b"x" * 6), "tensor 'b' overlaps tensor 'a'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,44 @@ def test_weights_outside_of_their_file(entries: dict[str, str], dims: list[int],
             check_onnx(tmp_path / "model.onnx", ONNX)
 
 
+def test_weights_in_a_form_that_nobody_looks_at(tmp_path: Path) -> None:
+    """ONNX Runtime maps an operator's own form of weights from wherever such an entry says."""
+    stored = tensor(data_location=TensorProto.EXTERNAL)
+    for name, value in {
+        "location": "w", "offset": "0", "length": "16", "prepacked_0": "MatMul0|99999999;64;0"
+    }.items():  # fmt: skip
+        stored.external_data.add(key=name, value=value)
+    (tmp_path / "w").write_bytes(bytes(64))
+    (tmp_path / "model.onnx").write_bytes(
+        with_graph(lambda m: m.graph.initializer.append(stored)).SerializeToString()
+    )
+    with pytest.raises(LatentcError, match="external data of 'w' that says 'prepacked_0'"):
+        check_onnx(tmp_path / "model.onnx", ONNX)
+
+
+def test_a_shape_of_a_million_dimensions_takes_no_hours(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(constant(tensor(dims=[2**62] * 100_000, raw_data=b"")).SerializeToString())
+    started = time.process_time()
+    with pytest.raises(LatentcError, match="a shape has 100000 dimensions"):
+        check_onnx(file, ONNX)
+    assert time.process_time() - started < 5
+
+
+def test_a_models_bytes_are_no_other_format(tmp_path: Path) -> None:
+    """A producer's name puts "ORTM" where ONNX Runtime looks for its own format in bytes."""
+    made = with_graph(lambda m: None)
+    made.ir_version, made.producer_name = 10, "ORTM"
+    made.opset_import[0].version = 20
+    data = made.SerializeToString()
+    assert data[4:8] == b"ORTM"
+    file = tmp_path / "model.onnx"
+    file.write_bytes(data)
+    session = session_table.get("onnxruntime").open_part(data, file, "cpu", "fp32")
+    assert list(session.outputs) == ["y"]
+    session.close()
+
+
 def test_a_damaged_onnx_file_is_an_error_and_no_traceback(written: Path) -> None:
     file = written / "damaged.onnx"
     data = (written / "model.onnx").read_bytes()
@@ -244,6 +283,10 @@ CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
     "a constant less than its shape": (first(r'size="\d+"', 'size="1"'), "outside of its"),
     "a shape more than its constant": (
         first(r'(<data element_type="\w+" shape=")[^"]*"', r'\g<1>1000000000, 1000000000"'),
+        "outside of its",
+    ),
+    "a shape of a hundred thousand dimensions": (
+        first(r'(<data element_type="\w+" shape=")[^"]*"', rf'\g<1>{", ".join([str(2**62)] * 100_000)}"'),
         "outside of its",
     ),
     "a constant of texts": (
