@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ _POSITION_TOLERANCE = 7.0
 _SIZE_TOLERANCE = 1.35
 """Larger or smaller than every size by more than this factor is no size."""
 _SMALLEST_AREA = 40
-_OVERLAP = 0.65
+OVERLAP = 0.65
 """Intersection over union with a shape's own drawing, below which it is no shape."""
 _TEMPLATE = 32
 
@@ -78,26 +78,55 @@ class Box:
         return math.sqrt((self.right - self.left) * (self.bottom - self.top)) / 2.0
 
 
-def read(image: Image.Image) -> Reading:
-    """The five attributes of a picture of any square size (it is brought to 64x64 first)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """A picture taken apart.
+
+    Attributes:
+        pixels: float64 [64, 64, 3], 0 to 255, without single wrong pixels.
+        ground: the background's colour, float64 [3].
+        foreground: where pixels are nearer to the shape's colour than to the background's, bool [64, 64].
+        region: the shape's own pixels, bool [64, 64]; None where there is no shape.
+    """
+
+    pixels: Floats
+    ground: Floats
+    foreground: Mask
+    region: Mask | None
+
+
+def take_apart(image: Image.Image) -> Parts:
+    """Background and shape of a picture of any square size (it is brought to 64x64 first)."""
     rgb = image.convert("RGB")
     if rgb.size != (IMAGE_SIZE, IMAGE_SIZE):
         rgb = rgb.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
     # A median keeps edges where they are and takes single wrong pixels away.
     pixels = np.asarray(rgb.filter(ImageFilter.MedianFilter(3)), dtype=np.float64)
     ground = np.median(_border(pixels), axis=0)
-    background = nearest(ground, BACKGROUNDS)
-    region = largest_region(_foreground(pixels, ground))
-    if region is None:
+    foreground = _foreground(pixels, ground)
+    return Parts(pixels, ground, foreground, largest_region(foreground))
+
+
+def read(image: Image.Image) -> Reading:
+    """The five attributes of a picture of any square size."""
+    parts = take_apart(image)
+    background = nearest(parts.ground, BACKGROUNDS)
+    if parts.region is None:
         return Reading(background=background)
+    colour = nearest(colour_of(parts.pixels, parts.region), COLOURS)
+    return replace(read_figure(parts.region), colour=colour, background=background)
+
+
+def read_figure(region: Mask) -> Reading:
+    """Size, shape and position of a shape that fills `region`, bool [64, 64]."""
     box = _box(region)
-    return Reading(
-        size=_size(box),
-        colour=nearest(np.median(pixels[_core(region)], axis=0), COLOURS),
-        shape=_shape(region, box),
-        position=_position(box),
-        background=background,
-    )
+    return Reading(size=_size(box), shape=_shape(region, box), position=_position(box))
+
+
+def colour_of(pixels: Floats, region: Mask) -> Floats:
+    """The median colour, float64 [3], of a region's pixels [64, 64, 3] without its edge, where colours are mixed."""
+    colour: Floats = np.median(pixels[_core(region)], axis=0)
+    return colour
 
 
 def attribute_accuracy(images: Iterable[Image.Image], captions: Iterable[Caption]) -> dict[str, float]:
@@ -170,6 +199,18 @@ def largest_region(mask: Mask) -> Mask | None:
     return best if most >= _SMALLEST_AREA else None
 
 
+def filled(region: Mask) -> Mask:
+    """The region with its holes, bool [64, 64]."""
+    outside = np.ones_like(region)
+    outside[1:-1, 1:-1] = False
+    outside &= ~region
+    size = -1
+    while (grown := int(outside.sum())) > size:
+        size = grown
+        outside = _spread(outside) & ~region
+    return ~outside
+
+
 def _spread(region: Mask) -> Mask:
     """The region and its 4-neighbours."""
     result = region.copy()
@@ -207,12 +248,13 @@ def _position(box: Box) -> str | None:
 def _shape(region: Mask, box: Box) -> str | None:
     cut = Image.fromarray(region[box.top : box.bottom, box.left : box.right].astype(np.uint8) * 255)
     stretched = np.asarray(cut.resize((_TEMPLATE, _TEMPLATE), Image.Resampling.BILINEAR)) > 127
-    overlap = {name: _overlap(stretched, _template(name)) for name in SHAPES}
-    best = max(overlap, key=overlap.__getitem__)
-    return best if overlap[best] >= _OVERLAP else None
+    overlaps = {name: overlap(stretched, _template(name)) for name in SHAPES}
+    best = max(overlaps, key=overlaps.__getitem__)
+    return best if overlaps[best] >= OVERLAP else None
 
 
-def _overlap(mask: Mask, other: Mask) -> float:
+def overlap(mask: Mask, other: Mask) -> float:
+    """Intersection over union of two masks that are not both empty, 0 to 1."""
     return float((mask & other).sum() / (mask | other).sum())
 
 

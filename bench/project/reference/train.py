@@ -237,10 +237,7 @@ def train_unet(worker: Worker, recipe: Recipe, work: Path) -> None:
         clean = latents[said.repeat_interleave(recipe.noisings), drawing]
         timesteps = noisy_timesteps(batch, len(signal), chance)
         noise = torch.randn(clean.shape, generator=chance)
-        root = signal[timesteps].sqrt()[:, None, None, None]
-        other = (1.0 - signal[timesteps]).sqrt()[:, None, None, None]
-        noisy, target = root * clean + other * noise, root * noise - other * clean
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        noisy, target = noised(clean, noise, signal[timesteps])
         # The text encoder costs a quarter of a step: each caption is encoded once for several noisings.
         hidden = text_encoder(ids[words[worker.share(len(words))]])[0].repeat_interleave(recipe.noisings, 0)
         predicted = unet(noisy[mine], timesteps[mine], hidden).sample
@@ -270,6 +267,17 @@ def attention_to_shape(caption: Caption) -> Tensor:
     across, down = ((places - centre).abs() <= reach for centre in CENTRE[caption.position])
     inside = (down[:, None] & across[None, :]).float()[None]
     return 0.5 + 0.5 * inside / inside.mean()
+
+
+def noised(clean: Tensor, noise: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents with noise, channels last, and the v that is to be said of them, both [B, 4, 16, 16].
+
+    Args:
+        signal: the picture's share of the variance, float32 [B], from 0 to 1.
+    """
+    root, other = (share.sqrt()[:, None, None, None] for share in (signal, 1.0 - signal))
+    noisy = root * clean + other * noise
+    return noisy.contiguous(memory_format=torch.channels_last), root * noise - other * clean
 
 
 def noisy_timesteps(batch: int, count: int, chance: torch.Generator) -> Tensor:
