@@ -80,6 +80,8 @@ class MemoryMeter:
                 release()
                 self._opening, self._opened = _larger(self._opening, peaks()), resident()
                 continue
+            if self._opened is None:
+                return
             anonymous = max(0, (peaks().anonymous or 0) - self._opened.anonymous)
             sizes = _sizes(self._specs, inputs)
             elements = _elements(inputs) + _elements(outputs)
