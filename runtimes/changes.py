@@ -17,6 +17,7 @@ from artifacts.call_trees import Tree
 from artifacts.errors import UsageError
 from runtimes import settings
 from runtimes.module_state import Watch, unrecorded
+from runtimes.writes import COUNTED
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,11 @@ class Changes:
     def watching(self) -> bool:
         """Whether a change that is made now is looked at."""
         return self.watch is not None and not self._depth
+
+    def count_write(self) -> None:
+        """A tensor of the module was written to while that is not refused."""
+        if self.watch is not None:
+            self.watch.look_again()
 
     def make(self, what: str, change: Callable[[], Any]) -> Any:
         """What ``change()`` returns, if it leaves nothing set that no graph was compiled for.
@@ -115,7 +121,7 @@ def watched(module: torch.nn.Module, changes: Changes) -> None:
         for tensor in (*owner._parameters.values(), *owner._buffers.values()):
             if tensor is not None and not tensor.is_inference() and not hasattr(type(tensor), CHANGES):
                 kind = type(tensor)
-                kinds.setdefault(kind, type(kind.__name__, (kind,), {**_TENSOR, CHANGES: changes}))
+                kinds.setdefault(kind, type(kind.__name__, (kind,), _tensor_body(changes)))
                 tensor.__class__ = kinds[kind]
 
 
@@ -248,37 +254,57 @@ def _reporting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def _torch_function(
     cls: Any, func: Any, kinds: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """Runs a function on tensors of a compiled module; one that writes to them is undone and refused."""
+    """Runs a function on tensors of a compiled module; one that writes to them is undone and refused.
+
+    While everything may be set, it is done, and its write is counted.
+    """
     import torch
     from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
     keywords = dict(kwargs or {})
+    changes: Changes = getattr(cls, CHANGES)
     with torch._C.DisableTorchFunctionSubclass():
-        if not getattr(cls, CHANGES).watching:
-            return func(*args, **keywords)
-        own = [value for value in (*args, *keywords.values()) if hasattr(type(value), CHANGES)]
-        changes: Changes = getattr(cls, CHANGES)
-        if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
-            raise changes.refusal("a change of a parameter", "'data' is set")
-        before = [(value, value._version, None if value.is_meta else value.clone()) for value in own]
-        with _unsafe_preserve_version_counter(tuple(own)):
+        own = [value for value in _flat((*args, *keywords.values())) if hasattr(type(value), CHANGES)]
+        if not changes.watching:
+            versions = [value._version for value in own]
             result = func(*args, **keywords)
-            written = [(value, clone) for value, version, clone in before if value._version != version]
-            for value, clone in written:
-                if clone is not None:
-                    value.copy_(clone)
-        if written:
-            raise changes.refusal(
-                "a change of a parameter", f"{getattr(func, '__name__', func)} writes to it"
-            )
+            sets_data = func == torch.Tensor.data.__set__  # type: ignore[attr-defined]
+            if sets_data or [value._version for value in own] != versions:
+                changes.count_write()
+        else:
+            if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
+                raise changes.refusal("a change of a parameter", "'data' is set")
+            before = [(value, value._version, None if value.is_meta else value.clone()) for value in own]
+            with _unsafe_preserve_version_counter(tuple(own)):
+                result = func(*args, **keywords)
+                written = [(value, clone) for value, version, clone in before if value._version != version]
+                for value, clone in written:
+                    if clone is not None:
+                        value.copy_(clone)
+            if written:
+                raise changes.refusal(
+                    "a change of a parameter", f"{getattr(func, '__name__', func)} writes to it"
+                )
         # `data` and views are other tensors on the same memory.
-        if type(result) is torch.Tensor and any(_shared(result, value) for value in own):
-            result.__class__ = type("Tensor", (torch.Tensor,), {**_TENSOR, CHANGES: changes})
+        for view in _flat((result,)):
+            if type(view) is torch.Tensor and any(_shared(view, value) for value in own):
+                view.__class__ = type("Tensor", (torch.Tensor,), _tensor_body(changes))
     return result
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, and those in lists and tuples among them."""
+    for value in values:
+        if type(value) in (list, tuple):
+            yield from value
+        else:
+            yield value
 
 
 def _shared(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
 
 
-_TENSOR: dict[str, Any] = {"__torch_function__": classmethod(_torch_function)}
+def _tensor_body(changes: Changes) -> dict[str, Any]:
+    """Of a class of tensors that report what is done to them."""
+    return {"__torch_function__": classmethod(_torch_function), CHANGES: changes, COUNTED: True}

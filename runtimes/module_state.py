@@ -108,7 +108,12 @@ class Watch:
         self._writes.note()
 
     def _snapshot(self) -> _Snapshot:
-        return _Snapshot(self._module, self._ours, self._writes)
+        import torch
+
+        with (
+            torch._C.DisableTorchFunctionSubclass()
+        ):  # Compiled modules' tensors report what is done to them.
+            return _Snapshot(self._module, self._ours, self._writes)
 
     def put_back(self, before: Mapping[str, Field]) -> None:
         """Undoes attributes that were set since `changed` gave `before`: a call that failed has not set them back."""
@@ -169,7 +174,7 @@ class _Snapshot:
                 if not is_counted(attributes[table]):
                     self._keep(attributes[table])
                 for name, value in attributes[table].items():
-                    if isinstance(value, torch.Tensor):
+                    if isinstance(value, torch.Tensor) and not is_counted(value):
                         self._tensors.append(value)
                     inner = (
                         () if value is None else (type(value) if table == "_modules" else _version(value),)

@@ -50,11 +50,12 @@ def count_writes(module: torch.nn.Module) -> Writes:
 
 
 def is_counted(value: Any) -> bool:
-    """Whether writes to this module, or this table of one, are counted."""
-    return isinstance(value, _Counted) or hasattr(type(value), _MARK)
+    """Whether writes to this module, tensor, or table of a module are counted."""
+    return isinstance(value, _Counted) or hasattr(type(value), COUNTED)
 
 
-_MARK = "_latentc_counted"
+COUNTED = "_latentc_counted"
+"""The attribute of classes of modules and tensors whose instances count what is written to them."""
 
 
 def _counted(cls: Any, writes: Writes) -> type:
@@ -71,7 +72,7 @@ def _counted(cls: Any, writes: Writes) -> type:
         "__qualname__": cls.__qualname__,
         "__setattr__": set_attribute,
         "__delattr__": delete_attribute,
-        _MARK: True,
+        COUNTED: True,
     }
     return type(cls.__name__, (cls,), body)
 
