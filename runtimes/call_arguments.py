@@ -44,6 +44,15 @@ def bind(cls: type, method: str, args: Sequence[Any], kwargs: Mapping[str, Any])
     return dict(bound.arguments)
 
 
+def parameters_of(
+    cls: type, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[str, ...] | None:
+    """The parameter that each value of a call is passed to, in their order; None where ``*args`` or ``**kwargs`` take
+    some."""
+    signature(cls, method)
+    return _form(getattr(cls, method)).parameters_of(args, kwargs)
+
+
 class _Form:
     """A method's parameters, laid out for binding: `inspect` takes 50 microseconds a call, this takes three.
 
@@ -82,6 +91,12 @@ class _Form:
         elif rest:
             return None
         return values
+
+    def parameters_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """See `parameters_of`, for arguments that fit."""
+        if len(args) > len(self._positional) or not self._named.issuperset(kwargs):
+            return None
+        return (*self._positional[: len(args)], *kwargs)
 
 
 @lru_cache(maxsize=1024)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from artifacts.manifest import Adapter
+from runtimes.compiled_method import Runner
 from runtimes.sessions.file_constants import Replaced
-from runtimes.shell import Runner
 
 
 class GraphPool(Runner, Protocol):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from artifacts.errors import LatentcError
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 
 class Cancelled(LatentcError):
@@ -83,20 +84,24 @@ class Meter:
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled("cancelled.")
 
-    @contextmanager
-    def measure(self, component: str, method: str) -> Iterator[None]:
-        """Counts what runs inside as one call."""
+    def count_call(self, method: str, call: Callable[..., T], *args: Any) -> T:
+        """What ``call(*args)`` returns; it counts as a call of `method` ("unet.forward").
+
+        Raises:
+            Cancelled: the caller has asked to stop; nothing is called.
+        """
         self.check()
         start = time.perf_counter()
-        yield
-        calls, seconds = self._methods.get(f"{component}.{method}", (0, 0.0))
-        self._methods[f"{component}.{method}"] = (calls + 1, seconds + time.perf_counter() - start)
+        result = call(*args)
+        elapsed = time.perf_counter() - start
+        calls, seconds = self._methods.get(method, (0, 0.0))
+        self._methods[method] = (calls + 1, seconds + elapsed)
+        return result
 
-    @contextmanager
-    def measure_opening(self) -> Iterator[None]:
-        """Counts what runs inside as opening, not as work."""
+    def count_opening(self, opening: Callable[..., object], *args: Any) -> None:
+        """Calls ``opening(*args)``, whose time counts as opening, not as work."""
         start = time.perf_counter()
-        yield
+        opening(*args)
         elapsed = time.perf_counter() - start
         self.opening += elapsed
         if self._step is not None:
@@ -104,9 +109,11 @@ class Meter:
 
     def look(self, method: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         """Notes whether a call's outputs are finite; inside of the denoising loop it does nothing."""
+        if self._looping:
+            return
         from targets.graph.finite import all_finite
 
-        if not self._looping and not all(map(all_finite, outputs.values())):
+        if not all(map(all_finite, outputs.values())):
             record = NotFinite(method, all(map(all_finite, inputs.values())), self._before)
             self._not_finite.setdefault(method, record)
 

@@ -20,6 +20,7 @@ from runtimes.artifact_opening import OpenArtifact, OpeningOptions, check_task, 
 from runtimes.as_diffusers import AsDiffusers
 from runtimes.assemble import assemble, check_components
 from runtimes.changes import keep_in_place, refuse_loaders
+from runtimes.compiled_method import NotCompiled
 from runtimes.compute import summary
 from runtimes.devices import Asked
 from runtimes.forecaster import Count, Forecaster, forecasting
@@ -31,7 +32,7 @@ from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of
-from runtimes.shell import NotCompiled, build_shell, undone_on_failure
+from runtimes.shell import build_shell, undone_on_failure
 from runtimes.tiles import AS_FITS, Tiling, check_tiles, parse_tile
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]

@@ -6,37 +6,32 @@ module built on the meta device has all of that and no memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from artifacts.call_trees import ConstLeaf, Tree
 from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
-from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord
+from artifacts.manifest import ComponentRecord, MethodRecord
 from artifacts.pinned import Pinned
-from runtimes import settings, spare_tokens
-from runtimes.call_arguments import bind, defaults, signature, without_defaults
+from runtimes import spare_tokens
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
+from runtimes.compiled_method import CallRoute, CompiledMethod, Runner, Tiler
 from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, SPARE_TOKENS_KEY, cleaned, read_config
-from runtimes.extrapolation import Arrays
 from runtimes.forecaster import Forecaster
 from runtimes.ip_adapters import put_shapes
 from runtimes.meter import Meter
-from runtimes.module_state import Watch, mismatch
+from runtimes.module_state import Watch
 from runtimes.pipeline_parts import making, private_copy
 from runtimes.residual import put_residual
 from runtimes.resource_limits import SPARE_WEIGHTS
-from runtimes.tiles import Layout, Scaling, Tiling, division, parts, run_in_tiles
+from runtimes.tiles import Tiling
 from runtimes.tiling_switch import SWITCH, TILING_METHODS, TilingSwitch
 from runtimes.trusted_classes import is_list, list_of_models, module_class
-from runtimes.value_tree import Mismatch, fit_dims, holds_tensor, match_arguments, rebuild, to_array
 from runtimes.writes import count_writes
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 # Methods that would put other weights into a module, beside those of adapters: a compiled one has none to change, and
@@ -57,31 +52,8 @@ MEMORY_METHODS = (
     "compile_repeated_blocks",
 )
 
-
 WEIGHTS_A_BYTE = 16
 """How many weights a shell may stand for, for each byte of the artifact, beside `SPARE_WEIGHTS`."""
-
-
-class NotCompiled(LatentcError):
-    """No graph of a component answers a call. `by_size`: one would, if tensors had other sizes."""
-
-    def __init__(self, message: str, hint: str, by_size: bool) -> None:
-        super().__init__(message, hint)
-        self.by_size = by_size
-
-
-class Runner(Protocol):
-    """What a shell's methods call: `runtimes.graphs.Graphs`, or a stand-in."""
-
-    def record(self, graph: str) -> GraphSpec:
-        """The manifest's record of a graph."""
-
-    def open(self, graph: str) -> None:
-        """Opens a graph unless it is open."""
-
-    def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs a graph once."""
-
 
 _WATCH = "_latentc_watch"
 
@@ -105,18 +77,6 @@ def undone_on_failure(shells: Iterable[Any]) -> Iterator[None]:
 
 def _none() -> None:
     return None
-
-
-class Tiler(Protocol):
-    """What makes calls in tiles: `runtimes.graphs.Graphs`."""
-
-    def tiling(self, graph: str, arrays: Arrays, asked: Tiling) -> Tiling:
-        """How a call is made in tiles: as asked, or so that it fits the memory where that is left to it."""
-
-    def run_in_tiles(
-        self, graph: str, arrays: Arrays, scaling: Scaling, plan: Layout, check: Callable[[], None]
-    ) -> Arrays | None:
-        """One call in tiles that know of each other; None where the graph does not allow it."""
 
 
 def build_shell(
@@ -172,19 +132,13 @@ def build_shell(
     object.__setattr__(module, _WATCH, watch)
     switch = TilingSwitch()
     object.__setattr__(module, SWITCH, switch)
-
-    def divided(graph: GraphSpec, arrays: Arrays) -> tuple[Scaling, Layout] | None:
-        asked = switch.of(tiling())
-        return division(graph, arrays, asked if tiler is None else tiler.tiling(graph.folder, arrays, asked))
-
+    route = CallRoute(record.name, runner, meter, forecaster, tiling, tiler, switch, watch)
     for name, records in by_method.items():
-        owner, leaf = owners[name], name.rpartition(".")[2]
+        owner = owners[name]
         owner_class = cls if owner is module else type(owner)
-        signature(owner_class, leaf)  # A class without this method is an error now, not at the first call.
-        answer = _answer(
-            owner_class, owner, record.name, name, records, runner, meter, forecaster, watch, divided, tiler
-        )
-        object.__setattr__(owner, leaf, answer)
+        # A class without this method is an error now, not at the first call.
+        method = CompiledMethod(owner_class, owner, name, records, route)
+        object.__setattr__(owner, name.rpartition(".")[2], method.function())
     changes.watch = watch
     return module
 
@@ -316,134 +270,3 @@ def _guard(module: torch.nn.Module, record: ComponentRecord, split: Collection[s
             and any(p.is_meta for p in inner.parameters(recurse=False))
         ):
             inner.register_forward_pre_hook(missing)
-
-
-def _answer(
-    cls: type,
-    owner: torch.nn.Module,
-    component: str,
-    name: str,
-    records: list[MethodRecord],
-    runner: Runner,
-    meter: Callable[[], Meter],
-    forecaster: Callable[[], Forecaster | None],
-    watch: Watch,
-    divided: Callable[[GraphSpec, Arrays], tuple[Scaling, Layout] | None],
-    tiler: Tiler | None,
-) -> Callable[..., Any]:
-    """The method `name`, answered by the first record that fits the call and what is set on the module."""
-    method = name.rpartition(".")[2]
-    known = defaults(cls, method)
-    config = getattr(owner, "config", None)
-    recorded = [record.arguments for record in records]
-
-    def run(graph: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        now = meter()
-        with now.measure_opening():
-            runner.open(graph)
-        with now.measure(component, name):
-            outputs = runner.run(graph, arrays)
-        now.look(f"{component}.{name}", arrays, outputs)
-        return outputs
-
-    def run_divided(graph: GraphSpec, arrays: Arrays, scaling: Scaling, plan: Layout) -> Arrays:
-        now, outputs = meter(), None
-        if tiler is not None:
-            with now.measure(component, name):
-                outputs = tiler.run_in_tiles(graph.folder, arrays, scaling, plan, now.check)
-        if outputs is None:
-            return run_in_tiles(partial(run, graph.folder), arrays, graph, scaling, plan)
-        now.look(f"{component}.{name}", arrays, outputs)
-        return outputs
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        bound = without_defaults(cls, config, bind(cls, method, args, kwargs), recorded)
-        reasons: list[Mismatch] = []
-        hint = "See what it was compiled for: latentc inspect ARTIFACT"
-        for record in records:
-            if (other := mismatch(record.state, watch)) is not None:
-                reasons.append(other)
-                hint = "Call it with the options it was compiled for, or compile with yours: --arg NAME=VALUE"
-                continue
-            graph = runner.record(record.graph)
-            asked, form = _returned(record, bound)
-            arrays = _arrays(record, graph, asked, known, owner)
-            if isinstance(arrays, Mismatch):
-                reasons.append(arrays)
-                continue
-            division = divided(graph, arrays)
-            call_arrays = arrays if division is None else next(parts(arrays, graph, *division)).arrays
-            sizes = fit_dims(graph.inputs, call_arrays, graph.dims)
-            if isinstance(sizes, Mismatch):
-                reasons.append(sizes)
-                continue
-            made = partial(run, record.graph, arrays)
-            if division is not None:
-                made = partial(run_divided, graph, arrays, *division)
-            if (policy := forecaster()) is None:
-                return rebuild(form, made())
-            meter().check()
-            return rebuild(form, policy.call(f"{component}.{name}: {record.graph}", arrays, made))
-        if not holds_tensor((args, kwargs)):  # Nothing is computed of it, and a capture does not record it.
-            return getattr(cls, method)(owner, *args, **kwargs)
-        raise NotCompiled(
-            f"{component}.{name} is not compiled for this call. "
-            + " / ".join(dict.fromkeys(map(str, reasons))),
-            hint,
-            by_size=all(reason.expected.startswith("shape ") for reason in reasons),
-        )
-
-    call.__name__ = method
-    call.__doc__ = f"`{name}` of a compiled {cls.__name__}."
-    return call
-
-
-def _returned(record: MethodRecord, bound: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tree]:
-    """A call's arguments as the record has them, and the form of what the caller wants back: `return_dict` decides
-    about that alone."""
-    recorded, asked = record.arguments.get("return_dict"), bound.get("return_dict")
-    other = isinstance(recorded, ConstLeaf) and isinstance(asked, bool) and recorded.value is not asked
-    if isinstance(recorded, ConstLeaf) and other and record.other_result is not None:
-        return {**bound, "return_dict": recorded.value}, record.other_result
-    return bound, record.result
-
-
-def _arrays(
-    record: MethodRecord,
-    graph: GraphSpec,
-    bound: Mapping[str, Any],
-    known: Mapping[str, Any],
-    owner: torch.nn.Module,
-) -> dict[str, np.ndarray] | Mismatch:
-    """The graph's inputs in a call, of whatever size, or why the call does not fit it."""
-    tensors = match_arguments(record.arguments, bound, known)
-    if isinstance(tensors, Mismatch):
-        return tensors
-    if record.settings:
-        values = _set_values(owner, record)
-        if isinstance(values, Mismatch):
-            return values
-        tensors |= values
-    arrays: dict[str, np.ndarray] = {}
-    for spec in graph.inputs:
-        if spec.name not in tensors:
-            raise LatentcError(f"the manifest has no argument for the input '{spec.name}' of {graph.folder}.")
-        array = to_array(tensors[spec.name], spec, spec.name)
-        if isinstance(array, Mismatch):
-            return array
-        arrays[spec.name] = array
-    return arrays
-
-
-def _set_values(owner: torch.nn.Module, record: MethodRecord) -> dict[str, torch.Tensor] | Mismatch:
-    """The inputs that are set on the module."""
-    try:
-        values = settings.values(owner, record.settings)
-    except (AttributeError, IndexError) as error:
-        raise LatentcError(
-            f"the manifest names settings that {type(owner).__name__} does not have: {error}.",
-            "Compile the model again.",
-        ) from error
-    if isinstance(values, str):
-        return Mismatch(", ".join(record.settings), "what it was compiled for", values)
-    return values

@@ -181,7 +181,7 @@ def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
         cast = tensor if tensor.dtype is wanted else tensor.to(wanted)
         lossy = tensor.is_floating_point() and not wanted.is_floating_point and bool((cast != tensor).any())
         text = f"{str(value.dtype).removeprefix('torch.')} {tensor.reshape(-1)[:4].tolist()}" if lossy else ""
-        array = _from_torch(cast.contiguous())
+        array = from_torch(cast.contiguous())
     else:
         source = np.asarray(value)
         with np.errstate(invalid="ignore"):  # NaN as an integer is found to be lossy below.
@@ -205,7 +205,7 @@ def to_tensor(array: np.ndarray) -> Any:
 
     if not array.flags.writeable:
         array = array.copy()
-    if array.dtype.name == "bfloat16":
+    if array.dtype.type.__name__ == "bfloat16":  # NumPy puts the name of a dtype together each time.
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
@@ -291,7 +291,8 @@ def _same_default(default: Any, value: Any) -> bool:
     )
 
 
-def _from_torch(tensor: Any) -> np.ndarray:
+def from_torch(tensor: Any) -> np.ndarray:
+    """A tensor on the CPU as an array on its memory."""
     import torch
 
     if tensor.dtype is torch.bfloat16:
