@@ -147,3 +147,19 @@ def check_run(
     if opened is None:
         raise LatentcError(f"the session of {name} is closed.")
     check_inputs(inputs, specs, name)
+
+
+class InputCheck:
+    """What a session's `run` begins with: inputs like the last ones, which were looked at, pass at once."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec], name: str) -> None:
+        self._specs = specs
+        self._name = name
+        self._passed: list[Any] = []
+
+    def check(self, opened: object | None, inputs: Mapping[str, np.ndarray]) -> None:
+        """Raises LatentcError as `check_run` does."""
+        form = [(name, array.dtype, array.shape) for name, array in inputs.items()]
+        if opened is None or form != self._passed:
+            check_run(opened, inputs, self._specs, self._name)
+            self._passed = form

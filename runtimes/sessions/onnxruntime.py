@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.common import check_run, choose, opening, running, threads
+from runtimes.sessions.common import InputCheck, choose, opening, running, threads
 from runtimes.sessions.file_constants import Replaced, StoredConstant, require_constants
 from runtimes.sessions.onnx_format import ONNX, with_constants
 from runtimes.sessions.onnx_structure import check_onnx
@@ -282,11 +282,20 @@ class OrtSession:
         self._memory = memory
         self.inputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_inputs()}
         self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in session.get_outputs()}
+        self._check = InputCheck(self.inputs, name)
+        specs = (*self.inputs.values(), *self.outputs.values())
+        self._is_numpys = memory is None and all(spec.dtype != "bfloat16" for spec in specs)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once; see `runtimes.sessions.session_contract.Session.run`."""
-        check_run(self._session, inputs, self.inputs, self._name)
+        import numpy as np
+
+        self._check.check(self._session, inputs)
         with running(self._name, "onnxruntime", inputs):
+            if self._is_numpys:
+                # Arrays that NumPy has types for are lent as they are.
+                arrays = self._session.run(list(self.outputs), dict(inputs))
+                return {name: np.array(array) for name, array in zip(self.outputs, arrays, strict=True)}
             if self._memory is None:
                 lent = {name: _lend(array) for name, array in inputs.items()}
                 values = self._session.run_with_ort_values(list(self.outputs), lent)

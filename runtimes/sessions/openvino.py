@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.common import check_run, choose, opening, running, threads
+from runtimes.sessions.common import InputCheck, choose, opening, running, threads
 from runtimes.sessions.file_constants import Replaced, StoredConstant, require_constants
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
@@ -290,20 +290,22 @@ class OpenVinoSession:
         shown = [(i, port) for i, port in enumerate(model.outputs) if not _is_extra(port)]
         self.outputs: Mapping[str, TensorSpec] = _outputs(port for _, port in shown)
         self._places = [i for i, _ in shown]
+        self._check = InputCheck(self.inputs, name)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph once; see `runtimes.sessions.session_contract.Session.run`."""
-        check_run(self._request, inputs, self.inputs, self._name)
+        self._check.check(self._request, inputs)
         import numpy as np
 
         with running(self._name, "openvino", inputs):
-            # A read-only or sliced array cannot be shared; 0-d stays 0-d.
-            lent = {
-                n: np.require(a, requirements=["C", "A", "W"]).reshape(a.shape) for n, a in inputs.items()
-            }
-            # Tensors set one by one: `infer` looks for the kind of what it was given in Python, half a millisecond.
+            lent = []  # OpenVINO does not keep arrays alive.
             for i, name in enumerate(self.inputs):
-                self._request.set_input_tensor(i, _lend(lent[name]))
+                array = inputs[name]
+                if not array.flags.carray:  # A read-only or sliced array cannot be shared; 0-d stays 0-d.
+                    array = np.require(array, requirements=["C", "A", "W"]).reshape(array.shape)
+                lent.append(array)
+                # Set one by one: `infer` looks for the kind of what it is given in Python, half a millisecond.
+                self._request.set_input_tensor(i, _lend(array))
             self._request.start_async()
             self._request.wait()
             return {
@@ -328,7 +330,7 @@ def _lend(array: np.ndarray) -> Any:
     import numpy as np
     import openvino as ov
 
-    if array.dtype.name == "bfloat16":  # NumPy's type is ml_dtypes', which OpenVINO does not know.
+    if array.dtype.type.__name__ == "bfloat16":  # NumPy's type is ml_dtypes', which OpenVINO does not know.
         return ov.Tensor(array.view(np.uint16), ov.Shape(array.shape), ov.Type.bf16)
     return ov.Tensor(array, shared_memory=True)
 
