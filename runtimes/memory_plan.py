@@ -163,6 +163,19 @@ class MemoryPlan:
         return next((way for way in self.ways if self.budget is None or way.bytes <= self.budget), None)
 
     @property
+    def taken(self) -> int | None:
+        """Bytes that a process takes that follows the plan: more than its way's least where more parts stay open."""
+        if self.way is None:
+            return None
+        divided = [0]
+        for folder, memory in self.graphs.items():
+            division = self.division(folder)
+            if division is not None:
+                call = round(memory.call(memory.largest) * PARTS_CALL)
+                divided.append(self.process + division.opened(memory) + call)
+        return max(self.way.bytes, *divided)
+
+    @property
     def together(self) -> int:
         """Bytes of all graphs open."""
         return sum(graph.total for graph in self.graphs.values()) + self.process

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.manifest import GraphSpec, TensorSpec
+from artifacts.resident import release
 from runtimes.sessions.common import check_run, give_back
 from runtimes.sessions.session_contract import GraphFormat, Session, Structure
 
@@ -224,6 +225,7 @@ class PartsSession:
                     give_back(session)
                 else:
                     session.close()
+                    release()  # The next part wants what this one held in other pieces.
             later = {name for rest in self._parts[number + 1 :] for name in rest.inputs} | set(self._names)
             values = {name: array for name, array in values.items() if name in later}
         return {ours: values[name] for name, ours in self._names.items()}

@@ -154,7 +154,7 @@ def drawn(case: Case, artifact: Path, out: Path, limit: int | None) -> Row:
         limit,
         usage,
         "" if way is None else way.text,
-        None if way is None else way.bytes,
+        plan.taken,
         seconds=None if usage.status else seconds(text),
     )
 

@@ -170,6 +170,7 @@ def test_a_graph_that_does_not_fit_runs_in_parts_of_which_as_many_stay_open_as_d
     assert plan(4050).division("unet") is None and plan(4050).room("unet") == 2400
     assert plan(2570).division("unet") == Division(3, 1.0)
     assert plan(1220).room("unet") == 1220 - 50 - 800 - 250
+    assert (plan(1220).taken, plan(4050).taken) == (1220, 4050), "half of the parts stay open"
 
 
 def test_a_picture_that_was_not_compiled_has_no_plan() -> None:
