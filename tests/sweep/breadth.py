@@ -11,7 +11,15 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from tests.sweep import flow, sd, siblings, sounds, unclip, video
+from tests.sweep import (
+    flow,
+    pixels,
+    sd,
+    siblings,
+    sounds,
+    unclip,
+    video,
+)
 from tests.sweep.models import embeddings, mask, picture
 
 SIDE = 32
@@ -52,6 +60,7 @@ _MASK: Arguments = {**_IMAGE, "mask_image": mask(SIDE, SIDE)}
 _CONTROL: Arguments = {"control_image": picture(SIDE, SIDE, 3)}
 _FULL: Arguments = {"strength": 1.0}
 _WEAK: Arguments = {"controlnet_conditioning_scale": 0.5}
+_WHOLE: Arguments = {"use_resolution_binning": False}
 _CLIP = [picture(SIDE, SIDE, seed) for seed in range(4)]
 
 
@@ -69,6 +78,14 @@ def _of(name: str, base: Callable[[], Any], **parts: Any) -> Any:
 
 def _controlled(name: str, *arguments: Arguments) -> Case:
     return _case(partial(siblings.with_controlnet, name), _GUIDED, _WEAK, *arguments)
+
+
+def _xl_controlled(name: str, *arguments: Arguments) -> Case:
+    return _case(partial(siblings.xl_with_controlnet, name), _GUIDED, _WEAK, *arguments)
+
+
+def _sd3_controlled(name: str, *arguments: Arguments, **config: Any) -> Case:
+    return _case(partial(siblings.sd3_with_controlnet, name, **config), _GUIDED, _WEAK, *arguments)
 
 
 def _flux_wide(name: str, channels: int, *arguments: Arguments) -> Case:
@@ -102,6 +119,48 @@ PICTURES: Mapping[str, Case] = {
         {"processing_resolution": 0},
         output="prediction",
         compiled_with={"processing_resolution": "0"},
+    ),
+    "marigold-normals": _case(
+        lambda: siblings.latents_to_pictures("MarigoldNormalsPipeline", prediction_type="normals"),
+        _IMAGE,
+        {"processing_resolution": 0},
+        output="prediction",
+        compiled_with={"processing_resolution": "0"},
+    ),
+    "image-variation": _case(siblings.image_variation, _IMAGE),
+    "sdxl-pix2pix": _case(siblings.xl_pix2pix, _GUIDED, _IMAGE),
+    "sdxl-adapter": _case(
+        lambda: siblings.with_adapter(
+            "StableDiffusionXLAdapterPipeline",
+            sd.sdxl(),
+            projection_class_embeddings_input_dim=32 + 6 * 8,
+            **sd.XL,
+        ),
+        _GUIDED,
+        _IMAGE,
+    ),
+    "sdxl-control-inpaint": _xl_controlled("StableDiffusionXLControlNetInpaintPipeline", _MASK, _CONTROL),
+    "sdxl-union": _case(
+        partial(siblings.xl_union, "StableDiffusionXLControlNetUnionPipeline"),
+        _GUIDED,
+        _CONTROL,
+        _WEAK,
+        {"control_mode": [1]},
+        compiled_with={"control_mode": "[1]"},
+    ),
+    "sd3-inpaint": _case(siblings.sd3_inpaint, _GUIDED, _MASK, _FULL),
+    "sd3-control": _sd3_controlled("StableDiffusion3ControlNetPipeline", _CONTROL),
+    "flux-fill": _flux_wide("FluxFillPipeline", 16 + 16 + 16, _MASK),
+    "flux-controlnet": _case(
+        partial(siblings.flux_with_controlnet, "FluxControlNetPipeline"), _TEXT, _WEAK, _CONTROL
+    ),
+    "bria": _case(flow.bria, _GUIDED),
+    "prx-pixels": _case(pixels.prx_pixels, _GUIDED, _WHOLE),
+    "deepfloyd": _case(pixels.deepfloyd, _GUIDED, {"clean_caption": False}, size=16),
+    "deepfloyd-upscaler": _case(
+        pixels.deepfloyd_upscaler,
+        _GUIDED,
+        {"image": picture(16, 16), "clean_caption": False},
     ),
     "flux-control": _flux_wide("FluxControlPipeline", 32, _CONTROL),
     "pixart-alpha": _case(
@@ -140,10 +199,17 @@ MOVING: Mapping[str, Case] = {
     "animatediff-pag": _video(partial(video.animated, "AnimateDiffPAGPipeline"), 4, _GUIDED),
     "latte": _video(video.latte, 4, _GUIDED, {"clean_caption": False}),
     "wan": _video(video.wan, 9, _GUIDED),
+    "ltx": _video(video.ltx, 9, _GUIDED),
 }
 
 SOUNDS: Mapping[str, Case] = {
     "stable-audio": _sound(sounds.stable_audio, _GUIDED, {"audio_end_in_s": 16.0}),
+    "ace-step": _sound(
+        sounds.ace_step, _TEXT, {"audio_duration": 4.0}, compiled_with={"audio_duration": "4.0"}
+    ),
+    "longcat": _sound(
+        sounds.longcat, _GUIDED, {"audio_duration_s": 0.05}, compiled_with={"audio_duration_s": "0.05"}
+    ),
 }
 
 CASES: Mapping[str, Case] = MappingProxyType({**PICTURES, **MOVING, **SOUNDS})

@@ -1,4 +1,4 @@
-"""Diffusion transformers: SD 3, FLUX, PixArt, Sana, AuraFlow, DiT, CogView 4, Chroma, Lumina 2, Qwen."""
+"""Diffusion transformers: SD 3, FLUX, PixArt, Sana, AuraFlow, DiT, CogView 4, Chroma, Lumina 2, Qwen, Bria."""
 
 from __future__ import annotations
 
@@ -332,4 +332,28 @@ def qwen_image() -> Any:
         text_encoder=text.qwen25_vl(),
         tokenizer=text.qwen_tokenizer(),
         transformer=transformer,
+    )
+
+
+def bria() -> Any:
+    """BriaPipeline: FLUX's blocks with T5 alone."""
+    from diffusers import BriaPipeline, BriaTransformer2DModel
+
+    transformer = seeded(
+        BriaTransformer2DModel,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=None,
+        axes_dims_rope=[4, 6, 6],
+    )
+    return BriaPipeline(
+        transformer=transformer,
+        vae=autoencoder(shift=0.0),
+        scheduler=flow_match(),
+        text_encoder=text.t5(),
+        tokenizer=text.t5_tokenizer(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tests.sweep import flow, sd, unclip
+from tests.sweep import flow, sd, text, unclip
 from tests.sweep.weights import seeded
 
 
@@ -23,6 +23,11 @@ def of(name: str, base: Any, **parts: Any) -> Any:
 def with_controlnet(name: str, **parts: Any) -> Any:
     """A pipeline of SD 1.5 with a ControlNet."""
     return of(name, sd.sd15_controlnet(), **parts)
+
+
+def xl_with_controlnet(name: str) -> Any:
+    """A pipeline of SDXL with a ControlNet."""
+    return of(name, sd.sdxl_controlnet())
 
 
 def with_adapter(name: str, base: Any, **changes: Any) -> Any:
@@ -44,6 +49,40 @@ def with_adapter(name: str, base: Any, **changes: Any) -> Any:
         adapter_type="full_adapter",
     )
     return of(name, base, adapter=adapter, unet=network)
+
+
+def xl_union(name: str) -> Any:
+    """A pipeline of SDXL with a ControlNet for several kinds of controls."""
+    from diffusers import ControlNetUnionModel
+
+    base = sd.sdxl()
+    union = seeded(
+        ControlNetUnionModel,
+        seed=6,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2),
+        cross_attention_dim=64,
+        projection_class_embeddings_input_dim=32 + 6 * 8,
+        conditioning_embedding_out_channels=(8, 16),
+        num_control_type=2,
+        num_trans_channel=16,
+        num_trans_head=2,
+        num_proj_channel=16,
+    )
+    return of(name, base, controlnet=union)
+
+
+def xl_pix2pix() -> Any:
+    """StableDiffusionXLInstructPix2PixPipeline: eight input channels."""
+    wide = sd.unet(in_channels=8, projection_class_embeddings_input_dim=32 + 6 * 8, **sd.XL)
+    return of("StableDiffusionXLInstructPix2PixPipeline", sd.sdxl(), unet=wide)
 
 
 def upscale() -> Any:
@@ -79,12 +118,47 @@ def ldm() -> Any:
     )
 
 
+def config_of(model: Any, model_class: Any) -> dict[str, Any]:
+    """What `model_class` takes of the config of `model`."""
+    parameters = inspect.signature(model_class.__init__).parameters
+    return {name: value for name, value in model.config.items() if name in parameters}
+
+
+def sd3_inpaint() -> Any:
+    """StableDiffusion3InpaintPipeline, which wants latents of 16 channels."""
+    from diffusers import SD3Transformer2DModel
+
+    base = flow.sd3()
+    config = {**config_of(base.transformer, SD3Transformer2DModel), "in_channels": 16, "out_channels": 16}
+    transformer = seeded(SD3Transformer2DModel, **config)
+    vae = sd.autoencoder(channels=16, quant=False, shift=0.06)
+    return of("StableDiffusion3InpaintPipeline", base, transformer=transformer, vae=vae)
+
+
+def sd3_with_controlnet(name: str, **changes: Any) -> Any:
+    """A pipeline of SD 3 with a ControlNet."""
+    from diffusers import SD3ControlNetModel
+
+    base = flow.sd3()
+    config = config_of(base.transformer, SD3ControlNetModel)
+    return of(name, base, controlnet=seeded(SD3ControlNetModel, seed=7, **{**config, **changes}))
+
+
+def flux_with_controlnet(name: str) -> Any:
+    """A pipeline of FLUX with a ControlNet."""
+    from diffusers import FluxControlNetModel
+
+    base = flow.flux()
+    config = config_of(base.transformer, FluxControlNetModel)
+    return of(name, base, controlnet=seeded(FluxControlNetModel, seed=7, **config))
+
+
 def flux_with_channels(name: str, channels: int) -> Any:
     """A pipeline of FLUX whose transformer takes more channels than it returns: a control, or a masked picture."""
     from diffusers import FluxTransformer2DModel
 
     base = flow.flux()
-    config = {k: v for k, v in base.transformer.config.items() if not k.startswith("_")}
+    config = config_of(base.transformer, FluxTransformer2DModel)
     wide = seeded(FluxTransformer2DModel, **{**config, "in_channels": channels, "out_channels": 16})
     return of(name, base, transformer=wide)
 
@@ -111,3 +185,19 @@ def kandinsky_combined(name: str, base: Any) -> Any:
 
     prior = unclip.kandinsky_prior().components
     return getattr(diffusers, name)(**base.components, **{f"prior_{n}": part for n, part in prior.items()})
+
+
+def image_variation() -> Any:
+    """StableDiffusionImageVariationPipeline: a picture's embedding in place of a prompt."""
+    from diffusers import StableDiffusionImageVariationPipeline
+
+    base = sd.sd15().components
+    return StableDiffusionImageVariationPipeline(
+        vae=base["vae"],
+        image_encoder=text.clip_vision(),
+        unet=base["unet"],
+        scheduler=base["scheduler"],
+        safety_checker=None,
+        feature_extractor=text.clip_images(),
+        requires_safety_checker=False,
+    )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ def rows() -> Iterator[dict[str, tuple[str, ...]]]:
     yield measured
     if os.environ.get("LATENTC_UPDATE_DOCS") == "1":
         table.write_breadth(measured, TARGETS)
+
+
+def built(case: Case) -> Any:
+    """The case's pipeline; with the diffusers of Python 3.10, tests of what that does not have are skipped."""
+    try:
+        return case.build()
+    except (AttributeError, ImportError) as error:
+        if sys.version_info < (3, 11) and "diffusers" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def keywords(case: Case, pipe: Any) -> dict[str, Any]:
@@ -106,7 +117,7 @@ def error(result: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("name", CASES)
 def test_compiled_and_run_it_is_pytorchs(name: str, rows: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
     case, cache = CASES[name], CompileCache()
-    pipe = case.build()
+    pipe = built(case)
     pipe.set_progress_bar_config(disable=True)
     pipe.save_pretrained(tmp_path / "model")
     expected = called(case, pipe, pipe)

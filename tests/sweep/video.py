@@ -1,4 +1,4 @@
-"""Videos: AnimateDiff, Latte, Wan, LTX, CogVideoX, Mochi, Stable Video Diffusion."""
+"""Videos: AnimateDiff, Latte, Wan, LTX."""
 
 from __future__ import annotations
 
@@ -120,4 +120,43 @@ def wan(name: str = "WanPipeline", channels: int = 16, **parts: Any) -> Any:
         text_encoder=text.umt5(),
         tokenizer=text.t5_tokenizer(),
         **parts,
+    )
+
+
+def ltx(name: str = "LTXPipeline") -> Any:
+    """A pipeline of LTX Video."""
+    import diffusers
+
+    transformer = seeded(
+        diffusers.LTXVideoTransformer3DModel,
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=1,
+        caption_channels=32,
+    )
+    vae = seeded(
+        diffusers.AutoencoderKLLTXVideo,
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        decoder_inject_noise=(False,) * 5,
+        upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4,
+        patch_size=1,
+        patch_size_t=1,
+    )
+    vae.use_framewise_encoding = vae.use_framewise_decoding = False
+    return getattr(diffusers, name)(
+        transformer=transformer,
+        vae=vae,
+        scheduler=flow.flow_match(),
+        text_encoder=text.t5(),
+        tokenizer=text.t5_tokenizer(),
     )
