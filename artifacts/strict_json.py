@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from artifacts.errors import LatentcError
@@ -33,7 +34,10 @@ def loads(data: bytes, what: str, constants: bool = False) -> Any:
         raise LatentcError(f"{what} holds more than {MAX_VALUES} values.")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_object, parse_constant=float if constants else _constant
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=float if constants else _constant,
+            parse_float=float if constants else _finite,
         )
         if b"\\u" in data:  # what was decoded strictly has no lone surrogate but an escaped one
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -69,6 +73,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise _Refused(f"the key {twice!r} is there twice")
     return result
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # 1e999: JSON has no word for what Python makes of it
+        raise _Refused(f"{text[:40]} is larger than any number")
+    return number
 
 
 def _constant(name: str) -> NoReturn:

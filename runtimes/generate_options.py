@@ -138,10 +138,25 @@ def parse_value(text: str, option: str) -> Any:
         UsageError: lists and objects in each other, deeper than `MAX_DEPTH`.
     """
     try:
-        value = json.loads(text)
-        deep = _depth(value) > MAX_DEPTH
+        return parsed_json(text, option)
     except ValueError:
         return text
+
+
+def parsed_json(text: str, option: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        option: for the error ("--arg eta").
+
+    Raises:
+        UsageError: lists and objects in each other, deeper than `MAX_DEPTH`.
+        ValueError: it is no JSON.
+    """
+    value: Any = None
+    try:
+        value = json.loads(text)
+        deep = _depth(value) > MAX_DEPTH
     except RecursionError:
         deep = True
     if deep:

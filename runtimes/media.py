@@ -5,15 +5,15 @@ A value that begins with ``@`` names such a file, wherever values are written as
 
 from __future__ import annotations
 
-import json
 import re
+import struct
 import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
-from runtimes.generate_options import parse_value
+from runtimes.generate_options import parse_value, parsed_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,12 @@ VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes of the pictures in a folder of frames; what else is in it is left alone."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Of pictures, in Pillow's names. What else Pillow reads goes to other programs (EPS), or to decoders that few use."""
+
+MAX_PIXELS = 1 << 28
+"""Of all frames of a picture together: 800 MB as RGB."""
 
 EXTRA = "Run: pip install 'latentc[video]'"
 
@@ -67,7 +73,7 @@ def read(path: Path) -> Any:
             f"there is no file {path} (@ names a file).",
             "A text that begins with @ is given in quotes as JSON.",
         )
-    readers = {".json": _json, ".wav": sound, ".npy": _array, **dict.fromkeys(VIDEOS, video)}
+    readers: dict[str, Any] = {".json": _json, ".wav": sound, ".npy": _array, **dict.fromkeys(VIDEOS, video)}
     if suffix in readers:
         return readers[suffix](path)
     frames = animation(path)
@@ -97,17 +103,38 @@ def animation(path: Path) -> list[Image]:
 def _pictures(path: Path) -> Iterator[Image]:
     from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+    Image.init()  # Not each build of Pillow has all of them.
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
             moves = opened.format in ("GIF", "WEBP", "PNG", "AVIF")  # cameras put thumbnails behind a picture
+            _check_pixels(path, opened.size, getattr(opened, "n_frames", 1) if moves else 1)
             for frame in ImageSequence.Iterator(opened) if moves else (opened,):
                 yield ImageOps.exif_transpose(frame)
     except UnidentifiedImageError:
-        raise UsageError(f"{path} is not a picture (PNG, JPEG, WebP, ...).") from None
+        raise UsageError(f"{path} is not a picture ({', '.join(FORMATS)}).") from None
     except Image.DecompressionBombError as error:
         raise UsageError(f"{path} is too large to be opened: {error}") from None
-    except (OSError, SyntaxError) as error:  # a PNG that is cut off is the latter
+    # Damaged files fail in whatever way the decoder's code does: a PNG that is cut off is a SyntaxError.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        EOFError,
+        struct.error,
+    ) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def _check_pixels(path: Path, size: tuple[int, int], frames: int) -> None:
+    """Raises UsageError where a picture, of which only the header was read, has too many pixels."""
+    width, height = size
+    if width * height * frames > MAX_PIXELS:
+        raise UsageError(
+            f"{path} has {width}x{height} pixels in {frames} frames; at most {MAX_PIXELS:,} in all are read."
+        )
 
 
 def folder(path: Path) -> list[Image]:
@@ -186,7 +213,12 @@ def sound(path: Path) -> torch.Tensor:
         raise UsageError(f"{path} is no WAV file of whole numbers: {error}.") from None
     if width == 3:  # NumPy has no type of 24 bits: the low byte of 32 is zero
         data = b"".join(b"\0" + data[at : at + 3] for at in range(0, len(data), 3))
-    stored = np.dtype({1: "u1", 2: "<i2", 3: "<i4", 4: "<i4"}[width])
+    types = {1: "u1", 2: "<i2", 3: "<i4", 4: "<i4"}
+    if width not in types or len(data) % (np.dtype(types[width]).itemsize * channels):
+        raise UsageError(
+            f"{path} is no WAV file of whole numbers: samples of {width} bytes, or one that is cut off."
+        )
+    stored = np.dtype(types[width])
     numbers = np.frombuffer(data, stored).astype(np.float32)
     scaled = (numbers - 128) / 128 if width == 1 else numbers / 2 ** (31 if width > 2 else 15)
     return torch.from_numpy(scaled.reshape(-1, channels).T[None].copy())
@@ -194,7 +226,7 @@ def sound(path: Path) -> torch.Tensor:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parsed_json(path.read_text(encoding="utf-8-sig"), f"@{path}")
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} is no JSON: {error}.") from None
 
@@ -203,6 +235,8 @@ def _array(path: Path) -> np.ndarray:
     import numpy as np
 
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
+        # A map: a header that says more than the file holds takes no memory, and a zip archive is no array.
+        with np.errstate(over="ignore"):  # of a shape's product: what is too large is an error
+            return np.array(np.lib.format.open_memmap(path, mode="r"))
+    except (ValueError, OverflowError, EOFError, OSError) as error:
         raise UsageError(f"{path} is no array of NumPy's: {error}.") from None

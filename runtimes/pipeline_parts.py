@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from artifacts.contents import Contents
@@ -13,7 +13,9 @@ from artifacts.errors import LatentcError
 from runtimes.config_keys import keys_behind
 from runtimes.configs import MAX_FIGURE, UNLIMITED, cleaned, is_config
 from runtimes.guard import guarded
+from runtimes.refusals import panics
 from runtimes.resource_limits import bounded
+from runtimes.tokenizer_growth import TOKENIZER, check_growth
 from runtimes.trusted_classes import is_own
 
 SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -145,6 +147,7 @@ def making(cls: type, place: str, elements: int | None = None, config: bytes = b
         with (
             bounded(f"{cls.__name__}, made of {place},", elements, config),
             guarded(f"{cls.__name__}, made of {place},"),
+            panics(),
         ):
             yield
     except LatentcError:
@@ -170,6 +173,8 @@ def part_files(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Itera
             data = files.read(path)
             if is_config(path):
                 data = cleaned(data, files.shown(path), files.verified, largest)
+            elif PurePosixPath(path).name == TOKENIZER:
+                check_growth(data, files.shown(path))
             yield path[len(folder) + 1 :], data
 
 

@@ -39,7 +39,8 @@ def refusals(pipeline: Any, request: Mapping[str, Any]) -> Iterator[None]:
         request: what the call was asked for, by the names of `generate`.
     """
     try:
-        yield
+        with panics():
+            yield
     except LatentcError:
         raise
     except _KINDS as error:
@@ -50,6 +51,20 @@ def refusals(pipeline: Any, request: Mapping[str, Any]) -> Iterator[None]:
             f"{type(pipeline).__name__} refuses this request: {kind}{_words(error)}",
             _hint(str(error), request),
         ) from error
+
+
+@contextmanager
+def panics() -> Iterator[None]:
+    """While it is open, a panic of code in Rust, which tokenizers are, is a LatentcError: it is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise LatentcError(
+            f"the tokenizer's own code fails: {_words(error)}.",
+            "Its files are damaged, or it takes no such text: try another prompt, or compile the model again.",
+        ) from None
 
 
 def _is_own(trace: TracebackType | None) -> bool:
@@ -68,7 +83,7 @@ def _is_ours(file: str) -> bool:
 _PACKAGES = frozenset((child.name,) for child in _OWN.iterdir() if (child / "__init__.py").is_file())
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     words = " ".join(str(error).split()) or "it says nothing more."
     return words if len(words) <= 600 else f"{words[:597]}..."
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import random
+import struct
+import warnings
 import wave
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +142,70 @@ def test_without_the_library_it_is_one_line_that_says_what_to_install(tmp_path, 
     with pytest.raises(LatentcError, match="videos need imageio and imageio_ffmpeg") as caught:
         media.read(tmp_path / "a.mp4")
     assert caught.value.hint == "Run: pip install 'latentc[video]'"
+
+
+def wav(width: int, data: bytes) -> bytes:
+    """A WAV file of one channel whose samples have `width` bytes."""
+    form = struct.pack("<HHIIHH", 1, 1, 8000, 8000 * width, width, 8 * width)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def npy(shape: str) -> bytes:
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+
+
+def zipped() -> bytes:
+    written = io.BytesIO()
+    np.savez(written, a=np.zeros(3))
+    return written.getvalue()
+
+
+HOSTILE = {
+    "deep.json": b"[" * 100_000,
+    "deeper than is allowed.json": b"[" * 70 + b"]" * 70,
+    "digits.json": b"1" * 10_000,
+    "64 bits.wav": wav(8, bytes(64)),
+    "terabytes.npy": npy(f"({2**40},)"),
+    "more than any machine has.npy": npy(f"({2**62}, {2**62})"),
+    "less than nothing.npy": npy("(-1,)"),
+    "an archive.npy": zipped(),
+    "a program.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_that_was_made_to_break_readers(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(HOSTILE[name])
+    with pytest.raises(UsageError):
+        media.read(file)
+
+
+def test_more_pixels_than_memory_holds_are_told_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = frames()
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=100)
+    monkeypatch.setattr(media, "MAX_PIXELS", 16 * 8 * 3)
+    assert len(media.read(tmp_path / "a.gif")) == 3
+    monkeypatch.setattr(media, "MAX_PIXELS", 16 * 8 * 3 - 1)
+    with pytest.raises(UsageError, match="16x8 pixels in 3 frames; at most 383"):
+        media.read(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_a_damaged_picture_is_one_message(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"a.{suffix}"
+    frames((40, 30))[0].save(file)
+    data = file.read_bytes()
+    rng = random.Random(7)
+    for trial in range(60):
+        changed = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        file.write_bytes(changed[: rng.randrange(len(changed))] if trial % 2 else changed)
+        with suppress(UsageError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            media.read(file)
