@@ -152,8 +152,7 @@ class TorchEngine:
 
         @functools.wraps(inner)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            with self._reference.meter.measure(component, name.partition(".")[2]):
-                return inner(*args, **kwargs)
+            return self._reference.meter.count_call(name, functools.partial(inner, *args, **kwargs))
 
         object.__setattr__(owner, leaf, timed)
 

@@ -164,7 +164,7 @@ def _tensor(tensor: Any, spec: TensorSpec | None, values_matter: bool) -> Take |
     return take
 
 
-def _sequence(kind: type, items: tuple[Take, ...]) -> Take:
+def _sequence(kind: Any, items: tuple[Take, ...]) -> Take:
     def take(value: Any, arrays: dict[str, np.ndarray]) -> bool:
         if type(value) is not kind or len(value) != len(items):
             return False

@@ -137,8 +137,8 @@ def build_shell(
         owner = owners[name]
         owner_class = cls if owner is module else type(owner)
         # A class without this method is an error now, not at the first call.
-        method = CompiledMethod(owner_class, owner, name, records, route)
-        object.__setattr__(owner, name.rpartition(".")[2], method.function())
+        compiled = CompiledMethod(owner_class, owner, name, records, route)
+        object.__setattr__(owner, name.rpartition(".")[2], compiled.function())
     changes.watch = watch
     return module
 
