@@ -134,7 +134,7 @@ class OpenVinoSessions:
         with opening(model_file, self.target):
             if constants:
                 model = core.compile_model(_edited(core, model_file, constants), name, config)
-            elif is_stored(model_file):
+            elif is_stored(model_file) or name == "CPU":
                 model = _compiled_as_run(core, model_file, name, config, cache_dir)
             else:
                 if cache_dir is not None:
@@ -211,7 +211,7 @@ def _compiled_as_run(
     """Compiles the form of a graph that is run; see `targets.openvino.stored_form`.
 
     OpenVINO's own cache is for files alone: what was compiled of a graph that was changed is kept here, like there
-    without weights.
+    without weights; and what it reads again of a file with constants beyond int32 is another graph (`_narrowed`).
     """
     import openvino as ov
 
@@ -223,20 +223,45 @@ def _compiled_as_run(
             device,
             core.get_property(device, "FULL_DEVICE_NAME"),
             sorted(config.items()),
+            "narrowed",
         )
         blob = cache_dir / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.blob"
         # One that another version of a driver made is refused: it is made again.
         with suppress(OSError, RuntimeError):
             return core.import_model(blob.read_bytes(), device, kept)
     model = core.read_model(model_file)
-    as_run(model)
+    if is_stored(model_file):
+        as_run(model)
+    _narrowed(model)
     compiled = core.compile_model(model, device, kept)
     if kept != config:
         with suppress(OSError, RuntimeError):  # A cache that cannot be written costs time, not function.
+            blob.parent.mkdir(parents=True, exist_ok=True)
             temporary = blob.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
             temporary.write_bytes(compiled.export_model().getvalue())
             temporary.replace(blob)
     return compiled
+
+
+def _narrowed(model: Any) -> None:
+    """Holds whole numbers to int32, in which a CPU computes: "to the end" of a slice is the largest int64.
+
+    Of a blob without weights, OpenVINO 2026.4 takes the lower half of the file's int64, where a compile takes the
+    nearest int32: the end becomes -1, and a slice loses its last entry.
+    """
+    import numpy as np
+    import openvino as ov
+    import openvino.opset13 as ops
+
+    limits = np.iinfo(np.int32)
+    for constant in model.get_ordered_ops():
+        if constant.get_type_name() != "Constant" or constant.get_element_type() != ov.Type.i64:
+            continue
+        values = constant.data
+        if values.size and (values.max() > limits.max or values.min() < limits.min):
+            held = ops.constant(np.clip(values, limits.min, limits.max), ov.Type.i64)
+            for reader in constant.output(0).get_target_inputs():
+                reader.replace_source_output(held.output(0))
 
 
 # Kind of device -> what it computes in, where its capabilities say so; what it is best at first. Arithmetic in fp16 on
