@@ -5,7 +5,7 @@ author writes them: it may be loaded, or be an error. A model that was changed m
 or be an error. A compile that is killed, or whose disk becomes full, leaves OUT whole or away. An exception that is
 none of ours, more than `SLOW` seconds, and damage that is taken for whole are wrong; each such case is kept, as small
 as it was made: one change.
-What became of the trials is told on stderr, and kept in the file of `--work`: the same command goes on where it was stopped.
+What became of the trials is told on stderr and kept in the file of `--work`: the same command goes on where it stopped.
 """
 
 from __future__ import annotations
