@@ -5,6 +5,7 @@ author writes them: it may be loaded, or be an error. A model that was changed m
 or be an error. A compile that is killed, or whose disk becomes full, leaves OUT whole or away. An exception that is
 none of ours, more than `SLOW` seconds, and damage that is taken for whole are wrong; each such case is kept, as small
 as it was made: one change.
+What became of the trials is told on stderr and kept in the file of `--work`: the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from artifacts.manifest_reading import read_manifest
 from artifacts.verification import open_artifact
 from bench.markdown_tables import table
 from bench.project import campaign_publishing as publishing
+from bench.project.campaign_tallies import Ledger, Tally, Wrong
 from bench.project.mutation import flip, mutate
 
 SLOW = 10.0
@@ -38,24 +39,6 @@ SLOW = 10.0
 
 Change = Callable[[Path, random.Random], str]
 """Changes the artifact in a folder; returns what it did."""
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """One case: which kind and trial, what was changed, and what came of it."""
-
-    kind: str
-    trial: int
-    change: str
-    outcome: str
-
-
-@dataclass
-class Tally:
-    """What became of the trials of one kind: "typed", "taken" or "wrong" -> how many."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    wrong: list[Wrong] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -226,6 +209,7 @@ def run(
     kinds: Sequence[str] = tuple(KINDS),
     keep: Path | None = None,
     deadline: float | None = None,
+    work: Path | None = None,
 ) -> dict[str, Tally]:
     """Kind -> what became of its trials.
 
@@ -233,18 +217,28 @@ def run(
         trials: of each kind.
         keep: where copies of what went wrong are put; None for nowhere.
         deadline: of `time.monotonic`; after it no other trial starts.
+        work: a file that keeps what became of the trials; one that is there is gone on from. None for none.
+
+    Raises:
+        UsageError: `work` is of another campaign; LatentcError: it is none.
     """
-    tallies = {kind: Tally() for kind in kinds}
+    plan = {"artifact": str(artifact.absolute()), "seed": seed}
+    ledger = Ledger(kinds, plan, work)
     # Imports what there is to import.
     if any(KINDS[kind].use is load_and_open for kind in kinds):
         load_and_open(artifact)
     if any(KINDS[kind].model for kind in kinds):
         capture_model(built_in_model())
-    for trial in range(trials):
-        for kind, tally in tallies.items():
-            if deadline is None or time.monotonic() < deadline:
-                attempt(kind, artifact, trial, seed, tally, keep)
-    return tallies
+    try:
+        for trial in range(trials):
+            for kind, tally in ledger.tallies.items():
+                is_done = trial < tally.counts.total()
+                if not is_done and (deadline is None or time.monotonic() < deadline):
+                    attempt(kind, artifact, trial, seed, tally, keep)
+                    ledger.step(trials)
+    finally:
+        ledger.save()
+    return ledger.tallies
 
 
 def report(tallies: dict[str, Tally]) -> str:
@@ -273,6 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, help="start no trial after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("campaign"), help="a folder for what went wrong")
+    parser.add_argument(
+        "--work", type=Path, help="a file that keeps the results; goes on from it if it is there"
+    )
     parser.add_argument("--quick", action="store_true", help="load nothing: manifests and hashes alone")
     parser.add_argument(
         "--kind", action="append", choices=KINDS, help="only this one; may be given several times"
@@ -281,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_artifact(options.artifact)
     deadline = None if options.hours is None else time.monotonic() + options.hours * 3600
     kinds = tuple(options.kind or (QUICK if options.quick else KINDS))
-    tallies = run(options.artifact, options.trials, options.seed, kinds, options.keep, deadline)
+    tallies = run(options.artifact, options.trials, options.seed, kinds, options.keep, deadline, options.work)
     print(report(tallies))
     if (peak := peak_bytes()) is not None:
         print(f"Most memory at any time: {decimal(peak)}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
 
+from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.verification import verify
-from bench.project import campaign, campaign_publishing
+from bench.project import campaign, campaign_publishing, campaign_tallies
 from tests.artifacts.conftest import artifact, fake
 
 __all__ = ["artifact", "fake"]
@@ -85,6 +87,35 @@ def test_a_changed_model_is_captured_or_an_error(artifact: Path) -> None:
     tallies = campaign.run(artifact, trials=3, seed=19, kinds=("model, changed",))
     assert [case for tally in tallies.values() for case in tally.wrong] == []
     assert tallies["model, changed"].counts.total() == 3
+
+
+def test_one_that_was_stopped_goes_on(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[str] = []
+
+    def change(root: Path, rng: random.Random) -> str:
+        tried.append(f"{rng.random()}")
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return "nothing"
+
+    kinds = {"manifest, damaged": campaign.Kind(change, lambda root: None, damage=False)}
+    monkeypatch.setattr(campaign, "KINDS", kinds)
+    monkeypatch.setattr(campaign_tallies, "TOLD_EVERY", 0.0)
+    work = tmp_path / "work" / "results.json"
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(artifact, 5, kinds=tuple(kinds), work=work)
+    assert "2 of 5 trials, 0 wrong" in capsys.readouterr().err
+    tallies = campaign.run(artifact, 5, kinds=tuple(kinds), work=work)
+    assert tallies["manifest, damaged"].counts["taken"] == 5
+    # The third is tried again, and those before it are not.
+    assert len(tried) == 6 and tried[2] == tried[3] and len(set(tried)) == 5
+    with pytest.raises(UsageError, match="holds the results of"):
+        campaign.run(artifact, 5, seed=1, kinds=tuple(kinds), work=work)
+    work.write_text("[]", encoding="utf-8")
+    with pytest.raises(LatentcError, match="no campaign's results"):
+        campaign.run(artifact, 5, kinds=tuple(kinds), work=work)
 
 
 def test_time_ends_it(artifact: Path) -> None:
