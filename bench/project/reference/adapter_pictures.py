@@ -14,6 +14,7 @@ from bench.project.reference.adapter_scenes import Request, edge_map
 from bench.project.reference.batched_drawing import BATCH
 from bench.project.reference.trained_adapters import TrainedAdapter
 from bench.reference import SHAPES_DIR
+from bench.reference.shape_scenes import IMAGE_SIZE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -95,14 +96,18 @@ def compile_with(
         The artifact's folder.
     """
     from compiler.build import compile
+    from compiler.capture.declared_sizes import SizeRange
     from compiler.compile_request import CompileRequest
 
     kind = None if adapter is None else adapter.kind
     path = "" if adapter is None else str(adapter.path)
+    side = DimRange(min=IMAGE_SIZE, max=IMAGE_SIZE)
     request = CompileRequest(
         model="shapes",
         out=out,
         target=target,
+        # A pipeline with a ControlNet takes its size from the picture that it is given.
+        size=SizeRange(side, side),
         batch=DimRange(min=1, max=BATCH),
         check="none",
         quantize="" if weights == "fp16" else weights,
