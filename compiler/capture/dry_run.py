@@ -25,9 +25,11 @@ from runtimes.pipeline_parts import brief, pads_to_no_length
 from runtimes.resource_limits import sized_within
 from runtimes.visuals import has_frames, visuals
 
-# Sizes tried where neither the request nor the pipeline's own defaults tell one.
 _FALLBACK_SIZE = 512
+"""Pixels of a side where neither the request, nor the pipeline's defaults, nor its models tell them."""
 
+_LARGEST_SIDE = 4096
+"""Pixels; a model whose configuration says more is not believed."""
 
 _LARGEST_SIZED = 1 << 30
 """Bytes of the noise of one picture or video of a size that nobody asked for."""
@@ -103,7 +105,7 @@ class DryRun:
         if moves and frames is None and isinstance(usual, int):
             frames = DimRange(min=usual, max=usual)
         if size is None or (moves and frames is None):
-            first = self._without_size(pipe, size, frames)
+            first = self._made_untold(pipe, size, frames)
             height, width = first.size or (_FALLBACK_SIZE, _FALLBACK_SIZE)
             size = size or SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
             if moves and frames is None:
@@ -119,9 +121,23 @@ class DryRun:
         clips = (self.overrides.get(name) for name, which in visuals(known).items() if which == "video")
         return next((len(clip.frames) for clip in clips if isinstance(clip, FromFile) and clip.moving), None)
 
-    def _without_size(self, pipe: Any, size: SizeRange | None, frames: DimRange | None) -> _Made:
-        """What the pipeline makes when it is told neither size nor frames, apart from those that are declared."""
-        height, width = (_FALLBACK_SIZE,) * 2 if size is None else (size.height.min, size.width.min)
+    def _made_untold(self, pipe: Any, size: SizeRange | None, frames: DimRange | None) -> _Made:
+        """`_without_size`, with pictures of the size that the pipeline's models were trained for, if it takes that."""
+        side = _trained_side(pipe)
+        if size is None and side is not None:
+            try:
+                return self._without_size(pipe, size, frames, side)
+            except (CannotRun, NotRunnable):
+                pass  # Models of a size that their own pipeline does not take.
+        return self._without_size(pipe, size, frames, _FALLBACK_SIZE)
+
+    def _without_size(self, pipe: Any, size: SizeRange | None, frames: DimRange | None, side: int) -> _Made:
+        """What the pipeline makes when it is told neither size nor frames, apart from those that are declared.
+
+        Args:
+            side: pixels of the pictures that it is given, which many pipelines take the size from.
+        """
+        height, width = (side, side) if size is None else (size.height.min, size.width.min)
         point = Point(1, height, width, frames=0 if frames is None else frames.min)
         before = len(self.recorder.calls)
         left_out = ("height", "width") if size is None else ()
@@ -233,6 +249,19 @@ class DryRun:
 
 class CannotRun(LatentcError):
     """A pipeline's call fails, however its prompts and pictures are passed."""
+
+
+def _trained_side(pipe: Any) -> int | None:
+    """Pixels of a side of the pictures that the pipeline's denoiser was trained on; None where no model tells."""
+    scale = getattr(pipe, "vae_scale_factor", 1)
+    for model in pipe.components.values():
+        # An autoencoder's is of pictures, and often nobody's.
+        if not isinstance(model, torch.nn.Module) or hasattr(model, "decode"):
+            continue
+        side = getattr(getattr(model, "config", None), "sample_size", None)
+        if isinstance(side, int) and isinstance(scale, int) and 0 < side * scale <= _LARGEST_SIDE:
+            return side * scale
+    return None
 
 
 def _sizes(point: Point) -> str:

@@ -269,3 +269,17 @@ def test_tied_weights_are_bound_once(tmp_path):
     assert found["shared.weight"] is found["encoder.embed_tokens.weight"]
     assert module.shared.weight is module.encoder.embed_tokens.weight
     check_bound(component)
+
+
+@pytest.mark.slow
+def test_a_size_that_nobody_tells_is_that_of_the_denoiser_and_not_of_the_pictures_it_is_given(tmp_path):
+    from tests.sweep.models import CASES
+
+    CASES["sd15-controlnet"].build().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "unet" / "config.json").read_text())
+    config["sample_size"] = 24
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    method = capture(open_model(str(tmp_path))).methods[1]
+    (control,) = (s for s in method.inputs if s.name == "controlnet_cond")
+    (sample,) = (s for s in method.inputs if s.name == "sample")
+    assert sample.shape[-2:] == (24, 24) and control.shape[-1] == 24 * 2
