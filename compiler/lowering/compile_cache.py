@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
+from targets.graph.model_copy import copy_of
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -29,4 +31,4 @@ class CompileCache:
         key = (id(captured), folder)  # captures are kept, so that their ids stay theirs
         if key not in self._graphs:
             self._graphs[key] = make()
-        return self._graphs[key].clone()
+        return copy_of(self._graphs[key])

@@ -30,6 +30,7 @@ from compiler.quantize.scheme import Activations
 from compiler.quantize.stream import ChosenValues, QuantizedWeight, Scratch
 from compiler.road import Road
 from targets import target_table as targets
+from targets.graph.model_copy import copy_of
 from targets.openvino.nncf import Weight
 from targets.target_contract import Context, Target
 
@@ -209,7 +210,7 @@ class Lowering:
         """A job that has left the inputs of `count` calls in its result, with the float graph beside it."""
         self._require_one_method()
         few = self.evaluation.model_copy(update={"prompts": self.evaluation.prompts[:prompts]})
-        with self._runnable(model.clone(), "calls") as job:
+        with self._runnable(copy_of(model), "calls") as job:
             job = job.model_copy(update={"keep": count, "evaluation": few})
             calibrate.record(job, self.progress)
             yield job

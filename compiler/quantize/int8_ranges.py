@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from compiler.quantize.find import Layout, find
 from targets.graph.edit import add_constant, insert
+from targets.graph.model_copy import copy_of
 
 TAPS = "latentc.taps"
 """The tapped graph's additional output, float32 in one dimension."""
@@ -87,7 +88,7 @@ def tap(model: ir.Model, activation_sites: Sequence[Site], ranges: Sequence[Rang
         The copy. Its taps are [sites, 3]: minimum, maximum, mean of squares; in the second run
         [sites, shares]: the mean squared error of the range cut to that share.
     """
-    copy = model.clone()
+    copy = copy_of(model)
     same = twins(model, copy)
     ends: list[ir.Value] = []
     for number, site in enumerate(activation_sites):

@@ -29,6 +29,7 @@ from compiler.quantize.find import QuantizableWeight, find
 from compiler.quantize.scheme import SchemeOptions
 from runtimes.sessions import session_table as sessions
 from targets import target_table as targets
+from targets.graph.model_copy import copy_of
 from targets.target_contract import Context
 
 Candidates = Sequence[tuple[str, SchemeOptions]]
@@ -97,7 +98,7 @@ def _minutes(seconds: float) -> str:
 
 def _open(model: ir.Model, initializers: Sequence[QuantizableWeight], place: Path) -> Any:
     """A session of the graph with its weights as inputs."""
-    copy = model.clone()
+    copy = copy_of(model)
     for initializer in initializers:
         value = copy.graph.initializers.pop(str(initializer.value.name))
         value.const_value = None

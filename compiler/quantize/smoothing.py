@@ -18,6 +18,7 @@ from compiler.quantize.blocks import symmetric
 from compiler.quantize.find import QuantizableWeight, find
 from compiler.quantize.int8_ranges import LEVELS, Site, Tap, flat, twins
 from targets.graph.edit import add_constant
+from targets.graph.model_copy import copy_of
 from targets.graph.weights import Multiply, WeightRef
 
 STRENGTHS = (0.25, 0.5, 0.75)
@@ -89,7 +90,7 @@ def _over_last_axis(norm: ir.Node) -> bool:
 def tap(model: ir.Model, groups: Sequence[Smoothable]) -> ir.Model:
     """A copy of the graph whose additional output `TAPS` is, for each of `groups` and one after the other, every
     channel's minimum, maximum and mean of squares."""
-    copy = model.clone()
+    copy = copy_of(model)
     same = twins(model, copy)
     ends = []
     for group in groups:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from targets.graph.constants import constant, int_attribute, ints_attribute
 from targets.graph.dims import static
 from targets.graph.graph_validity import weightless
+from targets.graph.model_copy import copy_of
 from targets.graph.shapes import Shapes
 
 # Another view of the same bytes, or data that was there before.
@@ -22,7 +23,7 @@ def at_sizes(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     Args:
         sizes: of each symbolic dimension. One that is missing stays symbolic, and so does what follows from it.
     """
-    fixed = model.clone()
+    fixed = copy_of(model)
     graph = fixed.graph
     for value in graph.inputs:
         if value.shape is not None:

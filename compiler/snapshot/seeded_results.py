@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.capture.infer import Method
+from targets.graph.model_copy import copy_of
 
 PARAMETERS = 20_000_000
 """Graphs of more are not run: a check of a full-size graph should need no more memory than its graph."""
@@ -35,7 +36,7 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
 
     target = targets.get(targets.STAND_IN)
     with tempfile.TemporaryDirectory(prefix="latentc-graph-") as folder:
-        lowered = target.lower(model.clone(), target.options(), Path(folder), Context())
+        lowered = target.lower(copy_of(model), target.options(), Path(folder), Context())
         session = sessions.get(targets.STAND_IN).open(Path(folder) / lowered.model_file, "cpu", "fp32", None)
         try:
             results = session.run(next(points(method)))

@@ -26,6 +26,7 @@ from compiler.snapshot.fingerprint import fingerprint
 from compiler.snapshot.prints import GraphPrint, Snapshot
 from compiler.source import open_model
 from targets import target_table as targets
+from targets.graph.model_copy import copy_of
 
 _PACKAGES = ("torch", "diffusers", "transformers", "onnxscript")
 
@@ -179,7 +180,7 @@ def _prints(
         neutral = replace(neutral, numeric=seeded_results.measure(graph, method))
     yield neutral
     for form in wanted:
-        arrived = form.road.run(graph.clone(), read_weights=False)
+        arrived = form.road.run(copy_of(graph), read_weights=False)
         yield fingerprint(
             arrived.model,
             form=form.name,

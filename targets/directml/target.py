@@ -21,6 +21,7 @@ from targets.directml.file_format import FORMAT
 from targets.directml.fuse import fuse
 from targets.directml.kernel_coverage import Coverage, require_covered
 from targets.directml.kernels import table
+from targets.graph.model_copy import copy_of
 from targets.graph.onnx_files import fix_dims, infer_shapes, parse_fixed, symbols, write_onnx, write_sharing
 from targets.rewrites import SPLIT_LINEAR, SUB_PIXEL_CONV
 from targets.target_contract import Availability, Context, Lowered, Rebuild, Requirements, unchanged
@@ -135,7 +136,7 @@ def at_size(
 ) -> ir.Model:
     """A copy of `graph`, weights shared, for these sizes of its symbolic dimensions, in DirectML's operators."""
     model = fix_dims(graph, point)
-    model = graph.clone() if model is graph else model
+    model = copy_of(graph) if model is graph else model
     for node in model.graph:
         for value in node.outputs:
             if value.shape is not None and value.shape.is_dynamic():

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from targets.graph.model_copy import copy_of
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -49,7 +51,7 @@ def as_uint4(graph: ir.Model) -> tuple[ir.Model, frozenset[str]]:
     """
     if not nodes_of(graph):
         return graph, frozenset()
-    copy = graph.clone()
+    copy = copy_of(graph)
     names = set()
     for node in nodes_of(copy):
         names.add(str(node.inputs[0].name))  # type: ignore[union-attr]
@@ -66,7 +68,7 @@ def as_matmul_bnb4(graph: ir.Model) -> ir.Model:
     """
     if not nodes_of(graph):
         return graph
-    copy = graph.clone()
+    copy = copy_of(graph)
     for node in nodes_of(copy):
         values, scale = node.inputs
         assert values is not None and scale is not None and values.shape is not None

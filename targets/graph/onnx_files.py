@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.progress import Event, Progress
+from targets.graph.model_copy import copy_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -56,7 +57,7 @@ def fix_dims(graph: ir.Model, fixed: Mapping[str, int]) -> ir.Model:
     if unknown:
         there = ", ".join(sorted(symbols)) or "none"
         raise UsageError(f"the graph has no symbolic dimension '{unknown[0]}' (it has: {there}).")
-    copy = graph.clone()
+    copy = copy_of(graph)
     seen: set[int] = set()
 
     def fix(value: ir.Value | None) -> None:

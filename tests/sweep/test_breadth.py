@@ -80,7 +80,7 @@ def keywords(case: Case, pipe: Any) -> dict[str, Any]:
 
 def called(case: Case, pipe: Any, call: Any) -> np.ndarray:
     """What a call returns in the field that is compared."""
-    torch.manual_seed(0)  # for noise that does not come from the generator
+    torch.manual_seed(SEED)  # as `generate` does, for noise that does not come from the generator
     output = call(**keywords(case, pipe), generator=torch.Generator().manual_seed(SEED))
     return array(getattr(output, case.output, None) if case.output != "frames" else frames(output))
 

@@ -1,6 +1,6 @@
 """The trained adapters of `shapes`: where their files are, what each is asked and drawn for, and how it is judged.
 
-`python -m bench.project.reference.train_adapters` made them, `python -m bench.project.adapters` judges them.
+`python -m bench.project.reference.train_adapters` made them, `python -m bench.project.adapter_evidence` judges them.
 """
 
 from __future__ import annotations

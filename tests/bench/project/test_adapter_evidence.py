@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from artifacts.errors import LatentcError
-from bench.project import adapters
-from bench.project.adapters import WITH, WITHOUT, Drawings, Row, failures, table
+from bench.project import adapter_evidence as adapters
+from bench.project.adapter_evidence import WITH, WITHOUT, Drawings, Row, failures, table
+from bench.project.reference import trained_adapters
 from bench.project.reference.adapter_pictures import Settings
 from bench.project.reference.trained_adapters import ADAPTERS
 from bench.reference.shape_scenes import IDEAL
@@ -44,8 +45,10 @@ def test_the_table_has_a_line_for_each_means_in_order():
     ]
 
 
-def test_what_is_drawn_is_kept_until_something_changes(tmp_path):
+def test_what_is_drawn_is_kept_until_something_changes(tmp_path, monkeypatch):
     adapter = ADAPTERS[1]
+    monkeypatch.setattr(trained_adapters, "ADAPTERS_DIR", tmp_path)
+    adapter.path.write_bytes(b"weights")
     calls = []
 
     def make(requests):

@@ -1,4 +1,4 @@
-"""Do the trained adapters do what they say, compiled? ``python -m bench.project.adapters``
+"""Do the trained adapters do what they say, compiled? ``python -m bench.project.adapter_evidence``
 
 Asks each trained adapter of `shapes` for held-out prompts: of PyTorch in fp32, without it and with it; of artifacts
 that were compiled with it, for each target and in each kind of weights; and of artifacts in which it is switched on
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "adapters.md"
 SHEET = ROOT / "docs" / "images" / "adapters.png"
-BEGIN, END = "<!-- Written by `python -m bench.project.adapters --update-docs`. -->", "<!-- End. -->"
+BEGIN, END = "<!-- Written by `python -m bench.project.adapter_evidence --update-docs`. -->", "<!-- End. -->"
 
 TARGETS = ("openvino", "onnxruntime")
 WEIGHTS = ("fp16", "int8", "int4")
@@ -233,7 +233,7 @@ def section(drawings: Drawings) -> str:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the measurement; returns the exit status."""
     names, usual = [adapter.name for adapter in ADAPTERS], Settings()
-    parser = argparse.ArgumentParser(prog="python -m bench.project.adapters", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.project.adapter_evidence", description=__doc__)
     parser.add_argument("--prompts", type=int, default=100, help="how many each is asked")
     parser.add_argument("--steps", type=int, default=usual.steps)
     parser.add_argument("--guidance", type=float, default=usual.guidance)
