@@ -71,13 +71,15 @@ class Graphs:
         self._manifest = manifest
         self._progress = progress
         self._records = {g.folder: g for g in manifest.graphs}
-        factory = session_table.get(manifest.target)
-        self._placement = Placement(factory, manifest, device, compute, strict, progress)
+        self._factory = session_table.get(manifest.target)
+        self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
         self.adapters: tuple[Adapter, ...] = ()
         self._budget = budget
-        self._divided = DividedGraphs(root, manifest, factory, max_part)
-        self._opener = GraphOpener(root, manifest, factory, self._placement, self._divided, cache, files)
+        self._divided = DividedGraphs(root, manifest, self._factory, max_part)
+        self._opener = GraphOpener(
+            root, manifest, self._factory, self._placement, self._divided, cache, files
+        )
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
         self._locks = {g.folder: ProcessLock() for g in manifest.graphs}
