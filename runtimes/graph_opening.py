@@ -15,6 +15,7 @@ from runtimes.devices import Placement
 from runtimes.divided_graphs import DividedGraphs
 from runtimes.memory_plan import Division
 from runtimes.sessions.common import preferred_threads
+from runtimes.sessions.exact_sizes import sized
 from runtimes.sessions.file_constants import Replaced, TakesConstants
 from runtimes.sessions.session_contract import Device, Refused, Session, SessionFactory
 
@@ -143,17 +144,16 @@ class GraphOpener:
         raise next(iter(refusals.values()))
 
     def _open_on(self, record: GraphRecord, device: str, compute: str, divisions: Divisions) -> Session:
+        factory = sized(self._factory, record.inputs, record.dims)
         if constants := self.replaced.get(record.folder):
-            assert isinstance(self._factory, TakesConstants)
-            return self._factory.open_with(
-                self._root / record.model_file, device, compute, constants, record.built
-            )
+            assert isinstance(factory, TakesConstants)
+            return factory.open_with(self._root / record.model_file, device, compute, constants, record.built)
         in_parts = self._divided.session(record, device, compute, divisions(record.folder))
         if in_parts is not None:
             return in_parts
         cache = self._cache_of(record, compute)
         with preferred_threads(self._threads):
-            return self._factory.open(self._root / record.model_file, device, compute, cache, record.built)
+            return factory.open(self._root / record.model_file, device, compute, cache, record.built)
 
     def _cache_of(self, record: GraphRecord, compute: str) -> Path | None:
         """A folder for this content and type only: vendors know blobs by path, and an artifact can be replaced."""

@@ -29,6 +29,7 @@ from compiler.road import NONE, Road
 from compiler.source import open_model
 from runtimes.compute import AUTO, broken, choose, device_of
 from runtimes.sessions import session_table as sessions
+from runtimes.sessions.exact_sizes import sized
 from targets import target_table as targets
 from targets.target_contract import Target
 
@@ -81,7 +82,8 @@ def recheck(
             if device is not None and not factory.lacks(graph.built):
                 # A session looks through its file before anything parses it.
                 kind = choose(compute, device, graph)
-                factory.open(artifact.root / graph.model_file, AUTO, kind, None, graph.built).close()
+                opened = sized(factory, graph.inputs, graph.dims)
+                opened.open(artifact.root / graph.model_file, AUTO, kind, None, graph.built).close()
                 stored = contents(target, factory, graph, artifact.root)
                 require_schemes(graph, stored)
             evidence[graph.folder] = compare(

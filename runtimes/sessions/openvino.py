@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import threading
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import Built, TensorSpec
-from runtimes.sessions.common import InputCheck, choose, opening, running, threads
-from runtimes.sessions.file_constants import Replaced, StoredConstant, require_constants
+from runtimes.sessions.common import InputCheck, choose, opening, running
+from runtimes.sessions.exact_sizes import Shapes, SizedSession
+from runtimes.sessions.file_constants import Replaced, StoredConstant
+from runtimes.sessions.openvino_compiling import ONLY_FP16, StoredGraph, compiled, config_of, hand_over
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
-from runtimes.sessions.session_contract import Device
+from runtimes.sessions.session_contract import Device, Session
 from targets.openvino.file_format import FORMAT
 from targets.openvino.stored_form import EXTRA, RESULT, as_run, is_stored
 
@@ -41,6 +39,17 @@ class OpenVinoSessions:
 
     target = "openvino"
     format = IR
+
+    def __init__(self, calls: tuple[Shapes, ...] = ()) -> None:
+        """
+        Args:
+            calls: all that a graph is called with, where it is opened for these; see `sized`.
+        """
+        self._calls = calls
+
+    def sized(self, calls: tuple[Shapes, ...]) -> OpenVinoSessions:
+        """See `runtimes.sessions.exact_sizes.TakesSizes`. A CPU takes two thirds of the time for a small graph."""
+        return OpenVinoSessions(calls)
 
     def devices(self) -> tuple[Device, ...]:
         """What `openvino.Core` lists, the CPU first: "cpu", "gpu", "gpu.1", "npu"."""
@@ -71,7 +80,7 @@ class OpenVinoSessions:
         compute: str,
         cache_dir: Path | None,
         built: Built | None = None,
-    ) -> OpenVinoSession:
+    ) -> Session:
         """Opens one graph.
 
         The type to compute in is a hint to OpenVINO, and always given: its own choice is by the device alone.
@@ -95,7 +104,7 @@ class OpenVinoSessions:
         compute: str,
         constants: Replaced,
         built: Built | None = None,
-    ) -> OpenVinoSession:
+    ) -> Session:
         """See `runtimes.sessions.file_constants.TakesConstants`. The other weights are mapped from their file."""
         return self._opened(model_file, device, compute, None, constants)
 
@@ -118,157 +127,55 @@ class OpenVinoSessions:
             model = core.read_model(file, weights)
             if is_stored(file):
                 as_run(model)
-            _hand_over(model, narrow, compute)
-            compiled = core.compile_model(model, name, _config(core, name, compute))
+            hand_over(model, narrow, compute)
+            compiled = core.compile_model(model, name, config_of(core, name, compute))
             return OpenVinoSession(compiled, model_file.parent.name, name.lower())
 
     def _opened(
         self, model_file: Path, device: str, compute: str, cache_dir: Path | None, constants: Replaced
-    ) -> OpenVinoSession:
+    ) -> Session:
         name = choose(device, self.devices(), self.target, INSTALL).upper()
         import openvino as ov
 
         check_openvino(model_file, FORMAT, cache_dir)
         core = ov.Core()
-        config = _config(core, name, compute)
+        config = config_of(core, name, compute)
+        label = model_file.parent.name
         with opening(model_file, self.target):
-            if constants:
-                model = core.compile_model(_edited(core, model_file, constants), name, config)
-            elif is_stored(model_file) or name == "CPU":
-                model = _compiled_as_run(core, model_file, name, config, cache_dir)
-            else:
+            if not (constants or is_stored(model_file) or name == "CPU"):
                 if cache_dir is not None:
                     config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
-                model = core.compile_model(model_file, name, config)
-            return OpenVinoSession(model, model_file.parent.name, name.lower(), constants)
+                return OpenVinoSession(core.compile_model(model_file, name, config), label, name.lower())
+            graph = StoredGraph(core, model_file, constants)
+            cache = None if constants else cache_dir
+
+            def session(shapes: Shapes | None, cache: Path | None = None) -> OpenVinoSession:
+                with opening(model_file, self.target):
+                    model = compiled(core, graph, name, config, cache, shapes)
+                    return OpenVinoSession(model, label, name.lower(), constants)
+
+            exact = self._calls and name == "CPU" and _affordable(self._calls, model_file)
+            calls: tuple[Shapes | None, ...] = self._calls if exact else (None,)
+            first = session(calls[0], cache)
+            if len(calls) == 1:
+                return first
+            source = graph.read()
+            inputs = {spec.name: spec for spec in map(_spec, source.inputs)}
+            outputs = _outputs(port for port in source.outputs if not _is_extra(port))
+            return SizedSession(calls, first, session, inputs, outputs, label)
 
 
-def _edited(core: Any, model_file: Path, constants: Replaced) -> Any:
-    """The model that the file holds, as it is run, with other constants, which are not copied."""
-    import openvino as ov
-
-    require_constants(constants, IR.constants(model_file), model_file.parent.name)
-    model = core.read_model(model_file)
-    for constant in model.get_ordered_ops():
-        name = constant.get_friendly_name()
-        if constant.get_type_name() != "Constant" or name not in constants:
-            continue
-        shape, kind = constant.get_output_shape(0), constant.get_element_type()
-        tensor = ov.Tensor(constants[name], ov.Shape(list(shape)), kind)
-        replaced = ov.op.Constant(tensor, shared_memory=True)
-        replaced.set_friendly_name(name)
-        for reader in constant.output(0).get_target_inputs():
-            reader.replace_source_output(replaced.output(0))
-    if is_stored(model_file):
-        as_run(model)
-    return model
+MOST_PACKED = 128 * 2**20
+"""Bytes of weights that a graph may have in all, where it is compiled for several calls: each packs them for itself."""
 
 
-def _hand_over(model: Any, names: Collection[str], compute: str) -> None:
-    """Has inputs and outputs of these names be of the type to compute in.
-
-    In fp32 they would keep in fp32 what leads to an output, which a CPU rounds within a whole graph.
-    """
-    import openvino as ov
-    import openvino.opset13 as ops
-
-    kind = {"bf16": "bf16", "fp16": "f16"}.get(compute)
-    if kind is None or not names:
-        return
-    wide = ov.Type.f32
-    for parameter in model.get_parameters():
-        port = parameter.output(0)
-        if port.get_element_type() == wide and not port.get_names().isdisjoint(names):
-            readers = port.get_target_inputs()
-            parameter.set_element_type(getattr(ov.Type, kind))
-            widened = ops.convert(parameter, "f32")
-            for reader in readers:
-                reader.replace_source_output(widened.output(0))
-    for result in model.get_results():
-        port = result.input(0).get_source_output()
-        own = port.get_names()
-        if port.get_element_type() == wide and not own.isdisjoint(names):
-            narrowed = ops.convert(port, kind)
-            port.get_tensor().set_names(set())
-            narrowed.output(0).get_tensor().set_names(own)
-            result.input(0).replace_source_output(narrowed.output(0))
-    model.validate_nodes_and_infer_types()
-
-
-def _config(core: Any, device: str, compute: str) -> dict[str, Any]:
-    """How graphs are compiled for the device."""
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", **hint(device, compute)}
-    if _DYNAMIC in core.get_property(device, "SUPPORTED_PROPERTIES"):
-        config[_DYNAMIC] = 0
-    if device == "CPU" and (count := threads()) is not None:
-        config["INFERENCE_NUM_THREADS"] = count
-    return config
-
-
-def _compiled_as_run(
-    core: Any, model_file: Path, device: str, config: Mapping[str, Any], cache_dir: Path | None
-) -> Any:
-    """Compiles the form of a graph that is run; see `targets.openvino.stored_form`.
-
-    OpenVINO's own cache is for files alone: what was compiled of a graph that was changed is kept here, like there
-    without weights; and what it reads again of a file with constants beyond int32 is another graph (`_narrowed`).
-    """
-    import openvino as ov
-
-    kept = dict(config)
-    if cache_dir is not None and "EXPORT_IMPORT" in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
-        kept |= {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(model_file.with_suffix(".bin"))}
-        facts = (
-            ov.__version__,
-            device,
-            core.get_property(device, "FULL_DEVICE_NAME"),
-            sorted(config.items()),
-            "narrowed",
-        )
-        blob = cache_dir / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.blob"
-        # One that another version of a driver made is refused: it is made again.
-        with suppress(OSError, RuntimeError):
-            return core.import_model(blob.read_bytes(), device, kept)
-    model = core.read_model(model_file)
-    if is_stored(model_file):
-        as_run(model)
-    _narrowed(model)
-    compiled = core.compile_model(model, device, kept)
-    if kept != config:
-        with suppress(OSError, RuntimeError):  # A cache that cannot be written costs time, not function.
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            temporary = blob.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-            temporary.write_bytes(compiled.export_model().getvalue())
-            temporary.replace(blob)
-    return compiled
-
-
-def _narrowed(model: Any) -> None:
-    """Holds whole numbers to int32, in which a CPU computes: "to the end" of a slice is the largest int64.
-
-    Of a blob without weights, OpenVINO 2026.4 takes the lower half of the file's int64, where a compile takes the
-    nearest int32: the end becomes -1, and a slice loses its last entry.
-    """
-    import numpy as np
-    import openvino as ov
-    import openvino.opset13 as ops
-
-    limits = np.iinfo(np.int32)
-    for constant in model.get_ordered_ops():
-        if constant.get_type_name() != "Constant" or constant.get_element_type() != ov.Type.i64:
-            continue
-        values = constant.data
-        if values.size and (values.max() > limits.max or values.min() < limits.min):
-            held = ops.constant(np.clip(values, limits.min, limits.max), ov.Type.i64)
-            for reader in constant.output(0).get_target_inputs():
-                reader.replace_source_output(held.output(0))
+def _affordable(calls: tuple[Shapes, ...], model_file: Path) -> bool:
+    return len(calls) == 1 or len(calls) * model_file.with_suffix(".bin").stat().st_size <= MOST_PACKED
 
 
 # Kind of device -> what it computes in, where its capabilities say so; what it is best at first. Arithmetic in fp16 on
 # a CPU is there for who asks: OpenVINO's kernels are made for bf16, whose range is fp32's.
 PREFERRED = {"CPU": ("bf16", "fp32", "fp16"), "GPU": ("fp16", "fp32", "bf16")}
-# fp16 is all that an NPU has, and it refuses a hint.
-ONLY_FP16 = "NPU"
 
 
 def computes(device: str, capabilities: Collection[str]) -> tuple[str, ...]:
@@ -284,18 +191,6 @@ def computes(device: str, capabilities: Collection[str]) -> tuple[str, ...]:
         return ("fp16",)
     known = PREFERRED.get(kind, ("fp32",))
     return tuple(compute for compute in known if compute == "fp32" or compute.upper() in capabilities)
-
-
-def hint(device: str, compute: str) -> dict[str, Any]:
-    """The property that has `device` compute in `compute`."""
-    if device.partition(".")[0] == ONLY_FP16:
-        return {}
-    return {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[compute]}
-
-
-# Processors with VNNI would round the activations in front of quantized weights to 8 bits, in groups of 32: an error of
-# 0.5 % that a graph did not ask for. Those that do have quantization of their own.
-_DYNAMIC = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
 class OpenVinoSession:

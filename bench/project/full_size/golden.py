@@ -74,9 +74,7 @@ GOLDEN: Mapping[str, Golden] = {
     "sd21": Golden(("text_encoder", "unet"), "OpenCLIP-H; linear projections", 300),
     "sdxl": Golden(("text_encoder_2", "unet"), "CLIP-bigG; size conditioning", 300, (512, 1024)),
     "sdxl-refiner": Golden(("unet",), "four levels of XL", 400),
-    "sdxl-controlnet": Golden(
-        ("controlnet", "unet"), "residuals as inputs and outputs", 1400, (512, 512)
-    ),
+    "sdxl-controlnet": Golden(("controlnet", "unet"), "residuals as inputs and outputs", 1400, (512, 512)),
     "sd35-medium": Golden(
         ("transformer", "vae"), "dual attention; the autoencoder of 16 channels", 950, (512, 1024)
     ),

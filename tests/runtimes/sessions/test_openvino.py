@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from runtimes.compute import natively
-from runtimes.sessions.openvino import SESSION, computes, hint
+from runtimes.sessions.openvino import SESSION, computes
+from runtimes.sessions.openvino_compiling import hint
 from runtimes.sessions.session_contract import SessionFactory
 from tests.contract.graphs import Denoiser, model, named, value
 from tests.contract.session_contract import SessionContract
