@@ -161,6 +161,8 @@ class SessionFactory(Protocol):
     One that can say more of a device that is not here than that it is not offers a method ``check_device(name)``, which
     raises LatentcError.
 
+    One whose graphs are faster for sizes that are known is a `runtimes.sessions.exact_sizes.TakesSizes`, too.
+
     One whose graphs can be opened with other constants than their files hold is a
     `runtimes.sessions.file_constants.TakesConstants`, too: LoRAs can be switched in its artifacts then.
 
