@@ -154,10 +154,9 @@ class OpenVinoSessions:
                     model = compiled(core, graph, name, config, cache, shapes)
                     return OpenVinoSession(model, label, name.lower(), constants)
 
-            exact = self._calls and name == "CPU" and _affordable(self._calls, model_file)
-            calls: tuple[Shapes | None, ...] = self._calls if exact else (None,)
-            first = session(calls[0], cache)
-            if len(calls) == 1:
+            calls = self._calls if name == "CPU" and _affordable(self._calls, model_file) else ()
+            first = session(calls[0] if calls else None, cache)
+            if len(calls) <= 1:
                 return first
             source = graph.read()
             inputs = {spec.name: spec for spec in map(_spec, source.inputs)}
