@@ -13,13 +13,13 @@ from artifacts.errors import UsageError
 from artifacts.foreseen import foreseen
 from artifacts.manifest import DimRange
 from artifacts.progress import Progress, silent
-from runtimes import clips
+from runtimes import clips, requested_sizes
 from runtimes.acceleration import tolerance_of
 from runtimes.bars import Bars
 from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of, torch_noise
 from runtimes.flaws import Flaw
 from runtimes.forecaster import Count
-from runtimes.generate_options import arguments, check_range, check_texts, parameters, parse_size, synonym
+from runtimes.generate_options import arguments, check_texts, parameters, parse_size, synonym
 from runtimes.meter import Meter, NotFinite
 from runtimes.notebook import notebook_bars
 from runtimes.process_lock import ProcessLock
@@ -27,7 +27,6 @@ from runtimes.refusals import refusals
 from runtimes.result import Result, merge
 from runtimes.schedulers import blamed, make_scheduler
 from runtimes.tiles import parse_tile
-from runtimes.visuals import kind, lengths
 from runtimes.weighted import Weighting
 
 # Options that are given once for each image to a pipeline that makes one image of each.
@@ -177,8 +176,8 @@ class Generator:
     ) -> Result:
         pipe = self.diffusers
         known = parameters(pipe)
-        options |= self._numbers(size, options["frames"], extra, known)
-        self._check_visuals({**options, **extra}, known)
+        options |= requested_sizes.numbers(size, options["frames"], extra, self._sizes, known)
+        requested_sizes.check_visuals({**options, **extra}, self._sizes, known)
         check_texts({**options, **extra})
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
@@ -314,61 +313,6 @@ class Generator:
             return
         with notebook_bars(self._progress) as bars:
             yield bars
-
-    def _size(self, size: tuple[int, int] | None, known: Mapping[str, Any]) -> tuple[int | None, int | None]:
-        """Width and height to pass: those asked for, or those of an artifact that has only one size."""
-        if size is not None:
-            check_range("a width of", size[0], self._sizes, "width")
-            check_range("a height of", size[1], self._sizes, "height")
-            return size
-        limits = [self._sizes.get(n) for n in ("width", "height")]
-        fixed = [limit.min if limit is not None and limit.min == limit.max else None for limit in limits]
-        sides = [
-            value if synonym(n, known) else None for n, value in zip(("width", "height"), fixed, strict=True)
-        ]
-        return sides[0], sides[1]
-
-    def _frames(self, frames: int | None, known: Mapping[str, Any]) -> int | None:
-        """The number of frames to pass: that asked for, or that of an artifact that has only one."""
-        limits = self._sizes.get("frames")
-        if frames is not None:
-            check_range("a request for", frames, self._sizes, "frames")
-        elif limits is not None and limits.min == limits.max and synonym("frames", known) is not None:
-            return limits.min
-        return frames
-
-    def _numbers(
-        self,
-        size: tuple[int, int] | None,
-        frames: int | None,
-        extra: Mapping[str, Any],
-        known: Mapping[str, Any],
-    ) -> dict[str, int | None]:
-        """Width, height and frames to pass, apart from those in `extra`, which are in the compiled ranges, too."""
-        width, height = self._size(size, known)
-        numbers = {"width": width, "height": height, "frames": self._frames(frames, known)}
-        asked = {"width": size, "height": size, "frames": frames}
-        for option in numbers:
-            value = extra.get(synonym(option, known) or "")
-            if isinstance(value, int):
-                what = "a request for" if option == "frames" else f"a {option} of"
-                check_range(what, value, self._sizes, option)
-            if value is not None and asked[option] is None:
-                numbers[option] = None
-        return numbers
-
-    def _check_visuals(self, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-        """A video that is given sets the length, and an image the size where the pipeline has no parameter for it."""
-        for name, value in values.items():
-            if name in known and kind(name, known) == "video":
-                for length in lengths(value):
-                    check_range(f"'{name}' of", length, self._sizes, "frames")
-        image = values.get("image")
-        if synonym("width", known) is not None or not isinstance(getattr(image, "size", None), tuple):
-            return
-        width, height = image.size  # type: ignore[union-attr]
-        check_range("an image with a width of", width, self._sizes, "width")
-        check_range("an image with a height of", height, self._sizes, "height")
 
     def _parameters(
         self,

@@ -30,6 +30,7 @@ from runtimes.graph_pool import GraphPool
 from runtimes.graphs import Graphs
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
+from runtimes.requested_sizes import frame_count, sides
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of
 from runtimes.shell import build_shell, undone_on_failure
@@ -370,8 +371,8 @@ class Pipeline(AsDiffusers, Generator):
         """The size and frames of an artifact that has only one, by the names of parameters that a call leaves out."""
         known = parameters(self.diffusers)
         asked = {*list(known)[: len(args)], *kwargs}
-        size = dict(zip(("width", "height"), self._size(None, known), strict=True))
+        size = dict(zip(("width", "height"), sides(None, self._sizes, known), strict=True))
         counter = synonym("frames", known)
         if counter is not None:
-            size[counter] = self._frames(None, known)
+            size[counter] = frame_count(None, self._sizes, known)
         return {name: value for name, value in size.items() if value is not None and name not in asked}

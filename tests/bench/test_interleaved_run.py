@@ -203,11 +203,13 @@ def planted() -> Bench:
     return run(subjects, "ref", wanted, [], start=starter(made)).bench
 
 
+@pytest.mark.slow
 def test_without_a_fault_no_gate_trips(planted: Bench) -> None:
     gone = fallen(planted, "psnr<100", "equal<1", "broken>0", "latent_error>0")
     assert "none" not in {name for name, _ in gone}
 
 
+@pytest.mark.slow
 def test_a_layer_scaled_by_a_twentieth_moves_latents_and_pictures(planted: Bench) -> None:
     gone = fallen(planted, "latent_error>1e-4", "psnr<60", "broken>0", "equal<1")
     assert {text for name, text in gone if name == "scaled_layer"} == {
@@ -217,11 +219,13 @@ def test_a_layer_scaled_by_a_twentieth_moves_latents_and_pictures(planted: Bench
     }
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_decoder_leaves_the_latents(planted: Bench) -> None:
     gone = fallen(planted, "latent_error>0", "psnr<60", "broken>0")
     assert {text for name, text in gone if name == "scaled_decoder"} == {"psnr<60"}
 
 
+@pytest.mark.slow
 def test_a_wrong_scheduler_setting_shows_from_the_first_step_on(planted: Bench) -> None:
     found = planted.variant("wrong_scheduler")
     assert found is not None and found.quality is not None
@@ -231,6 +235,7 @@ def test_a_wrong_scheduler_setting_shows_from_the_first_step_on(planted: Bench) 
     assert ("wrong_scheduler", "latent_error>1e-4") in fallen(planted, "latent_error>1e-4")
 
 
+@pytest.mark.slow
 def test_not_a_number_in_one_channel_is_a_broken_picture(planted: Bench) -> None:
     gone = fallen(planted, "broken>0", "latent_error>1e9")
     assert {name for name, text in gone if text == "broken>0"} == {"not_a_number"}
@@ -240,6 +245,7 @@ def test_not_a_number_in_one_channel_is_a_broken_picture(planted: Bench) -> None
     assert found is not None and found.quality is not None and None in found.quality.latent_curve
 
 
+@pytest.mark.slow
 def test_components_are_timed_where_the_artifact_would_answer(planted: Bench) -> None:
     found = planted.variant("none")
     assert found is not None and found.speed is not None

@@ -54,7 +54,9 @@ def modules_of(package: str) -> list[str]:
     return [package, *(m.name for m in pkgutil.walk_packages([str(ROOT / package)], f"{package}."))]
 
 
-@pytest.mark.parametrize("package", ["artifacts", "targets", "runtimes", "latentc"])
+@pytest.mark.parametrize(
+    "package", ["artifacts", "targets", "runtimes", pytest.param("latentc", marks=pytest.mark.slow)]
+)
 def test_every_module_imports_without_any_vendors_sdk(package):
     blocked = "\n".join(f"sys.modules[{name!r}] = None" for name in VENDORS)
     imports = "\n".join(f"import {name}" for name in modules_of(package) if not name.endswith("__main__"))

@@ -95,7 +95,10 @@ def test_which_commands_print_json(words: list[str], expected: bool) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("words", [["--help"], ["inspect", "no-such-model", "--json"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], pytest.param(["inspect", "no-such-model", "--json"], marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_stdout_that_is_full(words: list[str], unbuffered: str) -> None:
     with open("/dev/full", "w") as full:

@@ -29,6 +29,7 @@ def module(*args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command(here: Path) -> None:
     done = module("targets")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -75,6 +75,7 @@ def user(tmp_path: Path) -> Users:
     return Users(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_command_that_loads_both_runtimes_leaves_nothing(user: Users) -> None:
     assert "openvino" in user.run("-m", "latentc", "targets")
     assert user.traces() == []

@@ -18,6 +18,7 @@ from artifacts.manifest import DimRange
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
+from compiler.lowering.compile_cache import CompileCache
 from tests.sweep import video
 from tests.sweep.models import picture
 from tests.sweep.test_sweep import graphs_once
@@ -64,11 +65,12 @@ CASES: Mapping[str, Case] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Model:
-    """A case as a folder, and PyTorch's result."""
+    """A case as a folder, PyTorch's result, and what the compiles for all targets have in common."""
 
     case: Case
     folder: Path
     result: np.ndarray
+    compile_cache: CompileCache
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
         pipe.set_progress_bar_config(disable=True)
         pipe.save_pretrained(folder / name)
         models.clear()
-        models[name] = Model(case, folder / name, _called(pipe, case))
+        models[name] = Model(case, folder / name, _called(pipe, case), CompileCache())
     return models[name]
 
 
@@ -122,7 +124,8 @@ def _compile(model: Model, out: Path, target: str, frames: DimRange) -> Any:
             size=SizeRange(side, side),
             frames=frames,
             check="none",  # the video is the check here
-        )
+        ),
+        compile_cache=model.compile_cache,
     )
 
 

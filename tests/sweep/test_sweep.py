@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compiler.lowering.compile_cache import CompileCache
 from tests.sweep import table
 from tests.sweep.exports import exported_once
 from tests.sweep.models import CASES, Case, sibling
@@ -58,13 +59,15 @@ error of the picture (of a prior: of the embedding) against PyTorch's with the s
 
 @dataclass(frozen=True)
 class Model:
-    """A saved case: its folder and PyTorch's results by task, with the class that made each."""
+    """A saved case: its folder and PyTorch's results by task, with the class that made each, and what the compiles
+    for all targets have in common."""
 
     case: Case
     folder: Path
     results: dict[str, np.ndarray]
     classes: dict[str, str]
     added: Mapping[str, Any]
+    compile_cache: CompileCache
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +101,12 @@ def _model(models: dict[str, Model], name: str, folder: Path) -> Model:
         results: dict[str, np.ndarray] = {}
         classes: dict[str, str] = {}
         for number, task in enumerate(case.tasks):
-            one: Any = pipe if number == 0 else sibling(pipe, task)
-            one.set_progress_bar_config(disable=True)
-            results[task] = case.run(one, task)
-            classes[task] = type(one).__name__
+            variant: Any = pipe if number == 0 else sibling(pipe, task)
+            variant.set_progress_bar_config(disable=True)
+            results[task] = case.run(variant, task)
+            classes[task] = type(variant).__name__
         models.clear()
-        models[name] = Model(case, folder / name, results, classes, added)
+        models[name] = Model(case, folder / name, results, classes, added, CompileCache())
     return models[name]
 
 
@@ -136,7 +139,8 @@ def test_compiled_and_run_it_is_pytorchs(
             check="none",  # the picture is the check here
             arguments=model.case.compiled_with,
             **model.added,
-        )
+        ),
+        compile_cache=model.compile_cache,
     )
     errors: dict[str, float] = {}
     for task, expected in model.results.items():

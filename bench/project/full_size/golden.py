@@ -45,12 +45,14 @@ class Golden:
         peak: MiB that exporting it takes beside the libraries, as this command tells; for running several at a time.
         sides: pixels of a side, from and to, where graphs that hold for a range are watched; None for the
             model's own size.
+        in_tests: whether `make test` exports it, too: these have every pattern and rewrite that any model has.
     """
 
     components: tuple[str, ...]
     why: str
     peak: int
     sides: tuple[int, int] | None = None
+    in_tests: bool = False
 
     def options(self) -> SnapshotOptions:
         """What its snapshot is taken with."""
@@ -70,31 +72,48 @@ GOLDEN: Mapping[str, Golden] = {
         "CLIP-L; the first UNet; the autoencoder of SD and SDXL",
         200,
         (256, 512),
+        in_tests=True,
     ),
     "sd21": Golden(("text_encoder", "unet"), "OpenCLIP-H; linear projections", 300),
     "sdxl": Golden(("text_encoder_2", "unet"), "CLIP-bigG; size conditioning", 300, (512, 1024)),
     "sdxl-refiner": Golden(("unet",), "four levels of XL", 400),
     "sdxl-controlnet": Golden(("controlnet", "unet"), "residuals as inputs and outputs", 1400, (512, 512)),
     "sd35-medium": Golden(
-        ("transformer", "vae"), "dual attention; the autoencoder of 16 channels", 950, (512, 1024)
+        ("transformer", "vae"),
+        "dual attention; the autoencoder of 16 channels",
+        950,
+        (512, 1024),
+        in_tests=True,
     ),
     "sd35-large": Golden(("transformer",), "38 joint blocks", 900),
     "flux": Golden(
-        ("text_encoder_2", "transformer"), "T5-XXL at 512 tokens; guidance embedding", 500, (512, 1024)
+        ("text_encoder_2", "transformer"),
+        "T5-XXL at 512 tokens; guidance embedding",
+        500,
+        (512, 1024),
+        in_tests=True,
     ),
     "flux-schnell": Golden(("transformer",), "no guidance embedding", 550),
     "pixart-sigma": Golden(
-        ("transformer",), "cross-attention with a mask; positions computed from the size", 650
+        ("transformer",),
+        "cross-attention with a mask; positions computed from the size",
+        650,
+        in_tests=True,
     ),
     "sana": Golden(
-        ("text_encoder", "transformer", "vae"), "Gemma 2; linear attention; a deep autoencoder", 500
+        ("text_encoder", "transformer", "vae"),
+        "Gemma 2; linear attention; a deep autoencoder",
+        500,
+        in_tests=True,
     ),
     "kandinsky22-prior": Golden(("image_encoder", "prior"), "CLIP's vision; a prior of embeddings", 200),
-    "kandinsky22": Golden(("unet", "movq"), "added key and value projections; spatial norms", 250),
+    "kandinsky22": Golden(
+        ("unet", "movq"), "added key and value projections; spatial norms", 250, in_tests=True
+    ),
     "cascade-prior": Golden(("prior",), "stage C", 450),
     "cascade-decoder": Golden(("decoder", "vqgan"), "stages B and A", 500),
     "auraflow": Golden(("text_encoder", "transformer"), "Pile-T5; joint blocks, then single ones", 400),
-    "lumina2": Golden(("transformer",), "grouped queries; complex rotary embeddings", 800),
+    "lumina2": Golden(("transformer",), "grouped queries; complex rotary embeddings", 800, in_tests=True),
     "qwen-image": Golden(
         ("text_encoder", "transformer", "vae"), "Qwen 2.5 VL; 60 blocks; a causal autoencoder", 1400
     ),

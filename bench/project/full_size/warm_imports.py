@@ -5,6 +5,7 @@ Processes that are forked from one that has it need not do it again.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 from contextlib import suppress
@@ -27,3 +28,7 @@ importlib.import_module("diffusers.pipelines.auto_pipeline")
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # It warns of torchvision's operators.
 with quick():
     ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+# Forks of this process look for cycles among their own objects alone.
+gc.collect()
+gc.freeze()
