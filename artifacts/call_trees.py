@@ -31,6 +31,14 @@ class ConstLeaf(Record):
     value: None | bool | int | float | str
 
 
+class SizeLeaf(Record):
+    """A Python number that is the size of an `axis` of the graph's input `name`; a call with another does not fit."""
+
+    kind: Literal["size"] = "size"
+    name: str
+    axis: int = Field(ge=0)
+
+
 class AnyLeaf(Record):
     """A value that the graph does not depend on (a generator, a callback): passed over, None when rebuilt."""
 
@@ -60,6 +68,6 @@ class ObjectNode(Record):
 
 
 Tree = Annotated[
-    Union[TensorLeaf, ComplexLeaf, ConstLeaf, AnyLeaf, SequenceNode, MappingNode, ObjectNode],
+    Union[TensorLeaf, ComplexLeaf, ConstLeaf, SizeLeaf, AnyLeaf, SequenceNode, MappingNode, ObjectNode],
     Field(discriminator="kind"),
 ]

@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from artifacts.call_trees import AnyLeaf, ComplexLeaf, ConstLeaf, MappingNode, SequenceNode, TensorLeaf, Tree
+from artifacts.call_trees import (
+    AnyLeaf,
+    ComplexLeaf,
+    ConstLeaf,
+    MappingNode,
+    SequenceNode,
+    SizeLeaf,
+    TensorLeaf,
+    Tree,
+)
 from artifacts.manifest import TensorSpec
 from runtimes.value_tree import Mismatch, from_torch, to_array
 
@@ -75,7 +84,9 @@ def form_of(
 def _take(tree: Tree | None, value: Any, specs: Mapping[str, TensorSpec], values_matter: bool) -> Take | None:
     if isinstance(tree, AnyLeaf) and not values_matter:
         return _passed_over
-    if tree is None or isinstance(tree, (AnyLeaf, ConstLeaf)):
+    if tree is None or isinstance(
+        tree, (AnyLeaf, ConstLeaf, SizeLeaf)
+    ):  # Tensors keep their sizes in a form.
         return _constant(value) if type(value) in _PLAIN else None
     if isinstance(tree, (TensorLeaf, ComplexLeaf)):
         spec = specs.get(tree.name)

@@ -23,7 +23,15 @@ from runtimes.meter import Meter
 from runtimes.module_state import Field, Watch, mismatch
 from runtimes.tiles import Layout, Scaling, Tiling, division, parts, run_in_tiles
 from runtimes.tiling_switch import TilingSwitch
-from runtimes.value_tree import Mismatch, fit_dims, holds_tensor, match_arguments, rebuild, to_array
+from runtimes.value_tree import (
+    Mismatch,
+    fit_dims,
+    holds_tensor,
+    match_arguments,
+    rebuild,
+    to_array,
+    wrong_size,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -294,6 +302,10 @@ def _arrays(
         if isinstance(array, Mismatch):
             return array
         arrays[spec.name] = array
+    shapes = {name: array.shape for name, array in arrays.items()}
+    for name, tree in record.arguments.items():
+        if (mismatch := wrong_size(tree, bound.get(name), shapes, name)) is not None:
+            return mismatch
     return arrays
 
 

@@ -16,6 +16,7 @@ from artifacts.call_trees import (
     MappingNode,
     ObjectNode,
     SequenceNode,
+    SizeLeaf,
     TensorLeaf,
     Tree,
 )
@@ -55,6 +56,13 @@ def match(tree: Tree, value: Any, path: str = "value") -> dict[str, Any] | Misma
         if not _is_tensor(value) or "complex" not in str(value.dtype):
             return Mismatch(path, "a complex tensor", describe(value))
         return {tree.name: _as_real(value)}
+    if isinstance(
+        tree, SizeLeaf
+    ):  # Which number it must be is known with the tensors alone: see `wrong_size`.
+        whole = _is_number(value) and not isinstance(value, (bool, float))
+        return (
+            {} if whole else Mismatch(path, f"the size of axis {tree.axis} of {tree.name}", describe(value))
+        )
     if isinstance(tree, ConstLeaf):
         return {} if _same(tree.value, value) else Mismatch(path, repr(tree.value), describe(value))
     if isinstance(tree, SequenceNode):
@@ -97,6 +105,31 @@ def match_arguments(
     return _all(parts)
 
 
+def wrong_size(
+    tree: Tree | None, value: Any, shapes: Mapping[str, Sequence[int]], path: str
+) -> Mismatch | None:
+    """Where a number in `value`, which fits `tree`, is not the size that it stands for.
+
+    Args:
+        shapes: the graph's inputs, by name.
+    """
+    if isinstance(tree, SizeLeaf):
+        shape = shapes.get(tree.name, ())
+        if tree.axis < len(shape) and shape[tree.axis] == value:
+            return None
+        size = f"{shape[tree.axis]}, " if tree.axis < len(shape) else ""
+        return Mismatch(path, f"{size}the size of axis {tree.axis} of {tree.name}", describe(value))
+    items: list[tuple[Tree, Any, str]] = []
+    if isinstance(tree, SequenceNode):
+        items = [(t, v, f"{path}[{i}]") for i, (t, v) in enumerate(zip(tree.items, value, strict=True))]
+    elif isinstance(tree, MappingNode):
+        items = [(t, value.get(key), f"{path}[{key!r}]") for key, t in tree.items.items()]
+    elif isinstance(tree, ObjectNode):
+        items = [(t, getattr(value, key, None), f"{path}.{key}") for key, t in tree.items.items()]
+    wrong = (wrong_size(t, v, shapes, where) for t, v, where in items)
+    return next((mismatch for mismatch in wrong if mismatch is not None), None)
+
+
 def _all(parts: Any) -> dict[str, Any] | Mismatch:
     tensors: dict[str, Any] = {}
     for tree, value, path in parts:
@@ -127,7 +160,7 @@ def rebuild(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Any:
         return _as_complex(arrays[tree.name])
     if isinstance(tree, ConstLeaf):
         return tree.value
-    if isinstance(tree, AnyLeaf):
+    if isinstance(tree, (AnyLeaf, SizeLeaf)):  # A result has no size of its own.
         return None
     if isinstance(tree, SequenceNode):
         items = [rebuild(t, arrays) for t in tree.items]

@@ -187,6 +187,7 @@ def _captured(
         f"between them. {next(e.message for part, e in split.items() if part.component == name).removesuffix('.')}."
         for name in dict.fromkeys(part.component for part in split)
     ]
+    notes += run.notes
     notes += [f"{part.name} ({part.class_name}): left out, because {part.reason}." for part in left_out]
     return Capture(
         pipelines={task: class_path(type(p)) for task, p in pipelines.items()},

@@ -82,6 +82,8 @@ class DryRun:
         self.recorder, self.overrides, self.progress = recorder, overrides, progress
         self.tokens: int | None = None
         """The length that the pipeline's own text has, where that was asked for."""
+        self.notes: list[str] = []
+        """What a user should know of the runs."""
 
     def complete(
         self, pipe: Any, size: SizeRange | None, frames: DimRange | None
@@ -148,13 +150,24 @@ class DryRun:
     def all(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> None:
         """Runs the pipeline of each task at all points.
 
+        A pipeline that fails without guidance, and not with it, is captured with guidance alone.
+
         Raises:
             CannotRun: a call fails in every form.
         """
+        self.notes.clear()
         for task, pipe in pipelines.items():
             for number, point in enumerate(points):
                 self.progress(Event(f"{task}: dry run", number, len(points)))
-                self._call(pipe, task, point, number)
+                try:
+                    self._call(pipe, task, point, number)
+                except CannotRun as error:
+                    if point.guided:
+                        raise
+                    cause = f"{type(error.__cause__).__name__}: {brief(error.__cause__)}"
+                    self.notes.append(
+                        f"{task}: with guidance only, as {type(pipe).__name__} fails without ({cause})."
+                    )
             self.progress(Event(f"{task}: dry run", len(points), len(points)))
 
     def binned(self, pipelines: Mapping[str, Any], points: Sequence[Point]) -> tuple[Point, ...]:

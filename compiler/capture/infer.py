@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 
-from artifacts.call_trees import AnyLeaf, MappingNode, Tree
+from artifacts.call_trees import AnyLeaf, MappingNode, SizeLeaf, Tree
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, TensorSpec
 from compiler.capture import trees
@@ -151,7 +151,9 @@ def _folder(call: Call, taken: set[str]) -> str:
 
 
 def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
-    varying, fixed = _numbers(group)
+    varying, following = _numbers(group)
+    sizes = {path: leaf for path in following if (leaf := _size_of(group, path)) is not None}
+    fixed = [path for path in following if path not in sizes]
     first = group[0]
     if fixed:  # One size only: the first point's.
         group = [call for call in group if call.numbers == first.numbers or call.point == first.point]
@@ -164,6 +166,8 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
         whole = all(isinstance(call.numbers[path], int) for call in group)
         for spec in inputs:
             spec[name] = Spec(torch.int64 if whole else torch.float32, ())
+    for path, leaf in sizes.items():
+        tree = trees.with_leaf(tree, path, leaf)
     axes = _Axes([points[call.point] for call in group])
     for which, rows in (("in", inputs), ("out", [call.outputs for call in group])):
         for name in rows[0]:
@@ -223,6 +227,17 @@ def _numbers(group: list[Call]) -> tuple[list[trees.Path], list[trees.Path]]:
         real = any(isinstance(value, float) for value in values)
         (varying if steps or real else fixed).append(path)
     return varying, fixed
+
+
+def _size_of(group: list[Call], path: trees.Path) -> SizeLeaf | None:
+    """The axis of an input that has, in every call, the size that the number at `path` tells."""
+    if not all(isinstance(call.numbers[path], int) for call in group):
+        return None
+    for name, spec in group[0].inputs.items():
+        for axis in range(len(spec.shape)):
+            if all(call.inputs[name].shape[axis] == call.numbers[path] for call in group):
+                return SizeLeaf(name=name, axis=axis)
+    return None
 
 
 def _proportional(sizes: Sequence[int], counts: Sequence[int]) -> bool:

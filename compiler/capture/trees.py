@@ -17,6 +17,7 @@ from artifacts.call_trees import (
     MappingNode,
     ObjectNode,
     SequenceNode,
+    SizeLeaf,
     TensorLeaf,
     Tree,
 )
@@ -159,14 +160,19 @@ def as_tuple(tree: Tree) -> Tree | None:
 
 def with_number(tree: Tree, path: Path, name: str) -> Tree:
     """`tree` with the constant at `path` made an input called `name` that the caller passes as a number."""
+    return with_leaf(tree, path, TensorLeaf(name=name, number=True))
+
+
+def with_leaf(tree: Tree, path: Path, leaf: TensorLeaf | SizeLeaf) -> Tree:
+    """`tree` with `leaf` in place of the constant at `path`."""
     if not path:
-        return TensorLeaf(name=name, number=True)
+        return leaf
     head, rest = path[0], path[1:]
     if isinstance(tree, SequenceNode):
-        items = [with_number(t, rest, name) if i == head else t for i, t in enumerate(tree.items)]
+        items = [with_leaf(t, rest, leaf) if i == head else t for i, t in enumerate(tree.items)]
         return SequenceNode(kind=tree.kind, items=tuple(items))
     if isinstance(tree, (MappingNode, ObjectNode)):
-        changed = {k: with_number(t, rest, name) if k == head else t for k, t in tree.items.items()}
+        changed = {k: with_leaf(t, rest, leaf) if k == head else t for k, t in tree.items.items()}
         return tree.model_copy(update={"items": changed})
     return tree
 
@@ -175,6 +181,8 @@ def rebuild(tree: Tree, tensors: Mapping[str, Any]) -> Any:
     """The arguments of a call, from tensors by name; what a graph does not depend on becomes None."""
     if isinstance(tree, TensorLeaf):
         return tensors[tree.name]
+    if isinstance(tree, SizeLeaf):
+        return tensors[tree.name].shape[tree.axis]
     if isinstance(tree, ComplexLeaf):
         return torch.view_as_complex(tensors[tree.name])
     if isinstance(tree, ConstLeaf):

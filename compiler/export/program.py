@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -85,9 +87,51 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
         raise OneSizeOnly(
             f"'{method.component}.{method.method}' holds for one size only: {', '.join(baked)} must vary, "
             "but its code fixes it.",
-            "Compile one size: --size WIDTHxHEIGHT, one batch: --batch N, and of videos one length: --frames N",
+            _ONE_SIZE,
             declared=all(size in method.dims for size in baked.values()),
         )
+    _check_guards(method, placeholders)
+
+
+_ONE_SIZE = (
+    "Compile one size: --size WIDTHxHEIGHT, one batch: --batch N, and of videos one length: --frames N"
+)
+
+
+def _check_guards(method: Method, placeholders: Sequence[torch.fx.Node]) -> None:
+    """Whether what torch took for equal in the example is equal in all recorded calls.
+
+    A count of rows that becomes a Python number (`[0] * (batch // 2)`) leaves every axis symbolic, and a graph of
+    one batch alone. Inequalities are passed over: they tell a size of 1 from others, or a fast path from a slow one.
+
+    Raises:
+        OneSizeOnly: it is not.
+    """
+    symbols: dict[Any, str] = {}
+    guards: list[Any] = []
+    for spec, node in zip(method.inputs, placeholders, strict=True):
+        for axis, name in enumerate(spec.shape):
+            size = node.meta["val"].shape[axis]
+            if isinstance(name, str) and isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                symbols[size.node.expr] = name
+                guards = size.node.shape_env.guards
+    expressions = (guard.expr for guard in guards)
+    for equality in dict.fromkeys(e for e in expressions if getattr(e, "rel_op", "") == "=="):
+        if not equality.free_symbols <= symbols.keys():
+            continue
+        for row in method.shapes:
+            if equality.subs({symbol: row[name] for symbol, name in symbols.items()}):
+                continue
+            here = {symbols[symbol]: row[symbols[symbol]] for symbol in equality.free_symbols}
+            text = f"{equality.lhs} = {equality.rhs}"
+            for symbol, name in symbols.items():
+                text = re.sub(rf"\b{symbol}\b", name, text)
+            raise OneSizeOnly(
+                f"'{method.component}.{method.method}' holds for one size only: its code counts on {text}, which "
+                f"is not so where {' and '.join(f'{name} is {size}' for name, size in here.items())}.",
+                _ONE_SIZE,
+                declared=all(name in method.dims for name in here),
+            )
 
 
 def _is_fixed(size: int | torch.SymInt) -> bool:

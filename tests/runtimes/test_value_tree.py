@@ -16,12 +16,22 @@ from artifacts.call_trees import (
     MappingNode,
     ObjectNode,
     SequenceNode,
+    SizeLeaf,
     TensorLeaf,
     Tree,
 )
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, TensorSpec
-from runtimes.value_tree import Mismatch, fit_dims, match, match_arguments, rebuild, to_array, to_tensor
+from runtimes.value_tree import (
+    Mismatch,
+    fit_dims,
+    match,
+    match_arguments,
+    rebuild,
+    to_array,
+    to_tensor,
+    wrong_size,
+)
 
 consts = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=3)
 
@@ -90,6 +100,11 @@ def test_a_value_of_another_form_does_not_match(one: tuple[Tree, Any], other: tu
         (ConstLeaf(value=True), 1, "value: expected True, found 1"),
         (ConstLeaf(value=1), True, "value: expected 1, found True"),
         (ConstLeaf(value=None), torch.zeros(2, 3), "value: expected None, found a tensor float32[2, 3]"),
+        (
+            SizeLeaf(name="a", axis=1),
+            1.0,
+            "value: expected the size of axis 1 of a, found 1.0",
+        ),
         (TensorLeaf(name="a"), None, "value: expected a tensor, found None"),
         (TensorLeaf(name="a"), "text", "value: expected a tensor, found 'text'"),
         (
@@ -113,6 +128,15 @@ def test_a_value_of_another_form_does_not_match(one: tuple[Tree, Any], other: tu
 )
 def test_mismatches_say_where_and_what(tree: Tree, value: Any, message: str) -> None:
     assert str(match(tree, value)) == message
+
+
+def test_a_number_that_is_a_size_is_that_of_its_tensor() -> None:
+    tree = MappingNode(items={"shape": SequenceNode(kind="tuple", items=(SizeLeaf(name="z", axis=0),))})
+    assert match(tree, {"shape": (3,)}) == {}
+    assert wrong_size(tree, {"shape": (3,)}, {"z": (3, 8)}, "call") is None
+    wrong = wrong_size(tree, {"shape": (2,)}, {"z": (3, 8)}, "call")
+    assert str(wrong) == "call['shape'][0]: expected 3, the size of axis 0 of z, found 2"
+    assert wrong_size(tree, {"shape": (2,)}, {}, "call") is not None
 
 
 def test_what_stands_for_the_same() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from artifacts.call_trees import ConstLeaf, TensorLeaf
+from artifacts.call_trees import ConstLeaf, SizeLeaf, TensorLeaf
 from artifacts.manifest import DimRange
 from compiler.capture.arguments import Point
 from compiler.capture.infer import methods
@@ -96,13 +96,33 @@ def test_a_number_that_never_changes_stays_a_constant():
 
 def test_whole_numbers_that_follow_the_size_fix_it():
     calls = [
-        call(i, (p.batch, p.height), numbers={"height": p.height}, values={"x": torch.full((1,), float(i))})
+        call(
+            i,
+            (p.batch, p.height // 4),
+            numbers={"height": p.height},
+            values={"x": torch.full((1,), float(i))},
+        )
         for i, p in enumerate(POINTS)
     ]
     (found,) = methods(calls, POINTS)
     assert found.fixed == ("height",)
     assert found.arguments["height"] == ConstLeaf(value=16)
-    assert found.inputs[0].shape == (2, 16)  # the first point's, the only one left
+    assert found.inputs[0].shape == (2, 4)  # the first point's, the only one left
+
+
+def test_whole_numbers_that_are_sizes_of_an_input_fix_nothing():
+    def calls(**others: int) -> list[Call]:
+        return [
+            call(i, (p.batch, p.height), numbers={"rows": p.batch, "height": p.height} | others)
+            for i, p in enumerate(POINTS)
+        ]
+
+    (graph,) = methods(calls(channels=8), POINTS)
+    assert graph.fixed == ()
+    assert graph.arguments["rows"] == SizeLeaf(name="x", axis=0)
+    assert graph.arguments["height"] == SizeLeaf(name="x", axis=1)
+    assert graph.arguments["channels"] == ConstLeaf(value=8)
+    assert graph.inputs[0].shape == ("batch", "height")
 
 
 def test_what_is_called_in_another_way_is_another_graph():

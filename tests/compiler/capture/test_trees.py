@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifacts.call_trees import AnyLeaf, ConstLeaf, ObjectNode, TensorLeaf
+from artifacts.call_trees import AnyLeaf, ConstLeaf, ObjectNode, SizeLeaf, TensorLeaf
 from compiler.capture.trees import (
     flatten_arguments,
     flatten_result,
     leaves,
     map_tensors,
     rebuild,
+    with_leaf,
     with_number,
 )
 
@@ -74,6 +75,12 @@ def test_numbers_are_constants_with_a_path():
     changed = with_number(flat.tree, ("a", "b", 1), "a_b_1")
     assert rebuild(changed, {"a_b_1": 7}) == {"a": {"b": [1, 7]}, "flag": True, "text": "x"}
     assert changed.items["a"].items["b"].items[1] == TensorLeaf(name="a_b_1", number=True)
+
+
+def test_a_number_that_is_a_size_is_rebuilt_from_its_tensor():
+    _, flat = flatten_arguments("decode", {"z": torch.ones(3, 5), "shape": (3, 5, 8)})
+    tree = with_leaf(flat.tree, ("shape", 1), SizeLeaf(name="latent_sample", axis=1))
+    assert rebuild(tree, {"latent_sample": torch.ones(2, 7)})["shape"] == (3, 7, 8)
 
 
 def test_a_generator_is_passed_over():

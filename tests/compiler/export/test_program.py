@@ -26,6 +26,22 @@ class Repeated(torch.nn.Module):
         return x.sum(0, keepdim=True).expand(2, 4)
 
 
+class FirstOfEach(torch.nn.Module):
+    """Every row becomes the first row of its half of the batch."""
+
+    def forward(self, x):
+        count = max(1, x.shape[0] // 2)
+        halves = x.reshape(-1, count, x.shape[1])
+        return halves[:, [0] * count].reshape(-1, x.shape[1])
+
+
+class Unfolded(torch.nn.Module):
+    """Rows are counted, and any number of them is."""
+
+    def forward(self, x):
+        return x.reshape(-1, max(1, x.shape[0] // 2), x.shape[1]).flatten(0, 1)
+
+
 class Undecided(torch.nn.Module):
     def forward(self, x):
         return x * 2 if x.sum() > 0 else x
@@ -52,6 +68,21 @@ def test_a_baked_size_is_named():
 def test_a_result_of_one_size_is_named():
     with pytest.raises(LatentcError, match=r"holds for one size only: axis 0 of the result out \(batch\)"):
         export_program(Repeated(), method())
+
+
+def test_a_count_of_rows_that_became_a_number_is_named():
+    shapes = ({"batch": 4}, {"batch": 6}, {"batch": 2})
+    with pytest.raises(
+        LatentcError, match=r"one size only: .*batch//2.* = 2, which is not so where batch is 6"
+    ):
+        export_program(FirstOfEach(), method(shapes=shapes))
+
+
+def test_rows_that_are_counted_by_symbols_stay_free():
+    program = export_program(Unfolded(), method(shapes=({"batch": 4}, {"batch": 6}, {"batch": 2})))
+    for batch in (2, 4, 6):
+        x = torch.randn(batch, 4)
+        torch.testing.assert_close(program.module()(x)[0], x)
 
 
 def test_code_that_looks_at_values_cannot_be_exported():

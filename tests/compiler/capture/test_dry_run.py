@@ -1,0 +1,44 @@
+"""Runs of a pipeline at several points, and what a failed one means."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+
+from compiler.capture.arguments import Point
+from compiler.capture.dry_run import CannotRun
+from tests.compiler.capture.test_made_visuals import runner
+
+POINTS = (Point(2, 16, 24), Point(1, 16, 24, guided=False))
+
+
+class Guides:
+    """Joins the embeddings with and without a prompt, whether it has both or not."""
+
+    components: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, least: float = 1.5) -> None:
+        self.least = least
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        pass
+
+    def __call__(self, prompt: str, guidance_scale: float = 7.5) -> None:
+        if guidance_scale < self.least:
+            raise TypeError("expected Tensor as element 0.")
+
+
+def test_a_pipeline_that_fails_without_guidance_is_captured_with_it():
+    run = runner()
+    run.all({"text-to-image": Guides()}, POINTS)
+    assert run.notes == [
+        "text-to-image: with guidance only, as Guides fails without (TypeError: expected Tensor as element 0)."
+    ]
+    run.all({"text-to-image": Guides(least=0)}, POINTS)
+    assert run.notes == []
+
+
+def test_a_pipeline_that_fails_with_guidance_cannot_be_captured():
+    with pytest.raises(CannotRun, match="cannot be run at 24x16, batch 2"):
+        runner().all({"text-to-image": Guides(least=9)}, POINTS)
