@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 """Input -> its shape, of one call."""
 
-MOST = 8
-"""Sizes of calls that a graph is opened for: batches of four with guidance. More is a range, and one graph takes it."""
+MOST = 2
+"""Sizes of calls that a graph is opened for: a picture with guidance and without. Each costs a compile of its own, and memory."""
 
 
 @runtime_checkable
