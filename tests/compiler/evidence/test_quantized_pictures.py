@@ -13,6 +13,7 @@ from artifacts.progress import silent
 from artifacts.worker import WorkerError
 from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence import quantized_pictures
+from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.quantized_pictures import PictureJob, compare, measure, relocated
 from runtimes.sessions.session_contract import Device
 from tests.latentc.artifacts_made import made
@@ -74,13 +75,13 @@ def test_no_picture_is_no_measurement(tmp_path):
 
 
 @pytest.mark.parametrize(("hint", "said"), [("More bits.", r"More bits\."), ("", "--pictures 0")])
-def test_what_the_other_process_refuses_is_said_with_its_own_hint(tmp_path, monkeypatch, hint, said):
-    def refuse(*_):
-        raise WorkerError("the picture is black.", hint)
+def test_what_the_other_process_refuses_is_said_with_its_own_hint(tmp_path, hint, said):
+    class Refusing(Checker):
+        def ask(self, job):
+            raise WorkerError("the picture is black.", hint)
 
-    monkeypatch.setattr(quantized_pictures, "ask", refuse)
     with pytest.raises(LatentcError, match=rf"cannot be compared: the picture is black\.\n.*{said}"):
-        measure(job(made(tmp_path), tmp_path), silent)
+        measure(Refusing(), job(made(tmp_path), tmp_path), silent)
 
 
 def test_a_model_may_bring_its_own_prompts(tmp_path):
@@ -110,7 +111,7 @@ def test_graphs_are_found_where_their_parts_lie(tmp_path):
 
 def test_another_task_is_not_measured(tmp_path):
     manifest = made(tmp_path, pipelines={"inpaint": "diffusers.pipelines:StableDiffusionInpaintPipeline"})
-    (found,) = measure(job(manifest, tmp_path), silent)
+    (found,) = measure(Checker(), job(manifest, tmp_path), silent)
     assert found.reason == "it does not do text-to-image"
 
 
