@@ -110,10 +110,10 @@ def compile(
             folders = {folder: _part(workspace, key).folder for folder, key in keys.items()}
             evidence = pipeline_evidence(request, source, captured, manifest, folders, checker, progress)
             manifest = manifest.model_copy(update={"pipeline_evidence": evidence})
-        # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
-        if recipe is not None or any(graph.approximations for graph in manifest.graphs):
-            pictures = picture_evidence(request, source, captured, manifest, folders, progress)
-            manifest = manifest.model_copy(update={"pictures": pictures})
+            # Also where the recipe quantizes no weight after all: without pictures nothing says how good it is.
+            if recipe is not None or any(graph.approximations for graph in manifest.graphs):
+                pictures = picture_evidence(request, source, captured, manifest, folders, checker, progress)
+                manifest = manifest.model_copy(update={"pictures": pictures})
         workspace.publish(
             keys,
             lambda records: manifest.model_copy(update={"files": records}),

@@ -70,6 +70,7 @@ def picture_evidence(
     captured: Capture,
     manifest: Manifest,
     folders: Mapping[str, Path],
+    checker: Checker,
     progress: Progress,
 ) -> tuple[PictureEvidence, ...]:
     """The quantized model's pictures beside PyTorch's, from graphs that are not published yet."""
@@ -92,4 +93,4 @@ def picture_evidence(
             budget=request.patience,
             references="" if request.references is None else str(request.references),
         )
-        return quantized_pictures.measure(job, progress)
+        return quantized_pictures.measure(checker, job, progress)

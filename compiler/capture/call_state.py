@@ -27,6 +27,11 @@ class NotData(LatentcError):
         self.hooks = hooks
 
 
+_LEAVE_OUT = "Leave that out of the call, if the pipeline has an argument for it: --arg NAME=VALUE"
+_OWN_WEIGHTS = (
+    "Weights that are made during the call are in no graph. Compile what comes before, if the pipeline can end there: "
+    "--arg output_type=latent; else run it in PyTorch"
+)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -86,7 +91,7 @@ def as_state(component: str, method: str, changed: Mapping[str, Field], read: se
             raise NotData(
                 f"'{component}.{method}' depends on what its pipeline sets at '{path}' for the call "
                 f"({describe(field.value)}), which cannot be written down and set again for the graph.",
-                "Leave that out of the call, if the pipeline has an argument for it: --arg NAME=VALUE",
+                _OWN_WEIGHTS if field.name in getattr(field.owner, "_parameters", {}) else _LEAVE_OUT,
                 hooks=field.name in _HOOKS,
             )
         state[path] = tree

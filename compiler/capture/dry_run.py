@@ -21,6 +21,7 @@ from compiler.capture.recorder import Call, NotRunnable, Recorder
 from compiler.capture.tasks import own_task
 from compiler.model_source import ModelSource
 from runtimes.generate_options import parameters, synonym
+from runtimes.media import is_visual
 from runtimes.pipeline_parts import brief, pads_to_no_length
 from runtimes.resource_limits import sized_within
 from runtimes.visuals import has_frames, visuals
@@ -197,6 +198,7 @@ class DryRun:
         recorded = len(self.recorder.calls)
         tried: set[tuple[Form, frozenset[str]]] = set()
         not_runnable: dict[str, Form] = {}
+        pictures: dict[str, None] = {}
         hopeless = False
         for left, form, extra in itertools.product(((), STEPS_OF), point.forms, retries(pipe)):
             keywords = arguments(pipe, task, replace(point, form=form), extra, self.overrides)
@@ -211,6 +213,8 @@ class DryRun:
             if (form, frozenset(keywords)) in tried:
                 continue
             tried.add((form, frozenset(keywords)))
+            made_up = keywords.keys() - self.overrides.keys()
+            pictures |= dict.fromkeys(n for n in keywords if n in made_up and is_visual(keywords[n]))
             try:
                 with self.recorder.recording(number), torch.no_grad():
                     if point.tokens is not None:
@@ -253,10 +257,19 @@ class DryRun:
         if isinstance(cause, LatentcError):
             raise cause
         absent = list(missing(parameters(pipe), self.overrides, str(cause)))
+        if not absent and pictures:
+            hint = (
+                f"It was given {', '.join(pictures)} in the forms of most pipelines (a picture, a list of them, a "
+                "tensor). If it takes another (a grid), no option gives it that: run it in PyTorch"
+            )
+        else:
+            hint = (
+                f"Choose another --size{' or --frames' if point.frames else ''}, or give the arguments it needs: "
+                + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE")
+            )
         raise CannotRun(
             f"{type(pipe).__name__} cannot be run at {_sizes(point)}: {type(cause).__name__}: {brief(cause)}",
-            f"Choose another --size{' or --frames' if point.frames else ''}, or give the arguments it needs: "
-            + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE"),
+            hint,
         ) from cause
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from artifacts.call_trees import AnyLeaf
 from artifacts.manifest import GraphSpec
@@ -218,11 +219,16 @@ def checking() -> Work:
     """The work of the process that checks: graphs, and the pipelines that they are parts of."""
 
     def work(line: str) -> Any:
-        from compiler.evidence import pipeline_check, pipeline_job
+        from compiler.evidence import pipeline_check, pipeline_job, quantized_pictures
 
-        if json.loads(line)["kind"] == "graph":
+        kind = json.loads(line)["kind"]
+        if kind == "graph":
             return measure(GraphCheckJob.model_validate_json(line))
-        evidence = pipeline_check.answer(pipeline_job.PipelineJob.model_validate_json(line))
+        evidence: Sequence[BaseModel] = (
+            quantized_pictures.answer(quantized_pictures.PictureJob.model_validate_json(line))
+            if kind == "pictures"
+            else pipeline_check.answer(pipeline_job.PipelineJob.model_validate_json(line))
+        )
         return [row.model_dump(mode="json") for row in evidence]
 
     return work

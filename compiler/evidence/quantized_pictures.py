@@ -1,7 +1,7 @@
 """Are a quantized model's pictures still PyTorch's? Both draw the same prompts from the same seeds.
 
-`measure` is the compiler's side, `drawing` is the other's, in a process of its own: PyTorch's pipeline is drawn with
-first and freed, then the graphs, which need not be published yet.
+`measure` is the compiler's side, `answer` is that of the process that checks: PyTorch's pipeline is drawn with first
+and freed, then the graphs, which need not be published yet.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -20,10 +20,10 @@ from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import content_key
 from artifacts.manifest import Manifest, ModelSpec
 from artifacts.progress import Event, Progress
-from artifacts.worker import WorkerError, ask
-from artifacts.worker_loop import Work
+from artifacts.worker import WorkerError
 from compiler.capture.arguments import visual_arguments
 from compiler.evaluation import TASK, Evaluation
+from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.metrics import psnr, ssim
 from runtimes.compute import AUTO, WIDE, choose, device_of, natively
 from runtimes.flaws import shown, words
@@ -46,6 +46,7 @@ class PictureJob(BaseModel):
         references: a folder that keeps what PyTorch drew for other jobs; empty for none.
     """
 
+    kind: Literal["pictures"] = "pictures"
     model: ModelSpec
     variant: str | None
     loose: str
@@ -58,10 +59,11 @@ class PictureJob(BaseModel):
     references: str = ""
 
 
-def measure(job: PictureJob, progress: Progress) -> tuple[PictureEvidence, ...]:
-    """Draws with both: with the graphs in fp32, and in what they are computed in by default where that is another type.
+def measure(checker: Checker, job: PictureJob, progress: Progress) -> tuple[PictureEvidence, ...]:
+    """Has the process that checks graphs draw with both.
 
-    A model that has no such task, or would take too long, is not measured.
+    The graphs draw in fp32, and in what they are computed in by default where that is another type. A model that has no
+    such task, or would take too long, is not measured.
 
     Raises:
         LatentcError: the pictures cannot be drawn, or the graphs' are black, of one colour or not finite.
@@ -71,14 +73,14 @@ def measure(job: PictureJob, progress: Progress) -> tuple[PictureEvidence, ...]:
     count = len(job.evaluation.prompts)
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 0, None))
     try:
-        reply = ask(f"{__name__}:drawing", job)
+        evidence = checker.ask(job)
     except WorkerError as error:
         raise LatentcError(
             f"the pictures cannot be compared: {error.message}",
             error.hint or "Compile without: --pictures 0",
         ) from error
     progress(Event(f"drawing {count} prompts with PyTorch and with the graphs", 1, 1))
-    return tuple(PictureEvidence.model_validate(record) for record in reply["pictures"])
+    return tuple(PictureEvidence.model_validate(record) for record in evidence)
 
 
 def compare(
@@ -182,7 +184,7 @@ def _draw(pipeline: Any, job: PictureJob, prompts: Sequence[str], steps: int) ->
 
 
 def answer(job: PictureJob) -> list[PictureEvidence]:
-    """Draws all of it in this process, unless the first steps say that it takes too long."""
+    """Draws all of it, unless the first steps say that it takes too long."""
     types = _types(job)
     theirs = _references(job, 1 + len(types))
     if isinstance(theirs, PictureEvidence):
@@ -258,12 +260,3 @@ def relocated(manifest: Manifest, folders: Mapping[str, Path]) -> tuple[Path, Ma
             ),
         }
     )
-
-
-def drawing() -> Work:
-    """The work of the process that draws."""
-    return lambda line: {
-        "pictures": [
-            evidence.model_dump(mode="json") for evidence in answer(PictureJob.model_validate_json(line))
-        ]
-    }

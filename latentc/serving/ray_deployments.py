@@ -88,8 +88,6 @@ def ray_app(
     Raises:
         UsageError: no artifact, two of one name, or no such numbers of replicas.
     """
-    from ray import serve
-
     least, most = replicas
     if not 1 <= least <= most:
         raise UsageError(f"replicas are from 1 on, the least first; found {replicas}.")
@@ -98,6 +96,8 @@ def ray_app(
         raise UsageError(
             f"artifacts of different names are required; found {', '.join(artifacts) or 'none'}."
         )
+    from ray import serve
+
     scaling = {
         "min_replicas": least,
         "max_replicas": most,

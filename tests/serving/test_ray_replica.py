@@ -1,4 +1,4 @@
-"""What a replica of a Ray Serve deployment does, without Ray."""
+"""What a replica of a Ray Serve deployment does, and what is no deployment, without Ray."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from artifacts.errors import UsageError
 from artifacts.worker import WorkerEnded
-from latentc.serving import ray_engine
+from latentc.serving import ray_app, ray_engine
 from latentc.serving.drawing_request import Drawing, batch_job
 from latentc.serving.engine import LoadOptions
 from latentc.serving.ray_engine import EngineReplica
@@ -98,3 +99,11 @@ def test_a_caller_that_leaves_stops_its_batch_and_the_next_is_drawn(
         assert "answer" in (await messages(replica, "a"))[-1]
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "replicas"), [((), (1, 1)), (("a/x", "b/x"), (1, 1)), (("a",), (0, 1)), (("a",), (3, 2))]
+)
+def test_what_cannot_be_deployed_is_refused(artifacts: tuple[str, ...], replicas: tuple[int, int]) -> None:
+    with pytest.raises(UsageError):
+        ray_app(*artifacts, replicas=replicas)

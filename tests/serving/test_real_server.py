@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import importlib.util
 import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,11 +45,11 @@ class Process:
     artifact: Path
     lines: list[dict[str, Any]] = field(default_factory=list)
 
-    def event(self, name: str) -> dict[str, Any]:
+    def event(self, name: str, seconds: float = 300) -> dict[str, Any]:
         def said() -> list[dict[str, Any]]:
             return [line for line in self.lines if line.get("event") == name]
 
-        until(lambda: said() or self.popen.poll() is not None, 300)
+        until(lambda: said() or self.popen.poll() is not None, seconds)
         assert said(), self.lines
         return said()[0]
 
@@ -61,11 +65,9 @@ class Process:
         return child
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    artifact = tmp_path_factory.mktemp("serve") / "shapes"
-    latentc.compile("shapes", artifact, target="onnxruntime", check="none", batch="1..2")
-    start = command("latentc.cli:main", "serve", str(artifact), "--port", "0")
+@contextlib.contextmanager
+def started(artifact: Path, *options: str) -> Iterator[Process]:
+    start = command("latentc.cli:main", "serve", str(artifact), *options)
     popen = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     process = Process(popen, artifact)
 
@@ -76,11 +78,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        process.event("model_ready")
         yield process
     finally:
         popen.kill()
         popen.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    artifact = tmp_path_factory.mktemp("serve") / "shapes"
+    latentc.compile("shapes", artifact, target="onnxruntime", check="none", batch="1..2")
+    with started(artifact, "--port", "0") as process:
+        process.event("model_ready")
+        yield process
 
 
 @pytest.fixture
@@ -145,6 +155,51 @@ def test_a_job_is_cancelled_within_a_step(server: Process) -> None:
 def test_what_the_pipeline_refuses_is_the_client_s_fault(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="no option 'nothing'"):
         client.images.generate(prompt=PROMPT, extra_body={"scheduler": "DDIMScheduler:nothing=true"})
+
+
+def replicas(server: Process) -> set[psutil.Process]:
+    """Ray's processes that have the artifact open, or open it."""
+    running = set()
+    for process in psutil.Process(server.popen.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "ServeReplica:latentc:engine-" in " ".join(process.cmdline()):
+                running.add(process)
+    return running
+
+
+def drawn_by(server: Process, seed: int, steps: int) -> np.ndarray:
+    with server.client() as client:
+        fields = {"prompt": PROMPT, "seed": seed, "steps": steps}
+        answer = client.post("/v1/images/generations", json=fields)
+    assert answer.status_code == 200, answer.text
+    return pixels(answer.json()["data"][0]["b64_json"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals here")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="pip install 'latentc[ray]'")
+def test_ray_draws_the_same_pictures_and_a_replica_that_is_killed_loses_none(server: Process) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with started(server.artifact, "--ray", "--replicas", "2", "--port", port) as ray:
+        ray.event("listening", 900)
+        for seed in (7, 8):
+            np.testing.assert_array_equal(drawn_by(ray, seed, 4), drawn_by(server, seed, 4))
+
+        before = replicas(ray)
+        assert len(before) == 2
+        # All at once and for longer, so that both replicas draw when one of them ends.
+        with ThreadPoolExecutor() as threads, ray.client() as client:
+            pictures = [threads.submit(drawn_by, ray, seed, 100) for seed in range(4)]
+            until(lambda: client.get("/sdapi/v1/progress").json()["state"]["sampling_step"] > 0, 60)
+            killed = before.pop()
+            killed.kill()
+            for seed, picture in enumerate(pictures):
+                # Drawn as one of a batch there, and alone here.
+                assert np.abs(picture.result() - drawn_by(server, seed, 100)).max() <= 1
+        until(lambda: any("replica_lost" in line.get("text", "") for line in ray.lines), 300)
+        until(lambda: len(replicas(ray) - {killed}) == 2, 300)
+        ray.popen.send_signal(signal.SIGTERM)
+        assert ray.popen.wait(120) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals here")

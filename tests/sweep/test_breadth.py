@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,11 @@ pytestmark = pytest.mark.slow
 TARGETS = ("onnxruntime", "openvino")
 TOLERANCE = 1e-3
 SEED = 3
+STEPS = 12
+"""Of the runs with forecasts."""
+
+ACCELERATED = frozenset({"animatediff", "animatediff-video"})
+"""Cases that are also run with forecasts: of videos, and of videos that are made of others."""
 
 _OURS = {name: option for option, names in SYNONYMS.items() for name in names}
 
@@ -114,6 +121,18 @@ def error(result: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(result.ravel() - expected.ravel()) / np.linalg.norm(expected))
 
 
+def check_forecasts(case: Case, pipeline: runtimes.Pipeline) -> None:
+    """A run with forecast steps ends; a tolerance of 0 changes no bit."""
+    longer = replace(case, steps=STEPS)
+    every, same, fast = (
+        called(longer, pipeline.diffusers, partial(pipeline, accelerate=tolerance))
+        for tolerance in ("off", 0, 1e9)
+    )
+    assert np.array_equal(every, same) and np.isfinite(fast).all() and not np.array_equal(every, fast)
+    calls = pipeline._count
+    assert calls is not None and calls.made < calls.of - 2
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_compiled_and_run_it_is_pytorchs(name: str, rows: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
     case, cache = CASES[name], CompileCache()
@@ -143,6 +162,8 @@ def test_compiled_and_run_it_is_pytorchs(name: str, rows: dict[str, tuple[str, .
             assert type(pipeline.diffusers) is type(pipe)
             by_call = error(called(case, pipeline.diffusers, pipeline), expected)
             by_generate = error(generated(case, pipeline), expected)
+            if target == TARGETS[0] and name in ACCELERATED:
+                check_forecasts(case, pipeline)
         errors[target] = max(by_call, by_generate)
     rows[name] = (type(pipe).__name__, *(f"{value:.0e}" for value in errors.values()))
     assert all(value < TOLERANCE for value in errors.values()), errors

@@ -1,4 +1,7 @@
-"""`generate` on whole artifacts whose pipelines go about their steps in other ways than Stable Diffusion's."""
+"""`generate` on whole artifacts whose pipelines go about their steps in other ways than Stable Diffusion's.
+
+Those that are compiled for one size are cases of test_breadth.py: DDIMPipeline, which has no prompt and no decoder.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +19,14 @@ from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
 from tests.sweep.models import CASES
-from tests.sweep.weights import seeded
 
 STEPS = 3
-
-
-def unconditional() -> Any:
-    """DDIMPipeline: no prompt, no text encoder, no decoder."""
-    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
-
-    unet = seeded(
-        UNet2DModel,
-        sample_size=16,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )
-    return DDIMPipeline(unet=unet, scheduler=DDIMScheduler(clip_sample=False))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "size", "extra"),
-    [
-        pytest.param(unconditional, 16, {}, id="iterates-a-tensor"),
-        pytest.param(CASES["dit"].build, 32, {"class_labels": [207]}, id="iterates-a-tensor-of-labels"),
-    ],
+    [pytest.param(CASES["dit"].build, 32, {"class_labels": [207]}, id="iterates-a-tensor-of-labels")],
 )
 def test_generate_draws_pytorchs_picture(
     build: Callable[[], Any], size: int, extra: dict[str, Any], tmp_path: Path

@@ -1,4 +1,7 @@
-"""Videos: what tiny pipelines make on both runtimes, by the call and by `generate`, is PyTorch's."""
+"""A video that a ControlNet steers: what is made on both runtimes, by the call and by `generate`, is PyTorch's.
+
+Other videos are cases of test_breadth.py.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +57,9 @@ _TEXT: Arguments = MappingProxyType({"prompt": "a large red circle"})
 
 CASES: Mapping[str, Case] = MappingProxyType(
     {
-        "animatediff": Case(video.animatediff, 4, _TEXT),
         "animatediff-controlnet": Case(
             video.animatediff_controlnet, 4, {**_TEXT, "conditioning_frames": _clip(4)}
         ),
-        "animatediff-video": Case(video.animatediff_video, 4, {**_TEXT, "video": _clip(4), "strength": 1.0}),
     }
 )
 

@@ -83,6 +83,14 @@ def hook(net: Any) -> Any:
 
 
 @contextmanager
+def another_weight(net: Any) -> Any:
+    weights = net.block.linear._parameters  # by name they are the recorder's to read
+    before, weights["weight"] = weights["weight"], torch.nn.Parameter(torch.ones(4, 4), requires_grad=False)
+    yield
+    weights["weight"] = before
+
+
+@contextmanager
 def another_module(net: Any) -> Any:
     before, net.block.linear = net.block.linear, torch.nn.Linear(4, 4, bias=False)
     yield
@@ -158,7 +166,13 @@ def test_what_a_module_sets_on_itself_is_not_its_pipelines() -> None:
 def test_what_is_more_than_data_is_refused(change: Change, path: str) -> None:
     with pytest.raises(LatentcError, match=f"'net.forward' depends on .* sets at '{path}'") as caught:
         record(change)
-    assert "--arg" in caught.value.hint
+    assert "--arg NAME=VALUE" in caught.value.hint
+
+
+def test_weights_that_are_made_during_the_call_say_where_a_compile_may_end() -> None:
+    with pytest.raises(LatentcError, match=r"sets at 'block\.linear\.weight'") as caught:
+        record(another_weight)
+    assert "output_type=latent" in caught.value.hint
 
 
 def test_states_of_one_call_of_the_pipeline_are_graphs_of_their_own() -> None:

@@ -42,3 +42,17 @@ def test_a_pipeline_that_fails_without_guidance_is_captured_with_it():
 def test_a_pipeline_that_fails_with_guidance_cannot_be_captured():
     with pytest.raises(CannotRun, match="cannot be run at 24x16, batch 2"):
         runner().all({"text-to-image": Guides(least=9)}, POINTS)
+
+
+class Grid(Guides):
+    """Takes rows of pictures."""
+
+    def __call__(self, prompt: str, image: Any) -> None:
+        raise TypeError(f"object of type '{type(image[0]).__name__}' has no len()")
+
+
+def test_a_form_of_pictures_that_nobody_can_give_is_said_to_be_one():
+    with pytest.raises(CannotRun, match="cannot be run at 24x16, batch 2: TypeError") as caught:
+        runner().all({"text-to-image": Grid()}, POINTS)
+    assert "given image in the forms" in caught.value.hint and "run it in PyTorch" in caught.value.hint
+    assert "NAME=VALUE" not in caught.value.hint

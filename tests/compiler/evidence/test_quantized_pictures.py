@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError
+from artifacts.evidence_records import PictureEvidence
 from artifacts.manifest import Manifest, ModelSpec
 from artifacts.progress import silent
 from artifacts.worker import WorkerError
 from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence import quantized_pictures
+from compiler.evidence.graph_evidence import Checker
+from compiler.evidence.graph_measurement import checking
 from compiler.evidence.quantized_pictures import PictureJob, compare, measure, relocated
 from runtimes.sessions.session_contract import Device
 from tests.latentc.artifacts_made import made
@@ -74,13 +77,23 @@ def test_no_picture_is_no_measurement(tmp_path):
 
 
 @pytest.mark.parametrize(("hint", "said"), [("More bits.", r"More bits\."), ("", "--pictures 0")])
-def test_what_the_other_process_refuses_is_said_with_its_own_hint(tmp_path, monkeypatch, hint, said):
-    def refuse(*_):
-        raise WorkerError("the picture is black.", hint)
+def test_what_the_other_process_refuses_is_said_with_its_own_hint(tmp_path, hint, said):
+    class Refusing(Checker):
+        def ask(self, job):
+            raise WorkerError("the picture is black.", hint)
 
-    monkeypatch.setattr(quantized_pictures, "ask", refuse)
     with pytest.raises(LatentcError, match=rf"cannot be compared: the picture is black\.\n.*{said}"):
-        measure(job(made(tmp_path), tmp_path), silent)
+        measure(Refusing(), job(made(tmp_path), tmp_path), silent)
+
+
+def test_the_process_that_checks_draws_them(tmp_path, monkeypatch):
+    class Here(Checker):
+        def ask(self, job):
+            return checking()(job.model_dump_json())
+
+    evidence = [PictureEvidence(compute="fp32", psnr=50.0), PictureEvidence(reason="black")]
+    monkeypatch.setattr(quantized_pictures, "answer", lambda job: evidence)
+    assert measure(Here(), job(made(tmp_path), tmp_path), silent) == tuple(evidence)
 
 
 def test_a_model_may_bring_its_own_prompts(tmp_path):
@@ -110,7 +123,7 @@ def test_graphs_are_found_where_their_parts_lie(tmp_path):
 
 def test_another_task_is_not_measured(tmp_path):
     manifest = made(tmp_path, pipelines={"inpaint": "diffusers.pipelines:StableDiffusionInpaintPipeline"})
-    (found,) = measure(job(manifest, tmp_path), silent)
+    (found,) = measure(Checker(), job(manifest, tmp_path), silent)
     assert found.reason == "it does not do text-to-image"
 
 

@@ -20,7 +20,11 @@ def test_a_mixed_compile_is_checked_told_and_rebuilt_from_its_recipe(sd15, tmp_p
     out, plans = tmp_path / "out", []
     compile_cache = CompileCache()
     wanted = request(
-        out, model=str(sd15), quantize="unet=int4:group=32,text_encoder=int8,vae=fp16", check="quick"
+        out,
+        model=str(sd15),
+        quantize="unet=int4:group=32,text_encoder=int8,vae=fp16",
+        check="quick",
+        pictures=1,
     )
     artifact = build.compile(wanted, on_plan=plans.append, compile_cache=compile_cache)
     assert verify(out) == ()

@@ -270,6 +270,7 @@ def test_nf4_is_refused_by_name(tmp_path: Path) -> None:
     assert caught.value.hint == "Use --quantize int4"
 
 
+@pytest.mark.slow
 def test_zero_points_are_refused_by_name(tmp_path: Path) -> None:
     request = CompileRequest("shapes", tmp_path / "out", "tensorrt", quantize="unet=int4:asymmetric")
     with pytest.raises(UsageError, match=r"'tensorrt' does not take int4 with asymmetric=True"):
