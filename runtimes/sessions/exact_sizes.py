@@ -23,7 +23,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Input -> its shape, of one call."""
 
 MOST = 2
-"""Sizes of calls that a graph is opened for: a picture with guidance and without. Each costs a compile of its own, and memory."""
+"""Sizes of calls that a graph is opened for: a picture with guidance and without. Each is a compile of its own."""
 
 
 @runtime_checkable
