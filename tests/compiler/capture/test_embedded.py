@@ -12,7 +12,7 @@ from compiler.capture.capture import capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.source import open_model
 from tests.sweep.models import CASES
-from tests.sweep.test_generate import unconditional
+from tests.sweep.siblings import unconditional
 
 SIDE = DimRange(min=32, max=32)
 TOKENS = DimRange(min=154, max=308)
@@ -42,7 +42,7 @@ def test_without_a_range_the_text_has_the_pipelines_own_length(sd15: Path) -> No
 
 
 def test_a_pipeline_without_prompts_has_no_such_range(tmp_path: Path) -> None:
-    unconditional().save_pretrained(tmp_path)
+    unconditional("DDIMPipeline", "DDIMScheduler").save_pretrained(tmp_path)
     side = DimRange(min=16, max=16)
     with pytest.raises(UsageError, match="takes no embeddings of its prompt") as caught:
         capture(open_model(str(tmp_path)), (), SizeRange(side, side), tokens=TOKENS)

@@ -23,7 +23,7 @@ from compiler.evidence.pipeline_job import PipelineJob
 from compiler.loose_files import write_loose_files
 from tests.compiler.made import request
 from tests.sweep.models import CASES
-from tests.sweep.test_generate import unconditional
+from tests.sweep.siblings import unconditional
 
 CASE = "sd15-controlnet"
 
@@ -104,7 +104,7 @@ def test_inputs_in_each_others_places(whole: PipelineJob) -> None:
 def test_a_compile_whose_pipeline_is_another_publishes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unconditional().save_pretrained(tmp_path / "model")
+    unconditional("DDIMPipeline", "DDIMScheduler").save_pretrained(tmp_path / "model")
 
     def planted(source: Any, captured: Any, folder: Path) -> None:
         write_loose_files(source, captured, folder)
