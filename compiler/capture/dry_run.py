@@ -165,7 +165,8 @@ class DryRun:
                 except CannotRun as error:
                     if point.guided:
                         raise
-                    cause = f"{type(error.__cause__).__name__}: {brief(error.__cause__)}"
+                    failure = error.__cause__ or error
+                    cause = f"{type(failure).__name__}: {brief(failure)}"
                     self.notes.append(
                         f"{task}: with guidance only, as {type(pipe).__name__} fails without ({cause})."
                     )
