@@ -165,8 +165,8 @@ class DryRun:
                 except CannotRun as error:
                     if point.guided:
                         raise
-                    reason = error.__cause__ or error
-                    cause = f"{type(reason).__name__}: {brief(reason)}"
+                    failure = error.__cause__ or error
+                    cause = f"{type(failure).__name__}: {brief(failure)}"
                     self.notes.append(
                         f"{task}: with guidance only, as {type(pipe).__name__} fails without ({cause})."
                     )
