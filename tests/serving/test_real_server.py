@@ -199,7 +199,7 @@ def test_ray_draws_the_same_pictures_and_a_replica_that_is_killed_loses_none(ser
         until(lambda: any("replica_lost" in line.get("text", "") for line in ray.lines), 300)
         until(lambda: len(replicas(ray) - {killed}) == 2, 300)
         ray.popen.send_signal(signal.SIGTERM)
-        assert ray.popen.wait(120) == 0
+        assert ray.popen.wait(300) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals here")
