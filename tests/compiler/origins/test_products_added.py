@@ -31,7 +31,8 @@ def test_two_loras_are_added_by_two_operators() -> None:
     whole = (weight + (left @ right) * 0.5 + (left @ right) * -2.0).to(torch.float32)
     with Operators() as operators:
         result = evaluated(whole.origin)
-    assert operators.names.count("aten.addmm.default") == 2
+    # The first makes a tensor, and the second adds to it.
+    assert operators.names.count("aten.addmm.default") == operators.names.count("aten.addmm_.default") == 1
     assert not {"aten.mm.default", "aten.mul.Tensor", "aten.add.Tensor"} & set(operators.names)
     np.testing.assert_allclose(result, WEIGHT - 1.5 * (LEFT @ RIGHT), rtol=1e-5, atol=1e-5)
 
@@ -41,3 +42,14 @@ def test_a_product_of_another_shape_or_type_is_added_as_it_was_recorded(weight: 
     left, right = map(recorded, (LEFT, RIGHT))
     whole = recorded(weight) + (left @ right) * 0.5
     np.testing.assert_allclose(evaluated(whole.origin), weight + (LEFT @ RIGHT) * 0.5, rtol=1e-6, atol=1e-6)
+
+
+def test_a_sum_writes_over_what_was_computed_for_it_alone() -> None:
+    half, left, right = recorded(WEIGHT.half()), recorded(LEFT), recorded(RIGHT)
+    with Operators() as operators:
+        result = evaluated((half.float() + (left @ right) * 0.5).origin)
+    assert "aten.addmm_.default" in operators.names and "aten.addmm.default" not in operators.names
+    np.testing.assert_allclose(result, WEIGHT.half().float() + 0.5 * (LEFT @ RIGHT), rtol=1e-5, atol=1e-5)
+    shared = half.float()
+    both = (shared + (left @ right) * 0.5) - shared
+    np.testing.assert_allclose(evaluated(both.origin), 0.5 * (LEFT @ RIGHT), rtol=1e-4, atol=1e-4)
