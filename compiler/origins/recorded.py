@@ -218,7 +218,7 @@ def _with_products_added(origin: Origin) -> Origin:
         return origin
     # Another LoRA may have been added to the weight before.
     parts = (_with_products_added(weight), *product.arguments)
-    # What an operator has computed for this sum alone is written over.
+    # What is computed for this sum alone is written over: the nodes on the way to it are copies that only it reads.
     into = torch.Tensor.addmm_ if _is_of_its_own(parts[0]) else torch.addmm
     return replace(origin, function=into, arguments=parts, keywords=(("alpha", factor),))
 

@@ -62,7 +62,7 @@ def _halved(array: np.ndarray, to: ir.DataType) -> np.ndarray:
 
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     half = tensor.to(torch.float16 if to == ir.DataType.FLOAT16 else torch.bfloat16)
-    return half.view(torch.int16).numpy().view(to.numpy())  # type: ignore[no-any-return]
+    return half.view(torch.int16).numpy().view(to.numpy())
 
 
 @dataclass(frozen=True)
