@@ -97,6 +97,7 @@ def _with_component(source: ModelSource, name: str, places: tuple[str, ...]) -> 
         )
     if component.is_module and weights is None:
         for member in component.members or (component,):
+            member.require_decoded()
             folder_files.weight_files(member.folder, name)
     rest = tuple(c for c in source.components if c.name != name)
     source = with_index(

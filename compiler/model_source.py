@@ -141,12 +141,14 @@ class ComponentSource:
         """The files that hold its weights; of a folder, those that diffusers or transformers would read, in order.
 
         Raises:
-            LatentcError: there are none, or only pickles.
+            LatentcError: there are none, or only pickles, or a library has quantized them that is not decoded.
         """
         if self.members:
             return tuple(file for member in self.members for file in member.weight_files)
         if self.elsewhere is not None:
             return self.elsewhere.files
+        # Before the files: torchao's are pickles as a rule, and are better called what they are.
+        self.require_decoded()
         return folder_files.weight_files(self.folder, self.name)
 
     @property
@@ -168,10 +170,15 @@ class ComponentSource:
             return self.elsewhere.tensors(self.cls, self.folder)
         if self.quantized is None:
             return stored_tensors(self.weight_files)
-        if self.quantized.get("quant_method") in quantized_folder.DECODED:
-            return quantized_folder.tensors(self.weight_files, self.name)
+        return quantized_folder.tensors(self.weight_files, self.name)
+
+    def require_decoded(self) -> None:
+        """Raises LatentcError where a library has quantized its folder's weights that does not decode them here."""
+        quantized = self.quantized
+        if quantized is None or quantized.get("quant_method") in quantized_folder.DECODED:
+            return
         raise LatentcError(
-            f"the weights of '{self.name}' are quantized already, by {quantized_folder.kind(self.quantized)}; "
+            f"the weights of '{self.name}' are quantized already, by {quantized_folder.kind(quantized)}; "
             "latentc compiles weights as they were trained and quantizes them itself.",
             f"Give the model that it was made from, or that component alone: --component {self.name}=FOLDER, "
             "and --quantize nf4, int4 or int8.",

@@ -29,9 +29,20 @@ def kind(settings: Mapping[str, Any]) -> str:
     """What a configuration's "quantization_config" says, for people: "bitsandbytes (nf4)"."""
     method = str(settings.get("quant_method", "an unnamed method"))
     bits = next((name for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)), "")
-    detail = settings.get("bnb_4bit_quant_type") if bits != "load_in_8bit" else None
-    detail = detail or bits.removeprefix("load_in_")
+    if bits:
+        detail = settings.get("bnb_4bit_quant_type") if bits == "load_in_4bit" else None
+        detail = detail or bits.removeprefix("load_in_")
+    else:
+        detail = settings.get("weights_dtype") or _type_name(settings.get("quant_type"))
     return f"{method}{f' ({detail})' if detail else ''}"
+
+
+def _type_name(quant_type: Any) -> str:
+    """The name of a torchao configuration: itself, or in {"default": {"_type": "Int8WeightOnlyConfig"}}."""
+    if isinstance(quant_type, Mapping):
+        default = quant_type.get("default")
+        quant_type = default.get("_type") if isinstance(default, Mapping) else None
+    return quant_type if isinstance(quant_type, str) else ""
 
 
 def tensors(files: Iterable[Path], name: str) -> dict[str, Origin]:

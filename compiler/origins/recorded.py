@@ -124,6 +124,12 @@ class Computed:
         """Runs the operators. Holds what they still need of each other's results, and nothing afterwards."""
         return as_array(evaluated(self))
 
+    def bound(self) -> float | None:
+        """What no element is larger than in size, where sums and products of small matrices tell; else None."""
+        from compiler.origins.bounds import bound
+
+        return bound(self)
+
 
 def inputs(origin: Origin) -> tuple[Origin, ...]:
     """The origins that an origin is computed from, each as often as it is used; none for what is stored."""
@@ -212,7 +218,19 @@ def _with_products_added(origin: Origin) -> Origin:
         return origin
     # Another LoRA may have been added to the weight before.
     parts = (_with_products_added(weight), *product.arguments)
-    return replace(origin, function=torch.addmm, arguments=parts, keywords=(("alpha", factor),))
+    # What is computed for this sum alone is written over: the nodes on the way to it are copies that only it reads.
+    into = torch.Tensor.addmm_ if _is_of_its_own(parts[0]) else torch.addmm
+    return replace(origin, function=into, arguments=parts, keywords=(("alpha", factor),))
+
+
+def _is_of_its_own(origin: Origin) -> bool:
+    """Whether evaluating the origin makes a tensor that shares no memory with another."""
+    if not isinstance(origin, Computed):
+        return False
+    if origin.function in (torch.addmm, torch.Tensor.addmm_):
+        return True
+    casts = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
+    return origin.function in casts and origin.arguments[0].dtype is not origin.dtype
 
 
 def _is_of(value: Any, operator: Any) -> bool:

@@ -54,11 +54,16 @@ def _range_fits(weight: WeightRef, dtype: ir.DataType) -> bool:
 def audit(weight: ir.TensorProtocol, precision: str) -> float | None:
     """The weight's largest absolute value when that is too large for `precision`, otherwise None.
 
-    Reads the weight, once and whole, unless its stored type already answers.
+    Reads the weight, once and whole, unless its stored type already answers; one that is computed is computed
+    only where what it is made of does not answer.
     """
     dtype = element_type(precision)
-    if isinstance(weight, WeightRef) and _range_fits(weight, dtype):
-        return None
+    if isinstance(weight, WeightRef):
+        if _range_fits(weight, dtype):
+            return None
+        bound = weight.bound()
+        if bound is not None and bound <= largest(dtype):
+            return None
     array = weight.numpy()
     largest_seen = float(np.max(np.abs(array), initial=0.0))
     return largest_seen if not largest_seen <= largest(dtype) else None

@@ -105,20 +105,35 @@ def test_gguf_is_decoded_as_the_package_decodes_it(sd15, tmp_path):
         open_model(spec(sd15, vae=tmp_path / "half.gguf")).component("vae").stored  # noqa: B018
 
 
-def test_weights_that_a_library_has_quantized_are_said_to_be(sd15, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8Config"}}}, "Int8Config"),
+        ({"quant_method": "torchao", "quant_type": "int8wo"}, "int8wo"),
+        ({"quant_method": "sdnq", "weights_dtype": "uint4", "use_svd": True}, "uint4"),
+        ({"quant_method": "quanto", "load_in_4bit": True}, "4bit"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pickled", [False, True])
+def test_weights_that_a_library_has_quantized_are_said_to_be(sd15, tmp_path, settings, said, pickled):
     import json
     import shutil
 
-    shutil.copytree(sd15 / "unet", tmp_path / "unet")
-    config = json.loads((tmp_path / "unet" / "config.json").read_text())
-    config["quantization_config"] = {
-        "quant_method": "torchao",
-        "load_in_4bit": True,
-    }
-    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(LatentcError, match=r"quantized already, by torchao \(4bit\)") as caught:
-        open_model(spec(sd15, unet=tmp_path / "unet")).component("unet").stored  # noqa: B018
+    unet = shutil.copytree(sd15 / "unet", tmp_path / "unet")
+    config = json.loads((unet / "config.json").read_text())
+    (unet / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    if pickled:
+        (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
+    expected = rf"'unet' are quantized already, by {settings['quant_method']} \({said}\)"
+    with pytest.raises(LatentcError, match=expected) as caught:
+        open_model(spec(sd15, unet=unet))
     assert "--component unet=FOLDER" in caught.value.hint
+    whole = shutil.copytree(sd15, tmp_path / "whole", ignore=shutil.ignore_patterns("unet"))
+    shutil.copytree(unet, whole / "unet")
+    component = open_model(ModelSpec(model=str(whole))).component("unet")
+    for read in ("stored", "weight_files"):
+        with pytest.raises(LatentcError, match=expected):
+            getattr(component, read)
 
 
 def test_weights_of_4_and_8_bits_are_as_bitsandbytes_decodes_them(sd15, tmp_path):

@@ -228,3 +228,15 @@ def test_a_scalar_and_a_tensor_without_elements(tmp_path):
     assert scalar.numpy().shape == () and scalar.numpy() == 2.5
     empty = WeightRef(stored(tmp_path, np.zeros((0, 3), np.float32), key="e"))
     assert empty.numpy().shape == (0, 3)
+
+
+@pytest.mark.parametrize("narrow", [HALF, ir.DataType.BFLOAT16])
+def test_large_arrays_are_cast_to_the_same_bits(narrow):
+    generator = np.random.Generator(np.random.PCG64(0))
+    sizes = np.exp2(generator.uniform(-40, 15.9, (300, 400))).astype(np.float32)
+    array = sizes * generator.choice(np.float32([-1, 1]), sizes.shape)
+    array[0, :4] = 0.0, -0.0, 65504.0, 2.0**-24
+    for values in (array, array.T):
+        cast = Cast(narrow).apply(values)
+        assert cast.dtype == narrow.numpy()
+        np.testing.assert_array_equal(cast.view(np.uint16), values.astype(narrow.numpy()).view(np.uint16))
