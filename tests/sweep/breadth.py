@@ -150,9 +150,26 @@ PICTURES: Mapping[str, Case] = {
     ),
     "sd3-inpaint": _case(siblings.sd3_inpaint, _GUIDED, _MASK, _FULL),
     "sd3-control": _sd3_controlled("StableDiffusion3ControlNetPipeline", _CONTROL),
+    "sd3-control-inpaint": _sd3_controlled(
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        _CONTROL,
+        {"control_mask": mask(SIDE, SIDE)},
+        extra_conditioning_channels=1,
+    ),
     "flux-fill": _flux_wide("FluxFillPipeline", 16 + 16 + 16, _MASK),
     "flux-controlnet": _case(
         partial(siblings.flux_with_controlnet, "FluxControlNetPipeline"), _TEXT, _WEAK, _CONTROL
+    ),
+    "chroma-image": _case(partial(_of, "ChromaImg2ImgPipeline", flow.chroma), _GUIDED, _IMAGE, _FULL),
+    "flux-kontext-inpaint": _case(
+        partial(_of, "FluxKontextInpaintPipeline", flow.flux),
+        _TEXT,
+        _MASK,
+        {"max_area": SIDE * SIDE, "_auto_resize": False, "strength": 1.0},
+        compiled_with={"max_area": f"{SIDE * SIDE}", "_auto_resize": "false"},
+    ),
+    "qwen-image-inpaint": _case(
+        partial(_of, "QwenImageInpaintPipeline", flow.qwen_image), _GUIDED, _MASK, _FULL
     ),
     "bria": _case(flow.bria, _GUIDED),
     "prx-pixels": _case(pixels.prx_pixels, _GUIDED, _WHOLE),
@@ -200,6 +217,7 @@ MOVING: Mapping[str, Case] = {
     "latte": _video(video.latte, 4, _GUIDED, {"clean_caption": False}),
     "wan": _video(video.wan, 9, _GUIDED),
     "ltx": _video(video.ltx, 9, _GUIDED),
+    "ltx-image": _video(partial(video.ltx, "LTXImageToVideoPipeline"), 9, _GUIDED, _IMAGE),
 }
 
 SOUNDS: Mapping[str, Case] = {
