@@ -91,7 +91,6 @@ def compare(
             arguments=method.arguments,
             inputs=method.inputs,
             outputs=method.outputs,
-            dims=dict(method.dims),
             state=method.state,
             settings=dict(method.settings),
             points=tuple(str(point) for point in points),

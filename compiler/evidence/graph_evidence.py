@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from artifacts.call_trees import Tree
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import Evidence, MemoryUse
-from artifacts.manifest import Built, DimRange, ModelSpec, TensorSpec
+from artifacts.manifest import Built, ModelSpec, TensorSpec
 from artifacts.worker import Worker, WorkerEnded, WorkerError, serving
 from runtimes.compute import AUTO, WIDE
 
@@ -48,7 +48,7 @@ class GraphCheckJob(BaseModel):
         tolerance: the target's own, by type, in place of `TOLERANCE`.
         model: what PyTorch loads, where diffusers cannot open it; None for a component's folder.
         library, class_name, folder: what PyTorch loads of a folder.
-        component, method, arguments, inputs, outputs, dims, state, settings: how it is called.
+        component, method, arguments, inputs, outputs, state, settings: how it is called.
         points: files of inputs, one for each set of shapes (npz; names as in `inputs`).
         ends: those of the smallest and the largest call, whose memory is measured.
         only_memory: measure nothing else.
@@ -75,7 +75,6 @@ class GraphCheckJob(BaseModel):
     arguments: dict[str, Tree]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    dims: dict[str, DimRange] = {}
     state: dict[str, Tree] = {}
     settings: dict[str, tuple[str, ...]] = {}
     points: tuple[str, ...]

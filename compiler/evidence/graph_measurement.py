@@ -26,7 +26,6 @@ from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
 from runtimes.guard import guarded
 from runtimes.model_view import component_view
-from runtimes.sessions.exact_sizes import sized
 from runtimes.sessions.session_contract import SessionFactory
 
 
@@ -63,10 +62,9 @@ def measure(job: GraphCheckJob) -> dict[str, Any]:
         return {"undefined": why}
     by_type: dict[str, Any] = {}
     name = job.device
-    opened = sized(factory, job.inputs, job.dims)
     for kind in types:
         meter = MemoryMeter(job.inputs)
-        session = meter.open(partial(opened.open, Path(job.model_file), job.device, kind, None, job.built))
+        session = meter.open(partial(factory.open, Path(job.model_file), job.device, kind, None, job.built))
         name = session.device
         try:
             meter.call(session, [dict(np.load(file)) for file in job.ends])
@@ -101,8 +99,7 @@ def _memory(job: GraphCheckJob, factory: SessionFactory, compute: str) -> dict[s
         use = PartsMeter(factory, graph, file.parent, job.device, compute).use(ends)
     else:
         meter = MemoryMeter(job.inputs)
-        opened = sized(factory, job.inputs, job.dims)
-        session = meter.open(partial(opened.open, file, job.device, compute, None, job.built))
+        session = meter.open(partial(factory.open, file, job.device, compute, None, job.built))
         try:
             meter.call(session, ends)
             use = meter.use()
