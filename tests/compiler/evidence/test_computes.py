@@ -40,10 +40,13 @@ def native() -> tuple[str, ...]:
 def opened(artifact: Artifact, **given: Any) -> tuple[str, Any]:
     """OpenVINO's own word for what the UNet is computed in, and the picture's parameters."""
     from runtimes.pipeline import load
+    from runtimes.sessions.exact_sizes import SizedSession
 
     with load(artifact.root, device="cpu", cache=False, **given) as pipeline:
         result = pipeline.generate("a cat", seed=0, steps=1)
         session: Any = pipeline._graphs._sessions[UNET]  # type: ignore[attr-defined]
+        if isinstance(session, SizedSession):
+            (session,) = session._sessions.values()  # One step without guidance, or with: one size.
         kind = session._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         assert set(pipeline.computes) == {graph.folder for graph in artifact.manifest.graphs}
         return {"f32": "fp32", "f16": "fp16"}.get(kind, kind), result.parameters
