@@ -19,6 +19,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import IO, Any
 
+from artifacts import garbage
+
 Work = Callable[[str], Any]
 """One job, a line of JSON, becomes its answer, which JSON can hold. What it raises is the failure of this job."""
 
@@ -32,6 +34,7 @@ _hearer: Callable[[Any], None] | None = None
 
 def main() -> None:
     """Serves what `sys.argv` names: "module:function", which makes the work, and the function's arguments."""
+    garbage.collect_rarely()
     entry, *arguments = sys.argv[1:]
     module, _, function = entry.partition(":")
     serve(lambda: getattr(import_module(module), function)(*arguments))

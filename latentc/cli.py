@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from artifacts import foreseen, telemetry, temporary
+from artifacts import foreseen, garbage, telemetry, temporary
 from artifacts.errors import LatentcError
 from runtimes.quiet import quiet_libraries
 
@@ -223,6 +223,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     exception is a bug and keeps its own.
     """
     telemetry.off()
+    garbage.collect_rarely()
     quiet_libraries()
     _named_stdout()
     words = sys.argv[1:] if args is None else list(args)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from artifacts import artifact_signature, trusted_engines
 from artifacts.errors import LatentcError, UsageError
+from artifacts.garbage import rare_collections
 from artifacts.hub_artifacts import located
 from artifacts.manifest import Manifest
 from artifacts.manifest_reading import read_manifest
@@ -77,7 +78,10 @@ def opened(path: str | Path, options: OpeningOptions, make: Callable[[OpenArtifa
         plan = memory_plan(whole, budget, types, process=True)
         plan.check()
         budget -= plan.process
-    with Opening(place, memory=cache_dir() / "verified" if options.cache else None) as opening:
+    with (
+        rare_collections(),
+        Opening(place, memory=cache_dir() / "verified" if options.cache else None) as opening,
+    ):
         try:
             result = make(_unverified(opening.artifact, options, budget, max_part))
         except UsageError:

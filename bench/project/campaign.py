@@ -32,7 +32,7 @@ from artifacts.verification import open_artifact
 from bench.markdown_tables import table
 from bench.project import campaign_publishing as publishing
 from bench.project.campaign_tallies import Ledger, Tally, Wrong
-from bench.project.mutation import flip, mutate
+from bench.project.damage import flip, mutate
 
 SLOW = 10.0
 """Seconds of the processor for one trial."""
