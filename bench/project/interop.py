@@ -22,6 +22,8 @@ import numpy as np
 
 from artifacts.errors import LatentcError
 from bench.project import peers
+from bench.project.full_size.make import make
+from bench.project.full_size.published import TINY
 from compiler.evidence.metrics import psnr
 
 PROMPT = "a large red circle at the left on a blue background"
@@ -192,7 +194,9 @@ def _stderr(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.project.interop", description=__doc__)
-    parser.add_argument("--model", default="shapes", help="a text-to-image model (default: shapes)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", default="shapes", help="a text-to-image model (default: shapes)")
+    source.add_argument("--tiny", choices=TINY, help="a tiny model of this kind, with random weights")
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -214,7 +218,11 @@ def main() -> None:
     names = args.loader or [loader.name for loader in LOADERS]
     with tempfile.TemporaryDirectory(prefix="latentc-interop-") as work:
         try:
-            outcomes = compare(args.model, request, Path(work), names)
+            model = args.model
+            if args.tiny is not None:
+                model = str(Path(work) / "model")
+                make(TINY[args.tiny], Path(model), dtype="fp32")
+            outcomes = compare(model, request, Path(work), names)
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     if args.json:

@@ -65,3 +65,8 @@ def read(file: Path) -> Architecture:
 
 
 PUBLISHED: Mapping[str, Architecture] = {file.stem: read(file) for file in sorted(FOLDER.glob("*.json"))}
+
+TINY: Mapping[str, Architecture] = {
+    file.stem: read(file) for file in sorted((FOLDER / "tiny").glob("*.json"))
+}
+"""The same kinds of modules with few and narrow layers."""

@@ -9,7 +9,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.safetensors_header import read_header
-from bench.project.full_size import random_weights
+from bench.project.full_size import published, random_weights
 from bench.project.full_size.make import make, make_configs
 from bench.project.full_size.published import PUBLISHED, Architecture, Part
 
@@ -171,6 +171,16 @@ def test_the_published_numbers_of_parameters(name: str, tmp_path: Path) -> None:
 
 
 # Millions of parameters, as their publishers or papers say; within 2 %.
+@pytest.mark.parametrize("name", published.TINY)
+def test_tiny_models_are_small_and_named_as_published_ones(name: str, tmp_path: Path) -> None:
+    make(published.TINY[name], tmp_path / name, dtype="fp32")
+    weights = list((tmp_path / name).rglob("*.safetensors"))
+    assert 0 < sum(file.stat().st_size for file in weights) < 4_000_000
+    clip = read_header(tmp_path / name / "text_encoder" / "model.safetensors")
+    # Earlier versions of transformers, which other projects pin, load no other names.
+    assert all(entry.key.startswith("text_model.") for entry in clip)
+
+
 PUBLISHED_MILLIONS = {
     ("sd21", "unet"): 866,
     ("sdxl-refiner", "unet"): 2_300,
