@@ -175,7 +175,7 @@ def test_the_published_numbers_of_parameters(name: str, tmp_path: Path) -> None:
 def test_tiny_models_are_small_and_named_as_published_ones(name: str, tmp_path: Path) -> None:
     make(published.TINY[name], tmp_path / name, dtype="fp32")
     weights = list((tmp_path / name).rglob("*.safetensors"))
-    assert 0 < sum(file.stat().st_size for file in weights) < 4_000_000
+    assert 0 < sum(file.stat().st_size for file in weights) < 16_000_000
     clip = read_header(tmp_path / name / "text_encoder" / "model.safetensors")
     # Earlier versions of transformers, which other projects pin, load no other names.
     assert all(entry.key.startswith("text_model.") for entry in clip)
