@@ -135,8 +135,7 @@ def inputs(origin: Origin) -> tuple[Origin, ...]:
     """The origins that an origin is computed from, each as often as it is used; none for what is stored."""
     if not isinstance(origin, Computed):
         return ()
-    leaves = pytree.tree_leaves((origin.arguments, origin.keywords), is_leaf=_is_origin)
-    return tuple(leaf for leaf in leaves if _is_origin(leaf))
+    return tuple(leaf for leaf in _leaves((origin.arguments, origin.keywords)) if _is_origin(leaf))
 
 
 def stored(origin: Origin) -> Iterator[Stored]:
@@ -184,9 +183,8 @@ def evaluated(origin: Origin) -> torch.Tensor:
                 own = getattr(node, "tensor", None)  # Of an origin that need not copy its memory.
                 results[id(node)] = as_tensor(node.read(), node.dtype) if own is None else own()
                 continue
-            parts = (node.arguments, dict(node.keywords))
-            arguments, keywords = pytree.tree_map(taken, parts, is_leaf=_is_origin)
-            del parts
+            arguments = _mapped(taken, node.arguments)
+            keywords = {name: _mapped(taken, value) for name, value in node.keywords}
             result = node.function(*arguments, **keywords)
             del arguments, keywords
             results[id(node)] = result if node.output is None else result[node.output]
@@ -237,8 +235,31 @@ def _is_of(value: Any, operator: Any) -> bool:
     return isinstance(value, Computed) and value.function is operator
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What frozen arguments hold."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Frozen arguments with `function` of each leaf."""
+    if isinstance(value, tuple):
+        return tuple(_mapped(function, item) for item in value)
+    return function(value)
+
+
+_KINDS: dict[type, bool] = {}
+
+
 def _is_origin(value: Any) -> bool:
-    return isinstance(value, Origin)
+    kind = type(value)
+    # A protocol looks for every attribute by its name; a class either has them all, or none of its instances has.
+    if kind not in _KINDS:
+        _KINDS[kind] = isinstance(value, Origin)
+    return _KINDS[kind]
 
 
 class _Cell:

@@ -44,9 +44,9 @@ class Cast:
         return self.to
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        # PyTorch warns of memory that nobody may write to.
+        # PyTorch warns of memory that nobody may write to, and knows no negative strides.
         halved = array.dtype == np.float32 and self.to in _HALVES
-        if halved and array.size >= _LARGE and array.flags.writeable:
+        if halved and array.size >= _LARGE and array.flags.writeable and min(array.strides) >= 0:
             return _halved(array, self.to)
         return array.astype(self.to.numpy(), copy=False)
 
@@ -60,8 +60,8 @@ def _halved(array: np.ndarray, to: ir.DataType) -> np.ndarray:
     """As NumPy casts it, which takes several times as long: it computes with such floats element by element."""
     import torch
 
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    half = tensor.to(torch.float16 if to == ir.DataType.FLOAT16 else torch.bfloat16)
+    # Its strides stay: a transposed array is put in order when it is half as large.
+    half = torch.from_numpy(array).to(torch.float16 if to == ir.DataType.FLOAT16 else torch.bfloat16)
     return half.view(torch.int16).numpy().view(to.numpy())
 
 
