@@ -153,7 +153,7 @@ class Restored:
         return as_array(self.tensor())
 
     def tensor(self) -> torch.Tensor:
-        """The weight, a view of a constant where its elements only lie in another order.
+        """The weight in memory of its own, in the constant's order where its elements only lie in another one.
 
         Raises:
             LatentcError: the constants do not tell it.
@@ -161,7 +161,7 @@ class Restored:
         for graph in self.graphs:
             if self.key in graph.adaptable.kept:
                 stored = stored_tensors([graph.place / WEIGHTS])[self.key]
-                return as_tensor(stored.read(), stored.dtype).float()
+                return as_tensor(stored.read(), stored.dtype).to(torch.float32, copy=True)
         weight, filled = None, torch.zeros(0)
         for graph in self.graphs:
             for expression, made in graph.made_of(self.key):
@@ -225,7 +225,7 @@ def _turned_back(made: torch.Tensor, steps: Any, shape: tuple[int, ...]) -> torc
     after = list(shape)
     for perm in turns:
         after = [after[i] for i in perm]
-    tensor = made.reshape(after).float()
+    tensor = made.reshape(after).to(torch.float32, copy=True)
     for perm in reversed(turns):
         tensor = tensor.permute([perm.index(i) for i in range(len(perm))])
     return tensor
@@ -312,8 +312,10 @@ def _remade(graph: GraphConstants, constant: Constant, weights: Mapping[str, tor
     """A float constant's new bytes."""
     stored = graph.there[constant.name]
     kind = _TYPES[stored.dtype]
-    made = applied(_evaluated(constant.made_of, weights), [Cast(kind)])
-    if not all(bound.isfinite() for bound in made.aminmax()):  # Both are NaN where there is one.
+    wide = _evaluated(constant.made_of, weights)
+    made = applied(wide, [Cast(kind)])
+    # Both are NaN where there is one; PyTorch finds them several times as fast in float32 as in half of it.
+    if not all(applied(bound, [Cast(kind)]).isfinite() for bound in wide.aminmax()):
         raise LatentcError(
             f"the LoRAs make '{constant.name}' of '{graph.folder}' larger than {stored.dtype} holds.",
             "Take a smaller weight, or compile the model in bf16 or fp32.",

@@ -180,7 +180,7 @@ def evaluated(origin: Origin) -> torch.Tensor:
     with torch.no_grad():
         for node in order:
             if not isinstance(node, Computed):
-                own = getattr(node, "tensor", None)  # Of an origin that need not copy its memory.
+                own = getattr(node, "tensor", None)  # Of an origin that makes memory of its own.
                 results[id(node)] = as_tensor(node.read(), node.dtype) if own is None else own()
                 continue
             arguments = _mapped(taken, node.arguments)
@@ -217,18 +217,30 @@ def _with_products_added(origin: Origin) -> Origin:
     # Another LoRA may have been added to the weight before.
     parts = (_with_products_added(weight), *product.arguments)
     # What is computed for this sum alone is written over: the nodes on the way to it are copies that only it reads.
-    into = torch.Tensor.addmm_ if _is_of_its_own(parts[0]) else torch.addmm
+    own = _is_of_its_own(parts[0]) and not any(_reaches(factor, parts[0]) for factor in parts[1:])
+    into = torch.Tensor.addmm_ if own else torch.addmm
     return replace(origin, function=into, arguments=parts, keywords=(("alpha", factor),))
 
 
 def _is_of_its_own(origin: Origin) -> bool:
     """Whether evaluating the origin makes a tensor that shares no memory with another."""
     if not isinstance(origin, Computed):
-        return False
+        return hasattr(origin, "tensor")
     if origin.function in (torch.addmm, torch.Tensor.addmm_):
         return True
     casts = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
     return origin.function in casts and origin.arguments[0].dtype is not origin.dtype
+
+
+def _reaches(origin: Origin, other: Origin) -> bool:
+    """Whether `other` is among what an origin is computed of."""
+    waiting = [origin]
+    while waiting:
+        node = waiting.pop()
+        if node is other:
+            return True
+        waiting.extend(inputs(node))
+    return False
 
 
 def _is_of(value: Any, operator: Any) -> bool:

@@ -81,14 +81,16 @@ class TakesConstants(Protocol):
         """
 
 
-def require_constants(constants: Replaced, there: Mapping[str, StoredConstant], graph: str) -> None:
-    """Raises LatentcError unless each replaced constant is one of the file's, of the same size."""
+def require_constants(constants: Replaced, sizes: Mapping[str, int], graph: str) -> None:
+    """Raises LatentcError unless each replaced constant is one of the file's, of the same size.
+
+    Args:
+        sizes: name of a constant of the file -> its bytes.
+    """
     from artifacts.errors import LatentcError
 
     for name, array in constants.items():
-        stored = there.get(name)
-        if stored is None or array.nbytes != stored.nbytes:
-            what = (
-                "has no constant" if stored is None else f"has {stored.nbytes} bytes, not {array.nbytes}, of"
-            )
+        size = sizes.get(name)
+        if array.nbytes != size:
+            what = "has no constant" if size is None else f"has {size} bytes, not {array.nbytes}, of"
             raise LatentcError(f"{graph} {what} '{name}'.", "Compile the model again, with --adaptable.")

@@ -120,7 +120,8 @@ class OrtSessions:
     ) -> OrtSession:
         """See `runtimes.sessions.file_constants.TakesConstants`. The other weights are mapped from their file."""
         there = self.constants(model_file)
-        require_constants(constants, there, model_file.parent.name)
+        sizes = {name: constant.nbytes for name, constant in there.items()}
+        require_constants(constants, sizes, model_file.parent.name)
         return self._opened(model_file, device, _Lent.of(constants, there))
 
     def _opened(self, model_file: Path, device: str, lent: _Lent | None) -> OrtSession:

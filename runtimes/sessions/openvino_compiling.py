@@ -13,7 +13,6 @@ from typing import Any
 from runtimes.sessions.common import threads
 from runtimes.sessions.exact_sizes import Shapes
 from runtimes.sessions.file_constants import Replaced, require_constants
-from runtimes.sessions.openvino_format import IR
 from targets.openvino.stored_form import as_run, is_stored
 
 ONLY_FP16 = "NPU"
@@ -113,11 +112,12 @@ def _exchange(model: Any, constants: Replaced, model_file: Path) -> None:
     """Puts constants in the places of the model's own, which are not copied."""
     import openvino as ov
 
-    require_constants(constants, IR.constants(model_file), model_file.parent.name)
-    for constant in model.get_ordered_ops():
-        name = constant.get_friendly_name()
-        if constant.get_type_name() != "Constant" or name not in constants:
-            continue
+    nodes = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    stored = {node.get_friendly_name(): node for node in nodes}
+    sizes = {name: node.get_byte_size() for name, node in stored.items()}
+    require_constants(constants, sizes, model_file.parent.name)
+    for name in constants:
+        constant = stored[name]
         shape, kind = constant.get_output_shape(0), constant.get_element_type()
         tensor = ov.Tensor(constants[name], ov.Shape(list(shape)), kind)
         replaced = ov.op.Constant(tensor, shared_memory=True)
