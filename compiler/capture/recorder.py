@@ -165,6 +165,8 @@ class Recorder:
                 return original(module, *args, **kwargs)
             return self._record(part, module, method, args, kwargs)
 
+        # Pipelines look at what a method takes.
+        answer.__signature__ = call_arguments.signature(type(module), method)  # type: ignore[attr-defined]
         return answer
 
     def _record(

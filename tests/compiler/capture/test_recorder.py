@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -159,6 +161,13 @@ def test_nested_calls_are_recorded_once(inner):
         ("outer", "forward"),
         ("net", "forward"),
     ]
+
+
+def test_methods_show_what_they_take(inner):
+    takes = inspect.signature(inner.forward)
+    with recorder(inner).recording(0):
+        assert inspect.signature(inner.forward) == takes and "t" in takes.parameters
+    assert inspect.signature(inner.forward) == takes
 
 
 def test_methods_without_tensors_are_the_modules_own(inner):
