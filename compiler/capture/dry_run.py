@@ -261,7 +261,8 @@ class DryRun:
         if not absent and pictures:
             hint = (
                 f"It was given {', '.join(pictures)} in the forms of most pipelines (a picture, a list of them, a "
-                "tensor). If it takes another (a grid), no option gives it that: run it in PyTorch"
+                f"tensor). A grid is given so: --arg {next(iter(pictures))}="
+                '\'[["@1.png", "@2.png"], ["@3.png", null]]\'. If it takes another form, run it in PyTorch'
             )
         else:
             hint = (
