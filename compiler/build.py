@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
@@ -27,6 +26,7 @@ from compiler.compile_request import CHECKS, CompileRequest
 from compiler.compiled_manifest import compiled_manifest
 from compiler.drawn_evidence import picture_evidence, pipeline_evidence
 from compiler.evidence.graph_evidence import Checker
+from compiler.export.program import OneSizeOnly
 from compiler.loose_files import tokenizers, write_loose_files
 from compiler.lowering.background_writer import BackgroundWriter
 from compiler.lowering.compile_cache import CompileCache
@@ -80,11 +80,11 @@ def compile(
         Workspace(request.out, request.force, progress) as workspace,
         BackgroundHashes(source.root, _read_files(source)) as hashes,
     ):
-        split: dict[Submodule, NotOneGraph] = {}
+        ways = _Ways()
         told: Plan | None = None
         with Checker() as checker:
             while True:
-                captured = _capture(source, request, progress, compile_cache, split)
+                captured = _capture(source, request, progress, compile_cache, ways)
                 recipe = quantization(request.quantize, captured, target)
                 planned = _plan(request, captured, recipe)
                 if told is None and on_plan is not None:
@@ -97,9 +97,9 @@ def compile(
                 try:
                     keys = jobs.run(workspace, files)
                     break
-                except NotOneGraph as error:
-                    split[error.part] = error
-                    progress(Event(f"{error.part}: smaller graphs of its parts", 1, 1))
+                except NotGraphs as error:
+                    for failure in error.failures:
+                        progress(Event(ways.around(failure), 1, 1))
             for note in planned.notes:
                 if note not in told.notes:
                     progress(Event(note, 1, 1))
@@ -122,6 +122,41 @@ def compile(
     return _published(request.out)
 
 
+@dataclass
+class _Ways:
+    """How a capture goes about the methods that are no single graph.
+
+    Attributes:
+        split: modules whose parts are graphs in their place, and why.
+        held: methods that have a graph for each number of rows.
+    """
+
+    split: dict[Submodule, NotOneGraph] = dataclasses.field(default_factory=dict)
+    held: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+
+    def around(self, failure: NotOneGraph | OneSizeOnly) -> str:
+        """Adds the way around `failure`, and tells it.
+
+        Raises:
+            OneSizeOnly: `failure`, where there is none.
+        """
+        if isinstance(failure, NotOneGraph):
+            self.split[failure.part] = failure
+            return f"{failure.part}: smaller graphs of its parts"
+        if failure.rows is None or failure.rows in self.held:
+            raise failure
+        self.held.add(failure.rows)
+        return f"{'.'.join(failure.rows)}: a graph for each number of rows"
+
+
+class NotGraphs(Exception):
+    """Methods of a capture are no single graphs; `failures` tells why, once for each."""
+
+    def __init__(self, failures: Sequence[NotOneGraph | OneSizeOnly]) -> None:
+        super().__init__(*failures)
+        self.failures = tuple(failures)
+
+
 @dataclass(frozen=True)
 class _Jobs:
     """All graphs of a compile."""
@@ -137,8 +172,13 @@ class _Jobs:
     compile_cache: CompileCache | None
 
     def run(self, workspace: Workspace, files: Mapping[str, tuple[FileRecord, ...]]) -> dict[str, str]:
-        """Makes those that the workspace does not have yet, and returns the key of each folder there."""
+        """Makes those that the workspace does not have yet, and returns the key of each folder there.
+
+        Raises:
+            NotGraphs: some are no single graphs; the others are made.
+        """
         keys: dict[str, str] = {}
+        failures: list[NotOneGraph | OneSizeOnly] = []
         with BackgroundWriter(self.progress) as writer:
             for method in self.captured.methods:
                 job = GraphJob(
@@ -157,10 +197,19 @@ class _Jobs:
                 if workspace.finished(key) is not None:
                     self.progress(Event(f"{method.folder}: reused from an earlier run", 1, 1))
                     continue
-                with ExitStack() as part:
-                    building = part.enter_context(workspace.build(key, needs=job.bytes))
-                    lowered = job.lower(building)
-                    writer.write(job, building, lowered, part)
+                try:
+                    with ExitStack() as part:
+                        building = part.enter_context(workspace.build(key, needs=job.bytes))
+                        lowered = job.lower(building)
+                        writer.write(job, building, lowered, part)
+                except NotOneGraph as error:  # What else is none is learned before the next capture.
+                    failures.append(error)
+                except OneSizeOnly as error:
+                    if error.rows is None or not self.captured.one_length:
+                        raise
+                    failures.append(error)
+        if failures:
+            raise NotGraphs(failures)
         return keys
 
 
@@ -269,8 +318,10 @@ def _capture(
     request: CompileRequest,
     progress: Progress,
     compile_cache: CompileCache | None = None,
-    split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
+    ways: _Ways | None = None,
 ) -> Capture:
+    ways = ways or _Ways()
+
     def make() -> Capture:
         overrides = parse_arguments(request.arguments)
         return capture(
@@ -280,9 +331,10 @@ def _capture(
             request.batch,
             overrides,
             progress,
-            split=split,
+            split=ways.split,
             frames=request.frames,
             tokens=request.tokens,
+            held=ways.held,
         )
 
     if compile_cache is None:
@@ -290,7 +342,7 @@ def _capture(
     arguments = sorted(request.arguments.items())
     asked = (
         *(request.tasks, request.size, request.batch, request.frames, request.tokens),
-        *(arguments, sorted(split)),
+        *(arguments, sorted(ways.split), sorted(ways.held)),
     )
     return compile_cache.capture((source.root, repr((source.spec, asked))), make)
 

@@ -15,7 +15,7 @@ from artifacts.call_trees import ConstLeaf, Tree
 from artifacts.errors import LatentcError
 from artifacts.manifest import GraphSpec, MethodRecord
 from runtimes import settings
-from runtimes.call_arguments import bind, defaults, parameters_of, without_defaults
+from runtimes.call_arguments import bind, defaults, parameters_of, signature, without_defaults
 from runtimes.call_form import CallForm, form_of
 from runtimes.extrapolation import Arrays
 from runtimes.forecaster import Forecaster
@@ -146,6 +146,7 @@ class CompiledMethod:
             return self._call(args, kwargs)
 
         call.__name__ = self._method
+        call.__signature__ = signature(self._cls, self._method)  # type: ignore[attr-defined]
         call.__doc__ = f"`{self._label}` of a compiled {self._cls.__name__}."
         return call
 

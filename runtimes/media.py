@@ -1,6 +1,7 @@
 """What is given as a file: pictures, videos, folders of pictures, sounds, arrays and JSON. They are read here alone.
 
-A value that begins with ``@`` names such a file, wherever values are written as texts (``--arg NAME=@FILE``).
+A value that begins with ``@`` names such a file, wherever values are written as texts (``--arg NAME=@FILE``). So does
+each text of a list in JSON: ``[["@1.png", "@2.png"], ["@3.png", null]]`` is a grid of pictures that lacks one.
 """
 
 from __future__ import annotations
@@ -38,12 +39,32 @@ EXTRA = "Run: pip install 'latentc[video]'"
 def value(text: str, option: str) -> Any:
     """What a text stands for: ``@FILE`` for the file's content, else as `runtimes.generate_options.parse_value`.
 
+    Lists whose texts all begin with ``@`` hold the files that these name, at any depth.
+
     Raises:
         UsageError: as these.
     """
     if text.startswith("@"):
         return read(Path(text[1:]))
-    return parse_value(text, option)
+    content = parse_value(text, option)
+    texts = [item for item in _items(content) if isinstance(item, str)]
+    named = isinstance(content, list) and texts and all(item.startswith("@") for item in texts)
+    return _read_all(content) if named else content
+
+
+def _items(content: Any) -> Iterator[Any]:
+    """What lists in each other hold."""
+    if isinstance(content, list):
+        for item in content:
+            yield from _items(item)
+    else:
+        yield content
+
+
+def _read_all(content: Any) -> Any:
+    if isinstance(content, list):
+        return [_read_all(item) for item in content]
+    return read(Path(content[1:])) if isinstance(content, str) else content
 
 
 def is_visual(content: Any) -> bool:

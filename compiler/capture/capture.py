@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -60,6 +60,11 @@ class Capture:
     left_out: tuple[LeftOut, ...] = ()
     tokens: DimRange | None = None
 
+    @property
+    def one_length(self) -> bool:
+        """Whether one batch is declared, and one number of frames if any."""
+        return all(span is None or span.min == span.max for span in (self.batch, self.frames))
+
 
 def capture(
     source: ModelSource,
@@ -72,6 +77,7 @@ def capture(
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
     frames: DimRange | None = None,
     tokens: DimRange | None = None,
+    held: Collection[tuple[str, str]] = (),
 ) -> Capture:
     """Runs the model's pipelines at a few batch and image sizes, without weights.
 
@@ -85,6 +91,7 @@ def capture(
         split: modules that are known not to be one graph, and why. Others are found on the way.
         frames: declared range of a video's frames; None for as many as the pipeline makes when it is not told.
         tokens: declared range of the text's length, which then holds the pipeline's own, too.
+        held: components' methods that hold for one number of rows: each that is called with has a graph.
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
@@ -105,6 +112,7 @@ def capture(
                 reasons,
                 frames,
                 tokens,
+                held,
             )
         except NotOneGraph as error:
             reasons[error.part] = error
@@ -141,6 +149,7 @@ def _captured(
     split: Mapping[Submodule, NotOneGraph],
     frames: DimRange | None,
     tokens: DimRange | None,
+    held: Collection[tuple[str, str]],
 ) -> Capture:
     """`capture`, which raises `NotOneGraph` where one more module must be split."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -153,7 +162,8 @@ def _captured(
     with quiet("diffusers", "transformers"), quiet("torch._subclasses.fake_tensor", level=logging.CRITICAL):
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size, frames = complete_sizes(run, pipe, source, size, frames)
-        points = points_inside(size, batch, frames, tokens)
+        # Rows are held for the declared batch: nothing is to be seen at others.
+        points = points_inside(size, batch, frames, tokens, most=1 if held else 3)
         try:
             run.all(pipelines, points)
         except (CannotRun, NotRunnable):
@@ -165,7 +175,7 @@ def _captured(
             run.all(pipelines, points)
         points += run.binned(pipelines, points)
         points = tuple(replace(p, tokens=run.tokens) if p.tokens is None else p for p in points)
-    graphs = methods(recorder.calls, points)
+    graphs = methods(recorder.calls, points, held)
     unused = sorted(set(built) - {m.component for m in graphs})
     needed = required_components(type(pipeline) for pipeline in pipelines.values())
     left_out += [
@@ -186,6 +196,11 @@ def _captured(
         f"{name}: {sum(m.component == name for m in graphs)} graphs with {type(built[name]).__name__}'s own Python "
         f"between them. {next(e.message for part, e in split.items() if part.component == name).removesuffix('.')}."
         for name in dict.fromkeys(part.component for part in split)
+    ]
+    notes += [
+        f"{name}: {sum((m.component, m.method) == (name, method) for m in graphs)} graphs of '{method}', one for each "
+        "number of rows, which its code counts."
+        for name, method in sorted(held)
     ]
     notes += run.notes
     notes += [f"{part.name} ({part.class_name}): left out, because {part.reason}." for part in left_out]

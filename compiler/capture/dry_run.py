@@ -29,6 +29,11 @@ from runtimes.visuals import has_frames, visuals
 _FALLBACK_SIZE = 512
 """Pixels of a side where neither the request, nor the pipeline's defaults, nor its models tell them."""
 
+_FALLBACK = (_FALLBACK_SIZE, _FALLBACK_SIZE)
+
+_FACTORS = (2, 4, 8, 16)
+"""By which a pipeline may divide a size more often than its autoencoder multiplies it."""
+
 _LARGEST_SIDE = 4096
 """Pixels; a model whose configuration says more is not believed."""
 
@@ -109,8 +114,8 @@ class DryRun:
             frames = DimRange(min=usual, max=usual)
         if size is None or (moves and frames is None):
             first = self._made_untold(pipe, size, frames)
-            height, width = first.size or (_FALLBACK_SIZE, _FALLBACK_SIZE)
-            size = size or SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
+            if size is None:
+                size = _exactly(*(self._asked_for(pipe, first.size, frames) if first.size else _FALLBACK))
             if moves and frames is None:
                 count = first.frames or FRAMES
                 frames = DimRange(min=count, max=count)
@@ -133,6 +138,26 @@ class DryRun:
             except (CannotRun, NotRunnable):
                 pass  # Models of a size that their own pipeline does not take.
         return self._without_size(pipe, size, frames, _FALLBACK_SIZE)
+
+    def _asked_for(self, pipe: Any, drawn: tuple[int, int], frames: DimRange | None) -> tuple[int, int]:
+        """The height and width that a pipeline is told for pictures of that size: their own, unless it divides by
+        another factor than its autoencoder multiplies by, or makes pictures larger than those that it is given."""
+        told = parameters(pipe).get("height")
+        if told is not None and told.default == drawn[0]:
+            return drawn
+
+        def makes(size: tuple[int, int]) -> tuple[int, int] | None:
+            try:
+                return self._without_size(pipe, _exactly(*size), frames, drawn[0]).size
+            except (CannotRun, NotRunnable):
+                return None
+
+        made = makes(drawn)
+        if made == drawn:
+            return drawn
+        factors = _FACTORS if made is None else (drawn[0] / made[0],)
+        sizes = ((round(drawn[0] * factor), round(drawn[1] * factor)) for factor in factors)
+        return next((size for size in sizes if min(size) > 0 and makes(size) == drawn), drawn)
 
     def _without_size(self, pipe: Any, size: SizeRange | None, frames: DimRange | None, side: int) -> _Made:
         """What the pipeline makes when it is told neither size nor frames, apart from those that are declared.
@@ -261,7 +286,8 @@ class DryRun:
         if not absent and pictures:
             hint = (
                 f"It was given {', '.join(pictures)} in the forms of most pipelines (a picture, a list of them, a "
-                "tensor). If it takes another (a grid), no option gives it that: run it in PyTorch"
+                f"tensor). A grid is given so: --arg {next(iter(pictures))}="
+                '\'[["@1.png", "@2.png"], ["@3.png", null]]\'. If it takes another form, run it in PyTorch'
             )
         else:
             hint = (
@@ -272,6 +298,10 @@ class DryRun:
             f"{type(pipe).__name__} cannot be run at {_sizes(point)}: {type(cause).__name__}: {brief(cause)}",
             hint,
         ) from cause
+
+
+def _exactly(height: int, width: int) -> SizeRange:
+    return SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
 
 
 class CannotRun(LatentcError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from artifacts.manifest import DimRange, TensorSpec
 from compiler.capture import trees
 from compiler.capture.arguments import Point
 from compiler.capture.recorder import Call, Spec
+from compiler.capture.row_counts import by_rows, counts_rows
 from runtimes.settings import Settings
 
 FOLDERS: dict[str, str] = {
@@ -55,6 +56,7 @@ class Method:
         state: what the pipeline had set on the module, by its path there; a leaf that fits anything where the call
             does not depend on it.
         settings: see `Call`.
+        rows: the symbolic dimensions that count rows (`row_counts`): graphs of one size each may stand for them.
     """
 
     component: str
@@ -72,13 +74,17 @@ class Method:
     state: dict[str, Tree] = field(default_factory=dict)
     other_result: Tree | None = None
     settings: Settings = field(default_factory=dict)
+    rows: frozenset[str] = frozenset()
 
 
-def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...]:
+def methods(
+    calls: Sequence[Call], points: Sequence[Point], held: Collection[tuple[str, str]] = ()
+) -> tuple[Method, ...]:
     """The graphs that answer all of `calls`, in the order of their first call.
 
     Args:
         points: what the calls were made at. Declared ranges are those of points that are not `extra`.
+        held: components' methods that get a graph for each number of rows.
 
     Raises:
         LatentcError: what the pipeline sets on a module for a call follows its sizes, or changes with every step.
@@ -88,8 +94,11 @@ def methods(calls: Sequence[Call], points: Sequence[Point]) -> tuple[Method, ...
     for call in calls:
         groups.setdefault(_form(call), []).append(call)
     graphs: list[Method] = []
-    for group in groups.values():
-        graphs.append(_method(group, points, _folder(group[0], {m.folder for m in graphs})))
+    for form in groups.values():
+        rows = (form[0].component, form[0].method) in held
+        for group in by_rows(form, points) if rows else [form]:
+            folder = _folder(group[0], {m.folder for m in graphs})
+            graphs.append(_method(group, points, folder))
     return tuple(graphs)
 
 
@@ -204,6 +213,7 @@ def _method(group: list[Call], points: Sequence[Point], folder: str) -> Method:
         fixed=tuple(".".join(str(part) for part in path) for path in fixed),
         state={path: tree for call in group for path, tree in call.state.items()},
         settings=first.settings,
+        rows=axes.rows(),
     )
 
 
@@ -325,6 +335,10 @@ class _Axes:
             for sizes, name in self._by_sizes.items()
             if not name.startswith("sequence")
         }
+
+    def rows(self) -> frozenset[str]:
+        """The symbolic dimensions that count rows."""
+        return frozenset(name for sizes, name in self._by_sizes.items() if counts_rows(sizes, self.points))
 
     def _declared(self, sizes: tuple[int, ...]) -> list[int]:
         return [size for size, point in zip(sizes, self.points, strict=True) if not point.extra] or list(

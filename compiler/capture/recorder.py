@@ -17,6 +17,7 @@ from artifacts.errors import LatentcError
 from compiler.capture import number_inputs, trees
 from compiler.capture.by_shape import by_shape
 from compiler.capture.call_state import NotData, as_state, reads
+from compiler.capture.lazy_zeros import lazy_zeros
 from compiler.capture.split import NotOneGraph, Submodule, answered_parts, can_be_split, decided_by_values
 from runtimes import call_arguments, settings
 from runtimes.module_state import Watch, as_data
@@ -109,6 +110,7 @@ class Recorder:
         self._inside = False
         self._point = 0
         self._seen: dict[Any, _Answer] = {}
+        self._copies: dict[tuple[str, str, str], torch.Tensor] = {}
         self._answered = tuple(
             part
             for name, module in modules.items()
@@ -163,6 +165,8 @@ class Recorder:
                 return original(module, *args, **kwargs)
             return self._record(part, module, method, args, kwargs)
 
+        # Pipelines look at what a method takes.
+        answer.__signature__ = call_arguments.signature(type(module), method)  # type: ignore[attr-defined]
         return answer
 
     def _record(
@@ -193,7 +197,9 @@ class Recorder:
         for name in number_inputs.candidates(flat.tensors):
             if self._numeric[component, whole, name]:
                 inputs[name] = Spec(number_inputs.NUMBER, inputs[name].shape)
-        values = {n: t.to(inputs[n].dtype, copy=True) for n, t in tensors.items() if _tells(t)}
+        values = {
+            n: self._copy((component, whole, n), t, inputs[n].dtype) for n, t in tensors.items() if _tells(t)
+        }
         self.calls.append(
             Call(
                 component,
@@ -211,7 +217,16 @@ class Recorder:
                 set_here,
             )
         )
-        return trees.map_tensors(answer.result, lambda t: torch.zeros(t.shape, dtype=t.dtype))
+        return trees.map_tensors(answer.result, lambda t: lazy_zeros(t.shape, t.dtype))
+
+    def _copy(self, of: tuple[str, str, str], tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A copy of an argument, which the pipeline may change; the last one, where it holds the same (a picture that a
+        ControlNet is given at every step)."""
+        last = self._copies.get(of)
+        now = tensor.to(dtype)
+        if last is None or last.dtype != dtype or not torch.equal(last, now):
+            last = self._copies[of] = now.clone()
+        return last
 
     def _ask_number(
         self,

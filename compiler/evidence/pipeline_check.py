@@ -217,7 +217,8 @@ def _options(keywords: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"seed": 0}
     for name, value in keywords.items():
         option = ours.get(name, name)
-        singleton = isinstance(value, (list, tuple)) and len(value) == 1
+        # A row in a grid of pictures is not the one picture of a batch.
+        singleton = isinstance(value, (list, tuple)) and len(value) == 1 and not isinstance(value[0], list)
         if option in ours.values() and name not in ("width", "height") and option not in options:
             options[option] = value[0] if singleton else value
         elif name not in ("width", "height"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from artifacts import artifact_paths
@@ -231,17 +231,44 @@ def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Cap
     split = {part: NotOneGraph(part, f"'{part}' was compiled in parts.") for part in _split(manifest)}
     batch = manifest.sizes["batch"]
     tasks = tuple(manifest.pipelines)
-    return capture(
-        source,
-        tasks,
-        size,
-        batch,
-        overrides,
-        progress,
-        split=split,
-        frames=manifest.sizes.get("frames"),
-        tokens=manifest.sizes.get("tokens"),
-    )
+
+    def captured(held: Collection[tuple[str, str]]) -> Capture:
+        return capture(
+            source,
+            tasks,
+            size,
+            batch,
+            overrides,
+            progress,
+            split=split,
+            frames=manifest.sizes.get("frames"),
+            tokens=manifest.sizes.get("tokens"),
+            held=held,
+        )
+
+    first = captured(())
+    held = _held(manifest, first.methods)
+    return captured(held) if held else first
+
+
+def _held(manifest: Manifest, methods: Sequence[Method]) -> set[tuple[str, str]]:
+    """Those of the methods that have a graph for each number of rows in the artifact."""
+    graphs = {graph.folder: graph for graph in manifest.graphs}
+    compiled = {
+        (part.name, record.method): graphs[record.graph]
+        for part in manifest.components
+        for record in part.methods
+        if record.graph in graphs
+    }
+    held: set[tuple[str, str]] = set()
+    for method in methods:
+        graph = compiled.get((method.component, method.method))
+        shapes = {} if graph is None else {spec.name: spec.shape for spec in graph.inputs}
+        for spec in method.inputs:
+            for size, now in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
+                if size in method.rows and isinstance(now, int):
+                    held.add((method.component, method.method))
+    return held
 
 
 def _split(manifest: Manifest) -> set[Submodule]:

@@ -30,7 +30,8 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
 
     Raises:
         NotOneGraph: torch or ONNX has no graph of it; its parts may have.
-        LatentcError: the same, and it has no parts; or it holds for one size only (see `export_program`).
+        OneSizeOnly: it holds for one declared size, or for one number of rows.
+        LatentcError: torch or ONNX has no graph of it, and it has no parts.
     """
     module = build(component, FakeTensorMode(allow_non_fake_inputs=True))
     with parts_may_do(module, method):
@@ -55,7 +56,7 @@ def parts_may_do(module: torch.nn.Module, method: Method) -> Iterator[None]:
     try:
         yield
     except OneSizeOnly as error:
-        if error.declared:
+        if error.declared or error.rows is not None:
             raise
         _raise(module, part, error, error)
     except LatentcError as error:

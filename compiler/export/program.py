@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -15,14 +15,25 @@ from artifacts.error_text import class_and_line
 from artifacts.errors import LatentcError
 from compiler.capture.calls import DTYPES, MethodCall, sizes
 from compiler.capture.infer import Method
+from compiler.capture.lazy_zeros import lazy_zeros
 
 
 class OneSizeOnly(LatentcError):
-    """A dimension that varies was baked in. `declared`: an option says how far it varies, so that it need not."""
+    """A dimension that varies was baked in.
 
-    def __init__(self, message: str, hint: str, declared: bool) -> None:
-        super().__init__(message, hint)
-        self.declared = declared
+    Attributes:
+        declared: an option says how far it varies, so that it need not.
+        rows: the component and method, where it counts rows alone; see `compiler.capture.row_counts`.
+    """
+
+    def __init__(self, message: str, method: Method, sizes: Collection[str]) -> None:
+        """
+        Args:
+            sizes: the names of the dimensions.
+        """
+        super().__init__(message, _ONE_SIZE)
+        self.declared = all(name in method.dims for name in sizes)
+        self.rows = (method.component, method.method) if set(sizes) <= method.rows else None
 
 
 def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
@@ -35,7 +46,7 @@ def export_program(module: torch.nn.Module, method: Method) -> ExportedProgram:
         LatentcError: torch cannot export it, or an axis that varies came out fixed; the message names it.
     """
     point = method.shapes[0]
-    example = tuple(torch.zeros(sizes(spec, point), dtype=DTYPES[spec.dtype]) for spec in method.inputs)
+    example = tuple(lazy_zeros(sizes(spec, point), DTYPES[spec.dtype]) for spec in method.inputs)
     dynamic = tuple(
         {axis: Dim.AUTO for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in method.inputs
@@ -87,8 +98,8 @@ def _check_dynamic(program: ExportedProgram, method: Method) -> None:
         raise OneSizeOnly(
             f"'{method.component}.{method.method}' holds for one size only: {', '.join(baked)} must vary, "
             "but its code fixes it.",
-            _ONE_SIZE,
-            declared=all(size in method.dims for size in baked.values()),
+            method,
+            set(baked.values()),
         )
     _check_guards(method, placeholders)
 
@@ -129,8 +140,8 @@ def _check_guards(method: Method, placeholders: Sequence[torch.fx.Node]) -> None
             raise OneSizeOnly(
                 f"'{method.component}.{method.method}' holds for one size only: its code counts on {text}, which "
                 f"is not so where {' and '.join(f'{name} is {size}' for name, size in here.items())}.",
-                _ONE_SIZE,
-                declared=all(name in method.dims for name in here),
+                method,
+                here.keys(),
             )
 
 

@@ -44,7 +44,7 @@ OWN = {
 }
 
 FILES = ("image", "mask")
-"""Of these, what `--arg` takes as files: @FILE."""
+"""Of these, what `--arg` takes as files: @FILE, or a list of such."""
 
 
 @click.command(
@@ -246,7 +246,7 @@ def command(
     adapters = sources.adapters(loras)
     texts = assignments(arguments, "--arg")
     for name in texts.keys() & OWN.keys():
-        if not (name in FILES and texts[name].startswith("@")):
+        if not (name in FILES and texts[name].startswith(("@", "["))):
             raise click.BadParameter(f"'{name}' cannot be given so: use {OWN[name]}.", param_hint="'--arg'")
     if (mask is not None or "mask" in texts) and image is None and "image" not in texts:
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange, Recipe, RecipeComponent
 from artifacts.progress import Event
 from compiler import build
+from compiler.capture.split import NotOneGraph, Submodule
+from compiler.export.program import OneSizeOnly
 from compiler.lowering import background_writer
 from compiler.lowering.graph_job import GraphJob
 from targets.options_from_text import parse
@@ -197,3 +200,69 @@ def test_a_stopped_compile_ends_the_writing_at_its_next_report():
         assert started.wait(10)
         raise KeyboardInterrupt
     assert ended.is_set()
+
+
+# --- methods that are no single graphs -----------------------------------------------------------
+
+
+def jobs(
+    monkeypatch: pytest.MonkeyPatch, errors: dict[str, Exception], one_length: bool = True
+) -> tuple[build._Jobs, list[str]]:
+    """Of one method for each name, whose graphs cannot be made where there is an error; and those that are made."""
+
+    class Job:
+        bytes = 0
+
+        def __init__(self, *arguments: Any) -> None:
+            self.folder = arguments[5].folder
+
+        def key(self, files: Any) -> Any:
+            return self.folder
+
+        def lower(self, building: object) -> None:
+            if self.folder in errors:
+                raise errors[self.folder]
+
+        def write(self, building: object, lowered: object) -> None:
+            made.append(self.folder)
+
+    made: list[str] = []
+    monkeypatch.setattr(build, "GraphJob", Job)
+    methods = [method(folder=name) for name in ("text_encoder", "unet", "vae")]
+    captured = SimpleNamespace(methods=methods, one_length=one_length)
+    work: Any = build._Jobs
+    return work(None, None, None, None, captured, None, None, lambda event: None, None), made
+
+
+WORKSPACE = SimpleNamespace(finished=lambda key: None, build=lambda key, needs: ExitStack())
+
+
+def rows(counts: bool = True) -> OneSizeOnly:
+    counted = method(rows=frozenset({"batch"} if counts else ()))
+    return OneSizeOnly("holds for one size only.", counted, ["batch"])
+
+
+def test_all_that_are_no_single_graphs_are_told_at_once_and_the_others_are_made(monkeypatch):
+    apart = NotOneGraph(Submodule("vae"), "'vae.forward' cannot be one graph.")
+    counted = rows()
+    started, made = jobs(monkeypatch, {"unet": counted, "vae": apart})
+    with pytest.raises(build.NotGraphs) as error:
+        started.run(WORKSPACE, {})
+    assert error.value.failures == (counted, apart)
+    assert made == ["text_encoder"]
+    ways = build._Ways()
+    assert [ways.around(failure) for failure in error.value.failures] == [
+        "unet.forward: a graph for each number of rows",
+        "vae: smaller graphs of its parts",
+    ]
+    assert (ways.held, ways.split) == ({("unet", "forward")}, {Submodule("vae"): apart})
+    with pytest.raises(OneSizeOnly):  # It has graphs for each number of rows, and one fails all the same.
+        ways.around(counted)
+
+
+@pytest.mark.parametrize(("counts", "one_length"), [(False, True), (True, False)])
+def test_what_holds_for_one_size_alone_ends_the_compile_at_once(monkeypatch, counts, one_length):
+    started, made = jobs(monkeypatch, {"unet": rows(counts=counts)}, one_length)
+    with pytest.raises(OneSizeOnly):
+        started.run(WORKSPACE, {})
+    assert "vae" not in made

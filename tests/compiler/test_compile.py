@@ -72,7 +72,7 @@ def test_the_plan_is_told_once_and_what_is_split_later_in_a_note(sd15, tmp_path,
 
     def split_first(jobs, *args):
         if errors:
-            raise errors.pop()
+            raise build.NotGraphs([errors.pop()])
         return run(jobs, *args)
 
     monkeypatch.setattr(build._Jobs, "run", split_first)

@@ -103,6 +103,14 @@ def test_the_only_size_of_an_artifact_is_taken_where_none_is_asked_for(compiled:
     assert pipe(PROMPTS[0], width=32, num_inference_steps=1).images[0].size == (32, 48)
 
 
+def test_compiled_methods_show_what_they_take(compiled: Compiled) -> None:
+    """Some pipelines ask what the autoencoder of a video takes."""
+    unet = compiled.pipeline().diffusers.unet
+    takes = inspect.signature(unet.forward)
+    assert list(takes.parameters)[:3] == ["sample", "timestep", "encoder_hidden_states"]
+    assert "self" not in takes.parameters
+
+
 def test_calls_do_not_depend_on_earlier_ones(compiled: Compiled) -> None:
     pipe = compiled.pipeline()
 

@@ -49,6 +49,23 @@ def test_a_text_without_an_at_is_json_or_itself():
     ]
 
 
+def test_a_list_of_files_holds_what_they_hold(tmp_path):
+    for name, frame in zip("ab", frames(), strict=False):
+        frame.save(tmp_path / f"{name}.png")
+    row = [f"@{tmp_path}/a.png", f"@{tmp_path}/b.png"]
+    first, second = media.value(json.dumps([row, [row[0], None]]), "--arg x")
+    assert [picture.getpixel((0, 0)) for picture in first] == COLOURS[:2]
+    assert second[0].getpixel((0, 0)) == COLOURS[0] and second[1] is None
+    assert media.is_visual(media.value(json.dumps(row), "--arg x"))
+    with pytest.raises(UsageError, match="there is no file"):
+        media.value('[["@none.png"]]', "--arg x")
+
+
+@pytest.mark.parametrize("content", [["@home", "a hat"], [1, [2]], [], {"a": "@b"}])
+def test_other_lists_are_themselves(content):
+    assert media.value(json.dumps(content), "--arg x") == content
+
+
 def test_a_picture(tmp_path):
     frames()[0].save(tmp_path / "photo.png")
     found = media.value(f"@{tmp_path}/photo.png", "--arg x")

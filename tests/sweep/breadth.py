@@ -216,6 +216,7 @@ MOVING: Mapping[str, Case] = {
     "animatediff-pag": _video(partial(video.animated, "AnimateDiffPAGPipeline"), 4, _GUIDED),
     "latte": _video(video.latte, 4, _GUIDED, {"clean_caption": False}),
     "wan": _video(video.wan, 9, _GUIDED),
+    "text-to-video-zero": _video(video.text_to_video_zero, 3, _GUIDED, {"t0": 1, "t1": 3}, steps=6),
     "ltx": _video(video.ltx, 9, _GUIDED),
     "ltx-image": _video(partial(video.ltx, "LTXImageToVideoPipeline"), 9, _GUIDED, _IMAGE),
 }

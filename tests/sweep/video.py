@@ -1,4 +1,4 @@
-"""Videos: AnimateDiff, Latte, Wan, LTX."""
+"""Videos: AnimateDiff, Text2Video-Zero, Latte, Wan, LTX."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def animatediff_video() -> Any:
 def animatediff_controlnet() -> Any:
     """AnimateDiffControlNetPipeline, which follows frames."""
     return animated("AnimateDiffControlNetPipeline", controlnet=sd.sd15_controlnet().controlnet)
+
+
+def text_to_video_zero() -> Any:
+    """TextToVideoZeroPipeline: each frame of a prompt attends to the first one, which is drawn before the others."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **sd.BETAS)
+    return of("TextToVideoZeroPipeline", sd.sd15(), scheduler=scheduler)
 
 
 def latte() -> Any:

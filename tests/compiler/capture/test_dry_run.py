@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
+from artifacts.manifest import DimRange
 from compiler.capture.arguments import Point
 from compiler.capture.dry_run import CannotRun
 from tests.compiler.capture.test_made_visuals import runner
@@ -56,3 +59,49 @@ def test_a_form_of_pictures_that_nobody_can_give_is_said_to_be_one():
         runner().all({"text-to-image": Grid()}, POINTS)
     assert "given image in the forms" in caught.value.hint and "run it in PyTorch" in caught.value.hint
     assert "NAME=VALUE" not in caught.value.hint
+
+
+class Draws(Guides):
+    """Makes pictures `makes` times as large as it is told, which is `own` pixels by default."""
+
+    def __init__(self, own: int, makes: float, least: int = 1) -> None:
+        self.own, self.makes, self.least = own, makes, least
+        self.told: list[int] = []
+
+    def __call__(
+        self, prompt: str, height: int | None = None, width: int | None = None, guidance_scale: float = 7.5
+    ) -> Any:
+        side = self.own if height is None else height
+        self.told.append(side)
+        if side % self.least:
+            raise ValueError("not divisible")
+        made = int(side * self.makes)
+        return SimpleNamespace(images=[Image.new("RGB", (2 * made, made))])
+
+
+@pytest.mark.parametrize(
+    ("pipe", "height"),
+    [
+        (Draws(64, 1), 64),
+        (Draws(64, 0.25), 64),  # told 16, it makes 4
+        (Draws(64, 0.25, least=16), 64),
+        (Draws(64, 0.25, least=64), 64),  # nor does it take 16 or 32
+        (Draws(64, 0.0625, least=64), 64),
+        (Draws(64, 4), 64),
+        (Draws(96, 0.3, least=48), 28),  # by no factor that is known
+    ],
+)
+def test_the_size_that_nobody_declares_is_what_the_pipeline_is_told_for_the_picture_it_draws(pipe, height):
+    size, frames = runner().complete(pipe, None, None)
+    assert (size.height, frames) == (DimRange(min=height, max=height), None)
+    assert size.width.min == 2 * height
+
+
+def test_a_pipeline_whose_default_size_is_what_it_draws_is_not_asked_again():
+    class Plain(Draws):
+        def __call__(self, prompt: str, height: int = 64, width: int = 128) -> Any:
+            return super().__call__(prompt, height, width)
+
+    pipe = Plain(64, 1)
+    runner().complete(pipe, None, None)
+    assert pipe.told == [64]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -9,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from artifacts.call_trees import ConstLeaf, TensorLeaf
 from artifacts.errors import LatentcError
+from artifacts.resident import resident
 from compiler.capture.recorder import Recorder, Spec
 from compiler.capture.weightless_modules import real_tensor
 
@@ -88,6 +91,29 @@ def test_a_call_is_recorded_and_answered_with_zeros(inner):
     assert torch.equal(call.values["x"], torch.ones(2, 4))
 
 
+@pytest.mark.skipif(resident() is None, reason="the system does not tell what memory is of no file")
+def test_an_answer_takes_no_memory_until_it_is_written(inner):
+    before = resident().anonymous
+    with recorder(inner).recording(0):
+        out = inner(torch.zeros(()).expand(1 << 23, 4), return_dict=False)[0]
+        assert not out.any()
+    assert out.nbytes > 200e6 and resident().anonymous - before < 50e6
+    out[0] = 1  # as pipelines do with what they get
+    assert out[:2].sum() == 6
+
+
+def test_what_is_passed_at_every_step_is_kept_once_as_it_was(inner):
+    picture, made = torch.ones(2, 4), recorder(inner)
+    with made.recording(0):
+        inner(picture)
+        inner(picture.clone())
+        picture[0] = 5
+        inner(picture)
+    first, second, third = (call.values["x"] for call in made.calls)
+    assert second is first and torch.equal(first, torch.ones(2, 4))
+    assert third is not picture and third[0].tolist() == [5] * 4
+
+
 def test_zeros_are_not_kept(inner):
     found = recorder(inner)
     with found.recording(0):
@@ -135,6 +161,13 @@ def test_nested_calls_are_recorded_once(inner):
         ("outer", "forward"),
         ("net", "forward"),
     ]
+
+
+def test_methods_show_what_they_take(inner):
+    takes = inspect.signature(inner.forward)
+    with recorder(inner).recording(0):
+        assert inspect.signature(inner.forward) == takes and "t" in takes.parameters
+    assert inspect.signature(inner.forward) == takes
 
 
 def test_methods_without_tensors_are_the_modules_own(inner):

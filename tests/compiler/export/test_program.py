@@ -7,7 +7,7 @@ import torch
 
 from artifacts.call_trees import ConstLeaf, MappingNode, TensorLeaf
 from artifacts.errors import LatentcError
-from compiler.export.program import export_program
+from compiler.export.program import OneSizeOnly, export_program
 from tests.compiler.made import method, spec
 
 
@@ -76,6 +76,17 @@ def test_a_count_of_rows_that_became_a_number_is_named():
         LatentcError, match=r"one size only: .*batch//2.* = 2, which is not so where batch is 6"
     ):
         export_program(FirstOfEach(), method(shapes=shapes))
+
+
+@pytest.mark.parametrize("module", [FirstOfEach(), Repeated()])
+def test_a_number_of_rows_may_have_a_graph_of_its_own_where_rows_alone_are_counted(module):
+    shapes = ({"batch": 4}, {"batch": 6}, {"batch": 2})
+    with pytest.raises(OneSizeOnly) as error:
+        export_program(module, method(shapes=shapes))
+    assert error.value.rows is None
+    with pytest.raises(OneSizeOnly) as error:
+        export_program(module, method(shapes=shapes, rows=frozenset({"batch"})))
+    assert error.value.rows == ("unet", "forward")
 
 
 def test_rows_that_are_counted_by_symbols_stay_free():
