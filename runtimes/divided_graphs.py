@@ -51,7 +51,7 @@ class DividedGraphs:
         if form is None:
             return None
         structure = form.structure(model_file)
-        weights = sum(structure.weights.values())
+        weights = structure.weight_bytes
         most = min(
             weights if division is None else -(-weights // division.parts),
             weights if self._max_part is None else self._max_part,

@@ -128,7 +128,7 @@ class PartsMeter:
         if form is None or resident() is None:
             return None
         structure = form.structure(self._file)
-        parts = cut(structure, -(-sum(structure.weights.values()) // MOST_PARTS))
+        parts = cut(structure, -(-structure.weight_bytes // MOST_PARTS))
         session = PartsSession(
             self._file, form, structure, parts, self._graph, self._open, self._device, stay_open=0
         )

@@ -115,6 +115,12 @@ class Structure:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the constants that nodes read: what these are computed of is not counted beside."""
+        read = {name for node in self.nodes for name in node.inputs}
+        return sum(count for name, count in self.weights.items() if name in read)
+
 
 class GraphFormat(Protocol):
     """How a kind of graph file is looked into, so that what it stores can be told and an error in it located.
