@@ -21,6 +21,7 @@ from artifacts.units import size
 from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
 from runtimes.divided_graphs import DividedGraphs
+from runtimes.graph_caches import GraphCaches
 from runtimes.graph_opening import GraphOpener
 from runtimes.memory_plan import Division, MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
@@ -76,9 +77,10 @@ class Graphs:
         self._sessions: dict[str, Session] = {}
         self.adapters: tuple[Adapter, ...] = ()
         self._budget = budget
-        self._divided = DividedGraphs(root, manifest, self._factory, max_part)
+        caches = GraphCaches(cache, manifest)
+        self._divided = DividedGraphs(root, manifest, self._factory, caches, max_part)
         self._opener = GraphOpener(
-            root, manifest, self._factory, self._placement, self._divided, cache, files
+            root, manifest, self._factory, self._placement, self._divided, caches, files
         )
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
