@@ -3,7 +3,7 @@
 On a CPU, OpenVINO keeps the weights of matrix products in their 4 or 8 bits. Those of convolutions it widens to fp32
 when it compiles a graph, keeps them so, and packs them for its kernels beside: 6.1 bytes a parameter in bf16. Of a file
 that holds them in the type to compute in they stay mapped, and what is packed alone is the process's own: 2 bytes.
-Results are the same to the bit, since the kernels round to that type, too.
+Kernels round weights to that type in any case.
 """
 
 from __future__ import annotations
