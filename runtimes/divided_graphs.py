@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from artifacts.manifest import GraphRecord, Manifest
 from runtimes.compute import WIDE
 from runtimes.devices import Placement
+from runtimes.graph_caches import GraphCaches
 from runtimes.memory_plan import Division
 from runtimes.parts_session import PartsSession, cut
 from runtimes.sessions.onnx_format import format_of
 from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory
+from runtimes.sessions.temporary_weights import TemporaryWeights
 from runtimes.staged_run import StagedGraph
 from runtimes.stages import staging
 
@@ -21,18 +24,26 @@ class DividedGraphs:
     """What `runtimes.graphs.Graphs` opens in the place of a whole graph."""
 
     def __init__(
-        self, root: Path, manifest: Manifest, factory: SessionFactory, max_part: int | None = None
+        self,
+        root: Path,
+        manifest: Manifest,
+        factory: SessionFactory,
+        caches: GraphCaches,
+        max_part: int | None = None,
     ) -> None:
         """
         Args:
             root: what the manifest's paths are relative to.
+            caches: where files are kept that are opened in the place of the artifact's.
             max_part: graphs with more bytes of files run in parts with so many bytes of weights; None for none.
         """
         self._root = root
         self._manifest = manifest
         self._factory = factory
+        self._caches = caches
         self._max_part = max_part
         self._stagings: dict[str, StagedGraph | None] = {}
+        self._weights: dict[tuple[str, str], TemporaryWeights] = {}
 
     def session(
         self, record: GraphRecord, device: str, compute: str, division: Division | None
@@ -46,12 +57,12 @@ class DividedGraphs:
         asked = self._max_part is not None and sum(files) > self._max_part
         if division is None and not asked:
             return None
-        model_file = self._root / record.model_file
-        form = dividing(self._factory, model_file)
+        form = dividing(self._factory, self._root / record.model_file)
         if form is None:
             return None
+        model_file = self._file(record, device, compute)
         structure = form.structure(model_file)
-        weights = sum(structure.weights.values())
+        weights = structure.weight_bytes
         most = min(
             weights if division is None else -(-weights // division.parts),
             weights if self._max_part is None else self._max_part,
@@ -66,6 +77,18 @@ class DividedGraphs:
         stay_open = None if division is None else int(weights * division.kept)
         return PartsSession(model_file, form, structure, parts, record, opened, device, stay_open)
 
+    def _file(self, record: GraphRecord, device: str, compute: str) -> Path:
+        """The file that parts are opened of."""
+        model_file = self._root / record.model_file
+        folder = self._caches.folder(record, compute)
+        if folder is None and hasattr(self._factory, "file_to_open"):
+            key = record.folder, compute
+            if key not in self._weights:
+                with suppress(OSError):
+                    self._weights[key] = TemporaryWeights()
+            folder = self._weights[key].folder if key in self._weights else None
+        return opened_file(self._factory, model_file, device, compute, folder)
+
     def _open_part(
         self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()
     ) -> Session:
@@ -79,12 +102,12 @@ class DividedGraphs:
         return self._stagings[record.folder]
 
     def _stage(self, record: GraphRecord, placement: Placement) -> StagedGraph | None:
-        model_file = self._root / record.model_file
-        form = dividing(self._factory, model_file)
+        form = dividing(self._factory, self._root / record.model_file)
         device = placement.device(record.folder)
         if form is None or device is None:
             return None
         compute = placement.compute(record.folder, device)
+        model_file = self._file(record, device.name, compute)
 
         def opened(part: bytes, wide: bool) -> Session:
             kind = WIDE if wide and WIDE in device.computes else compute
@@ -97,3 +120,13 @@ class DividedGraphs:
 def dividing(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
     """The format of the factory's files, if the factory opens parts of them."""
     return format_of(factory, model_file) if hasattr(factory, "open_part") else None
+
+
+def opened_file(
+    factory: SessionFactory, model_file: Path, device: str, compute: str, folder: Path | None
+) -> Path:
+    """The file to open in the place of `model_file`, where the factory makes one and there is a folder for it."""
+    replace: Any = getattr(factory, "file_to_open", None)
+    if replace is None or folder is None:
+        return model_file
+    return replace(model_file, device, compute, folder)  # type: ignore[no-any-return]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +12,7 @@ from artifacts.pinned import Pinned
 from artifacts.processors import processors
 from runtimes.devices import Placement
 from runtimes.divided_graphs import DividedGraphs
+from runtimes.graph_caches import GraphCaches
 from runtimes.memory_plan import Division
 from runtimes.sessions.common import preferred_threads
 from runtimes.sessions.exact_sizes import sized
@@ -42,13 +42,13 @@ class GraphOpener:
         factory: SessionFactory,
         placement: Placement,
         divided: DividedGraphs,
-        cache: Path | None,
+        caches: GraphCaches,
         files: Pinned | None,
     ) -> None:
         """
         Args:
             root: what the manifest's paths are relative to.
-            cache: where vendors keep what they compile; None for nowhere.
+            caches: where vendors keep what they compile.
             files: the artifact's files, which must still be what was verified; None for files that this process made.
         """
         self._root = root
@@ -56,7 +56,7 @@ class GraphOpener:
         self._factory = factory
         self._placement = placement
         self._divided = divided
-        self._cache = cache
+        self._caches = caches
         self._files = files
         self._threads = _threads(manifest)
         self.replaced: Mapping[str, Replaced] = {}
@@ -151,25 +151,9 @@ class GraphOpener:
         in_parts = self._divided.session(record, device, compute, divisions(record.folder))
         if in_parts is not None:
             return in_parts
-        cache = self._cache_of(record, compute)
+        cache = self._caches.folder(record, compute)
         with preferred_threads(self._threads):
             return factory.open(self._root / record.model_file, device, compute, cache, record.built)
-
-    def _cache_of(self, record: GraphRecord, compute: str) -> Path | None:
-        """A folder for this content and type only: vendors know blobs by path, and an artifact can be replaced."""
-        if self._cache is None:
-            return None
-        digest = hashlib.sha256()
-        for file in sorted(self._manifest.files, key=lambda f: f.path):
-            if file.path.startswith(record.folder + "/"):
-                digest.update(f"{file.path} {file.sha256}\n".encode())
-        digest.update(compute.encode())
-        folder = self._cache / self._manifest.target / digest.hexdigest()[:32]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return None  # A home folder that cannot be written costs time, not function.
-        return folder
 
 
 def _threads(manifest: Manifest) -> int | None:

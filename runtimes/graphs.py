@@ -21,8 +21,9 @@ from artifacts.units import size
 from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
 from runtimes.divided_graphs import DividedGraphs
+from runtimes.graph_caches import GraphCaches
 from runtimes.graph_opening import GraphOpener
-from runtimes.memory_plan import Division, MemoryPlan, memory_plan
+from runtimes.memory_plan import Division, GraphMemory, MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
 from runtimes.sessions.file_constants import Replaced
@@ -76,9 +77,10 @@ class Graphs:
         self._sessions: dict[str, Session] = {}
         self.adapters: tuple[Adapter, ...] = ()
         self._budget = budget
-        self._divided = DividedGraphs(root, manifest, self._factory, max_part)
+        caches = GraphCaches(cache, manifest)
+        self._divided = DividedGraphs(root, manifest, self._factory, caches, max_part)
         self._opener = GraphOpener(
-            root, manifest, self._factory, self._placement, self._divided, cache, files
+            root, manifest, self._factory, self._placement, self._divided, caches, files
         )
         self._calls = count()
         self._used: dict[str, int] = {}  # graph -> number of its last call
@@ -90,6 +92,14 @@ class Graphs:
     def plan(self) -> MemoryPlan:
         """Which graphs may be open at once."""
         return memory_plan(self._manifest, self._budget, self.computes)
+
+    @cached_property
+    def _smallest(self) -> MemoryPlan:
+        """The plan for the smallest picture, where there are several."""
+        sides = [self._manifest.sizes.get(name) for name in ("width", "height")]
+        width, height = (None if side is None else side.min for side in sides)
+        picture = None if width is None or height is None else (width, height)
+        return memory_plan(self._manifest, None, self.computes, picture)
 
     def tiling(self, graph: str, arrays: Mapping[str, np.ndarray], asked: Tiling) -> Tiling:
         """How a call is made in tiles: as asked, or so that it fits the memory where that is left to us."""
@@ -218,11 +228,17 @@ class Graphs:
         if closing:
             release()  # Allocators keep what was freed, and the next graph wants it in other pieces.
         memory = self.plan.graphs[graph]
-        if self._budget is not None and memory.measured and (free := available()) < memory.smallest:
-            raise LatentcError(
-                f"'{graph}' needs {size(memory.smallest)} of memory at least, and {size(free)} are free now.",
-                "Close other programs, or compile the model with fewer bits: --quantize int8",
-            )
+        if self._budget is not None and memory.measured:
+            _require(memory, available())
+
+    def check_memory(self) -> None:
+        """Raises LatentcError where memory has vanished since, and the artifact's smallest picture does not fit."""
+        if self._budget is None:
+            return
+        free = available() + sum(self.plan.graphs[folder].opened for folder in self._sessions)
+        for memory in self._smallest.graphs.values():
+            if memory.measured:
+                _require(memory, free)
 
     def _plan_now(self) -> MemoryPlan:
         """The plan with less where memory has vanished since: what is free, and what open graphs take."""
@@ -326,3 +342,12 @@ class Graphs:
         for graph, lock in self._locks.items():
             if not lock.is_foreign:
                 self._free(graph)
+
+
+def _require(memory: GraphMemory, free: int) -> None:
+    """Raises LatentcError where the graph needs more than is free."""
+    if memory.smallest > free:
+        raise LatentcError(
+            f"'{memory.graph}' needs {size(memory.smallest)} of memory at least, and {size(free)} are free now.",
+            "Close other programs, or compile the model with fewer bits: --quantize int8",
+        )

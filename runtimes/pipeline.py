@@ -327,6 +327,8 @@ class Pipeline(AsDiffusers, Generator):
     def _prepare(self, accelerate: str | float | None, tile: str | int | None) -> None:
         tiling = self._usual_tiling if tile is None else parse_tile(tile)
         check_tiles(tiling, self.manifest)
+        if isinstance(self._graphs, Graphs):
+            self._graphs.check_memory()
         self._tiling = tiling
         tuned = self.manifest.forecast
         asked = self._accelerate if accelerate is None else accelerate

@@ -36,6 +36,9 @@ LEAST_PSNR = 45.0
 LIMIT = 2048
 """MiB of the process that decodes in tiles."""
 
+SHARE = 0.5
+"""Of the memory that is free, what the process may take that decodes the whole picture."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -105,24 +108,30 @@ def measure(artifact: Path, side: int, tile: int, compute: str, folder: Path, li
 
     tiled, tiled_file = run(tile, LIMIT * MIB if limits else None)
     whole = None
-    if _fits(artifact, side):
-        whole, whole_file = run("off", None)
+    if _fits(artifact, side, limits):
+        # Where an estimate is wrong, this process ends and no other.
+        whole, whole_file = run("off", int(available() * SHARE) if limits else None)
     error = None
     if whole is not None and not (whole.status or tiled.status):
         error = psnr(np.load(whole_file), np.load(tiled_file))
     return Row(side, tile, whole, tiled, error)
 
 
-def _fits(artifact: Path, side: int) -> bool:
-    """Whether a whole picture of the side fits what is free, by half, and the graph was compiled for it."""
+def _fits(artifact: Path, side: int, limits: bool) -> bool:
+    """Whether a whole picture of the side may fit what is free, by half, and the graph was compiled for it.
+
+    What was not measured is tried, under a limit.
+    """
     manifest = read_manifest(artifact.absolute())
     scaling = decoder(manifest)
     cells = side // scaling.factor
     if not all(limit.min <= cells <= limit.max for limit in scaling.limits):
         return False
     memory = memory_plan(manifest, None).graphs[scaling.graph]
+    if not memory.measured:
+        return limits
     share = (cells / max(limit.max for limit in scaling.limits)) ** 2
-    return 2 * memory.call(round(memory.largest * share)) <= available()
+    return memory.call(round(memory.largest * share)) <= available() * SHARE
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -142,7 +151,7 @@ def table(rows: Sequence[Row]) -> str:
             (
                 str(row.side),
                 str(row.tile),
-                *cells(row.whole),
+                *cells(None if row.whole is not None and row.whole.killed else row.whole),
                 *cells(row.tiled),
                 "" if row.psnr is None else f"{row.psnr:.1f} dB",
             )

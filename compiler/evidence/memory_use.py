@@ -15,11 +15,12 @@ from artifacts.evidence_records import CallMemory, MemoryUse
 from artifacts.manifest import GraphSpec, TensorSpec
 from artifacts.memory import available
 from artifacts.resident import Peaks, Resident, Watch, release, resident
-from runtimes.divided_graphs import dividing
+from runtimes.divided_graphs import dividing, opened_file
 from runtimes.memory_plan import MOST_PARTS
 from runtimes.parts_session import PartsSession, cut
 from runtimes.sessions.common import give_back
-from runtimes.sessions.session_contract import Session, SessionFactory
+from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory
+from runtimes.sessions.temporary_weights import TemporaryWeights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,8 +128,16 @@ class PartsMeter:
         form = dividing(self._factory, self._file)
         if form is None or resident() is None:
             return None
+        weights = TemporaryWeights()
+        try:
+            self._file = opened_file(self._factory, self._file, self._device, self._compute, weights.folder)
+            return self._use(form, points)
+        finally:
+            weights.remove()
+
+    def _use(self, form: GraphFormat, points: Sequence[Mapping[str, np.ndarray]]) -> MemoryUse | None:
         structure = form.structure(self._file)
-        parts = cut(structure, -(-sum(structure.weights.values()) // MOST_PARTS))
+        parts = cut(structure, -(-structure.weight_bytes // MOST_PARTS))
         session = PartsSession(
             self._file, form, structure, parts, self._graph, self._open, self._device, stay_open=0
         )

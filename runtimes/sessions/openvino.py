@@ -14,7 +14,9 @@ from runtimes.sessions.file_constants import Replaced, StoredConstant
 from runtimes.sessions.openvino_compiling import ONLY_FP16, StoredGraph, compiled, config_of, hand_over
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
+from runtimes.sessions.openvino_widened import widened
 from runtimes.sessions.session_contract import Device, Session
+from runtimes.sessions.temporary_weights import TemporaryWeights
 from targets.openvino.file_format import FORMAT
 from targets.openvino.stored_form import EXTRA, RESULT, as_run, is_stored
 
@@ -108,6 +110,20 @@ class OpenVinoSessions:
         """See `runtimes.sessions.file_constants.TakesConstants`. The other weights are mapped from their file."""
         return self._opened(model_file, device, compute, None, constants)
 
+    def file_to_open(self, model_file: Path, device: str, compute: str, folder: Path) -> Path:
+        """See `runtimes.sessions.session_contract.SessionFactory`: on a CPU with the weights of convolutions widened.
+
+        Raises:
+            LatentcError: no such device, or OpenVINO refused the file.
+        """
+        name = choose(device, self.devices(), self.target, INSTALL).upper()
+        if name != "CPU":
+            return model_file
+        import openvino as ov
+
+        with opening(model_file, self.target):
+            return widened(ov.Core(), model_file, compute, folder)
+
     def open_part(
         self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()
     ) -> OpenVinoSession:
@@ -146,13 +162,16 @@ class OpenVinoSessions:
                 if cache_dir is not None:
                     config |= {"CACHE_DIR": str(cache_dir), "CACHE_MODE": "OPTIMIZE_SIZE"}
                 return OpenVinoSession(core.compile_model(model_file, name, config), label, name.lower())
-            graph = StoredGraph(core, model_file, constants)
+            file, weights = model_file, None
+            if name == "CPU" and not constants:
+                file, weights = _widened(core, model_file, compute, cache_dir)
+            graph = StoredGraph(core, file, constants)
             cache = None if constants else cache_dir
 
             def session(shapes: Shapes | None, cache: Path | None = None) -> OpenVinoSession:
                 with opening(model_file, self.target):
                     model = compiled(core, graph, name, config, cache, shapes)
-                    return OpenVinoSession(model, label, name.lower(), constants)
+                    return OpenVinoSession(model, label, name.lower(), constants, weights)
 
             calls = self._calls if name == "CPU" and _affordable(self._calls, model_file) else ()
             first = session(calls[0] if calls else None, cache)
@@ -162,6 +181,23 @@ class OpenVinoSessions:
             inputs = {spec.name: spec for spec in map(_spec, source.inputs)}
             outputs = _outputs(port for port in source.outputs if not _is_extra(port))
             return SizedSession(calls, first, session, inputs, outputs, label)
+
+
+def _widened(
+    core: Any, model_file: Path, compute: str, cache_dir: Path | None
+) -> tuple[Path, TemporaryWeights | None]:
+    """The file to open in the place of `model_file`, and what holds it where no cache does."""
+    if cache_dir is not None:
+        return widened(core, model_file, compute, cache_dir), None
+    try:
+        weights = TemporaryWeights()
+    except OSError:  # No folder for temporary files: it takes more memory.
+        return model_file, None
+    file = widened(core, model_file, compute, weights.folder)
+    if file == model_file:
+        weights.remove()
+        return file, None
+    return file, weights
 
 
 MOST_PACKED = 64 * 2**20
@@ -196,11 +232,20 @@ def computes(device: str, capabilities: Collection[str]) -> tuple[str, ...]:
 class OpenVinoSession:
     """One compiled model and one request. Inputs are lent to it, outputs are copied out of it."""
 
-    def __init__(self, model: Any, name: str, device: str, constants: Replaced | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        device: str,
+        constants: Replaced | None = None,
+        weights: TemporaryWeights | None = None,
+    ) -> None:
         """
         Args:
             constants: what is lent to the model for as long as it is open: OpenVINO does not keep arrays alive.
+            weights: what it maps files of, removed when it is closed.
         """
+        self._weights = weights
         self._model: Any = model
         self._constants = constants
         self.device = device
@@ -243,6 +288,9 @@ class OpenVinoSession:
         self._request = None
         self._model = None
         self._constants = None
+        if self._weights is not None:
+            self._weights.remove()
+            self._weights = None
 
 
 def _lend(array: np.ndarray) -> Any:

@@ -92,6 +92,7 @@ def compiled(
             core.get_property(device, "FULL_DEVICE_NAME"),
             sorted(config.items()),
             "narrowed",
+            graph.file.with_suffix(".bin").stat().st_size,  # where the weights lie, in which of two files
             None if shapes is None else sorted(shapes.items()),
         )
         blob = cache_dir / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.blob"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -16,10 +17,17 @@ from targets.openvino.stored_form import RESULT
 # IR's names of the types of ports -> those of Parameters.
 _ELEMENT_TYPES = {"FP32": "f32", "FP16": "f16", "BF16": "bf16", "FP64": "f64", "BOOL": "boolean"}
 _CONSTANT, _PARAMETER, _RESULT = "Const", "Parameter", "Result"
+_CONVOLUTIONS = frozenset(
+    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData"}
+)
+_WEIGHTS = "1"
+"""The port of a convolution that its weights come to."""
+_NARROW = re.compile(r"(?:[iu]|nf|f)[1248](?:e\dm\d)?")
+"""Element types of fewer than 16 bits."""
 
 
 class IrGraph:
-    """The tree of an IR's file, which `cut` changes."""
+    """The tree of an IR's file, which `cut`, `store_weights` and `drop_unread` change."""
 
     def __init__(self, net: ElementTree.Element) -> None:
         layers, edges = net.find("layers"), net.find("edges")
@@ -27,6 +35,7 @@ class IrGraph:
         self._net, self._layers, self._edges = net, layers, edges
         self._by_id = {layer.attrib["id"]: layer for layer in layers}
         self._sources: dict[str, dict[str, tuple[str, str]]] = {}  # layer -> its port -> source and its port
+        self._fresh: set[str] = set()  # Constants that lie in a new file of weights.
         for edge in edges:
             at = self._sources.setdefault(edge.attrib["to-layer"], {})
             at[edge.attrib["to-port"]] = edge.attrib["from-layer"], edge.attrib["from-port"]
@@ -148,6 +157,115 @@ class IrGraph:
             # What the file says of nodes by their names (`targets.openvino.stored_form`).
             listed = json.loads(names.attrib["value"])
             names.set("value", json.dumps([name for name in listed if name in here]))
+
+    def narrow_convolutions(self) -> dict[str, str]:
+        """Convolutions whose weights are computed of constants of fewer than 16 bits: number -> name."""
+        return {
+            number: layer.attrib["name"]
+            for number, layer in self._by_id.items()
+            if layer.attrib["type"] in _CONVOLUTIONS and self._is_narrow(self._sources[number][_WEIGHTS][0])
+        }
+
+    def _is_narrow(self, number: str) -> bool:
+        if number not in self._constant:
+            return False
+        data = self._by_id[number].find("data")
+        if self._by_id[number].attrib["type"] == _CONSTANT:
+            return data is not None and bool(_NARROW.fullmatch(data.attrib.get("element_type", "")))
+        return any(self._is_narrow(source) for source, _ in self._sources.get(number, {}).values())
+
+    def store_weights(self, number: str, element_type: str, offset: int, size: int) -> None:
+        """Has a convolution read its weights from a place in a new file of weights, widened to its own type.
+
+        Args:
+            number: of `narrow_convolutions`.
+            element_type: f32, or a narrower type in which OpenVINO keeps weights until they are packed.
+        """
+        name, port = self._by_id[number].attrib["name"], self._port(*self._sources[number][_WEIGHTS])
+        dims = port.findall("dim")
+        data = {
+            "element_type": element_type,
+            "shape": ", ".join(dim.text or "" for dim in dims),
+            "offset": str(offset),
+            "size": str(size),
+        }
+        precision = next(ir for ir, own in _ELEMENT_TYPES.items() if own == element_type)
+        fresh = max(map(int, self._by_id)) + 1
+        places = [self._layer(fresh, f"{name}/weights", _CONSTANT, data, (), precision, dims)]
+        if element_type != "f32":
+            wide = {"destination_type": "f32"}
+            place = self._layer(fresh + 1, f"{name}/wide", "Convert", wide, (precision,), "FP32", dims)
+            # Without the mark OpenVINO widens it when it compiles.
+            info = ElementTree.Element("rt_info")
+            ElementTree.SubElement(info, "attribute", {"name": "decompression", "version": "0"})
+            self._by_id[place[0]].insert(1, info)
+            self._edge(places[0], (place[0], "0"))
+            places.append(place)
+        # The file is read in its order.
+        for at, (layer, _) in enumerate(places):
+            self._layers.insert(at, self._by_id[layer])
+        for edge in self._edges:
+            if (edge.attrib["to-layer"], edge.attrib["to-port"]) == (number, _WEIGHTS):
+                edge.set("from-layer", places[-1][0])
+                edge.set("from-port", places[-1][1])
+        self._fresh.add(places[0][0])
+
+    def drop_unread(self) -> list[dict[str, str]]:
+        """Takes layers away that lead to no result.
+
+        Returns:
+            Of each constant left that `store_weights` did not write: the attributes of its data, to be changed.
+        """
+        sources: dict[str, list[str]] = {}
+        for edge in self._edges:
+            sources.setdefault(edge.attrib["to-layer"], []).append(edge.attrib["from-layer"])
+        read: set[str] = set()
+        pending = [n for n, layer in self._by_id.items() if layer.attrib["type"] in (_RESULT, _PARAMETER)]
+        while pending:
+            number = pending.pop()
+            if number not in read:
+                read.add(number)
+                pending += sources.get(number, [])
+        for edge in list(self._edges):
+            if edge.attrib["to-layer"] not in read:
+                self._edges.remove(edge)
+        constants = []
+        for number, layer in self._by_id.items():
+            data = layer.find("data")
+            if number not in read:
+                self._layers.remove(layer)
+            elif layer.attrib["type"] == _CONSTANT and number not in self._fresh and data is not None:
+                constants.append(data.attrib)
+        return constants
+
+    def _layer(
+        self,
+        number: int,
+        name: str,
+        kind: str,
+        data: Mapping[str, str],
+        inputs: Sequence[str],
+        output: str,
+        dims: Sequence[ElementTree.Element],
+    ) -> tuple[str, str]:
+        """A layer, not yet in the file, whose inputs (by their precisions) and output have these dimensions.
+
+        Returns:
+            The place of its output.
+        """
+        attributes = {"id": str(number), "name": name, "type": kind, "version": "opset1"}
+        layer = ElementTree.Element("layer", attributes)
+        ElementTree.SubElement(layer, "data", dict(data))
+        ports = [*(("input", precision) for precision in inputs), ("output", output)]
+        for port, (side, precision) in enumerate(ports):
+            entry = {"id": str(port), "precision": precision}
+            ElementTree.SubElement(ElementTree.SubElement(layer, side), "port", entry).extend(dims)
+        self._by_id[str(number)] = layer
+        return str(number), str(len(inputs))
+
+    def _edge(self, source: tuple[str, str], reader: tuple[str, str]) -> None:
+        way = {"from-layer": source[0], "from-port": source[1], "to-layer": reader[0], "to-port": reader[1]}
+        ElementTree.SubElement(self._edges, "edge", way)
 
     def _place(self, name: str) -> tuple[str, str]:
         place = self._inputs.get(name) or self._outputs.get(name)

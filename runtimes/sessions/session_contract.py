@@ -115,6 +115,12 @@ class Structure:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the constants that nodes read: what these are computed of is not counted beside."""
+        read = {name for node in self.nodes for name in node.inputs}
+        return sum(count for name, count in self.weights.items() if name in read)
+
 
 class GraphFormat(Protocol):
     """How a kind of graph file is looked into, so that what it stores can be told and an error in it located.
@@ -171,6 +177,10 @@ class SessionFactory(Protocol):
     graph's, and `narrow` names inputs and outputs of the part that may be handed over in the type that it computes in.
     Without it graphs are not divided: pictures are made in tiles that do not know of each other, and no graph runs in
     parts.
+
+    One that opens another file than the artifact's own, as that takes less memory, offers a method
+    ``file_to_open(model_file, device, compute, folder)``, which writes it in `folder`, if it is not there, and returns
+    it; the folder is for this content and type alone. Parts are opened of that file.
 
     One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
     a graph is measured at the graph's outputs alone.

@@ -209,6 +209,22 @@ def test_memory_that_vanishes_closes_graphs_and_then_is_one_line(
     pool.open("vae_encoder")
 
 
+def test_memory_that_vanished_since_is_one_line_before_a_picture_is_begun(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"bytes": 10**9}
+    monkeypatch.setattr(module, "available", lambda: free["bytes"])
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
+    pool.check_memory()
+    pool.open("unet")
+    free["bytes"] = 5
+    pool.check_memory()  # The denoiser can be closed for the decoder.
+    pool.close()
+    assert not pool.held_sessions()
+    with pytest.raises(LatentcError, match="needs .* of memory at least, and 5 B are free now"):
+        pool.check_memory()
+
+
 def test_a_budget_that_holds_no_graph_says_the_smallest() -> None:
     memory_plan(manifest(), 900).check()
     with pytest.raises(LatentcError, match=r"'unet' needs at least 900 B .* the budget is 899 B") as caught:

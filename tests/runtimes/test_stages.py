@@ -289,3 +289,10 @@ def test_what_angles_and_outputs_are_made_of_stays_wide() -> None:
     )
     structure = Structure(nodes, {}, {"w": 4, "bias": 1, "frequencies": 1}, ("t", "x"), ("out",))
     assert wide_values(structure) & {name for n in nodes for name in n.outputs} == {"angle", "product", "out"}
+
+
+def test_what_constants_are_computed_of_counts_once() -> None:
+    """A part would be several times as large as memory takes, where weights are widened, scaled and reshaped."""
+    node = GraphNode("MatMul", ("x", "reshaped"), ("y",), {})
+    weights = {"stored": 10, "scale": 1, "widened": 10, "scaled": 11, "reshaped": 11}
+    assert Structure((node,), {}, weights, ("x",), ("y",)).weight_bytes == 11

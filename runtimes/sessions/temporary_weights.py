@@ -1,0 +1,36 @@
+"""A folder for weights that a process makes for itself, gone when nothing has it open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+
+class TemporaryWeights:
+    """A temporary folder whose files sessions map.
+
+    Attributes:
+        folder: removed by `remove`, with this object or at the process's end, whichever is first. A fork of the process
+            removes nothing.
+    """
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            OSError: no temporary folder can be made.
+        """
+        self.folder = Path(tempfile.mkdtemp(prefix="latentc-weights-"))
+        self._owner = os.getpid()
+        weakref.finalize(self, _remove, self.folder, self._owner)
+
+    def remove(self) -> None:
+        """Removes what can be removed: Windows keeps files that are mapped, for a later call."""
+        _remove(self.folder, self._owner)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
