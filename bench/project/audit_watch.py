@@ -62,8 +62,10 @@ class AuditWatch:
             writable: the folder that may be written. Relative names are taken for names in it: the process must stand
                 there, since what removes a folder names its files so.
         """
-        libraries = [folder for folder in (*sys.path, sys.prefix, sys.base_prefix) if folder]
-        places = {os.path.abspath(place) for place in (*libraries, *readable, writable)}
+        libraries: list[str | Path] = [
+            folder for folder in (*sys.path, sys.prefix, sys.base_prefix) if folder
+        ]
+        places = {os.path.abspath(place) for place in [*libraries, *readable, writable]}
         places |= {os.path.realpath(place) for place in places}
         self._readable = tuple(f"{place}{os.sep}" for place in places)
         places = {os.path.abspath(writable), os.path.realpath(writable)}
@@ -75,7 +77,8 @@ class AuditWatch:
     @contextmanager
     def watch(self) -> Iterator[list[str]]:
         """The faults of what happens inside, in any thread: one line for each."""
-        self._faults = faults = []
+        faults: list[str] = []
+        self._faults = faults
         try:
             yield faults
         finally:

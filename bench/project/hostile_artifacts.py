@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,21 @@ Manifest = dict[str, Any]
 Edit = Callable[[Manifest], object]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a stranger wrote.
+
+    Attributes:
+        text: says it.
+        edit: changes the manifest; None for no change.
+        added: a file that the manifest lists from then on; empty for none.
+    """
+
+    text: str
+    edit: Edit | None = None
+    added: str = ""
+
+
 class Canary:
     """A pickle of it looks up a class when it is read."""
 
@@ -85,22 +101,13 @@ class Canary:
 def hostile(root: Path, rng: random.Random) -> str:
     """Makes a hostile artifact of the one in `root`; returns how."""
     outside = make_outside(root)
-    edits: list[Edit] = []
-    added: set[str] = set()
     changes = []
     for _ in range(rng.choice((1, 1, 2, 3))):
-        kind = rng.choice((_key, _key, _key, _entry, _class, _method, _file, _file, _text, _graph, _graph))
-        if kind in (_class, _method):
-            change, edit = kind(rng)
-            edits.append(edit)
-        elif kind is _file:
-            change, name = _file(root, outside, rng)
-            added |= {name} if rng.random() < 0.8 else set()
-        else:
-            change = kind(root, outside, rng)
-        changes.append(change)
-    rehash(root, added, lambda manifest: [edit(manifest) for edit in edits])
-    return "; ".join(changes)[:600]
+        way = rng.choice((_key, _key, _key, _entry, _class, _method, _file, _file, _text, _graph, _graph))
+        changes.append(way(root, outside, rng))
+    added = [change.added for change in changes if change.added]
+    rehash(root, added, lambda manifest: [change.edit(manifest) for change in changes if change.edit])
+    return "; ".join(change.text for change in changes)[:600]
 
 
 def hostile_model(root: Path, rng: random.Random) -> str:
@@ -108,9 +115,8 @@ def hostile_model(root: Path, rng: random.Random) -> str:
     outside = make_outside(root)
     changes = []
     for _ in range(rng.choice((1, 1, 2, 3))):
-        kind = rng.choice((_key, _key, _key, _entry, _file, _text))
-        change = kind(root, outside, rng)
-        changes.append(change if isinstance(change, str) else change[0])
+        way = rng.choice((_key, _key, _key, _entry, _file, _text))
+        changes.append(way(root, outside, rng).text)
     return "; ".join(changes)[:600]
 
 
@@ -131,7 +137,7 @@ def make_outside(root: Path) -> Path:
     return outside
 
 
-def _key(root: Path, outside: Path, rng: random.Random) -> str:
+def _key(root: Path, outside: Path, rng: random.Random) -> Written:
     """A configuration has a key that names code, a class, a file or a size."""
     file = rng.choice(_json_files(root))
     value = json.loads(file.read_text("utf-8"))
@@ -140,14 +146,14 @@ def _key(root: Path, outside: Path, rng: random.Random) -> str:
     key = rng.choice([*KEYS, *holder])
     holder[key] = new = _placed(rng.choice(TEXTS), outside)
     file.write_text(json.dumps(value), encoding="utf-8")
-    return f"{file.relative_to(root)}: {key} = {json.dumps(new)}"
+    return Written(f"{file.relative_to(root)}: {key} = {json.dumps(new)}")
 
 
-def _entry(root: Path, outside: Path, rng: random.Random) -> str:
+def _entry(root: Path, outside: Path, rng: random.Random) -> Written:
     """The index names another class for a component, or a component that the pipeline has not."""
     file = root / "model_index.json"
     if not _is_object(file):
-        return "no index"
+        return Written("no index")
     index = json.loads(file.read_text("utf-8"))
     name = rng.choice([*(key for key, entry in index.items() if isinstance(entry, list)), "custom", "vae"])
     library = rng.choice(("diffusers", "transformers"))
@@ -167,10 +173,10 @@ def _entry(root: Path, outside: Path, rng: random.Random) -> str:
     file.write_text(json.dumps(index), encoding="utf-8")
     if name not in ("unet", "vae") and rng.random() < 0.5 and not (root / name).exists():
         shutil.copytree(root / "scheduler", root / name)
-    return f"model_index.json: {name} = {json.dumps(entry)}"
+    return Written(f"model_index.json: {name} = {json.dumps(entry)}")
 
 
-def _class(rng: random.Random) -> tuple[str, Edit]:
+def _class(root: Path, outside: Path, rng: random.Random) -> Written:
     """The manifest names another class of a pipeline, a component or a result."""
     library = rng.choice(("diffusers", "transformers"))
     path = rng.choice((*BASES, *(f"{library}:{rng.choice(_classes(library))}" for _ in range(len(BASES)))))
@@ -186,24 +192,24 @@ def _class(rng: random.Random) -> tuple[str, Edit]:
             method = rng.choice(_any_component(manifest, rng)["methods"])
             method["result"] = {"kind": "object", "class_path": path, "items": items}
 
-    return f"{place} of class {path}", edit
+    return Written(f"{place} of class {path}", edit)
 
 
-def _method(rng: random.Random) -> tuple[str, Edit]:
+def _method(root: Path, outside: Path, rng: random.Random) -> Written:
     """The manifest names another method of a component."""
     name = rng.choice(METHODS)
 
     def edit(manifest: Manifest) -> None:
         rng.choice(_any_component(manifest, rng)["methods"])["method"] = name
 
-    return f"method {name}", edit
+    return Written(f"method {name}", edit)
 
 
 def _any_component(manifest: Manifest, rng: random.Random) -> Any:
     return rng.choice([component for component in manifest["components"] if component["methods"]])
 
 
-def _file(root: Path, outside: Path, rng: random.Random) -> tuple[str, str]:
+def _file(root: Path, outside: Path, rng: random.Random) -> Written:
     """A pickle, code or a configuration that names more lies beside the files."""
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     file = rng.choice([root, *folders]) / rng.choice(PLANTED)
@@ -218,10 +224,11 @@ def _file(root: Path, outside: Path, rng: random.Random) -> tuple[str, str]:
         data = pickle.dumps(Canary())
     if not file.exists():
         file.write_bytes(data)
-    return f"{file.relative_to(root)} beside", file.relative_to(root).as_posix()
+    name = file.relative_to(root).as_posix()
+    return Written(f"{name} beside", added=name if rng.random() < 0.8 else "")
 
 
-def _text(root: Path, outside: Path, rng: random.Random) -> str:
+def _text(root: Path, outside: Path, rng: random.Random) -> Written:
     """A configuration is no object."""
     file = rng.choice(_json_files(root))
     deep = '{"a":' + "[" * 5000 + "]" * 5000 + "}"
@@ -239,16 +246,16 @@ def _text(root: Path, outside: Path, rng: random.Random) -> str:
     )
     text = rng.choice(texts)
     file.write_text(text, encoding="utf-8")
-    return f"{file.relative_to(root)} is {text[:20]!r}"
+    return Written(f"{file.relative_to(root)} is {text[:20]!r}")
 
 
-def _graph(root: Path, outside: Path, rng: random.Random) -> str:
+def _graph(root: Path, outside: Path, rng: random.Random) -> Written:
     """A graph has an operator, or names a file, that no target of ours writes."""
     file = rng.choice(sorted({*root.rglob("*.onnx"), *root.rglob("openvino_model.xml")}))
     change = (
         _onnx_graph(file, outside, rng) if file.suffix == ".onnx" else _openvino_graph(file, outside, rng)
     )
-    return f"{file.relative_to(root)}: {change}"
+    return Written(f"{file.relative_to(root)}: {change}")
 
 
 def _onnx_graph(file: Path, outside: Path, rng: random.Random) -> str:
@@ -325,7 +332,7 @@ def _is_object(path: Path) -> bool:
     """Whether it still is what an earlier change can be added to."""
     try:
         return isinstance(json.loads(path.read_text("utf-8")), dict)
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import torch
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.verification import verify
-from bench.project import campaign, campaign_publishing, campaign_tallies
+from bench.project import campaign, campaign_publishing, campaign_tallies, hostile_artifacts
 from bench.project.audit_watch import class_fault
 from bench.project.campaign_kinds import rehash
 from bench.project.campaign_trials import Outcome, TrialProcess
@@ -115,6 +118,37 @@ def test_a_working_copy_becomes_what_it_was(artifact: Path, tmp_path: Path) -> N
         assert list(copy.root.parent.iterdir()) == [copy.root]
     assert copy.restore() == ()
     assert verify(artifact) == ()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_hostile_artifact_has_right_hashes(artifact: Path, tmp_path: Path, seed: int) -> None:
+    """Each of its files is listed as it is, but for those that were left unlisted on purpose."""
+    root, rng = tmp_path / "holder" / "root", random.Random(seed)
+    shutil.copytree(artifact, root)
+    outside = hostile_artifacts.make_outside(root)
+    ways = (
+        hostile_artifacts._key,
+        hostile_artifacts._class,
+        hostile_artifacts._file,
+        hostile_artifacts._text,
+    )
+    changes = [way(root, outside, rng) for way in ways]
+    rehash(
+        root,
+        [change.added for change in changes if change.added],
+        lambda manifest: [change.edit(manifest) for change in changes if change.edit],
+    )
+    manifest = json.loads((root / MANIFEST_NAME).read_text("utf-8"))
+    for file in manifest["files"]:
+        assert file["sha256"] == hashlib.sha256((root / file["path"]).read_bytes()).hexdigest()
+    assert (
+        manifest["digest"]
+        == hashlib.sha256(
+            (root / MANIFEST_NAME).read_bytes().replace(manifest["digest"].encode(), b"0" * 64)
+        ).hexdigest()
+    )
+    assert {change.added for change in changes} - {""} <= {file["path"] for file in manifest["files"]}
+    assert len({change.text for change in changes}) == len(ways)
 
 
 def test_a_forgery_has_right_hashes(artifact: Path) -> None:
