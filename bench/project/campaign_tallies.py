@@ -31,10 +31,17 @@ class Wrong:
 
 @dataclass
 class Tally:
-    """What became of the trials of one kind: "typed", "taken" or "wrong" -> how many."""
+    """What became of the trials of one kind: "typed", "taken" or "wrong" -> how many.
+
+    Attributes:
+        seconds: of the longest trial.
+        memory: the most bytes that the process held in a trial.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[Wrong] = field(default_factory=list)
+    seconds: float = 0.0
+    memory: int = 0
 
 
 class Ledger:
@@ -61,7 +68,12 @@ class Ledger:
             value = json.loads(file.read_text(encoding="utf-8"))
             plan = value["plan"]
             tallies = {
-                kind: Tally(Counter(tally["counts"]), [Wrong(**case) for case in tally["wrong"]])
+                kind: Tally(
+                    Counter(tally["counts"]),
+                    [Wrong(**case) for case in tally["wrong"]],
+                    float(tally["seconds"]),
+                    int(tally["memory"]),
+                )
                 for kind, tally in value["tallies"].items()
             }
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -97,7 +109,12 @@ class Ledger:
         if self._file is None:
             return
         tallies = {
-            kind: {"counts": dict(tally.counts), "wrong": [asdict(case) for case in tally.wrong]}
+            kind: {
+                "counts": dict(tally.counts),
+                "wrong": [asdict(case) for case in tally.wrong],
+                "seconds": round(tally.seconds, 3),
+                "memory": tally.memory,
+            }
             for kind, tally in self._all.items()
         }
         value = {"plan": self._plan, "tallies": tallies}

@@ -2,7 +2,8 @@
 
 Pictures of changing sizes and schedulers, calls that are cancelled in each phase, and pipelines that are loaded and
 closed, again and again; what the process holds afterwards is compared with what it held when all of that had happened
-once. Exits with 1 where something has grown.
+once. With --seconds, threads draw from one pipeline for so long, and each picture is compared with the one that is
+drawn alone. Exits with 1 where something has grown or a picture is another.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import psutil
 
 from artifacts.progress import Event
 from artifacts.resident import release
+from bench.project.growth_threads import draw_together
 from runtimes.meter import Cancelled
 from runtimes.pipeline import Pipeline, load
 
@@ -128,12 +130,22 @@ def main(tell: Callable[[str], None] = print) -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--loads", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="that threads draw for (default: not at all)"
+    )
     parser.add_argument("--memory", help="as of latentc generate")
     args = parser.parse_args()
     growth = grow(args.artifact, args.pictures, args.loads, memory=args.memory)
     for name in ("memory", "files", "threads"):
         tell(f"{name}: {getattr(growth.before, name):,} before, {getattr(growth.after, name):,} after")
-    sys.exit("\n".join(growth.faults) or 0)
+    faults = growth.faults
+    if args.seconds:
+        with load(args.artifact, memory=args.memory) as pipeline:
+            together = draw_together(pipeline, args.threads, args.seconds, PROMPT, _sizes(pipeline))
+        tell(f"{args.threads} threads: {together.pictures:,} pictures, {len(together.faults)} of them wrong")
+        faults += together.faults[:10]
+    sys.exit("\n".join(faults) or 0)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.verification import verify
-from bench.project import campaign, campaign_publishing, campaign_tallies
+from bench.project import campaign, campaign_publishing, campaign_tallies, hostile_artifacts
+from bench.project.audit_watch import class_fault
+from bench.project.campaign_kinds import rehash
+from bench.project.campaign_trials import Outcome, TrialProcess
+from bench.project.working_copy import WorkingCopy
 from tests.artifacts.conftest import artifact, fake
+from tests.bench.project import planted_kinds
 
 __all__ = ["artifact", "fake"]
 
@@ -30,33 +38,124 @@ def test_no_damage_is_taken_for_whole_and_no_forgery_is_a_traceback(artifact: Pa
     assert verify(artifact) == ()
 
 
+PLANTED = f"{planted_kinds.__name__}:KINDS"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="it makes links and asks for stacks by a signal")
 def test_what_goes_wrong_is_counted_and_kept(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(root: Path) -> None:
-        raise KeyError("a reader with a fault")
-
-    kinds = {
-        "manifest, damaged": campaign.Kind(campaign.manifest_bits, lambda root: None, damage=True),
-        "manifest, forged": campaign.Kind(campaign.manifest_tree, broken, damage=False),
-    }
-    monkeypatch.setattr(campaign, "KINDS", kinds)
-    monkeypatch.setattr(campaign, "QUICK", tuple(kinds))
+    monkeypatch.setattr(campaign, "KINDS", planted_kinds.KINDS)
+    monkeypatch.setattr(campaign, "KINDS_TABLE", PLANTED)
     kept = tmp_path / "kept"
-    status = campaign.main([str(artifact), "--trials", "2", "--quick", "--keep", str(kept)])
+    status = campaign.main([str(artifact), "--trials", "2", "--keep", str(kept)])
     printed = capsys.readouterr().out
     assert status == 1
-    assert "| manifest, damaged | 2 | 0 | 0 | 2 |" in printed
-    assert "KeyError: 'a reader with a fault'" in printed
-    assert (kept / "manifest-forged-0-1" / MANIFEST_NAME).is_file()
-    assert "taken for whole" in (kept / "manifest-damaged-0-0.txt").read_text(encoding="utf-8")
+    counts = {
+        cells[1].strip(): cells[2:6]
+        for cells in (line.split("|") for line in printed.splitlines())
+        if cells[1:]
+    }
+    right = {"typed": ["2", "2", "0", "0"], "allowed": ["2", "0", "2", "0"]}
+    for kind in planted_kinds.KINDS:
+        assert [cell.strip() for cell in counts[kind]] == right.get(kind, ["2", "0", "0", "2"]), kind
+    reasons = {name: reason for name, (_, reason) in planted_kinds.FORBIDDEN.items()} | {
+        "taken for whole": "taken for whole",
+        "broken": "KeyError: 'a reader with a fault'",
+        "sleeps": "took more than 0.5 seconds, in File",
+        "takes memory": "the process held ",
+        "ends": "ended with status 3",
+    }
+    for kind, reason in reasons.items():
+        place = kept / f"{kind.replace(' ', '-')}-0-1"
+        assert reason in (kept / f"{place.name}.txt").read_text(encoding="utf-8"), kind
+        assert (place / MANIFEST_NAME).is_file() or kind in ("removes", "renames")
+    assert verify(artifact) == ()
+
+
+@pytest.mark.parametrize(
+    ("cls", "fault"),
+    [
+        (torch.nn.Linear, ""),
+        (type("Shell", (), {"__module__": "runtimes.shell"}), ""),
+        (type("Kernel", (), {"__module__": "kernels.layer"}), "made a kernels.layer.Kernel"),
+        (
+            type("DiffusionPipeline", (), {"__module__": "diffusers.pipelines.pipeline_utils"}),
+            "made a diffusers.pipelines.pipeline_utils.DiffusionPipeline",
+        ),
+    ],
+)
+def test_a_class_of_others_is_told(cls: type, fault: str) -> None:
+    assert class_fault(cls) == fault
+
+
+def test_a_working_copy_becomes_what_it_was(artifact: Path, tmp_path: Path) -> None:
+    copy = WorkingCopy(artifact, tmp_path / "holder")
+    files = {
+        path.relative_to(copy.root): path.read_bytes() for path in copy.root.rglob("*") if path.is_file()
+    }
+    graph, other, config = sorted(files, key=lambda path: path.suffix, reverse=True)[:3]
+
+    def change() -> None:
+        data = files[graph]
+        (copy.root / graph).write_bytes(bytes(byte ^ 1 for byte in data))  # of the same size
+        (copy.root / other).unlink()
+        (copy.root / other).mkdir()
+        (copy.root / config).unlink()
+        (copy.root / config).symlink_to(artifact / config)
+        (copy.root / "new" / "folder").mkdir(parents=True)
+        (copy.root.parent / "beside").write_text("", encoding="utf-8")
+
+    for _ in range(2):
+        change()
+        assert set(copy.restore()) == {graph, other, config}
+        assert {
+            path.relative_to(copy.root): path.read_bytes() for path in copy.root.rglob("*") if path.is_file()
+        } == files
+        assert not (copy.root / config).is_symlink()
+        assert not (copy.root / "new").exists()
+        assert list(copy.root.parent.iterdir()) == [copy.root]
+    assert copy.restore() == ()
+    assert verify(artifact) == ()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_hostile_artifact_has_right_hashes(artifact: Path, tmp_path: Path, seed: int) -> None:
+    """Each of its files is listed as it is, but for those that were left unlisted on purpose."""
+    root, rng = tmp_path / "holder" / "root", random.Random(seed)
+    shutil.copytree(artifact, root)
+    outside = hostile_artifacts.make_outside(root)
+    ways = (
+        hostile_artifacts._key,
+        hostile_artifacts._class,
+        hostile_artifacts._file,
+        hostile_artifacts._text,
+    )
+    changes = [way(root, outside, rng) for way in ways]
+    rehash(
+        root,
+        [change.added for change in changes if change.added],
+        lambda manifest: [change.edit(manifest) for change in changes if change.edit],
+    )
+    manifest = json.loads((root / MANIFEST_NAME).read_text("utf-8"))
+    for file in manifest["files"]:
+        assert file["sha256"] == hashlib.sha256((root / file["path"]).read_bytes()).hexdigest()
+    assert (
+        manifest["digest"]
+        == hashlib.sha256(
+            (root / MANIFEST_NAME).read_bytes().replace(manifest["digest"].encode(), b"0" * 64)
+        ).hexdigest()
+    )
+    assert {change.added for change in changes} - {""} <= {file["path"] for file in manifest["files"]}
+    assert len({change.text for change in changes}) == len(ways)
 
 
 def test_a_forgery_has_right_hashes(artifact: Path) -> None:
     config = artifact / "unet" / "config.json"
     config.write_text('{"another": "configuration"}', encoding="utf-8")
     assert verify(artifact) != ()
-    campaign.rehash(artifact)
+    rehash(artifact)
     assert verify(artifact) == ()
     assert json.loads((artifact / MANIFEST_NAME).read_text("utf-8"))["digest"]
 
@@ -92,30 +191,29 @@ def test_a_changed_model_is_captured_or_an_error(artifact: Path) -> None:
 def test_one_that_was_stopped_goes_on(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tried: list[str] = []
+    tried: list[int] = []
 
-    def change(root: Path, rng: random.Random) -> str:
-        tried.append(f"{rng.random()}")
+    def attempt(self: TrialProcess, kind: str, trial: int) -> Outcome:
+        tried.append(trial)
         if len(tried) == 3:
             raise KeyboardInterrupt
-        return "nothing"
+        return Outcome("taken", "nothing", seconds=trial, memory=1)
 
-    kinds = {"manifest, damaged": campaign.Kind(change, lambda root: None, damage=False)}
-    monkeypatch.setattr(campaign, "KINDS", kinds)
+    monkeypatch.setattr(TrialProcess, "attempt", attempt)
     monkeypatch.setattr(campaign_tallies, "TOLD_EVERY", 0.0)
-    work = tmp_path / "work" / "results.json"
+    work, kinds = tmp_path / "work" / "results.json", ("manifest, damaged",)
     with pytest.raises(KeyboardInterrupt):
-        campaign.run(artifact, 5, kinds=tuple(kinds), work=work)
+        campaign.run(artifact, 5, kinds=kinds, work=work)
     assert "2 of 5 trials, 0 wrong" in capsys.readouterr().err
-    tallies = campaign.run(artifact, 5, kinds=tuple(kinds), work=work)
-    assert tallies["manifest, damaged"].counts["taken"] == 5
+    tally = campaign.run(artifact, 5, kinds=kinds, work=work)["manifest, damaged"]
+    assert (tally.counts["taken"], tally.seconds, tally.memory) == (5, 4, 1)
     # The third is tried again, and those before it are not.
-    assert len(tried) == 6 and tried[2] == tried[3] and len(set(tried)) == 5
+    assert tried == [0, 1, 2, 2, 3, 4]
     with pytest.raises(UsageError, match="holds the results of"):
-        campaign.run(artifact, 5, seed=1, kinds=tuple(kinds), work=work)
+        campaign.run(artifact, 5, seed=1, kinds=kinds, work=work)
     work.write_text("[]", encoding="utf-8")
     with pytest.raises(LatentcError, match="no campaign's results"):
-        campaign.run(artifact, 5, kinds=tuple(kinds), work=work)
+        campaign.run(artifact, 5, kinds=kinds, work=work)
 
 
 def test_time_ends_it(artifact: Path) -> None:

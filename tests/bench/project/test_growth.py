@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ import pytest
 from artifacts.evidence_records import MemoryUse
 from artifacts.manifest import DimRange
 from bench.project.growth import MEMORY, Growth, Held, grow
+from bench.project.growth_threads import Together, draw_together
 from compiler.build import compile
 from compiler.capture.capture import SizeRange
 from compiler.compile_request import CompileRequest
@@ -29,6 +34,32 @@ def test_what_has_grown_is_told() -> None:
     assert Growth(before, Held(before.memory + MEMORY, 10, 3)).faults == []
     grown = Growth(before, Held(before.memory + MEMORY + 1, 11, 5))
     assert [fault.partition(":")[0] for fault in grown.faults] == ["memory", "open files", "threads"]
+
+
+class Drawing:
+    """Draws a picture of its seed and size; in a thread other than the first one's, what `broken` makes of it."""
+
+    def __init__(self, broken: Callable[[int], int]) -> None:
+        self.broken, self.alone = broken, threading.get_ident()
+
+    def generate(self, prompt: str, steps: int, seed: int, size: tuple[int, int]) -> SimpleNamespace:
+        shown = seed if threading.get_ident() == self.alone else self.broken(seed)
+        time.sleep(0.001)
+        return SimpleNamespace(images=[np.full(size, shown)])
+
+
+def test_threads_get_the_pictures_that_each_gets_alone() -> None:
+    def drawn(broken: Callable[[int], int]) -> Together:
+        pipeline: Any = Drawing(broken)
+        return draw_together(pipeline, 3, 0.1, PROMPT, [(8, 8), (16, 8)])
+
+    right = drawn(lambda seed: seed)
+    assert right.pictures > 3
+    assert right.faults == ()
+    assert drawn(lambda seed: 0).faults[0].startswith("thread ")
+    failing = drawn(lambda seed: int("none"))
+    assert len(failing.faults) == 3
+    assert "ValueError" in failing.faults[0]
 
 
 @pytest.fixture(scope="module")
