@@ -12,4 +12,7 @@ import torch
 def lazy_zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """A CPU tensor of zeros; the system gives it memory as it is written, where torch.zeros writes all of it."""
     memory = torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).untyped_storage()
-    return torch.empty(0, dtype=dtype).set_(memory, 0, tuple(shape))  # a view would be exported as one
+    size = torch.Size(shape)
+    stride = torch.empty(size, device="meta").stride()
+    zeros: torch.Tensor = torch.empty(0, dtype=dtype).set_(memory, 0, size, stride)
+    return zeros  # a view would be exported as one

@@ -133,5 +133,5 @@ def _append(weights: BinaryIO, data: bytes | np.ndarray) -> int:
     """Where the data begins in the file."""
     weights.write(bytes(-weights.tell() % _ALIGNMENT))
     offset = weights.tell()
-    weights.write(data if isinstance(data, bytes) else memoryview(data).cast("B"))
+    weights.write(data if isinstance(data, bytes) else data.data.cast("B"))
     return offset
