@@ -24,7 +24,8 @@ from artifacts.safetensors_header import require_safetensors
 from compiler.capture import lycoris_kinds
 from compiler.capture.weightless_modules import build
 from compiler.model_source import ModelSource
-from compiler.origins.recorded import Constant, Recorded, simplified, some, stored
+from compiler.origins.computed import Constant, stored
+from compiler.origins.recorded import Recorded, simplified, some
 from compiler.origins.stored_file import stored_tensors
 from runtimes.assemble import assemble
 from runtimes.quiet import quiet

@@ -14,7 +14,8 @@ import onnx_ir as ir
 import torch
 
 from artifacts.errors import LatentcError
-from compiler.origins.recorded import Computed, Recorded, stored
+from compiler.origins.computed import Computed, stored
+from compiler.origins.recorded import Recorded
 from targets.graph.weights import Origin, Stored
 
 # What diffusers reads itself of a group: the parts of LoRA and DoRA, by any of their names.
@@ -264,7 +265,7 @@ def _check(
     layer: Any, names: tuple[str, ...], tensors: tuple[Origin, ...], whole: tuple[int, ...], kernel: Any
 ) -> None:
     """Merges into zeros, so that a group which does not fit is an error now."""
-    from compiler.origins.recorded import as_tensor
+    from compiler.origins.computed import as_tensor
 
     read = tuple(as_tensor(tensor.read(), tensor.dtype) for tensor in tensors)
     merged, _ = lycoris_merge(None, None, names, read, whole, kernel, 1.0)

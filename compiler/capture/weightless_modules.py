@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
 from compiler.model_source import ComponentSource
+from compiler.origins.computed import stored as stored_parts
 from compiler.origins.embeddings import extended
 from compiler.origins.ip_adapter_file import require_all_used
 from compiler.origins.recorded import Recorded, simplified, some
-from compiler.origins.recorded import stored as stored_parts
 from runtimes import ip_adapters, spare_tokens
 from runtimes.config_keys import keys_behind
 from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, read_config

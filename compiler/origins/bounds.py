@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from compiler.origins.recorded import Computed, as_tensor, evaluated
+from compiler.origins.computed import Computed, as_tensor, evaluated
 from targets.graph.weights import Origin
 
 _ROUNDING = 1 + 2**-10

@@ -15,7 +15,7 @@ from artifacts.contents import Contents
 from artifacts.errors import LatentcError
 from artifacts.manifest import Embedding
 from artifacts.safetensors_header import require_safetensors
-from compiler.origins.recorded import Computed
+from compiler.origins.computed import Computed
 from compiler.origins.stored_file import stored_tensors
 from compiler.origins.weight_files import Rows
 from runtimes.pipeline_parts import SUFFIXES, make_part

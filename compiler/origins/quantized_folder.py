@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from artifacts.errors import LatentcError
-from compiler.origins.recorded import Computed
+from compiler.origins.computed import Computed
 from compiler.origins.stored_file import stored_tensors
 from targets.graph.weights import Origin, Stored
 

@@ -138,7 +138,7 @@ def unscaled(tensors: Mapping[str, Origin]) -> dict[str, Origin]:
 
 
 def _constant(tensor: Any) -> Origin:
-    from compiler.origins.recorded import Constant
+    from compiler.origins.computed import Constant
 
     return Constant.of(tensor)
 

@@ -4,8 +4,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from compiler.origins import recorded as module
-from compiler.origins.recorded import Constant, Recorded, evaluated
+from compiler.origins import computed as module
+from compiler.origins.computed import Constant, evaluated
+from compiler.origins.recorded import Recorded
 from compiler.passes.precision import audit
 from targets.graph.weights import Cast, Joined, Merge, Transpose, WeightRef
 
