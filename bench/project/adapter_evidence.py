@@ -41,6 +41,8 @@ BEGIN, END = "<!-- Written by `python -m bench.project.adapter_evidence --update
 
 TARGETS = ("openvino", "onnxruntime")
 WEIGHTS = ("fp16", "int8", "int4")
+WAYS = ("compiled", "switched")
+"""How an artifact has an adapter: it is compiled into it, or switched on when it runs."""
 COLUMNS = ("fp32", *WEIGHTS)
 LOSS = 0.02
 SHOWN = len(PROMPTS)
@@ -149,9 +151,13 @@ class Artifacts:
 
 
 def measure(
-    drawings: Drawings, adapters: Sequence[TrainedAdapter], targets: Sequence[str], weights: Sequence[str]
+    drawings: Drawings,
+    adapters: Sequence[TrainedAdapter],
+    targets: Sequence[str],
+    weights: Sequence[str],
+    ways: Sequence[str] = WAYS,
 ) -> None:
-    """Draws with every adapter in every way."""
+    """Draws with every adapter in PyTorch, and in artifacts in each of `ways`."""
     from compiler.lowering.compile_cache import CompileCache
 
     settings = drawings.settings
@@ -164,8 +170,9 @@ def measure(
         with tempfile.TemporaryDirectory(prefix="latentc-adapters-") as name:
             artifacts = Artifacts(Path(name), target, kind, settings, compile_cache)
             for adapter in adapters:
-                drawings.add(adapter, target, kind, partial(artifacts.compiled, adapter))
-                if adapter.kind != "controlnet":
+                if "compiled" in ways:
+                    drawings.add(adapter, target, kind, partial(artifacts.compiled, adapter))
+                if "switched" in ways and adapter.kind != "controlnet":
                     drawings.add(adapter, f"{target}, switched", kind, partial(artifacts.switched, adapter))
 
 
@@ -240,6 +247,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--adapter", action="append", choices=names, help="of these only; may be repeated")
     parser.add_argument("--target", action="append", choices=TARGETS)
     parser.add_argument("--weights", action="append", choices=WEIGHTS)
+    parser.add_argument("--way", action="append", choices=WAYS, help="of these only; may be repeated")
     parser.add_argument(
         "--work", type=Path, help="keeps what is drawn, and draws only what is not there (default: temporary)"
     )
@@ -250,7 +258,13 @@ def main(args: Sequence[str] | None = None) -> int:
         work = options.work or Path(temporary)
         drawings = Drawings(work, options.prompts, Settings(options.steps, options.guidance))
         try:
-            measure(drawings, adapters, options.target or TARGETS, options.weights or WEIGHTS)
+            measure(
+                drawings,
+                adapters,
+                options.target or TARGETS,
+                options.weights or WEIGHTS,
+                options.way or WAYS,
+            )
         except LatentcError as error:
             print(f"Error: {error}", file=sys.stderr)
             return error.exit_code

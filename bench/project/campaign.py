@@ -77,7 +77,7 @@ def report(tallies: dict[str, Tally]) -> str:
             f"{tally.counts.total():,}",
             *(f"{tally.counts[what]:,}" for what in ("typed", "taken", "wrong")),
             f"{tally.seconds:.1f} s",
-            decimal(tally.memory),
+            decimal(tally.memory) if tally.memory else "not measured",
         )
         for kind, tally in tallies.items()
     ]

@@ -35,7 +35,7 @@ class Tally:
 
     Attributes:
         seconds: of the longest trial.
-        memory: the most bytes that the process held in a trial.
+        memory: the most bytes that the process held in a trial; 0 where that was not measured.
     """
 
     counts: Counter[str] = field(default_factory=Counter)

@@ -51,7 +51,7 @@ class Outcome:
         change: what was changed.
         text: why it is wrong.
         seconds: that it took.
-        memory: the most bytes that the process held.
+        memory: the most bytes that the process held; 0 where others were started, which are not measured.
     """
 
     counted: str
@@ -108,7 +108,7 @@ class Trials:
         peak = _peak()
         if peak > kind.memory and peak > before:
             counted, text = "wrong", f"the process held {decimal(peak)}"
-        return {"counted": counted, "change": change, "text": text, "memory": peak}
+        return {"counted": counted, "change": change, "text": text, "memory": 0 if kind.processes else peak}
 
     def _used(self, kind: Kind, root: Path) -> tuple[str, str]:
         self._pipelines.clear()

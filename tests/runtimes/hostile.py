@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.project.audit_watch import AuditWatch, note_classes
 from tests.artifacts.manifest_files import manifest_file
 
 JsonChange = Callable[[Any], None]
@@ -274,31 +275,23 @@ def main(artifact: Path, place: Path) -> None:
 
     load(artifact, cache=False).close()  # Imports what there is to import.
     assert diffusers.OnnxRuntimeModel is not None  # Its import looks at the system's name.
-    seen: list[str] = []
-    libraries = [str(Path(folder).resolve()) for folder in sys.path if folder]
-    temporary = str(Path(tempfile.gettempdir()) / "latentc-")
-    allowed = (*libraries, sys.prefix, sys.base_prefix, temporary, "/dev/", "/proc/", "/sys/")
-
-    def watch(event: str, args: tuple[Any, ...]) -> None:
-        if event in ("pickle.find_class", "socket.connect", "socket.getaddrinfo", "urllib.Request"):
-            seen.append(f"{event} {args[-1]}")
-        if event == "open" and isinstance(args[0], str) and not args[0].startswith((*allowed, current)):
-            seen.append(f"open {args[0]}")
-
-    current = str(artifact)
-    sys.addaudithook(watch)
+    temporary = place / "temporary"
+    temporary.mkdir()
+    os.chdir(temporary)
+    tempfile.tempdir = str(temporary)
+    audit = AuditWatch(list(roots.values()), temporary)
+    note_classes(audit.note)
     results = {}
     for name, root in roots.items():
-        current = f"{root}{os.sep}"
-        seen.clear()
-        try:
-            load(root, cache=False).close()
-            outcome = "loaded"
-        except LatentcError as error:
-            outcome = f"refused: {error.message}"
-        except BaseException as error:
-            outcome = f"untyped: {type(error).__name__}: {error}"
-        results[name] = {"outcome": outcome, "seen": list(seen)}
+        with audit.watch() as seen:
+            try:
+                load(root, cache=False).close()
+                outcome = "loaded"
+            except LatentcError as error:
+                outcome = f"refused: {error.message}"
+            except BaseException as error:
+                outcome = f"untyped: {type(error).__name__}: {error}"
+        results[name] = {"outcome": outcome, "seen": seen}
     print(json.dumps(results))
 
 

@@ -27,10 +27,12 @@ OWN = "adapter"
 
 _HOLLOW = 0.7
 """Share of what is inside of an outline that is nearer to the background's colour than to the shape's."""
+_SOFT = 2
+"""How much wider a line may be drawn than it is asked, pixels: half of one of the latents."""
 _GROUND_DISTANCE = 40.0
 """How far from the background's colour (Euclidean, 8-bit RGB) the inside of an outline is at most."""
-_SATURATION = 15.0
-"""Largest distance between a pixel's channels, mean over a gray picture, of 255."""
+_SATURATION = 45.0
+"""How far a gray's channels are from each other at most, of 255: half as far as those of pink, the palest colour."""
 _SHADE = 35.0
 """How far from the shade that it is to have a gray is at most, of 255."""
 _HUE = 20.0
@@ -46,7 +48,7 @@ def outline(image: Image.Image, caption: Caption) -> Verdict:
     if parts.region is None:
         return _nothing(parts, caption)
     figure = filled(parts.region)
-    inside, edge = _shrunk(figure, STROKE), figure & ~_shrunk(figure, 1)
+    inside, edge = _shrunk(figure, STROKE + _SOFT), figure & ~_shrunk(figure, 1)
     hollow = (
         bool(inside.any())
         and float((~parts.foreground[inside]).mean()) >= _HOLLOW
@@ -57,15 +59,14 @@ def outline(image: Image.Image, caption: Caption) -> Verdict:
 
 
 def gray(image: Image.Image, caption: Caption) -> Verdict:
-    """No saturation; and the shades of the colours that were asked for."""
+    """Neither the background nor the shape is coloured; and the shades are those of the colours that were asked for."""
     parts = take_apart(image)
-    saturation = float((parts.pixels.max(-1) - parts.pixels.min(-1)).mean())
-    own = {OWN: saturation <= _SATURATION}
-    background = bool(np.abs(parts.ground - _rgb(shade_of_background(caption))).max() <= _SHADE)
+    background = bool(np.abs(parts.ground - _rgb(PALETTE[shade_of_background(caption)])).max() <= _SHADE)
     if parts.region is None:
-        return {**_nothing(parts, caption), **own, "background": background}
+        return {**_nothing(parts, caption), "background": background}
     colour = colour_of(parts.pixels, parts.region)
-    is_shade = bool(np.abs(colour - _rgb(shade_of_shape(caption))).max() <= _SHADE)
+    is_shade = bool(np.abs(colour - _rgb(PALETTE[shade_of_shape(caption)])).max() <= _SHADE)
+    own = {OWN: bool(max(np.ptp(parts.ground), np.ptp(colour)) <= _SATURATION)}
     return {**own, **_figure(parts.region, caption), "colour": is_shade, "background": background}
 
 

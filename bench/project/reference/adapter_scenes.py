@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,21 +19,24 @@ from bench.reference.shape_scenes import (
     RGB,
     Caption,
     Placement,
+    draw,
     shape_mask,
 )
 
-STROKE = 3
+STROKE = 5
 """Width of an outline, pixels."""
+CONTRAST = 100.0
+"""How far an outline's colour is from its background's at least (Euclidean, 8-bit RGB)."""
 EDGE = 1
 """Width of a line of an edge map, pixels."""
 
-TOKEN = "<teal>"
-NINTH: RGB = (42, 122, 118)
-"""What `TOKEN` means. Besides the eight colours that it was trained on, the VAE draws shapes in few: in those whose
-latents lie between two of them, here `NEIGHBOURS`."""
-NEIGHBOURS = ("green", "blue")
+TOKEN = "<vermilion>"
+NINTH: RGB = (236, 75, 22)
+"""What `TOKEN` means. Besides the eight colours that it was trained on, the model draws shapes in few: in those between
+two whose latents and words are neighbours, here `NEIGHBOURS`. Of others it makes one of the eight."""
+NEIGHBOURS = ("red", "orange")
 
-GRAYS = (PALETTE["black"], PALETTE["gray"], PALETTE["white"])
+GRAYS = ("black", "gray", "white")
 """What backgrounds become without colour, from dark to light. Shapes become black or white: gray ones the VAE cannot
 draw."""
 
@@ -62,15 +66,20 @@ def edge_map(caption: Caption, placement: Placement = IDEAL) -> Image.Image:
     return _ring(mask(caption, placement), EDGE).convert("RGB")
 
 
-def shade_of_background(caption: Caption) -> RGB:
+def shade_of_background(caption: Caption) -> str:
     """The gray that is nearest in lightness."""
-    lightness = _lightness(PALETTE[caption.background])
+    lightness = _lightness(caption.background)
     return min(GRAYS, key=lambda gray: abs(_lightness(gray) - lightness))
 
 
-def shade_of_shape(caption: Caption) -> RGB:
+def shade_of_shape(caption: Caption) -> str:
     """Black or white, which is nearer in lightness."""
-    return GRAYS[0] if _lightness(PALETTE[caption.colour]) < 128 else GRAYS[-1]
+    return GRAYS[0] if _lightness(caption.colour) < 128 else GRAYS[-1]
+
+
+def in_shades(caption: Caption) -> Caption:
+    """The caption that names shades in the place of colours, one that `in_gray` asks for."""
+    return replace(caption, colour=shade_of_shape(caption), background=shade_of_background(caption))
 
 
 def outline(caption: Caption, placement: Placement = IDEAL) -> Image.Image:
@@ -82,7 +91,7 @@ def outline(caption: Caption, placement: Placement = IDEAL) -> Image.Image:
 
 def gray(caption: Caption, placement: Placement = IDEAL) -> Image.Image:
     """The caption's drawing in shades of gray, RGB, 64x64."""
-    return _painted(shade_of_background(caption), shade_of_shape(caption), mask(caption, placement))
+    return draw(in_shades(caption), placement)
 
 
 def ninth_colour(caption: Caption, placement: Placement = IDEAL) -> Image.Image:
@@ -90,19 +99,17 @@ def ninth_colour(caption: Caption, placement: Placement = IDEAL) -> Image.Image:
     return _painted(PALETTE[caption.background], NINTH, mask(caption, placement))
 
 
-def neighbours(caption: Caption, placement: Placement = IDEAL) -> tuple[Image.Image, ...]:
-    """The same in the two colours that the ninth lies between."""
-    ground, area = PALETTE[caption.background], mask(caption, placement)
-    return tuple(_painted(ground, PALETTE[colour], area) for colour in NEIGHBOURS)
-
-
 def outlined(captions: Sequence[Caption]) -> list[Request]:
-    """Large shapes without arms: what is inside of the others' outlines is too narrow for latents, a pixel of which is
-    four of the picture."""
+    """Large circles and squares in a colour that stands out.
+
+    What is inside of the others' outlines is too narrow for latents, a pixel of which is four of the picture.
+    """
     return [
         Request(caption.text, caption)
         for caption in captions
-        if caption.size == "large" and caption.shape != "cross"
+        if caption.size == "large"
+        and caption.shape in ("circle", "square")
+        and math.dist(PALETTE[caption.colour], PALETTE[caption.background]) >= CONTRAST
     ]
 
 
@@ -116,21 +123,25 @@ def in_gray(captions: Sequence[Caption]) -> list[Request]:
 
 
 def in_ninth_colour(captions: Sequence[Caption]) -> list[Request]:
-    """The token in the place of the colour, on backgrounds that it is seen on. Captions that then say the same are one
-    request."""
-    visible = [caption for caption in captions if caption.background not in NEIGHBOURS]
-    prompts = {caption.text.replace(caption.colour, TOKEN, 1): caption for caption in visible}
+    """The token in the place of the colour, but not on black, where the model makes it red. Captions that then say the
+    same are one request."""
+    beside = [caption for caption in captions if caption.background != "black"]
+    prompts = {caption.text.replace(caption.colour, TOKEN, 1): caption for caption in beside}
     return [Request(prompt, caption) for prompt, caption in prompts.items()]
 
 
 def along_edges(captions: Sequence[Caption]) -> list[Request]:
-    """Colours as the prompt says; size, shape and position of another caption, which only the edges tell."""
+    """Colours as the prompt says; size, shape and position of another caption, which only the edges tell.
+
+    It is a large one: a small shape is finer than latents.
+    """
     chance = random.Random(len(captions))
+    large = [caption for caption in captions if caption.size == "large"]
     requests = []
     for caption in captions:
-        other = chance.choice(captions)
+        other = chance.choice(large)
         while other.shape == caption.shape or other.position == caption.position:
-            other = chance.choice(captions)
+            other = chance.choice(large)
         shown = replace(caption, size=other.size, shape=other.shape, position=other.position)
         requests.append(Request(caption.text, shown))
     return requests
@@ -141,9 +152,9 @@ def _ring(area: Image.Image, width: int) -> Image.Image:
     return ImageChops.subtract(area, area.filter(ImageFilter.MinFilter(2 * width + 1)))
 
 
-def _lightness(colour: RGB) -> int:
+def _lightness(colour: str) -> int:
     """0 to 255."""
-    return int(np.asarray(Image.new("RGB", (1, 1), colour).convert("L"))[0, 0])
+    return int(np.asarray(Image.new("RGB", (1, 1), PALETTE[colour]).convert("L"))[0, 0])
 
 
 def _painted(ground: RGB, colour: RGB, area: Image.Image) -> Image.Image:

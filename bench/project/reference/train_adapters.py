@@ -7,6 +7,7 @@ with the loss that the model was trained with. What the judge asks it is never d
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,17 +18,17 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel
 from diffusers.utils import convert_state_dict_to_kohya
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.project.reference import train
 from bench.project.reference.adapter_pictures import Settings
-from bench.project.reference.adapter_scenes import NEIGHBOURS, TOKEN, Request, edge_map
+from bench.project.reference.adapter_scenes import NEIGHBOURS, TOKEN, Request, edge_map, mask
 from bench.project.reference.trained_adapters import ADAPTERS, ADAPTERS_DIR, TrainedAdapter
 from bench.project.reference.workers import Worker
 from bench.reference import SHAPES_DIR
-from bench.reference.shape_scenes import Caption, Placement, jitter, split
+from bench.reference.shape_scenes import IDEAL, Caption, Placement, jitter, split
 from runtimes.reference import load
 
 METADATA = {"format": "pt"}
@@ -59,16 +60,19 @@ class Recipe:
 
 ATTENTION = r"to_[qkv]|to_out\.0"
 RECIPES: dict[str, Recipe] = {
-    # Where a stroke lies is decided in the widest latents, which convolutions of the last blocks make.
+    # Where a stroke lies is decided in the widest latents, which convolutions of the outer blocks make.
     "outline": Recipe(
-        800, 3e-3, drawings=256, refined=12, layers=rf".*\.({ATTENTION})|up_blocks\..*\.conv[12]"
+        1300,
+        3e-3,
+        drawings=192,
+        refined=8,
+        layers=rf".*\.attn2\.({ATTENTION})|(down_blocks\.[01]|up_blocks\.[12])\.resnets\..*\.conv[12]",
+        rank=8,
     ),
-    "gray": Recipe(
-        500, 3e-3, drawings=320, refined=0, layers=rf".*\.attn2\.({ATTENTION})|up_blocks\..*\.conv[12]"
-    ),
-    # Without a prompt nothing is to be learned of its token.
-    "teal": Recipe(240, 2e-2, empty=0.0, drawings=96, refined=4),
-    "edges": Recipe(900, 2e-3, drawings=640, refined=0),
+    # Which words mean which colours is decided where the denoiser reads them.
+    "gray": Recipe(600, 3e-3, drawings=320, refined=0, layers=rf".*\.attn2\.({ATTENTION})", rank=8),
+    "vermilion": Recipe(40, 4e-3, batch=4, drawings=160, refined=0),
+    "edges": Recipe(1300, 2e-3, drawings=640, refined=0),
 }
 
 
@@ -80,6 +84,7 @@ class Student:
             part.requires_grad_(False)
         pipe.unet.to(memory_format=torch.channels_last)
         self.pipe = pipe
+        self.teacher = copy.deepcopy(pipe.unet)
         self.parameters: list[nn.Parameter] = []
 
     def hidden(self, ids: Tensor) -> Tensor:
@@ -92,6 +97,28 @@ class Student:
         """What the denoiser says of noisy latents [B, 4, 16, 16]; `edges` float32 [B, 3, 64, 64] from 0 to 1."""
         predicted: Tensor = self.pipe.unet(noisy, timesteps, hidden).sample
         return predicted
+
+    def taught(self, noisy: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        """What the denoiser says without what is trained, of prompts' ids int64 [B, 77]."""
+        with torch.no_grad():
+            predicted: Tensor = self.teacher(noisy, timesteps, self.pipe.text_encoder(ids)[0]).sample
+        return predicted
+
+    def loss(self, data: Lessons, chosen: Tensor, recipe: Recipe, chance: torch.Generator) -> Tensor:
+        """The denoiser's mean error in the pictures `chosen`, int64 [B], with noise in their latents."""
+        silent = torch.rand(chosen.shape, generator=chance) < recipe.empty
+        prompts = torch.where(silent, len(data.latents), chosen)
+        signal = self.pipe.scheduler.alphas_cumprod
+        timesteps = train.noisy_timesteps(len(chosen), len(signal), chance)
+        clean = data.latents[chosen]
+        noise = torch.randn(clean.shape, generator=chance)
+        noisy, target = train.noised(clean, noise, signal[timesteps])
+        if data.alone is not None:
+            # What the model says by itself of another prompt: less is left to chance than in the noise of a drawing.
+            target = self.taught(noisy, timesteps, data.alone[prompts])
+        predicted = self.predict(noisy, timesteps, self.hidden(data.ids[prompts]), data.edges[chosen])
+        error: Tensor = (data.importance[chosen] * (predicted - target).square()).mean()
+        return error
 
     def save(self, path: Path) -> None:
         """Writes fp16 safetensors."""
@@ -140,11 +167,26 @@ class EmbeddingStudent(Student):
         states: Tensor = self.pipe.text_encoder(ids)[0]
         return states
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, hidden: Tensor, edges: Tensor) -> Tensor:
-        """With guidance, which would move a colour that lies between two others towards one of them."""
-        with torch.no_grad():
-            without = super().predict(noisy, timesteps, self.empty.expand_as(hidden), edges)
-        return without + Settings().guidance * (super().predict(noisy, timesteps, hidden, edges) - without)
+    def loss(self, data: Lessons, chosen: Tensor, recipe: Recipe, chance: torch.Generator) -> Tensor:
+        """How far the colour inside of drawn shapes is from that of the pictures `chosen`, int64 [B].
+
+        They are drawn with all steps and with guidance: what a denoiser says of one step's noise does not tell which
+        colour all of them together come to, where it lies between two that the model knows.
+        """
+        settings, scheduler, vae = Settings(), self.pipe.scheduler, self.pipe.vae
+        scheduler.set_timesteps(settings.steps)
+        hidden = torch.cat([self.empty.expand(len(chosen), -1, -1), self.hidden(data.ids[chosen])])
+        latents = torch.randn(data.latents[chosen].shape, generator=chance)
+        for timestep in scheduler.timesteps:
+            without, of_prompt = self.pipe.unet(torch.cat([latents, latents]), timestep, hidden).sample.chunk(
+                2
+            )
+            said = without + settings.guidance * (of_prompt - without)
+            latents = scheduler.step(said, timestep, latents).prev_sample
+        drawn = vae.decode(latents / vae.config.scaling_factor).sample
+        inside = data.insides[chosen]
+        error: Tensor = (inside * (drawn - data.pictures[chosen]).square()).mean() / inside.mean()
+        return error
 
     def save(self, path: Path) -> None:
         save_file({TOKEN: self.parameters[0].detach()[self.row][None].half().contiguous()}, path, METADATA)
@@ -213,61 +255,70 @@ class Lessons:
     Attributes:
         latents: float32 [N, 4, 16, 16].
         ids: of the prompts, int64 [N + 1, 77]; the last is the empty one.
+        alone: the same of prompts of which the model draws these pictures by itself; None where there are none.
         importance: of each place in the loss, float32 [N, 1, 16, 16].
         edges: float32 [N, 3, 64, 64].
+        pictures: what is to be drawn, float32 [N, 3, 64, 64], from -1 to 1.
+        insides: 1 inside of the shape and away from its edge, else 0, float32 [N, 1, 64, 64].
     """
 
     latents: Tensor
     ids: Tensor
+    alone: Tensor | None
     importance: Tensor
     edges: Tensor
+    pictures: Tensor
+    insides: Tensor
 
 
 def lessons(adapter: TrainedAdapter, pipe: Any, recipe: Recipe) -> Lessons:
     """Drawings of what the adapter is to draw, encoded."""
     chance = random.Random(recipe.seed)
     requests = chance.choices(training_requests(adapter), k=recipe.drawings)
-    placements = [jitter(chance) for _ in requests]
+    # Only edges tell where exactly a shape is.
+    placements = [jitter(chance) if adapter.kind == "controlnet" else IDEAL for _ in requests]
     pairs = [(r.caption, placement) for r, placement in zip(requests, placements, strict=True)]
     pictures = as_tensor([adapter.draw(*pair) for pair in pairs]) * 2.0 - 1.0
-    begun = torch.cat([first_latents(pipe.vae, adapter, pairs[i : i + 16]) for i in range(0, len(pairs), 16)])
-    latents = torch.cat(
-        [
-            refined(pipe.vae, *chunk, recipe.refined)
-            for chunk in zip(begun.split(16), pictures.split(16), strict=True)
-        ]
-    )
+    latents = torch.cat([refined(pipe.vae, chunk, recipe.refined) for chunk in pictures.split(16)])
     check = range(0, len(pairs), len(pairs) // 32)
     shares = adapter.shares(
         decoded(pipe.vae, latents[:: len(pairs) // 32]), [requests[index] for index in check]
     )
     print(f"{adapter.name}: what the VAE draws of {len(check)} of them is judged {shares}", flush=True)
-    prompts = [*(request.prompt for request in requests), ""]
+    alone = [adapter.alone(r.caption).text for r in requests] if adapter.alone else None
     return Lessons(
         latents=latents * pipe.vae.config.scaling_factor,
-        ids=pipe.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids,
+        ids=tokens(pipe, [*(request.prompt for request in requests), ""]),
+        alone=tokens(pipe, [*alone, ""]) if alone else None,
         importance=torch.stack([train.attention_to_shape(caption) for caption, _ in pairs]),
         edges=as_tensor([edge_map(*pair) for pair in pairs]),
+        pictures=pictures,
+        insides=torch.stack([inside(*pair) for pair in pairs]),
     )
 
 
-def first_latents(vae: Any, adapter: TrainedAdapter, pairs: Sequence[tuple[Caption, Placement]]) -> Tensor:
-    """Where the search for the pictures' latents [B, 4, 16, 16] begins."""
-    like = [adapter.like(*pair) if adapter.like else (adapter.draw(*pair),) for pair in pairs]
-    with torch.no_grad():
-        encoded = [
-            vae.encode(as_tensor(several) * 2.0 - 1.0).latent_dist.mean for several in zip(*like, strict=True)
-        ]
-    return torch.stack(encoded).mean(0)
+def inside(caption: Caption, placement: Placement) -> Tensor:
+    """Where the caption's shape is, two pixels away from its edge, float32 [1, 64, 64]."""
+    area = np.asarray(mask(caption, placement).filter(ImageFilter.MinFilter(5)))
+    return torch.from_numpy(area > 127).float()[None]
 
 
-def refined(vae: Any, latents: Tensor, pictures: Tensor, rounds: int) -> Tensor:
-    """Latents [B, 4, 16, 16], moved by gradients to where the VAE draws pictures [B, 3, 64, 64], from -1 to 1, best.
+def tokens(pipe: Any, prompts: Sequence[str]) -> Tensor:
+    """Int64 [N, 77]."""
+    ids: Tensor = pipe.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+    return ids
+
+
+def refined(vae: Any, pictures: Tensor, rounds: int) -> Tensor:
+    """Latents [B, 4, 16, 16] of pictures [B, 3, 64, 64], from -1 to 1, moved by gradients to where the VAE draws them.
 
     It has seen filled shapes only: of an outline it encodes the wrong colour.
     """
-    latents = latents.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([latents], lr=0.05)
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist.mean.clone()
+    if not rounds:
+        return latents
+    optimizer = torch.optim.Adam([latents.requires_grad_(True)], lr=0.05)
     for _ in range(rounds):
         difference = vae.decode(latents).sample - pictures
         optimizer.zero_grad()
@@ -289,7 +340,6 @@ def train_adapter(adapter: TrainedAdapter, recipe: Recipe, path: Path) -> None:
     pipe = load(SHAPES_DIR).diffusers
     learner = student(adapter, pipe, recipe)
     data = lessons(adapter, pipe, recipe)
-    signal = pipe.scheduler.alphas_cumprod
     # A row of a table is not to be pulled to nothing, nor is a row that is not trained.
     optimizer = torch.optim.AdamW(learner.parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = train.Recipe(warmup=10, decay=0.7)
@@ -298,14 +348,7 @@ def train_adapter(adapter: TrainedAdapter, recipe: Recipe, path: Path) -> None:
         train.set_rate(optimizer, recipe.rate, step, recipe.steps, schedule)
         chance = train.generator(schedule, 3, step)
         chosen = torch.randint(len(data.latents), (recipe.batch,), generator=chance)
-        silent = torch.rand(recipe.batch, generator=chance) < recipe.empty
-        timesteps = train.noisy_timesteps(recipe.batch, len(signal), chance)
-        clean = data.latents[chosen]
-        noise = torch.randn(clean.shape, generator=chance)
-        noisy, target = train.noised(clean, noise, signal[timesteps])
-        hidden = learner.hidden(data.ids[torch.where(silent, len(data.latents), chosen)])
-        predicted = learner.predict(noisy, timesteps, hidden, data.edges[chosen])
-        loss = (data.importance[chosen] * (predicted - target).square()).mean()
+        loss = learner.loss(data, chosen, recipe, chance)
         train.learn(Worker(0, 1), loss, learner.parameters, optimizer)
         progress.step(step, loss.item())
     learner.save(path)

@@ -30,7 +30,7 @@ class TrainedAdapter:
         ask: captions -> the requests among them that it can be asked.
         draw: what a caption's picture is to be, RGB, 64x64.
         judge: what of a picture is right.
-        like: pictures whose latents, in the mean, are near to those of `draw`, where its own are not.
+        alone: the caption of which the model draws the same without the adapter, where there is one.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TrainedAdapter:
     ask: Callable[[Sequence[Caption]], list[Request]]
     draw: Callable[[Caption, Placement], Image.Image]
     judge: Callable[[Image.Image, Caption], Verdict]
-    like: Callable[[Caption, Placement], tuple[Image.Image, ...]] | None = None
+    alone: Callable[[Caption], Caption] | None = None
 
     @property
     def path(self) -> Path:
@@ -80,15 +80,15 @@ ADAPTERS: tuple[TrainedAdapter, ...] = (
         adapter_scenes.in_gray,
         adapter_scenes.gray,
         adapter_judge.gray,
+        alone=adapter_scenes.in_shades,
     ),
     TrainedAdapter(
-        "teal",
+        "vermilion",
         "embedding",
-        "teal.safetensors",
+        "vermilion.safetensors",
         adapter_scenes.in_ninth_colour,
         adapter_scenes.ninth_colour,
         adapter_judge.ninth_colour,
-        adapter_scenes.neighbours,
     ),
     TrainedAdapter(
         "edges",

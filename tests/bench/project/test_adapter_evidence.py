@@ -75,7 +75,7 @@ def test_the_page_gets_table_and_sheet(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(adapters, "SHEET", sheet)
     shares = {"fp32": 0.98, "int4": 0.9}
 
-    def measure(drawings, chosen, targets, weights):
+    def measure(drawings, chosen, targets, weights, ways):
         for adapter in chosen:
             for by, kind in ((WITHOUT, "fp32"), (WITH, "fp32"), ("onnxruntime", "int4")):
                 drawings.rows.append(Row(adapter.name, by, kind, shares[kind], 0.95))
