@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 WORST_BELOW = 6.0
 """dB that the worst picture may be below what the mean is held to."""
 
-LEVELS = tuple(0.01 * 2 ** (level / 2) for level in range(15))
-"""The tolerances that are tried, 0.01 to 1.28."""
+LEVELS = tuple(0.01 * 2 ** (level / 2) for level in range(9))
+"""The tolerances that are tried, 0.01 to 0.16.
+
+Beyond, an estimate of an error says little of it: on `shapes` 1.28 leaves 8.3 of 20 calls and 0.16 leaves 9.7, but the
+worst of sixteen pictures is at 38 dB where it was at 44, and at a guidance of 7.5 another picture altogether.
+"""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def forecast_lines(manifest: Manifest) -> list[str]:
             f"{run.calls_made / run.prompts:.1f} of {run.calls / run.prompts:.0f} calls, "
             f"PSNR {run.psnr:.1f} dB, worst {run.worst_psnr:.1f}; SSIM {run.ssim:.3f}, worst {run.worst_ssim:.3f}; "
             f"{run.seconds_unaccelerated / max(run.seconds, 1e-9):.2f} times as fast ({run.prompts} prompts, "
-            f"{run.compute} on {run.device})."
+            f"{'' if run.guidance is None else f'guidance {run.guidance:g}, '}{run.compute} on {run.device})."
             for run in runs
         ),
     ]

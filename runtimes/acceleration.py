@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from artifacts.errors import UsageError
+from artifacts.evidence_records import Forecast
 
 OFF, AUTO = "off", "auto"
 
@@ -12,6 +14,23 @@ OFF, AUTO = "off", "auto"
 def check_accelerate(asked: str | float) -> None:
     """Raises UsageError unless `asked` is "off", "auto" or a tolerance: a number of at least 0, or one as text."""
     tolerance_of(asked, 0.0)
+
+
+def tuned_tolerance(forecast: Forecast | None, guidance: Any, own: Any) -> float:
+    """What "auto" stands for: what an artifact was tuned to; 0 where more guidance is asked for than it was tuned by.
+
+    Guidance multiplies the difference of two outputs, and what forecasts are off by.
+
+    Args:
+        guidance, own: the scale that is asked for, and what the pipeline takes where none is; None where there is none.
+    """
+    if forecast is None:
+        return 0.0
+    runs = (*forecast.tuning, *forecast.verification)
+    scales = [own if run.guidance is None else run.guidance for run in runs]
+    asked = own if guidance is None else guidance
+    known = all(isinstance(scale, (int, float)) for scale in (asked, *scales))
+    return 0.0 if known and asked > max(scales, default=asked) else forecast.tolerance
 
 
 def tolerance_of(asked: str | float, tuned: float) -> float:

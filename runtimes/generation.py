@@ -185,7 +185,10 @@ class Generator:
         prompts = count(options["prompt"], {name: {**options, **extra}[name] for name in texts})
         wanted = draws(prompts or 1, seed, images)
         self._begin(scheduler)
-        self._prepare(accelerate, tile)
+        guidance = options["guidance"]
+        if guidance is None:
+            guidance = extra.get(synonym("guidance", known) or "")
+        self._prepare(accelerate, tile, guidance)
         self._meter = Meter(cancel=cancel)
         weighting = self._weighting() if weighted and options["prompt"] is not None else None
         limits = self._sizes.get("batch", DimRange(min=1, max=1))
@@ -235,8 +238,11 @@ class Generator:
         if scheduler is not None:
             self._place(make_scheduler(self.diffusers, scheduler))
 
-    def _prepare(self, accelerate: str | float | None, tile: str | int | None) -> None:
+    def _prepare(self, accelerate: str | float | None, tile: str | int | None, guidance: Any) -> None:
         """Takes what a call is asked to do with steps that can be forecast, and with tiles; here nothing can.
+
+        Args:
+            guidance: the scale that is asked for; None for the pipeline's own.
 
         Raises:
             UsageError: it is asked for.

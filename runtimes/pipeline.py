@@ -15,7 +15,7 @@ from artifacts.manifest import Adapter, Manifest
 from artifacts.progress import Progress, silent
 from artifacts.verification import Artifact
 from runtimes import flaws, ip_adapters, settings, spare_tokens
-from runtimes.acceleration import AUTO, check_accelerate, tolerance_of
+from runtimes.acceleration import AUTO, check_accelerate, tolerance_of, tuned_tolerance
 from runtimes.artifact_opening import OpenArtifact, OpeningOptions, check_task, opened
 from runtimes.as_diffusers import AsDiffusers
 from runtimes.assemble import assemble, check_components
@@ -303,7 +303,7 @@ class Pipeline(AsDiffusers, Generator):
         """
         with self._lock, bars_where_seen((self.diffusers, *parts(self.diffusers))):
             self._begin(None)
-            self._prepare(accelerate, tile)
+            self._prepare(accelerate, tile, self._guidance(args, kwargs))
             self._meter = Meter()
             return self._called(*args, **{**self._unasked_size(args, kwargs), **kwargs})
 
@@ -324,15 +324,22 @@ class Pipeline(AsDiffusers, Generator):
                 error.hint = f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
             raise
 
-    def _prepare(self, accelerate: str | float | None, tile: str | int | None) -> None:
+    def _guidance(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The scale of guidance that a call of the pipeline asks for; None where it does not."""
+        known = parameters(self.diffusers)
+        return {**dict(zip(known, args, strict=False)), **kwargs}.get(synonym("guidance", known) or "")
+
+    def _prepare(self, accelerate: str | float | None, tile: str | int | None, guidance: Any) -> None:
         tiling = self._usual_tiling if tile is None else parse_tile(tile)
         check_tiles(tiling, self.manifest)
         if isinstance(self._graphs, Graphs):
             self._graphs.check_memory()
         self._tiling = tiling
-        tuned = self.manifest.forecast
+        known = parameters(self.diffusers)
+        name = synonym("guidance", known)
+        own = None if name is None else known[name].default
         asked = self._accelerate if accelerate is None else accelerate
-        self._tolerance = tolerance_of(asked, 0.0 if tuned is None else tuned.tolerance)
+        self._tolerance = tolerance_of(asked, tuned_tolerance(self.manifest.forecast, guidance, own))
         self._count = Count() if self._tolerance else None
         if self._tolerance and asked != AUTO and not schedulers_of((self.diffusers, *parts(self.diffusers))):
             raise UsageError(

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from artifacts.errors import LatentcError, UsageError
-from runtimes.acceleration import tolerance_of
+from artifacts.evidence_records import Forecast, ForecastRun
+from runtimes.acceleration import tolerance_of, tuned_tolerance
 from runtimes.extrapolation import Weights, error, line, spread
 from runtimes.forecaster import Arrays, Count, Forecaster
 from runtimes.meter import Cancelled
@@ -296,6 +297,50 @@ def test_a_pipeline_makes_fewer_calls_and_says_how_many(compiled: Compiled) -> N
     assert np.array_equal(pixels(pipe.generate("a", steps=20, accelerate=0, **SMALL)), pixels(plain))
     few = pipe.generate("a", steps=4, accelerate=0.2, **SMALL)
     assert few.calls == Count(4, 4)
+
+
+RUN = ForecastRun(
+    prompts=1, steps=20, guidance=3.0, width=32, height=32, compute="fp32", device="cpu", calls=20, calls_made=12,
+    psnr=45.0, worst_psnr=40.0, ssim=0.99, worst_ssim=0.98, seconds=1.0, seconds_unaccelerated=1.5,
+)  # fmt: skip
+TUNED = Forecast(
+    tolerance=0.2, min_psnr=45.0, worst_psnr_below=6.0, tuned_on="0" * 64, verified_on="1" * 64, tuning=(RUN,),
+    verification=(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "by", "tolerance"),
+    [
+        (3.0, 7.5, 3.0, 0.2),
+        (1.0, 7.5, 3.0, 0.2),
+        (3.1, 7.5, 3.0, 0.0),
+        (None, 7.5, 3.0, 0.0),
+        (None, 7.5, None, 0.2),
+        (8.0, 7.5, None, 0.0),
+        (None, None, None, 0.2),
+    ],
+)
+def test_auto_is_off_beyond_the_guidance_that_it_was_tuned_by(
+    asked: float | None, own: float | None, by: float | None, tolerance: float
+) -> None:
+    tuned = TUNED.model_copy(update={"tuning": (RUN.model_copy(update={"guidance": by}),)})
+    assert tuned_tolerance(tuned, asked, own) == tolerance
+    assert tuned_tolerance(None, asked, own) == 0.0
+
+
+def test_a_pipeline_holds_auto_to_the_guidance_of_its_tuning(compiled: Compiled) -> None:
+    pipe = compiled.pipeline()
+    pipe.manifest = pipe.manifest.model_copy(update={"forecast": TUNED})
+    assert pipe.generate("a", steps=20, **{**SMALL, "guidance": 3.0}).calls is not None
+    assert pipe.generate("a", steps=20, **{**SMALL, "guidance": 7.0}).calls is None
+    assert pipe.generate("a", steps=20, **{**SMALL, "guidance": None}).calls is None  # the pipeline's own is 7.5
+    assert pipe.generate("a", steps=20, accelerate=0.2, **{**SMALL, "guidance": 7.0}).calls is not None  # asked for
+    given: dict[str, Any] = {"num_inference_steps": 20, "width": 32, "height": 32}
+    pipe("a", guidance_scale=2.0, **given)
+    assert pipe._tolerance == 0.2
+    pipe("a", guidance_scale=7.5, **given)
+    assert pipe._tolerance == 0.0
 
 
 def test_a_call_and_what_load_was_given(compiled: Compiled) -> None:
