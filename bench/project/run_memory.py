@@ -37,7 +37,8 @@ HEADROOM = 0.9
 """The part of a hard limit that the plan is given: page cache and the processes' own pages are in the rest."""
 
 COMPILE_LIMIT = 9216
-"""MiB that a compile is held to: what it then cannot compare with PyTorch it measures in memory alone."""
+"""MiB that a compile is held to, unless asked for less: what it then cannot compare with PyTorch it measures in memory
+alone."""
 
 LEAST, MOST = 0.9, 1.2
 """What a plan may say for each byte that a process took."""
@@ -289,7 +290,7 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def _artifact(case: Case, work: Path, limits: bool, tell: Callable[[str], None]) -> tuple[Path, Path]:
+def _artifact(case: Case, work: Path, limit: int | None, tell: Callable[[str], None]) -> tuple[Path, Path]:
     """The case's model and artifact, made unless they are there."""
     model, artifact = work / case.model, work / case.name
     if artifact.exists():
@@ -302,7 +303,7 @@ def _artifact(case: Case, work: Path, limits: bool, tell: Callable[[str], None])
             *(*worker.command("latentc.cli:main"), "compile", str(model), str(artifact)),
             *("--target", "openvino", "--size", case.size, *quantized),
         ],
-        COMPILE_LIMIT * MIB if limits else None,
+        None if limit is None else limit * MIB,
     )
     if usage.status:
         raise LatentcError(f"compiling {case.name} failed with status {usage.status}.")
@@ -318,18 +319,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep models and artifacts here")
     parser.add_argument("--peers", action="store_true", help="measure OpenVINO GenAI and optimum-intel, too")
     parser.add_argument("--no-limits", action="store_true", help="measure without hard limits")
+    parser.add_argument("--compile-limit", type=int, default=COMPILE_LIMIT, metavar="MIB")
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - CASES.keys()):
         parser.error(f"there is no {', '.join(unknown)} (there are: {', '.join(CASES)})")
+    limit = None if args.no_limits else args.compile_limit
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="latentc-memory-") as scratch:
         work = args.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         try:
             for case in map(CASES.__getitem__, args.names):
-                model, artifact = _artifact(
-                    case, work, not args.no_limits, lambda line: print(line, file=sys.stderr)
-                )
+                model, artifact = _artifact(case, work, limit, lambda line: print(line, file=sys.stderr))
                 rows += measure(case, artifact, Path(scratch), not args.no_limits)
                 if args.peers:
                     rows.append(measure_peer(case, model, work, "openvino-genai", "Text2ImagePipeline"))
