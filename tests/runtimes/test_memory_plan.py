@@ -163,6 +163,9 @@ def test_a_graph_that_does_not_fit_runs_in_parts_of_which_as_many_stay_open_as_d
     few = graph.division(800 + 250 + 120)
     assert few == Division(16, 0.5) and few.opened(graph) == 800 + 250
     assert graph.division(250 + 120).kept == 0
+    # Half of it stays open in four parts as in sixteen, which would round more often.
+    level = GraphMemory("unet", 1600, 1600, 0, calls, 1, 1, True)
+    assert level.division(800 + 400 + 120) == Division(4, 0.5)
 
     def plan(budget: int) -> MemoryPlan:
         return MemoryPlan({"unet": graph}, budget, 50)
