@@ -20,7 +20,7 @@ MOST_PARTS = 16
 
 ENOUGH_KEPT = 0.5
 """The share of a graph from which more parts are not better: at each cut a narrow type may round otherwise than within
-(Stable Diffusion 1.5's size in bf16: 4 parts draw the whole graph's picture, 16 one that is 43 dB from it)."""
+(Stable Diffusion 1.5's size in bf16: 5 parts draw the whole graph's picture, 16 one that is 43 dB from it)."""
 
 PARTS_CALL = 1.2
 """What a call takes in parts, for each byte that it takes whole: values that cross lie beside what a part keeps."""
