@@ -226,7 +226,8 @@ class TrialProcess:
 class _Watcher:
     """Watches a process from a thread; ends it when a trial takes too long or too much memory.
 
-    Time that the process waits for a processor, which others have, is not counted, where the system tells of it.
+    Time that the process waits for a processor, which others have, is not counted, where the system tells of it. The
+    waits of all threads are added: a trial of several threads may have taken longer than is said.
     """
 
     def __init__(self, worker: Worker, traces: Path) -> None:
