@@ -332,10 +332,13 @@ def test_auto_is_off_beyond_the_guidance_that_it_was_tuned_by(
 def test_a_pipeline_holds_auto_to_the_guidance_of_its_tuning(compiled: Compiled) -> None:
     pipe = compiled.pipeline()
     pipe.manifest = pipe.manifest.model_copy(update={"forecast": TUNED})
-    assert pipe.generate("a", steps=20, **{**SMALL, "guidance": 3.0}).calls is not None
-    assert pipe.generate("a", steps=20, **{**SMALL, "guidance": 7.0}).calls is None
-    assert pipe.generate("a", steps=20, **{**SMALL, "guidance": None}).calls is None  # the pipeline's own is 7.5
-    assert pipe.generate("a", steps=20, accelerate=0.2, **{**SMALL, "guidance": 7.0}).calls is not None  # asked for
+
+    def is_forecast(guidance: float | None, **asked: Any) -> bool:
+        return pipe.generate("a", steps=20, **{**SMALL, "guidance": guidance}, **asked).calls is not None
+
+    assert is_forecast(3.0) and not is_forecast(7.0)
+    assert not is_forecast(None)  # the pipeline's own is 7.5
+    assert is_forecast(7.0, accelerate=0.2)
     given: dict[str, Any] = {"num_inference_steps": 20, "width": 32, "height": 32}
     pipe("a", guidance_scale=2.0, **given)
     assert pipe._tolerance == 0.2
