@@ -178,14 +178,13 @@ class EmbeddingStudent(Student):
         hidden = torch.cat([self.empty.expand(len(chosen), -1, -1), self.hidden(data.ids[chosen])])
         latents = torch.randn(data.latents[chosen].shape, generator=chance)
         for timestep in scheduler.timesteps:
-            without, of_prompt = self.pipe.unet(torch.cat([latents, latents]), timestep, hidden).sample.chunk(
-                2
-            )
+            both = self.pipe.unet(torch.cat([latents, latents]), timestep, hidden).sample
+            without, of_prompt = both.chunk(2)
             said = without + settings.guidance * (of_prompt - without)
             latents = scheduler.step(said, timestep, latents).prev_sample
         drawn = vae.decode(latents / vae.config.scaling_factor).sample
-        inside = data.insides[chosen]
-        error: Tensor = (inside * (drawn - data.pictures[chosen]).square()).mean() / inside.mean()
+        area = data.insides[chosen]
+        error: Tensor = (area * (drawn - data.pictures[chosen]).square()).mean() / area.mean()
         return error
 
     def save(self, path: Path) -> None:
@@ -315,7 +314,7 @@ def refined(vae: Any, pictures: Tensor, rounds: int) -> Tensor:
     It has seen filled shapes only: of an outline it encodes the wrong colour.
     """
     with torch.no_grad():
-        latents = vae.encode(pictures).latent_dist.mean.clone()
+        latents: Tensor = vae.encode(pictures).latent_dist.mean.clone()
     if not rounds:
         return latents
     optimizer = torch.optim.Adam([latents.requires_grad_(True)], lr=0.05)
