@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from artifacts.errors import LatentcError
 from bench.project import forecast
 from bench.project.forecast import Row
 
@@ -41,8 +42,10 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
         assert request.precision == "fp16" and not request.rewrites  # as by default
 
     def tune(request: Any) -> Any:
-        asked.append(f"tune to {len(request.schedulers)} schedulers")
-        assert request.compute == "auto"
+        asked.append(f"tune to {request.schedulers[0]}")
+        assert request.compute == "auto" and request.steps == forecast.STEPS
+        if "Euler" in request.schedulers[0]:
+            raise LatentcError("45 dB cannot be held")
         return SimpleNamespace(manifest=SimpleNamespace(forecast=SimpleNamespace(tolerance=0.1)))
 
     class Drawer:
@@ -50,12 +53,16 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
             assert len(captions) == 3
 
         def row(self, target: str, name: str, steps: int, tolerance: float) -> Row:
-            asked.append(name)
+            asked.append(f"{name} at {tolerance}")
             if name == "Euler":
                 raise KeyboardInterrupt
             return dataclasses.replace(ROW, scheduler=name, steps=steps)
 
     monkeypatch.setattr("compiler.build.compile", compile)
+    monkeypatch.setattr(forecast, "open_artifact", lambda path: path)
+    monkeypatch.setattr(
+        forecast, "copy_artifact", lambda artifact, out, force: asked.append(f"copy to {out.name}")
+    )
     monkeypatch.setattr("compiler.speed_tuning.tune", tune)
     monkeypatch.setattr("runtimes.pipeline.load", lambda *args, **kwargs: nullcontext())
     monkeypatch.setattr(forecast, "Drawer", Drawer)
@@ -64,7 +71,15 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.
         command += ["--scheduler", name]
     with pytest.raises(KeyboardInterrupt):
         forecast.main(command)
-    assert asked == ["compile", "tune to 5 schedulers", "DDIM", "Euler"]
+    assert asked == [
+        "compile",
+        "copy to openvino-auto-DDIMScheduler",
+        "tune to DDIMScheduler",
+        "DDIM at 0.1",
+        "copy to openvino-auto-EulerDiscreteScheduler",
+        "tune to EulerDiscreteScheduler",
+        "Euler at 0.0",
+    ]
     (notes,) = work.glob("*.jsonl")
     assert [json.loads(line)["scheduler"] for line in notes.read_text().splitlines()] == ["DDIM"]
     asked.clear()
