@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -115,8 +116,11 @@ class Division:
     kept: float
 
     def opened(self, memory: GraphMemory) -> int:
-        """Bytes that are open at most, beside a call."""
-        return round(memory.opened * self.kept) + (memory.opening // self.parts if self.kept < 1 else 0)
+        """Bytes that are open at most, beside a call; a part stays open whole or not at all."""
+        if self.kept >= 1:
+            return memory.opened
+        whole = math.floor(self.kept * self.parts)
+        return memory.opened * whole // self.parts + memory.opening // self.parts
 
 
 @dataclass(frozen=True)
