@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,12 +19,22 @@ def collect_rarely() -> None:
         gc.set_threshold(ALLOCATIONS, *others)
 
 
+_lock = threading.Lock()
+_before: list[tuple[int, int, int]] = []
+"""The thresholds to come back to, once for each `rare_collections` that is open in any thread."""
+
+
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """While it is open: in a user's process, for the time that libraries are imported."""
-    before = gc.get_threshold()
-    collect_rarely()
+    """While it is open: in a user's process, for the time that libraries are imported. The last to end of those that
+    are open in several threads brings the user's own number back."""
+    with _lock:
+        _before.append(_before[0] if _before else gc.get_threshold())
+        collect_rarely()
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        with _lock:
+            before = _before.pop()
+            if not _before:
+                gc.set_threshold(*before)

@@ -39,6 +39,17 @@ def test_a_users_own_comes_back() -> None:
     assert gc.get_threshold() == (500, *OTHERS)
 
 
+def test_the_last_of_several_threads_brings_it_back() -> None:
+    gc.set_threshold(500, *OTHERS)
+    first, second = garbage.rare_collections(), garbage.rare_collections()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold() == (garbage.ALLOCATIONS, *OTHERS)
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == (500, *OTHERS)
+
+
 def thresholds_of_a_worker() -> worker_loop.Work:
     """Answers each job with its process's thresholds."""
     return lambda line: gc.get_threshold()
