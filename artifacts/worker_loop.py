@@ -19,8 +19,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import IO, Any
 
-from artifacts import garbage
-
 Work = Callable[[str], Any]
 """One job, a line of JSON, becomes its answer, which JSON can hold. What it raises is the failure of this job."""
 
@@ -34,6 +32,8 @@ _hearer: Callable[[Any], None] | None = None
 
 def main() -> None:
     """Serves what `sys.argv` names: "module:function", which makes the work, and the function's arguments."""
+    from artifacts import garbage  # of this project's processes alone
+
     garbage.collect_rarely()
     entry, *arguments = sys.argv[1:]
     module, _, function = entry.partition(":")

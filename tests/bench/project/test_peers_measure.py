@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,17 @@ def test_every_peers_environment_and_loader_is_there() -> None:
         if peer.loader is not None:
             assert f'"{peer.loader}":' in text and peer.environment in peers.PEERS
             assert peer.export is not None and peer.export.peer in peers.PEERS
+
+
+def test_peers_are_run_without_our_packages() -> None:
+    code = (
+        "import runpy, sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'artifacts', 'bench', 'compiler', 'latentc', 'runtimes', 'targets'}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        f"runpy.run_path({str(peers.HERE / 'peer_engines.py')!r}, run_name='peer_engines')\n"
+    )
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
