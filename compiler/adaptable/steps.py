@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -95,6 +97,47 @@ def applied(tensor: torch.Tensor, steps: Sequence[Transform]) -> torch.Tensor:
 def is_undone(steps: Iterable[Transform]) -> bool:
     """Whether elements of a weight can be told from what the steps made of them."""
     return all(isinstance(step, (*MOVING, Pad, Cast, Multiply)) for step in steps)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a weight as a constant holds it: between two ends of each axis, its axes in another order.
+
+    Attributes:
+        ends: of each axis of the weight, where the part starts and stops.
+        order: the constant's axes, as numbers of the weight's.
+    """
+
+    ends: tuple[tuple[int, int], ...]
+    order: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(stop - start for start, stop in self.ends)
+
+    def is_apart(self, other: Box) -> bool:
+        """Whether no element is in both."""
+        return any(
+            stop <= start_of_other or stop_of_other <= start
+            for (start, stop), (start_of_other, stop_of_other) in zip(self.ends, other.ends, strict=True)
+        )
+
+
+def boxed(shape: Sequence[int], steps: Iterable[Transform]) -> Box | None:
+    """What part of a weight of this shape the steps leave; None where they do more than cut, turn and cast it."""
+    ends, order = [(0, length) for length in shape], list(range(len(shape)))
+    for step in steps:
+        if isinstance(step, Transpose):
+            order = [order[axis] for axis in step.perm]
+        elif isinstance(step, Slice):
+            start, stop = ends[order[step.axis]]
+            if not 0 <= step.start <= step.stop <= stop - start:
+                return None
+            ends[order[step.axis]] = start + step.start, start + step.stop
+        elif not isinstance(step, Cast):
+            return None
+    return Box(tuple(ends), tuple(order))
 
 
 def put_back(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from artifacts.adaptable import WEIGHTS, Adaptable, Constant, Expression, Quanti
 from artifacts.errors import LatentcError
 from artifacts.manifest import WeightRecord
 from artifacts.processors import processors
-from compiler.adaptable.steps import applied, is_undone, put_back, transforms
+from compiler.adaptable.steps import Box, applied, boxed, is_undone, put_back, transforms
 from compiler.origins.computed import as_array, as_tensor
 from compiler.origins.stored_file import stored_tensors
 from compiler.quantize import scheme_table as table
@@ -27,7 +28,7 @@ from compiler.quantize.find import Layout, QuantizableWeight
 from compiler.quantize.scheme import NO_METHOD, Scheme
 from compiler.quantize.stream import Scratch, quantize
 from runtimes.sessions.file_constants import Replaced, StoredConstant
-from targets.graph.weights import Cast, Transpose, WeightRef
+from targets.graph.weights import Cast, WeightRef
 
 _TYPES = {
     "float32": ir.DataType.FLOAT,
@@ -123,14 +124,14 @@ class GraphConstants:
         put_back(factor, torch.zeros(shape, dtype=torch.bool), steps, tensor)
         return factor.numpy()
 
-    def made_of(self, name: str) -> Iterator[tuple[Expression, torch.Tensor]]:
-        """Each expression that tells of a weight, and what it makes, as stored."""
+    def made_of(self, name: str) -> Iterator[tuple[Expression, Callable[[], torch.Tensor]]]:
+        """Each expression that tells of a weight, and what reads what it makes, as stored."""
         for constant in self.adaptable.constants:
             if any(part.weight == name for part in constant.made_of.parts) and _is_told(constant.made_of):
-                yield constant.made_of, self.float_constant(constant.name)
+                yield constant.made_of, partial(self.float_constant, constant.name)
         for made in self.adaptable.quantized:
             if any(part.weight == name for part in made.made_of.parts) and _is_told(made.made_of):
-                yield made.made_of, self.restored(made)
+                yield made.made_of, partial(self.restored, made)
 
 
 def _is_told(expression: Expression) -> bool:
@@ -162,21 +163,37 @@ class Restored:
             if self.key in graph.adaptable.kept:
                 stored = stored_tensors([graph.place / WEIGHTS])[self.key]
                 return as_tensor(stored.read(), stored.dtype).to(torch.float32, copy=True)
-        weight, filled = None, torch.zeros(0)
-        for graph in self.graphs:
-            for expression, made in graph.made_of(self.key):
-                if len(expression.parts) == 1:
-                    steps = transforms((*expression.parts[0].steps, *expression.steps))
-                    if (whole := _turned_back(made, steps, self.shape)) is not None:
-                        return whole
-                if weight is None:
-                    weight, filled = torch.empty(self.shape), torch.zeros(self.shape, dtype=torch.bool)
-                self._put(weight, filled, expression, made, graph)
-                if filled.all():
-                    return weight
+        told = [(graph, *told) for graph in self.graphs for told in graph.made_of(self.key)]
+        if (whole := self._of_boxes([(expression, read) for _, expression, read in told])) is not None:
+            return whole
+        weight = torch.empty(self.shape)
+        filled = torch.zeros(self.shape, dtype=torch.bool)
+        for graph, expression, read in told:
+            self._put(weight, filled, expression, read(), graph)
+            if filled.all():
+                return weight
         raise LatentcError(
             f"the artifact's constants do not tell the weight '{self.key}'.", "Compile the model again."
         )
+
+    def _of_boxes(self, told: Sequence[tuple[Expression, Callable[[], torch.Tensor]]]) -> torch.Tensor | None:
+        """The weight, where constants are turned boxes of it that fill it; None for others."""
+        boxes: list[tuple[Box, Callable[[], torch.Tensor]]] = []
+        for expression, read in told:
+            steps = transforms((*expression.parts[0].steps, *expression.steps))
+            box = boxed(self.shape, steps) if len(expression.parts) == 1 else None
+            if box is not None and all(box.is_apart(other) for other, _ in boxes):
+                boxes.append((box, read))
+        if sum(box.size for box, _ in boxes) != math.prod(self.shape):
+            return None
+        # Copies are several times as fast where both lie in one order.
+        order = boxes[0][0].order
+        turned = torch.empty([self.shape[axis] for axis in order])
+        weight = turned.permute([order.index(axis) for axis in range(len(order))])
+        for box, read in boxes:
+            place = weight[tuple(slice(*ends) for ends in box.ends)].permute(box.order)
+            place.copy_(read().reshape(place.shape))
+        return weight
 
     def _put(
         self,
@@ -215,20 +232,6 @@ def _joined_shape(shapes: list[tuple[int, ...]], axis: int) -> tuple[int, ...]:
     if len(shapes) == 1:
         return first
     return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
-
-
-def _turned_back(made: torch.Tensor, steps: Any, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """The weight, where the steps only turn it; None for others."""
-    if any(not isinstance(step, (Transpose, Cast)) for step in steps) or made.numel() != math.prod(shape):
-        return None
-    turns = [step.perm for step in steps if isinstance(step, Transpose)]
-    after = list(shape)
-    for perm in turns:
-        after = [after[i] for i in perm]
-    tensor = made.reshape(after).to(torch.float32, copy=True)
-    for perm in reversed(turns):
-        tensor = tensor.permute([perm.index(i) for i in range(len(perm))])
-    return tensor
 
 
 def _numbers(data: np.ndarray, element: ir.DataType, count: int) -> np.ndarray:
@@ -273,12 +276,19 @@ def rewritten(
     changed = set(names)
     constants: dict[str, np.ndarray] = {}
     records = []
-    floats = [
-        c for c in graph.adaptable.constants if not changed.isdisjoint(p.weight for p in c.made_of.parts)
-    ]
-    with ThreadPoolExecutor(processors()) as pool:  # PyTorch lets others run while it computes.
-        remade = pool.map(lambda constant: _remade(graph, constant, weights), floats)
-        constants |= zip((constant.name for constant in floats), remade, strict=True)
+    floats: dict[frozenset[str], list[Constant]] = {}
+    for constant in graph.adaptable.constants:
+        made_of = frozenset(part.weight for part in constant.made_of.parts)
+        if not changed.isdisjoint(made_of):
+            floats.setdefault(made_of, []).append(constant)
+
+    def remade(parts: list[Constant]) -> dict[str, np.ndarray]:
+        return {constant.name: _remade(graph, constant, weights) for constant in parts}
+
+    # PyTorch lets others run while it computes. Constants of one weight, which is computed for both, stay together.
+    with ThreadPoolExecutor(processors()) as pool:
+        for made in pool.map(remade, floats.values()):
+            constants |= made
     for number, record in enumerate(graph.adaptable.quantized):
         if changed.isdisjoint(part.weight for part in record.made_of.parts):
             continue
