@@ -28,15 +28,25 @@ class Peer:
     """An environment.
 
     Attributes:
-        packages: what is installed; the versions, and those of all dependencies, are in NAME.txt beside this
-        file. remove: what is taken out again.
+        packages: what is installed.
+        remove: what is taken out again.
+        pins: the versions, and those of all dependencies; empty for NAME.txt beside this file.
+        made_of: other files that it changes with.
     """
 
     packages: tuple[str, ...]
     remove: tuple[str, ...] = ()
+    pins: str = ""
+    made_of: tuple[str, ...] = ()
 
+
+_ROOT = HERE.parents[2]
 
 PEERS: Mapping[str, Peer] = {
+    # What `pip install latentc` brings; not what its tests and measurements need besides.
+    "latentc": Peer(
+        (str(_ROOT),), pins=str(_ROOT / "constraints.txt"), made_of=(str(_ROOT / "pyproject.toml"),)
+    ),
     # openvino-telemetry: OpenVINO and NNCF tell nobody of their use where it is missing.
     # torchvision: optimum-intel names it as a dependency, diffusion models do not use it, and beside a CPU
     # build of torch its default wheel fails on import.
@@ -64,8 +74,10 @@ def python(name: str, tell: Callable[[str], None] = lambda line: None) -> Path:
         raise UsageError(
             f"there is no peer '{name}' (there are: {', '.join(PEERS)}).", "See: bench/project/peers/"
         )
-    pins = HERE / f"{name}.txt"
-    digest = hashlib.sha256(f"{peer}\n{pins.read_text(encoding='utf-8')}".encode()).hexdigest()
+    pins = Path(peer.pins) if peer.pins else HERE / f"{name}.txt"
+    files = (pins, *map(Path, peer.made_of))
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    digest = hashlib.sha256("\n".join((str(peer), *texts)).encode()).hexdigest()
     folder = cache_dir() / "peers" / name
     where = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     ready = folder / READY

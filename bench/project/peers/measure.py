@@ -128,7 +128,8 @@ def scripts(
     ours: Sequence[Ours], others: Sequence[Peer], maker: Maker, tell: Callable[[str], None]
 ) -> list[starts.Script]:
     """How each is started by a person; those whose files cannot be made are left out."""
-    started = [starts.Script.ours(variant.name, maker.ours(variant)[0]) for variant in ours]
+    here = peers.python("latentc", tell)
+    started = [starts.Script.ours(variant.name, maker.ours(variant)[0], here) for variant in ours]
     for peer in others:
         if peer.loader is None or peer.export is None:
             continue
@@ -141,6 +142,15 @@ def scripts(
             files = tuple(file for file in sorted(out.rglob("*")) if file.is_file())
             started.append(starts.Script(peer.name, python, peer.loader, out, files, peers.environment()))
     return started
+
+
+def _printed(args: Sequence[str]) -> list[str]:
+    """The command's arguments without where it keeps what it makes, which changes no figure."""
+    kept = list(args)
+    if "--work" in kept:
+        at = kept.index("--work")
+        del kept[at : at + 2]
+    return kept
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -207,13 +217,20 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     ours = [artifact for artifact in OURS if not options.ours or artifact.name in options.ours]
     chosen = [peer for peer in PEERS if not options.peer or peer.name in options.peer]
-    command = ["python", "-m", "bench.project.peers.measure", *(sys.argv[1:] if args is None else args)]
+    command = [
+        "python",
+        "-m",
+        "bench.project.peers.measure",
+        *_printed(sys.argv[1:] if args is None else args),
+    ]
     with tempfile.TemporaryDirectory(prefix="latentc-peers-") as temporary:
         work = (options.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         try:
             model = open_model(options.model)
             maker = Maker(model, work, options.limit * MIB if options.limit else None, tell)
+            if options.starts:
+                peers.python("latentc", tell)  # What fails, fails before the hours.
             begun = time.monotonic()
             outcome = measure(request, model, ours, chosen, maker, command, progress)
             tell(f"drawn in {time.monotonic() - begun:.0f} s, with what was made")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -76,10 +75,10 @@ class Script:
     env: Mapping[str, str]
 
     @classmethod
-    def ours(cls, name: str, folder: Path) -> Script:
-        """An artifact, with what is installed here."""
+    def ours(cls, name: str, folder: Path, python: Path) -> Script:
+        """An artifact, with what an installation of ours brings, and this source."""
         files = tuple(file for file in sorted(folder.rglob("*")) if file.is_file())
-        return cls(name, sys.executable, "latentc", folder, files, {**os.environ, "PYTHONPATH": str(ROOT)})
+        return cls(name, str(python), "latentc", folder, files, {**os.environ, "PYTHONPATH": str(ROOT)})
 
     def run(self, prompt: str, steps: int, cache: Path, errors: TextIO) -> float:
         """Seconds from the start to the end of the first step.
