@@ -140,6 +140,23 @@ class PipelineEvidence(Record):
     reason: str = ""
 
 
+class Calibration(Record):
+    """What the ranges of a graph's activations in 8 bits were measured on.
+
+    Attributes:
+        prompts, steps: of the pictures that were drawn.
+        calls: of the component, spread over them, that ranges are those of.
+        cut_calls: of these, those that were tried with outliers cut off; 0 where there were no outliers.
+        compute: what the graph was computed in.
+    """
+
+    prompts: Count
+    steps: Count
+    calls: Count
+    cut_calls: Count
+    compute: str
+
+
 class ForecastRun(Record):
     """Pictures with steps that are forecast beside the same artifact's with all calls made, from the same seeds.
 
@@ -198,6 +215,7 @@ class SpeedTrial(Record):
         psnr, worst_psnr: dB, the lowest of any scheduler and number of steps; 0, with `speed_up` 0, where nothing was
             drawn, which `reason` tells.
         speed_up: seconds of a picture by default over seconds with it.
+        pictures: that were drawn and compared; 0 in artifacts that were made before they were counted.
         kept: whether it held the gate and was faster.
         reason: why it was not kept; empty where it was.
     """
@@ -207,6 +225,7 @@ class SpeedTrial(Record):
     psnr: Figure = 0.0
     worst_psnr: Figure = 0.0
     speed_up: Share = 0.0
+    pictures: Count = 0
     kept: bool = False
     reason: str = ""
 

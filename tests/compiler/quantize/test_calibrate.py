@@ -1,32 +1,125 @@
-"""The compiler's side of a calibration: what it makes of the measured activations."""
+"""What is recorded of a component's calls, and what the graphs that are tapped make of a time."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.progress import silent
-from compiler.quantize import calibrate
+from compiler.quantize import calibrate, replay
+from compiler.quantize.calibrate import FEWEST_STEPS, Affordable, FewerSteps, spread
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that stands still: what takes time moves it."""
+    clock = SimpleNamespace(now=0.0)
+    for module in (calibrate, replay):
+        monkeypatch.setattr(module, "perf_counter", lambda: clock.now)
+        monkeypatch.setattr(module, "tell", lambda event: None)
+    return clock
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_ranges_of_what_is_not_finite_are_not_measured(tmp_path, monkeypatch, bad):
+def test_ranges_of_what_is_not_finite_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
     taps = np.ones((2, 6), np.float32)
     file = tmp_path / "taps.npy"
-    job = SimpleNamespace(
-        result=file,
-        evaluation=SimpleNamespace(prompts=("a",)),
-        component=SimpleNamespace(name="unet"),
-        graph=SimpleNamespace(precision="fp16"),
+    job: Any = SimpleNamespace(
+        result=file, component="unet", graph=SimpleNamespace(precision="fp16", folder="unet")
     )
-    monkeypatch.setattr(calibrate, "_run", lambda *_: np.save(file, taps))
-    assert np.array_equal(calibrate.taps(job, silent), taps)
+
+    def ask(*args: object) -> list[int]:
+        np.save(file, taps)
+        return [0, 7]
+
+    monkeypatch.setattr(replay, "ask", ask)
+    replayed = replay.taps(job, "measuring", silent)
+    assert np.array_equal(replayed.taps, taps) and replayed.calls == (0, 7)
     taps[1, 4] = bad
     with pytest.raises(
         LatentcError, match="of 'unet' cannot be measured: some are not finite in fp16"
     ) as caught:
-        calibrate.taps(job, silent)
+        replay.taps(job, "measuring", silent)
     assert "--quantize unet=int8" in caught.value.hint
+
+
+class Session:
+    """Its tap is the number of the call; a call takes some seconds, the first ten times as many."""
+
+    inputs = {"x": None}  # noqa: RUF012
+
+    def __init__(self, clock: SimpleNamespace, seconds: float) -> None:
+        self.clock, self.seconds, self.calls = clock, seconds, 0
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert set(inputs) == {"x"}
+        self.clock.now += self.seconds * (1 if self.calls else 10)
+        self.calls += 1
+        return {"taps": inputs["x"]}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "among", "chosen"),
+    [
+        (0.1, None, tuple(range(80))),
+        (5.0, None, (0, 11, 22, 33, 45, 56, 67, 79)),
+        (100.0, None, (0, 26, 52, 79)),
+        (100.0, (0, 26, 79), (0, 26, 79)),
+    ],
+)
+def test_as_many_calls_are_tapped_as_a_time_allows_spread_over_all(
+    clock: SimpleNamespace, seconds: float, among: tuple[int, ...] | None, chosen: tuple[int, ...]
+) -> None:
+    calls = [{"x": np.full(3, number, np.float32), "unread": np.zeros(1)} for number in range(80)]
+    session: Any = Session(clock, seconds)
+    job: Any = SimpleNamespace(taps="taps", seconds=40.0, among=among)
+    replayed = replay.run(session, calls, job)
+    assert replayed.calls == chosen and session.calls == len(chosen)
+    assert replayed.taps[:, 0].tolist() == list(chosen)
+
+
+def test_calls_are_spread_evenly() -> None:
+    assert spread(3, 9) == (0, 4, 8) and spread(1, 9) == (0,) and spread(20, 4) == (0, 1, 2, 3)
+
+
+def test_a_picture_that_takes_too_long_is_begun_anew_in_fewer_steps() -> None:
+    affordable = Affordable(20, 40.0)
+    affordable.made(100.0)  # prepares the graph
+    with pytest.raises(FewerSteps) as fewer:
+        affordable.made(5.0)
+    assert fewer.value.steps == 8
+    affordable.made(5.0)  # only the second tells
+    affordable = Affordable(20, 40.0)
+    affordable.made(0.0)
+    affordable.made(2.5)  # a little over
+    with pytest.raises(FewerSteps) as fewer:
+        (affordable := Affordable(20, 40.0)).made(0.0)
+        affordable.made(60.0)
+    assert fewer.value.steps == FEWEST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "prompts", "steps"), [(0.1, 4, 20), (0.9, 2, 20), (2.0, 1, 20), (10.0, 1, 4)]
+)
+def test_prompts_are_drawn_while_there_is_time(
+    clock: SimpleNamespace, seconds: float, prompts: int, steps: int
+) -> None:
+    recorder = calibrate.Recorder(Session(clock, seconds), SimpleNamespace())  # type: ignore[arg-type]
+    recorder._session.calls = 1  # type: ignore[attr-defined]
+
+    def pipeline(prompt: str, num_inference_steps: int, **arguments: Any) -> None:
+        for _ in range(num_inference_steps):
+            recorder.run("unet", {"x": np.zeros(1, np.float32)})
+
+    job: Any = SimpleNamespace(
+        evaluation=SimpleNamespace(steps=20, prompts=("a", "b", "c", "d")), seconds=40.0
+    )
+    assert calibrate._draw(pipeline, job, recorder, {"output_type": "latent"}) == (prompts, steps)
+    assert len(recorder.inputs) == prompts * steps
