@@ -167,6 +167,8 @@ class ForecastRun(Record):
         calls, calls_made: timesteps of all pictures, and those for which the denoiser was called.
         psnr, worst_psnr, ssim, worst_ssim: as in `PictureEvidence`.
         seconds, seconds_unaccelerated: medians of a picture's.
+        processor_seconds, processor_seconds_unaccelerated: the same of all processors, for which other programs do not
+            count; 0 where another device computes.
     """
 
     scheduler: str = ""
@@ -185,6 +187,8 @@ class ForecastRun(Record):
     worst_ssim: Figure
     seconds: Share
     seconds_unaccelerated: Share
+    processor_seconds: Share = 0.0
+    processor_seconds_unaccelerated: Share = 0.0
 
 
 class Forecast(Record):
@@ -214,7 +218,8 @@ class SpeedTrial(Record):
         combination: all that was drawn with, the way among it.
         psnr, worst_psnr: dB, the lowest of any scheduler and number of steps; 0, with `speed_up` 0, where nothing was
             drawn, which `reason` tells.
-        speed_up: seconds of a picture by default over seconds with it.
+        speed_up: seconds of a picture by default over seconds with it; processors' seconds where as many threads of
+            theirs compute.
         pictures: that were drawn and compared; 0 in artifacts that were made before they were counted.
         kept: whether it held the gate and was faster.
         reason: why it was not kept; empty where it was.

@@ -228,7 +228,7 @@ class SpeedSearch:
             self.trials.append(SpeedTrial(way=way.name, combination=str(combination), reason=nothing.message))
             return None
         reason = "" if self._held(runs) else "too far"
-        reason = reason or ("" if _is_faster(way, runs, before) else "not faster")
+        reason = reason or ("" if _is_faster(way, combination, runs, before) else "not faster")
         trial = self._note(way.name, combination, runs, reason)
         if trial.kept and trial.speed_up > self._speed_up:
             self.best, self._speed_up = combination, trial.speed_up
@@ -242,7 +242,7 @@ class SpeedSearch:
             combination=str(combination),
             psnr=min(run.psnr for run in runs),
             worst_psnr=min(run.worst_psnr for run in runs),
-            speed_up=_speed_up(runs),
+            speed_up=_speed_up(combination, runs),
             pictures=sum(run.prompts for run in runs),
             kept=not reason,
             reason=reason,
@@ -272,13 +272,17 @@ class SpeedSearch:
         return ", ".join(way.name for way in self._ways) or "there is nothing to try"
 
 
-def _is_faster(way: Way, runs: Sequence[ForecastRun], before: float) -> bool:
+def _is_faster(way: Way, combination: Combination, runs: Sequence[ForecastRun], before: float) -> bool:
     """Calls that are not made are counted, whatever the clock says of them."""
     if way.add is None and sum(run.calls_made for run in runs) * FASTER <= sum(run.calls for run in runs):
         return True
-    return _speed_up(runs) >= FASTER * before
+    return _speed_up(combination, runs) >= FASTER * before
 
 
-def _speed_up(runs: Sequence[ForecastRun]) -> float:
+def _speed_up(combination: Combination, runs: Sequence[ForecastRun]) -> float:
+    """By the clock where threads are others; else by what processors took, in which other programs have no part."""
+    if combination.threads is None and all(run.processor_seconds for run in runs):
+        whole = sum(run.processor_seconds_unaccelerated for run in runs)
+        return whole / sum(run.processor_seconds for run in runs)
     seconds = sum(run.seconds for run in runs)
     return sum(run.seconds_unaccelerated for run in runs) / max(seconds, 1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,23 @@ def test_where_pictures_take_long_ways_are_put_together_as_they_come() -> None:
     assert [trial.reason for trial in found.trials if not trial.kept] == ["not faster", "too far"]
     assert len(drawer.asked) == 7  # each way once, and the verification
     assert {trial.pictures for trial in found.trials if trial.measured} == {1}
+
+
+def test_other_programs_do_not_count_where_as_many_threads_compute() -> None:
+    class Busy(FakeDrawer):
+        def runs(self, *arguments: Any) -> tuple[ForecastRun, ...]:
+            (run,) = super().runs(*arguments)
+            took = {"processor_seconds": run.seconds, "processor_seconds_unaccelerated": 1.0}
+            return (run.model_copy(update={**took, "seconds": 3.0}),)
+
+    found = search(Busy(), ways=[Way.compute("bf16"), Way.threads(8)])
+    assert found.fastest()[0] == Combination("bf16")
+    speeds = {trial.way: trial.speed_up for trial in found.trials}
+    assert speeds == {
+        "bf16": pytest.approx(1.6),
+        "8 threads": pytest.approx(1 / 3),
+        "verification": pytest.approx(1.6),
+    }
 
 
 def test_what_other_prompts_do_not_hold_is_taken_back() -> None:
