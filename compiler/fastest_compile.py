@@ -214,9 +214,14 @@ class Trials:
 
 
 def _ways(target: Target, plain: Manifest, shares: dict[str, float]) -> tuple[Way, ...]:
-    """All that may make a model faster on a target; `shares` are of a picture's time, by component."""
+    """All that may make a model faster on a target, what takes the longest to try last, but for forecasts.
+
+    Args:
+        shares: of a picture's time, by component.
+    """
     ways = [Way.compute(kind) for kind in faster_types(plain, "auto")]
     ways += map(Way.threads, other_threads())
+    ways += [Way.approximated(name) for name in APPROXIMATIONS if name in target.requirements.approximations]
     wide = multiplies_bytes()
     schemes = [
         scheme.label(options)
@@ -229,5 +234,4 @@ def _ways(target: Target, plain: Manifest, shares: dict[str, float]) -> tuple[Wa
         if share >= SHARE
         for scheme in schemes
     ]
-    ways += [Way.approximated(name) for name in APPROXIMATIONS if name in target.requirements.approximations]
     return (*ways, FORECAST)

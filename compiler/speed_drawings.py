@@ -42,6 +42,7 @@ class Drawings:
         self._stack = ExitStack()
         self._reference: Drawn | None = None
         self._drawn: tuple[Combination, Drawn] | None = None
+        self._tuned: tuple[Combination, tuple[str, ...]] | None = None
         self.shares: dict[str, float] = {}
         self.seconds = 0.0
         self.device = ""
@@ -83,6 +84,8 @@ class Drawings:
         self, combination: Combination, prompts: Sequence[str], progress: Progress
     ) -> tuple[ForecastRun, ...]:
         """See `compiler.speed_search.Drawer`; up to the first setting that does not hold the gate."""
+        if self.forecast is not None and self._tuned == (combination, tuple(prompts)):
+            return self.forecast.tuning
         runs: list[ForecastRun] = []
         task = f"drawing: {combination}"
         with self._at(combination) as drawn:
@@ -100,6 +103,7 @@ class Drawings:
             search = Search(drawn, self._gate, prompts, (), self._progress)
             tolerance = search.tuned()
         self.forecast = search.best
+        self._tuned = replace(combination, tolerance=tolerance), tuple(prompts)
         return tolerance
 
     def lower(self, tolerance: float) -> float:

@@ -116,6 +116,11 @@ def spread(count: int, of: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(number * (of - 1) // max(count - 1, 1) for number in range(count)))
 
 
+def affordable(seconds: float, each: float, of: int, fewest: int) -> int:
+    """How many of `of` are made in so many seconds, where one takes `each`; `fewest` at least."""
+    return min(of, max(fewest, int(seconds / max(each, 1e-9))))
+
+
 def open_graph(target: str, compute: str, root: Path, graph: GraphSpec) -> Session:
     """A session of one graph of a calibration.
 
@@ -127,14 +132,6 @@ def open_graph(target: str, compute: str, root: Path, graph: GraphSpec) -> Sessi
     return session_table.get(target).open(root / graph.model_file, "auto", compute, None, graph.built)
 
 
-class FewerSteps(Exception):
-    """A picture would take too long: `steps` are what can be afforded."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(steps)
-        self.steps = steps
-
-
 class Recorder:
     """Stands between a shell and the session: keeps the inputs of each call."""
 
@@ -142,7 +139,6 @@ class Recorder:
         self._graph = graph
         self._session = session
         self.inputs: list[dict[str, np.ndarray]] = []
-        self.affordable: Affordable | None = None
 
     def record(self, graph: str) -> GraphSpec:
         """The one graph."""
@@ -152,36 +148,11 @@ class Recorder:
         """It is open."""
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph; see `runtimes.graphs.Graphs.run`.
-
-        Raises:
-            FewerSteps: as many steps as are drawn would take too long.
-        """
-        begun = perf_counter()
+        """Runs the graph; see `runtimes.graphs.Graphs.run`."""
         outputs = self._session.run({n: a for n, a in inputs.items() if n in self._session.inputs})
-        if self.affordable is not None:
-            self.affordable.made(perf_counter() - begun)
         self.inputs.append({name: np.array(array) for name, array in inputs.items()})
         tell(len(self.inputs))
         return outputs
-
-
-class Affordable:
-    """Whether a picture's steps can be made in `seconds`; the first call prepares the graph, and the second tells."""
-
-    def __init__(self, steps: int, seconds: float) -> None:
-        self._steps, self._seconds, self._calls = steps, seconds, 0
-
-    def made(self, seconds: float) -> None:
-        """A call was made.
-
-        Raises:
-            FewerSteps: all calls would take too long.
-        """
-        self._calls += 1
-        # What is little over is not worth to begin anew for.
-        if self._calls == 2 and seconds * self._steps > 1.5 * self._seconds and self._steps > FEWEST_STEPS:
-            raise FewerSteps(max(FEWEST_STEPS, int(self._seconds / seconds)))
 
 
 # Components of more bytes leave memory between their calls.
@@ -200,54 +171,59 @@ def _rest(pipeline: Any, shell: Any, folder: Path) -> None:
             disk_offload(part, str(folder / f"{name}-resting"), torch.device("cpu"))
 
 
-def _draw(
+def draw(
     pipeline: Any, job: CalibrationJob, recorder: Recorder, arguments: Mapping[str, Any]
-) -> tuple[int, int]:
-    """Draws prompts while there is time; how many (0 where the first does not call the component), in how many steps.
+) -> tuple[int, int] | None:
+    """Draws prompts while there is time; how many, and in how many steps.
+
+    A picture in the fewest steps is drawn first: it tells whether the component is called, and how long a step takes.
+
+    Returns:
+        None where the component is not called.
 
     Raises:
         ValueError: the pipeline does not take `arguments`, which asks for pictures.
     """
     import torch
 
-    steps, prompts = job.evaluation.steps, job.evaluation.prompts
-    recorder.affordable = Affordable(steps, job.seconds)
-    begun = perf_counter()
-    for seed, prompt in enumerate(prompts):
+    def picture(seed: int, steps: int) -> float:
+        """Draws one prompt; its seconds."""
+        begun = perf_counter()
+        # Other seeds than those that pictures are compared with.
+        generator = torch.Generator("cpu").manual_seed(10_000 + seed)
+        pipeline(job.evaluation.prompts[seed], generator=generator, num_inference_steps=steps, **arguments)
+        return perf_counter() - begun
 
-        def picture(steps: int, prompt: str = prompt, seed: int = seed) -> None:
-            # Other seeds than those that pictures are compared with.
-            generator = torch.Generator("cpu").manual_seed(10_000 + seed)
-            pipeline(prompt, generator=generator, num_inference_steps=steps, **arguments)
-
-        try:
-            picture(steps)
-        except FewerSteps as fewer:
-            steps = fewer.steps
-            recorder.inputs.clear()
-            recorder.affordable = None
-            picture(steps)
-        except ValueError:
-            if arguments["output_type"] != "latent":
-                raise
-            return 0, steps  # Some pipelines do not give their latents away.
-        if not recorder.inputs:
-            return 0, steps
-        if (perf_counter() - begun) * (seed + 2) / (seed + 1) > job.seconds:
-            return seed + 1, steps
-    return len(prompts), steps
+    fewest = min(FEWEST_STEPS, job.evaluation.steps)
+    try:
+        step = picture(0, fewest) / fewest
+    except ValueError:
+        if arguments["output_type"] != "latent":
+            raise
+        return None  # Some pipelines do not give their latents away.
+    if not recorder.inputs:
+        return None
+    steps = affordable(job.seconds, step, job.evaluation.steps, fewest)
+    if steps == fewest:
+        return 1, steps
+    recorder.inputs.clear()
+    spent, prompts = 0.0, 0
+    while prompts < len(job.evaluation.prompts) and spent * (prompts + 1) <= job.seconds * prompts:
+        spent += picture(prompts, steps)
+        prompts += 1
+    return prompts, steps
 
 
-def _drawn(
+def drawn(
     pipeline: Any, job: CalibrationJob, recorder: Recorder, arguments: Mapping[str, Any]
-) -> tuple[int, int]:
-    """See `_draw`. Decoding a large picture takes gigabytes: only for components that are called for it."""
+) -> tuple[int, int] | None:
+    """See `draw`. Decoding a large picture takes gigabytes: only for components that are called for it."""
     for output_type in ("latent", "np"):
         recorder.inputs.clear()
-        prompts, steps = _draw(pipeline, job, recorder, {**arguments, "output_type": output_type})
-        if prompts:
-            break
-    return prompts, steps
+        extent = draw(pipeline, job, recorder, {**arguments, "output_type": output_type})
+        if extent is not None:
+            return extent
+    return None
 
 
 def collect(job: CalibrationJob) -> dict[str, int]:
@@ -274,7 +250,7 @@ def collect(job: CalibrationJob) -> dict[str, int]:
     failures: list[Exception] = []
     for visuals in visual_arguments(pipeline, TASK, job.height, job.width):
         try:
-            prompts, steps = _drawn(pipeline, job, recorder, arguments | visuals)
+            extent = drawn(pipeline, job, recorder, arguments | visuals)
             break
         except LatentcError:
             raise
@@ -282,14 +258,14 @@ def collect(job: CalibrationJob) -> dict[str, int]:
             failures.append(error)
     else:
         raise failures[0]
-    if not recorder.inputs:
+    if extent is None:
         raise LatentcError("the pipeline never called it.")
     size = max(sum(array.nbytes for array in call.values()) for call in recorder.inputs)
     keep = min(len(recorder.inputs) if job.keep is None else job.keep, max(1, _MOST_BYTES // max(size, 1)))
     chosen = [recorder.inputs[number] for number in spread(keep, len(recorder.inputs))]
     arrays: dict[str, Any] = {f"{i}/{n}": a for i, call in enumerate(chosen) for n, a in call.items()}
     np.savez(job.result, **arrays)
-    return {"prompts": prompts, "steps": steps, "calls": len(chosen)}
+    return {"prompts": extent[0], "steps": extent[1], "calls": len(chosen)}
 
 
 def collecting() -> Work:

@@ -20,7 +20,7 @@ from artifacts.manifest import GraphSpec
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work, tell
-from compiler.quantize.calibrate import open_graph, read_inputs, spread
+from compiler.quantize.calibrate import affordable, open_graph, read_inputs, spread
 
 if TYPE_CHECKING:
     from runtimes.sessions.session_contract import Session
@@ -95,11 +95,6 @@ def taps(job: ReplayJob, what: str, progress: Progress) -> Replayed:
     return Replayed(values, tuple(chosen))
 
 
-def affordable(seconds: float, call: float, of: int) -> int:
-    """Calls that are made of so many, where one takes `call` seconds."""
-    return min(of, max(FEWEST, int(seconds / max(call, 1e-9))))
-
-
 def run(session: Session, calls: Sequence[dict[str, np.ndarray]], job: ReplayJob) -> Replayed:
     """Runs the graph in this process; the first call prepares the graph, the last one tells what a call takes."""
     numbers = range(len(calls)) if job.among is None else job.among
@@ -112,7 +107,7 @@ def run(session: Session, calls: Sequence[dict[str, np.ndarray]], job: ReplayJob
     measure(numbers[0])
     begun = perf_counter()
     measure(numbers[-1])
-    count = affordable(job.seconds, perf_counter() - begun, len(numbers))
+    count = affordable(job.seconds, perf_counter() - begun, len(numbers), FEWEST)
     chosen = tuple(numbers[place] for place in spread(count, len(numbers)))
     for number in chosen:
         if number not in measured:

@@ -76,7 +76,7 @@ def test_the_ways_of_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(fastest, "multiplies_bytes", lambda wide=wide: wide)
         names = [way.name for way in _ways(targets.get("onnxruntime"), manifest, shares)]
         quantized = [f"unet={label}", f"vae={label}"]
-        assert names == ["bf16", "4 threads", *quantized, "pooled-keys", "forecast steps"]
+        assert names == ["bf16", "4 threads", "pooled-keys", *quantized, "forecast steps"]
     # TensorRT's layers want activations of another type; none is tried that it does not read.
     names = [way.name for way in _ways(targets.get("directml"), manifest, shares)]
     assert "pooled-keys" not in names

@@ -12,7 +12,7 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.progress import silent
 from compiler.quantize import calibrate, replay
-from compiler.quantize.calibrate import FEWEST_STEPS, Affordable, FewerSteps, spread
+from compiler.quantize.calibrate import spread
 
 
 @pytest.fixture
@@ -89,37 +89,43 @@ def test_calls_are_spread_evenly() -> None:
     assert spread(3, 9) == (0, 4, 8) and spread(1, 9) == (0,) and spread(20, 4) == (0, 1, 2, 3)
 
 
-def test_a_picture_that_takes_too_long_is_begun_anew_in_fewer_steps() -> None:
-    affordable = Affordable(20, 40.0)
-    affordable.made(100.0)  # prepares the graph
-    with pytest.raises(FewerSteps) as fewer:
-        affordable.made(5.0)
-    assert fewer.value.steps == 8
-    affordable.made(5.0)  # only the second tells
-    affordable = Affordable(20, 40.0)
-    affordable.made(0.0)
-    affordable.made(2.5)  # a little over
-    with pytest.raises(FewerSteps) as fewer:
-        (affordable := Affordable(20, 40.0)).made(0.0)
-        affordable.made(60.0)
-    assert fewer.value.steps == FEWEST_STEPS
+class Pipeline:
+    """Calls the component at each step, or with the latents that it made; a step takes some seconds."""
+
+    def __init__(self, clock: SimpleNamespace, seconds: float, recorder: calibrate.Recorder) -> None:
+        self.clock, self.seconds, self.recorder = clock, seconds, recorder
+        self.decodes = False
+        self.drawn: list[int] = []
+
+    def __call__(self, prompt: str, num_inference_steps: int, output_type: str, generator: Any) -> None:
+        self.drawn.append(num_inference_steps)
+        self.clock.now += self.seconds * num_inference_steps
+        calls = num_inference_steps if not self.decodes else int(output_type != "latent")
+        for number in range(calls):
+            self.recorder.run("unet", {"x": np.full(1, len(self.drawn) + number / 100, np.float32)})
 
 
 @pytest.mark.parametrize(
-    ("seconds", "prompts", "steps"), [(0.1, 4, 20), (0.9, 2, 20), (2.0, 1, 20), (10.0, 1, 4)]
+    ("seconds", "prompts", "steps"), [(0.1, 4, 20), (0.9, 2, 20), (1.9, 1, 20), (5.0, 1, 8), (30.0, 1, 4)]
 )
-def test_prompts_are_drawn_while_there_is_time(
+def test_prompts_and_steps_are_drawn_as_a_time_allows(
     clock: SimpleNamespace, seconds: float, prompts: int, steps: int
 ) -> None:
-    recorder = calibrate.Recorder(Session(clock, seconds), SimpleNamespace())  # type: ignore[arg-type]
-    recorder._session.calls = 1  # type: ignore[attr-defined]
-
-    def pipeline(prompt: str, num_inference_steps: int, **arguments: Any) -> None:
-        for _ in range(num_inference_steps):
-            recorder.run("unet", {"x": np.zeros(1, np.float32)})
-
-    job: Any = SimpleNamespace(
-        evaluation=SimpleNamespace(steps=20, prompts=("a", "b", "c", "d")), seconds=40.0
-    )
-    assert calibrate._draw(pipeline, job, recorder, {"output_type": "latent"}) == (prompts, steps)
+    recorder = calibrate.Recorder(Session(clock, 0.0), SimpleNamespace())  # type: ignore[arg-type]
+    pipeline = Pipeline(clock, seconds, recorder)
+    settings = SimpleNamespace(steps=20, prompts=("a", "b", "c", "d"))
+    job: Any = SimpleNamespace(evaluation=settings, seconds=40.0)
+    assert calibrate.draw(pipeline, job, recorder, {"output_type": "latent"}) == (prompts, steps)
     assert len(recorder.inputs) == prompts * steps
+    # A picture tells what a step takes; where no more can be afforded it is the one that is measured.
+    assert pipeline.drawn == [4] + [steps] * (prompts if steps > 4 else 0)
+
+
+def test_a_component_that_latents_do_not_need_costs_one_short_picture_more(clock: SimpleNamespace) -> None:
+    recorder = calibrate.Recorder(Session(clock, 0.0), SimpleNamespace())  # type: ignore[arg-type]
+    pipeline = Pipeline(clock, 7.5, recorder)
+    pipeline.decodes = True
+    settings = SimpleNamespace(steps=20, prompts=("a", "b", "c", "d"))
+    job: Any = SimpleNamespace(evaluation=settings, seconds=40.0)
+    assert calibrate.drawn(pipeline, job, recorder, {}) == (1, 5)
+    assert pipeline.drawn == [4, 4, 5] and len(recorder.inputs) == 1
