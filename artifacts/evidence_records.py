@@ -140,6 +140,23 @@ class PipelineEvidence(Record):
     reason: str = ""
 
 
+class Calibration(Record):
+    """What the ranges of a graph's activations in 8 bits were measured on.
+
+    Attributes:
+        prompts, steps: of the pictures that were drawn.
+        calls: of the component, spread over them, that ranges are those of.
+        cut_calls: of these, those that were tried with outliers cut off; 0 where there were no outliers.
+        compute: what the graph was computed in.
+    """
+
+    prompts: Count
+    steps: Count
+    calls: Count
+    cut_calls: Count
+    compute: str
+
+
 class ForecastRun(Record):
     """Pictures with steps that are forecast beside the same artifact's with all calls made, from the same seeds.
 
@@ -150,6 +167,8 @@ class ForecastRun(Record):
         calls, calls_made: timesteps of all pictures, and those for which the denoiser was called.
         psnr, worst_psnr, ssim, worst_ssim: as in `PictureEvidence`.
         seconds, seconds_unaccelerated: medians of a picture's.
+        processor_seconds, processor_seconds_unaccelerated: the same of all processors, for which other programs do not
+            count; 0 where another device computes.
     """
 
     scheduler: str = ""
@@ -168,6 +187,8 @@ class ForecastRun(Record):
     worst_ssim: Figure
     seconds: Share
     seconds_unaccelerated: Share
+    processor_seconds: Share = 0.0
+    processor_seconds_unaccelerated: Share = 0.0
 
 
 class Forecast(Record):
@@ -197,7 +218,9 @@ class SpeedTrial(Record):
         combination: all that was drawn with, the way among it.
         psnr, worst_psnr: dB, the lowest of any scheduler and number of steps; 0, with `speed_up` 0, where nothing was
             drawn, which `reason` tells.
-        speed_up: seconds of a picture by default over seconds with it.
+        speed_up: seconds of a picture by default over seconds with it; processors' seconds where as many threads of
+            theirs compute.
+        pictures: that were drawn and compared; 0 in artifacts that were made before they were counted.
         kept: whether it held the gate and was faster.
         reason: why it was not kept; empty where it was.
     """
@@ -207,6 +230,7 @@ class SpeedTrial(Record):
     psnr: Figure = 0.0
     worst_psnr: Figure = 0.0
     speed_up: Share = 0.0
+    pictures: Count = 0
     kept: bool = False
     reason: str = ""
 

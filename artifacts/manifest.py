@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue
 
 from artifacts.call_trees import Tree
 from artifacts.evidence_records import (
+    Calibration,
     Evidence,
     Forecast,
     PictureEvidence,
@@ -116,6 +117,7 @@ class GraphRecord(GraphSpec):
         schemes: bytes written for each weight scheme ("float16": 1719...).
         digest: SHA-256 of the target-neutral graph's structure.
         weights: those that were quantized.
+        calibration: what activations were measured on; None where none were.
         evidence: one for each type that was measured; one that says why where none was.
     """
 
@@ -126,6 +128,7 @@ class GraphRecord(GraphSpec):
     schemes: dict[str, int]
     digest: str
     weights: tuple[WeightRecord, ...] = ()
+    calibration: Calibration | None = None
     evidence: tuple[Evidence, ...]
 
 

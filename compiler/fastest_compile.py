@@ -7,11 +7,13 @@ chosen is compiled once more with the checks that were asked for.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from artifacts.copying import copy_artifact
@@ -23,14 +25,15 @@ from compiler import build
 from compiler.auto import existing_folder
 from compiler.compile_request import CompileRequest
 from compiler.evaluation import TASK, evaluation
-from compiler.forecast_search import WORST_BELOW
+from compiler.forecast_search import LEVELS
 from compiler.lowering.compile_cache import CompileCache
 from compiler.passes.approximations import APPROXIMATIONS
 from compiler.plan import Plan
+from compiler.quantize import calibrate
 from compiler.quantize.accept import accepted
 from compiler.source import local_folder
 from compiler.speed_drawings import Drawings
-from compiler.speed_search import FORECAST, Combination, SpeedSearch, Unchanged, Way
+from compiler.speed_search import COSTLY, FORECAST, Combination, Unchanged, Way
 from compiler.speed_tuning import MIN_PSNR, Choice, TuneRequest, check, faster_types, keep, other_threads
 from runtimes.byte_products import multiplies_bytes
 from runtimes.compute import device_of
@@ -85,7 +88,9 @@ def compile(
         prefix=".latentc-fastest-", dir=existing_folder(request.out)
     ) as temporary:
         trials = Trials(request, Path(temporary), compile_cache, progress)
+        begun = perf_counter()
         plain = trials.manifest(Combination())
+        compiling = perf_counter() - begun
         if TASK not in plain.pipelines:
             raise LatentcError(
                 f"pictures of prompts are what it is chosen by, and the model does not do {TASK} (it does: "
@@ -97,24 +102,38 @@ def compile(
         choice = Choice(wanted, texts[::2], texts[1::2])
         guidance = None if wanted.prompts else stated.guidance
         with Drawings(trials.opened, wanted.gate, guidance, progress) as drawings:
-            choice.drawings = drawings
-            drawings.draw_reference(choice.tuned_on, choice.verified_on)
-            ways = _ways(targets.get(request.target), plain, drawings.shares)
-            choice.search = SpeedSearch(
-                drawings, ways, wanted.min_psnr, WORST_BELOW, choice.tuned_on, choice.verified_on, progress
-            )
+
+            def ways() -> tuple[Way, ...]:
+                there = _ways(targets.get(request.target), plain, drawings.shares)
+                minutes = _seconds(there, compiling, drawings.seconds) / 60
+                progress(Event(f"{len(there)} ways to be faster, about {minutes:.0f} min in all", 1, 1))
+                return there
+
             try:
-                combination, runs = choice.search.fastest()
+                combination, runs = choice.searched(drawings, ways, progress)
             except KeyboardInterrupt:
-                best = choice.search.best
+                best = None if choice.search is None else choice.search.best
                 if best is not None:
-                    root = copy_artifact(
-                        open_artifact(trials.root(best)), request.out, request.force, progress
-                    )
-                    keep(root, open_artifact(root, hashes=False).manifest, choice.record(best, ()))
+                    artifact = trials.published(best)
+                    keep(artifact.root, artifact.manifest, choice.record(best, ()))
                 raise
-        artifact = build.compile(trials.request(combination), progress, on_plan, compile_cache)
+        # A check would be of the same files.
+        artifact = (
+            trials.published(combination)
+            if request.check == "none"
+            else build.compile(trials.request(combination), progress, on_plan, compile_cache)
+        )
         return keep(artifact.root, artifact.manifest, choice.record(combination, runs))
+
+
+def _seconds(ways: Sequence[Way], compiling: float, drawing: float) -> float:
+    """About what a search takes at most, where one compile and the pictures of one trial take so long."""
+    changed = [way.add(Combination()) for way in ways if way.add is not None]
+    compiled = [combination for combination in changed if combination.recipe or combination.approximations]
+    measured = 3 * calibrate.SECONDS * sum(1 for combination in compiled if combination.recipe)
+    each = compiling * len(compiled) + drawing * len(ways)
+    # Beside those, the levels of a tolerance, and the verification.
+    return each * (2 if drawing < COSTLY else 1) + measured + drawing * (math.log2(len(LEVELS)) + 1)
 
 
 class Trials:
@@ -159,6 +178,14 @@ class Trials:
         self._require_changed(combination, self._roots[key])
         return self._roots[key]
 
+    def published(self, combination: Combination) -> Artifact:
+        """A copy of the artifact at the request's place."""
+        request = self._request
+        root = copy_artifact(
+            open_artifact(self.root(combination)), request.out, request.force, self._progress
+        )
+        return open_artifact(root, hashes=False)
+
     def manifest(self, combination: Combination) -> Manifest:
         """What the artifact says of itself."""
         return open_artifact(self.root(combination), hashes=False).manifest
@@ -187,9 +214,14 @@ class Trials:
 
 
 def _ways(target: Target, plain: Manifest, shares: dict[str, float]) -> tuple[Way, ...]:
-    """All that may make a model faster on a target; `shares` are of a picture's time, by component."""
+    """All that may make a model faster on a target, what takes the longest to try last, but for forecasts.
+
+    Args:
+        shares: of a picture's time, by component.
+    """
     ways = [Way.compute(kind) for kind in faster_types(plain, "auto")]
     ways += map(Way.threads, other_threads())
+    ways += [Way.approximated(name) for name in APPROXIMATIONS if name in target.requirements.approximations]
     wide = multiplies_bytes()
     schemes = [
         scheme.label(options)
@@ -202,5 +234,4 @@ def _ways(target: Target, plain: Manifest, shares: dict[str, float]) -> tuple[Wa
         if share >= SHARE
         for scheme in schemes
     ]
-    ways += [Way.approximated(name) for name in APPROXIMATIONS if name in target.requirements.approximations]
     return (*ways, FORECAST)

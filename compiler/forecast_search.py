@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
+from time import process_time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,10 +61,15 @@ class Gate:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, [height, width, 3] with values from 0 to 1, its seconds and its calls."""
+    """A picture, [height, width, 3] with values from 0 to 1, its seconds and its calls.
+
+    Attributes:
+        processor_seconds: of all threads; 0 where another device computes.
+    """
 
     pixels: np.ndarray
     seconds: float
+    processor_seconds: float
     count: Count
 
 
@@ -112,6 +118,8 @@ class Drawn:
             worst_ssim=min(likeness),
             seconds=median(fast.seconds for fast, _ in pairs),
             seconds_unaccelerated=median(whole.seconds for _, whole in pairs),
+            processor_seconds=median(fast.processor_seconds for fast, _ in pairs),
+            processor_seconds_unaccelerated=median(whole.processor_seconds for _, whole in pairs),
         )
 
     def all_made(self, prompt: str, seed: int, setting: Setting) -> Picture:
@@ -122,6 +130,7 @@ class Drawn:
         return self._whole[key]
 
     def _picture(self, prompt: str, seed: int, setting: Setting, tolerance: float) -> Picture:
+        begun = process_time()
         result = self.pipeline.generate(
             prompt,
             seed=seed,
@@ -130,6 +139,7 @@ class Drawn:
             scheduler=setting.scheduler or None,
             accelerate=tolerance,
         )
+        processor_seconds = process_time() - begun if self.pipeline.device == "cpu" else 0.0
         if not result.images:
             raise LatentcError("the pipeline returned no pictures, so there is nothing to tune by.")
         if result.flaws:
@@ -142,7 +152,7 @@ class Drawn:
             component = name.partition(".")[0]
             self.seconds[component] = self.seconds.get(component, 0.0) + took.seconds
         pixels = np.asarray(result.images[0].convert("RGB"), np.float32) / 255
-        return Picture(pixels, result.timings.total, result.calls or Count())
+        return Picture(pixels, result.timings.total, processor_seconds, result.calls or Count())
 
 
 class Search:

@@ -3,7 +3,8 @@
 A way is whatever makes pictures faster and may change them: another type to compute in, a number of threads, weights
 and activations in 8 bits for a component, an approximation of the graphs, steps that are forecast. Each is measured by
 itself; then they are put together in the order of what they gain for what they lose, and one stays where all together
-still hold the gate and are faster. What is left is verified on prompts that nothing was chosen by.
+still hold the gate and are faster. Where pictures take long, none is measured by itself: they are put together in the
+order in which they come. What is left is verified on prompts that nothing was chosen by.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from runtimes.compute import AUTO
 
 FASTER = 1.03
 """How many times as fast a way must be: less is within what machines vary by."""
+
+
+COSTLY = 15.0
+"""Seconds of a trial's pictures from which on no way is measured by itself."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +141,20 @@ class SpeedSearch:
         tuned_on: Sequence[str],
         verified_on: Sequence[str],
         progress: Progress = silent,
+        alone: bool = True,
     ) -> None:
         """
         Args:
             min_psnr: dB, mean of the pictures of each scheduler and number of steps; the worst may be `worst_below`
                 less.
+            alone: whether each way is measured by itself first.
         """
         self._drawer = drawer
         self._ways = tuple(ways)
         self._min, self._worst_below = min_psnr, worst_below
         self._tuned_on, self._verified_on = tuple(tuned_on), tuple(verified_on)
         self._progress = progress
+        self._alone = alone
         self.trials: list[SpeedTrial] = []
         self.best: Combination | None = None
         self._speed_up = 0.0
@@ -159,12 +167,15 @@ class SpeedSearch:
         """
         kept: list[tuple[Way, Combination]] = []
         speed_up = 1.0
-        for way in self._by_worth():
+        ways = self._by_worth() if self._alone else list(self._ways)
+        for number, way in enumerate(ways):
+            self._progress(Event("ways put together", number, len(ways)))
             combination = self._added(way, kept[-1][1] if kept else Combination())
             trial = None if combination is None else self._tried(way, combination, speed_up)
             if combination is not None and trial is not None and trial.kept:
                 kept.append((way, combination))
                 speed_up = trial.speed_up
+        self._progress(Event("ways put together", len(ways), len(ways)))
         while kept:
             combination = kept[-1][1]
             runs = self._drawer.runs(combination, self._verified_on, self._progress)
@@ -217,7 +228,7 @@ class SpeedSearch:
             self.trials.append(SpeedTrial(way=way.name, combination=str(combination), reason=nothing.message))
             return None
         reason = "" if self._held(runs) else "too far"
-        reason = reason or ("" if _is_faster(way, runs, before) else "not faster")
+        reason = reason or ("" if _is_faster(way, combination, runs, before) else "not faster")
         trial = self._note(way.name, combination, runs, reason)
         if trial.kept and trial.speed_up > self._speed_up:
             self.best, self._speed_up = combination, trial.speed_up
@@ -231,7 +242,8 @@ class SpeedSearch:
             combination=str(combination),
             psnr=min(run.psnr for run in runs),
             worst_psnr=min(run.worst_psnr for run in runs),
-            speed_up=_speed_up(runs),
+            speed_up=_speed_up(combination, runs),
+            pictures=sum(run.prompts for run in runs),
             kept=not reason,
             reason=reason,
         )
@@ -260,13 +272,17 @@ class SpeedSearch:
         return ", ".join(way.name for way in self._ways) or "there is nothing to try"
 
 
-def _is_faster(way: Way, runs: Sequence[ForecastRun], before: float) -> bool:
+def _is_faster(way: Way, combination: Combination, runs: Sequence[ForecastRun], before: float) -> bool:
     """Calls that are not made are counted, whatever the clock says of them."""
     if way.add is None and sum(run.calls_made for run in runs) * FASTER <= sum(run.calls for run in runs):
         return True
-    return _speed_up(runs) >= FASTER * before
+    return _speed_up(combination, runs) >= FASTER * before
 
 
-def _speed_up(runs: Sequence[ForecastRun]) -> float:
+def _speed_up(combination: Combination, runs: Sequence[ForecastRun]) -> float:
+    """By the clock where threads are others; else by what processors took, in which other programs have no part."""
+    if combination.threads is None and all(run.processor_seconds for run in runs):
+        whole = sum(run.processor_seconds_unaccelerated for run in runs)
+        return whole / sum(run.processor_seconds for run in runs)
     seconds = sum(run.seconds for run in runs)
     return sum(run.seconds_unaccelerated for run in runs) / max(seconds, 1e-9)

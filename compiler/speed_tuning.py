@@ -7,7 +7,7 @@ are forecast may be off. It is kept in the manifest with all that was tried.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from compiler.evidence.quantized_pictures import EQUAL
 from compiler.forecast_search import WORST_BELOW, Gate, Setting
 from compiler.source import local_folder
 from compiler.speed_drawings import Drawings, Open
-from compiler.speed_search import FORECAST, Combination, SpeedSearch, Way
+from compiler.speed_search import COSTLY, FORECAST, Combination, SpeedSearch, Way
 from runtimes.compute import AUTO, device_of, natively
 from runtimes.forecaster import FEWEST
 from runtimes.sessions import session_table as sessions
@@ -110,18 +110,7 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Artifact:
     choice = Choice(request, tuned_on, verified_on)
     try:
         with Drawings(_opening(root, request, progress), request.gate, guidance, progress) as drawings:
-            choice.drawings = drawings
-            drawings.draw_reference(tuned_on, verified_on)
-            choice.search = SpeedSearch(
-                drawings,
-                _ways(request, manifest),
-                request.min_psnr,
-                WORST_BELOW,
-                tuned_on,
-                verified_on,
-                progress,
-            )
-            combination, runs = choice.search.fastest()
+            combination, runs = choice.searched(drawings, lambda: _ways(request, manifest), progress)
         return keep(root, plain, choice.record(combination, runs))
     except BaseException as error:
         best = None if choice.search is None else choice.search.best
@@ -141,6 +130,28 @@ class Choice:
     verified_on: Sequence[str]
     drawings: Drawings | None = None
     search: SpeedSearch | None = None
+
+    def searched(
+        self, drawings: Drawings, ways: Callable[[], Sequence[Way]], progress: Progress
+    ) -> tuple[Combination, tuple[ForecastRun, ...]]:
+        """Draws as by default and searches; see `compiler.speed_search.SpeedSearch.fastest`.
+
+        Args:
+            ways: all that may make it faster, once it is known what takes the time.
+        """
+        self.drawings = drawings
+        self.tuned_on, self.verified_on = drawings.draw_reference(self.tuned_on, self.verified_on)
+        self.search = SpeedSearch(
+            drawings,
+            ways(),
+            self.request.min_psnr,
+            WORST_BELOW,
+            self.tuned_on,
+            self.verified_on,
+            progress,
+            alone=drawings.seconds < COSTLY,
+        )
+        return self.search.fastest()
 
     def record(
         self, combination: Combination, verification: tuple[ForecastRun, ...]

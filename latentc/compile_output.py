@@ -45,6 +45,7 @@ def print_result(artifact: Artifact) -> None:
     from latentc.evidence import (
         TRIALS,
         approximation_line,
+        calibration_line,
         forecast_lines,
         left_out_line,
         pictures_line,
@@ -60,6 +61,8 @@ def print_result(artifact: Artifact) -> None:
     click.echo(f"{artifact.root}: {show.size(total)} for {manifest.target} in {manifest.precision}.")
     if any(graph.weights for graph in manifest.graphs):
         click.echo(quantized_line(manifest))
+    for measured in filter(None, map(calibration_line, manifest.graphs)):
+        click.echo(show.plain(measured))
     for graph in manifest.graphs:
         if graph.approximations:
             click.echo(show.plain(approximation_line(graph)))
@@ -68,7 +71,7 @@ def print_result(artifact: Artifact) -> None:
     for line in (*forecast_lines(manifest), *speed_lines(manifest)):
         click.echo(show.plain(line))
     if rows := trials(manifest):
-        show.table(TRIALS, rows, right=TRIALS[2:5])
+        show.table(TRIALS, rows, right=TRIALS[2:6])
     click.echo(summary(manifest))
     for drawn in manifest.pipeline_evidence:
         click.echo(show.plain(pipeline_line(drawn)))

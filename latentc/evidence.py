@@ -95,6 +95,18 @@ def quantized_line(manifest: Manifest) -> str:
     return text
 
 
+def calibration_line(graph: GraphRecord) -> str:
+    """One sentence about what a graph's activations were measured on; empty where none were."""
+    measured = graph.calibration
+    if measured is None:
+        return ""
+    cut = f", {measured.cut_calls} of them with outliers cut off" if measured.cut_calls else ""
+    return (
+        f"Activations of {graph.folder} in 8 bits: ranges of {measured.calls} calls in {measured.compute}{cut} "
+        f"({measured.prompts} prompts, {measured.steps} steps)."
+    )
+
+
 def approximation_line(graph: GraphRecord) -> str:
     """One sentence about a graph that is not quite PyTorch's."""
     return f"Approximation: {graph.folder} has {', '.join(graph.approximations)}, after which pictures are others."
@@ -172,7 +184,7 @@ def speed_lines(manifest: Manifest) -> list[str]:
     ]
 
 
-TRIALS = ("tried", "together", "PSNR", "worst", "times as fast", "")
+TRIALS = ("tried", "together", "PSNR", "worst", "pictures", "times as fast", "")
 """The head of `trials`."""
 
 
@@ -185,6 +197,7 @@ def trials(manifest: Manifest) -> list[tuple[str, ...]]:
             trial.combination,
             f"{trial.psnr:.1f} dB" if trial.measured else "-",
             f"{trial.worst_psnr:.1f} dB" if trial.measured else "-",
+            str(trial.pictures or "-"),
             f"{trial.speed_up:.2f}" if trial.measured else "-",
             "kept" if trial.kept else trial.reason,
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.adaptable import Adaptable
 from artifacts.cache import cache_dir
+from artifacts.evidence_records import Calibration
 from artifacts.hashing import content_key
 from artifacts.manifest import FileRecord, GraphRecord, Recipe, WeightRecord
 from artifacts.progress import Event, Progress
@@ -38,7 +39,7 @@ from targets.target_contract import Context, Target
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from compiler.lowering.graph_quantization import Lowering
+    from compiler.lowering.graph_quantization import Lowering, Quantized
     from compiler.quantize.stream import QuantizedWeight
 
 # Prompts that activations are measured on: all timesteps of a few pictures.
@@ -61,6 +62,7 @@ class Lowered:
         scratch: a folder that holds quantized weights until the graph is written.
         residual: whether the part holds its component's residual tensors.
         adaptable: how its constants are made; None where that is not kept.
+        calibration: what its activations were measured on; None where they were not.
     """
 
     model: ir.Model
@@ -71,6 +73,7 @@ class Lowered:
     residual: bool
     approximations: tuple[str, ...]
     adaptable: Adaptable | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -168,31 +171,30 @@ class GraphJob:
         # In the part's folder, so that it is on the same disk and goes with the work folder if we are killed.
         scratch = Path(tempfile.mkdtemp(prefix=".quantized-", dir=building.folder))
         self.progress(Event(f"{name}: exporting the graph", 0, None))
-        weights: list[WeightRecord] = []
-        in_fewer_bits: list[QuantizedWeight] = []
+        graphs: list[Quantized] = []
 
         def quantize(model: ir.Model) -> ir.Model:
-            model, records, made = self.lowering(scratch, self.choice).quantize(model)
-            weights.extend(records)
-            in_fewer_bits.extend(made)
-            return model
+            graphs.append(self.lowering(scratch, self.choice).quantize(model))
+            return graphs[-1].model
 
         arrived = self.road.run(self.exported(), quantize, self.progress, largest=self.largest)
+        (quantized,) = graphs
         require_taken(self.target, arrived.model, name)
         self.progress(Event(f"{name}: exporting the graph", 1, 1))
         residual = self._residual(building.folder)
         kept_for_adapters = None
         if self.request.adaptable:
-            kept_for_adapters = self._adaptable(arrived.model, in_fewer_bits, building.folder)
+            kept_for_adapters = self._adaptable(arrived.model, quantized.made, building.folder)
         return Lowered(
             arrived.model,
             arrived.rewrites,
             arrived.kept,
-            tuple(weights),
+            quantized.records,
             scratch,
             residual,
             arrived.approximations,
             kept_for_adapters,
+            quantized.calibration,
         )
 
     def _adaptable(
@@ -251,6 +253,7 @@ class GraphJob:
             schemes=schemes,
             digest=digest,
             weights=lowered.weights,
+            calibration=lowered.calibration,
             built=written.built,
             evidence=evidence,
         )
@@ -299,6 +302,8 @@ class GraphJob:
             size=(self.captured.size.width.min, self.captured.size.height.min),
             scratch=scratch,
             progress=self.progress,
+            form=(self.request.rewrites, self.request.approximate),
+            compile_cache=self.compile_cache or CompileCache(),
         )
 
     def _residual(self, folder: Path) -> bool:

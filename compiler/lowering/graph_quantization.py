@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,67 @@ import numpy as np
 import onnx_ir as ir
 
 from artifacts.errors import UsageError
-from artifacts.manifest import Built, ComponentRecord, GraphSpec, MethodRecord, WeightRecord
+from artifacts.evidence_records import Calibration
+from artifacts.manifest import ComponentRecord, GraphSpec, MethodRecord, WeightRecord
 from artifacts.progress import Progress
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
 from compiler.evaluation import TASK, Evaluation
+from compiler.lowering.compile_cache import CompileCache, Measured
 from compiler.model_source import ModelSource
 from compiler.passes import pass_table
-from compiler.quantize import calibrate, data_aware, int8_ranges, smoothing
+from compiler.plan import parameters
+from compiler.quantize import calibrate, data_aware, int8_ranges, replay, smoothing
 from compiler.quantize.apply import Choose, QuantizePass, decisions
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Layout
 from compiler.quantize.int8_ranges import Range, Site
 from compiler.quantize.recipe import Choice
 from compiler.quantize.scheme import Activations
+from compiler.quantize.smoothing import Smoothable
 from compiler.quantize.stream import ChosenValues, QuantizedWeight, Scratch
 from compiler.road import Road
+from runtimes.compute import WIDE, device_of, natively
+from runtimes.sessions import session_table as sessions
 from targets import target_table as targets
 from targets.graph.model_copy import copy_of
 from targets.openvino.nncf import Weight
 from targets.target_contract import Context, Target
+
+LARGE = 256 << 20
+"""Bytes of a graph's weights in fp32 from which on it is measured in what its device computes in by default, where the
+others are in fp32: a range is no finer than its 255 steps, and such a graph takes four times as long in fp32."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A graph with quantized weights.
+
+    Attributes:
+        records: what is told of all weights.
+        made: what those are that are in fewer bits.
+        calibration: what its activations were measured on, where they were.
+    """
+
+    model: ir.Model
+    records: tuple[WeightRecord, ...] = ()
+    made: tuple[QuantizedWeight, ...] = ()
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """What the first run on recorded calls measured.
+
+    Attributes:
+        taps: float32 [calls, sites * 3], of activations that are divided by `factors` already.
+        calls: their numbers.
+        factors: of each activation that a norm makes, what its channels are divided by; None for nothing.
+    """
+
+    taps: np.ndarray
+    calls: tuple[int, ...]
+    factors: tuple[np.ndarray | None, ...]
 
 
 @dataclass(frozen=True)
@@ -43,6 +84,8 @@ class Lowering:
         evaluation: what is drawn to measure activations.
         size: width and height of those pictures, in pixels.
         scratch: an empty folder that must stay until the graph is written.
+        form: what else the graph depends on: its rewrites and approximations.
+        compile_cache: keeps what is measured.
     """
 
     target: Target
@@ -56,39 +99,37 @@ class Lowering:
     size: tuple[int, int]
     scratch: Path
     progress: Progress
+    form: Hashable = ()
+    compile_cache: CompileCache = field(default_factory=CompileCache)
 
-    def quantize(
-        self, model: ir.Model
-    ) -> tuple[ir.Model, tuple[WeightRecord, ...], tuple[QuantizedWeight, ...]]:
-        """The graph, and the weights that were quantized into `scratch`: what is told of all, and what those are that
-        are in fewer bits.
+    def quantize(self, model: ir.Model) -> Quantized:
+        """The graph with its weights quantized into `scratch`.
 
         Raises:
             UsageError: activations are to be quantized, or weights by the data, where they cannot be measured.
             LatentcError: a weight is not finite, or the calibration fails.
         """
-        records: tuple[WeightRecord, ...] = ()
-        made: tuple[QuantizedWeight, ...] = ()
-        if self.choice:
-            wanted = self._wanted(model)
-            sites, ranges = self._activations(model, wanted)
-            kept_float = {
-                key: f"its input in int8 is off by {known.error:.1%}"
-                for site, known in zip(sites, ranges, strict=True)
-                for key in site.keys
-                if known.error * 1000 > wanted[key].limit
-            }
-            choose = self._without(kept_float)
-            values = self._data_aware(model, choose)
-            quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress, values)
-            model, records, made = quantize(model).model, quantize.records, quantize.made
-            used = [
-                None if any(key in kept_float for key in site.keys) else known
-                for site, known in zip(sites, ranges, strict=True)
-            ]
-            if sites:
-                int8_ranges.quantize(model, sites, used, self._symmetric)
-        return model, records, made
+        if not self.choice:
+            return Quantized(model)
+        wanted = self._wanted(model)
+        sites, ranges, calibration = self._activations(model, wanted)
+        kept_float = {
+            key: f"its input in int8 is off by {known.error:.1%}"
+            for site, known in zip(sites, ranges, strict=True)
+            for key in site.keys
+            if known.error * 1000 > wanted[key].limit
+        }
+        choose = self._without(kept_float)
+        values = self._data_aware(model, choose)
+        quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress, values)
+        model = quantize(model).model
+        used = [
+            None if any(key in kept_float for key in site.keys) else known
+            for site, known in zip(sites, ranges, strict=True)
+        ]
+        if sites:
+            int8_ranges.quantize(model, sites, used, self._symmetric)
+        return Quantized(model, quantize.records, quantize.made, calibration)
 
     # --- activations -----------------------------------------------------------------------------
 
@@ -128,24 +169,92 @@ class Lowering:
 
     def _activations(
         self, model: ir.Model, wanted: Mapping[str, Activations]
-    ) -> tuple[list[Site], list[Range]]:
-        """The activations to quantize, with the ranges that a calibration found."""
+    ) -> tuple[list[Site], list[Range], Calibration | None]:
+        """The activations to quantize, with the ranges that a calibration measured, and what it measured them on.
+
+        Outliers are folded into the weights behind them, where that lowers the measured error.
+        """
         sites = int8_ranges.sites(model, lambda key, layout: key in wanted)
         if not sites:
-            return [], []
+            return [], [], None
         self._require_one_method()
-        self._smooth(model, sites, wanted)
-        first = self._taps(model, sites, None, "first")
-        ranges = int8_ranges.first_ranges(first, self._symmetric)
+        groups = smoothing.smoothable(
+            model, [site for site in sites if all(wanted[key].smooth for key in site.keys)]
+        )
+        _, recorded = self._calls(model)
+        first = self._shared("first run", lambda: self._first_run(model, sites, groups, wanted))
+        for group, by in zip(groups, first.factors, strict=True):
+            if by is not None:
+                smoothing.fold(model, group, by)
+        ranges, record = self._shared("second run", lambda: self._second_run(model, sites, first, recorded))
+        return sites, list(ranges), record
+
+    def _first_run(
+        self,
+        model: ir.Model,
+        sites: Sequence[Site],
+        groups: Sequence[Smoothable],
+        wanted: Mapping[str, Activations],
+    ) -> FirstRun:
+        by_channel = [group.site.value for group in groups]
+        tapped = int8_ranges.tap(model, sites, by_channel=by_channel)
+        replayed = self._replayed(tapped, "first", "measuring activations")
+        taps, channels = np.split(replayed.taps, [3 * len(sites)], axis=1)
+        if not groups:
+            return FirstRun(taps, replayed.calls, ())
+        factors = tuple(
+            smoothing.factors(group, known, wanted[group.weights[0].key].top)
+            for group, known in zip(groups, smoothing.channels(groups, channels), strict=True)
+        )
+        places = [sites.index(group.site) for group in groups]
+        by_site = taps.reshape(len(taps), -1, 3)
+        by_site[:, places] = smoothing.smoothed(groups, channels, factors)
+        return FirstRun(by_site.reshape(taps.shape), replayed.calls, factors)
+
+    def _second_run(
+        self, model: ir.Model, sites: Sequence[Site], first: FirstRun, recorded: calibrate.Recorded
+    ) -> tuple[tuple[Range, ...], Calibration]:
+        """Ranges, those with outliers cut where that is better."""
+        ranges = int8_ranges.first_ranges(first.taps, self._symmetric)
         hard = int8_ranges.outliers(ranges)
+        replayed = None
         if hard:
-            some = [sites[i] for i in hard]
-            second = self._taps(model, some, [ranges[i] for i in hard], "second")
+            some = [ranges[i] for i in hard]
+            tapped = int8_ranges.tap(model, [sites[i] for i in hard], some)
+            replayed = self._replayed(tapped, "second", "measuring cut activations", first.calls)
+            rows = [first.calls.index(call) for call in replayed.calls]
             columns = [3 * i + k for i in hard for k in range(3)]
-            better = int8_ranges.second_ranges([ranges[i] for i in hard], first[:, columns], second)
+            better = int8_ranges.second_ranges(some, first.taps[np.ix_(rows, columns)], replayed.taps)
             for i, known in zip(hard, better, strict=True):
                 ranges[i] = known
-        return sites, ranges
+        record = Calibration(
+            prompts=recorded.prompts,
+            steps=recorded.steps,
+            calls=len(first.calls),
+            cut_calls=0 if replayed is None else len(replayed.calls),
+            compute=self._compute,
+        )
+        return tuple(ranges), record
+
+    def _shared(self, what: str, make: Callable[[], Measured], form: Hashable | None = None) -> Measured:
+        """What was measured once for all compiles that share a cache.
+
+        Args:
+            form: what it depends on beside the pictures; None for the graph's form and how it is quantized.
+        """
+        if form is None:
+            chosen = None if self.choice.component is None else self.choice.component.model_dump_json()
+            form = (self.form, self.precision, chosen)
+        key = (what, self.method.folder, self.evaluation.model_dump_json(), self.size, form)
+        return self.compile_cache.measured(self.captured, key, make)
+
+    @property
+    def _compute(self) -> str:
+        """What the graph is measured in."""
+        device = device_of(sessions.get(self._measuring[0].name), "auto")
+        types = (WIDE,) if device is None else natively(device, self.precision)
+        large = 4 * parameters(self.method, self.captured) >= LARGE
+        return WIDE if WIDE in types and not large else types[0]
 
     def _require_one_method(self) -> None:
         name = self.method.component
@@ -159,27 +268,47 @@ class Lowering:
                 f"Use --quantize {name}=int8",
             )
 
-    def _taps(
-        self, model: ir.Model, sites: Sequence[Site], ranges: Sequence[Range] | None, name: str
-    ) -> np.ndarray:
-        """Runs the pipeline with the float graph, tapped; float32 [calls, taps]."""
-        return self._measured(int8_ranges.tap(model, sites, ranges), name)
+    def _replayed(
+        self, tapped: ir.Model, name: str, what: str, among: Sequence[int] | None = None
+    ) -> replay.Replayed:
+        """Runs a tapped graph on recorded calls.
 
-    def _smooth(self, model: ir.Model, sites: Sequence[Site], wanted: Mapping[str, Activations]) -> None:
-        """Folds outliers of activations into the weights behind them, where that lowers the measured error."""
-        some = [site for site in sites if all(wanted[key].smooth for key in site.keys)]
-        smoothable = smoothing.smoothable(model, some)
-        if not smoothable:
-            return
-        taps = self._measured(smoothing.tap(model, smoothable), "channels")
-        for group, known in zip(smoothable, smoothing.channels(smoothable, taps), strict=True):
-            by = smoothing.factors(group, known, wanted[group.weights[0].key].top)
-            if by is not None:
-                smoothing.fold(model, group, by)
+        Args:
+            among: numbers of the calls; None for all.
+        """
+        content, _ = self._calls(tapped)
+        with self._runnable(tapped, name) as graph:
+            calls = self.scratch / f"{name}.npz"
+            calls.write_bytes(content)
+            try:
+                job = replay.ReplayJob(
+                    target=self._measuring[0].name,
+                    compute=self._compute,
+                    root=str(self.scratch / name),
+                    component=self.method.component,
+                    graph=graph,
+                    taps=int8_ranges.TAPS,
+                    calls=str(calls),
+                    among=None if among is None else tuple(among),
+                    seconds=calibrate.SECONDS,
+                    result=str(self.scratch / name / "taps.npy"),
+                )
+                return replay.taps(job, what, self.progress)
+            finally:
+                calls.unlink()
 
-    def _measured(self, tapped: ir.Model, name: str) -> np.ndarray:
-        with self._runnable(tapped, name) as job:
-            return calibrate.taps(job.model_copy(update={"taps": int8_ranges.TAPS}), self.progress)
+    def _calls(self, model: ir.Model) -> tuple[bytes, calibrate.Recorded]:
+        """Recorded calls of the component, a file's content, and what was drawn for them; drawn once.
+
+        Args:
+            model: the float graph; not changed.
+        """
+
+        def draw() -> tuple[bytes, calibrate.Recorded]:
+            with self._recorded(model, None, None) as (job, recorded):
+                return Path(job.result).read_bytes(), recorded
+
+        return self._shared("calls", draw, ())
 
     # --- values that follow the data -------------------------------------------------------------
 
@@ -195,7 +324,7 @@ class Lowering:
         if not wanted:
             return {}
         result: dict[str, Callable[[], ChosenValues]] = {}
-        with self._recorded(model, data_aware.CALLS, data_aware.PROMPTS) as job:
+        with self._recorded(model, data_aware.CALLS, data_aware.PROMPTS) as (job, _):
             graph = Path(job.root) / job.graph.model_file
             for method, weights in wanted.items():
                 out = self.scratch / method
@@ -206,14 +335,15 @@ class Lowering:
         return result
 
     @contextmanager
-    def _recorded(self, model: ir.Model, count: int, prompts: int) -> Iterator[calibrate.CalibrationJob]:
+    def _recorded(
+        self, model: ir.Model, count: int | None, prompts: int | None
+    ) -> Iterator[tuple[calibrate.CalibrationJob, calibrate.Recorded]]:
         """A job that has left the inputs of `count` calls in its result, with the float graph beside it."""
         self._require_one_method()
         few = self.evaluation.model_copy(update={"prompts": self.evaluation.prompts[:prompts]})
-        with self._runnable(copy_of(model), "calls") as job:
-            job = job.model_copy(update={"keep": count, "evaluation": few})
-            calibrate.record(job, self.progress)
-            yield job
+        with self._runnable(copy_of(model), "calls") as graph:
+            job = self._job(graph).model_copy(update={"keep": count, "evaluation": few})
+            yield job, calibrate.record(job, self.progress)
 
     def calls(self, model: ir.Model, count: int) -> list[dict[str, np.ndarray]]:
         """Inputs of a few calls of the component, spread over the timesteps, as the pipeline makes them.
@@ -225,28 +355,39 @@ class Lowering:
             UsageError: the pipeline cannot be run with this graph alone.
             LatentcError: it does not run.
         """
-        with self._recorded(model, count, prompts=2) as job:
+        with self._recorded(model, count, prompts=2) as (job, _):
             return calibrate.read_inputs(Path(job.result))
 
     @contextmanager
-    def _runnable(self, model: ir.Model, name: str) -> Iterator[calibrate.CalibrationJob]:
-        """The graph in files that a session opens, for as long as the block lasts."""
+    def _runnable(self, model: ir.Model, name: str) -> Iterator[GraphSpec]:
+        """The graph in files that a session opens, in the folder `name` of `scratch`, while the block lasts."""
         folder = self.scratch / name
         folder.mkdir()
         try:
             target, options = self._measuring
             # A runtime that computes in fp32 maps such weights from the file; others it holds twice.
-            stored = "fp32" if target.requirements.typed == "weights" else self.precision
+            wide = target.requirements.typed == "weights" and self._compute == WIDE
+            stored = WIDE if wide else self.precision
             arrived = Road.to(target, stored).without_rewrites().run(model, progress=self.progress)
             context = Context(self.progress, self.method.dims, pass_table.simplify)
             written = target.lower(arrived.model, options, folder, context)
             (folder / "config.json").write_bytes(self.source.component(self.method.component).config)
-            yield self._job(folder, written.model_file, written.built)
+            method = self.method
+            yield GraphSpec(
+                folder=method.folder,
+                model_file=written.model_file,
+                inputs=method.inputs,
+                outputs=method.outputs,
+                dims=method.dims,
+                precision=self.precision,
+                built=written.built,
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _job(self, folder: Path, model_file: str, built: Built) -> calibrate.CalibrationJob:
-        method = self.method
+    def _job(self, graph: GraphSpec) -> calibrate.CalibrationJob:
+        """What draws with a graph of `_runnable`."""
+        method, folder = self.method, self.scratch / "calls"
         record = MethodRecord(
             method=method.method,
             arguments=method.arguments,
@@ -259,6 +400,7 @@ class Lowering:
             variant=self.source.variant,
             pipeline=self.captured.pipelines[TASK],
             target=self._measuring[0].name,
+            compute=self._compute,
             root=str(folder),
             component=ComponentRecord(
                 name=method.component,
@@ -266,17 +408,9 @@ class Lowering:
                 config="config.json",
                 methods=(record,),
             ),
-            graph=GraphSpec(
-                folder=method.folder,
-                model_file=model_file,
-                inputs=method.inputs,
-                outputs=method.outputs,
-                dims=method.dims,
-                precision=self.precision,
-                built=built,
-            ),
+            graph=graph,
             evaluation=self.evaluation,
             width=self.size[0],
             height=self.size[1],
-            result=str(folder / "result.npz"),
+            result=str(folder / "calls.npz"),
         )

@@ -1,15 +1,17 @@
-"""Runs the pipeline over all its timesteps with one component replaced by its graph, and collects what it is asked
-for: the taps of a tapped graph, or the inputs of a few calls.
+"""Runs the pipeline over all its timesteps with one component replaced by its graph, and records what it is called
+with, once; graphs that are tapped are then run on these calls (`compiler.quantize.replay`).
 
-`run` is the compiler's side, `collecting` is the other's, in a process of its own. The component under calibration is
-never loaded by PyTorch, the others are PyTorch's own.
+`record` is the compiler's side, `collecting` is the other's, in a process of its own. The component under calibration
+is never loaded by PyTorch, the others are PyTorch's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -18,9 +20,20 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import ComponentRecord, GraphSpec, ModelSpec
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
-from artifacts.worker_loop import Work
+from artifacts.worker_loop import Work, tell
 from compiler.capture.arguments import visual_arguments
 from compiler.evaluation import TASK, Evaluation
+
+if TYPE_CHECKING:
+    from runtimes.sessions.session_contract import Session
+
+SECONDS = 40.0
+"""What drawing may take, beyond one picture of `FEWEST_STEPS`; and each graph that is tapped."""
+
+FEWEST_STEPS = 4
+
+_MOST_BYTES = 256 << 20
+"""Of recorded inputs; of larger ones, fewer calls are kept."""
 
 
 class CalibrationJob(BaseModel):
@@ -28,53 +41,62 @@ class CalibrationJob(BaseModel):
 
     Attributes:
         model, variant, pipeline: what it is made of, the variant of its weight files, the pipeline's class path.
-        target: whose session runs the graph.
+        target, compute: whose session runs the graph, and the type to compute in.
         root: what the records' paths are relative to.
-        component, graph: the tapped graph and the component it stands for.
-        taps: the name of the additional output; empty where the graph is not tapped.
-        keep: how many calls' inputs are wanted, spread evenly over all calls, where it is not tapped.
-        result: the file that receives the taps, float32 [calls, taps] (npy), or the inputs (npz).
+        component, graph: the component, and the graph that stands for it.
+        keep: how many calls' inputs are wanted at most, spread evenly over all calls.
+        seconds: what drawing may take; see `SECONDS`.
+        result: the file that receives the inputs (npz).
     """
 
     model: ModelSpec
     variant: str | None
     pipeline: str
     target: str
+    compute: str
     root: str
     component: ComponentRecord
     graph: GraphSpec
-    taps: str = ""
-    keep: int = 0
+    keep: int | None = None
+    seconds: float = SECONDS
     evaluation: Evaluation
     width: int
     height: int
     result: str
 
 
-def taps(job: CalibrationJob, progress: Progress) -> np.ndarray:
-    """The taps of every call of the component, float32 [calls, taps].
+@dataclass(frozen=True)
+class Recorded:
+    """What was drawn: so many prompts in so many steps, and the calls that were kept of it."""
 
-    Raises:
-        LatentcError: the pipeline does not run, or never calls the component, or an activation is not finite.
-    """
-    _run(job, f"measuring activations on {len(job.evaluation.prompts)} prompts", progress)
-    values: np.ndarray = np.load(job.result)
-    if not np.isfinite(values).all():
-        raise LatentcError(
-            f"the activations of '{job.component.name}' cannot be measured: some are not finite in "
-            f"{job.graph.precision}.",
-            f"Quantize its weights only: --quantize {job.component.name}=int8",
-        )
-    return values
+    prompts: int
+    steps: int
+    calls: int
 
 
-def record(job: CalibrationJob, progress: Progress) -> None:
+def record(job: CalibrationJob, progress: Progress) -> Recorded:
     """Leaves the graph's inputs of `job.keep` calls at most in `job.result`, for `read_inputs`.
 
+    Fewer prompts are drawn, and fewer steps, where all of `job.evaluation` would take longer than `job.seconds`.
+
     Raises:
-        LatentcError: see `taps`.
+        LatentcError: the pipeline does not run, or never calls the component.
     """
-    _run(job, "recording calls", progress)
+    task = f"{job.graph.folder}: recording calls"
+    progress(Event(task, 0, None))
+
+    def report(made: Any) -> None:
+        progress(Event(task, int(made), None, "calls"))
+
+    try:
+        recorded = Recorded(**ask(f"{__name__}:collecting", job, report))
+    except WorkerError as error:
+        raise LatentcError(
+            f"the calibration of '{job.component.name}' failed: {error.message}",
+            f"Quantize its weights only: --quantize {job.component.name}=int8",
+        ) from error
+    progress(Event(task, recorded.calls, recorded.calls, "calls"))
+    return recorded
 
 
 def read_inputs(file: Path) -> list[dict[str, np.ndarray]]:
@@ -87,37 +109,35 @@ def read_inputs(file: Path) -> list[dict[str, np.ndarray]]:
     return list(calls.values())
 
 
-def _run(job: CalibrationJob, what: str, progress: Progress) -> None:
-    task = f"{job.graph.folder}: {what}"
-    progress(Event(task, 0, None))
-    try:
-        ask(f"{__name__}:collecting", job)
-    except WorkerError as error:
-        raise LatentcError(
-            f"the calibration of '{job.component.name}' failed: {error.message}",
-            f"Quantize its weights only: --quantize {job.component.name}=int8",
-        ) from error
-    progress(Event(task, 1, 1))
+def spread(count: int, of: int) -> tuple[int, ...]:
+    """`count` numbers below `of`, the first and the last among them where there are two; all where `count` is more."""
+    if count >= of:
+        return tuple(range(of))
+    return tuple(dict.fromkeys(number * (of - 1) // max(count - 1, 1) for number in range(count)))
 
 
-class Tapped:
-    """Stands between a shell and the session: keeps the taps of each call, hands on the rest."""
+def affordable(seconds: float, each: float, of: int, fewest: int) -> int:
+    """How many of `of` are made in so many seconds, where one takes `each`; `fewest` at least."""
+    return min(of, max(fewest, int(seconds / max(each, 1e-9))))
 
-    def __init__(self, job: CalibrationJob) -> None:
-        from runtimes.compute import WIDE, device_of, natively
-        from runtimes.sessions import session_table
 
-        self._graph = job.graph
-        self._taps = job.taps
-        factory = session_table.get(job.target)
-        device = device_of(factory, "auto")
-        types = (WIDE,) if device is None else natively(device, job.graph.precision)
-        # What is measured is the graph, not the rounding of a type.
-        compute = WIDE if WIDE in types else types[0]
-        self._session = factory.open(
-            Path(job.root) / job.graph.model_file, "auto", compute, None, job.graph.built
-        )
-        self.taps: list[np.ndarray] = []
+def open_graph(target: str, compute: str, root: Path, graph: GraphSpec) -> Session:
+    """A session of one graph of a calibration.
+
+    Args:
+        root: what its path is relative to.
+    """
+    from runtimes.sessions import session_table
+
+    return session_table.get(target).open(root / graph.model_file, "auto", compute, None, graph.built)
+
+
+class Recorder:
+    """Stands between a shell and the session: keeps the inputs of each call."""
+
+    def __init__(self, session: Session, graph: GraphSpec) -> None:
+        self._graph = graph
+        self._session = session
         self.inputs: list[dict[str, np.ndarray]] = []
 
     def record(self, graph: str) -> GraphSpec:
@@ -130,10 +150,8 @@ class Tapped:
     def run(self, graph: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph; see `runtimes.graphs.Graphs.run`."""
         outputs = self._session.run({n: a for n, a in inputs.items() if n in self._session.inputs})
-        if self._taps:
-            self.taps.append(np.array(outputs.pop(self._taps)))
-        else:
-            self.inputs.append({name: np.array(array) for name, array in inputs.items()})
+        self.inputs.append({name: np.array(array) for name, array in inputs.items()})
+        tell(len(self.inputs))
         return outputs
 
 
@@ -153,58 +171,86 @@ def _rest(pipeline: Any, shell: Any, folder: Path) -> None:
             disk_offload(part, str(folder / f"{name}-resting"), torch.device("cpu"))
 
 
-def _called(pipeline: Any, job: CalibrationJob, tapped: Tapped, arguments: Mapping[str, Any]) -> bool:
-    """Draws the prompts; whether the component was called. Stops after the first one that does not call it.
+def draw(
+    pipeline: Any, job: CalibrationJob, recorder: Recorder, arguments: Mapping[str, Any]
+) -> tuple[int, int] | None:
+    """Draws prompts while there is time; how many, and in how many steps.
+
+    A picture in the fewest steps is drawn first: it tells whether the component is called, and how long a step takes.
+
+    Returns:
+        None where the component is not called.
 
     Raises:
         ValueError: the pipeline does not take `arguments`, which asks for pictures.
     """
     import torch
 
-    for seed, prompt in enumerate(job.evaluation.prompts):
+    def picture(seed: int, steps: int) -> float:
+        """Draws one prompt; its seconds."""
+        begun = perf_counter()
         # Other seeds than those that pictures are compared with.
         generator = torch.Generator("cpu").manual_seed(10_000 + seed)
-        try:
-            pipeline(prompt, generator=generator, **arguments)
-        except ValueError:
-            if arguments["output_type"] != "latent":
-                raise
-            return False  # Some pipelines do not give their latents away.
-        if not tapped.taps and not tapped.inputs:
-            return False
-    return True
+        pipeline(job.evaluation.prompts[seed], generator=generator, num_inference_steps=steps, **arguments)
+        return perf_counter() - begun
+
+    fewest = min(FEWEST_STEPS, job.evaluation.steps)
+    try:
+        step = picture(0, fewest) / fewest
+    except ValueError:
+        if arguments["output_type"] != "latent":
+            raise
+        return None  # Some pipelines do not give their latents away.
+    if not recorder.inputs:
+        return None
+    steps = affordable(job.seconds, step, job.evaluation.steps, fewest)
+    if steps == fewest:
+        return 1, steps
+    recorder.inputs.clear()
+    spent, prompts = 0.0, 0
+    while prompts < len(job.evaluation.prompts) and spent * (prompts + 1) <= job.seconds * prompts:
+        spent += picture(prompts, steps)
+        prompts += 1
+    return prompts, steps
 
 
-def _draw(pipeline: Any, job: CalibrationJob, tapped: Tapped, arguments: Mapping[str, Any]) -> None:
-    """Draws the prompts. Decoding a large picture takes gigabytes: only for components that are called for it."""
+def drawn(
+    pipeline: Any, job: CalibrationJob, recorder: Recorder, arguments: Mapping[str, Any]
+) -> tuple[int, int] | None:
+    """See `draw`. Decoding a large picture takes gigabytes: only for components that are called for it."""
     for output_type in ("latent", "np"):
-        tapped.taps.clear()
-        tapped.inputs.clear()
-        if _called(pipeline, job, tapped, {**arguments, "output_type": output_type}):
-            return
+        recorder.inputs.clear()
+        extent = draw(pipeline, job, recorder, {**arguments, "output_type": output_type})
+        if extent is not None:
+            return extent
+    return None
 
 
-def collect(job: CalibrationJob) -> dict[str, str]:
-    """Runs the pipeline in this process and writes `job.result`; the answer holds at most a "failure"."""
+def collect(job: CalibrationJob) -> dict[str, int]:
+    """Runs the pipeline in this process and writes `job.result`; the answer is a `Recorded`.
+
+    Raises:
+        LatentcError: the component is never called.
+    """
     from compiler.capture import materialized
     from runtimes.meter import Meter
     from runtimes.shell import build_shell
 
-    tapped, meter = Tapped(job), Meter()
-    shell = build_shell(job.component, Path(job.root), tapped, lambda: meter)
+    session = open_graph(job.target, job.compute, Path(job.root), job.graph)
+    recorder, meter = Recorder(session, job.graph), Meter()
+    shell = build_shell(job.component, Path(job.root), recorder, lambda: meter)
     components = {job.component.name: shell}
     pipeline = materialized.load(
         job.model, job.pipeline, variant=job.variant, components=components
     ).diffusers
     _rest(pipeline, shell, Path(job.result).parent)
-    arguments: dict[str, Any] = {"num_inference_steps": job.evaluation.steps}
-    arguments |= {"width": job.width, "height": job.height}
+    arguments: dict[str, Any] = {"width": job.width, "height": job.height}
     if job.evaluation.guidance is not None:
         arguments["guidance_scale"] = job.evaluation.guidance
     failures: list[Exception] = []
     for visuals in visual_arguments(pipeline, TASK, job.height, job.width):
         try:
-            _draw(pipeline, job, tapped, arguments | visuals)
+            extent = drawn(pipeline, job, recorder, arguments | visuals)
             break
         except LatentcError:
             raise
@@ -212,17 +258,14 @@ def collect(job: CalibrationJob) -> dict[str, str]:
             failures.append(error)
     else:
         raise failures[0]
-    if not tapped.taps and not tapped.inputs:
-        return {"failure": "the pipeline never called it"}
-    if job.taps:
-        with Path(job.result).open("wb") as file:
-            np.save(file, np.stack(tapped.taps))
-    else:
-        count = min(job.keep, len(tapped.inputs))
-        chosen = [tapped.inputs[i * (len(tapped.inputs) - 1) // max(count - 1, 1)] for i in range(count)]
-        arrays: dict[str, Any] = {f"{i}/{n}": a for i, call in enumerate(chosen) for n, a in call.items()}
-        np.savez(job.result, **arrays)
-    return {}
+    if extent is None:
+        raise LatentcError("the pipeline never called it.")
+    size = max(sum(array.nbytes for array in call.values()) for call in recorder.inputs)
+    keep = min(len(recorder.inputs) if job.keep is None else job.keep, max(1, _MOST_BYTES // max(size, 1)))
+    chosen = [recorder.inputs[number] for number in spread(keep, len(recorder.inputs))]
+    arrays: dict[str, Any] = {f"{i}/{n}": a for i, call in enumerate(chosen) for n, a in call.items()}
+    np.savez(job.result, **arrays)
+    return {"prompts": extent[0], "steps": extent[1], "calls": len(chosen)}
 
 
 def collecting() -> Work:

@@ -78,15 +78,22 @@ def sites(model: ir.Model, wanted: Callable[[str, Layout], bool]) -> list[Site]:
     return sorted(made, key=lambda site: min(order[node] for node, _ in site.readers))
 
 
-def tap(model: ir.Model, activation_sites: Sequence[Site], ranges: Sequence[Range] | None = None) -> ir.Model:
+def tap(
+    model: ir.Model,
+    activation_sites: Sequence[Site],
+    ranges: Sequence[Range] | None = None,
+    by_channel: Sequence[ir.Value] = (),
+) -> ir.Model:
     """A copy of the graph with one more output, `TAPS`.
 
     Args:
         ranges: None for the first run. For the second, one for each site.
+        by_channel: activations of which each channel, along the last axis, is tapped by itself.
 
     Returns:
         The copy. Its taps are [sites, 3]: minimum, maximum, mean of squares; in the second run
-        [sites, shares]: the mean squared error of the range cut to that share.
+        [sites, shares]: the mean squared error of the range cut to that share. Behind them are [3, channels] of each
+        of `by_channel`: minima, maxima, means of squares.
     """
     copy = copy_of(model)
     same = twins(model, copy)
@@ -99,6 +106,13 @@ def tap(model: ir.Model, activation_sites: Sequence[Site], ranges: Sequence[Rang
             ends.append(build.reduce("ReduceMean", build.node("Mul", value, value)))
         else:
             ends += [build.error(cut(ranges[number], share)) for share in SHARES]
+    for activation in by_channel:
+        value = same[activation]
+        build = Tap(copy.graph, value)
+        assert value.shape is not None  # or its channels were not told apart
+        axes = list(range(len(value.shape) - 1))
+        ends += [build.reduce("ReduceMin", value, axes), build.reduce("ReduceMax", value, axes)]
+        ends.append(build.reduce("ReduceMean", build.node("Mul", value, value), axes))
     flat(copy.graph, ends)
     return copy
 

@@ -16,9 +16,8 @@ import onnx_ir as ir
 
 from compiler.quantize.blocks import symmetric
 from compiler.quantize.find import QuantizableWeight, find
-from compiler.quantize.int8_ranges import LEVELS, Site, Tap, flat, twins
+from compiler.quantize.int8_ranges import LEVELS, Site
 from targets.graph.edit import add_constant
-from targets.graph.model_copy import copy_of
 from targets.graph.weights import Multiply, WeightRef
 
 STRENGTHS = (0.25, 0.5, 0.75)
@@ -33,10 +32,12 @@ class Smoothable:
     """An activation that a norm makes for quantized matrices alone.
 
     Attributes:
+        site: where it is.
         norm: a LayerNormalization over the last axis, with a scale.
         weights: the matrices, [inner, out] or transposed.
     """
 
+    site: Site
     norm: ir.Node
     weights: tuple[QuantizableWeight, ...]
 
@@ -72,7 +73,7 @@ def smoothable(model: ir.Model, sites: Sequence[Site]) -> list[Smoothable]:
         matrices = tuple(dict.fromkeys(f for f in read if f is not None))
         # Every use of the value and of the weights is one of the site's.
         if all(use.node in readers for f in matrices for use in f.value.uses()) and len(read) == len(readers):
-            result.append(Smoothable(norm, matrices))
+            result.append(Smoothable(site, norm, matrices))
     return result
 
 
@@ -87,32 +88,42 @@ def _over_last_axis(norm: ir.Node) -> bool:
     return norm.attributes.get_int("axis", -1) in (-1, len(shape) - 1) and len(scale.shape) == 1
 
 
-def tap(model: ir.Model, groups: Sequence[Smoothable]) -> ir.Model:
-    """A copy of the graph whose additional output `TAPS` is, for each of `groups` and one after the other, every
-    channel's minimum, maximum and mean of squares."""
-    copy = copy_of(model)
-    same = twins(model, copy)
-    ends = []
-    for group in groups:
-        value = same[group.norm.outputs[0]]
-        build = Tap(copy.graph, value)
-        assert value.shape is not None  # as `smoothable` requires
-        axes = list(range(len(value.shape) - 1))
-        ends += [build.reduce("ReduceMin", value, axes), build.reduce("ReduceMax", value, axes)]
-        ends.append(build.reduce("ReduceMean", build.node("Mul", value, value), axes))
-    flat(copy.graph, ends)
-    return copy
-
-
 def channels(groups: Sequence[Smoothable], taps: np.ndarray) -> list[Channels]:
-    """What the taps of `tap` say, float32 [calls, ...] as they come from the runtime."""
-    result = []
-    start = 0
-    for group in groups:
-        part = taps[:, start : start + 3 * group.channels].reshape(len(taps), 3, -1).astype(np.float64)
-        start += 3 * group.channels
-        result.append(Channels(part[:, 0].min(axis=0), part[:, 1].max(axis=0), part[:, 2].mean(axis=0)))
-    return result
+    """What was measured over all calls.
+
+    Args:
+        taps: float32 [calls, ...], of the groups' activations by channel, one after the other
+            (`compiler.quantize.int8_ranges.tap`).
+    """
+    parts = _parts(groups, taps)
+    return [
+        Channels(part[:, 0].min(axis=0), part[:, 1].max(axis=0), part[:, 2].mean(axis=0)) for part in parts
+    ]
+
+
+def smoothed(
+    groups: Sequence[Smoothable], taps: np.ndarray, factors: Sequence[np.ndarray | None]
+) -> np.ndarray:
+    """The taps of the groups' activations as a whole once they are divided by `factors`, without another run.
+
+    Args:
+        taps: as of `channels`.
+
+    Returns:
+        float32 [calls, groups, 3]: minimum, maximum, mean of squares.
+    """
+    wholes = []
+    for part, factor in zip(_parts(groups, taps), factors, strict=True):
+        by = np.float64(1) if factor is None else factor.astype(np.float64)
+        low, high, power = part[:, 0] / by, part[:, 1] / by, part[:, 2] / by**2
+        wholes.append(np.stack([low.min(axis=1), high.max(axis=1), power.mean(axis=1)], axis=1))
+    return np.stack(wholes, axis=1).astype(np.float32)
+
+
+def _parts(groups: Sequence[Smoothable], taps: np.ndarray) -> list[np.ndarray]:
+    """float64 [calls, 3, channels] of each."""
+    ends = np.cumsum([3 * group.channels for group in groups])[:-1]
+    return [part.reshape(len(taps), 3, -1).astype(np.float64) for part in np.split(taps, ends, axis=1)]
 
 
 def factors(group: Smoothable, known: Channels, top: int) -> np.ndarray | None:

@@ -193,7 +193,7 @@ def _print_manifest(manifest: Manifest) -> None:
     for line in (*evidence.forecast_lines(manifest), *evidence.speed_lines(manifest)):
         click.echo(show.plain(line))
     if rows := evidence.trials(manifest):
-        show.table(evidence.TRIALS, rows, right=evidence.TRIALS[2:5])
+        show.table(evidence.TRIALS, rows, right=evidence.TRIALS[2:6])
     if any(graph.weights for graph in manifest.graphs):
         _print_quantized(manifest)
     else:
@@ -301,6 +301,8 @@ def _print_quantized(manifest: Manifest) -> None:
 
     click.echo()
     click.echo(evidence.quantized_line(manifest))
+    for measured in filter(None, map(evidence.calibration_line, manifest.graphs)):
+        click.echo(show.plain(measured))
     for pictures in manifest.pictures:
         click.echo(show.plain(evidence.pictures_line(pictures)))
     for note, keys in evidence.notes(manifest).items():

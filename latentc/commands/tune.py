@@ -129,4 +129,4 @@ def print_tuned(manifest: Manifest, err: bool = False) -> None:
     for line in (*evidence.forecast_lines(manifest), *evidence.speed_lines(manifest)):
         click.echo(show.plain(line), err=err)
     if not err and (rows := evidence.trials(manifest)):
-        show.table(evidence.TRIALS, rows, right=evidence.TRIALS[2:5])
+        show.table(evidence.TRIALS, rows, right=evidence.TRIALS[2:6])

@@ -19,6 +19,7 @@ from artifacts.manifest_reading import read_manifest
 from artifacts.publish import replace_manifest
 from artifacts.verification import Artifact, verify
 from compiler import fastest_compile as fastest
+from compiler import speed_tuning
 from compiler.compile_request import CompileRequest
 from compiler.fastest_compile import Trials, _ways
 from compiler.lowering.compile_cache import CompileCache
@@ -75,21 +76,23 @@ def test_the_ways_of_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(fastest, "multiplies_bytes", lambda wide=wide: wide)
         names = [way.name for way in _ways(targets.get("onnxruntime"), manifest, shares)]
         quantized = [f"unet={label}", f"vae={label}"]
-        assert names == ["bf16", "4 threads", *quantized, "pooled-keys", "forecast steps"]
+        assert names == ["bf16", "4 threads", "pooled-keys", *quantized, "forecast steps"]
     # TensorRT's layers want activations of another type; none is tried that it does not read.
     names = [way.name for way in _ways(targets.get("directml"), manifest, shares)]
     assert "pooled-keys" not in names
 
 
-@pytest.mark.parametrize("ending", ["found", "stopped", "nothing"])
+@pytest.mark.parametrize("ending", ["found", "unchecked", "stopped", "nothing"])
 def test_what_is_published(
     tmp_path: Path, compiled: list[CompileRequest], monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     best = Combination(threads=2, recipe=(("unet", "int8"),))
 
     class Searched:
-        def __init__(self, drawings: Any, ways: Sequence[Any], min_psnr: float, *rest: Any) -> None:
-            assert min_psnr == 40.0 and ways
+        def __init__(
+            self, drawings: Any, ways: Sequence[Any], min_psnr: float, *rest: Any, alone: bool
+        ) -> None:
+            assert min_psnr == 40.0 and ways and not alone
             self.best = best
             self.trials = [SpeedTrial(way="2 threads", combination=str(best), speed_up=1.5, kept=True)]
 
@@ -108,12 +111,20 @@ def test_what_is_published(
         own(self, *args)
         trials.append(self)
 
-    drawings = SimpleNamespace(draw_reference=lambda *prompts: None, shares={"unet": 1.0}, device="cpu")
+    drawings = SimpleNamespace(
+        draw_reference=lambda *prompts: prompts, shares={"unet": 1.0}, device="cpu", seconds=30.0
+    )
     monkeypatch.setattr(Trials, "__init__", noted)
     monkeypatch.setattr(fastest, "Drawings", lambda *args: nullcontext(drawings))
-    monkeypatch.setattr(fastest, "SpeedSearch", Searched)
-    request = replace(REQUEST, out=tmp_path / "out")
-    if ending == "found":
+    monkeypatch.setattr(speed_tuning, "SpeedSearch", Searched)
+    notes: list[str] = []
+    request = replace(REQUEST, out=tmp_path / "out", check="none" if ending == "unchecked" else "quick")
+    if ending == "unchecked":  # the trial is all that a compile would make
+        fastest.compile(request, 40.0, lambda event: notes.append(event.task))
+        assert len(compiled) == 2 and all(made.out != request.out for made in compiled)
+        # Two compiles, three times 40 s for activations, a trial of each way, levels of a tolerance, verification.
+        assert any(note.endswith("ways to be faster, about 6 min in all") for note in notes)
+    elif ending == "found":
         manifest = fastest.compile(request, 40.0).manifest
         assert (compiled[-1].out, compiled[-1].check, compiled[-1].quantize) == (
             tmp_path / "out",

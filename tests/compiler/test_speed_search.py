@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -88,8 +89,10 @@ class FakeDrawer:
         return max((level for level in self.levels if level < tolerance), default=0.0)
 
 
-def search(drawer: FakeDrawer, min_psnr: float = 45.0, ways: Sequence[Way] = WAYS) -> SpeedSearch:
-    return SpeedSearch(drawer, ways, min_psnr, 6.0, ["chosen by"], ["other"])
+def search(
+    drawer: FakeDrawer, min_psnr: float = 45.0, ways: Sequence[Way] = WAYS, alone: bool = True
+) -> SpeedSearch:
+    return SpeedSearch(drawer, ways, min_psnr, 6.0, ["chosen by"], ["other"], alone=alone)
 
 
 def test_ways_are_put_together_by_what_they_gain_for_what_they_lose() -> None:
@@ -103,6 +106,35 @@ def test_ways_are_put_together_by_what_they_gain_for_what_they_lose() -> None:
     assert (last.way, last.combination, last.kept) == ("verification", str(combination), True)
     kept = [trial.speed_up for trial in found.trials if trial.combination == str(combination)]
     assert kept[0] == pytest.approx(1.6 * 1.15 * 1.7)
+
+
+def test_where_pictures_take_long_ways_are_put_together_as_they_come() -> None:
+    drawer = FakeDrawer()
+    found = search(drawer, alone=False)
+    combination, _ = found.fastest()
+    assert str(combination) == "bf16, unet=int8, pooled-keys, forecast 0.1"
+    tried = [trial.combination for trial in found.trials]
+    assert tried[:2] == ["bf16", "bf16, 8 threads"] and "unet=int8" not in tried
+    assert [trial.reason for trial in found.trials if not trial.kept] == ["not faster", "too far"]
+    assert len(drawer.asked) == 7  # each way once, and the verification
+    assert {trial.pictures for trial in found.trials if trial.measured} == {1}
+
+
+def test_other_programs_do_not_count_where_as_many_threads_compute() -> None:
+    class Busy(FakeDrawer):
+        def runs(self, *arguments: Any) -> tuple[ForecastRun, ...]:
+            (run,) = super().runs(*arguments)
+            took = {"processor_seconds": run.seconds, "processor_seconds_unaccelerated": 1.0}
+            return (run.model_copy(update={**took, "seconds": 3.0}),)
+
+    found = search(Busy(), ways=[Way.compute("bf16"), Way.threads(8)])
+    assert found.fastest()[0] == Combination("bf16")
+    speeds = {trial.way: trial.speed_up for trial in found.trials}
+    assert speeds == {
+        "bf16": pytest.approx(1.6),
+        "8 threads": pytest.approx(1 / 3),
+        "verification": pytest.approx(1.6),
+    }
 
 
 def test_what_other_prompts_do_not_hold_is_taken_back() -> None:

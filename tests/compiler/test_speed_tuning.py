@@ -20,6 +20,7 @@ from artifacts.publish import replace_manifest
 from artifacts.verification import verify
 from compiler import speed_tuning
 from compiler.forecast_search import LEVELS, WORST_BELOW, Drawn, Search, Setting
+from compiler.speed_drawings import Drawings
 from compiler.speed_search import Combination
 from compiler.speed_tuning import TuneRequest, faster_types, tune
 from runtimes.forecaster import Count
@@ -216,7 +217,8 @@ def test_an_artifact_is_as_it_was_where_nothing_holds_and_keeps_what_held_where_
     before = read_manifest(root)
 
     class Searched:
-        def __init__(self, drawings: Any, ways: Any, *rest: Any) -> None:
+        def __init__(self, drawings: Any, ways: Any, *rest: Any, alone: bool) -> None:
+            assert alone and rest[2:4] == (prompts[0][:1], prompts[1][:1])
             assert read_manifest(root).forecast is None  # which would be drawn with, as by default
             assert [way.name for way in ways] == ["forecast steps"]
             self.best = Combination(threads=3) if stopped else None
@@ -225,7 +227,13 @@ def test_an_artifact_is_as_it_was_where_nothing_holds_and_keeps_what_held_where_
         def fastest(self) -> Any:
             raise KeyboardInterrupt if stopped else LatentcError("45 dB cannot be held.")
 
-    drawings = SimpleNamespace(draw_reference=lambda *prompts: None, device="cpu", forecast=None)
+    prompts: list[Sequence[str]] = []
+
+    def draw_reference(*lists: Sequence[str]) -> list[Sequence[str]]:
+        prompts.extend(lists)
+        return [texts[:1] for texts in lists]
+
+    drawings = SimpleNamespace(draw_reference=draw_reference, device="cpu", forecast=None, seconds=1.0)
     monkeypatch.setattr("compiler.speed_tuning.Drawings", lambda *args: nullcontext(drawings))
     monkeypatch.setattr("compiler.speed_tuning.SpeedSearch", Searched)
     with pytest.raises(KeyboardInterrupt if stopped else LatentcError):
@@ -246,3 +254,23 @@ def test_threads_are_tried_where_a_vendor_chooses_them(
     monkeypatch.setattr(speed_tuning, "processors", lambda: processors)
     monkeypatch.setattr(speed_tuning, "threads", lambda: asked)
     assert speed_tuning.other_threads() == tried
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(1.0, 4), (18.0, 2), (90.0, 1)])
+def test_fewer_prompts_are_drawn_where_a_picture_takes_long(seconds: float, count: int) -> None:
+    class Slow(FakePipeline):
+        def generate(self, prompt: str, accelerate: Any, steps: int, **options: Any) -> Any:
+            result = super().generate(prompt, 0.0 if accelerate == "off" else accelerate, steps)
+            result.timings.total = seconds
+            return result
+
+    pipeline, notes = Slow(), []
+    gate = TuneRequest(Path("out"), steps=(20,)).gate
+    drawings = Drawings(lambda combination: nullcontext(pipeline), gate, None, notes.append)  # type: ignore[arg-type, return-value]
+    tuned_on, verified_on = drawings.draw_reference(["a", "b", "c", "d"], ["e", "f", "g", "h"])
+    assert (tuned_on, verified_on) == (["a", "b", "c", "d"][:count], ["e", "f", "g", "h"][:count])
+    assert len(pipeline.drawn) == 1 + 2 * count and drawings.seconds == count * seconds
+    told = [note.task for note in notes if "for each trial" in note.task]
+    assert told == (
+        [] if count == 4 else [f"a prompt takes {seconds:.0f} s to draw: {count} of 4 for each trial"]
+    )

@@ -30,12 +30,23 @@ class Maker:
     """Runs what makes the variants, each once."""
 
     def __init__(
-        self, model: ModelSource, work: Path, limit: int | None, tell: Callable[[str], None]
+        self,
+        model: ModelSource,
+        work: Path,
+        limit: int | None,
+        tell: Callable[[str], None],
+        min_psnr: float | None = None,
     ) -> None:
+        """
+        Args:
+            limit: bytes of memory, hard; None for none.
+            min_psnr: dB that our search for speed is held to; None for its own.
+        """
         self.model = model
         self.work = work
         self.limit = limit
         self.tell = tell
+        self.min_psnr = min_psnr
         self._exports: dict[Export, tuple[Path, Made]] = {}
 
     def ours(self, variant: Ours) -> tuple[Path, Made]:
@@ -52,7 +63,10 @@ class Maker:
         command += ["--check", "none", "--force"]
         if variant.fastest:
             command.append("--fastest")
-        return out, self._once(out, lambda: self._run(variant.name, command))
+        gate = self.min_psnr if variant.fastest else None
+        if gate is not None:
+            command += ["--min-psnr", f"{gate:g}"]
+        return out, self._once(out, lambda: self._run(variant.name, command), gate)
 
     def export(self, export: Export) -> tuple[Path, Made]:
         """Runs a peer's own export."""
@@ -69,17 +83,17 @@ class Maker:
             self._exports[export] = out, self._once(out, run)
         return self._exports[export]
 
-    def _once(self, out: Path, run: Callable[[], Made]) -> Made:
-        """What making `out` takes; what an earlier run with the same folder and model noted, where it is there."""
+    def _once(self, out: Path, run: Callable[[], Made], gate: float | None = None) -> Made:
+        """What making `out` takes; what an earlier run noted of the same folder, model and gate."""
         note = out.with_name(f"{out.name}.made.json")
         if out.is_dir() and note.is_file():
             noted = json.loads(note.read_text(encoding="utf-8"))
-            if noted.pop("model", None) == self.model.id:
+            if (noted.pop("model", None), noted.pop("min_psnr", None)) == (self.model.id, gate):
                 self.tell(f"{out.name}: made before")
                 return Made(**noted)
         made = run()
         if not made.error:
-            content = {"model": self.model.id, **dataclasses.asdict(made)}
+            content = {"model": self.model.id, "min_psnr": gate, **dataclasses.asdict(made)}
             note.write_text(json.dumps(content), encoding="utf-8")
         return made
 

@@ -186,6 +186,9 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--limit", type=int, metavar="MIB", help="hard memory limit of every export and compile"
     )
+    parser.add_argument(
+        "--min-psnr", type=float, metavar="DB", help="what our rows with a search for speed are held to"
+    )
     parser.add_argument("--work", type=Path, help="where what is made is kept (default: a temporary folder)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write the report of latentc bench")
     parser.add_argument("--page", type=Path, metavar="FILE", help="also write it as a page of the docs")
@@ -228,7 +231,7 @@ def main(args: Sequence[str] | None = None) -> int:
         work.mkdir(parents=True, exist_ok=True)
         try:
             model = open_model(options.model)
-            maker = Maker(model, work, options.limit * MIB if options.limit else None, tell)
+            maker = Maker(model, work, options.limit * MIB if options.limit else None, tell, options.min_psnr)
             if options.starts:
                 peers.python("latentc", tell)  # What fails, fails before the hours.
             begun = time.monotonic()

@@ -42,7 +42,7 @@ def calls(count=3):
 
 
 def measured(model, found):
-    tapped = smoothing.tap(model, found)
+    tapped = int8_ranges.tap(model, [], by_channel=[group.site.value for group in found])
     return channels(found, np.stack([evaluate(tapped, [x])[0] for x in calls()]))
 
 
@@ -56,6 +56,20 @@ def test_the_taps_are_each_channels(tmp_path):
     assert np.allclose(known.low, values.min(axis=0), rtol=1e-4)
     assert np.allclose(known.high, values.max(axis=0), rtol=1e-4)
     assert np.allclose(known.power, (values**2).mean(axis=0), rtol=1e-4)
+
+
+def test_what_is_divided_needs_no_other_run(tmp_path):
+    model, found = made(tmp_path)
+    groups = smoothable(model, found)
+    tapped = int8_ranges.tap(model, found, by_channel=[group.site.value for group in groups])
+    taps = np.stack([evaluate(tapped, [x])[0] for x in calls()])
+    by = np.random.default_rng(2).uniform(0.1, 10, 64).astype(np.float32)
+    for divisor, atol in ((None, 1e-6), (by, 1e-4)):
+        predicted = smoothing.smoothed(groups, taps[:, 3:], [divisor])
+        if divisor is not None:
+            fold(model, groups[0], divisor)
+        again = np.stack([evaluate(int8_ranges.tap(model, found), [x])[0] for x in calls()])
+        assert predicted.shape == (3, 1, 3) and np.allclose(predicted[:, 0], again, rtol=1e-4, atol=atol)
 
 
 def quantized_error(model, inputs):
