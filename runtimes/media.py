@@ -124,6 +124,8 @@ def animation(path: Path) -> list[Image]:
 def _pictures(path: Path) -> Iterator[Image]:
     from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no file of a picture but a folder, a pipe or a device.")
     Image.init()  # Not each build of Pillow has all of them.
     try:
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
