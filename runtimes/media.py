@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.units import whole_number
 from runtimes.generate_options import parse_value, parsed_json
 
 if TYPE_CHECKING:
@@ -181,8 +182,9 @@ def folder(path: Path) -> list[Image]:
 
 def _natural(file: Path) -> list[tuple[int, str]]:
     """ "frame-10" after "frame-9"."""
-    parts = re.split(r"(\d+)", file.name.lower())
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    parts = re.split(r"([0-9]{1,18})", file.name.lower())
+    numbers = [whole_number(part) for part in parts]
+    return [(0, part) if number is None else (number, "") for part, number in zip(parts, numbers, strict=True)]
 
 
 def video(path: Path) -> list[Image]:
