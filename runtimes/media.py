@@ -184,7 +184,9 @@ def _natural(file: Path) -> list[tuple[int, str]]:
     """ "frame-10" after "frame-9"."""
     parts = re.split(r"([0-9]{1,18})", file.name.lower())
     numbers = [whole_number(part) for part in parts]
-    return [(0, part) if number is None else (number, "") for part, number in zip(parts, numbers, strict=True)]
+    return [
+        (0, part) if number is None else (number, "") for part, number in zip(parts, numbers, strict=True)
+    ]
 
 
 def video(path: Path) -> list[Image]:

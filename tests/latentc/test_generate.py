@@ -45,7 +45,7 @@ class Fake:
     def close(self) -> None:
         self.closed = True
 
-    def generate(self, prompt: str | None, **given: Any) -> SimpleNamespace:
+    def generate(self, /, prompt: str | None, **given: Any) -> SimpleNamespace:
         given.pop("progress", None)
         self.calls.append({"prompt": prompt, **given})
         seed = 40 if given["seed"] is None else given["seed"]
