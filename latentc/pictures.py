@@ -125,6 +125,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         LatentcError: it cannot be written.
     """
+    if not path.name:
+        raise LatentcError(f"{path} cannot be written: it is a folder.", "Name a file in it.")
     # Not made of the file's name, which may be as long as the disk takes. Libraries choose the format by the suffix.
     partial = path.with_name(f".latentc-{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:
