@@ -22,6 +22,7 @@ from artifacts import artifact_paths
 from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from artifacts.manifest_reading import MAX_MANIFEST, open_regular, parse_manifest
+from artifacts.named_files import may_not_end
 from artifacts.verification import Artifact
 
 INSTALL = 'pip install "latentc[sign]"'
@@ -64,6 +65,7 @@ def sign(artifact: Artifact, private_key: Path) -> Path:
         LatentcError: the library is not installed, the file is no such key, or the artifact cannot be written to.
     """
     library = _library("signing")
+    _check_ends(private_key, "key")
     try:
         signer = library.Config().use_elliptic_key_signer(private_key=private_key)
     except OSError as error:
@@ -109,6 +111,7 @@ def check(artifact: Artifact, public_key: Path, signature: Path | None = None) -
     """
     library = _library("verifying")
     file = signature or artifact.root / SIGNATURE_NAME
+    _check_ends(public_key, "key")
     try:
         verifier = library.Config().use_elliptic_key_verifier(public_key=public_key)
     except OSError as error:
@@ -131,6 +134,16 @@ def check(artifact: Artifact, public_key: Path, signature: Path | None = None) -
     return Signed(file, public_key, len(digests))
 
 
+def _check_ends(file: Path, what: str) -> None:
+    """The library reads what it is told to, to its end."""
+    try:
+        fault = may_not_end(file)
+    except OSError as error:
+        raise LatentcError(f"the {what} {file} cannot be read: {error.strerror or error}.") from error
+    if fault:
+        raise LatentcError(f"the {what} {file} {fault}, not a file.", "Write it to a file, and name that.")
+
+
 def _check_file(root: Path, file: Path, own: bool) -> None:
     """Whether there is a file that may be read whole. `own`: it is the artifact's, so no link either."""
     try:
@@ -141,8 +154,11 @@ def _check_file(root: Path, file: Path, own: bool) -> None:
             f"Name its signature: latentc verify {root} --signature FILE --public-key PUBLIC.pem; or, if the "
             f"artifact is yours, sign it: latentc sign {root} --key PRIVATE.pem",
         ) from None
+    except OSError as error:
+        raise LatentcError(f"the signature {file} cannot be read: {error.strerror or error}.") from error
     if own and artifact_paths.is_link(info):
         raise LatentcError(f"the signature {file} is a link, not a file.")
+    _check_ends(file, "signature")
     if info.st_size > MAX_SIGNATURE:
         raise LatentcError(f"the signature {file} has {info.st_size} bytes; one has at most {MAX_SIGNATURE}.")
 

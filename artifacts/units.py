@@ -1,8 +1,16 @@
-"""Numbers for people."""
+"""Numbers as people write and read them."""
 
 from __future__ import annotations
 
 import re
+
+
+def whole_number(text: str) -> int | None:
+    """The number in decimal digits, of which there are at most 18; None for any other text.
+
+    `str.isdigit` also holds for superscripts, and `int` refuses thousands of digits: both end in a ValueError.
+    """
+    return int(text) if re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) else None
 
 
 def parse_bytes(text: str) -> int | None:

@@ -121,7 +121,7 @@ def parse(text: str) -> Gate:
         UsageError: it is no such thing, or there is no such metric.
     """
     match = re.fullmatch(r"\s*([a-z_]+)\s*(<=|>=|<|>)\s*([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)(x?)\s*", text)
-    if match is None:
+    if match is None or not math.isfinite(float(match[3])):
         raise UsageError(
             f"'{text}' is no gate; expected METRIC<NUMBER or METRIC>NUMBER, with an x for a ratio.",
             "For instance: --fail-if 'psnr<30' --fail-if 'step_ms>1.05x'",

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from artifacts import named_files
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
 from runtimes import clips
 from runtimes.acceleration import check_accelerate
+from runtimes.generate_options import parse_value
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +26,13 @@ if TYPE_CHECKING:
 CELLS, SHEET, TABLE = "cells", "grid.png", "grid.csv"
 KEY = "grid_key"
 GAP, MARGIN, LINE = 6, 10, 20
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _accelerate(text: str) -> str:
@@ -39,12 +49,16 @@ KINDS: Mapping[str, Callable[[str], Any]] = {
     "prompt": str,
     "negative_prompt": str,
     "steps": int,
-    "guidance": float,
-    "strength": float,
+    "guidance": _finite,
+    "strength": _finite,
     "seed": int,
     "size": str,
     "scheduler": str,
 }
+OBJECTS = frozenset({"image", "mask", "cancel", "progress"})
+"""Options of `generate` whose values cannot be written on a command line."""
+MOST = 10_000
+"""Pictures on a sheet."""
 PLACES = ("artifact", "device", "compute")
 """Options that choose a pipeline; all others are given to its `generate`."""
 
@@ -68,6 +82,8 @@ class Axis:
         hint = "For instance: --x steps=4,8,20"
         if not equals or not option:
             raise UsageError(f"'{text}' is no axis; expected OPTION=VALUE,VALUE.", hint)
+        if option in OBJECTS:
+            raise UsageError(f"'{option}' is no axis: its values are no texts.", hint)
         parts = _json(rest) if rest.lstrip().startswith("[") else None
         texts = parts if isinstance(parts, list) else [part.strip() for part in rest.split(",")]
         if not texts or any(part == "" for part in texts):
@@ -94,6 +110,8 @@ class Grid:
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"'{name}' is on two axes.")
+        if (count := math.prod(len(axis.values) for axis in self.axes)) > MOST:
+            raise UsageError(f"a grid of {count:,} pictures is too large; it has at most {MOST:,}.")
         if "artifact" not in names and not self.base.get("artifact"):
             raise UsageError("a grid needs an ARTIFACT, or an axis of them: --x artifact=out1,out2")
 
@@ -262,11 +280,14 @@ def _drawn(folder: Path, place: tuple[int, ...], key: str) -> Cell | None:
         with Image.open(file) as picture:
             picture.load()
             parameters = json.loads(picture.info.get("latentc", "null"))
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError):
         return None
     if not isinstance(parameters, dict) or parameters.get(KEY) != key:
         return None
-    return Cell(place, f"{CELLS}/{key}.png", parameters["seconds"], parameters["step_ms"], resumed=True)
+    seconds, step_ms = parameters.get("seconds"), parameters.get("step_ms")
+    if not isinstance(seconds, (int, float)) or not isinstance(step_ms, (int, float, type(None))):
+        return None
+    return Cell(place, f"{CELLS}/{key}.png", seconds, step_ms, resumed=True)
 
 
 def _key(options: Mapping[str, Any], digest: str) -> str:
@@ -290,7 +311,7 @@ def _fingerprint(value: Any) -> Any:
 def _digest(artifact: str) -> str:
     """Of the manifest, which holds the digest of every other file."""
     try:
-        return hashlib.sha256((Path(artifact) / MANIFEST_NAME).read_bytes()).hexdigest()
+        return hashlib.sha256(named_files.read_bytes(Path(artifact) / MANIFEST_NAME)).hexdigest()
     except OSError:
         raise LatentcError(
             f"{artifact} is no artifact: it has no {MANIFEST_NAME}.", "Make one: latentc compile MODEL OUT"
@@ -317,15 +338,12 @@ def _value(option: str, part: Any) -> Any:
         return kind(part)
     except (TypeError, ValueError):
         raise UsageError(
-            f"'{part}' is no value of '{option}'; expected {'a number' if kind is float else 'a whole number'}."
+            f"'{part}' is no value of '{option}'; expected {'a number' if kind is _finite else 'a whole number'}."
         ) from None
 
 
 def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return parse_value(text, "an axis")
 
 
 def _label(axis: Axis | None, index: int) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artifacts import named_files
 from artifacts.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.reference.shape_scenes import Caption
+
+_HINT = "It is a text file with one prompt on each line."
 
 
 def read(path: Path) -> tuple[str, ...]:
@@ -19,16 +22,27 @@ def read(path: Path) -> tuple[str, ...]:
     Raises:
         UsageError: it cannot be read, or holds none.
     """
-    hint = "It is a text file with one prompt on each line."
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UsageError(f"the prompt file {path} is not UTF-8 text.", hint) from None
+        data = named_files.read_bytes(path)
     except OSError as error:
-        raise UsageError(f"the prompt file {path} cannot be read: {error.strerror}.", hint) from None
-    prompts = tuple(line.strip() for line in lines if line.strip())
+        raise UsageError(f"the prompt file {path} cannot be read: {error.strerror}.", _HINT) from None
+    return parse(data, f"the prompt file {path}")
+
+
+def parse(data: bytes, what: str) -> tuple[str, ...]:
+    """The prompts in a text; `what` names it in errors.
+
+    Raises:
+        UsageError: it is not UTF-8, or holds none.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = f"{error.reason}, byte 0x{error.object[error.start]:02x}"
+        raise UsageError(f"{what} is not UTF-8 text: {at}. Save it as UTF-8.", _HINT) from None
+    prompts = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not prompts:
-        raise UsageError(f"the prompt file {path} holds no prompt.", hint)
+        raise UsageError(f"{what} holds no prompt.", _HINT)
     return prompts
 
 

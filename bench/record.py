@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
 
+from artifacts import named_files
 from artifacts.errors import LatentcError
 
 SCHEMA_FILE = Path(__file__).resolve().with_name("bench.schema.json")
@@ -275,7 +276,7 @@ def read(path: Path) -> Bench:
     """
     again = "Make one: latentc bench ARTIFACT --json FILE"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = named_files.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise LatentcError(f"{path} cannot be read: {why}.", again) from None

@@ -48,7 +48,7 @@ _WEIGHTS = (
     ),
     click.option(
         "--accelerate",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteType(min=0, min_open=True),
         metavar="DB",
         help="Then find the fastest way to draw with the artifact, its pictures within this PSNR of those by default: "
         "the command tune does that to one that is there.",

@@ -6,7 +6,6 @@ import json
 import os
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -152,7 +151,7 @@ def _clip(clip: Sequence[Image], path: Path, form: Form, rate: float, parameters
             pictures.write(frame, path / f"{number:0{digits}}.png", parameters)
         return
     writer = _video if form == "video" else _animation
-    with _whole(path) as partial:
+    with pictures.whole_file(path) as partial:
         writer(clip, partial, rate, parameters)
 
 
@@ -191,29 +190,11 @@ def sound(samples: np.ndarray, rate: int | None, path: Path) -> None:
             "Use it from Python: latentc.load(ARTIFACT).generate(...).audio",
         )
     whole = np.rint(np.nan_to_num(samples).clip(-1, 1) * 32767).astype("<i2")
-    with _whole(path) as partial, wave.open(str(partial), "wb") as opened:
+    with pictures.whole_file(path) as partial, wave.open(str(partial), "wb") as opened:
         opened.setnchannels(whole.shape[0])
         opened.setsampwidth(2)
         opened.setframerate(rate)
         opened.writeframes(whole.T.tobytes())
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to beside `path`, where the file appears when it is whole.
-
-    Raises:
-        LatentcError: it cannot be written.
-    """
-    # The suffix stays: libraries choose the format by it.
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise _cannot(path, error) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _cannot(path: Path, error: OSError) -> LatentcError:

@@ -243,6 +243,10 @@ class FiniteType(click.FloatRange):
             self.fail(f"'{value}' is no finite number.", param, ctx)
         return float(number)
 
+    def _describe_range(self) -> str:
+        """What help says of it; click has words for a range with an end alone."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
 
 class BytesType(click.ParamType[int]):
     """`600M`, `1.5G`: bytes in decimal units; a plain number is bytes."""

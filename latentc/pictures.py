@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
@@ -44,13 +46,8 @@ def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> st
     name = output
     if "{" not in output and count > 1:
         name = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
-    try:
-        first, second = numbered(name, 0), numbered(name, 1)
-    except (KeyError, ValueError, IndexError, AttributeError) as error:
-        raise UsageError(
-            f"'{output}' is no file name: only {{index}} may stand in braces ({error}).",
-            "For instance: -o out-{index:03}.png",
-        ) from None
+    _check_braces(output)
+    first, second = numbered(name, 0), numbered(name, 1)
     if first == second and count > 1:
         raise UsageError(
             f"'{output}' names one file for {count} pictures.", "For instance: -o out-{index}.png"
@@ -58,6 +55,26 @@ def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> st
     if not first.parent.is_dir():
         raise UsageError(f"the folder '{first.parent}' does not exist.", f"Make it: mkdir {first.parent}")
     return name
+
+
+def _check_braces(output: str) -> None:
+    try:
+        fields = [
+            (name, spec, conversion)
+            for _, name, spec, conversion in Formatter().parse(output)
+            if name is not None
+        ]
+    except ValueError:  # a brace that is not closed
+        fields = [("", "", None)]
+    # A width has two digits: no disk takes a longer name, and Python would make it of any length.
+    if not all(
+        name == "index" and conversion is None and re.fullmatch(r"\d{0,2}d?", spec or "", re.ASCII)
+        for name, spec, conversion in fields
+    ):
+        raise UsageError(
+            f"'{output}' is no file name: only {{index}} may stand in braces, or {{index:03}} for three digits.",
+            "For instance: -o out-{index:03}.png",
+        )
 
 
 def numbered(template: str, index: int) -> Path:
@@ -97,12 +114,26 @@ def write(image: Image, path: Path, parameters: Mapping[str, Any]) -> None:
         LatentcError: it cannot be written.
     """
     info = png_text(parameters)
-    # Not made of the picture's name, which may be as long as the disk takes.
-    partial = path.with_name(f".latentc-{os.getpid()}-{threading.get_ident()}.partial")
-    try:
+    with whole_file(path) as partial:
         image.save(partial, format="PNG", pnginfo=info)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to beside `path`, of its suffix, where the file appears when it is whole.
+
+    Raises:
+        LatentcError: it cannot be written.
+    """
+    if not path.name:
+        raise LatentcError(f"{path} cannot be written: it is a folder.", "Name a file in it.")
+    # Not made of the file's name, which may be as long as the disk takes. Libraries choose the format by the suffix.
+    partial = path.with_name(f".latentc-{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
+    try:
+        yield partial
         os.replace(partial, path)
     except OSError as error:
+        raise LatentcError(f"{path} cannot be written: {error.strerror or error}.") from None
+    finally:
         with suppress(OSError):  # A disk that takes no file lets none be removed.
             partial.unlink(missing_ok=True)
-        raise LatentcError(f"{path} cannot be written: {error.strerror or error}.") from None

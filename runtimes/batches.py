@@ -16,6 +16,10 @@ from runtimes.generate_options import synonym
 TEXTS = ("prompt", "negative_prompt")
 """Our options that hold texts."""
 
+MOST = 10_000
+"""Images of one call, which are all in memory when it returns."""
+MAX_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -35,16 +39,27 @@ def draws(prompts: int, seed: int | Sequence[int], images: int) -> tuple[Draw, .
         images: of each prompt.
 
     Raises:
-        UsageError: another number of seeds than of prompts, or something that is no seed.
+        UsageError: another number of seeds than of prompts, something that is no seed, or more than `MOST` images.
     """
     if images < 1:
         raise UsageError(f"at least one image must be made; found images = {images}.")
+    if images * prompts > MOST:
+        raise UsageError(
+            f"one call makes at most {MOST:,} images; found {images} of {prompts} prompts.",
+            "Call it again with another seed for more.",
+        )
     firsts = [seed + i * images for i in range(prompts)] if isinstance(seed, int) else list(seed)
     if len(firsts) != prompts:
         raise UsageError(f"a list of seeds has one for each prompt; found {len(firsts)} for {prompts}.")
     for first in firsts:
-        if not (isinstance(first, int) and 0 <= first < 2**63):
-            raise UsageError(f"a seed is an integer of at least 0; found {first}.")
+        if not (isinstance(first, int) and 0 <= first <= MAX_SEED):
+            raise UsageError(f"a seed is an integer of at least 0 and below 2**63; found {first}.")
+        if first + images - 1 > MAX_SEED:
+            raise UsageError(
+                f"each of {images} images has one seed more than the one before it, and the last would have more than "
+                f"there are: {first + images - 1}.",
+                "Use a smaller seed.",
+            )
     return tuple(Draw(i, first + image) for i, first in enumerate(firsts) for image in range(images))
 
 

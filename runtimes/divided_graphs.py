@@ -7,6 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
+from artifacts.errors import UsageError
 from artifacts.manifest import GraphRecord, Manifest
 from runtimes.compute import WIDE
 from runtimes.devices import Placement
@@ -18,6 +21,9 @@ from runtimes.sessions.session_contract import GraphFormat, Session, SessionFact
 from runtimes.sessions.temporary_weights import TemporaryWeights
 from runtimes.staged_run import StagedGraph
 from runtimes.stages import staging
+
+MOST_ASKED = 64
+"""Parts that a graph is run in where their size was asked for. Each is opened in every call."""
 
 
 class DividedGraphs:
@@ -52,6 +58,9 @@ class DividedGraphs:
 
         Args:
             division: what memory takes of the graph; None for all of it.
+
+        Raises:
+            UsageError: it would be in more than `MOST_ASKED` parts.
         """
         files = (f.size for f in self._manifest.files if f.path.startswith(f"{record.folder}/"))
         asked = self._max_part is not None and sum(files) > self._max_part
@@ -70,6 +79,12 @@ class DividedGraphs:
         parts = cut(structure, most)
         if len(parts) < 2:
             return None
+        if self._max_part is not None and len(parts) > MOST_ASKED:
+            raise UsageError(
+                f"{record.folder} would run in {len(parts)} parts of {decimal(self._max_part)}; "
+                f"at most {MOST_ASKED} are opened.",
+                f"Name a larger part: --max-part {-(-2 * weights // MOST_ASKED)}",
+            )
 
         def opened(part: bytes, narrow: Collection[str]) -> Session:
             return self._open_part(part, model_file, device, compute, narrow)

@@ -10,6 +10,7 @@ from typing import Any
 
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
+from artifacts.units import whole_number
 
 MAX_DEPTH = 64
 """Lists and objects in each other, in a value of an option."""
@@ -183,12 +184,13 @@ def parse_size(size: str | int | tuple[int, int] | None) -> tuple[int, int] | No
     """
     if size is None:
         return None
-    parts = f"{size}".lower().split("x") if isinstance(size, (str, int)) else list(map(str, size))
+    parts = list(map(str, size)) if isinstance(size, (tuple, list)) else f"{size}".lower().split("x")
     if len(parts) == 1:
         parts *= 2
-    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+    sides = [whole_number(part) for part in parts]
+    if len(sides) != 2 or not all(sides):
         raise UsageError(f"a size is written WIDTHxHEIGHT; found '{size}'.", "For instance: --size 512x512")
-    return int(parts[0]), int(parts[1])
+    return sides[0] or 0, sides[1] or 0
 
 
 def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str) -> None:

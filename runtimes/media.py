@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.units import whole_number
 from runtimes.generate_options import parse_value, parsed_json
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def animation(path: Path) -> list[Image]:
 def _pictures(path: Path) -> Iterator[Image]:
     from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no file of a picture but a folder, a pipe or a device.")
     Image.init()  # Not each build of Pillow has all of them.
     try:
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
@@ -179,8 +182,11 @@ def folder(path: Path) -> list[Image]:
 
 def _natural(file: Path) -> list[tuple[int, str]]:
     """ "frame-10" after "frame-9"."""
-    parts = re.split(r"(\d+)", file.name.lower())
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    parts = re.split(r"([0-9]{1,18})", file.name.lower())
+    numbers = [whole_number(part) for part in parts]
+    return [
+        (0, part) if number is None else (number, "") for part, number in zip(parts, numbers, strict=True)
+    ]
 
 
 def video(path: Path) -> list[Image]:

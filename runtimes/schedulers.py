@@ -13,9 +13,12 @@ from typing import Any
 from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError, UsageError
 from runtimes.generate_options import parse_value
+from runtimes.pipeline_parts import MAX_TIMESTEPS
+from runtimes.resource_limits import bounded
 
 # Commas in brackets belong to a value, such as a list of betas.
 _OPTION = re.compile(r"\s*([^=,\[\]]+?)\s*=\s*((?:\[[^\]]*\]|[^,\[\]])*)\s*(?:,|$)")
+_OTHER_VALUES = "Give its options other values, or none: --scheduler CLASS"
 _PYTHON = {"True": True, "False": False, "None": None}
 
 
@@ -63,10 +66,14 @@ def make_scheduler(pipeline: Any, text: str) -> Any:
     cls = _scheduler_class(name, own)
     _check_options(cls, options)
     try:
-        return cls.from_config(own.config, **options)
-    except (TypeError, ValueError, NotImplementedError, AttributeError, ImportError) as error:
+        with bounded(f"{name} with these options"):
+            return cls.from_config(own.config, **options)
+    except LatentcError as error:
+        raise UsageError(error.message, _OTHER_VALUES) from error
+    except Exception as error:  # Dozens of classes, whose constructors refuse options in as many ways.
         raise UsageError(
-            f"{name} cannot be made with the configuration of {_name(own)}: {first_lines(error)}"
+            f"{name} cannot be made with the configuration of {_name(own)}: {first_lines(error)}",
+            _OTHER_VALUES,
         ) from error
 
 
@@ -104,6 +111,11 @@ def _check_options(cls: type, options: Mapping[str, Any]) -> None:
                 f"{cls.__name__} has no option '{option}' (it has: {', '.join(known)}).",
                 f"Did you mean '{near[0]}'?" if near else "",
             )
+        for figure in _figures(value):
+            if abs(figure) > MAX_TIMESTEPS:
+                raise UsageError(
+                    f"the option '{option}' of {cls.__name__} is {figure}; it is at most {MAX_TIMESTEPS}."
+                )
         default = known[option].default
         if value is None or default is None or default is inspect.Parameter.empty:
             continue
@@ -118,6 +130,17 @@ def _check_options(cls: type, options: Mapping[str, Any]) -> None:
             continue
         if not right:
             raise UsageError(f"the option '{option}' of {cls.__name__} is {kind}; found {value!r}.")
+
+
+def _figures(value: Any) -> Iterator[int]:
+    """The whole numbers of a value: they size tables."""
+    pending = [value]
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, int):
+            yield inner
+        elif isinstance(inner, (list, dict)):
+            pending += inner if isinstance(inner, list) else inner.values()
 
 
 @contextmanager

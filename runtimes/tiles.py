@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange, GraphSpec, Manifest, TensorSpec
+from artifacts.units import whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,9 +62,10 @@ def parse_tile(tile: str | int) -> Tiling:
         return Tiling()
     if text == OFF:
         return Tiling(mode="off")
-    if isinstance(tile, bool) or not (text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
+    side = None if isinstance(tile, bool) else whole_number(text)
+    if side is None or not 0 < side < 10**6:
         raise UsageError(f"a tile is auto, off or a number of pixels; found '{tile}'.", _HINT)
-    return Tiling(mode="on", side=int(text), slices=True)
+    return Tiling(mode="on", side=side, slices=True)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -22,8 +23,8 @@ from rich.filesize import decimal
 from artifacts.verification import open_artifact
 from bench.markdown_tables import table as markdown_table
 from bench.project.campaign_kinds import KINDS, QUICK
-from bench.project.campaign_tallies import Ledger, Tally, Wrong
-from bench.project.campaign_trials import KINDS_TABLE, TrialProcess
+from bench.project.campaign_tallies import Ledger, Tally
+from bench.project.campaign_trials import KINDS_TABLE, Outcome, TrialProcess, kinds_of
 
 
 def run(
@@ -36,7 +37,7 @@ def run(
     work: Path | None = None,
     table: str = KINDS_TABLE,
 ) -> dict[str, Tally]:
-    """Kind -> what became of its trials.
+    """Kind -> what became of its trials. Each kind has the same time, not the same number.
 
     Args:
         trials: of each kind.
@@ -50,22 +51,28 @@ def run(
     """
     plan = {"artifact": str(artifact.absolute()), "seed": seed}
     ledger = Ledger(kinds, plan, work)
-    with TrialProcess(artifact, seed, kinds, table, keep) as process:
-        try:
-            for trial in range(trials):
-                for kind, tally in ledger.tallies.items():
-                    is_done = trial < tally.counts.total()
-                    if is_done or (deadline is not None and time.monotonic() >= deadline):
-                        continue
-                    outcome = process.attempt(kind, trial)
-                    tally.counts[outcome.counted] += 1
-                    tally.seconds = max(tally.seconds, outcome.seconds)
-                    tally.memory = max(tally.memory, outcome.memory)
-                    if outcome.counted == "wrong":
-                        tally.wrong.append(Wrong(kind, trial, outcome.change, outcome.text))
-                    ledger.step(trials)
-        finally:
-            ledger.save()
+    known = kinds_of(table)
+    spent = dict.fromkeys(ledger.tallies, 0.0)
+    with ExitStack() as stack:
+        processes = {
+            heavy: stack.enter_context(TrialProcess(artifact, seed, names, table, keep))
+            for heavy in (False, True)
+            if (names := [kind for kind in ledger.tallies if known[kind].heavy == heavy])
+        }
+        stack.callback(ledger.save)
+        while deadline is None or time.monotonic() < deadline:
+            waiting = [kind for kind, tally in ledger.tallies.items() if tally.counts.total() < trials]
+            if not waiting:
+                break
+            kind, begun = min(waiting, key=spent.__getitem__), time.monotonic()
+            tried = ledger.tallies[kind].counts.total()
+
+            def count(outcome: Outcome, kind: str = kind) -> None:
+                ledger.count(kind, outcome, trials)
+
+            row = range(tried, min(tried + known[kind].row, trials))
+            processes[known[kind].heavy].attempt(kind, row, count)
+            spent[kind] += time.monotonic() - begun
     return ledger.tallies
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Kind:
         seconds: that a trial may take.
         memory: bytes that the process may hold in a trial, its libraries among them.
         processes: whether the trial starts processes and writes beside the copy; else it may do neither.
+        heavy: whether libraries of models are imported: such trials have a process of their own.
+        row: trials that are tried one after the other before another kind has its turn.
     """
 
     change: Change
@@ -48,6 +51,8 @@ class Kind:
     seconds: float = SLOW
     memory: int = MEMORY
     processes: bool = False
+    heavy: bool = False
+    row: int = 1
 
 
 def manifest_bits(root: Path, rng: random.Random) -> str:
@@ -176,18 +181,29 @@ def _publishing(change: Change) -> Kind:
     return Kind(change, publishing.publish_and_look, damage=False, seconds=SLOW_PROCESSES, processes=True)
 
 
+def _loaded(change: Change) -> Kind:
+    return Kind(change, load_and_open, damage=False, heavy=True)
+
+
+def _captured(change: Change) -> Kind:
+    return Kind(change, capture_model, damage=False, model=True, heavy=True)
+
+
 KINDS = {
-    "manifest, damaged": Kind(manifest_bits, read_manifest, damage=True),
-    "manifest, forged": Kind(manifest_tree, open_artifact, damage=False),
-    "file, damaged": Kind(file_damage, open_artifact, damage=True),
-    "manifest, forged and loaded": Kind(manifest_tree, load_and_open, damage=False),
-    "file, forged and loaded": Kind(forged_file, load_and_open, damage=False),
-    "hostile, with right hashes": Kind(_hostile, load_and_open, damage=False),
-    "model, changed": Kind(changed_model, capture_model, damage=False, model=True),
-    "model, hostile": Kind(_hostile_model, capture_model, damage=False, model=True),
-    "killed while it publishes": _publishing(publishing.killed),
-    "killed while it replaces": _publishing(publishing.killed_replacing),
-    "disk full while it publishes": _publishing(publishing.full_disk),
+    "manifest, damaged": Kind(manifest_bits, read_manifest, damage=True, row=200),
+    "manifest, forged": Kind(manifest_tree, open_artifact, damage=False, row=100),
+    "file, damaged": Kind(file_damage, open_artifact, damage=True, row=20),
+    "manifest, forged and loaded": _loaded(manifest_tree),
+    "file, forged and loaded": _loaded(forged_file),
+    "hostile, with right hashes": _loaded(_hostile),
+    "model, changed": _captured(changed_model),
+    "model, hostile": _captured(_hostile_model),
 }
 QUICK = tuple(KINDS)[:3]
 """Those that import no library of models."""
+if hasattr(os, "fork"):
+    KINDS |= {
+        "killed while it publishes": _publishing(publishing.killed),
+        "killed while it replaces": _publishing(publishing.killed_replacing),
+        "disk full while it publishes": _publishing(publishing.full_disk),
+    }

@@ -1,24 +1,25 @@
 """Trials of publishing: a process that writes an artifact is killed at a random moment, or its disk becomes full.
 
-`python -m bench.project.campaign_publishing ARTIFACT OUT` is that process: it publishes a copy of an artifact through
-the work folder that a compile writes through.
+That process is a fork, which need not start anew: it publishes a copy of an artifact through the work folder that a
+compile writes through.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from artifacts.errors import LatentcError
 from artifacts.foreseen import foreseen
@@ -41,7 +42,6 @@ class _End:
     seconds: float
 
 
-_READY = "ready"
 _ROOM_AGAIN = 1 << 30
 """Bytes of a disk that has room again."""
 
@@ -111,40 +111,54 @@ def _look(out: Path, must_be_there: bool) -> None:
 def _published(
     root: Path, out: Path, force: bool, kill_at: float | None = None, limit: int | None = None
 ) -> _End:
-    """Runs the process.
+    """Publishes in a fork of this process.
 
     Args:
-        kill_at: seconds after it began to write; None for never.
+        kill_at: seconds after it began; None for never.
         limit: bytes that a file may have; None for any number.
 
     Raises:
         RuntimeError: it ended neither well nor with one message.
     """
-    words = [sys.executable, "-m", __name__, str(root), str(out)]
-    words += ["--force"] * force
-    words += [] if limit is None else ["--limit", str(limit)]
-    search = os.pathsep.join(str(folder) for folder in sys.path if folder)
-    with subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": search},
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        start = time.monotonic()
-        if kill_at is not None:
-            time.sleep(kill_at)
-            child.kill()
-        _, errors = child.communicate()
-        seconds = time.monotonic() - start
-    if kill_at is not None or child.returncode == 0:
+    manifest = read_manifest(root)
+    reading, writing = os.pipe()
+    start = time.monotonic()
+    child = os.fork()
+    if not child:
+        os.dup2(writing, sys.stderr.fileno())
+        _publish_and_exit(root, manifest, out, force, limit)
+    os.close(writing)
+    if kill_at is not None:
+        time.sleep(kill_at)
+        os.kill(child, signal.SIGKILL)
+    with open(reading, encoding="utf-8", errors="replace") as stream:
+        errors = stream.read()
+    _, status = os.waitpid(child, 0)
+    seconds, code = time.monotonic() - start, os.waitstatus_to_exitcode(status)
+    if kill_at is not None or code == 0:
         return _End("", seconds)
-    if child.returncode != 1 or not errors.startswith("Error: "):
-        raise RuntimeError(f"the process ended with {child.returncode}: {errors[-300:]}")
+    if code != 1 or not errors.startswith("Error: "):
+        raise RuntimeError(f"the process ended with {code}: {errors[-300:]}")
     return _End(errors.removeprefix("Error: ").strip(), seconds)
+
+
+def _publish_and_exit(root: Path, manifest: Manifest, out: Path, force: bool, limit: int | None) -> NoReturn:
+    """What the fork does: nothing of the process that it is a copy of ends with it."""
+    status = 70
+    try:
+        if limit is not None:
+            _limit_files(limit)
+        with foreseen():
+            _publish(root, manifest, out, force)
+        status = 0
+    except LatentcError as error:
+        print(f"Error: {error.message}", file=sys.stderr)
+        status = 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _seconds_of_a_run(root: Path) -> float:
@@ -179,30 +193,9 @@ def _disk(place: Path) -> Iterator[Any]:
             subprocess.run(["umount", str(place)], capture_output=True, check=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.project.campaign_publishing", description=__doc__)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--force", action="store_true")
-    parser.add_argument("--limit", type=int, help="bytes that a file may have")
-    options = parser.parse_args(arguments)
-    manifest = read_manifest(options.artifact)
-    print(_READY, flush=True)
-    if options.limit is not None:
-        _limit_files(options.limit)
-    try:
-        with foreseen():
-            _publish(options.artifact, manifest, options.out, options.force)
-    except LatentcError as error:
-        print(f"Error: {error.message}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def _limit_files(size: int) -> None:
     if sys.platform != "win32":
         import resource
-        import signal
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -232,7 +225,3 @@ def _publish(root: Path, manifest: Manifest, out: Path, force: bool) -> None:
                 with workspace.build(key) as building:
                     copy(parts[folder], building.folder, f"{folder}/")
         workspace.publish(keys, manifest_of, lambda folder: copy(loose, folder))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.errors import LatentcError, UsageError
+from bench.project.campaign_trials import Outcome
 
 SAVED_EVERY = 5.0
 """Seconds."""
@@ -90,8 +91,14 @@ class Ledger:
     def _done(self) -> int:
         return sum(tally.counts.total() for tally in self.tallies.values())
 
-    def step(self, trials: int) -> None:
-        """Called after each trial: saves and tells from time to time. `trials` are meant for each kind."""
+    def count(self, kind: str, outcome: Outcome, trials: int) -> None:
+        """Counts what became of a trial; saves and tells from time to time. `trials` are meant for each kind."""
+        tally = self.tallies[kind]
+        tally.counts[outcome.counted] += 1
+        tally.seconds = max(tally.seconds, outcome.seconds)
+        tally.memory = max(tally.memory, outcome.memory)
+        if outcome.counted == "wrong":
+            tally.wrong.append(Wrong(kind, outcome.trial, outcome.change, outcome.text))
         now = time.monotonic()
         if now - self._saved > SAVED_EVERY:
             self.save()

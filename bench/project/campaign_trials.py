@@ -15,9 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -32,12 +30,9 @@ from artifacts.worker import Worker, WorkerEnded, serving
 from artifacts.worker_loop import tell
 from bench.project.audit_watch import AuditWatch, note_classes
 from bench.project.campaign_kinds import Kind, built_in_model, capture_model, load_and_open
+from bench.project.campaign_watch import Watcher
 from bench.project.working_copy import WorkingCopy
 
-_STOP_AT = 2
-"""Times the memory of a trial at which the process is ended, before the machine has none left."""
-_LOOK_EVERY = 0.5
-"""Seconds."""
 _TRACES = "traces.txt"
 KINDS_TABLE = "bench.project.campaign_kinds:KINDS"
 
@@ -47,22 +42,29 @@ class Outcome:
     """What became of a trial.
 
     Attributes:
+        trial: its number.
         counted: "typed" (a `LatentcError`), "taken" (it works) or "wrong".
         change: what was changed.
         text: why it is wrong.
         seconds: that it took.
         memory: the most bytes that the process held; 0 where others were started, which are not measured.
+        is_late: whether the time that it took is what is wrong.
     """
 
+    trial: int
     counted: str
     change: str
     text: str = ""
     seconds: float = 0.0
     memory: int = 0
+    is_late: bool = False
 
 
 class Trials:
-    """What the process does: answers each job {"kind", "trial"} with an `Outcome`'s fields."""
+    """What the process does: a job {"kind", "trials": [first, end]} is a row of trials, up to the first that is wrong.
+
+    Told are {"change"} when a trial begins, and an `Outcome`'s fields when it has ended.
+    """
 
     def __init__(self, artifact: Path, place: Path, seed: int, table: dict[str, Kind]) -> None:
         """Copies, imports what there is to import by using what is sound, and begins to listen.
@@ -97,18 +99,32 @@ class Trials:
             self._traces = (place / _TRACES).open("w", encoding="utf-8")
             faulthandler.register(signal.SIGUSR1, file=self._traces, all_threads=True)
 
-    def __call__(self, line: str) -> dict[str, Any]:
+    def __call__(self, line: str) -> None:
         job = json.loads(line)
-        kind, copy = self._kinds[job["kind"]], self._copies[self._kinds[job["kind"]].model]
+        for trial in range(*job["trials"]):
+            outcome = self._tried(job["kind"], trial)
+            tell(outcome)
+            if outcome["counted"] == "wrong":
+                return  # The copy stays as it is, to be kept.
+
+    def _tried(self, name: str, trial: int) -> dict[str, Any]:
+        kind = self._kinds[name]
+        copy = self._copies[kind.model]
         copy.restore()
-        change = kind.change(copy.root, random.Random(f"{self._seed} {job['kind']} {job['trial']}"))
+        change = kind.change(copy.root, random.Random(f"{self._seed} {name} {trial}"))
         tell({"change": change})
         before = _forget_peak()
         counted, text = self._used(kind, copy.root)
         peak = _peak()
         if peak > kind.memory and peak > before:
             counted, text = "wrong", f"the process held {decimal(peak)}"
-        return {"counted": counted, "change": change, "text": text, "memory": 0 if kind.processes else peak}
+        return {
+            "trial": trial,
+            "counted": counted,
+            "change": change,
+            "text": text,
+            "memory": 0 if kind.processes else peak,
+        }
 
     def _used(self, kind: Kind, root: Path) -> tuple[str, str]:
         self._pipelines.clear()
@@ -126,10 +142,16 @@ class Trials:
         return ("wrong", "; ".join(faults)[:600]) if faults else outcome
 
 
+def kinds_of(table: str) -> dict[str, Kind]:
+    """The kinds that a table has: "module:attribute" of a mapping from their names."""
+    module, _, attribute = table.partition(":")
+    kinds: dict[str, Kind] = getattr(import_module(module), attribute)
+    return kinds
+
+
 def trials(artifact: str, place: str, seed: str, table: str, *names: str) -> Trials:
     """What `artifacts.worker_loop` serves."""
-    module, _, attribute = table.partition(":")
-    kinds = getattr(import_module(module), attribute)
+    kinds = kinds_of(table)
     return Trials(Path(artifact), Path(place), int(seed), {name: kinds[name] for name in names})
 
 
@@ -151,54 +173,77 @@ class TrialProcess:
             table: "module:attribute" of a mapping from names to `Kind`.
             keep: where copies of what went wrong are put; None for nowhere.
         """
-        module, _, attribute = table.partition(":")
-        self._kinds: dict[str, Kind] = getattr(import_module(module), attribute)
+        self._kinds = kinds_of(table)
         self._artifact, self._seed, self._table, self._names = artifact.absolute(), seed, table, tuple(kinds)
         self._keep = keep
-        self._running: tuple[Worker, _Watcher] | None = None
+        self._running: tuple[Worker, Watcher] | None = None
 
-    def attempt(self, kind: str, trial: int) -> Outcome:
-        """One trial: a copy is changed and used.
+    def attempt(self, kind: str, trials: range, count: Callable[[Outcome], None]) -> None:
+        """Copies are changed and used, one after the other, until one of them is wrong.
+
+        A trial that takes too long is tried once more, alone: the machine may have stood still. The second time counts.
+
+        Args:
+            trials: numbers without a step.
+            count: is given each outcome, once.
 
         Raises:
             WorkerError: the process cannot begin.
         """
-        worker, watcher = self._started()
-        change = ""
+        wrong = self._asked(kind, trials, count)
+        if wrong is not None and wrong.is_late:
+            wrong = self._asked(kind, range(wrong.trial, wrong.trial + 1), count)
+        if wrong is not None:
+            count(wrong)
 
-        def begin(event: Any) -> None:
-            nonlocal change
-            change = event["change"]
-            watcher.begin(self._kinds[kind])
+    def _asked(self, kind: str, trials: range, count: Callable[[Outcome], None]) -> Outcome | None:
+        """The first outcome that is wrong, which is not counted; None where all are right."""
+        worker, watcher = self._started()
+        trial, change, wrong = trials.start, "", None
+
+        def hear(event: Any) -> None:
+            nonlocal trial, change, wrong
+            if wrong is not None:
+                return  # It was too late; the process is ended, and may have begun the next one.
+            if "counted" not in event:
+                change = event["change"]
+                watcher.begin(self._kinds[kind])
+                return
+            outcome = _timed(Outcome(**event), watcher)
+            if outcome.counted == "wrong":
+                wrong = outcome
+                if outcome.is_late:
+                    watcher.kill()
+            else:
+                count(outcome)
+                trial, change = trial + 1, ""
 
         has_ended = False
         try:
-            outcome = Outcome(**worker.ask({"kind": kind, "trial": trial}, begin))
+            worker.ask({"kind": kind, "trials": [trials.start, trials.stop]}, hear)
         except WorkerEnded as error:
-            if not change:
-                raise
-            outcome, has_ended = Outcome("wrong", change, error.message[-300:]), True
-        seconds, fault = watcher.end()
-        outcome = replace(outcome, seconds=seconds)
-        if fault:
-            outcome = replace(outcome, counted="wrong", text=fault)
-        if outcome.counted == "wrong" and self._keep is not None:
-            self._save(self._keep, kind, trial, outcome)
-        if has_ended or fault:
+            has_ended = True
+            if wrong is None:
+                if not change:
+                    raise
+                wrong = _timed(Outcome(trial, "wrong", change, error.message[-300:]), watcher)
+        if wrong is not None and self._keep is not None:
+            self._save(self._keep, kind, wrong)
+        if has_ended or watcher.has_killed:
             self.close()
-        return outcome
+        return wrong
 
-    def _started(self) -> tuple[Worker, _Watcher]:
+    def _started(self) -> tuple[Worker, Watcher]:
         if self._running is None:
             self._place = Path(tempfile.mkdtemp(prefix="latentc-campaign-")).resolve()
             words = (str(self._artifact), str(self._place), str(self._seed), self._table, *self._names)
             worker = Worker(serving(f"{__name__}:trials", *words))
-            self._running = worker, _Watcher(worker, self._place / _TRACES)
+            self._running = worker, Watcher(worker, self._place / _TRACES)
         return self._running
 
-    def _save(self, keep: Path, kind: str, trial: int, outcome: Outcome) -> None:
+    def _save(self, keep: Path, kind: str, outcome: Outcome) -> None:
         holder = self._place / ("model" if self._kinds[kind].model else "artifact")
-        place = keep / f"{kind.replace(', ', '-').replace(' ', '-')}-{self._seed}-{trial}"
+        place = keep / f"{kind.replace(', ', '-').replace(' ', '-')}-{self._seed}-{outcome.trial}"
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
         with contextlib.suppress(shutil.Error, OSError):  # Links that lead nowhere.
@@ -223,100 +268,13 @@ class TrialProcess:
         self.close()
 
 
-class _Watcher:
-    """Watches a process from a thread; ends it when a trial takes too long or too much memory.
-
-    Time that the process waits for a processor, which others have, is not counted, where the system tells of it. The
-    waits of all threads are added: a trial of several threads may have taken longer than is said.
-    """
-
-    def __init__(self, worker: Worker, traces: Path) -> None:
-        """
-        Args:
-            traces: the file that the process writes its stacks to when it is asked to.
-        """
-        self._worker, self._traces = worker, traces
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._since: float | None = None
-        self._waited = self._waited_before = 0.0
-        self._fault = ""
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def begin(self, kind: Kind) -> None:
-        """A trial begins."""
-        with self._lock:
-            self._since, self._kind, self._fault = time.monotonic(), kind, ""
-            self._waited = self._waited_before = -1.0
-
-    def end(self) -> tuple[float, str]:
-        """The trial has ended; returns how many seconds it took and what was wrong with that."""
-        with self._lock:
-            if self._since is None:
-                return 0.0, ""
-            seconds, self._since = self._taken(), None
-            if not self._fault and seconds > self._kind.seconds:
-                self._fault = f"took {seconds:.1f} seconds"
-            return seconds, self._fault
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._closed.set()
-        self._thread.join()
-
-    def _taken(self) -> float:
-        """Seconds of the trial, without those that the process waited for a processor."""
-        assert self._since is not None
-        return time.monotonic() - self._since - (self._waited - self._waited_before)
-
-    def _look(self) -> None:
-        while not self._closed.wait(_LOOK_EVERY):
-            with self._lock:
-                if self._since is None or self._fault:
-                    continue
-                self._waited = _waited(self._worker.pid)
-                if self._waited_before < 0:
-                    self._waited_before = self._waited
-                held = _resident(self._worker.pid)
-                if self._taken() > self._kind.seconds:
-                    self._fault = f"took more than {self._kind.seconds:g} seconds{self._calls()}"
-                elif held > _STOP_AT * self._kind.memory:
-                    self._fault = f"the process held {decimal(held)}{self._calls()}"
-                if self._fault:
-                    self._worker.kill()
-
-    def _calls(self) -> str:
-        """Where the process is: its innermost calls."""
-        if not hasattr(signal, "SIGUSR1"):
-            return ""
-        with contextlib.suppress(OSError):
-            os.kill(self._worker.pid, signal.SIGUSR1)
-            time.sleep(_LOOK_EVERY)
-            lines = self._traces.read_text(encoding="utf-8").splitlines()
-            first = next((at for at, line in enumerate(lines) if line.startswith("Current thread")), -1)
-            calls = [line.strip() for line in lines[first + 1 : first + 7]]
-            return f", in {' < '.join(calls)}" if calls else ""
-        return ""
-
-
-def _waited(pid: int) -> float:
-    """Seconds that the threads of a process have waited for a processor, together; 0 where nobody tells."""
-    nanoseconds = 0
-    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):  # A thread that has ended.
-            nanoseconds += int(file.read_text(encoding="ascii").split()[1])
-    return nanoseconds / 1e9
-
-
-def _resident(pid: int) -> int:
-    """Bytes that the process holds now."""
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
+def _timed(outcome: Outcome, watcher: Watcher) -> Outcome:
+    """An outcome with the time that it took, and what the watcher says against it."""
+    seconds, fault = watcher.end()
+    outcome = replace(outcome, seconds=seconds)
+    if fault is None:
+        return outcome
+    return replace(outcome, counted="wrong", text=fault.text, is_late=fault.is_late)
 
 
 def _peak() -> int:

@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from artifacts import named_files
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from compiler.capture.capture import Capture
@@ -146,7 +147,7 @@ def load(file: Path) -> Recipe:
         import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
 
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        data = tomllib.loads(named_files.read_text(file))
         return _checked(Recipe.model_validate(data))
     except OSError as error:
         raise LatentcError(f"cannot read the recipe {file}: {error.strerror}.") from error

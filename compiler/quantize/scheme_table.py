@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from artifacts.errors import UsageError
 from artifacts.registry import Registry
+from artifacts.units import whole_number
 from compiler.quantize.scheme import Scheme, SchemeOptions
 
 ENTRY_POINTS = "latentc.schemes"
@@ -72,8 +73,8 @@ def _value(scheme: str, key: str, value: object, kind: type) -> Any:
     text = str(value).lower()
     if kind is bool and text in _TRUE + _FALSE:
         return text in _TRUE
-    if kind is int and text.isdigit():
-        return int(text)
+    if kind is int and (number := whole_number(text)) is not None:
+        return number
     if kind is str:
         return text
     raise UsageError(f"{scheme}:{key}={value}: expected {'yes or no' if kind is bool else 'a whole number'}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from artifacts import named_files
 from artifacts.errors import LatentcError
 from artifacts.progress import Progress, silent
 from compiler.snapshot.diff import Change, diff
@@ -17,7 +18,7 @@ def read(file: Path) -> Snapshot:
         LatentcError: it cannot be read, or is none.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = named_files.read_text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise LatentcError(
             f"{file} cannot be read: {error}", f"Write it: latentc graph snapshot MODEL -o {file}"

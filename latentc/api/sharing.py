@@ -43,14 +43,15 @@ def bom(artifact: File, output: File | None = None) -> str:
     Raises:
         LatentcError: there is no artifact, the file cannot be written, or cyclonedx-python-lib is not installed.
     """
-    from artifacts.disk import write_synced
     from artifacts.manifest_reading import read_manifest
     from latentc.bill_of_materials import bill_of_materials
+    from latentc.pictures import whole_file
 
     with foreseen():
         text = bill_of_materials(read_manifest(Path(artifact).absolute()))
         if output is not None:
-            write_synced(Path(output), text.encode())
+            with whole_file(Path(output)) as partial:
+                partial.write_bytes(text.encode())
     return text
 
 

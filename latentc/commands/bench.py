@@ -48,7 +48,7 @@ Examples:
 @drawing_option("steps", "Denoising steps.", default=20, show_default=True)
 @click.option(
     "--seeds",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 10_000),
     default=4,
     show_default=True,
     metavar="N",
@@ -65,7 +65,7 @@ Examples:
 @accelerate_option(f"{ACCELERATE} A reference makes all its calls.")
 @click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     metavar="N",
     help="Threads of each inference. [default: each chooses]",
 )

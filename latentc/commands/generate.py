@@ -76,7 +76,7 @@ Examples:
 @click.option(
     "--prompts",
     "prompt_file",
-    type=click.File("r", encoding="utf-8-sig"),
+    type=click.Path(allow_dash=True),
     metavar="FILE",
     help="Read prompts from a file, one on each line; - is stdin.",
 )
@@ -142,7 +142,7 @@ Examples:
 )
 @click.option(
     "--fps",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteType(0.01, 1000),
     metavar="NUMBER",
     help="Frames a second of the video's file. [default: the pipeline's, or 10]",
 )
@@ -195,7 +195,7 @@ def command(
     artifact: str,
     prompts: tuple[str, ...],
     output: str,
-    prompt_file: Any,
+    prompt_file: str | None,
     negative: str | None,
     weighted: bool,
     image: str | None,
@@ -352,24 +352,25 @@ def command(
         show.as_json(written)
 
 
-def _prompts(texts: tuple[str, ...], file: Any, needed: bool) -> list[str | None]:
+def _prompts(texts: tuple[str, ...], file: str | None, needed: bool) -> list[str | None]:
     if texts and file is not None:
         raise click.UsageError("Prompts come from the command line or from --prompts, not from both.")
-    prompts: list[str | None] = [*texts] if file is None else _lines(file)
-    if file is not None and not prompts:
-        raise click.UsageError(f"{file.name} holds no prompt.")
+    prompts: list[str | None] = [*texts] if file is None else [*_read(file)]
     if not prompts and needed:
         raise click.UsageError("generate needs a PROMPT, or --prompts FILE.")
     return prompts or [None]
 
 
-def _lines(file: Any) -> list[str | None]:
-    try:
-        return [line.strip() for line in file if line.strip()]
-    except UnicodeDecodeError as error:
-        raise click.UsageError(
-            f"{file.name} is not UTF-8 text: {error.reason}, byte 0x{error.object[error.start]:02x}. Save it as UTF-8."
-        ) from None
+def _read(file: str) -> tuple[str, ...]:
+    from pathlib import Path
+
+    from artifacts.named_files import read_all
+    from bench import prompts
+
+    if file != "-":
+        return prompts.read(Path(file))
+    what = "standard input"
+    return prompts.parse(read_all(click.get_binary_stream("stdin"), what), what)
 
 
 def _quantized_again(weights: Sequence[WeightRecord]) -> str:

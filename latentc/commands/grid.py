@@ -131,10 +131,13 @@ def command(
         "seed": seed,
         "size": None if size is None else "{}x{}".format(*size),
         "scheduler": scheduler,
-        **{
-            name: media.value(text, f"--arg {name}") for name, text in assignments(arguments, "--arg").items()
-        },
     }
+    for name, text in assignments(arguments, "--arg").items():
+        if name in base or name in grids.OBJECTS:
+            option = "--negative" if name == "negative_prompt" else f"--{name}"
+            instead = f": use {option}" if name in base else ""
+            raise click.BadParameter(f"'{name}' cannot be given so{instead}.", param_hint="'--arg'")
+        base[name] = media.value(text, f"--arg {name}")
     warnings = Warnings()
     wanted = grids.Grid(tuple(grids.Axis.parse(text) for text in (x, y, z) if text is not None), base)
 
@@ -164,7 +167,7 @@ class _Telling:
         self._pipeline = pipeline
         self._warnings = warnings
 
-    def generate(self, prompt: str | None = None, **options: Any) -> Any:
+    def generate(self, /, prompt: str | None = None, **options: Any) -> Any:
         result = self._pipeline.generate(prompt, **options)
         self._warnings.tell(result.flaws)
         return result

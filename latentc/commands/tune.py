@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import COMPUTE, CountsType, compute_option, device_option, json_option
+from latentc.params import COMPUTE, CountsType, FiniteType, compute_option, device_option, json_option
 
 if TYPE_CHECKING:
     from artifacts.manifest import Manifest
@@ -25,7 +25,7 @@ Examples:
 @click.argument("artifact", type=click.Path())
 @click.option(
     "--min-psnr",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteType(min=0, min_open=True),
     default=45.0,
     show_default=True,
     metavar="DB",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from artifacts import named_files
 from artifacts.errors import UsageError
 from latentc.serving.api_error import ApiError
 
@@ -42,7 +43,7 @@ class Keys:
             UsageError: it cannot be read, another line, a short key, or a name or key twice.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = named_files.read_text(path).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"the file of keys {path} cannot be read: {getattr(error, 'strerror', '') or error}."

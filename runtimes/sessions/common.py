@@ -14,12 +14,14 @@ from artifacts.error_text import first_lines
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
 from artifacts.processors import limit
+from artifacts.units import whole_number
 from runtimes.sessions.session_contract import Device, Refused, Session
 
 if TYPE_CHECKING:
     import numpy as np
 
 THREADS = "LATENTC_THREADS"
+MOST_THREADS = 1024
 
 # Of what a vendor says.
 _LINES = 6
@@ -42,17 +44,19 @@ def threads() -> int | None:
     machine's: the vendor chooses.
 
     Raises:
-        UsageError: the variable is not a positive integer.
+        UsageError: the variable is not a positive integer, or more than `MOST_THREADS`.
     """
     text = os.environ.get(THREADS, "")
     if not text:
         preferred, most = _preferred.get(), limit()
         return most if preferred is None else preferred if most is None else min(preferred, most)
-    if not text.isdigit() or int(text) < 1:
+    count = whole_number(text)
+    if count is None or not 1 <= count <= MOST_THREADS:
         raise UsageError(
-            f"{THREADS} must be a positive integer; found '{text}'.", f"For instance: {THREADS}=4"
+            f"{THREADS} must be a positive integer of at most {MOST_THREADS}; found '{text}'.",
+            f"For instance: {THREADS}=4",
         )
-    return int(text)
+    return count
 
 
 def choose(device: str, devices: Sequence[Device], target: str, install: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.progress import Event, Progress
+from artifacts.units import whole_number
 from targets.graph.model_copy import copy_of
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ def parse_fixed(text: str) -> dict[str, int]:
     fixed: dict[str, int] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, value = part.partition("=")
-        if not name.strip() or not value.strip().isdigit() or int(value) < 1:
+        size = whole_number(value)
+        if not name.strip() or not size:
             raise UsageError(
                 f"fixed dimensions are written name=size, with commas between them; found '{part}'.",
                 "For instance: batch=2,height=64",
             )
-        fixed[name.strip()] = int(value)
+        fixed[name.strip()] = size
     return fixed
 
 

@@ -26,6 +26,7 @@ def test_parse() -> None:
     [
         ("psnr", "is no gate", "psnr<30"),
         ("psnr=30", "is no gate", ""),
+        ("psnr<1e999", "is no gate", ""),
         ("psnr<-1", "is no gate", ""),
         ("pnsr<30", "no metric 'pnsr'", "Did you mean 'psnr'?"),
         ("psnr<30x5", "is no gate", ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +89,9 @@ def test_axes(text: str, option: str, values: tuple[Any, ...]) -> None:
         ("steps=4,,8", "empty value"),
         ("steps=four", "'four' is no value of 'steps'; expected a whole number"),
         ("guidance=high", "expected a number"),
+        ("guidance=nan", "expected a number"),
+        ("strength=1e999", "expected a number"),
+        ("image=a.png", "is no axis: its values are no texts"),
         ("steps=4,4", "names a value twice"),
     ],
 )
@@ -103,6 +107,9 @@ def test_wrong_grids(artifact: str) -> None:
         wanted(artifact, "steps=1", "guidance=1", "seed=1", "size=8")
     with pytest.raises(UsageError, match="needs an ARTIFACT"):
         wanted(None, "steps=1")
+    many = ",".join(map(str, range(101)))
+    with pytest.raises(UsageError, match="of 10,201 pictures is too large"):
+        wanted(artifact, f"seed={many}", f"eta={many}")
 
 
 def test_every_cell_is_drawn_once_and_lies_where_its_labels_say(artifact: str, tmp_path: Path) -> None:
@@ -157,6 +164,17 @@ def test_a_damaged_picture_is_drawn_again(artifact: str, tmp_path: Path, damage:
     (tmp_path / "grid" / cells[0].file).write_bytes(damage)
     run(asked, tmp_path / "grid", brush)
     assert [call["steps"] for call in brush.calls] == [1]
+
+
+def test_a_picture_without_its_times_is_drawn_again(artifact: str, tmp_path: Path) -> None:
+    asked, brush = wanted(artifact, "steps=1"), Brush()
+    (cell,) = run(asked, tmp_path / "grid", Brush())
+    file = tmp_path / "grid" / cell.file
+    with Image.open(file) as picture:
+        parameters = json.loads(picture.text["latentc"])  # type: ignore[attr-defined]
+        pictures.write(picture, file, {picture_grid.KEY: parameters[picture_grid.KEY]})
+    run(asked, tmp_path / "grid", brush)
+    assert len(brush.calls) == 1
 
 
 def test_another_prompt_or_another_artifact_in_the_same_folder_is_drawn_anew(

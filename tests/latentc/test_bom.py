@@ -50,6 +50,17 @@ def test_a_bill(latentc: Any, tmp_path: Path, source: Source) -> None:
     assert set(depends["dependsOn"]) == set(parts)
 
 
+def test_where_it_is_written(latentc: Any, tmp_path: Path, source: Source, monkeypatch) -> None:
+    made(tmp_path / "out", source=source)
+    monkeypatch.chdir(tmp_path)
+    for place in ("", ".", tmp_path / "out" / "latentc.json" / "x", tmp_path / "none" / "x"):
+        ended = latentc("bom", tmp_path / "out", "-o", place)
+        assert ended.code == 1 and "cannot be written" in ended.err
+    longest = tmp_path / ("n" * 250 + ".json")
+    assert latentc("bom", tmp_path / "out", "-o", longest).code == 0
+    assert json.loads(longest.read_text("utf-8"))["bomFormat"] == "CycloneDX"
+
+
 def test_what_was_not_measured_has_no_figure(tmp_path: Path, source: Source) -> None:
     manifest = made(tmp_path / "out", source=source.model_copy(update={"license": "flux-1-dev"}))
     graph = manifest.graphs[0].model_copy(update={"evidence": (Evidence(check="not measured", reason="x"),)})

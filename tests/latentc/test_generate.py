@@ -45,7 +45,7 @@ class Fake:
     def close(self) -> None:
         self.closed = True
 
-    def generate(self, prompt: str | None, **given: Any) -> SimpleNamespace:
+    def generate(self, /, prompt: str | None, **given: Any) -> SimpleNamespace:
         given.pop("progress", None)
         self.calls.append({"prompt": prompt, **given})
         seed = 40 if given["seed"] is None else given["seed"]
@@ -212,6 +212,10 @@ def test_prompts_from_a_file(latentc, fake, tmp_path):
         ([], "generate needs a PROMPT, or --prompts FILE"),
         (["a", "--prompts", "p.txt"], "not from both"),
         (["--prompts", "empty.txt"], "empty.txt holds no prompt"),
+        (["--prompts", "latin.txt"], "latin.txt is not UTF-8 text: invalid continuation byte, byte 0xe9"),
+        (["--prompts", "none.txt"], "none.txt cannot be read: No such file"),
+        (["--prompts", "."], "cannot be read: "),
+        (["a", "--fps", "nan"], "no finite number"),
         (["a", "--mask", "m.png"], "--mask needs --image"),
         (["a", "--strength", "0.5"], "--strength needs --image"),
         (["a", "--strength", "1.5", "--image", "m.png"], "not in the range"),
@@ -225,6 +229,7 @@ def test_prompts_from_a_file(latentc, fake, tmp_path):
 def test_wrong_requests_exit_2_before_any_work(latentc, fake, tmp_path, args, message):
     (tmp_path / "p.txt").write_text("a")
     (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "latin.txt").write_bytes("un caf\xe9 rouge".encode("latin-1"))
     ended = latentc("generate", "out", *args)
     assert ended.code == 2
     assert message in " ".join(ended.err.split())

@@ -38,6 +38,12 @@ def test_how_far_forecasts_may_be_off_is_an_axis(latentc, fake):
     assert ended.code == 2 and "off, auto or a tolerance of at least 0; found '-1'" in ended.err
 
 
+def test_an_axis_of_any_name_reaches_the_pipeline(latentc, fake):
+    """Which says that it has none of it."""
+    assert latentc("grid", "out", "--prompt", "a", "--x", "self=1").code == 0
+    assert [call["self"] for call in fake.calls] == [1]
+
+
 def test_flaws_are_warned_of_once(latentc, fake):
     fake.flaws = (Flaw("black", (0,), "", "the picture is black.", "Compile it again."),)
     ended = latentc("grid", "out", "--prompt", "a", "--x", "seed=0,1")
@@ -54,6 +60,10 @@ def test_flaws_are_warned_of_once(latentc, fake):
         (["out", "--x", "steps=1", "--z", "seed=1"], "--z needs --y"),
         (["--x", "steps=1"], "needs an ARTIFACT"),
         (["out", "--x", "steps=1", "--mask", "m.png"], "--mask needs --image"),
+        (["out", "--x", "steps=1", "--arg", "guidance=3"], "'guidance' cannot be given so: use --guidance"),
+        (["out", "--x", "steps=1", "--arg", "cancel=3"], "'cancel' cannot be given so"),
+        (["out", "--x", "progress=1"], "'progress' is no axis"),
+        (["out", "--x", f"eta={'[' * 5000}"], "nested too deep"),
     ],
 )
 def test_wrong_requests(latentc, fake, args, message):

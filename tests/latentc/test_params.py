@@ -3,9 +3,11 @@ from __future__ import annotations
 import click
 import pytest
 
+from latentc.cli import COMMANDS, group
 from latentc.params import (
     AssignmentType,
     BytesType,
+    FiniteType,
     PixelsType,
     Sizes,
     SizesType,
@@ -85,3 +87,36 @@ def test_bytes(text, count):
 def test_what_is_no_size_on_disk(text):
     with pytest.raises(click.BadParameter, match="no number of bytes"):
         BytesType().convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("kind", [FiniteType(), FiniteType(0, min_open=True)])
+def test_what_is_no_finite_number_is_refused(kind, text):
+    with pytest.raises(click.BadParameter, match="no finite number|not in the range"):
+        kind.convert(text, None, None)
+
+
+def test_all_numbers_of_commands_are_finite():
+    """A range without an end, as click has it, takes NaN and infinity."""
+    for name in COMMANDS:
+        for command in flattened(group.get_command(click.Context(group), name)):
+            for parameter in command.params:
+                is_number = isinstance(parameter.type, click.types.FloatParamType)
+                assert not is_number or isinstance(parameter.type, FiniteType), (name, parameter.name)
+
+
+def flattened(command):
+    """A command, or those in a group."""
+    return command.commands.values() if isinstance(command, click.Group) else [command]
+
+
+def test_help_says_no_range_where_there_is_none():
+    @click.command()
+    @click.option("--scale", type=FiniteType(), help="How much.")
+    @click.option("--share", type=FiniteType(0, 1), help="How much of it.")
+    def command(scale, share):
+        """A command."""
+
+    text = command.get_help(click.Context(command))
+    assert "None" not in text
+    assert "[0.0<=x<=1.0]" in text or "[0<=x<=1]" in text

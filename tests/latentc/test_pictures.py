@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from artifacts.errors import UsageError
+from artifacts.errors import LatentcError, UsageError
 from latentc import pictures
 from runtimes import media
 
@@ -41,11 +42,46 @@ def test_only_png_is_written(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["{seed}.png", "{.png", "{}.png", "{index.real.x}.png", "{index:q}.png", "{0}.png"]
+    "name",
+    [
+        "{seed}.png",
+        "{.png",
+        "{}.png",
+        "{index.real.x}.png",
+        "{index:q}.png",
+        "{0}.png",
+        "{index.real}.png",
+        "{index!r}.png",
+        "{index:>99999999999}.png",
+        "{index:099999999999}.png",
+        "{index:f}.png",
+    ],
 )
 def test_other_braces_are_refused(tmp_path, name):
     with pytest.raises(UsageError, match="only {index} may stand in braces"):
         pictures.template(str(tmp_path / name), 1)
+
+
+def test_a_disk_that_takes_nothing_is_one_message(tmp_path, monkeypatch):
+    """Neither does it let anything be removed."""
+
+    def refused(self, *args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with (
+        pytest.raises(LatentcError, match=r"out\.gif cannot be written: Read-only file system"),
+        pictures.whole_file(tmp_path / "out.gif") as partial,
+    ):
+        refused(partial)
+
+
+def test_a_name_as_long_as_the_disk_takes(tmp_path):
+    path = tmp_path / f"{'n' * 251}.gif"
+    with pictures.whole_file(path) as partial:
+        assert partial.suffix == ".gif"
+        partial.write_bytes(b"a picture")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_missing_folder_is_told_before_any_work(tmp_path):

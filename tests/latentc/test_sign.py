@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -173,6 +174,9 @@ def test_keys_that_are_none(out, keys, tmp_path):
         koblitz: "is no private key to sign with",
         hidden: "is encrypted",
     }
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        expected |= {tmp_path / "pipe": "is a named pipe", Path("/dev/zero"): "is a device"}
     for key, words in expected.items():
         with pytest.raises(LatentcError, match=words):
             artifact_signature.sign(artifact, key)
@@ -184,6 +188,9 @@ def test_keys_that_are_none(out, keys, tmp_path):
         rsa_public: "is no public key",
     }.items():
         assert words in refusal(out, key).message
+    if hasattr(os, "mkfifo"):
+        with pytest.raises(LatentcError, match="signature .* is a named pipe"):
+            artifact_signature.check(artifact, keys[1], tmp_path / "pipe")
 
 
 def test_damaged_artifacts_are_not_signed(latentc, out, keys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import random
 import struct
 import warnings
@@ -138,6 +139,14 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=f"{name} {says}"):
         media.read(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_a_device_and_a_folder_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png", Path(os.devnull)):
+        with pytest.raises(UsageError, match="is no file of a picture"):
+            media.picture(path, "RGB")
 
 
 def test_an_array_that_would_run_code_is_refused(tmp_path):

@@ -173,6 +173,8 @@ def test_another_scheduler_for_one_call_only(compiled: Compiled) -> None:
         ({"size": (32, 8)}, "compiled for a height of 16 to 64; found a height of 8"),
         ({"size": "big"}, "a size is written WIDTHxHEIGHT; found 'big'"),
         ({"images": 0}, "at least one image"),
+        ({"images": 10**9}, "at most 10,000 images"),
+        ({"images": 2, "seed": 2**63 - 1}, "the last would have more than there are"),
         ({"seed": -1}, "a seed is an integer of at least 0"),
     ],
 )

@@ -69,6 +69,10 @@ def test_options_change_the_scheduler_and_the_rest_is_the_models(compiled: Compi
         ("EulerDiscreteScheduler:use_karras_sigmas=yes", "is true or false; found 'yes'", ""),
         ("EulerDiscreteScheduler:beta_start=small", "is a number; found 'small'", ""),
         ("EulerDiscreteScheduler:timestep_spacing=3", "is a text; found 3", ""),
+        ("EulerDiscreteScheduler:num_train_timesteps=0", "cannot be (made|used) .*", ""),
+        ("EulerDiscreteScheduler:num_train_timesteps=-5", "cannot be made .*non-negative", "other values"),
+        ("EulerDiscreteScheduler:num_train_timesteps=1000000000000", "is 1000000000000; it is at most", ""),
+        ("EulerDiscreteScheduler:trained_betas=[1, 1000000000000]", "is 1000000000000; it is at most", ""),
         ("DPMSolverMultistepScheduler:algorithm_type=magic", "cannot be made .*magic is not implemented", ""),
         (
             "EulerDiscreteScheduler:use_karras_sigmas=true,use_exponential_sigmas=true",

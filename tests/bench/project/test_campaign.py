@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -193,11 +194,12 @@ def test_one_that_was_stopped_goes_on(
 ) -> None:
     tried: list[int] = []
 
-    def attempt(self: TrialProcess, kind: str, trial: int) -> Outcome:
-        tried.append(trial)
-        if len(tried) == 3:
-            raise KeyboardInterrupt
-        return Outcome("taken", "nothing", seconds=trial, memory=1)
+    def attempt(self: TrialProcess, kind: str, trials: range, count: Callable[[Outcome], None]) -> None:
+        for trial in trials:
+            tried.append(trial)
+            if len(tried) == 3:
+                raise KeyboardInterrupt
+            count(Outcome(trial, "taken", "nothing", seconds=trial, memory=1))
 
     monkeypatch.setattr(TrialProcess, "attempt", attempt)
     monkeypatch.setattr(campaign_tallies, "TOLD_EVERY", 0.0)
@@ -214,6 +216,32 @@ def test_one_that_was_stopped_goes_on(
     work.write_text("[]", encoding="utf-8")
     with pytest.raises(LatentcError, match="no campaign's results"):
         campaign.run(artifact, 5, kinds=kinds, work=work)
+
+
+@pytest.mark.parametrize("again", ["typed", "wrong"])
+def test_what_was_late_once_is_tried_again_alone(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    """The machine may have stood still: the second time counts."""
+    asked: list[range] = []
+
+    def late_once(
+        self: TrialProcess, kind: str, trials: range, count: Callable[[Outcome], None]
+    ) -> Outcome | None:
+        asked.append(trials)
+        if len(asked) == 1:
+            count(Outcome(0, "typed", "nothing"))
+            return Outcome(1, "wrong", "nothing", is_late=True)
+        outcome = Outcome(1, again, "nothing", is_late=again == "wrong")
+        if again == "wrong":
+            return outcome
+        count(outcome)
+        return None
+
+    monkeypatch.setattr(TrialProcess, "_asked", late_once)
+    tally = campaign.run(artifact, 2, kinds=("file, damaged",))["file, damaged"]
+    assert asked == [range(2), range(1, 2)]
+    assert tally.counts == ({"typed": 2} if again == "typed" else {"typed": 1, "wrong": 1})
 
 
 def test_time_ends_it(artifact: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from artifacts.errors import UsageError
 from artifacts.evidence_records import MemoryUse
 from artifacts.manifest import DimRange
 from bench.project.growth import MEMORY, Growth, Held, grow
@@ -95,6 +96,16 @@ def test_a_denoiser_in_parts_draws_the_same_picture(artifact: Path, compute: str
         expected = drawn(whole, size=(64, 64))
     with load(artifact, compute=compute, cache=False, max_part="4M") as parts:
         np.testing.assert_array_equal(drawn(parts, size=(64, 64)), expected)
+
+
+@pytest.mark.slow
+def test_thousands_of_parts_are_refused(artifact: Path) -> None:
+    with load(artifact, cache=False, max_part="1K") as parts, pytest.raises(UsageError) as refused:
+        drawn(parts, size=(64, 64))
+    assert "at most 64 are opened" in refused.value.message
+    larger = refused.value.hint.rpartition(" ")[2]
+    with load(artifact, cache=False, max_part=int(larger)) as parts:
+        drawn(parts, size=(64, 64))
 
 
 @pytest.mark.slow
