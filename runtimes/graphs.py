@@ -22,8 +22,9 @@ from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
 from runtimes.divided_graphs import DividedGraphs
 from runtimes.graph_caches import GraphCaches
+from runtimes.graph_memory import Division, GraphMemory
 from runtimes.graph_opening import GraphOpener
-from runtimes.memory_plan import Division, GraphMemory, MemoryPlan, memory_plan
+from runtimes.memory_plan import MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
 from runtimes.sessions.file_constants import Replaced
