@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 DIVISIONS = (2, 3, 4, 6, 8, 12, 16)
@@ -43,6 +43,7 @@ class GraphMemory:
             graph computes within is not in them.
         cuts: for each of `DIVISIONS`, the bytes of weights of the parts that the graph's file is cut into; empty where
             they are not known, and are taken to be equal.
+        inputs: of `largest`, the elements that are of inputs; 0 where there are none.
     """
 
     graph: str
@@ -54,6 +55,7 @@ class GraphMemory:
     least: int
     measured: bool
     cuts: tuple[tuple[int, ...], ...] = ()
+    inputs: int = 0
 
     def call(self, elements: int) -> int:
         """Bytes of a call: on the line through the two calls that it lies between, or through the last two; not less
@@ -66,6 +68,10 @@ class GraphMemory:
                 slope = (after.bytes - before.bytes) / max(1, after.elements - before.elements)
                 return max(first.bytes, round(before.bytes + slope * (elements - before.elements)))
         return last.bytes
+
+    def for_call(self, inputs: int) -> GraphMemory:
+        """The same for a call of inputs with so many elements, for each of which there are as many outputs."""
+        return replace(self, largest=self.largest * inputs // self.inputs) if self.inputs else self
 
     @property
     def total(self) -> int:

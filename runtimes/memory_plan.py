@@ -208,8 +208,18 @@ def memory_plan(
             continue
         calls = tuple(CallSize(call.elements, call.anonymous) for call in use.calls)
         cuts = use.cuts if len(use.cuts) == len(DIVISIONS) else ()
+        inputs = sum(math.prod(_shape(spec, dims)) for spec in graph.inputs)
         graphs[graph.folder] = GraphMemory(
-            graph.folder, use.opening, use.anonymous, use.file_backed, calls, largest, least, True, cuts
+            graph.folder,
+            use.opening,
+            use.anonymous,
+            use.file_backed,
+            calls,
+            largest,
+            least,
+            measured=True,
+            cuts=cuts,
+            inputs=inputs,
         )
         held.append(use.process)
     return MemoryPlan(graphs, budget, max(held) if process else 0)

@@ -238,6 +238,7 @@ def test_memory_that_vanishes_closes_graphs_and_then_is_one_line(
 ) -> None:
     free = {"bytes": 10**9}
     monkeypatch.setattr(module, "available", lambda: free["bytes"])
+    monkeypatch.setattr(module, "BESIDE", 0)
     pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
     pool.open("text_encoder")
     free["bytes"] = 700  # The other 300 are the text encoder's.
@@ -255,6 +256,7 @@ def test_memory_that_vanished_since_is_one_line_before_a_picture_is_begun(
 ) -> None:
     free = {"bytes": 10**9}
     monkeypatch.setattr(module, "available", lambda: free["bytes"])
+    monkeypatch.setattr(module, "BESIDE", 0)
     pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
     pool.check_memory()
     pool.open("unet")
@@ -264,6 +266,27 @@ def test_memory_that_vanished_since_is_one_line_before_a_picture_is_begun(
     assert not pool.held_sessions()
     with pytest.raises(LatentcError, match="needs .* of memory at least, and 5 B are free now"):
         pool.check_memory()
+
+
+def test_where_memory_has_vanished_a_small_picture_is_drawn_and_a_large_one_is_not(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "available", lambda: 800)
+    monkeypatch.setattr(module, "BESIDE", 100)
+    with pytest.raises(LatentcError, match="'vae_decoder' needs 1.7 kB of memory at least, and 800 B are"):
+        call_decoder(4, 32)
+    call_decoder(1, 8)
+    monkeypatch.setattr(module, "BESIDE", 720)
+    with pytest.raises(LatentcError, match="'vae_decoder' needs 8.. B of memory"):
+        call_decoder(1, 8)
+
+
+def call_decoder(batch: int, cells: int) -> None:
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
+    try:
+        pool.run("vae_decoder", {"sample": np.zeros((batch, 4, cells, cells), np.float32)})
+    finally:
+        pool.close()
 
 
 def test_a_budget_that_holds_no_graph_says_the_smallest() -> None:
