@@ -8,6 +8,16 @@ from pydantic import Field, model_validator
 
 from artifacts.strict_record import Count, Figure, Record, Share
 
+MOST_PARTS = 64
+"""Of a graph, that a manifest may tell of: what is computed of them takes the square of their number."""
+
+
+Cuts = Annotated[
+    tuple[Annotated[tuple[Count, ...], Field(min_length=1, max_length=MOST_PARTS)], ...],
+    Field(max_length=MOST_PARTS),
+]
+"""Bytes of weights of a graph's parts, for one number of parts after the other."""
+
 
 class CallMemory(Record):
     """What one call of an open graph took.
@@ -31,6 +41,8 @@ class MemoryUse(Record):
         anonymous: those that remained. file_backed: of mapped files, which the system can drop and read again.
         calls: those that were made, from the smallest to the largest.
         process: bytes of no file that the process held before, libraries and all.
+        cuts: bytes of weights of the parts that the graph is cut into, for more and more parts
+            (`runtimes.graph_memory.DIVISIONS`); empty where that is not known.
     """
 
     opening: Count
@@ -38,6 +50,7 @@ class MemoryUse(Record):
     file_backed: Count
     calls: tuple[CallMemory, ...] = ()
     process: Count = 0
+    cuts: Cuts = ()
 
 
 class Evidence(Record):

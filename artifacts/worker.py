@@ -57,7 +57,15 @@ class WorkerError(LatentcError):
 
 
 class WorkerEnded(WorkerError):
-    """The process ended before it answered."""
+    """The process ended before it answered.
+
+    Attributes:
+        out_of_memory: whether it ended as systems end a process that they have no memory for.
+    """
+
+    def __init__(self, message: str, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
 
 
 class Worker:
@@ -110,7 +118,8 @@ class Worker:
                 raise WorkerError(**message["failure"])
             else:
                 return message["answer"]
-        raise WorkerEnded(self._last_words(process))
+        status = process.wait()
+        raise WorkerEnded(self._last_words(status), ended_for_memory(status))
 
     def tell(self, message: Any) -> None:
         """Sends a message to the work under way (`artifacts.worker_loop.hear`), from any thread, where any runs."""
@@ -174,8 +183,7 @@ class Worker:
             process.stdin.write(line + "\n")
             process.stdin.flush()
 
-    def _last_words(self, process: subprocess.Popen[str]) -> str:
-        status = process.wait()
+    def _last_words(self, status: int) -> str:
         self._said.seek(0)
         lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
         return "\n".join([f"its process {ending(status)} before it answered.", *lines[-_LAST_WORDS:]])
@@ -215,6 +223,15 @@ def command(entry: str, *arguments: str) -> list[str]:
         arguments: its `sys.argv[1:]`.
     """
     return [sys.executable, "-c", _START.format(path=_search_path()), entry, *arguments]
+
+
+def ended_for_memory(status: int) -> bool:
+    """Whether a process that ended so may have been ended for its memory.
+
+    Args:
+        status: as `subprocess.Popen.returncode` has it.
+    """
+    return status == -9 or status in _NO_MEMORY  # SIGKILL
 
 
 def ending(status: int) -> str:

@@ -14,10 +14,10 @@ from artifacts.manifest import GraphRecord, Manifest
 from runtimes.compute import WIDE
 from runtimes.devices import Placement
 from runtimes.graph_caches import GraphCaches
-from runtimes.memory_plan import Division
-from runtimes.parts_session import PartsSession, cut
+from runtimes.graph_memory import Division
+from runtimes.parts_session import PartsSession, cut, kept, most_of
 from runtimes.sessions.onnx_format import format_of
-from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory
+from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory, Structure
 from runtimes.sessions.temporary_weights import TemporaryWeights
 from runtimes.staged_run import StagedGraph
 from runtimes.stages import staging
@@ -73,7 +73,7 @@ class DividedGraphs:
         structure = form.structure(model_file)
         weights = structure.weight_bytes
         most = min(
-            weights if division is None else -(-weights // division.parts),
+            weights if division is None else most_of(weights, division.parts),
             weights if self._max_part is None else self._max_part,
         )
         parts = cut(structure, most)
@@ -89,8 +89,12 @@ class DividedGraphs:
         def opened(part: bytes, narrow: Collection[str]) -> Session:
             return self._open_part(part, model_file, device, compute, narrow)
 
-        stay_open = None if division is None else int(weights * division.kept)
-        return PartsSession(model_file, form, structure, parts, record, opened, device, stay_open)
+        keeps = None
+        if division is not None:
+            made = tuple(part.weights for part in parts)
+            # Parts that the plan did not know get the share of the weights that it reckoned with.
+            keeps = division.kept if made == division.weights else kept(parts, int(weights * division.share))
+        return PartsSession(model_file, form, structure, parts, record, opened, device, keeps)
 
     def _file(self, record: GraphRecord, device: str, compute: str) -> Path:
         """The file that parts are opened of."""
@@ -135,6 +139,16 @@ class DividedGraphs:
 def dividing(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
     """The format of the factory's files, if the factory opens parts of them."""
     return format_of(factory, model_file) if hasattr(factory, "open_part") else None
+
+
+def opened_structure(
+    factory: SessionFactory, form: GraphFormat, model_file: Path, device: str, compute: str
+) -> Structure:
+    """The structure of the file that is opened in the place of `model_file`; no file is written."""
+    tell: Any = getattr(factory, "structure_to_open", None)
+    if tell is None:
+        return form.structure(model_file)
+    return tell(model_file, device, compute)  # type: ignore[no-any-return]
 
 
 def opened_file(

@@ -13,7 +13,7 @@ from artifacts.processors import processors
 from runtimes.devices import Placement
 from runtimes.divided_graphs import DividedGraphs
 from runtimes.graph_caches import GraphCaches
-from runtimes.memory_plan import Division
+from runtimes.graph_memory import Division
 from runtimes.sessions.common import preferred_threads
 from runtimes.sessions.exact_sizes import sized
 from runtimes.sessions.file_constants import Replaced, TakesConstants

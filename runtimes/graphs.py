@@ -22,8 +22,9 @@ from runtimes.compute import AUTO, check_asked
 from runtimes.devices import Asked, Placement
 from runtimes.divided_graphs import DividedGraphs
 from runtimes.graph_caches import GraphCaches
+from runtimes.graph_memory import Division, GraphMemory
 from runtimes.graph_opening import GraphOpener
-from runtimes.memory_plan import Division, GraphMemory, MemoryPlan, memory_plan
+from runtimes.memory_plan import MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
 from runtimes.sessions.file_constants import Replaced
@@ -32,6 +33,9 @@ from runtimes.tiles import Layout, Scaling, Tiling, fitting, parts
 
 if TYPE_CHECKING:
     import numpy as np
+
+BESIDE = 48 << 20
+"""Bytes that a picture takes beside its graphs: tensors between their calls, and code that is first used."""
 
 
 class Graphs:
@@ -208,27 +212,37 @@ class Graphs:
         if self._closed:
             raise LatentcError("the pipeline is closed.", "Load the artifact again.")
 
-    def _session(self, graph: str) -> Session:
-        """The graph's session, opened if need be; its lock is held."""
+    def _session(self, graph: str, inputs: Mapping[str, np.ndarray] | None = None) -> Session:
+        """The graph's session, opened if need be; its lock is held.
+
+        Args:
+            inputs: what it is called with; None where that is not known yet.
+        """
         self._used[graph] = next(self._calls)
         if graph not in self._sessions:
-            self._make_room(graph)
+            self._make_room(graph, inputs)
             self._progress(Event(f"opening {graph}", 0, None))
             self._sessions[graph] = self._opener.open(self._records[graph], self._division)
             self._progress(Event(f"opening {graph}", 1, 1))
         self._check_open()
         return self._sessions[graph]
 
-    def _make_room(self, graph: str) -> None:
-        """Closes graphs as the plan says before `graph` is opened; one that another thread uses stays open."""
+    def _make_room(self, graph: str, inputs: Mapping[str, np.ndarray] | None = None) -> None:
+        """Closes graphs as the plan says before `graph` is opened; one that another thread uses stays open.
+
+        Raises:
+            LatentcError: memory has vanished since, and the call does not fit.
+        """
         opened = sorted(self._sessions, key=lambda folder: self._used.get(folder, -1))
         closing = self._plan_now().to_close(graph, tuple(opened))
         for folder in closing:
             self._free(folder)
         if closing:
             release()  # Allocators keep what was freed, and the next graph wants it in other pieces.
-        memory = self.plan.graphs[graph]
+        memory = self._smallest.graphs[graph]
         if self._budget is not None and memory.measured:
+            if inputs is not None:
+                memory = memory.for_call(sum(array.size for array in inputs.values()))
             _require(memory, available())
 
     def check_memory(self) -> None:
@@ -269,7 +283,7 @@ class Graphs:
             return session.run({name: array for name, array in inputs.items() if name in session.inputs})
 
         try:
-            return attempt(self._session(graph))
+            return attempt(self._session(graph, inputs))
         except Refused as refusal:
             device, *others = self._placement.candidates(graph) or (None,)
             if device is None or not others or not self._placement.may_move(graph, refusal):
@@ -345,9 +359,10 @@ class Graphs:
 
 
 def _require(memory: GraphMemory, free: int) -> None:
-    """Raises LatentcError where the graph needs more than is free."""
-    if memory.smallest > free:
+    """Raises LatentcError where the graph, and the picture beside it, need more than is free."""
+    needed = memory.smallest + BESIDE
+    if needed > free:
         raise LatentcError(
-            f"'{memory.graph}' needs {size(memory.smallest)} of memory at least, and {size(free)} are free now.",
+            f"'{memory.graph}' needs {size(needed)} of memory at least, and {size(free)} are free now.",
             "Close other programs, or compile the model with fewer bits: --quantize int8",
         )

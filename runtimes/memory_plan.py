@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,113 +12,8 @@ from artifacts.evidence_records import MemoryUse
 from artifacts.manifest import GraphRecord, Manifest, TensorSpec
 from artifacts.units import parse_bytes, size
 from runtimes.generate_options import check_range
+from runtimes.graph_memory import DIVISIONS, CallSize, Division, GraphMemory
 from runtimes.tiles import Scaling, scaling_of
-
-MOST_PARTS = 16
-"""Parts that a graph is cut into at most: what crosses between is copied, and those that close are opened again."""
-
-ENOUGH_KEPT = 0.5
-"""The share of a graph from which more parts are not better: at each cut a narrow type may round otherwise than within
-(Stable Diffusion 1.5's size in bf16: 5 parts draw the whole graph's picture, 16 one that is 43 dB from it)."""
-
-PARTS_CALL = 1.2
-"""What a call takes in parts, for each byte that it takes whole: values that cross lie beside what a part keeps."""
-
-WHOLE_VALUES = 3
-"""A call in tiles takes the WHOLE_VALUES-th of a whole call: values between its stages are whole."""
-
-
-@dataclass(frozen=True)
-class CallSize:
-    """What a call of so many elements, inputs and outputs together, takes beside the open graph, in bytes."""
-
-    elements: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class GraphMemory:
-    """What one graph needs while it is open, in bytes of no file.
-
-    Attributes:
-        opening: at most while it is opened. opened: what remains of it.
-        mapped: of files that stay mapped, which the system can drop and read again.
-        calls: those that are known, the smallest first.
-        largest: elements of the largest call of the plan. least: of the smallest that it can be divided into.
-        measured: whether these were measured; else they are derived from file sizes and declared shapes, and what a
-            graph computes within is not in them.
-    """
-
-    graph: str
-    opening: int
-    opened: int
-    mapped: int
-    calls: tuple[CallSize, ...]
-    largest: int
-    least: int
-    measured: bool
-
-    def call(self, elements: int) -> int:
-        """Bytes of a call: on the line through the two calls that it lies between, or through the last two; not less
-        than those of the smallest that is known."""
-        first, last = self.calls[0], self.calls[-1]
-        if len(self.calls) == 1:
-            return max(last.bytes, last.bytes * elements // max(1, last.elements))
-        for before, after in itertools.pairwise(self.calls):
-            if elements <= after.elements or after is last:
-                slope = (after.bytes - before.bytes) / max(1, after.elements - before.elements)
-                return max(first.bytes, round(before.bytes + slope * (elements - before.elements)))
-        return last.bytes
-
-    @property
-    def total(self) -> int:
-        """Bytes of opening and the largest call."""
-        return max(self.opening, self.opened + self.call(self.largest))
-
-    @property
-    def divided(self) -> int:
-        """The same where calls are divided as far as they can be."""
-        whole, least = self.call(self.largest), self.call(self.least)
-        return max(self.opening, self.opened + max(least, whole // WHOLE_VALUES))
-
-    @property
-    def smallest(self) -> int:
-        """The same where the graph runs in parts, too; what was not measured does not."""
-        in_parts = self.opening // MOST_PARTS + round(self.call(self.largest) * PARTS_CALL)
-        return min(self.divided, in_parts) if self.measured else self.divided
-
-    def division(self, room: int) -> Division:
-        """The fewest parts that can all stay open within so many bytes; else the fewest of which enough can."""
-        left = room - round(self.call(self.largest) * PARTS_CALL)
-        for parts in range(2, MOST_PARTS + 1):
-            if (self.opened * (parts - 1) + self.opening) // parts <= left:
-                return Division(parts, 1.0)
-        # All that opening takes beyond what is left of it is of one part at a time.
-        for parts in range(2, MOST_PARTS + 1):
-            most = (left - self.opening // parts) / max(1, self.opened)
-            if most >= ENOUGH_KEPT:
-                break
-        return Division(parts, min(1.0, max(0.0, most)))
-
-
-@dataclass(frozen=True)
-class Division:
-    """How a graph runs in parts.
-
-    Attributes:
-        parts: how many of equal weights. kept: the share of the weights that stays open from call to call; the other
-            parts are opened one at a time.
-    """
-
-    parts: int
-    kept: float
-
-    def opened(self, memory: GraphMemory) -> int:
-        """Bytes that are open at most, beside a call; a part stays open whole or not at all."""
-        if self.kept >= 1:
-            return memory.opened
-        whole = math.floor(self.kept * self.parts)
-        return memory.opened * whole // self.parts + memory.opening // self.parts
 
 
 @dataclass(frozen=True)
@@ -174,16 +68,25 @@ class MemoryPlan:
 
     @property
     def taken(self) -> int | None:
-        """Bytes that a process takes that follows the plan: more than its way's least where more parts stay open."""
+        """Bytes that a process takes at most that draws one picture and follows the plan; None where nothing fits."""
         if self.way is None:
             return None
-        divided = [0]
-        for folder, memory in self.graphs.items():
-            division = self.division(folder)
-            if division is not None:
-                call = round(memory.call(memory.largest) * PARTS_CALL)
-                divided.append(self.process + division.opened(memory) + call)
-        return max(self.way.bytes, *divided)
+        opened: list[str] = []
+        most = 0
+        for folder in self.graphs:
+            closed = self.to_close(folder, tuple(opened))
+            opened = [other for other in opened if other not in closed]
+            most = max(most, self._alone(folder) + sum(self.graphs[other].total for other in opened))
+            opened.append(folder)
+        return self.process + most
+
+    def _alone(self, folder: str) -> int:
+        """Bytes of one graph as it runs by the plan."""
+        memory, division = self.graphs[folder], self.division(folder)
+        if division is not None:
+            return division.bytes(memory)
+        fits = self.budget is None or memory.total <= self.budget - self.process
+        return memory.total if fits else memory.divided
 
     @property
     def together(self) -> int:
@@ -304,8 +207,19 @@ def memory_plan(
             graphs[graph.folder] = GraphMemory(graph.folder, files, files, 0, calls, largest, least, False)
             continue
         calls = tuple(CallSize(call.elements, call.anonymous) for call in use.calls)
+        cuts = use.cuts if len(use.cuts) == len(DIVISIONS) else ()
+        inputs = sum(math.prod(_shape(spec, dims)) for spec in graph.inputs)
         graphs[graph.folder] = GraphMemory(
-            graph.folder, use.opening, use.anonymous, use.file_backed, calls, largest, least, True
+            graph.folder,
+            use.opening,
+            use.anonymous,
+            use.file_backed,
+            calls,
+            largest,
+            least,
+            measured=True,
+            cuts=cuts,
+            inputs=inputs,
         )
         held.append(use.process)
     return MemoryPlan(graphs, budget, max(held) if process else 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.manifest import GraphSpec, TensorSpec
 from artifacts.resident import release
+from runtimes.graph_memory import DIVISIONS
 from runtimes.sessions.common import check_run, give_back
 from runtimes.sessions.session_contract import GraphFormat, Session, Structure
 
@@ -79,6 +80,19 @@ def cut(structure: Structure, most: int) -> tuple[GraphPart, ...]:
         parts.append(GraphPart(tuple(read), tuple(outputs), sum(structure.weights[name] for name in own)))
         start = end + 1
     return tuple(parts)
+
+
+def weights_of_cuts(structure: Structure) -> tuple[tuple[int, ...], ...]:
+    """Bytes of weights of the parts that a graph is cut into, for each of `DIVISIONS`."""
+    weights = structure.weight_bytes
+    return tuple(
+        tuple(part.weights for part in cut(structure, most_of(weights, parts))) for parts in DIVISIONS
+    )
+
+
+def most_of(weights: int, parts: int) -> int:
+    """Bytes of weights that one of so many parts has at most."""
+    return -(-weights // parts)
 
 
 def _chained(structure: Structure) -> frozenset[str]:
@@ -182,14 +196,14 @@ class PartsSession:
         graph: GraphSpec,
         opened: Callable[[bytes, Collection[str]], Session],
         device: str,
-        stay_open: int | None = None,
+        keeps: Collection[int] | None = None,
     ) -> None:
         """
         Args:
             graph: whose inputs and outputs these are.
             opened: opens a part; the names are of its inputs and outputs that may cross in the type that they are
                 computed in.
-            stay_open: bytes of weights of parts that stay open from call to call; None for the first `KEPT` parts.
+            keeps: positions of the parts that stay open from call to call; None for the first `KEPT`.
         """
         self.device = device
         self.inputs: Mapping[str, TensorSpec] = {
@@ -201,7 +215,7 @@ class PartsSession:
         self._name = graph.folder
         self._opened = opened
         self._parts = tuple(parts)
-        self._keeps = frozenset(range(KEPT)) if stay_open is None else kept(parts, stay_open)
+        self._keeps = frozenset(range(KEPT) if keeps is None else keeps)
         self._narrow = {name for part in parts for name in part.inputs} - {
             *structure.inputs,
             *wide_values(structure),

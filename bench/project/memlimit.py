@@ -23,9 +23,7 @@ from artifacts.resident import Watch
 
 MIB = 1 << 20
 # The child enters its group before it becomes the command, so that nothing of the command runs outside.
-_ENTER = (
-    "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execvp(sys.argv[2], sys.argv[2:])"
-)
+ENTER = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execvp(sys.argv[2], sys.argv[2:])"
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,27 @@ class Group:
         """A process that writes its id here is in the group."""
         return self.folder / ("tasks" if self.version == 1 else "cgroup.procs")
 
+    def lower(self, room: int) -> None:
+        """Sets the limit to what its processes hold, files that the system can drop left out, and so many bytes more.
+
+        Raises:
+            LatentcError: the kernel does not reclaim as much.
+        """
+        limit, usage, cached = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
+            if self.version == 1
+            else ("memory.max", "memory.current", ("active_file", "inactive_file"))
+        )
+        for _ in range(50):
+            held = int((self.folder / usage).read_text())
+            counts = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
+            try:
+                self._write(limit, held - sum(int(counts[name]) for name in cached) + room)
+                return
+            except OSError:  # Busy: pages that are being written, or that a process took meanwhile.
+                time.sleep(0.1)
+        raise LatentcError("the kernel does not reclaim what the group holds.")
+
     def peak(self) -> int | None:
         """Bytes of the whole group at most so far; None where the kernel does not tell (v2 before 5.19)."""
         file = self.folder / ("memory.max_usage_in_bytes" if self.version == 1 else "memory.peak")
@@ -144,7 +163,7 @@ def run(
     if limit is None:
         return _finish(list(command), None, env, cwd, output)
     with Group(limit) as group:
-        return _finish([sys.executable, "-c", _ENTER, str(group.entry), *command], group, env, cwd, output)
+        return _finish([sys.executable, "-c", ENTER, str(group.entry), *command], group, env, cwd, output)
 
 
 def _finish(

@@ -14,9 +14,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from artifacts.units import size
 from bench import markdown_tables
 from bench.project import memlimit, peers
 from bench.project.full_size.make import make
-from bench.project.full_size.published import PUBLISHED
+from bench.project.full_size.published import PUBLISHED, Architecture
 from bench.project.memlimit import MIB, Usage
 from runtimes.memory_plan import memory_plan
 
@@ -53,6 +54,8 @@ class Case:
         quantize: as `latentc compile --quantize`; empty for none.
         limits: of the process that draws, in MiB, each for a picture of its own.
         dtype: of the model's weights on the disk.
+        changes: to the published configs, by part, where the case is of the denoiser alone.
+        blocks: as `bench.project.full_size.make.make`, where a disk does not hold all weights.
     """
 
     model: str
@@ -61,6 +64,15 @@ class Case:
     steps: int
     limits: tuple[int, ...]
     dtype: str = "fp16"
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    blocks: int | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """What its model is made of."""
+        published = PUBLISHED[self.model]
+        parts = [replace(p, config={**p.config, **self.changes.get(p.name, {})}) for p in published.parts]
+        return replace(published, parts=tuple(parts))
 
     @property
     def name(self) -> str:
@@ -80,7 +92,15 @@ CASES = {
         Case("sd15", "", "512x512", 2, (3072, 2048)),
         Case("sd15", "int4", "512x512", 2, (2048, 1536)),
         Case("sdxl", "int8", "1024x1024", 1, (4608,)),
-        Case("flux", "int4", "512x512", 1, (6144, 4096)),
+        Case(
+            "flux",
+            "int4",
+            "512x512",
+            1,
+            (6144, 4096),
+            changes={"text_encoder_2": {"num_layers": 1}},
+            blocks=1,
+        ),
     )
 }
 
@@ -296,7 +316,7 @@ def _artifact(case: Case, work: Path, limit: int | None, tell: Callable[[str], N
     if artifact.exists():
         return model, artifact
     if not model.exists():
-        make(PUBLISHED[case.model], model, case.dtype, tell=tell)
+        make(case.architecture, model, case.dtype, blocks=case.blocks, tell=tell)
     quantized = ["--quantize", case.quantize, "--pictures", "0"] if case.quantize else ["--precision", "bf16"]
     usage = memlimit.run(
         [
@@ -318,6 +338,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[*CASES], help=f"of: {', '.join(CASES)}")
     parser.add_argument("--work", type=Path, help="keep models and artifacts here")
     parser.add_argument("--peers", action="store_true", help="measure OpenVINO GenAI and optimum-intel, too")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        action="append",
+        metavar="MIB",
+        help="in the place of the cases' own; may be repeated",
+    )
     parser.add_argument("--no-limits", action="store_true", help="measure without hard limits")
     parser.add_argument("--compile-limit", type=int, default=COMPILE_LIMIT, metavar="MIB")
     args = parser.parse_args()
@@ -329,7 +356,8 @@ def main() -> None:
         work = args.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         try:
-            for case in map(CASES.__getitem__, args.names):
+            for name in args.names:
+                case = replace(CASES[name], limits=tuple(args.limit or CASES[name].limits))
                 model, artifact = _artifact(case, work, limit, lambda line: print(line, file=sys.stderr))
                 rows += measure(case, artifact, Path(scratch), not args.no_limits)
                 if args.peers:

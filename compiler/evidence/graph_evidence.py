@@ -121,15 +121,19 @@ class Checker:
         self._worker.close()
 
     def ask(self, job: BaseModel) -> Any:
-        """The answer of the process to a job, of a graph or of pipelines.
+        """The answer of the process to a job, of a graph or of pipelines; the job after one that ended it has another.
 
         Raises:
             WorkerError: see `artifacts.worker.Worker.ask`.
         """
-        return self._worker.ask(job)
+        try:
+            return self._worker.ask(job)
+        except WorkerEnded:
+            self._worker.close()
+            raise
 
     def run(self, job: GraphCheckJob, check: str) -> tuple[Evidence, ...]:
-        """What was measured, for each type.
+        """What was measured, for each type; of a check that the system ended for its memory, what the graph takes.
 
         Raises:
             LatentcError: an output is beyond the tolerance or not finite, or the check itself failed.
@@ -137,6 +141,8 @@ class Checker:
         try:
             answer = self.ask(job)
         except WorkerError as error:
+            if isinstance(error, WorkerEnded) and error.out_of_memory:
+                return self.memory(job, error.message.splitlines()[0])
             raise LatentcError(
                 f"the check of '{job.component}.{job.method}' failed: {error.message}",
                 "Compile without it: --check none" if isinstance(error, WorkerEnded) else error.hint,

@@ -19,9 +19,10 @@ from pydantic import BaseModel
 from artifacts.call_trees import AnyLeaf
 from artifacts.manifest import GraphSpec
 from artifacts.memory import available
+from artifacts.resident import release
 from artifacts.worker_loop import Work
 from compiler.evidence.graph_evidence import Errors, GraphCheckJob
-from compiler.evidence.memory_use import WHOLE_OPENING, MemoryMeter, PartsMeter, process_memory
+from compiler.evidence.memory_use import WHOLE_OPENING, MemoryMeter, PartsMeter, process_memory, with_cuts
 from compiler.evidence.metrics import relative_error, undefined
 from runtimes.compute import AUTO, WIDE, device_of, natively, worth_measuring
 from runtimes.guard import guarded
@@ -75,6 +76,9 @@ def measure(job: GraphCheckJob) -> dict[str, Any]:
             ]
         finally:
             session.close()
+            del session
+            release()
+        memory = with_cuts(memory, factory, Path(job.model_file), job.device, kind)
         ours = [[values[spec.name] for spec in job.outputs] for values in outputs]
         errors = dict(zip((spec.name for spec in job.outputs), _worst(ours, references), strict=True))
         by_type[kind] = Errors(errors=errors, noise=noise.get(kind, 0.0), memory=memory).model_dump()
@@ -102,7 +106,7 @@ def _memory(job: GraphCheckJob, factory: SessionFactory, compute: str) -> dict[s
         session = meter.open(partial(factory.open, file, job.device, compute, None, job.built))
         try:
             meter.call(session, ends)
-            use = meter.use()
+            use = with_cuts(meter.use(), factory, file, job.device, compute)
         finally:
             session.close()
     device = device_of(factory, job.device)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import LatentcError
-from artifacts.evidence_records import CallMemory, MemoryUse
+from artifacts.evidence_records import MOST_PARTS, CallMemory, MemoryUse
 from artifacts.manifest import GraphSpec, TensorSpec
 from artifacts.memory import available
 from artifacts.resident import Peaks, Resident, Watch, release, resident
-from runtimes.divided_graphs import dividing, opened_file
-from runtimes.memory_plan import MOST_PARTS
-from runtimes.parts_session import PartsSession, cut
+from runtimes.divided_graphs import dividing, opened_file, opened_structure
+from runtimes.graph_memory import DIVISIONS
+from runtimes.parts_session import PartsSession, cut, most_of, weights_of_cuts
 from runtimes.sessions.common import give_back
 from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory
 from runtimes.sessions.temporary_weights import TemporaryWeights
@@ -105,7 +105,7 @@ class MemoryMeter:
 class PartsMeter:
     """Measures a graph in parts, opened one at a time, where memory does not take the whole of it.
 
-    What the parts take is added up, as if all stayed open; of calls the largest counts.
+    What stays of the parts is added up; of what opening and calls take beyond that, the largest counts.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class PartsMeter:
         """
         self._factory, self._graph = factory, graph
         self._file, self._device, self._compute = root / graph.model_file, device, compute
-        self._opening = self._opened = self._mapped = self._call = 0
+        self._beyond = self._opened = self._mapped = self._call = 0
 
     def use(self, points: Sequence[Mapping[str, np.ndarray]]) -> MemoryUse | None:
         """What was measured in the calls, the smallest first; None where the factory opens no parts.
@@ -137,9 +137,9 @@ class PartsMeter:
 
     def _use(self, form: GraphFormat, points: Sequence[Mapping[str, np.ndarray]]) -> MemoryUse | None:
         structure = form.structure(self._file)
-        parts = cut(structure, -(-structure.weight_bytes // MOST_PARTS))
+        parts = cut(structure, most_of(structure.weight_bytes, DIVISIONS[-1]))
         session = PartsSession(
-            self._file, form, structure, parts, self._graph, self._open, self._device, stay_open=0
+            self._file, form, structure, parts, self._graph, self._open, self._device, keeps=()
         )
         calls: list[CallMemory] = []
         before, seconds = 1, 0.0
@@ -148,7 +148,7 @@ class PartsMeter:
             inputs = {name: point[name] for name in session.inputs}
             if calls and not _affordable(_elements(inputs) / max(1, before), seconds, calls[-1].anonymous):
                 break
-            self._opening = self._opened = self._mapped = self._call = 0
+            self._beyond = self._opened = self._mapped = self._call = 0
             start = time.perf_counter()
             outputs = session.run(inputs)
             before, seconds = _elements(inputs), time.perf_counter() - start
@@ -158,11 +158,12 @@ class PartsMeter:
         if not calls:
             return None
         return MemoryUse(
-            opening=self._opening,
+            opening=self._opened + self._beyond,
             anonymous=self._opened,
             file_backed=self._mapped,
             calls=tuple(calls),
             process=process_memory(),
+            cuts=_told(weights_of_cuts(structure)),
         )
 
     def _open(self, part: bytes, narrow: Collection[str]) -> Session:
@@ -176,7 +177,7 @@ class PartsMeter:
 
     def _called(self, before: Resident, opening: int, call: int, after: Resident) -> None:
         """Counts a part: what was held before it was opened, at most meanwhile, in its call, and after that."""
-        self._opening += max(0, max(opening, call) - before.anonymous)
+        self._beyond = max(self._beyond, max(opening, call) - after.anonymous)
         self._opened += max(0, after.anonymous - before.anonymous)
         self._mapped += max(0, after.file_backed - before.file_backed)
         self._call = max(self._call, call - after.anonymous)
@@ -199,6 +200,22 @@ class _MeasuredPart:
         assert after is not None
         self._called(peaks().anonymous or 0, after)
         return outputs
+
+
+def with_cuts(
+    use: MemoryUse | None, factory: SessionFactory, model_file: Path, device: str, compute: str
+) -> MemoryUse | None:
+    """What a graph takes, and the parts that it is cut into where it runs in parts."""
+    form = dividing(factory, model_file)
+    if use is None or form is None:
+        return use
+    structure = opened_structure(factory, form, model_file, device, compute)
+    return use.model_copy(update={"cuts": _told(weights_of_cuts(structure))})
+
+
+def _told(cuts: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """The cuts, if a manifest takes as many parts."""
+    return cuts if all(0 < len(weights) <= MOST_PARTS for weights in cuts) else ()
 
 
 @cache

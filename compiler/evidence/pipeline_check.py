@@ -19,6 +19,7 @@ from artifacts.contents import Contents, Folder
 from artifacts.error_text import class_and_line
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import PipelineEvidence
+from artifacts.memory import available
 from artifacts.progress import Event, Progress, silent
 from artifacts.worker import WorkerEnded, WorkerError
 from compiler.evidence.component_calls import Difference
@@ -44,7 +45,8 @@ SMALL = 2_000_000
 
 
 def check(checker: Checker, job: PipelineJob, progress: Progress) -> tuple[PipelineEvidence, ...]:
-    """Has the process that checks graphs draw each of the artifact's tasks.
+    """Has the process that checks graphs draw each of the artifact's tasks. What the system ends for its memory is not
+    measured.
 
     Raises:
         LatentcError: the artifact does not draw what PyTorch draws, or the check itself failed.
@@ -55,6 +57,12 @@ def check(checker: Checker, job: PipelineJob, progress: Progress) -> tuple[Pipel
         known = job.model_copy(update={"scheme_tolerances": scheme_tolerances(job.manifest)})
         evidence = checker.ask(known)
     except WorkerError as error:
+        if isinstance(error, WorkerEnded) and error.out_of_memory:
+            reason = error.message.splitlines()[0]
+            return tuple(
+                PipelineEvidence(task=task, check="not measured", reason=reason)
+                for task in job.manifest.pipelines
+            )
         raise LatentcError(
             error.message
             if not isinstance(error, WorkerEnded)
@@ -137,7 +145,7 @@ def _graphs(job: PipelineJob) -> tuple[Any, str, str]:
     computes = {graph.precision if device is None else choose(asked, device, graph) for graph in graphs}
     name = "cpu" if device is None else device.name
     return (
-        Graphs(Path(job.root), job.manifest, AUTO, None, silent, asked),
+        Graphs(Path(job.root), job.manifest, AUTO, None, silent, asked, budget=available()),
         WIDE if wide else min(computes - {WIDE}, default=WIDE),
         name,
     )

@@ -14,8 +14,8 @@ from runtimes.sessions.file_constants import Replaced, StoredConstant
 from runtimes.sessions.openvino_compiling import ONLY_FP16, StoredGraph, compiled, config_of, hand_over
 from runtimes.sessions.openvino_format import IR
 from runtimes.sessions.openvino_structure import check_openvino
-from runtimes.sessions.openvino_widened import widened
-from runtimes.sessions.session_contract import Device, Session
+from runtimes.sessions.openvino_widened import widened, widened_bytes
+from runtimes.sessions.session_contract import Device, Session, Structure
 from runtimes.sessions.temporary_weights import TemporaryWeights
 from targets.openvino.file_format import FORMAT
 from targets.openvino.stored_form import EXTRA, RESULT, as_run, is_stored
@@ -123,6 +123,11 @@ class OpenVinoSessions:
 
         with opening(model_file, self.target):
             return widened(ov.Core(), model_file, compute, folder)
+
+    def structure_to_open(self, model_file: Path, device: str, compute: str) -> Structure:
+        """See `runtimes.sessions.session_contract.SessionFactory`."""
+        name = choose(device, self.devices(), self.target, INSTALL).upper()
+        return IR.structure(model_file, widened_bytes(model_file, compute) if name == "CPU" else 0)
 
     def open_part(
         self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()

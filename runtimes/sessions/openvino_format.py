@@ -65,11 +65,15 @@ class IrFormat:
                 stored[layer.attrib.get("name", "")] = StoredConstant(kind, shape, size, weights, offset)
         return stored
 
-    def structure(self, model_file: Path) -> Structure:
-        """Values are called "layer:port", by their numbers in the file; inputs and outputs by their tensor names."""
+    def structure(self, model_file: Path, widened: int = 0) -> Structure:
+        """Values are called "layer:port", by their numbers in the file; inputs and outputs by their tensor names.
+
+        Args:
+            widened: bytes of an element of weights that are opened wider than they are stored; see `IrGraph.structure`.
+        """
         if model_file.suffix == SUFFIX:
             return ONNX.structure(model_file)
-        return IrGraph(_parse(model_file)).structure()
+        return IrGraph(_parse(model_file)).structure(widened)
 
     def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """Puts a Parameter in the place of each input, and a Result behind each output."""

@@ -80,8 +80,12 @@ class IrGraph:
             for port in layer.iterfind("output/port"):
                 yield number, port
 
-    def structure(self) -> Structure:
-        """The graph's nodes; see `runtimes.sessions.session_contract.Structure`."""
+    def structure(self, widened: int = 0) -> Structure:
+        """The graph's nodes; see `runtimes.sessions.session_contract.Structure`.
+
+        Args:
+            widened: bytes for each element of the weights of `narrow_convolutions`; 0 for as the file stores them.
+        """
         own = {place: name for name, place in (*self._inputs.items(), *self._outputs.items())}
 
         def key(place: tuple[str, str]) -> str:
@@ -103,6 +107,9 @@ class IrGraph:
             for number, port in self._ports()
             if number in self._constant
         }
+        for number in self.narrow_convolutions() if widened else ():
+            place = self._sources[number][_WEIGHTS]
+            weights[key(place)] = math.prod(dim or 0 for dim in _shape(self._port(*place))) * widened
         return Structure(tuple(nodes), shapes, weights, tuple(self._inputs), tuple(self._outputs))
 
     def _bytes(self, number: str) -> int:

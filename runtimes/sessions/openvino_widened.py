@@ -29,6 +29,7 @@ _FORM = "widened-1"
 
 # Type to compute in -> IR's name of the element type, and NumPy's.
 _KINDS = {"bf16": ("bf16", "bfloat16"), "fp32": ("f32", "float32")}
+_BYTES = {"bf16": 2, "fp32": 4}
 
 _NARROW = re.compile(rb'element_type="(?:[iu]|nf|f)[1248][e"]')
 _ALIGNMENT = 64
@@ -50,7 +51,7 @@ def widened(core: Any, model_file: Path, compute: str, folder: Path) -> Path:
     if place.exists():
         return place
     text = model_file.read_bytes()
-    if compute not in _KINDS or b"FakeQuantize" in text or not _NARROW.search(text):
+    if not _may_widen(text, compute):
         return model_file
     net = ElementTree.fromstring(text)
     graph = IrGraph(net)
@@ -76,6 +77,15 @@ def widened(core: Any, model_file: Path, compute: str, folder: Path) -> Path:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return place if place.exists() else model_file
+
+
+def widened_bytes(model_file: Path, compute: str) -> int:
+    """Of each element of the weights that `widened` widens; 0 where it leaves the file as it is."""
+    return _BYTES[compute] if _may_widen(model_file.read_bytes(), compute) else 0
+
+
+def _may_widen(text: bytes, compute: str) -> bool:
+    return compute in _KINDS and b"FakeQuantize" not in text and bool(_NARROW.search(text))
 
 
 def _values(core: Any, model_file: Path, readers: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:

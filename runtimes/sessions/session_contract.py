@@ -180,7 +180,8 @@ class SessionFactory(Protocol):
 
     One that opens another file than the artifact's own, as that takes less memory, offers a method
     ``file_to_open(model_file, device, compute, folder)``, which writes it in `folder`, if it is not there, and returns
-    it; the folder is for this content and type alone. Parts are opened of that file.
+    it; the folder is for this content and type alone. Parts are opened of that file. It offers a method
+    ``structure_to_open(model_file, device, compute)``, too, which tells that file's structure without writing it.
 
     One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
     a graph is measured at the graph's outputs alone.

@@ -116,7 +116,7 @@ def test_memory_is_suspected_only_where_it_was_killed(number: int, memory: bool)
     with serves("end") as worker, pytest.raises(WorkerEnded) as caught:
         worker.ask({"signal": number})
     assert f"was ended by signal {number} (" in caught.value.message
-    assert ("out of memory?" in caught.value.message) == memory
+    assert ("out of memory?" in caught.value.message) == caught.value.out_of_memory == memory
 
 
 def test_what_ends_the_wait_ends_the_process() -> None:

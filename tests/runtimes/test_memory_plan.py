@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from artifacts.progress import silent
 from artifacts.units import parse_bytes
 from runtimes import artifact_opening
 from runtimes import graphs as module
+from runtimes.graph_memory import DIVISIONS, CallSize, GraphMemory
 from runtimes.graphs import Graphs
-from runtimes.memory_plan import CallSize, Division, GraphMemory, MemoryPlan, budget_of, memory_plan
+from runtimes.memory_plan import MemoryPlan, budget_of, memory_plan
 from runtimes.pipeline import load
 from runtimes.tiles import Tiling
 from tests.runtimes import tiny
@@ -94,7 +96,9 @@ def test_what_graphs_need_is_derived_from_files_and_the_largest_shapes() -> None
     assert not memory.measured and memory.call(memory.largest) == 4 * 3 * 2
 
 
-def measured(graphs: dict[str, tuple[int, int]], process: int = 0) -> Manifest:
+def measured(
+    graphs: dict[str, tuple[int, int]], process: int = 0, cuts: tuple[tuple[int, ...], ...] = ()
+) -> Manifest:
     """Graphs that were measured: bytes that stay, and those of a call of one picture; the decoder's picture varies."""
     whole = manifest()
     records = []
@@ -122,6 +126,7 @@ def measured(graphs: dict[str, tuple[int, int]], process: int = 0) -> Manifest:
             file_backed=5,
             calls=calls,
             process=process,
+            cuts=cuts,
         )
         evidence = Evidence(compute="fp32", device="cpu", check="quick", error={"out": 0.0}, memory=use)
         records.append(graph.model_copy(update={"evidence": (evidence,), **spec}))
@@ -153,27 +158,60 @@ def test_ways_are_told_from_the_fastest_to_the_smallest() -> None:
         memory_plan(measured(USES), 200).check()
 
 
+CALLS = (CallSize(1, 100),)
+GRAPH = GraphMemory("unet", 4000, 1600, 0, CALLS, 1, 1, True)
+
+
 def test_a_graph_that_does_not_fit_runs_in_parts_of_which_as_many_stay_open_as_do() -> None:
-    calls = (CallSize(1, 100),)
-    graph = GraphMemory("unet", 4000, 1600, 0, calls, 1, 1, True)
-    assert (graph.total, graph.smallest) == (4000, 4000 // 16 + 120)
+    assert (GRAPH.total, GRAPH.smallest) == (4000, 4000 // 16 + 20), (
+        "what crosses lies beside a part's opening"
+    )
     # Opening takes 2,400 beyond what stays; in three parts 800 of them at once.
-    assert graph.division(1600 + 800 + 120) == Division(3, 1.0)
-    assert graph.division(1600 + 1200 + 120) == Division(2, 1.0)
-    few = graph.division(800 + 250 + 120)
-    assert few == Division(16, 0.5) and few.opened(graph) == 800 + 250
-    assert graph.division(250 + 120).kept == 0
+    three = GRAPH.division(1600 + 800 + 20)
+    assert (three.parts, three.share) == (3, 1.0) and three.bytes(GRAPH) == 1066 + 1333 + 20
+    two = GRAPH.division(1600 + 1200 + 20)
+    assert (two.parts, two.share) == (2, 1.0)
+    few = GRAPH.division(800 + 4000 // 12 + 20)
+    assert (few.parts, few.kept) == (12, frozenset(range(6)))
+    assert few.bytes(GRAPH) == 800 + 4000 // 12 + 20 and few.opened(GRAPH) == 800 + 1600 // 12
+    assert not GRAPH.division(250 + 20).kept
     # Half of it stays open in four parts as in sixteen, which would round more often.
-    level = GraphMemory("unet", 1600, 1600, 0, calls, 1, 1, True)
-    assert level.division(800 + 400 + 120) == Division(4, 0.5)
+    level = replace(GRAPH, opening=1600)
+    half = level.division(800 + 400 + 120)
+    assert (half.parts, half.share) == (4, 0.5)
 
     def plan(budget: int) -> MemoryPlan:
-        return MemoryPlan({"unet": graph}, budget, 50)
+        return MemoryPlan({"unet": GRAPH}, budget, 50)
 
     assert plan(4050).division("unet") is None and plan(4050).room("unet") == 2400
-    assert plan(2570).division("unet") == Division(3, 1.0)
-    assert plan(1220).room("unet") == 1220 - 50 - 800 - 250
-    assert (plan(1220).taken, plan(4050).taken) == (1220, 4050), "half of the parts stay open"
+    assert plan(2480).division("unet") == GRAPH.division(2430)
+    assert plan(1220).room("unet") == 1220 - 50 - 800 - 1600 // 12
+    assert (plan(1220).taken, plan(4050).taken) == (50 + 800 + 333 + 20, 4050), "half of the parts stay open"
+
+
+def test_the_plan_counts_the_parts_that_the_file_is_cut_into() -> None:
+    """Of parts of other sizes other ones stay open; what is planned is what is done."""
+    cuts = tuple((70, 10, 10, 10) if parts == 4 else (100,) for parts in DIVISIONS)
+    uneven = replace(GRAPH, opening=1600, cuts=cuts)
+    assert uneven.smallest == int(1600 * 0.7) + 120
+    large = uneven.division(1120 + 160 + 120)
+    assert (large.parts, large.kept, large.bytes(uneven)) == (4, frozenset({0}), 1120 + 160 + 120)
+    small = uneven.division(1120 + 160 + 119)
+    assert (small.parts, small.kept, small.bytes(uneven)) == (4, frozenset(), 1120 + 120)
+    manifest_with = measured(USES, cuts=cuts)
+    assert memory_plan(manifest_with, None).graphs["unet"].cuts == cuts
+    assert memory_plan(measured(USES, cuts=cuts[:1]), None).graphs["unet"].cuts == (), "of another version"
+
+
+def test_the_plan_counts_what_stays_open_beside_a_graph() -> None:
+    graphs = {name: replace(GRAPH, graph=name, opening=n, opened=n) for name, n in SIZES.items()}
+
+    def taken(budget: int | None) -> int | None:
+        return MemoryPlan(graphs, budget).taken
+
+    assert taken(None) == taken(1900) == sum(SIZES.values()) + 400
+    assert taken(1450) == 300 + 900 + 200, "the text encoder stays open until the decoder opens"
+    assert taken(1100) == 1000, "the denoiser alone"
 
 
 def test_a_picture_that_was_not_compiled_has_no_plan() -> None:
@@ -200,6 +238,7 @@ def test_memory_that_vanishes_closes_graphs_and_then_is_one_line(
 ) -> None:
     free = {"bytes": 10**9}
     monkeypatch.setattr(module, "available", lambda: free["bytes"])
+    monkeypatch.setattr(module, "BESIDE", 0)
     pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
     pool.open("text_encoder")
     free["bytes"] = 700  # The other 300 are the text encoder's.
@@ -217,6 +256,7 @@ def test_memory_that_vanished_since_is_one_line_before_a_picture_is_begun(
 ) -> None:
     free = {"bytes": 10**9}
     monkeypatch.setattr(module, "available", lambda: free["bytes"])
+    monkeypatch.setattr(module, "BESIDE", 0)
     pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
     pool.check_memory()
     pool.open("unet")
@@ -226,6 +266,27 @@ def test_memory_that_vanished_since_is_one_line_before_a_picture_is_begun(
     assert not pool.held_sessions()
     with pytest.raises(LatentcError, match="needs .* of memory at least, and 5 B are free now"):
         pool.check_memory()
+
+
+def test_where_memory_has_vanished_a_small_picture_is_drawn_and_a_large_one_is_not(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "available", lambda: 800)
+    monkeypatch.setattr(module, "BESIDE", 100)
+    with pytest.raises(LatentcError, match="'vae_decoder' needs 1.7 kB of memory at least, and 800 B are"):
+        call_decoder(4, 32)
+    call_decoder(1, 8)
+    monkeypatch.setattr(module, "BESIDE", 720)
+    with pytest.raises(LatentcError, match="'vae_decoder' needs 8.. B of memory"):
+        call_decoder(1, 8)
+
+
+def call_decoder(batch: int, cells: int) -> None:
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
+    try:
+        pool.run("vae_decoder", {"sample": np.zeros((batch, 4, cells, cells), np.float32)})
+    finally:
+        pool.close()
 
 
 def test_a_budget_that_holds_no_graph_says_the_smallest() -> None:

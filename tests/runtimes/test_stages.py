@@ -251,7 +251,8 @@ def test_a_graph_in_parts_gives_the_same_bits(
         return session
 
     whole = opens(file)
-    session = PartsSession(file, form, structure, parts, record(), counted, "cpu", stay_open)
+    keeps = None if stay_open is None else kept(parts, stay_open)
+    session = PartsSession(file, form, structure, parts, record(), counted, "cpu", keeps)
     for _ in range(2):
         made = session.run(cells())
         assert list(made) == ["sample"]
@@ -260,7 +261,7 @@ def test_a_graph_in_parts_gives_the_same_bits(
         np.testing.assert_allclose(
             made["sample"], expected, rtol=0, atol=0 if most > 1 else 1e-6 * expected.max()
         )
-        assert len(alive) == (min(KEPT, len(parts)) if stay_open is None else len(kept(parts, stay_open)))
+        assert len(alive) == (min(KEPT, len(parts)) if keeps is None else len(keeps))
     session.close()
     session.close()
     assert not alive and not list(tmp_path.iterdir())

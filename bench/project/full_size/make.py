@@ -27,6 +27,7 @@ def make(
     dtype: str = "fp16",
     sparse: bool = False,
     only: frozenset[str] = frozenset(),
+    blocks: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Write the folder `out`, which must not exist.
@@ -35,6 +36,8 @@ def make(
         dtype: of the weights: "fp16" or "fp32".
         sparse: leave the weights a hole in the file (zeros, no disk used where the file system can).
         only: names of the parts whose weight files to write; empty for all. Configs are always written.
+        blocks: of `random_weights.BLOCK` numbers that each tensor has at most, the rest being such a hole; None for
+            all.
         tell: called with one line for each part.
 
     Raises:
@@ -49,7 +52,7 @@ def make(
         shapes = _config_and_shapes(part, out / part.name)
         if not only or part.name in only:
             stem = WEIGHTS[part.library]
-            nbytes = write(out / part.name, stem, shapes, dtype, seed, sparse)
+            nbytes = write(out / part.name, stem, shapes, dtype, seed, sparse, blocks)
             tell(f"{part.name}: {part.class_name}, {nbytes / 1e9:.2f} GB")
     _the_rest(architecture, out)
 

@@ -27,7 +27,13 @@ DTYPES: Mapping[str, tuple[str, np.dtype[Any]]] = {
 
 
 def write(
-    folder: Path, stem: str, shapes: Mapping[str, tuple[int, ...]], dtype: str, seed: int, sparse: bool
+    folder: Path,
+    stem: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
+    seed: int,
+    sparse: bool,
+    blocks: int | None = None,
 ) -> int:
     """Write `stem`.safetensors into `folder`, or shards of it and their index, as diffusers does.
 
@@ -40,6 +46,7 @@ def write(
         seed: with the key's position, decides every number.
         sparse: write the headers only and leave the numbers a hole: zeros, which take no disk on file systems
             with sparse files.
+        blocks: of numbers that are written of each tensor, the rest being such a hole; None for all.
 
     Returns:
         The bytes of all tensors.
@@ -66,7 +73,7 @@ def write(
                 if sparse:
                     file.seek(math.prod(shape) * size, 1)
                 else:
-                    _tensor(file, key, shape, dtype, np.random.default_rng([seed, order[key]]))
+                    _tensor(file, key, shape, dtype, np.random.default_rng([seed, order[key]]), blocks)
             file.truncate()
     if len(shards) > 1:
         where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
@@ -91,17 +98,24 @@ def _header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], dtype: str) -
 
 
 def _tensor(
-    file: BinaryIO, key: str, shape: tuple[int, ...], dtype: str, random: np.random.Generator
+    file: BinaryIO,
+    key: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    random: np.random.Generator,
+    blocks: int | None,
 ) -> None:
     numpy_type = DTYPES[dtype][1]
     count = math.prod(shape)
+    written = count if blocks is None else min(count, blocks * BLOCK)
     scale = np.float32(1 / math.sqrt(math.prod(shape[1:])))
     if len(shape) > 1:
         first = random.standard_normal(min(BLOCK, count), dtype=np.float32) * scale
     else:
         first = np.full(min(BLOCK, count), 0.0 if key.endswith("bias") else 1.0, dtype=np.float32)
     stored = first.astype(numpy_type)
-    for start in range(0, count, BLOCK):
+    for start in range(0, written, BLOCK):
         # Of a large tensor, later blocks are the first one turned: making numbers is slower than writing them.
         turned = np.roll(stored, int(random.integers(len(stored)))) if start else stored
         file.write(turned[: count - start].tobytes())
+    file.seek((count - written) * numpy_type.itemsize, 1)

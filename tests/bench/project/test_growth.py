@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -20,11 +22,13 @@ from artifacts.evidence_records import MemoryUse
 from artifacts.manifest import DimRange
 from bench.project.growth import MEMORY, Growth, Held, grow
 from bench.project.growth_threads import Together, draw_together
+from bench.project.memlimit import ENTER, MIB, Group
 from compiler.build import compile
 from compiler.capture.capture import SizeRange
 from compiler.compile_request import CompileRequest
 from runtimes.memory_plan import memory_plan
 from runtimes.pipeline import Pipeline, load
+from tests.bench.project.test_memlimit import needs_groups
 
 PROMPT = "a large red circle at the left on a blue background"
 SIDES = DimRange(min=64, max=256)
@@ -149,3 +153,49 @@ def test_a_process_takes_what_the_plan_says(artifact: Path, side: int) -> None:
         int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     )
     assert 0.9 * peak <= together <= 1.2 * peak, (peak, together)
+
+
+LOWERED = """
+import sys
+from artifacts.errors import LatentcError
+from runtimes.pipeline import load
+with load(sys.argv[1], compute="fp32", cache=False) as pipeline:
+    print("loaded", flush=True)
+    sys.stdin.readline()
+    for _ in range(2):
+        try:
+            pipeline.generate("a large red circle", steps=1, seed=1, size=(64, 64))
+        except LatentcError as error:
+            print(error.message)
+"""
+
+
+@pytest.mark.slow
+@needs_groups
+def test_a_limit_lowered_between_load_and_draw_is_one_line(artifact: Path, tmp_path: Path) -> None:
+    with Group(4096 * MIB) as group:
+        command = [
+            sys.executable,
+            "-c",
+            ENTER,
+            str(group.entry),
+            sys.executable,
+            "-c",
+            LOWERED,
+            str(artifact),
+        ]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == "loaded\n"
+            group.lower(4 * MIB)
+            lines = process.communicate("draw\n")[0].splitlines()
+        assert (process.returncode, group.kills()) == (0, 0)
+    for line in lines:
+        assert re.fullmatch(r"'\w+' needs .* of memory at least, and .* are free now\.", line)
+    assert len(lines) == 2 and not list(tmp_path.glob("latentc-*"))

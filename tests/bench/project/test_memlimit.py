@@ -50,7 +50,7 @@ def test_the_group_is_gone_and_so_is_what_the_command_left() -> None:
     left = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     with Group(200 * MIB) as group:
         memlimit._finish(
-            [sys.executable, "-c", memlimit._ENTER, str(group.entry), sys.executable, "-c", left],
+            [sys.executable, "-c", memlimit.ENTER, str(group.entry), sys.executable, "-c", left],
             group,
             None,
             None,

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from bench.project import run_memory
+from bench.project.full_size.published import PUBLISHED
 from bench.project.memlimit import MIB, Usage
 from bench.project.run_memory import CASES, Row, command, same_picture, seconds, table
 
@@ -63,6 +64,14 @@ def test_cases_draw_what_they_say(tmp_path: Path) -> None:
     case = CASES["sdxl-int8"]
     words = command(case, tmp_path / "out", tmp_path / "a.png", 10**9)
     assert case.picture == (1024, 1024) and words[-2:] == ["--memory", "1000000000"] and "1024x1024" in words
+
+
+def test_the_case_of_a_denoiser_changes_what_is_beside_it() -> None:
+    case = CASES["flux-int4"]
+    changed = {part.name: part.config for part in case.architecture.parts}
+    published = {part.name: part.config for part in PUBLISHED["flux"].parts}
+    assert changed.pop("text_encoder_2") == {**published.pop("text_encoder_2"), "num_layers": 1}
+    assert changed == published
 
 
 def test_an_unknown_case_is_a_usage_error(

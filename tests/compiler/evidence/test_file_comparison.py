@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import Evidence, MemoryUse
 from artifacts.manifest import Built
-from artifacts.worker import WorkerError
+from artifacts.worker import WorkerEnded, WorkerError
 from compiler.evidence import file_comparison
 from compiler.evidence.graph_evidence import Beyond, Checker
 from compiler.evidence.where import Finding
@@ -65,6 +66,36 @@ def test_memory_that_cannot_be_measured_is_no_error(monkeypatch):
     monkeypatch.setattr("artifacts.memory.available", lambda: 2**20)
     (evidence,) = measured(Failing())
     assert evidence.check == "not measured" and evidence.memory is None
+
+
+class Killed:
+    """A process that the system ends whenever it compares; another measures memory."""
+
+    def __init__(self):
+        self.asked = []
+        self.closed = 0
+
+    def ask(self, job):
+        self.asked.append(job.only_memory)
+        if not job.only_memory:
+            raise WorkerEnded("its process was ended by signal 9.\nlast words", out_of_memory=True)
+        use = MemoryUse(opening=9, anonymous=7, file_backed=1, calls=())
+        return {"device": "cpu", "compute": "bf16", "memory": use.model_dump()}
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_check_that_is_ended_for_its_memory_is_not_measured(monkeypatch):
+    monkeypatch.setattr(file_comparison, "reproducible", lambda: True)
+    monkeypatch.setattr("compiler.capture.samples.write_points", lambda *args: nullcontext(()))
+    monkeypatch.setattr("compiler.capture.samples.order", lambda method: ())
+    checker = Checker()
+    checker._worker = worker = Killed()
+    (evidence,) = measured(checker)
+    assert (worker.asked, worker.closed) == ([False, True], 1)
+    assert (evidence.check, evidence.reason) == ("not measured", "its process was ended by signal 9.")
+    assert (evidence.compute, evidence.memory.anonymous) == ("bf16", 7)
 
 
 # --- where ---------------------------------------------------------------------------------------

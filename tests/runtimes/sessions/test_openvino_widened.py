@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtimes.parts_session import weights_of_cuts
 from runtimes.sessions import openvino_widened, temporary_weights
 from runtimes.sessions.openvino import SESSION
 from runtimes.sessions.openvino_format import IR
@@ -98,6 +99,8 @@ def test_parts_are_opened_of_the_widened_file(tmp_path: Path) -> None:
     structure, own = IR.structure(opened), IR.structure(file)
     assert [node.kind for node in structure.nodes] == [node.kind for node in own.nodes]
     assert structure.weight_bytes > 3 * own.weight_bytes
+    told = SESSION.structure_to_open(file, "cpu", "fp32")
+    assert told.nodes == own.nodes and weights_of_cuts(told) == weights_of_cuts(structure)
     # What constants are computed of counts once.
     assert 0.9 * own.weight_bytes < file.with_suffix(".bin").stat().st_size < 1.1 * own.weight_bytes
     part = IR.extract(opened, structure.inputs, structure.outputs)

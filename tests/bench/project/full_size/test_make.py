@@ -138,6 +138,20 @@ def test_sparse_files_are_whole_and_zero(tmp_path: Path) -> None:
     assert not found["a.weight"].any()
 
 
+def test_numbers_end_where_they_are_asked_to_and_the_rest_is_a_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file
+
+    monkeypatch.setattr(random_weights, "BLOCK", 8)
+    shapes = {"a.weight": (5, 4), "z.weight": (2, 3), "end.weight": (3, 3)}
+    random_weights.write(tmp_path, "w", shapes, "fp32", 0, sparse=False, blocks=1)
+    written = load_file(tmp_path / "w.safetensors")
+    assert {key: int((written[key] != 0).sum()) for key in shapes} == {
+        "a.weight": 8, "z.weight": 6, "end.weight": 8,
+    }  # fmt: skip
+
+
 def test_a_large_tensor_is_never_whole_in_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
