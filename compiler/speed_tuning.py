@@ -56,6 +56,8 @@ class TuneRequest:
         schedulers: as `generate` takes them; empty for the model's own.
         device, compute: as `runtimes.pipeline.load` takes them; a type that is named is not chosen.
         ways: of `WAYS`, what is chosen.
+        guidance: of the pictures; None for what the model's own prompts are drawn with, or the pipeline's own. More
+            of it makes less of the gate: `auto` goes back to all calls there.
     """
 
     artifact: Path
@@ -66,6 +68,7 @@ class TuneRequest:
     device: str = "auto"
     compute: str = "auto"
     ways: tuple[str, ...] = WAYS
+    guidance: float | None = None
 
     @property
     def gate(self) -> Gate:
@@ -100,7 +103,7 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Artifact:
     stated = evaluation(local_folder(manifest.source.id))
     prompts = request.prompts or stated.prompts
     # Prompts of the user's own are drawn with the pipeline's own guidance.
-    guidance = None if request.prompts else stated.guidance
+    guidance = request.guidance if request.guidance is not None or request.prompts else stated.guidance
     tuned_on, verified_on = prompts[::2], prompts[1::2]
     # What it was tuned to before is nothing that it does by default.
     plain = manifest.model_copy(update={"forecast": None, "speed": None})

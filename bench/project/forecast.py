@@ -261,7 +261,14 @@ def _tuned(plain: Path, scheduler: str, steps: tuple[int, ...], compute: str) ->
         copy_artifact(open_artifact(plain), out, force=True)
         texts = tuple(caption.text for caption in split()[0][:TUNED_ON])
         wanted = TuneRequest(
-            out, MEAN, texts, steps, (SCHEDULERS[scheduler],), compute=compute, ways=("forecast",)
+            out,
+            MEAN,
+            texts,
+            steps,
+            (SCHEDULERS[scheduler],),
+            compute=compute,
+            ways=("forecast",),
+            guidance=GUIDANCE,
         )
         try:
             forecast = tune(wanted).manifest.forecast

@@ -25,6 +25,7 @@ def tune(
     only: str | Sequence[str] | None = None,
     device: str | None = None,
     compute: str | None = None,
+    guidance: float | None = None,
     progress: Progress = silent,
 ) -> Artifact:
     """Finds the fastest way to draw that holds a PSNR, and keeps it in the artifact, as `latentc tune`.
@@ -39,6 +40,8 @@ def tune(
         scheduler: one of diffusers' or several, as `Pipeline.generate` takes them; None for the model's own.
         only: what is chosen: "compute", "threads", "forecast", or several of them; None for all.
         device, compute: as `load` takes them.
+        guidance: of the pictures that it is tuned by, as `Pipeline.generate` takes it: as much as will be asked for,
+            as `accelerate="auto"` makes all calls at more.
 
     Returns:
         The artifact: `manifest.speed` is what was chosen and what was tried, `manifest.forecast` the tolerance of steps
@@ -61,6 +64,7 @@ def tune(
             "ways": keywords.names(only),
             "device": device,
             "compute": compute,
+            "guidance": guidance,
         },
     )
     with keywords.reporting(progress) as reported:

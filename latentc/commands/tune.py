@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latentc.params import COMPUTE, CountsType, FiniteType, compute_option, device_option, json_option
+from latentc.params import (
+    COMPUTE,
+    CountsType,
+    FiniteType,
+    compute_option,
+    device_option,
+    drawing_option,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from artifacts.manifest import Manifest
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 Examples:
   latentc tune out
   latentc tune out --min-psnr 40 --prompts prompts.txt --steps 20,30
+  latentc tune out --prompts prompts.txt --guidance 5
   latentc tune out --scheduler EulerDiscreteScheduler --scheduler DPMSolverMultistepScheduler
 """,
 )
@@ -56,6 +65,11 @@ Examples:
     help="A scheduler of diffusers and its options, as generate takes them; may be repeated, and all hold it. "
     "[default: the model's own]",
 )
+@drawing_option(
+    "guidance",
+    "How closely the pictures follow their prompts; at more, --accelerate auto makes all calls. [default: the "
+    "pipeline's; with the model's own prompts, what these are drawn with]",
+)
 @click.option(
     "--only",
     "ways",
@@ -72,6 +86,7 @@ def command(
     prompt_file: str | None,
     steps: tuple[int, ...],
     schedulers: tuple[str, ...],
+    guidance: float | None,
     ways: tuple[str, ...],
     device: str,
     compute: str,
@@ -100,6 +115,7 @@ def command(
                 prompts=prompt_file,
                 steps=steps,
                 scheduler=schedulers or None,
+                guidance=guidance,
                 only=ways or None,
                 device=device,
                 compute=compute,

@@ -234,10 +234,17 @@ def test_an_artifact_is_as_it_was_where_nothing_holds_and_keeps_what_held_where_
         return [texts[:1] for texts in lists]
 
     drawings = SimpleNamespace(draw_reference=draw_reference, device="cpu", forecast=None, seconds=1.0)
-    monkeypatch.setattr("compiler.speed_tuning.Drawings", lambda *args: nullcontext(drawings))
+    guidances: list[float | None] = []
+
+    def opened(opening: Any, gate: Any, guidance: float | None, progress: Any) -> Any:
+        guidances.append(guidance)
+        return nullcontext(drawings)
+
+    monkeypatch.setattr("compiler.speed_tuning.Drawings", opened)
     monkeypatch.setattr("compiler.speed_tuning.SpeedSearch", Searched)
     with pytest.raises(KeyboardInterrupt if stopped else LatentcError):
-        tune(TuneRequest(root, ways=("forecast",)))
+        tune(TuneRequest(root, ways=("forecast",), guidance=5.0))
+    assert guidances == [5.0]
     after = read_manifest(root)
     assert not verify(root)
     if stopped:
