@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from targets.graph.model_copy import copy_of
-
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -51,6 +49,8 @@ def as_uint4(graph: ir.Model) -> tuple[ir.Model, frozenset[str]]:
     """
     if not nodes_of(graph):
         return graph, frozenset()
+    from targets.graph.model_copy import copy_of  # A runtime needs the names of this file alone.
+
     copy = copy_of(graph)
     names = set()
     for node in nodes_of(copy):
@@ -68,6 +68,8 @@ def as_matmul_bnb4(graph: ir.Model) -> ir.Model:
     """
     if not nodes_of(graph):
         return graph
+    from targets.graph.model_copy import copy_of  # A runtime needs the names of this file alone.
+
     copy = copy_of(graph)
     for node in nodes_of(copy):
         values, scale = node.inputs
