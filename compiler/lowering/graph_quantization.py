@@ -24,13 +24,13 @@ from compiler.model_source import ModelSource
 from compiler.passes import pass_table
 from compiler.plan import parameters
 from compiler.quantize import calibrate, data_aware, int8_ranges, replay, smoothing
+from compiler.quantize.activation_runs import first_run, second_run
 from compiler.quantize.apply import Choose, QuantizePass, decisions
 from compiler.quantize.decide import Decision
 from compiler.quantize.find import Layout
 from compiler.quantize.int8_ranges import Range, Site
 from compiler.quantize.recipe import Choice
 from compiler.quantize.scheme import Activations
-from compiler.quantize.smoothing import Smoothable
 from compiler.quantize.stream import ChosenValues, QuantizedWeight, Scratch
 from compiler.road import Road
 from runtimes.compute import WIDE, device_of, natively
@@ -59,21 +59,6 @@ class Quantized:
     records: tuple[WeightRecord, ...] = ()
     made: tuple[QuantizedWeight, ...] = ()
     calibration: Calibration | None = None
-
-
-@dataclass(frozen=True)
-class FirstRun:
-    """What the first run on recorded calls measured.
-
-    Attributes:
-        taps: float32 [calls, sites * 3], of activations that are divided by `factors` already.
-        calls: their numbers.
-        factors: of each activation that a norm makes, what its channels are divided by; None for nothing.
-    """
-
-    taps: np.ndarray
-    calls: tuple[int, ...]
-    factors: tuple[np.ndarray | None, ...]
 
 
 @dataclass(frozen=True)
@@ -182,59 +167,24 @@ class Lowering:
             model, [site for site in sites if all(wanted[key].smooth for key in site.keys)]
         )
         _, recorded = self._calls(model)
-        first = self._shared("first run", lambda: self._first_run(model, sites, groups, wanted))
+        first = self._shared(
+            "first run",
+            lambda: first_run(model, sites, groups, lambda key: wanted[key].top, self._replayed),
+        )
         for group, by in zip(groups, first.factors, strict=True):
             if by is not None:
                 smoothing.fold(model, group, by)
-        ranges, record = self._shared("second run", lambda: self._second_run(model, sites, first, recorded))
-        return sites, list(ranges), record
-
-    def _first_run(
-        self,
-        model: ir.Model,
-        sites: Sequence[Site],
-        groups: Sequence[Smoothable],
-        wanted: Mapping[str, Activations],
-    ) -> FirstRun:
-        by_channel = [group.site.value for group in groups]
-        tapped = int8_ranges.tap(model, sites, by_channel=by_channel)
-        replayed = self._replayed(tapped, "first", "measuring activations")
-        taps, channels = np.split(replayed.taps, [3 * len(sites)], axis=1)
-        if not groups:
-            return FirstRun(taps, replayed.calls, ())
-        factors = tuple(
-            smoothing.factors(group, known, wanted[group.weights[0].key].top)
-            for group, known in zip(groups, smoothing.channels(groups, channels), strict=True)
+        second = self._shared(
+            "second run", lambda: second_run(model, sites, first, self._symmetric, self._replayed)
         )
-        places = [sites.index(group.site) for group in groups]
-        by_site = taps.reshape(len(taps), -1, 3)
-        by_site[:, places] = smoothing.smoothed(groups, channels, factors)
-        return FirstRun(by_site.reshape(taps.shape), replayed.calls, factors)
-
-    def _second_run(
-        self, model: ir.Model, sites: Sequence[Site], first: FirstRun, recorded: calibrate.Recorded
-    ) -> tuple[tuple[Range, ...], Calibration]:
-        """Ranges, those with outliers cut where that is better."""
-        ranges = int8_ranges.first_ranges(first.taps, self._symmetric)
-        hard = int8_ranges.outliers(ranges)
-        replayed = None
-        if hard:
-            some = [ranges[i] for i in hard]
-            tapped = int8_ranges.tap(model, [sites[i] for i in hard], some)
-            replayed = self._replayed(tapped, "second", "measuring cut activations", first.calls)
-            rows = [first.calls.index(call) for call in replayed.calls]
-            columns = [3 * i + k for i in hard for k in range(3)]
-            better = int8_ranges.second_ranges(some, first.taps[np.ix_(rows, columns)], replayed.taps)
-            for i, known in zip(hard, better, strict=True):
-                ranges[i] = known
         record = Calibration(
             prompts=recorded.prompts,
             steps=recorded.steps,
             calls=len(first.calls),
-            cut_calls=0 if replayed is None else len(replayed.calls),
+            cut_calls=second.calls,
             compute=self._compute,
         )
-        return tuple(ranges), record
+        return sites, list(second.ranges), record
 
     def _shared(self, what: str, make: Callable[[], Measured], form: Hashable | None = None) -> Measured:
         """What was measured once for all compiles that share a cache.
@@ -271,11 +221,7 @@ class Lowering:
     def _replayed(
         self, tapped: ir.Model, name: str, what: str, among: Sequence[int] | None = None
     ) -> replay.Replayed:
-        """Runs a tapped graph on recorded calls.
-
-        Args:
-            among: numbers of the calls; None for all.
-        """
+        """See `compiler.quantize.activation_runs.Replay`."""
         content, _ = self._calls(tapped)
         with self._runnable(tapped, name) as graph:
             calls = self.scratch / f"{name}.npz"
