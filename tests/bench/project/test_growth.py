@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -149,3 +150,42 @@ def test_a_process_takes_what_the_plan_says(artifact: Path, side: int) -> None:
         int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     )
     assert 0.9 * peak <= together <= 1.2 * peak, (peak, together)
+
+
+FORK = """
+import os, sys
+from artifacts.errors import LatentcError
+from runtimes.pipeline import load
+
+def draw(pipeline):
+    return pipeline.generate("a large red circle", steps=1, seed=1).images[0].tobytes()
+
+def forked(work):
+    child = os.fork()
+    if not child:
+        sys.exit(0 if work() else 1)  # through the interpreter's end, which frees what is left
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def refused():
+    try:
+        draw(pipeline)
+    except LatentcError as error:
+        return "a fork of it" in error.message
+    return False
+
+def loaded_anew():
+    with load(sys.argv[1], cache=False) as own:
+        return draw(own) == picture
+
+with load(sys.argv[1], cache=False) as pipeline:
+    picture = draw(pipeline)
+    print(forked(refused), forked(loaded_anew), int(draw(pipeline) != picture))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_may_not_use_what_was_loaded_before_and_loads_its_own(artifact: Path) -> None:
+    command = [sys.executable, "-c", FORK, str(artifact)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    assert done.stdout.split() == ["0", "0", "0"]
