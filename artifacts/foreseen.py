@@ -71,6 +71,18 @@ def message(error: BaseException, places: Iterable[Path] = ()) -> LatentcError |
     """
     if isinstance(error, (LatentcError, BrokenPipeError)):
         return None
+    if (used_up := exhausted(error, places)) is not None:
+        return used_up
+    if isinstance(error, OSError) and error.errno is not None:
+        return _refused(error)
+    return None
+
+
+def exhausted(error: BaseException, places: Iterable[Path] = ()) -> LatentcError | None:
+    """As `message`, of what the system has no more of: room on a disk, descriptors, memory, threads.
+
+    For who puts other errors, a file that is missing among them, into words of its own.
+    """
     links = _links(error)
     if any(_says(link, FULL, FULL_WORDS) for link in links):
         return _full(links, places)
@@ -84,15 +96,11 @@ def message(error: BaseException, places: Iterable[Path] = ()) -> LatentcError |
             f"there is not enough memory{_detail(error)}.",
             "Close other programs, draw or compile smaller sizes and batches, or use a machine with more memory.",
         )
-    if isinstance(error, RuntimeError):
-        if _THREAD_WORDS in str(error):
-            return LatentcError(
-                "the system allows this user no more threads or processes.",
-                "End other programs, or allow more: ulimit -u",
-            )
-        return None
-    if isinstance(error, OSError) and error.errno is not None:
-        return _refused(error)
+    if isinstance(error, RuntimeError) and _THREAD_WORDS in str(error):
+        return LatentcError(
+            "the system allows this user no more threads or processes.",
+            "End other programs, or allow more: ulimit -u, ulimit -v",
+        )
     return None
 
 

@@ -122,11 +122,19 @@ def write(image: Image, path: Path, parameters: Mapping[str, Any]) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A name to write to beside `path`, of its suffix, where the file appears when it is whole.
 
+    A device or a pipe is written to as it is: /dev/null must stay one.
+
     Raises:
         LatentcError: it cannot be written.
     """
-    if not path.name:
+    if not path.name or path.is_dir():
         raise LatentcError(f"{path} cannot be written: it is a folder.", "Name a file in it.")
+    if path.exists() and not path.is_file():
+        try:
+            yield path
+        except OSError as error:
+            raise LatentcError(f"{path} cannot be written: {error.strerror or error}.") from None
+        return
     # Not made of the file's name, which may be as long as the disk takes. Libraries choose the format by the suffix.
     partial = path.with_name(f".latentc-{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from artifacts import foreseen
 from artifacts.contents import Contents
 from artifacts.errors import LatentcError
 from runtimes.config_keys import keys_behind
@@ -153,6 +154,8 @@ def making(cls: type, place: str, elements: int | None = None, config: bytes = b
     except LatentcError:
         raise
     except Exception as error:  # Hundreds of classes, whose constructors refuse settings in as many ways.
+        if (used_up := foreseen.exhausted(error)) is not None:
+            raise used_up from error
         raise LatentcError(
             f"{cls.__name__} cannot be made of {place}: {type(error).__name__}: {brief(error)}."
             f"{keys_behind(error, config)}"

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
-from compiler.capture import adapters
+from compiler.capture import adapters, declared_sizes
 from compiler.capture import weightless_modules as building
 from compiler.capture.declared_sizes import SizeRange, points_inside
 from compiler.capture.dry_run import CannotRun, DryRun, complete_sizes
@@ -95,9 +95,10 @@ def capture(
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
-        UsageError: no pipeline does a task, a call needs arguments that nobody gave, or frames are asked for of a
-            pipeline of pictures.
+        UsageError: sizes are more than can be, no pipeline does a task, a call needs arguments that nobody gave, or
+            frames are asked for of a pipeline of pictures.
     """
+    declared_sizes.check(size, batch, frames, tokens)
     reasons = dict(split)
     while True:
         try:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
+from artifacts.manifest_reading import MAX_SIDE
+from artifacts.memory import shortage
 from compiler.capture.arguments import Point
 
 
@@ -15,6 +19,48 @@ class SizeRange:
 
     width: DimRange
     height: DimRange
+
+
+MOST_AT_ONCE = 1024
+"""Pictures of one call."""
+MOST_PIXELS = 1 << 28
+"""Of all pictures and frames of the largest call, which is captured, too."""
+_BYTES_A_PIXEL = 80
+"""That pipelines' own Python takes there to make pictures of what was decoded: some arrays of 32 bits for each colour.
+Measured with Stable Diffusion's, at 8192x8192."""
+
+
+def check(
+    size: SizeRange | None, batch: DimRange | None, frames: DimRange | None, tokens: DimRange | None
+) -> None:
+    """Whether calls of these sizes can be captured, and an artifact may declare them.
+
+    Raises:
+        UsageError: a figure is more than either takes.
+        LatentcError: there is not enough memory to run the pipeline so.
+    """
+    limits = (
+        ("--size", None if size is None else size.width, MAX_SIDE, "pixels of a side"),
+        ("--size", None if size is None else size.height, MAX_SIDE, "pixels of a side"),
+        ("--batch", batch, MOST_AT_ONCE, "pictures at once"),
+        ("--frames", frames, MAX_SIDE, "frames"),
+        ("--tokens", tokens, MAX_SIDE, "tokens"),
+    )
+    for option, declared, most, what in limits:
+        if declared is not None and declared.max > most:
+            raise UsageError(f"{option} asks for {declared.max:,} {what}; at most {most:,} can be compiled.")
+    if size is None:
+        return
+    counts = [1 if declared is None else declared.max for declared in (batch, frames)]
+    pixels = math.prod((size.width.max, size.height.max, *counts))
+    smaller = "Ask for a smaller --size, --batch or --frames."
+    if pixels > MOST_PIXELS:
+        raise UsageError(
+            f"the largest call would have {pixels:,} pixels in all; at most {MOST_PIXELS:,} can be compiled.",
+            smaller,
+        )
+    if missing := shortage(pixels * _BYTES_A_PIXEL):
+        raise LatentcError(f"the pipeline's own code takes about {missing}, at the largest sizes.", smaller)
 
 
 def points_inside(

@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from artifacts import foreseen
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
 from compiler.model_source import ComponentSource
@@ -63,6 +64,8 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
         except LatentcError:
             raise
         except Exception as error:  # Hundreds of classes, whose constructors refuse settings in as many ways.
+            if (used_up := foreseen.exhausted(error)) is not None:
+                raise used_up from error
             raise LatentcError(
                 f"{what} cannot be built of {place}: {type(error).__name__}: {brief(error)}."
                 f"{keys_behind(error, config)}",

@@ -56,6 +56,15 @@ def test_memory_is_used_up() -> None:
     assert "Unable to allocate 8 TiB" in said(MemoryError("Unable to allocate 8 TiB")).message
 
 
+def test_what_is_used_up_is_told_from_what_is_refused() -> None:
+    threads = foreseen.exhausted(RuntimeError("can't start new thread"))
+    assert threads is not None and "no more threads" in threads.message
+    for number in (errno.EMFILE, errno.ENOSPC):
+        assert foreseen.exhausted(refused(number, "/data/out")) is not None
+    for number in (errno.ENOENT, errno.EACCES):
+        assert foreseen.exhausted(refused(number, "/data/out")) is None
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     message = said(refused(errno.ENOSPC, str(tmp_path / "a.bin"))).message
     assert message.startswith(f"the disk of {tmp_path} is full: ")

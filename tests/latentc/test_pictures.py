@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,25 @@ def test_a_disk_that_takes_nothing_is_one_message(tmp_path, monkeypatch):
         pictures.whole_file(tmp_path / "out.gif") as partial,
     ):
         refused(partial)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_device_and_a_pipe_stay_what_they_are(tmp_path):
+    """Whoever may write into the folder of devices could replace one."""
+    pipe, link = tmp_path / "pipe.png", tmp_path / "null.png"
+    os.mkfifo(pipe)
+    link.symlink_to(os.devnull)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (pipe, link):
+        with pictures.whole_file(path) as place:
+            assert place == path
+            place.write_bytes(b"a picture")
+    assert os.read(reader, 100) == b"a picture"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    with pytest.raises(LatentcError, match="it is a folder"), pictures.whole_file(tmp_path):
+        pass
 
 
 def test_a_name_as_long_as_the_disk_takes(tmp_path):

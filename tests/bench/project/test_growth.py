@@ -199,3 +199,42 @@ def test_a_limit_lowered_between_load_and_draw_is_one_line(artifact: Path, tmp_p
     for line in lines:
         assert re.fullmatch(r"'\w+' needs .* of memory at least, and .* are free now\.", line)
     assert len(lines) == 2 and not list(tmp_path.glob("latentc-*"))
+
+
+FORK = """
+import os, sys
+from artifacts.errors import LatentcError
+from runtimes.pipeline import load
+
+def draw(pipeline):
+    return pipeline.generate("a large red circle", steps=1, seed=1).images[0].tobytes()
+
+def forked(work):
+    child = os.fork()
+    if not child:
+        sys.exit(0 if work() else 1)  # through the interpreter's end, which frees what is left
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def refused():
+    try:
+        draw(pipeline)
+    except LatentcError as error:
+        return "a fork of it" in error.message
+    return False
+
+def loaded_anew():
+    with load(sys.argv[1], cache=False) as own:
+        return draw(own) == picture
+
+with load(sys.argv[1], cache=False) as pipeline:
+    picture = draw(pipeline)
+    print(forked(refused), forked(loaded_anew), int(draw(pipeline) != picture))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_may_not_use_what_was_loaded_before_and_loads_its_own(artifact: Path) -> None:
+    command = [sys.executable, "-c", FORK, str(artifact)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    assert done.stdout.split() == ["0", "0", "0"]
