@@ -356,6 +356,7 @@ class Lowering:
             ),
             graph=graph,
             evaluation=self.evaluation,
+            seconds=calibrate.SECONDS,
             width=self.size[0],
             height=self.size[1],
             result=str(folder / "calls.npz"),

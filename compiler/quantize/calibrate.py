@@ -58,7 +58,7 @@ class CalibrationJob(BaseModel):
     component: ComponentRecord
     graph: GraphSpec
     keep: int | None = None
-    seconds: float = SECONDS
+    seconds: float
     evaluation: Evaluation
     width: int
     height: int
