@@ -7,10 +7,10 @@ is never loaded by PyTorch, the others are PyTorch's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import ComponentRecord, GraphSpec, ModelSpec
+from artifacts.processors import processors
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work, tell
@@ -121,6 +122,18 @@ def affordable(seconds: float, each: float, of: int, fewest: int) -> int:
     return min(of, max(fewest, int(seconds / max(each, 1e-9))))
 
 
+def clock(device: str) -> Callable[[], float]:
+    """Seconds: those of the processors where they compute, in which other programs have no part; else the clock's.
+
+    Args:
+        device: by a session's own name.
+    """
+    if device != "cpu":
+        return perf_counter
+    count = processors()
+    return lambda: process_time() / count
+
+
 def open_graph(target: str, compute: str, root: Path, graph: GraphSpec) -> Session:
     """A session of one graph of a calibration.
 
@@ -138,6 +151,7 @@ class Recorder:
     def __init__(self, session: Session, graph: GraphSpec) -> None:
         self._graph = graph
         self._session = session
+        self.device = session.device
         self.inputs: list[dict[str, np.ndarray]] = []
 
     def record(self, graph: str) -> GraphSpec:
@@ -186,13 +200,15 @@ def draw(
     """
     import torch
 
+    now = clock(recorder.device)
+
     def picture(seed: int, steps: int) -> float:
         """Draws one prompt; its seconds."""
-        begun = perf_counter()
+        begun = now()
         # Other seeds than those that pictures are compared with.
         generator = torch.Generator("cpu").manual_seed(10_000 + seed)
         pipeline(job.evaluation.prompts[seed], generator=generator, num_inference_steps=steps, **arguments)
-        return perf_counter() - begun
+        return now() - begun
 
     fewest = min(FEWEST_STEPS, job.evaluation.steps)
     try:

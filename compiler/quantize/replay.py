@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from artifacts.manifest import GraphSpec
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work, tell
-from compiler.quantize.calibrate import affordable, open_graph, read_inputs, spread
+from compiler.quantize.calibrate import affordable, clock, open_graph, read_inputs, spread
 
 if TYPE_CHECKING:
     from runtimes.sessions.session_contract import Session
@@ -105,9 +104,10 @@ def run(session: Session, calls: Sequence[dict[str, np.ndarray]], job: ReplayJob
         measured[number] = np.array(outputs[job.taps])
 
     measure(numbers[0])
-    begun = perf_counter()
+    now = clock(session.device)
+    begun = now()
     measure(numbers[-1])
-    count = affordable(job.seconds, perf_counter() - begun, len(numbers), FEWEST)
+    count = affordable(job.seconds, now() - begun, len(numbers), FEWEST)
     chosen = tuple(numbers[place] for place in spread(count, len(numbers)))
     for number in chosen:
         if number not in measured:

@@ -19,8 +19,8 @@ from compiler.quantize.calibrate import spread
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that stands still: what takes time moves it."""
     clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(calibrate, "perf_counter", lambda: clock.now)
     for module in (calibrate, replay):
-        monkeypatch.setattr(module, "perf_counter", lambda: clock.now)
         monkeypatch.setattr(module, "tell", lambda event: None)
     return clock
 
@@ -54,6 +54,7 @@ class Session:
     """Its tap is the number of the call; a call takes some seconds, the first ten times as many."""
 
     inputs = {"x": None}  # noqa: RUF012
+    device = "gpu"
 
     def __init__(self, clock: SimpleNamespace, seconds: float) -> None:
         self.clock, self.seconds, self.calls = clock, seconds, 0
@@ -83,6 +84,12 @@ def test_as_many_calls_are_tapped_as_a_time_allows_spread_over_all(
     replayed = replay.run(session, calls, job)
     assert replayed.calls == chosen and session.calls == len(chosen)
     assert replayed.taps[:, 0].tolist() == list(chosen)
+
+
+def test_other_programs_do_not_count_where_processors_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "processors", lambda: 4)
+    monkeypatch.setattr(calibrate, "process_time", lambda: 10.0)
+    assert calibrate.clock("cpu")() == 2.5 and calibrate.clock("gpu.1") is calibrate.perf_counter
 
 
 def test_calls_are_spread_evenly() -> None:
