@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from artifacts.creation_time import created_now
 from artifacts.errors import LatentcError, UsageError
 from artifacts.finished_parts import Part
 from artifacts.hashing import BackgroundHashes
@@ -256,8 +257,8 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     """The target and its options.
 
     Raises:
-        UsageError: an unknown target, option, check, rewrite or approximation, or a precision that the target does not
-            take.
+        UsageError: an unknown target, option, check, rewrite or approximation, a precision that the target does not
+            take, or a time of creation that is none.
         LatentcError: the target's tools are not here.
     """
     target = targets.get(request.target)
@@ -273,6 +274,7 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
     if request.adaptable:
         _require_adaptable(target)
     approximations(target, request.approximate)
+    created_now()  # What the environment says of it must not end hours of work.
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)

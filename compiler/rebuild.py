@@ -68,6 +68,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
     here = target.available()
     if not here.ok:
         raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)
+    created_now()  # What the environment says of it must not end minutes of work.
     with Workspace(request.out, request.force, progress) as workspace:
         keys = {}
         for graph in manifest.graphs:

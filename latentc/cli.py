@@ -19,6 +19,7 @@ import click
 
 from artifacts import foreseen, garbage, telemetry, temporary
 from artifacts.errors import LatentcError
+from latentc.show import plain
 from runtimes.quiet import quiet_libraries
 
 # Name -> module:object and what `latentc --help` says of it, in the order in which it lists them. The words stand
@@ -101,13 +102,16 @@ def group() -> None:
 
 
 def _say(*lines: str) -> None:
-    """Prints lines to stderr, if there is one that takes them."""
+    """Prints lines to stderr, if there is one that takes them.
+
+    Messages quote files that others wrote: nothing in them is a command to a terminal.
+    """
     if sys.stderr is None:
         return
     with suppress(OSError):
-        for line in lines:
+        for line in (part for text in lines for part in text.split("\n")):
             if line:
-                print(line, file=sys.stderr)
+                print(plain(line), file=sys.stderr)
         sys.stderr.flush()
 
 

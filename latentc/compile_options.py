@@ -126,7 +126,7 @@ _ADDITIONS = (
     ),
     click.option(
         "--spare-tokens",
-        type=click.IntRange(0),
+        type=click.IntRange(0, 10_000),
         default=0,
         show_default=True,
         metavar="N",

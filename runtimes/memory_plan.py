@@ -238,10 +238,13 @@ def _use(graph: GraphRecord, compute: str) -> MemoryUse | None:
 
 
 def _dims(graph: GraphRecord, manifest: Manifest, size: tuple[int, int] | None) -> dict[str, int]:
-    """The symbolic dimensions of a call for a picture of the size: those that follow it on a line, others at most."""
-    if size is None:
+    """The symbolic dimensions of a call for a picture of the size: those that follow it on a line, others at most.
+
+    So are all of what makes no pictures.
+    """
+    width, height = manifest.sizes.get("width"), manifest.sizes.get("height")
+    if size is None or width is None or height is None:
         return {name: span.max for name, span in graph.dims.items()}
-    width, height = manifest.sizes["width"], manifest.sizes["height"]
     shares = {
         "width": _share(size[0], width.min, width.max),
         "height": _share(size[1], height.min, height.max),

@@ -120,7 +120,8 @@ def command(
     else:
         _print(verified, asked=numerics)
         if verified.unmeasured:
-            click.echo(f"The numbers of {', '.join(verified.unmeasured)} are not measured, and may be wrong.")
+            names = show.plain(", ".join(verified.unmeasured))
+            click.echo(f"The numbers of {names} are not measured, and may be wrong.")
     raise SystemExit(0 if verified.ok else 1)
 
 
@@ -134,7 +135,8 @@ def _print(verified: Verification, asked: bool) -> None:
             "note: the manifest has no digest of its own, as those of earlier versions: a change in it is not noticed."
         )
     for tool in verified.toolchain:
-        click.echo(f"note: compiled with {tool.package} {tool.compiled}, here is {tool.installed or 'none'}.")
+        here = tool.installed or "none"
+        click.echo(show.plain(f"note: compiled with {tool.package} {tool.compiled}, here is {here}."))
     for finding in findings:
         click.echo(str(finding))
     if findings:
@@ -152,4 +154,4 @@ def _print(verified: Verification, asked: bool) -> None:
             ((folder, lines(measured)) for folder, measured in verified.numerics.items()),
         )
     for node in verified.where:
-        click.echo(str(node))
+        click.echo(show.plain(node))

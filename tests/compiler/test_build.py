@@ -90,6 +90,13 @@ def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_time_that_is_none_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    monkeypatch.setattr(build, "open_model", None)
+    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH is 'soon'"):
+        build.compile(request(tmp_path / "out"))
+
+
 def test_out_that_exists_is_refused_before_any_work(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_capture", None)
     out = tmp_path / "out"

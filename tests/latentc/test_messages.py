@@ -71,6 +71,14 @@ def test_one_message_and_with_json_the_same_as_json(
     assert words in document["error"] and document["status"] == status and isinstance(document["hint"], str)
 
 
+def test_no_message_commands_a_terminal(ends: Any) -> None:
+    """It may quote what a stranger wrote."""
+    error = LatentcError("'\x1b[2J\u202e\x07' is no class.\nIt is\tthe second line.", "Compile\r it.")
+    code, _, err = ends(error)
+    assert code == 1
+    assert err == "Error: '\\x1b[2J\\u202e\\x07' is no class.\nIt is\\tthe second line.\nCompile\\r it.\n"
+
+
 def test_bugs_keep_their_traceback(ends: Any) -> None:
     for bug in (RuntimeError("a bug"), ValueError("a bug"), OSError("without a number")):
         with pytest.raises(type(bug), match=str(bug)):

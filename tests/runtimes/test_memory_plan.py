@@ -148,6 +148,12 @@ def test_a_measured_plan_counts_what_stays_and_a_call() -> None:
     assert half.call(half.largest) == pytest.approx(4096 * ((8 + 24 / 3) / 32) ** 2, rel=0.3)
 
 
+def test_what_makes_no_pictures_has_a_plan_too() -> None:
+    """Its artifact declares no width."""
+    sounds = measured(USES).model_copy(update={"sizes": {}})
+    assert memory_plan(sounds, None, picture=(32, 32)).ways == memory_plan(sounds, None).ways
+
+
 def test_ways_are_told_from_the_fastest_to_the_smallest() -> None:
     plan = memory_plan(measured(USES), 1600)
     sizes = [way.bytes for way in plan.ways]
