@@ -63,8 +63,10 @@ class WorkerEnded(WorkerError):
         out_of_memory: whether it ended as systems end a process that they have no memory for.
     """
 
-    def __init__(self, message: str, out_of_memory: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, hint: str = "", exit_code: int = 1, trace: str = "", out_of_memory: bool = False
+    ) -> None:
+        super().__init__(message, hint, exit_code, trace)
         self.out_of_memory = out_of_memory
 
 
@@ -119,7 +121,7 @@ class Worker:
             else:
                 return message["answer"]
         status = process.wait()
-        raise WorkerEnded(self._last_words(status), ended_for_memory(status))
+        raise WorkerEnded(self._last_words(status), out_of_memory=ended_for_memory(status))
 
     def tell(self, message: Any) -> None:
         """Sends a message to the work under way (`artifacts.worker_loop.hear`), from any thread, where any runs."""
