@@ -219,12 +219,14 @@ def draw(
         return None  # Some pipelines do not give their latents away.
     if not recorder.inputs:
         return None
-    steps = affordable(job.seconds, step, job.evaluation.steps, fewest)
-    if steps == fewest:
-        return 1, steps
-    recorder.inputs.clear()
-    spent, prompts = 0.0, 0
-    while prompts < len(job.evaluation.prompts) and spent * (prompts + 1) <= job.seconds * prompts:
+    # Other prompts have other ranges, more than other steps have: few steps of all rather than all steps of few.
+    total = len(job.evaluation.prompts)
+    steps = affordable(job.seconds / total, step, job.evaluation.steps, fewest)
+    spent, prompts = step * fewest, 1
+    if steps > fewest:
+        recorder.inputs.clear()
+        spent, prompts = 0.0, 0
+    while prompts < total and spent * (prompts + 1) <= job.seconds * prompts:
         spent += picture(prompts, steps)
         prompts += 1
     return prompts, steps

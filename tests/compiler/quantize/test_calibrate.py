@@ -113,7 +113,7 @@ class Pipeline:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "prompts", "steps"), [(0.1, 4, 20), (0.9, 2, 20), (1.9, 1, 20), (5.0, 1, 8), (30.0, 1, 4)]
+    ("seconds", "prompts", "steps"), [(0.1, 4, 20), (0.9, 4, 11), (2.0, 4, 5), (2.6, 3, 4), (30.0, 1, 4)]
 )
 def test_prompts_and_steps_are_drawn_as_a_time_allows(
     clock: SimpleNamespace, seconds: float, prompts: int, steps: int
@@ -125,7 +125,7 @@ def test_prompts_and_steps_are_drawn_as_a_time_allows(
     assert calibrate.draw(pipeline, job, recorder, {"output_type": "latent"}) == (prompts, steps)
     assert len(recorder.inputs) == prompts * steps
     # A picture tells what a step takes; where no more can be afforded it is the one that is measured.
-    assert pipeline.drawn == [4] + [steps] * (prompts if steps > 4 else 0)
+    assert pipeline.drawn == [4] + [steps] * (prompts if steps > 4 else prompts - 1)
 
 
 def test_a_component_that_latents_do_not_need_costs_one_short_picture_more(clock: SimpleNamespace) -> None:
@@ -134,5 +134,5 @@ def test_a_component_that_latents_do_not_need_costs_one_short_picture_more(clock
     pipeline.decodes = True
     settings = SimpleNamespace(steps=20, prompts=("a", "b", "c", "d"))
     job: Any = SimpleNamespace(evaluation=settings, seconds=40.0)
-    assert calibrate.drawn(pipeline, job, recorder, {}) == (1, 5)
-    assert pipeline.drawn == [4, 4, 5] and len(recorder.inputs) == 1
+    assert calibrate.drawn(pipeline, job, recorder, {}) == (1, 4)
+    assert pipeline.drawn == [4, 4] and len(recorder.inputs) == 1
