@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from artifacts.evidence_records import Evidence, PipelineEvidence, SpeedChoice, SpeedTrial
+from artifacts.evidence_records import Calibration, Evidence, PipelineEvidence, SpeedChoice, SpeedTrial
 from artifacts.manifest import MANIFEST_NAME, LeftOut, WeightRecord
+from artifacts.manifest_reading import read_manifest
+from artifacts.publish import replace_manifest
 from tests.artifacts.manifest_files import manifest_file
 from tests.latentc.artifacts_made import made
 
@@ -220,8 +222,10 @@ def test_the_pipelines_picture_and_parts_that_are_left_out(latentc, tmp_path):
 
 def test_what_was_tried_for_speed_is_shown_again(latentc, tmp_path):
     trials = (
-        SpeedTrial(way="bf16", combination="bf16", psnr=50.0, worst_psnr=48.0, speed_up=1.7, kept=True),
         SpeedTrial(
+            way="bf16", combination="bf16", psnr=50.0, worst_psnr=48.0, speed_up=1.7, pictures=4, kept=True
+        ),
+        SpeedTrial(  # as it was kept before pictures were counted
             way="vae=int8", combination="vae=int8", psnr=30, worst_psnr=20, speed_up=1.1, reason="too far"
         ),
         SpeedTrial(way="pooled-keys", combination="pooled-keys", reason="it changes nothing"),
@@ -237,8 +241,22 @@ def test_what_was_tried_for_speed_is_shown_again(latentc, tmp_path):
     assert ended.code == 0, ended.err
     assert "Chosen for speed on cpu: bf16; 45 dB to pictures as by default, worst 39; verified" in ended.out
     rows = [" ".join(line.split()) for line in ended.out.splitlines()]
-    assert "bf16 bf16 50.0 dB 48.0 dB 1.70 kept" in rows
-    assert "vae=int8 vae=int8 30.0 dB 20.0 dB 1.10 too far" in rows
-    assert "pooled-keys pooled-keys - - - it changes nothing" in rows
+    assert "bf16 bf16 50.0 dB 48.0 dB 4 1.70 kept" in rows
+    assert "vae=int8 vae=int8 30.0 dB 20.0 dB - 1.10 too far" in rows
+    assert "pooled-keys pooled-keys - - - - it changes nothing" in rows
     told = json.loads(latentc("inspect", tmp_path / "out", "--json").out)
     assert told["speed"]["trials"][1]["reason"] == "too far"
+
+
+def test_what_ranges_of_activations_are_of_is_told(tmp_path, latentc):
+    made(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    measured = Calibration(prompts=4, steps=5, calls=20, cut_calls=8, compute="bf16")
+    weight = WeightRecord(key="w", scheme="int8-activations", parameters=8, bytes=8, error=0.1)
+    graph = manifest.graphs[0].model_copy(update={"weights": (weight,), "calibration": measured})
+    replace_manifest(tmp_path / "out", manifest, manifest.model_copy(update={"graphs": (graph,)}))
+    ended = latentc("inspect", tmp_path / "out")
+    assert (
+        "Activations of unet in 8 bits: ranges of 20 calls in bf16, 8 of them with outliers cut off (4 prompts, 5 "
+        "steps)." in ended.out
+    ), ended.err
