@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -213,9 +214,19 @@ def keep_in_place(pipe: Any) -> None:
             object.__setattr__(pipe, name, passed_over)
 
 
-@functools.lru_cache(maxsize=1024)
-def _methods(cls: Any) -> dict[str, Any]:
+def _methods(cls: type) -> dict[str, Any]:
     """The public methods of a module's class that may write to it, and what sets its attributes."""
+    # A class that was made for one pipeline goes with it.
+    is_of_library = getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
+    return _library_methods(cls) if is_of_library else _writing_methods(cls)
+
+
+@functools.cache
+def _library_methods(cls: type) -> dict[str, Any]:
+    return _writing_methods(cls)
+
+
+def _writing_methods(cls: Any) -> dict[str, Any]:
     names = [name for name in dir(cls) if not name.startswith("_")] + ["__setattr__", "__delattr__"]
     functions = {name: inspect.getattr_static(cls, name) for name in names}
     return {

@@ -199,7 +199,8 @@ class TrialProcess:
     def _asked(self, kind: str, trials: range, count: Callable[[Outcome], None]) -> Outcome | None:
         """The first outcome that is wrong, which is not counted; None where all are right."""
         worker, watcher = self._started()
-        trial, change, wrong = trials.start, "", None
+        trial, change = trials.start, ""
+        wrong: Outcome | None = None
 
         def hear(event: Any) -> None:
             nonlocal trial, change, wrong

@@ -1,9 +1,9 @@
 """`python -m bench.project.growth ARTIFACT`: whether anything grows while an artifact draws: memory, files, threads.
 
 Pictures of changing sizes and schedulers, calls that are cancelled in each phase, and pipelines that are loaded and
-closed, again and again; what the process holds afterwards is compared with what it held when all of that had happened
-once. With --seconds, threads draw from one pipeline for so long, and each picture is compared with the one that is
-drawn alone. Exits with 1 where something has grown or a picture is another.
+closed, again and again; what the process holds afterwards is compared with what it held after the tenth of each. With
+--seconds, threads draw from one pipeline for so long, and each picture is compared with the one that is drawn alone.
+Exits with 1 where something has grown or a picture is another.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from runtimes.pipeline import Pipeline, load
 PROMPT = "a large red circle at the left on a blue background"
 SCHEDULERS = (None, "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")
 
-MEMORY = 48 << 20
+WARM = 10
+"""Pictures, and loads, after which what is held is taken for what stays."""
+MEMORY = 16 << 20
 """Bytes that may remain: allocators keep some of what was freed, more of it after one round than after another."""
 
 
@@ -50,7 +52,7 @@ def held() -> Held:
 
 @dataclass(frozen=True)
 class Growth:
-    """What was held after everything had happened once, and at the end."""
+    """What was held after `WARM` pictures and loads, and at the end."""
 
     before: Held
     after: Held
@@ -89,7 +91,7 @@ def grow(artifact: Path, pictures: int, loads: int, **options: object) -> Growth
             with load(artifact, **options) as pipeline:  # type: ignore[arg-type]
                 pipeline.generate(PROMPT, steps=1, seed=1)
 
-    once(2 * len(SCHEDULERS), 2)
+    once(WARM, WARM)
     before = held()
     once(pictures, loads)
     return Growth(before, held())

@@ -362,6 +362,7 @@ def _prompts(texts: tuple[str, ...], file: str | None, needed: bool) -> list[str
 
 
 def _read(file: str) -> tuple[str, ...]:
+    import sys
     from pathlib import Path
 
     from artifacts.named_files import read_all
@@ -370,7 +371,9 @@ def _read(file: str) -> tuple[str, ...]:
     if file != "-":
         return prompts.read(Path(file))
     what = "standard input"
-    return prompts.parse(read_all(click.get_binary_stream("stdin"), what), what)
+    if sys.stdin is None:
+        raise click.UsageError("--prompts - reads standard input, which is closed.")
+    return prompts.parse(read_all(sys.stdin.buffer, what), what)
 
 
 def _quantized_again(weights: Sequence[WeightRecord]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 import click
 
@@ -27,9 +28,17 @@ _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
 
 def _check_url(context: click.Context, parameter: click.Parameter, url: str) -> str:
-    if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/?", url):
+    if url and not (re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/?", url) and _has_host(url)):
         raise click.BadParameter(f"'{url}' is no address of a server: https://pictures.example.org.")
     return url.rstrip("/")
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a bracket that is not closed, or a port that is none
+        return False
 
 
 @click.command(

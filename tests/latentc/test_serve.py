@@ -50,7 +50,18 @@ def test_keys_and_nobody_s_keys_do_not_go_together(latentc: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["pictures.example.org", "ftp://a", "https://", "https://a/path", "https://a b"]
+    "url",
+    [
+        "pictures.example.org",
+        "ftp://a",
+        "https://",
+        "https://a/path",
+        "https://a b",
+        "http://[",
+        "http://a:99999",
+        "http://:80",
+        "http://a:b",
+    ],
 )
 def test_where_browsers_come_from_is_an_address(latentc: Any, url: str) -> None:
     ended = latentc("serve", "out", "--public-url", url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable
@@ -138,6 +139,19 @@ def test_eight_threads_draw_what_each_draws_alone(compiled: Compiled) -> None:
         thread.join(60)
         assert ends == ["done"]
     assert [pictures[seed] for seed in range(8)] == alone
+
+
+def test_nothing_keeps_the_classes_of_a_pipeline_that_is_gone(compiled: Compiled) -> None:
+    """Each load makes classes of its own, and some hundred functions with them."""
+    compiled.pipeline()
+    gc.collect()
+    before = sum(isinstance(item, type) for item in gc.get_objects())
+    for _ in range(3):
+        pipeline = compiled.pipeline()
+        pipeline.close()
+        del pipeline
+    gc.collect()
+    assert sum(isinstance(item, type) for item in gc.get_objects()) == before
 
 
 def test_a_lock_of_another_process(
