@@ -109,7 +109,7 @@ class Row:
             yield f"{name}: {self.calls:.1f} calls, of at most {CALLS[self.steps]}"
         if mean(self.ratios) < MEAN or min(self.ratios) < WORST:
             yield f"{name}: {mean(self.ratios):.1f} dB, worst {min(self.ratios):.1f}"
-        if mean(self.ratios) < mean(self.plain) + ABOVE_PLAIN:
+        if self.calls < self.steps and mean(self.ratios) < mean(self.plain) + ABOVE_PLAIN:
             yield f"{name}: {mean(self.ratios):.1f} dB, and {mean(self.plain):.1f} in plainly as many steps"
         if self.accuracy < self.whole_accuracy - ACCURACY:
             yield f"{name}: prompt accuracy {self.accuracy:.1%}, and {self.whole_accuracy:.1%} of all calls"
