@@ -70,31 +70,33 @@ class Growth:
         return faults
 
 
-def grow(artifact: Path, pictures: int, loads: int, **options: object) -> Growth:
-    """Draws and loads so often.
+def grow(artifact: Path, pictures: int, loads: int, **options: object) -> dict[str, Growth]:
+    """Draws so often with one pipeline, then loads and closes so often: "pictures" and "loads" -> what that left.
 
     Args:
         options: of `load`.
     """
 
-    def once(count: int, cycles: int) -> None:
-        with load(artifact, **options) as pipeline:  # type: ignore[arg-type]
-            sizes = _sizes(pipeline)
-            for number in range(count):
-                scheduler = SCHEDULERS[number % len(SCHEDULERS)]
-                pipeline.generate(
-                    PROMPT, steps=2, seed=number, size=sizes[number % len(sizes)], scheduler=scheduler
-                )
-            for phase in ("before", "first step", "last step"):
-                cancel_in(pipeline, phase)
-        for _ in range(cycles):
+    def draw(pipeline: Pipeline, count: int) -> Held:
+        sizes = _sizes(pipeline)
+        for number in range(count):
+            scheduler = SCHEDULERS[number % len(SCHEDULERS)]
+            pipeline.generate(
+                PROMPT, steps=2, seed=number, size=sizes[number % len(sizes)], scheduler=scheduler
+            )
+        for phase in ("before", "first step", "last step"):
+            cancel_in(pipeline, phase)
+        return held()
+
+    def cycle(count: int) -> Held:
+        for _ in range(count):
             with load(artifact, **options) as pipeline:  # type: ignore[arg-type]
                 pipeline.generate(PROMPT, steps=1, seed=1)
+        return held()
 
-    once(WARM, WARM)
-    before = held()
-    once(pictures, loads)
-    return Growth(before, held())
+    with load(artifact, **options) as pipeline:  # type: ignore[arg-type]
+        drawn = Growth(draw(pipeline, WARM), draw(pipeline, pictures))
+    return {"pictures": drawn, "loads": Growth(cycle(WARM), cycle(loads))}
 
 
 def cancel_in(pipeline: Pipeline, phase: str) -> None:
@@ -138,10 +140,12 @@ def main(tell: Callable[[str], None] = print) -> None:
     )
     parser.add_argument("--memory", help="as of latentc generate")
     args = parser.parse_args()
-    growth = grow(args.artifact, args.pictures, args.loads, memory=args.memory)
-    for name in ("memory", "files", "threads"):
-        tell(f"{name}: {getattr(growth.before, name):,} before, {getattr(growth.after, name):,} after")
-    faults = growth.faults
+    faults = []
+    for what, growth in grow(args.artifact, args.pictures, args.loads, memory=args.memory).items():
+        for name in ("memory", "files", "threads"):
+            before, after = getattr(growth.before, name), getattr(growth.after, name)
+            tell(f"{what}: {name}: {before:,} after the tenth, {after:,} at the end")
+        faults += [f"{what}: {fault}" for fault in growth.faults]
     if args.seconds:
         with load(args.artifact, memory=args.memory) as pipeline:
             together = draw_together(pipeline, args.threads, args.seconds, PROMPT, _sizes(pipeline))
