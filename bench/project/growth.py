@@ -140,7 +140,7 @@ def main(tell: Callable[[str], None] = print) -> None:
     )
     parser.add_argument("--memory", help="as of latentc generate")
     args = parser.parse_args()
-    faults = []
+    faults: list[str] = []
     for what, growth in grow(args.artifact, args.pictures, args.loads, memory=args.memory).items():
         for name in ("memory", "files", "threads"):
             before, after = getattr(growth.before, name), getattr(growth.after, name)
