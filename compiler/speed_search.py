@@ -158,6 +158,9 @@ class SpeedSearch:
         self.trials: list[SpeedTrial] = []
         self.best: Combination | None = None
         self._speed_up = 0.0
+        self._threaded: tuple[float, float] | None = (
+            None  # What threads gain, by the clock and by processors.
+        )
 
     def fastest(self) -> tuple[Combination, tuple[ForecastRun, ...]]:
         """The combination, and what was measured of it on prompts that it was not chosen by.
@@ -228,7 +231,7 @@ class SpeedSearch:
             self.trials.append(SpeedTrial(way=way.name, combination=str(combination), reason=nothing.message))
             return None
         reason = "" if self._held(runs) else "too far"
-        reason = reason or ("" if _is_faster(way, combination, runs, before) else "not faster")
+        reason = reason or ("" if self._is_faster(way, combination, runs, before) else "not faster")
         trial = self._note(way.name, combination, runs, reason)
         if trial.kept and trial.speed_up > self._speed_up:
             self.best, self._speed_up = combination, trial.speed_up
@@ -242,7 +245,7 @@ class SpeedSearch:
             combination=str(combination),
             psnr=min(run.psnr for run in runs),
             worst_psnr=min(run.worst_psnr for run in runs),
-            speed_up=_speed_up(combination, runs),
+            speed_up=self._times_as_fast(combination, runs),
             pictures=sum(run.prompts for run in runs),
             kept=not reason,
             reason=reason,
@@ -271,18 +274,42 @@ class SpeedSearch:
     def _names(self) -> str:
         return ", ".join(way.name for way in self._ways) or "there is nothing to try"
 
-
-def _is_faster(way: Way, combination: Combination, runs: Sequence[ForecastRun], before: float) -> bool:
-    """Calls that are not made are counted, whatever the clock says of them."""
-    if way.add is None and sum(run.calls_made for run in runs) * FASTER <= sum(run.calls for run in runs):
+    def _is_faster(
+        self, way: Way, combination: Combination, runs: Sequence[ForecastRun], before: float
+    ) -> bool:
+        """Calls that are not made are counted, whatever the clock says of them."""
+        if way.add is None and sum(run.calls_made for run in runs) * FASTER <= sum(run.calls for run in runs):
+            return True
+        speed_up = self._times_as_fast(combination, runs)
+        if speed_up < FASTER * before or combination.threads is None or self._threaded is not None:
+            return speed_up >= FASTER * before
+        # What other programs took meanwhile, the clock alone does not tell: the same without the threads once more.
+        without = self._drawer.runs(replace(combination, threads=None), self._tuned_on, self._progress)
+        again = sum(run.seconds for run in without) / max(sum(run.seconds for run in runs), 1e-9)
+        speed_up = min(speed_up, before * again)
+        if speed_up < FASTER * before:
+            return False
+        self._threaded = speed_up, _by_processor(runs)
         return True
-    return _speed_up(combination, runs) >= FASTER * before
+
+    def _times_as_fast(self, combination: Combination, runs: Sequence[ForecastRun]) -> float:
+        """By what processors took, in which other programs have no part; with other threads beside what these gain.
+
+        By the clock where another device computes, or threads are tried.
+        """
+        by_processor = _by_processor(runs)
+        if by_processor and combination.threads is None:
+            return by_processor
+        if by_processor and self._threaded is not None and self._threaded[1]:
+            speed_up, with_threads = self._threaded
+            return speed_up * by_processor / with_threads
+        seconds = sum(run.seconds for run in runs)
+        return sum(run.seconds_unaccelerated for run in runs) / max(seconds, 1e-9)
 
 
-def _speed_up(combination: Combination, runs: Sequence[ForecastRun]) -> float:
-    """By the clock where threads are others; else by what processors took, in which other programs have no part."""
-    if combination.threads is None and all(run.processor_seconds for run in runs):
-        whole = sum(run.processor_seconds_unaccelerated for run in runs)
-        return whole / sum(run.processor_seconds for run in runs)
-    seconds = sum(run.seconds for run in runs)
-    return sum(run.seconds_unaccelerated for run in runs) / max(seconds, 1e-9)
+def _by_processor(runs: Sequence[ForecastRun]) -> float:
+    """Processors' seconds of pictures as by default over those of these; 0 where they are not known."""
+    if not all(run.processor_seconds for run in runs):
+        return 0.0
+    whole = sum(run.processor_seconds_unaccelerated for run in runs)
+    return whole / sum(run.processor_seconds for run in runs)

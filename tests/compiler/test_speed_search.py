@@ -137,6 +137,29 @@ def test_other_programs_do_not_count_where_as_many_threads_compute() -> None:
     }
 
 
+@pytest.mark.parametrize(("without", "gain"), [(1.0, None), (1.2, 1.2), (2.0, 1.4)])
+def test_what_threads_gain_is_measured_against_now(without: float, gain: float | None) -> None:
+    class Calmer(FakeDrawer):
+        """Other programs ran while the pictures were drawn as by default."""
+
+        def runs(self, combination: Combination, *rest: Any) -> tuple[ForecastRun, ...]:
+            (run,) = super().runs(combination, *rest)
+            took = {"processor_seconds": 1.0 if combination.tolerance == 0 else 0.5}
+            took |= {"processor_seconds_unaccelerated": 1.0, "seconds_unaccelerated": 1.4}
+            return (
+                run.model_copy(update={**took, "seconds": without if combination.threads is None else 1.0}),
+            )
+
+    found = search(Calmer(), ways=[Way.threads(8), FORECAST])
+    chosen, _ = found.fastest()
+    speeds = {trial.way: (trial.kept, trial.speed_up) for trial in found.trials}
+    if gain is None:
+        assert not speeds["8 threads"][0] and chosen.threads is None
+    else:
+        assert speeds["8 threads"] == (True, pytest.approx(gain)) and chosen.threads == 8
+        assert speeds["verification"][1] == pytest.approx(2 * gain)
+
+
 def test_what_other_prompts_do_not_hold_is_taken_back() -> None:
     drawer = FakeDrawer(others=2.5)
     found = search(drawer, ways=[Way.compute("bf16"), Way.quantized("unet", "int8")])
