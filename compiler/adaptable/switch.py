@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -95,7 +94,10 @@ def switched(
     for folder in {graph.folder for parts in graphs.values() for graph in parts}:
         files.check(folder)
     source = _source(artifact, ModelSpec(model=str(artifact.root), adapters=adapters, partial=partial))
-    modules = artifact.modules.of(source)
+    modules = artifact.modules
+    if not modules:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        modules.update({component.name: _module(component, mode) for component in source.modules})
     weights = {name: _weights(module, graphs.get(name, ())) for name, module in modules.items()}
     merged = merging.merged(source, weights, progress, modules)
     constants: dict[str, Replaced] = {}
@@ -156,34 +158,6 @@ def _named(adapter: Adapter) -> Adapter:
     return adapter.model_copy(update={"file": path.name, "sha256": file_record(path.parent, path).sha256})
 
 
-class _Modules:
-    """Components' modules without weights, built once: merging uses them up, and they are put together again."""
-
-    def __init__(self) -> None:
-        self._modules: dict[str, torch.nn.Module] = {}
-        self._attributes: list[tuple[torch.nn.Module, dict[str, Any]]] = []
-
-    def of(self, source: ModelSource) -> dict[str, torch.nn.Module]:
-        """As `weightless_modules.build` makes them, by component; until the next call."""
-        if not self._modules:
-            mode = FakeTensorMode(allow_non_fake_inputs=True)
-            self._modules = {component.name: _module(component, mode) for component in source.modules}
-            parts = (part for module in self._modules.values() for part in module.modules())
-            self._attributes = [(part, _copies(vars(part))) for part in parts]
-        for part, attributes in self._attributes:
-            vars(part).clear()
-            vars(part).update(_copies(attributes))
-        return dict(self._modules)
-
-
-def _copies(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes, with containers of their own: PyTorch keeps a module's children and parameters in such."""
-    return {
-        name: copy(value) if isinstance(value, (dict, list, set)) else value
-        for name, value in attributes.items()
-    }
-
-
 @dataclass(frozen=True, eq=False)
 class AdaptableArtifact:
     """A verified artifact whose LoRAs can be switched, by one thread at a time.
@@ -191,14 +165,14 @@ class AdaptableArtifact:
     Attributes:
         root: its folder.
         graphs: component -> its graphs' constants.
-        modules: what reads LoRAs works on.
+        modules: by component, without weights, once they are built: what reads LoRAs works on them.
     """
 
     root: Path
     manifest: Manifest
     files: Pinned
     graphs: Mapping[str, tuple[GraphConstants, ...]]
-    modules: _Modules = field(default_factory=_Modules)
+    modules: dict[str, torch.nn.Module] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path, manifest: Manifest, files: Pinned) -> AdaptableArtifact:

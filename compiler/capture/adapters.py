@@ -22,7 +22,7 @@ from artifacts.manifest import Adapter
 from artifacts.progress import Event, Progress, silent
 from artifacts.safetensors_header import require_safetensors
 from compiler.capture import lycoris_kinds
-from compiler.capture.weightless_modules import build
+from compiler.capture.weightless_modules import borrowed, build
 from compiler.model_source import ModelSource
 from compiler.origins.computed import Constant, stored
 from compiler.origins.recorded import Recorded, simplified, some
@@ -61,8 +61,9 @@ def merged(
     """The weights with the source's adapters merged into them. One whose adapters have a weight of 0 stays its origin.
 
     Args:
-        weights: of all components, as `modules.bind` finds them.
-        modules: the components' modules as `modules.build` makes them, which are used up; None to build them.
+        weights: of all components, as `weightless_modules.bind` finds them.
+        modules: the components' modules as `weightless_modules.build` makes them, which are as before afterwards; None
+            to build them.
 
     Raises:
         LatentcError: an adapter cannot be read, is of another model, or has tensors that find no weight; or what
@@ -77,7 +78,23 @@ def merged(
     progress(Event(f"merging {len(files)} adapters", 0, None))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made = modules or {name: build(source.component(name), mode) for name in weights}
-    modules = {name: _recording(made[name], names) for name, names in weights.items()}
+    with borrowed(made.values()):
+        modules = {name: _recording(made[name], names) for name, names in weights.items()}
+        return _merged(source, result, modules, files, progress)
+
+
+def _merged(
+    source: ModelSource,
+    result: dict[str, dict[str, Origin]],
+    modules: Mapping[str, torch.nn.Module],
+    files: Sequence[_File],
+    progress: Progress,
+) -> dict[str, dict[str, Origin]]:
+    """`merged`, in modules whose parameters record.
+
+    Args:
+        result: the weights without adapters, which are replaced in it.
+    """
     pipe = assemble(source.files, class_path(source.pipeline_class()), modules)
     _check_components(source, pipe, modules)
     # What finds no weight is an error here, not a warning.

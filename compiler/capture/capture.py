@@ -239,7 +239,7 @@ def _modules(
         built[component.name] = building.build(component, mode)
         module = built[component.name]
         weights[component.name] = building.seeded(module) if weightless else building.bind(module, component)
-    return built, adapters.merged(source, weights, progress)
+    return built, adapters.merged(source, weights, progress, built)
 
 
 def _with(tokens: DimRange | None, own: int | None) -> DimRange | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -89,6 +90,26 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
                 with mode:
                     owner._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
     return module.eval() if as_it_is else recordable(module.eval())
+
+
+@contextmanager
+def borrowed(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """While it is open, modules may be changed (parameters, children, attributes); then they are as before."""
+    attributes = [(part, _copies(vars(part))) for module in modules for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, before in attributes:
+            vars(part).clear()
+            vars(part).update(before)
+
+
+def _copies(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes, with containers of their own: PyTorch keeps a module's children and parameters in such."""
+    return {
+        name: copy(value) if isinstance(value, (dict, list, set)) else value
+        for name, value in attributes.items()
+    }
 
 
 def _most_weights(component: ComponentSource) -> int | None:

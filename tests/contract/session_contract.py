@@ -304,5 +304,5 @@ class SessionContract:
         found = self.denoiser(tmp_path / "one").run(inputs)["out_sample"]
         assert error(found, Denoiser().expected(inputs)["out_sample"]) < 1e-5
         monkeypatch.setenv("LATENTC_THREADS", "many")
-        with pytest.raises(UsageError, match=r"positive integer; found 'many'"):
+        with pytest.raises(UsageError, match=r"positive integer of at most 1024; found 'many'"):
             self.denoiser(tmp_path / "many")

@@ -245,7 +245,7 @@ def test_a_call_of_several_prompts_repeats_the_texts_that_are_for_all(compiled: 
         ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "'negative_prompt' .* found 1 for 2 prompts"),
         ({"prompt": ["a", "b"], "seed": [1]}, "one for each prompt; found 1 for 2"),
         ({"prompt": "a", "seed": [1, 2]}, "one for each prompt; found 2 for 1"),
-        ({"prompt": ["a", "b"], "seed": [1, -2]}, "at least 0; found -2"),
+        ({"prompt": ["a", "b"], "seed": [1, -2]}, r"at least 0 and below 2\*\*63; found -2"),
     ],
 )
 def test_lists_that_do_not_fit(compiled: Compiled, options: dict[str, Any], message: str) -> None:
