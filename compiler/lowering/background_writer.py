@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from threading import Thread
 from types import TracebackType
 
 from artifacts.progress import Event, Progress
@@ -15,13 +16,26 @@ class _Stopped(Exception):
     """Raised in the writing thread when nobody wants its graph any more."""
 
 
+def _compute_alone() -> None:
+    """PyTorch computes in this thread alone: another one exports, and threads that wait for their share of a small
+    product spin, which takes more of a processor than the product."""
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # Threads begin with the number that was set last in any; a thread that ends puts it back.
+    other = Thread(target=torch.set_num_threads, args=(count,))
+    other.start()
+    other.join()
+
+
 class BackgroundWriter:
     """Writes, checks and hashes one graph in a thread while the next one is exported: two graphs at a time."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._stopping = False
-        self._pool = ThreadPoolExecutor(1, "writing")
+        self._pool = ThreadPoolExecutor(1, "writing", _compute_alone)
         self._written: Future[None] | None = None
 
     def write(self, job: GraphJob, building: Building, lowered: Lowered, part: ExitStack) -> None:

@@ -209,6 +209,24 @@ def test_a_stopped_compile_ends_the_writing_at_its_next_report():
     assert ended.is_set()
 
 
+def test_weights_are_computed_by_one_thread_while_another_exports():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    counts = []
+
+    class Job:
+        def write(self, building, lowered):
+            counts.append(torch.get_num_threads())
+
+    with background_writer.BackgroundWriter(lambda event: None) as writer:
+        writer.write(Job(), None, None, ExitStack())
+    later = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert counts == [1, before]
+    assert torch.get_num_threads() == before
+
+
 # --- methods that are no single graphs -----------------------------------------------------------
 
 
