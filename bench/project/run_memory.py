@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from bench.project import memlimit, peers
 from bench.project.full_size.make import make
 from bench.project.full_size.published import PUBLISHED, Architecture
 from bench.project.memlimit import MIB, Usage
+from compiler.evidence.metrics import psnr
 from runtimes.memory_plan import memory_plan
 
 PROMPT = "a large red circle at the left on a blue background"
@@ -89,8 +91,8 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("sd15", "", "512x512", 2, (3072, 2048)),
-        Case("sd15", "int4", "512x512", 2, (2048, 1536)),
+        Case("sd15", "", "512x512", 2, (3072,)),
+        Case("sd15", "int4", "512x512", 2, (2048,)),
         Case("sdxl", "int8", "1024x1024", 1, (4608,)),
         Case(
             "flux",
@@ -112,7 +114,7 @@ class Row:
     Attributes:
         way: what the plan said is done; empty for peers.
         planned: bytes that the plan said this takes.
-        equal: whether the picture is that without a limit; None where there is none to compare with.
+        likeness: dB to the picture without a limit, infinite for the same; None where there is none to compare with.
         seconds: opening graphs and drawing; None for peers.
     """
 
@@ -122,7 +124,7 @@ class Row:
     usage: Usage
     way: str = ""
     planned: int | None = None
-    equal: bool | None = None
+    likeness: float | None = None
     seconds: float | None = None
 
     @property
@@ -136,7 +138,7 @@ class Row:
     def holds(self) -> bool:
         """Whether it drew, the picture is that without a limit, and the plan is near enough, where these are known."""
         near = self.ratio is None or LEAST <= self.ratio <= MOST
-        return self.usage.status == 0 and self.equal is not False and near
+        return self.usage.status == 0 and self.likeness in (None, math.inf) and near
 
 
 def command(case: Case, artifact: Path, out: Path, memory: int | None, tile: str = "auto") -> list[str]:
@@ -211,20 +213,21 @@ def measure(case: Case, artifact: Path, folder: Path, limits: bool = True) -> li
     for limit in case.limits if limits else ():
         bounded = folder / f"{case.name}-{limit}.png"
         row = drawn(case, artifact, bounded, limit)
-        equal = free.is_file() and bounded.is_file() and same_picture(free, bounded)
-        rows.append(replace(row, equal=equal))
+        if free.is_file() and bounded.is_file():
+            row = replace(row, likeness=likeness(free, bounded))
+        rows.append(row)
     return rows
 
 
-def same_picture(first: Path, second: Path) -> bool:
-    """Whether two files hold the same pixels; what made them is in them as text, and differs."""
+def likeness(first: Path, second: Path) -> float:
+    """dB between the pixels of two files of one size, infinite for the same; what made them is in them as text."""
     from PIL import Image
 
     pixels = []
     for file in (first, second):
         with Image.open(file) as picture:
-            pixels.append(np.asarray(picture))
-    return pixels[0].shape == pixels[1].shape and bool((pixels[0] == pixels[1]).all())
+            pixels.append(np.asarray(picture.convert("RGB"), np.float32) / 255)
+    return psnr(*pixels)
 
 
 def measure_peer(case: Case, model: Path, folder: Path, peer: str, loader: str) -> Row:
@@ -271,7 +274,9 @@ def table(rows: Sequence[Row]) -> str:
             return "killed"
         if row.usage.status:
             return f"failed ({row.usage.status})"
-        return {None: "drawn", True: "equal", False: "differs"}[row.equal]
+        if row.likeness is None:
+            return "drawn"
+        return "equal" if math.isinf(row.likeness) else f"{row.likeness:.1f} dB"
 
     def price(row: Row) -> str:
         free = next((r.seconds for r in rows if (r.case, r.who, r.limit) == (row.case, row.who, None)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from bench.project import run_memory
 from bench.project.full_size.published import PUBLISHED
 from bench.project.memlimit import MIB, Usage
-from bench.project.run_memory import CASES, Row, command, same_picture, seconds, table
+from bench.project.run_memory import CASES, Row, command, likeness, seconds, table
 
 
 def usage(anonymous: int, status: int = 0) -> Usage:
@@ -20,11 +21,11 @@ def usage(anonymous: int, status: int = 0) -> Usage:
 
 def test_a_row_holds_where_the_picture_is_equal_and_the_plan_is_near() -> None:
     drawn = usage(1000)
-    assert Row("a", "latentc", 1, drawn, planned=900, equal=True).holds
-    assert Row("a", "latentc", 1, drawn, planned=1200, equal=True).holds
-    assert not Row("a", "latentc", 1, drawn, planned=899, equal=True).holds, "below by more than 10 %"
-    assert not Row("a", "latentc", 1, drawn, planned=1201, equal=True).holds
-    assert not Row("a", "latentc", 1, drawn, planned=1000, equal=False).holds
+    assert Row("a", "latentc", 1, drawn, planned=900, likeness=inf).holds
+    assert Row("a", "latentc", 1, drawn, planned=1200, likeness=inf).holds
+    assert not Row("a", "latentc", 1, drawn, planned=899, likeness=inf).holds, "below by more than 10 %"
+    assert not Row("a", "latentc", 1, drawn, planned=1201, likeness=inf).holds
+    assert not Row("a", "latentc", 1, drawn, planned=1000, likeness=60.0).holds
     assert not Row("a", "latentc", 1, usage(1000, 137), planned=1000).holds
     assert Row("a", "optimum-intel", None, drawn).holds
 
@@ -32,16 +33,18 @@ def test_a_row_holds_where_the_picture_is_equal_and_the_plan_is_near() -> None:
 def test_the_table_tells_the_plan_beside_what_was_measured_and_the_price() -> None:
     rows = [
         Row("a", "latentc", None, usage(1000 * MIB), "all graphs stay open", 1100 * MIB, seconds=10.0),
-        Row("a", "latentc", 1500, usage(500 * MIB), "in parts", 600 * MIB, True, 15.0),
-        Row("b", "latentc", 1500, usage(500 * MIB, 137), "in parts", 600 * MIB, False),
+        Row("a", "latentc", 1500, usage(500 * MIB), "in parts", 600 * MIB, inf, 15.0),
+        Row("a", "latentc", 1400, usage(500 * MIB), "in parts", 600 * MIB, 43.21, 15.0),
+        Row("b", "latentc", 1500, usage(500 * MIB, 137), "in parts", 600 * MIB),
     ]
-    _, _, free, limited, killed = table(rows).splitlines()
+    _, _, free, limited, near, killed = table(rows).splitlines()
     assert free == (
         "| a | latentc | none | drawn | all graphs stay open | 1,000 MiB | 1,100 MiB | 1.10 | 1,900 MiB | 2,000 MiB "
         "| 10 s |  |"
     )
     assert "| 1,500 MiB | equal | in parts | 500 MiB | 600 MiB | 1.20 |" in limited
     assert limited.endswith("| 15 s | 1.50 times |")
+    assert "| 1,400 MiB | 43.2 dB | in parts |" in near
     assert "killed" in killed and killed.endswith("| 9 s |  |")
 
 
@@ -57,7 +60,8 @@ def test_pictures_are_compared_by_their_pixels(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     for file, color in zip(files, ("red", "red", "#fe0000"), strict=True):
         Image.new("RGB", (4, 4), color).save(file, compress_level=len(color))
-    assert same_picture(*files[:2]) and not same_picture(files[0], files[2])
+    assert likeness(*files[:2]) == inf
+    assert likeness(files[0], files[2]) < inf
 
 
 def test_cases_draw_what_they_say(tmp_path: Path) -> None:
