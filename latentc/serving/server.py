@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Sequence
 from importlib import metadata
 from types import FrameType
@@ -140,6 +141,21 @@ def make_server(
     return server
 
 
+def require_address(host: str, port: int) -> None:
+    """Raises LatentcError where nobody can listen there: told before models are opened, which takes longer."""
+    if not port:
+        return
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise LatentcError(
+            f"{host} port {port} cannot be listened at: {reason}.",
+            "Another address: latentc serve ARTIFACT --host 127.0.0.1 --port 8189",
+        ) from None
+
+
 def serve(server: Server) -> None:
     """Serves until a signal ends it.
 
@@ -150,13 +166,13 @@ def serve(server: Server) -> None:
     logger = logging.getLogger("uvicorn")
     logger.addHandler(LogHandler(logging.WARNING))
     logger.propagate = False
+    host, port = server.config.host, server.config.port
+    require_address(host, port)
     try:
         server.run()
-    except SystemExit:
-        raise LatentcError(
-            f"{server.config.host} port {server.config.port} cannot be listened at.",
-            "Another port: latentc serve ARTIFACT --port 8189",
-        ) from None
+    except SystemExit:  # Somebody else took it meanwhile.
+        require_address(host, port)
+        raise LatentcError(f"{host} port {port} cannot be listened at.") from None
     if server.failure is not None:
         raise server.failure
     if signal.SIGINT in server.signals:
