@@ -22,7 +22,7 @@ def test_a_port_that_is_taken_is_told_before_models_are_opened():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            LatentcError, match=rf"127\.0\.0\.1 port {port} cannot be listened at: .+\w\.$"
+            LatentcError, match=rf"127\.0\.0\.1 port {port} cannot be listened at: .+\w\.\n"
         ) as told:
             serve(make_server([Unopened()], "127.0.0.1", port))
     assert told.value.hint.startswith("Another address: latentc serve")
