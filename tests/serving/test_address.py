@@ -7,24 +7,18 @@ import socket
 import pytest
 
 from artifacts.errors import LatentcError
-from latentc.serving.server import make_server, require_address, serve
+from latentc.serving.server import Server, make_server, require_address, serve
 from tests.serving.pretended import PretendedEngine
 
 
-class Unopened(PretendedEngine):
-    """An engine that nobody may open."""
-
-    def open(self, *arguments: object, **options: object) -> None:
-        raise AssertionError("it was opened")
-
-
-def test_a_port_that_is_taken_is_told_before_models_are_opened():
+def test_a_port_that_is_taken_is_told_before_models_are_opened(monkeypatch):
+    monkeypatch.setattr(Server, "run", lambda server: pytest.fail("it began"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
             LatentcError, match=rf"127\.0\.0\.1 port {port} cannot be listened at: .+\w\.\n"
         ) as told:
-            serve(make_server([Unopened()], "127.0.0.1", port))
+            serve(make_server([PretendedEngine()], "127.0.0.1", port))
     assert told.value.hint.startswith("Another address: latentc serve")
     require_address("127.0.0.1", port)
 
