@@ -120,7 +120,7 @@ def capture(
         except LatentcError as error:
             own = error.hint and not isinstance(error, (CannotRun, NotRunnable))
             if not reasons and source.spec.components and not own:
-                raise LatentcError(error.message, _of_components(source)) from error
+                raise LatentcError(*_of_components(source, error)) from error
             if not reasons:
                 raise
             first = next(iter(reasons.values()))
@@ -129,14 +129,22 @@ def capture(
             ) from error
 
 
-def _of_components(source: ModelSource) -> str:
-    """What to do where the pipeline does not run with the components that it was given."""
+def _of_components(source: ModelSource, error: LatentcError) -> tuple[str, str]:
+    """What is wrong, and what to do, where the pipeline does not run with the components that it was given."""
+    components = source.spec.components
     places = ", ".join(
         f"{name}={place}"
-        for name, value in source.spec.components.items()
+        for name, value in components.items()
         for place in ((value,) if isinstance(value, str) else value)
     )
-    return f"See whether they fit the model, one at a time: --component {places}"
+    left_out = [name for name, value in components.items() if value == "none"]
+    if len(left_out) == len(components):
+        names = " and ".join(f"'{name}'" for name in left_out)
+        return (
+            f"{source.pipeline} cannot do without {names}: {error.message}",
+            "Compile it with all that it needs: leave out --component NAME=none",
+        )
+    return error.message, f"See whether they fit the model, one at a time: --component {places}"
 
 
 def _captured(

@@ -48,6 +48,14 @@ def test_none_is_null_in_the_index(sd15):
     assert b'"text_encoder": [\n    null,\n    null\n  ]' in source.files.read("model_index.json")
 
 
+@pytest.mark.parametrize("name", ["unet", "scheduler"])
+def test_a_component_that_the_pipeline_cannot_do_without(sd15, name):
+    with pytest.raises(LatentcError) as caught:
+        capture(open_model(spec(sd15, **{name: "none"})))
+    assert caught.value.message.startswith(f"StableDiffusionPipeline cannot do without '{name}': ")
+    assert "leave out --component" in caught.value.hint
+
+
 def test_a_component_that_does_not_fit(sd15, tmp_path):
     from diffusers import AutoencoderTiny
 
