@@ -79,8 +79,14 @@ class GraphMemory:
         return max(self.opening, self.opened + self.call(self.largest))
 
     @property
+    def held(self) -> int:
+        """Bytes while it stays open after its largest call: what opening alone took is given back, a call's memory is
+        kept for the next."""
+        return self.opened + self.call(self.largest)
+
+    @property
     def divided(self) -> int:
-        """The same where calls are divided as far as they can be."""
+        """Bytes of opening and a call where calls are divided as far as they can be."""
         whole, least = self.call(self.largest), self.call(self.least)
         return max(self.opening, self.opened + max(least, whole // WHOLE_VALUES))
 

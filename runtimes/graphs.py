@@ -258,7 +258,7 @@ class Graphs:
         """The plan with less where memory has vanished since: what is free, and what open graphs take."""
         if self._budget is None:
             return self.plan
-        held = sum(self.plan.graphs[folder].total for folder in self._sessions)
+        held = sum(self.plan.graphs[folder].held for folder in self._sessions)
         return replace(self.plan, budget=min(self._budget, available() + held))
 
     def _division(self, graph: str) -> Division | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -46,12 +46,11 @@ class MemoryPlan:
             return ()
         totals = [graph.total for graph in graphs]
         largest = totals.index(max(totals))
-        before, after = sum(totals[:largest]), sum(totals[largest:])
         ways = [
-            Way("all graphs stay open", sum(totals)),
+            Way("all graphs stay open", _in_turn(graphs)),
             Way(
                 f"what is called before {graphs[largest].graph} is closed before that opens",
-                max(before, after),
+                max(_in_turn(graphs[:largest]), _in_turn(graphs[largest:])),
             ),
             Way(
                 "a graph is closed when another needs its memory, the least recently used first", max(totals)
@@ -76,7 +75,7 @@ class MemoryPlan:
         for folder in self.graphs:
             closed = self.to_close(folder, tuple(opened))
             opened = [other for other in opened if other not in closed]
-            most = max(most, self._alone(folder) + sum(self.graphs[other].total for other in opened))
+            most = max(most, self._alone(folder) + sum(self.graphs[other].held for other in opened))
             opened.append(folder)
         return self.process + most
 
@@ -91,7 +90,7 @@ class MemoryPlan:
     @property
     def together(self) -> int:
         """Bytes of all graphs open."""
-        return sum(graph.total for graph in self.graphs.values()) + self.process
+        return _in_turn(self.graphs.values()) + self.process
 
     @property
     def smallest(self) -> int:
@@ -133,13 +132,14 @@ class MemoryPlan:
         """
         if self.budget is None:
             return ()
-        over = self.process + sum(self.graphs[folder].total for folder in (graph, *opened)) - self.budget
+        over = self.process + self.graphs[graph].total - self.budget
+        over += sum(self.graphs[folder].held for folder in opened)
         closed = []
         for folder in opened:
             if over <= 0:
                 break
             closed.append(folder)
-            over -= self.graphs[folder].total
+            over -= self.graphs[folder].held
         return tuple(closed)
 
     def room(self, graph: str) -> int | None:
@@ -156,6 +156,15 @@ class MemoryPlan:
             return None
         room = self.budget - self.process
         return None if memory.divided <= room else memory.division(room)
+
+
+def _in_turn(graphs: Iterable[GraphMemory]) -> int:
+    """Bytes at most of graphs that are opened and called one after the other, and stay open."""
+    held = most = 0
+    for graph in graphs:
+        most = max(most, held + graph.total)
+        held += graph.held
+    return most
 
 
 def budget_of(memory: str | int | None) -> int | None:

@@ -220,6 +220,19 @@ def test_the_plan_counts_what_stays_open_beside_a_graph() -> None:
     assert taken(1100) == 1000, "the denoiser alone"
 
 
+def test_what_opening_alone_takes_is_not_counted_beside_another_graph() -> None:
+    first = GraphMemory("text_encoder", 1000, 300, 0, CALLS, 1, 1, True)
+    second = GraphMemory("unet", 900, 500, 0, CALLS, 1, 1, True)
+    graphs = {"text_encoder": first, "unet": second}
+    plan = MemoryPlan(graphs, None, 50)
+    assert plan.taken == plan.together == plan.ways[0].bytes == 50 + 400 + 900, (
+        "300 and a call's 100 are kept"
+    )
+    enough = MemoryPlan(graphs, plan.together, 50)
+    assert enough.to_close("unet", ("text_encoder",)) == ()
+    assert MemoryPlan(graphs, plan.together - 1, 50).to_close("unet", ("text_encoder",)) == ("text_encoder",)
+
+
 def test_a_picture_that_was_not_compiled_has_no_plan() -> None:
     with pytest.raises(UsageError, match="width of 16 to 64; found a width of 512"):
         memory_plan(measured(USES), None, picture=(512, 32))
