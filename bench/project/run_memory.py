@@ -48,7 +48,7 @@ PEERS = {"openvino-genai": "Text2ImagePipeline", "optimum-intel": "OVDiffusionPi
 """Who draws the same, and by which class."""
 
 PEER_OPTIONS = {"int4": ("--group-size", "64")}
-"""Of optimum-intel's export: its own 128 does not divide the 320 channels of Stable Diffusion's UNet, and is refused."""
+"""Of optimum-intel's export: its own 128 does not divide the 320 channels of Stable Diffusion's UNet."""
 
 LEAST, MOST = 0.9, 1.2
 """What a plan may say for each byte that a process took."""
