@@ -27,6 +27,28 @@ _YOUNG = 60.0
 """Seconds: a folder that is younger may be of a command that has not locked it yet."""
 
 
+def locked_folder() -> tuple[Path, FileLock]:
+    """A new temporary folder, and the lock by which it is known to be in use until its owner ends.
+
+    What processes left that were killed is removed on the way.
+
+    Raises:
+        OSError: there is no temporary folder that can be written.
+    """
+    remove_leftovers(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    lock = FileLock(folder / LOCK, thread_local=False)
+    with suppress(OSError, Timeout):
+        lock.acquire(blocking=False)
+    return folder, lock
+
+
+def remove(folder: Path, lock: FileLock) -> None:
+    """Removes a folder of `locked_folder`: what cannot be removed, as Windows keeps mapped files, is a leftover."""
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def own_folder() -> Iterator[None]:
     """While it is open, `tempfile` writes into a folder of this process, and so does that of processes it starts.
@@ -34,17 +56,12 @@ def own_folder() -> Iterator[None]:
     Where there is no temporary folder that can be written, all stays as it is: who needs one says so.
     """
     try:
-        base = Path(tempfile.gettempdir())
-        remove_leftovers(base)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder, lock = locked_folder()
     except OSError:
         yield
         return
-    lock = FileLock(folder / LOCK, thread_local=False)
     before, variable = tempfile.tempdir, os.environ.get(_VARIABLE)
     try:
-        with suppress(OSError, Timeout):
-            lock.acquire(blocking=False)
         tempfile.tempdir = os.environ[_VARIABLE] = str(folder)
         yield
     finally:
@@ -53,8 +70,7 @@ def own_folder() -> Iterator[None]:
             os.environ.pop(_VARIABLE, None)
         else:
             os.environ[_VARIABLE] = variable
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, lock)
 
 
 @contextmanager
@@ -65,21 +81,15 @@ def private_folder() -> Iterator[Path]:
         LatentcError: there is no temporary folder that can be written.
     """
     try:
-        base = Path(tempfile.gettempdir())
-        remove_leftovers(base)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder, lock = locked_folder()
     except OSError as error:
         raise LatentcError(
             f"no temporary folder can be written: {error.strerror or error}.", "Set TMPDIR to one that can."
         ) from error
-    lock = FileLock(folder / LOCK, thread_local=False)
     try:
-        with suppress(OSError, Timeout):
-            lock.acquire(blocking=False)
         yield folder
     finally:
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, lock)
 
 
 def remove_leftovers(base: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import weakref
 from pathlib import Path
+
+from filelock import FileLock
+
+from artifacts import temporary
 
 
 class TemporaryWeights:
     """A temporary folder whose files sessions map.
 
     Attributes:
-        folder: removed by `remove`, with this object or at the process's end, whichever is first. A fork of the process
-            removes nothing.
+        folder: removed by `remove`, with this object or at the process's end, whichever is first; where the process
+            was killed, by the next one. A fork of the process removes nothing.
     """
 
     def __init__(self) -> None:
@@ -22,15 +24,15 @@ class TemporaryWeights:
         Raises:
             OSError: no temporary folder can be made.
         """
-        self.folder = Path(tempfile.mkdtemp(prefix="latentc-weights-"))
+        self.folder, self._lock = temporary.locked_folder()
         self._owner = os.getpid()
-        weakref.finalize(self, _remove, self.folder, self._owner)
+        weakref.finalize(self, _remove, self.folder, self._lock, self._owner)
 
     def remove(self) -> None:
         """Removes what can be removed: Windows keeps files that are mapped, for a later call."""
-        _remove(self.folder, self._owner)
+        _remove(self.folder, self._lock, self._owner)
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _remove(folder: Path, lock: FileLock, owner: int) -> None:
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        temporary.remove(folder, lock)

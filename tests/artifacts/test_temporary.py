@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from artifacts import temporary
+from runtimes.sessions.temporary_weights import TemporaryWeights
 
 KILLED = """
 import os, signal, sys, tempfile
@@ -61,6 +62,19 @@ def test_what_a_killed_process_left_goes_with_the_next_and_nothing_else(base: Pa
     finally:
         running.communicate("", timeout=60)
     assert list(base.iterdir()) == [stranger]
+
+
+def test_weights_of_a_killed_process_go_with_the_next(base: Path) -> None:
+    made = "import os; from runtimes.sessions.temporary_weights import TemporaryWeights as T; t = T(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", made], timeout=60)
+    (left,) = base.iterdir()
+    aged(left)
+    weights = TemporaryWeights()
+    assert weights.folder.is_dir()
+    assert not left.exists()
+    weights.remove()
+    weights.remove()
+    assert list(base.iterdir()) == []
 
 
 def test_without_a_temporary_folder_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from artifacts.temporary import PREFIX
 from runtimes.parts_session import weights_of_cuts
-from runtimes.sessions import openvino_widened, temporary_weights
+from runtimes.sessions import openvino_widened
 from runtimes.sessions.openvino import SESSION
 from runtimes.sessions.openvino_format import IR
 
@@ -121,11 +123,11 @@ def test_where_activations_are_rounded_weights_stay_in_their_bits(tmp_path: Path
 
 def test_without_a_cache_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path / "unet")
-    monkeypatch.setattr(temporary_weights.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     session = SESSION.open(file, "cpu", "fp32", None)
-    assert [*tmp_path.glob("latentc-weights-*/*/unet/openvino_model.bin")]
+    assert [*tmp_path.glob(f"{PREFIX}*/*/unet/openvino_model.bin")]
     session.close()
-    assert not [*tmp_path.glob("latentc-weights-*")]
+    assert not [*tmp_path.glob(f"{PREFIX}*")]
 
 
 def test_a_disk_that_takes_no_more_costs_memory_alone(
