@@ -7,9 +7,32 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from artifacts.resident import release
+
 ALLOCATIONS = 20_000
 """Objects that are made between two looks at the youngest. Python's own number is 700; importing PyTorch and diffusers
 makes half a million objects that stay, and a quarter of that import is then spent on looking at them."""
+
+
+CLOSED = 4
+"""Pipelines that are closed between two looks for them. Each is a cycle of 25,000 objects, and Python itself looks for
+those when a quarter of all objects are new: after six pipelines, or many more where libraries made millions."""
+
+_closed = 0
+
+
+def count_closed() -> None:
+    """A pipeline has been closed."""
+    global _closed
+    _closed += 1
+
+
+def collect_closed() -> None:
+    """Gives back the memory of pipelines that were closed, where there are `CLOSED`: before another is loaded."""
+    global _closed
+    if _closed >= CLOSED:
+        _closed = 0
+        release()
 
 
 def collect_rarely() -> None:

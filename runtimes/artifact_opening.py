@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from artifacts import artifact_signature, trusted_engines
 from artifacts.errors import LatentcError, UsageError
-from artifacts.garbage import rare_collections
+from artifacts.garbage import collect_closed, rare_collections
 from artifacts.hub_artifacts import located
 from artifacts.manifest import Manifest
 from artifacts.manifest_reading import read_manifest
@@ -69,6 +69,7 @@ def opened(path: str | Path, options: OpeningOptions, make: Callable[[OpenArtifa
         LatentcError, UsageError: as `runtimes.pipeline.load` raises them.
     """
     budget, max_part = budget_of(options.memory), budget_of(options.max_part)
+    collect_closed()
     place = located(path, options.progress)
     if budget is None:
         budget = available()

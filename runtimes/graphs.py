@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
 from artifacts.errors import LatentcError
+from artifacts.garbage import count_closed
 from artifacts.manifest import Adapter, GraphRecord, Manifest
 from artifacts.memory import available
 from artifacts.pinned import Pinned
@@ -352,6 +353,8 @@ class Graphs:
         It does not wait for calls of other threads: each frees its graph when it ends, which is with an error. In a
         fork nothing is freed: the sessions are the first process's.
         """
+        if not self._closed:
+            count_closed()
         self._closed = True
         for graph, lock in self._locks.items():
             if not lock.is_foreign:

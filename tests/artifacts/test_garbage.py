@@ -63,3 +63,13 @@ def test_workers_and_commands_collect_rarely(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cli, "_run", lambda words, prints_json: seen.append(gc.get_threshold()[0]))
     cli.main(["targets"])
     assert seen == [garbage.ALLOCATIONS]
+
+
+def test_pipelines_that_were_closed_are_looked_for_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(garbage, "release", lambda: looked.append(number))
+    monkeypatch.setattr(garbage, "_closed", 0)
+    for number in range(3 * garbage.CLOSED):  # noqa: B007
+        garbage.collect_closed()
+        garbage.count_closed()
+    assert looked == [garbage.CLOSED, 2 * garbage.CLOSED]
