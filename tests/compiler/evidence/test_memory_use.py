@@ -40,3 +40,22 @@ def test_a_whole_graph_is_taken_to_need_half_as_much_again_as_its_parts(
     assert use is not None
     assert (use.anonymous, use.opening, use.file_backed) == (800, 1200, 14)
     assert use.calls[0].anonymous == 20
+
+
+def test_a_whole_graph_keeps_what_its_calls_compute_in() -> None:
+    class Session:
+        inputs = ("x",)
+        calls = 0
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            self.calls += 1
+            return inputs
+
+        def release(self) -> None:
+            raise AssertionError("some graphs do not stand another call then")
+
+    session = Session()
+    meter = memory_use.MemoryMeter(())
+    meter.open(lambda: session)
+    meter.call(session, [{"x": np.zeros(2, np.float32)}, {"x": np.zeros(4, np.float32)}])
+    assert session.calls == 3
