@@ -80,6 +80,11 @@ def test_a_quantized_layer_is_called_one(broken: Lowered) -> None:
 
 def test_what_a_type_cannot_hold_is_called_an_overflow(broken: Lowered) -> None:
     planted.scale(broken.model_file, planted.weights(broken.model_file)[-1], float("inf"))
+    if broken.model_file.suffix == ".xml":
+        import openvino as ov
+
+        if "FP16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("OpenVINO computes in another type on this processor where fp16 is asked for")
     (finding,) = answer(broken.request.model_copy(update={"compute": "fp16"}))
     assert finding.kind == "overflow" and finding.error is None
     assert "fp16 holds none above 6.55e+04" in finding.reason
