@@ -146,7 +146,8 @@ class Row:
     def holds(self) -> bool:
         """Whether it drew, the picture is that without a limit, and the plan is near enough, where these are known."""
         near = self.ratio is None or LEAST <= self.ratio <= MOST
-        return self.usage.status == 0 and self.likeness in (None, math.inf) and near
+        same = self.limit is None or self.likeness == math.inf
+        return self.usage.status == 0 and same and near
 
 
 def command(case: Case, artifact: Path, out: Path, memory: int | None, tile: str = "auto") -> list[str]:

@@ -26,6 +26,7 @@ def test_a_row_holds_where_the_picture_is_equal_and_the_plan_is_near() -> None:
     assert not Row("a", "latentc", 1, drawn, planned=899, likeness=inf).holds, "below by more than 10 %"
     assert not Row("a", "latentc", 1, drawn, planned=1201, likeness=inf).holds
     assert not Row("a", "latentc", 1, drawn, planned=1000, likeness=60.0).holds
+    assert not Row("a", "latentc", 1, drawn, planned=1000).holds, "no picture to compare"
     assert not Row("a", "latentc", 1, usage(1000, 137), planned=1000).holds
     assert Row("a", "optimum-intel", None, drawn).holds
 
