@@ -234,9 +234,8 @@ class PartsSession:
             try:
                 values |= session.run({name: values[name] for name in session.inputs})
             finally:
-                if number in self._keeps:
+                if number in self._keeps and give_back(session):
                     self._kept[number] = session
-                    give_back(session)
                 else:
                     session.close()
                     release()  # The next part wants what this one held in other pieces.

@@ -104,11 +104,11 @@ def running(name: str, target: str, inputs: Mapping[str, np.ndarray]) -> Iterato
         raise Refused(f"{target} failed in {name} with {shapes}: {first_lines(error, _LINES)}") from error
 
 
-def give_back(session: Session) -> None:
-    """Has a session give back the memory that calls computed in, if it keeps any until the next."""
+def give_back(session: Session) -> bool:
+    """Has a session give back the memory that calls computed in, if it keeps any until the next; returns whether it
+    could: one that cannot keeps it until it is closed."""
     release = getattr(session, "release", None)
-    if release is not None:
-        release()
+    return release is None or bool(release())
 
 
 def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec], name: str) -> None:

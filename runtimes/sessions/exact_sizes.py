@@ -127,10 +127,10 @@ class SizedSession:
     def _form(self, call: Shapes) -> tuple[tuple[int, ...], ...]:
         return tuple(call[name] for name in self.inputs)
 
-    def release(self) -> None:
-        """Gives back the memory that calls computed in, until the next."""
-        for session in self._sessions.values():
-            give_back(session)
+    def release(self) -> bool:
+        """Gives back the memory that calls computed in, until the next; returns whether all could."""
+        could = [give_back(session) for session in self._sessions.values()]
+        return all(could)
 
     def close(self) -> None:
         """Frees all sessions; twice is harmless."""

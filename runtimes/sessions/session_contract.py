@@ -43,7 +43,8 @@ class Session(Protocol):
     """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs.
 
     One whose `run` may open files of the artifact says so by an attribute, ``opens_later = True``. One that keeps the
-    memory that a call computed in offers a method ``release()``, which gives it back until the next call.
+    memory that a call computed in offers a method ``release()``, which gives it back until the next call and returns
+    whether it could.
     """
 
     inputs: Mapping[str, TensorSpec]

@@ -3,6 +3,7 @@ numbers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,28 @@ def test_a_graph_in_parts_gives_the_same_bits(
     assert not alive and not list(tmp_path.iterdir())
     with pytest.raises(LatentcError, match="is closed"):
         session.run(cells())
+
+
+def test_a_part_that_cannot_give_memory_back_does_not_stay_open(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, form, opens, structure = opened
+    counts = Counter[bytes]()
+
+    def holding(part: bytes, narrow: Collection[str]) -> Session:
+        counts[part] += 1
+        session = opens(part)
+        if part == first:
+            monkeypatch.setattr(session, "release", lambda: False, raising=False)
+        return session
+
+    parts = cut(structure, 1500)
+    first = form.extract(file, parts[0].inputs, parts[0].outputs)
+    session = PartsSession(file, form, structure, parts, record(), holding, "cpu", range(len(parts)))
+    results = [session.run(cells())["sample"] for _ in range(3)]
+    session.close()
+    assert counts.pop(first) == 3 and set(counts.values()) == {1}
+    assert all(np.array_equal(result, results[0]) for result in results)
 
 
 def test_parts_are_cut_where_few_values_cross(opened: Opened) -> None:

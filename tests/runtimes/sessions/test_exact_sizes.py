@@ -40,8 +40,9 @@ class Doubling:
         self.log.append("run")
         return {"sample": 2 * inputs["sample"]}
 
-    def release(self) -> None:
+    def release(self) -> bool:
         self.log.append("release")
+        return True
 
     def close(self) -> None:
         self.log.append("close")

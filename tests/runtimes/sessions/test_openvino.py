@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -45,6 +47,28 @@ def rest() -> ir.Model:
     for bound in bounds:
         made.graph.initializers[str(bound.name)] = bound
     return made
+
+
+def rotary() -> ir.Model:
+    """Halves of each head rotated by angles, times two: what OpenVINO runs as one kernel, and what reads it."""
+    return ir.serde.deserialize_model(onnx.parser.parse_model(ROTARY))
+
+
+ROTARY = """
+<ir_version: 10, opset_import: ["" : 21]>
+rotary (float[b, 4, n, 8] x, float[b, 1, n, 8] cos, float[b, 1, n, 8] sin) => (float[b, 4, n, 8] rotated)
+<int64[1] zero = {0}, int64[1] half = {4}, int64[1] end = {8}, int64[1] axis = {3}, float[1] two = {2.0}>
+{
+  first = Slice (x, zero, half, axis)
+  second = Slice (x, half, end, axis)
+  turned = Neg (second)
+  swapped = Concat <axis = -1> (turned, first)
+  straight = Mul (x, cos)
+  across = Mul (swapped, sin)
+  sum = Add (straight, across)
+  rotated = Mul (sum, two)
+}
+"""
 
 
 class TestOpenVino(SessionContract):
@@ -93,6 +117,22 @@ class TestOpenVino(SessionContract):
             found = session.run({"timestep": np.full((1,), 999, np.float32)})
             assert list(found) == ["embedding"]
             assert np.abs(found["embedding"][0] - expected).max() < 0.01
+
+    def test_a_graph_with_rotary_embeddings_keeps_what_it_computes_in(self, tmp_path: Path) -> None:
+        """A call after OpenVINO gave it back would write past its end."""
+        rng = np.random.default_rng(0)
+        inputs = {
+            name: rng.standard_normal((2, heads, 16, 8), np.float32)
+            for name, heads in (("x", 4), ("cos", 1), ("sin", 1))
+        }
+        opened: Any = self.open(self.write(rotary(), tmp_path / "transformer"))
+        results = []
+        for _ in range(3):
+            results.append(opened.run(inputs)["rotated"])
+            assert opened.release() is False
+        assert all(np.array_equal(result, results[0]) for result in results)
+        other: Any = self.open(self.write(embedding(), tmp_path / "unet"))
+        assert other.release() is True
 
     def test_activations_are_not_rounded_unasked(self, tmp_path: Path) -> None:
         opened: Any = self.open(self.write(Denoiser("fp32").model(), tmp_path / "unet"))
