@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from artifacts.errors import LatentcError
@@ -134,6 +135,14 @@ def _measured_modules(elements: int | None) -> Iterator[None]:
 @contextmanager
 def _measured_tensors(elements: int | None, limit: int, results: bool = True) -> Iterator[None]:
     """Tensors of a size alone are measured; with `results` also what is computed of tensors."""
+    with _measured()(elements, limit, results):
+        yield
+
+
+@cache
+def _measured() -> type:
+    """The mode that measures tensors. A class is a cycle, which a process with many objects rarely collects: there is
+    one, and not one for each picture."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -152,6 +161,10 @@ def _measured_tensors(elements: int | None, limit: int, results: bool = True) ->
     makers = {getattr(torch, name) for name in names}
 
     class Measured(TorchFunctionMode):
+        def __init__(self, elements: int | None, limit: int, results: bool) -> None:
+            super().__init__()
+            self._elements, self._limit, self._results = elements, limit, results
+
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             if str(kwargs.get("device")) == "meta":
@@ -159,24 +172,23 @@ def _measured_tensors(elements: int | None, limit: int, results: bool = True) ->
             if func is torch.empty:
                 # How parameters begin: it takes no memory until it is written.
                 empty = func(*args, **{**kwargs, "device": "meta"})
-                if elements is not None and empty.numel() > elements:
+                if self._elements is not None and empty.numel() > self._elements:
                     raise _Limit(
-                        f"it has a tensor of {list(empty.shape)}, and its files hold at most {elements} weights"
+                        f"it has a tensor of {list(empty.shape)}, and its files hold at most {self._elements} weights"
                     )
                 return func(*args, **kwargs)
             if func in makers:
-                _check_size(func(*args, **{**kwargs, "device": "meta"}), limit)
-            elif results and args and _is_real(args[0]) and _writes(func):
-                _check_size(args[0], limit)
-            elif results and any(_is_real(value) and value.numel() > SMALL for value in args):
-                _check_size(_on_meta(func, args, kwargs), limit)
+                _check_size(func(*args, **{**kwargs, "device": "meta"}), self._limit)
+            elif self._results and args and _is_real(args[0]) and _writes(func):
+                _check_size(args[0], self._limit)
+            elif self._results and any(_is_real(value) and value.numel() > SMALL for value in args):
+                _check_size(_on_meta(func, args, kwargs), self._limit)
             result = func(*args, **kwargs)
-            if results and _is_real(result) and not _shares_memory(result, args):
-                _check_size(result, limit)
+            if self._results and _is_real(result) and not _shares_memory(result, args):
+                _check_size(result, self._limit)
             return result
 
-    with Measured():
-        yield
+    return Measured
 
 
 def _is_tensor(value: Any) -> bool:
