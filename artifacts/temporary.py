@@ -104,3 +104,11 @@ def remove_leftovers(base: Path) -> None:
                 continue
             with FileLock(folder / LOCK, thread_local=False).acquire(blocking=False):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def no_room(place: str, error: OSError) -> LatentcError:
+    """The message for a temporary file that could not be written."""
+    return LatentcError(
+        f"a temporary file cannot be written at {place}: {error.strerror or error}.",
+        "Make room there, or set TMPDIR (on Windows TEMP) to another folder.",
+    )

@@ -11,6 +11,7 @@ from typing import Any
 from artifacts import foreseen
 from artifacts.contents import Contents
 from artifacts.errors import LatentcError
+from artifacts.temporary import no_room
 from runtimes.config_keys import keys_behind
 from runtimes.configs import MAX_FIGURE, UNLIMITED, cleaned, is_config
 from runtimes.guard import guarded
@@ -204,7 +205,7 @@ def private_folder() -> Iterator[Path]:
     try:
         place = tempfile.TemporaryDirectory(prefix="latentc-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise _no_room(tempfile.gettempdir(), error) from error
+        raise no_room(tempfile.gettempdir(), error) from error
     with place as name:
         yield Path(name)
 
@@ -214,14 +215,7 @@ def _write(file: Path, data: bytes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
     except OSError as error:
-        raise _no_room(str(file), error) from error
-
-
-def _no_room(place: str, error: OSError) -> LatentcError:
-    return LatentcError(
-        f"a temporary file cannot be written at {place}: {error.strerror or error}.",
-        "Make room there, or set TMPDIR (on Windows TEMP) to another folder.",
-    )
+        raise no_room(str(file), error) from error
 
 
 def brief(error: BaseException) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 from artifacts.errors import LatentcError
+from runtimes.file_array import FileArray, Window
 from runtimes.sessions.session_contract import GraphFormat, Session
 from runtimes.stages import Norm, Stage, Staging
 
@@ -24,6 +23,10 @@ LARGE = 64 << 20
 """Bytes from which a value between stages lies in a temporary file, whose pages the system can write out."""
 
 Span = tuple[int, int]
+WHOLE: Window = (..., slice(None), slice(None))
+
+Value = Union["np.ndarray", FileArray, "_Normed"]
+"""What is between two stages, of a whole picture."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class StagedGraph:
             Refused: the vendor did not open or run a part.
             LatentcError: a part makes no whole number of elements of each cell.
         """
-        values: dict[str, np.ndarray | _Normed] = dict(arrays)
+        values: dict[str, Value] = dict(arrays)
         for number, stage in enumerate(self.staging.stages):
             values |= self._stage(stage, values, cells, side, check)
             if number == len(self.staging.norms):
@@ -99,11 +102,11 @@ class StagedGraph:
     def _stage(
         self,
         stage: Stage,
-        values: Mapping[str, np.ndarray | _Normed],
+        values: Mapping[str, Value],
         cells: Span,
         side: Span,
         check: Callable[[], None],
-    ) -> dict[str, np.ndarray]:
+    ) -> Mapping[str, np.ndarray | FileArray]:
         check()
         if not stage.outputs:
             return {}
@@ -115,7 +118,7 @@ class StagedGraph:
                 return session.run({name: _array(values[name]) for name in names})
             scales = [_scale(values[name].shape, cells) for name in names]
             halo = math.ceil(stage.radius / min(scales))
-            made: dict[str, np.ndarray] = {}
+            made: dict[str, np.ndarray | FileArray] = {}
             for tile in _tiles(cells, side, halo):
                 check()
                 part = {
@@ -157,15 +160,17 @@ class StagedGraph:
             made.append(session.run({**arrays, stage.rows: part})[stage.outputs[0]])
         return {stage.outputs[0]: np.concatenate(made, axis=-2)}
 
-    def _normed(self, norm: Norm, values: Mapping[str, np.ndarray | _Normed]) -> _Normed:
+    def _normed(self, norm: Norm, values: Mapping[str, Value]) -> _Normed:
         """The norm of a whole value."""
         import numpy as np
 
-        before = _array(values[norm.before])
+        before = values[norm.before]
+        if isinstance(before, _Normed):
+            before = _array(before)
         factor, offset = self._affine[norm.after]
         mean, variance = _moments(before, norm.groups)
         scale = factor / np.sqrt(variance + norm.epsilon)
-        shape = (len(before), before.shape[1], *(1 for _ in before.shape[2:]))
+        shape = (*before.shape[:2], *(1 for _ in before.shape[2:]))
         return _Normed(
             before,
             scale.reshape(shape).astype(before.dtype),
@@ -177,7 +182,7 @@ class StagedGraph:
 class _Normed:
     """A value that is computed of another when a part of it is read."""
 
-    before: np.ndarray
+    before: np.ndarray | FileArray
     scale: np.ndarray
     offset: np.ndarray
 
@@ -185,8 +190,10 @@ class _Normed:
     def shape(self) -> tuple[int, ...]:
         return self.before.shape
 
-    def part(self, window: tuple[object, ...]) -> np.ndarray:
-        return self.before[window] * self.scale + self.offset  # type: ignore[no-any-return, index]
+    def part(self, window: Window) -> np.ndarray:
+        part: np.ndarray = self.before[window] * self.scale
+        part += self.offset
+        return part
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,14 @@ class _Tile:
 
 
 def _tiles(cells: Span, side: Span, halo: int) -> Iterator[_Tile]:
-    """Tiles that are, with what is around them, of `side` cells at most, where the halo leaves half of that."""
+    """Tiles that have, with what is around them, as many cells as one of `side` at most.
+
+    They are whole rows of cells, which lie together in a file. Where what is around would be more than half of that,
+    they are of `side`, and where it would be of these, of more.
+    """
+    rows = side[0] * side[1] // cells[1]
+    if cells[1] > side[1] and rows >= 4 * halo:
+        side = (rows, cells[1])
     axes = []
     for size, most in zip(cells, side, strict=True):
         cells_each = size if size <= most else max(most - 2 * halo, most // 2, 1)
@@ -213,17 +227,21 @@ def _tiles(cells: Span, side: Span, halo: int) -> Iterator[_Tile]:
         yield _Tile((core[0], core[1]), (around[0], around[1]))
 
 
-def _cropped(value: np.ndarray | _Normed, spans: tuple[Span, Span], scale: int) -> np.ndarray:
+def _cropped(value: Value, spans: tuple[Span, Span], scale: int) -> np.ndarray:
     import numpy as np
 
     rows, columns = (slice(low * scale, high * scale) for low, high in spans)
-    window = (..., rows, columns)
+    window: Window = (..., rows, columns)
     part = value.part(window) if isinstance(value, _Normed) else value[window]
     return np.ascontiguousarray(part)
 
 
-def _array(value: np.ndarray | _Normed) -> np.ndarray:
-    return value.part((...,)) if isinstance(value, _Normed) else value
+def _array(value: Value) -> np.ndarray:
+    import numpy as np
+
+    if isinstance(value, _Normed):
+        return value.part(WHOLE)
+    return value if isinstance(value, np.ndarray) else value[WHOLE]
 
 
 def _scale(shape: tuple[int, ...], cells: Span) -> int:
@@ -235,35 +253,30 @@ def _scale(shape: tuple[int, ...], cells: Span) -> int:
     return scale
 
 
-def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array of zeros; a large one is a file's, which is gone when the array is."""
+def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | FileArray:
+    """An array to fill, a large one in a file."""
     import numpy as np
 
-    size = math.prod(shape) * dtype.itemsize
-    if size < LARGE:
-        return np.zeros(shape, dtype)
-    with TemporaryFile() as file:
-        file.truncate(size)
-        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
+    return np.zeros(shape, dtype) if math.prod(shape) * dtype.itemsize < LARGE else FileArray(shape, dtype)
 
 
-def _moments(array: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each channel's group, float64 [batch, channels]; no more than a channel is copied."""
+def _moments(array: np.ndarray | FileArray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each channel's group, float64 [batch, channels]; each channel is read once, by itself.
+
+    Those of channels are put together as Chan, Golub and LeVeque do, "Updating formulae and a pairwise algorithm for
+    computing sample variances" (1979).
+    """
     import numpy as np
 
     batch, channels = array.shape[:2]
     each = channels // groups
-    sums = np.array([[array[i, c].sum(dtype=np.float64) for c in range(channels)] for i in range(batch)])
-    count = each * math.prod(array.shape[2:])
-    mean = (sums.reshape(batch, groups, each).sum(-1) / count).repeat(each, axis=-1)
-    squares = np.array(
-        [
-            [
-                np.square(array[i, c] - mean[i, c].astype(array.dtype)).sum(dtype=np.float64)
-                for c in range(channels)
-            ]
-            for i in range(batch)
-        ]
-    )
-    variance = (squares.reshape(batch, groups, each).sum(-1) / count).repeat(each, axis=-1)
-    return mean, variance
+    means, variances = np.empty((2, batch * channels))
+    maps = array if isinstance(array, FileArray) else array.reshape(batch * channels, *array.shape[2:])
+    for number in range(batch * channels):
+        values = maps.map(number) if isinstance(maps, FileArray) else maps[number]
+        means[number] = values.mean(dtype=np.float64)
+        variances[number] = np.square(values - means[number].astype(array.dtype)).mean(dtype=np.float64)
+    means, variances = means.reshape(batch, groups, each), variances.reshape(batch, groups, each)
+    mean = means.mean(-1)
+    variance = (variances + np.square(means - mean[..., None])).mean(-1)
+    return mean.repeat(each, axis=-1), variance.repeat(each, axis=-1)

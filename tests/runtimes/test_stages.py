@@ -15,6 +15,7 @@ import pytest
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, GraphRecord, TensorSpec
+from runtimes.file_array import FileArray
 from runtimes.parts_session import KEPT, PartsSession, cut, kept, wide_values
 from runtimes.sessions import session_table
 from runtimes.sessions.onnx_format import format_of
@@ -159,8 +160,13 @@ def test_a_decoder_is_cut_at_its_norms_and_what_is_not_local_runs_whole(opened: 
     assert [stage.radius for stage in plan.stages[3:]] == [2, 2]
 
 
-@pytest.mark.parametrize("side", [(12, 12), (40, 9), (64, 64)])
-def test_tiles_in_stages_are_the_whole_picture(opened: Opened, side: tuple[int, int]) -> None:
+@pytest.mark.parametrize("in_files", [False, True])
+@pytest.mark.parametrize("side", [(12, 12), (40, 9), (20, 20), (64, 64)])
+def test_tiles_in_stages_are_the_whole_picture(
+    opened: Opened, side: tuple[int, int], in_files: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_files:
+        monkeypatch.setattr("runtimes.staged_run._room", FileArray)
     file, form, opens, structure = opened
     plan = staging(structure)
     assert plan is not None
@@ -226,11 +232,9 @@ def test_one_size_is_not_staged(decoder: Path, tmp_path: Path) -> None:
     assert form is not None and staging(form.structure(tmp_path / "model.onnx")) is None
 
 
-def test_large_values_lie_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtimes.staged_run.LARGE", 100)
-    room = _room((4, 5, 6), np.dtype(np.float32))
-    room[1] = 3
-    assert room.shape == (4, 5, 6) and room.sum() == 90
+def test_large_values_lie_in_files() -> None:
+    assert isinstance(_room((1, 8, 1 << 11, 1 << 10), np.dtype(np.float32)), FileArray)
+    assert isinstance(_room((1, 8, 1 << 10, 1 << 10), np.dtype(np.float32)), np.ndarray)
 
 
 @pytest.mark.parametrize(("most", "stay_open"), [(1, None), (1500, 0), (2500, 10**6), (9000, 10**6)])
