@@ -218,6 +218,11 @@ def memory_plan(
         calls = tuple(CallSize(call.elements, call.anonymous) for call in use.calls)
         cuts = use.cuts if len(use.cuts) == len(DIVISIONS) else ()
         inputs = sum(math.prod(_shape(spec, dims)) for spec in graph.inputs)
+        longest = max(call.elements for call in calls)
+        if longest > largest and not _bounded(
+            graph, dims
+        ):  # A prompt's length, say: the longest that was measured.
+            inputs, largest = inputs * longest // max(1, largest), longest
         graphs[graph.folder] = GraphMemory(
             graph.folder,
             use.opening,
@@ -285,6 +290,11 @@ def _of_tile(graph: GraphRecord, scaling: Scaling) -> dict[str, int]:
 def _shape(spec: TensorSpec, dims: Mapping[str, int]) -> list[int]:
     """The tensor's shape; a dimension that is not known counts as 1."""
     return [dim if isinstance(dim, int) else dims.get(dim, 1) for dim in spec.shape]
+
+
+def _bounded(graph: GraphRecord, dims: Mapping[str, int]) -> bool:
+    """Whether all dimensions of its inputs are known."""
+    return all(isinstance(dim, int) or dim in dims for spec in graph.inputs for dim in spec.shape)
 
 
 def _elements(graph: GraphRecord, dims: Mapping[str, int]) -> int:

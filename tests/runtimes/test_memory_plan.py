@@ -148,6 +148,24 @@ def test_a_measured_plan_counts_what_stays_and_a_call() -> None:
     assert half.call(half.largest) == pytest.approx(4096 * ((8 + 24 / 3) / 32) ** 2, rel=0.3)
 
 
+def test_of_a_length_without_a_limit_the_longest_that_was_measured_is_planned() -> None:
+    whole = measured(USES)
+    encoder = whole.graphs[0]
+    spec = TensorSpec(name="hidden", dtype="float32", shape=(1, "tokens", 8))
+    calls = tuple(
+        CallMemory(sizes={}, elements=16 * tokens, anonymous=1000 * tokens) for tokens in (300, 900)
+    )
+    evidence = encoder.evidence[0]
+    assert evidence.memory is not None
+    evidence = evidence.model_copy(update={"memory": evidence.memory.model_copy(update={"calls": calls})})
+    ends = {"inputs": (spec,), "outputs": (spec,), "dims": {}, "evidence": (evidence,)}
+    plan = memory_plan(whole.model_copy(update={"graphs": (encoder.model_copy(update=ends),)}), None)
+    memory = plan.graphs[encoder.folder]
+    assert memory.call(memory.largest) == 900_000
+    short = memory.for_call(600 * 8)
+    assert short.call(short.largest) == 600_000
+
+
 def test_what_makes_no_pictures_has_a_plan_too() -> None:
     """Its artifact declares no width."""
     sounds = measured(USES).model_copy(update={"sizes": {}})
