@@ -73,6 +73,9 @@ HEAD = markdown_tables.head(
 )
 
 
+GUIDANCE = "guidance as two calls of one"
+
+
 @dataclass(frozen=True)
 class Bench:
     """One target's measurement.
@@ -80,6 +83,7 @@ class Bench:
     Attributes:
         inputs: of the step.
         fixed: inputs that stay for a whole picture; known: those that the schedule tells ahead.
+        only: the rows to measure; empty for all.
     """
 
     target: str
@@ -91,6 +95,10 @@ class Bench:
     known: frozenset[str]
     work: Path
     pairs: Pairs
+    only: frozenset[str] = frozenset()
+
+    def _wants(self, name: str) -> bool:
+        return not self.only or name in self.only
 
     @property
     def compute(self) -> str:
@@ -110,7 +118,8 @@ class Bench:
             if len(on) > 1:
                 yield from self._rewrite("all that are on", on, base, "on", "")
             yield from self._approximations(base)
-            yield self._guidance(session, base)
+            if self._wants(GUIDANCE):
+                yield self._guidance(session, base)
             for what, inputs, note in (
                 (
                     "what the prompt alone decides, once a picture",
@@ -119,13 +128,15 @@ class Bench:
                 ),
                 ("what the timestep alone decides, ahead", self.known, "time embeddings"),
             ):
-                if inputs:
+                if inputs and self._wants(what):
                     yield from self._ahead(what, inputs, base, note)
 
     def _rewrite(
         self, name: str, rewrites: tuple[Rewrite, ...], base: Call, default: str, why: str
     ) -> Iterator[Row]:
         """Nothing where the graph has nothing to rewrite."""
+        if not self._wants(name):
+            return
         model, done = apply(self.graph.clone(), rewrites)
         if done:
             with self._opened(model) as session:
@@ -135,7 +146,8 @@ class Bench:
         """Each by itself; what it does to outputs is no rounding."""
         largest = {name: span.max for name, span in self.method.dims.items()}
         for approximation in APPROXIMATIONS.values():
-            if approximation.name not in targets.get(self.target).requirements.approximations:
+            offered = targets.get(self.target).requirements.approximations
+            if approximation.name not in offered or not self._wants(approximation.name):
                 continue
             result = approximation.run(self.graph.clone(), largest)
             if result.modified:
@@ -159,7 +171,7 @@ class Bench:
                 outputs = [alone.run({n: _half(a, i) for n, a in self.inputs.items()}) for i in (0, 1)]
                 return {n: np.concatenate([f[n] for f in outputs]) for n in outputs[0]}
 
-            return self._row("guidance as two calls of one", "off", base, halves, "as one batch of two")
+            return self._row(GUIDANCE, "off", base, halves, "as one batch of two")
 
     def _ahead(self, what: str, names: frozenset[str], base: Call, note: str) -> Iterator[Row]:
         """The time of what depends on these inputs alone; its ratio is what would be left of a step without it."""
@@ -281,6 +293,9 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=512, help="pixels of a side")
     parser.add_argument("--precision", default="fp16", choices=["fp32", "fp16", "bf16"])
     parser.add_argument("--target", action="append", choices=TARGETS, help="of these only; may be repeated")
+    parser.add_argument(
+        "--row", action="append", default=[], help="of these only, by their names; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument(
@@ -314,6 +329,7 @@ def main(args: Sequence[str] | None = None) -> int:
                     frozenset(filter(None, options.known.split(","))),
                     Path(folder),
                     Pairs(CLOCKS[options.clock], options.rounds),
+                    frozenset(options.row),
                 )
                 computes[target] = bench.compute
                 for row in bench.rows():
@@ -322,6 +338,11 @@ def main(args: Sequence[str] | None = None) -> int:
         except (LatentcError, KeyError) as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1
+    if missing := sorted({*options.row} - {row.name for row in rows}):
+        print(
+            f"Error: the graph has no row {', '.join(missing)}; leave --row out to see all.", file=sys.stderr
+        )
+        return 1
     count = threads()
     changed = f" with `{json.dumps(options.config)}`" if options.config else ""
     about = (
