@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ import numpy as np
 from artifacts import worker
 from artifacts.errors import LatentcError
 from artifacts.manifest_reading import read_manifest
+from artifacts.memory import available
 from artifacts.units import size
 from bench import markdown_tables
 from bench.project import memlimit, peers
@@ -239,27 +239,34 @@ def likeness(first: Path, second: Path) -> float:
     return psnr(*pixels)
 
 
-def measure_peer(case: Case, model: Path, folder: Path, peer: str, loader: str) -> Row:
-    """A peer's peak at the same picture in bf16, of its own export of the same model, without a limit."""
+def measure_peer(case: Case, model: Path, folder: Path, peer: str, loader: str, limits: bool = True) -> Row:
+    """A peer's peak at the same picture in bf16, of its own export of the same model, without a limit.
+
+    Args:
+        limits: whether its export may take what is free and no more: else this machine would have nothing left.
+
+    Raises:
+        LatentcError: the export fails.
+    """
     place = peers.python(peer)
     bits = case.quantize or "fp16"
     exported = folder / f"{case.model}-{bits}-optimum"
     if not exported.exists():
-        done = subprocess.run(
+        most = available()
+        done = memlimit.run(
             [
                 *(str(peers.python("optimum-intel")), "-m", "optimum.commands.optimum_cli", "export"),
                 *("openvino", "--task", "text-to-image", "--weight-format", bits),
                 *PEER_OPTIONS.get(bits, ()),
                 *("--model", str(model), str(exported)),
             ],
-            check=False,
+            most if limits else None,
             env=peers.environment(),
         )
-        if done.returncode:
+        if done.status:
             shutil.rmtree(exported, ignore_errors=True)
-            raise LatentcError(
-                f"optimum-intel does not export {model.name} in {bits} (status {done.returncode})."
-            )
+            why = f"it takes more than {size(most)}" if done.killed else f"status {done.status}"
+            raise LatentcError(f"optimum-intel does not export {model.name} in {bits}: {why}.")
     width, height = case.picture
     request = {
         "prompt": PROMPT,
@@ -383,7 +390,7 @@ def main() -> None:
                 rows += measure(case, artifact, Path(scratch), not args.no_limits)
                 for peer, loader in PEERS.items() if args.peers else ():
                     try:
-                        rows.append(measure_peer(case, model, work, peer, loader))
+                        rows.append(measure_peer(case, model, work, peer, loader, not args.no_limits))
                     except LatentcError as error:
                         print(f"{case.name}, {peer}, not measured: {error}", file=sys.stderr)
         except LatentcError as error:
