@@ -23,6 +23,7 @@ from compiler.origins.stored_file import stored_tensors
 from compiler.origins.weight_files import Rows, WeightFiles
 from runtimes.assemble import INDEX
 from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, SPARE_TOKENS_KEY, cleaned, read_config
+from runtimes.model_view import following
 from runtimes.trusted_classes import component_class, is_list, is_own
 from targets.graph.weights import Origin
 
@@ -94,18 +95,10 @@ class ComponentSource:
 
     @cached_property
     def members(self) -> tuple[ComponentSource, ...]:
-        """The models of a component that is a list of models (several ControlNets), in order; empty for others.
-
-        diffusers saves them in folders of their own: "controlnet", "controlnet_1", "controlnet_2", ...
-        """
+        """The models of a component that is a list of models (several ControlNets), in order; empty for others."""
         if not is_list(self.cls):
             return ()
-        folders = list(self.places) or [self.folder]
-        while (
-            not self.places
-            and (following := self.folder.with_name(f"{self.folder.name}_{len(folders)}")).is_dir()
-        ):
-            folders.append(following)
+        folders = self.places or (self.folder, *following(self.folder))
         return tuple(
             ComponentSource(folder.name, "diffusers", _class_of(folder), folder) for folder in folders
         )

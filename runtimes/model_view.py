@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes.assemble import INDEX, read_index, trusted
 from runtimes.pipeline_parts import part_files, private_folder
+from runtimes.trusted_classes import is_list
 
 _WEIGHTS = ".safetensors"
 _SHARDS = ".safetensors.index"
@@ -36,10 +38,19 @@ def model_view(root: Path) -> Iterator[Path]:
         for name, entry in _components(index).items():
             if not name.isidentifier():
                 raise LatentcError(f"{files.shown(INDEX)}: '{name}' is not the name of a component.")
-            trusted(files.shown(INDEX), name, entry)
+            cls = trusted(files.shown(INDEX), name, entry)
             _add_component(view, root, name)
+            for further in following(root / name) if is_list(cls) else ():
+                _add_component(view, root, further.name)
         (view / INDEX).write_text(json.dumps(index), encoding="utf-8")
         yield view
+
+
+def following(folder: Path) -> tuple[Path, ...]:
+    """The folders of the second and further models of a list whose first is in `folder`, as diffusers saves them:
+    "controlnet_1", "controlnet_2", ..."""
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(1))
+    return tuple(itertools.takewhile(Path.is_dir, numbered))
 
 
 @contextmanager

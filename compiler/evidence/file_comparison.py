@@ -82,7 +82,8 @@ def compare(
             approximations=tolerances(approximations),
             model_file=str(model_file),
             built=built,
-            model=None if source.is_folder else source.spec,
+            # A list of models has no folder of its own that its library opens.
+            model=None if source.is_folder and not component.members else source.spec,
             component=method.component,
             library=component.library,
             class_name=component.class_name,

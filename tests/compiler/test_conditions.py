@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import IpAdapter, ModelSpec
+from artifacts.manifest_reading import read_manifest
 from compiler import build
 from compiler.source import open_model
+from runtimes import reference
 from tests.compiler.made import request
 from tests.sweep import ip_adapters, sd
 from tests.sweep.models import picture
@@ -54,6 +56,19 @@ def test_a_component_that_the_pipeline_lacks_makes_it_the_one_that_has_it(sd15, 
     assert source.component("controlnet").class_name == cls
     assert len(source.component("controlnet").members) == (0 if places == 1 else places)
     assert b'"StableDiffusionControlNetPipeline"' in source.files.read("model_index.json")
+
+
+def test_a_saved_list_of_models_is_compared_with_all_of_them(sd15, files, one_checker, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from diffusers import StableDiffusionControlNetPipeline
+
+    nets = [sd.controlnet(), sd.controlnet()]
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(sd15, controlnet=nets, safety_checker=None)
+    pipe.save_pretrained(tmp_path / "model")
+    assert len(reference.load(tmp_path / "model").diffusers.controlnet.nets) == 2
+    build.compile(request(tmp_path / "out", model=str(tmp_path / "model"), check="quick"))
+    graph = next(graph for graph in read_manifest(tmp_path / "out").graphs if graph.folder == "controlnet")
+    assert max(graph.evidence[0].error.values()) < 1e-4
 
 
 def test_a_t2i_adapter_is_taken_by_the_pipeline_that_has_one(sd15, tmp_path):

@@ -14,7 +14,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from artifacts import worker
 from artifacts.resident import Watch
@@ -48,6 +50,15 @@ class Row:
         return LEAST <= self.ratio <= MOST
 
 
+@cache
+def made(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The model of a case, and what a compile is given with it."""
+    case, model = CASES[name], folder / name
+    pipe = case.build()
+    pipe.save_pretrained(model)
+    return model, {} if case.added is None else case.added(pipe, folder / f"{name}-added")
+
+
 def compiled(name: str, target: str, folder: Path) -> Path:
     """The artifact of a case, in fp32."""
     from artifacts.manifest import DimRange
@@ -55,12 +66,8 @@ def compiled(name: str, target: str, folder: Path) -> Path:
     from compiler.capture.declared_sizes import SizeRange
     from compiler.compile_request import CompileRequest
 
-    case, model, out = CASES[name], folder / name, folder / f"{name}-{target}"
-    added = {}
-    if not model.exists():
-        pipe = case.build()
-        pipe.save_pretrained(model)
-        added = {} if case.added is None else case.added(pipe, folder / f"{name}-added")
+    case, out = CASES[name], folder / f"{name}-{target}"
+    model, added = made(name, folder)
     side = DimRange(min=case.size, max=case.size)
     compile(
         CompileRequest(
