@@ -8,6 +8,7 @@ what is called for it has an input that rises or falls with the timesteps.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,8 +160,9 @@ class Schedule:
         start = self._at + 1 if times == self._times else 0
         self._times = times
         over = _floats(timestep)[:1]
-        self._at = next((i for i in range(start, len(times)) if np.allclose(times[i], over)), len(times))
-        return times[self._at] if over and self._at < len(times) else None
+        near = (i for i in range(start, len(times)) if over and _near(times[i], over[0]))
+        self._at = next(near, len(times))
+        return times[self._at] if self._at < len(times) else None
 
     @property
     def upcoming(self) -> float | None:
@@ -357,10 +359,16 @@ def _numbers(inputs: Arrays) -> list[tuple[str, float]]:
     ]
 
 
+def _near(time: float, other: float) -> bool:
+    """Whether two times are one, rounded or not."""
+    return math.isclose(time, other, rel_tol=1e-5, abs_tol=1e-8)
+
+
 def _floats(value: Any) -> list[float]:
     """The elements of a tensor, an array or a number; empty where it is none of them."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().double().numpy()
     if not isinstance(value, (int, float, np.ndarray, np.generic)):
         return []
-    return [float(element) for element in np.ravel(value)]
+    flat: list[float] = np.ravel(value).astype(np.float64).tolist()
+    return flat

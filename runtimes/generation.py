@@ -25,7 +25,7 @@ from runtimes.notebook import notebook_bars
 from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
 from runtimes.result import Result, merge
-from runtimes.schedulers import blamed, make_scheduler
+from runtimes.schedulers import Schedulers, blamed
 from runtimes.tiles import parse_tile
 from runtimes.weighted import Weighting
 
@@ -51,6 +51,7 @@ class Generator:
         self._meter = Meter()
         self._lock = ProcessLock()
         self._scheduler = self._placed = getattr(diffusers, "scheduler", None)
+        self._schedulers = Schedulers()
         self._tolerance = 0.0
         self._count: Count | None = None
 
@@ -234,9 +235,9 @@ class Generator:
         """
         self._scheduler = self.scheduler
         if self._scheduler is not None:
-            self._place(copy.deepcopy(self._scheduler))
+            self._place(self._scheduler if scheduler is not None else copy.deepcopy(self._scheduler))
         if scheduler is not None:
-            self._place(make_scheduler(self.diffusers, scheduler))
+            self._place(self._schedulers.make(self.diffusers, scheduler))
 
     def _prepare(self, accelerate: str | float | None, tile: str | int | None, guidance: Any) -> None:
         """Takes what a call is asked to do with steps that can be forecast, and with tiles; here nothing can.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from artifacts.errors import UsageError
-from runtimes.schedulers import make_scheduler, parse
+from runtimes.schedulers import Schedulers, make_scheduler, parse
 from tests.runtimes.conftest import Compiled
 
 PROMPT = "a red circle"
@@ -48,6 +48,31 @@ def test_options_change_the_scheduler_and_the_rest_is_the_models(compiled: Compi
     )
     assert (made.config.use_karras_sigmas, made.config.solver_order) == (True, 3)
     assert made.config.beta_schedule == compiled.reference.scheduler.config.beta_schedule == "scaled_linear"
+
+
+def test_a_scheduler_is_made_once_and_each_call_has_a_copy_of_its_own(
+    compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(pipeline: Any, text: str) -> Any:
+        made.append(text)
+        return make_scheduler(pipeline, text)
+
+    monkeypatch.setattr("runtimes.schedulers.make_scheduler", counted)
+    schedulers, text = Schedulers(), "DPMSolverMultistepScheduler"
+    first = schedulers.make(compiled.reference, text)
+    first.set_timesteps(4)
+    second = schedulers.make(compiled.reference, text)
+    assert second is not first and second.num_inference_steps is None and second.config == first.config
+    assert made == [text]
+    schedulers.make(compiled.reference, f"{text}:solver_order=3")
+    own = compiled.reference.scheduler
+    monkeypatch.setattr(
+        compiled.reference, "scheduler", type(own).from_config(own.config, beta_schedule="linear")
+    )
+    assert schedulers.make(compiled.reference, f"{text}:solver_order=3").config.beta_schedule == "linear"
+    assert len(made) == 3
 
 
 @pytest.mark.parametrize(
