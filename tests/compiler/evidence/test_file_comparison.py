@@ -23,7 +23,7 @@ def measured(checker=None, **changes):
         "target": "t", "tolerance": {}, "precision": "fp32", "weights": (), "built": Built(),
         "parameters": 1_000_000, "check": "quick",
     }  # fmt: skip
-    component = SimpleNamespace(library="diffusers", class_name="UNet2DConditionModel", folder=Path("unet"))
+    component = SimpleNamespace(library="diffusers", class_name="UNet", folder=Path("unet"), members=())
     source = SimpleNamespace(component=lambda name: component, is_folder=True)
     return file_comparison.compare(
         checker, source, method(), Path("model.onnx"), progress=lambda event: None, **(asked | changes)
@@ -109,7 +109,7 @@ FINDING = Finding(
 def checked(monkeypatch, run, locate, **changes):
     """A comparison whose check and whose search are these."""
     monkeypatch.setattr(file_comparison.memory, "shortage", lambda needed: "")
-    component = SimpleNamespace(library="diffusers", class_name="UNet2DConditionModel", folder=Path("unet"))
+    component = SimpleNamespace(library="diffusers", class_name="UNet", folder=Path("unet"), members=())
     source = SimpleNamespace(component=lambda name: component, is_folder=True)
     locator = SimpleNamespace(locate=locate)
     asked = {
