@@ -19,8 +19,8 @@ Window = tuple[EllipsisType, slice, slice]
 class FileArray:
     """An array [.., height, width] in a file, which is gone when the object is.
 
-    It is not mapped: under a limit on memory a mapped file's pages are written out one by one as they are needed, ten
-    times slower than what is written in pieces. Whole rows are the quick ones.
+    It is not mapped: under a limit on memory a mapped file's pages are written out one by one as they are needed, far
+    slower than what is written in pieces. Whole rows are the quick ones.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -55,19 +55,17 @@ class FileArray:
         return part.reshape(*self.shape[:-2], *part.shape[1:])
 
     def __setitem__(self, window: Window, part: np.ndarray) -> None:
-        import numpy as np
-
         (top, bottom), (left, right) = self._spans(window)
         maps = part.reshape(self._maps, bottom - top, right - left)
         try:
             for number in range(self._maps):
                 if right - left == self.shape[-1]:
                     self._file.seek(self._place(number, top))
-                    self._file.write(np.ascontiguousarray(maps[number]))
+                    self._file.write(_bytes(maps[number]))
                     continue
                 for row in range(bottom - top):
                     self._file.seek(self._place(number, top + row) + left * self.dtype.itemsize)
-                    self._file.write(np.ascontiguousarray(maps[number, row]))
+                    self._file.write(_bytes(maps[number, row]))
             self._file.flush()
         except OSError as error:
             raise no_room(tempfile.gettempdir(), error) from error
@@ -82,8 +80,8 @@ class FileArray:
 
     def _read(self, number: int, top: int, into: np.ndarray) -> None:
         self._file.seek(self._place(number, top))
-        count = self._file.readinto(into.reshape(-1).view("uint8"))
-        into.reshape(-1).view("uint8")[count:] = 0  # Beyond what was written.
+        count = self._file.readinto(_bytes(into))
+        _bytes(into)[count:] = 0  # Beyond what was written.
 
     def _place(self, number: int, row: int) -> int:
         return (number * self.shape[-2] + row) * self.shape[-1] * self.dtype.itemsize
@@ -95,3 +93,10 @@ class FileArray:
             columns.indices(self.shape[-1]),
         )
         return (top, bottom), (left, right)
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """The array's bytes, its own where they lie together: files take no arrays of types that NumPy does not know."""
+    import numpy as np
+
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

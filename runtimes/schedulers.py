@@ -83,15 +83,17 @@ class Schedulers:
     tenth of the time that making it does, which a picture of a small model shows."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, type, dict[str, Any]] | None = None
+        self._text = ""
+        self._config: Any = None
         self._made: Any = None
 
     def make(self, pipeline: Any, text: str) -> Any:
         """As `make_scheduler`."""
-        own = getattr(pipeline, "scheduler", None)
-        key = (text, type(own), dict(getattr(own, "config", {})))
-        if key != self._key:
-            self._made, self._key = make_scheduler(pipeline, text), key
+        config = getattr(getattr(pipeline, "scheduler", None), "config", None)
+        # A configuration is frozen: one that has changed is another object.
+        if text != self._text or config is None or config is not self._config:
+            self._made = make_scheduler(pipeline, text)
+            self._text, self._config = text, config
         return copy.deepcopy(self._made)
 
 

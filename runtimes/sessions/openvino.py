@@ -238,7 +238,7 @@ LOSES_MEMORY = {
     "RoPE": "OpenVINO 2026.4.1: after `release_memory` a call of the same sizes, where these are not of the graph, "
     "writes past what was given back, and the process ends.",
 }
-"""Kernels of a CPU -> why a graph that runs them gives no memory back. Of 567 graphs these alone failed so."""
+"""Kernels of a CPU -> why a graph that runs them gives no memory back."""
 
 
 class OpenVinoSession:

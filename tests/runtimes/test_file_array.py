@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -26,6 +27,14 @@ def test_parts_are_those_of_an_array(rows: slice, columns: slice) -> None:
     np.testing.assert_array_equal(array[..., rows, columns], part)
     for number in range(3):
         np.testing.assert_array_equal(array.map(number), expected[0, number])
+
+
+def test_arrays_of_bf16() -> None:
+    array = FileArray(SHAPE, np.dtype(ml_dtypes.bfloat16))
+    part = np.full((1, 3, 7, 2), 1.5, ml_dtypes.bfloat16)
+    array[..., :, 1:3] = part
+    np.testing.assert_array_equal(array[..., :, 1:3], part)
+    assert array.map(0)[0].tolist() == [0, 1.5, 1.5, 0, 0]
 
 
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
