@@ -186,17 +186,23 @@ AfterStep = Callable[[Any, Any, Any], None]
 """Is told a scheduler, the timestep of the step that it has made, and what that returned."""
 
 
-def watched(cls: type, after: AfterStep) -> type:
-    """`cls` under its own name, whose `step` also tells `after`.
+_TOLD = "_latentc_after_step"
+"""What an instance of a watched class tells; a plain function, which copies of the instance share."""
 
-    A class, as pipelines and `generate` copy schedulers: it goes with the copies.
+
+@functools.cache
+def _watched(cls: Any) -> type:
+    """`cls` under its own name, whose `step` also tells what its instance has as `_TOLD`.
+
+    A class, as pipelines and `generate` copy schedulers: it goes with the copies. One for all runs: each class is a
+    cycle, and would keep what it tells until all of the process's objects are looked at.
     """
     inner: Any = getattr(cls, "step")  # noqa: B009
 
     @functools.wraps(inner)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = inner(self, *args, **kwargs)
-        after(self, args[1] if len(args) > 1 else kwargs.get("timestep"), result)
+        getattr(self, _TOLD)(self, args[1] if len(args) > 1 else kwargs.get("timestep"), result)
         return result
 
     return type(cls.__name__, (cls,), {"__module__": cls.__module__, "step": step})
@@ -215,14 +221,20 @@ def schedulers_of(pipelines: Iterable[Any]) -> list[Any]:
 @contextmanager
 def watching(schedulers: Iterable[Any], after: AfterStep) -> Iterator[None]:
     """While it is open, `after` is told of each step of the schedulers and of their copies."""
-    classes = [(scheduler, type(scheduler)) for scheduler in schedulers]
+    classes: list[tuple[Any, Any]] = [(scheduler, type(scheduler)) for scheduler in schedulers]
+
+    def tell(scheduler: Any, timestep: Any, result: Any) -> None:
+        after(scheduler, timestep, result)
+
     for scheduler, cls in classes:
-        scheduler.__class__ = watched(cls, after)
+        setattr(scheduler, _TOLD, tell)
+        scheduler.__class__ = _watched(cls)
     try:
         yield
     finally:
         for scheduler, cls in classes:
             scheduler.__class__ = cls
+            delattr(scheduler, _TOLD)
 
 
 def _of_scheduler(error: Exception, scheduler: Any) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.evidence_records import Forecast, ForecastRun
 from runtimes.acceleration import tolerance_of, tuned_tolerance
 from runtimes.extrapolation import Weights, error, line, spread
-from runtimes.forecaster import Arrays, Count, Forecaster
+from runtimes.forecaster import Arrays, Count, Forecaster, forecasting
 from runtimes.meter import Cancelled
 from runtimes.schedulers import make_scheduler, schedulers_of, watching
 from tests.runtimes.conftest import Compiled
@@ -435,3 +439,18 @@ def test_a_call_that_does_not_fit_is_still_refused(compiled: Compiled) -> None:
     pipe = compiled.pipeline()
     with pytest.raises(LatentcError, match="not compiled for this call"):
         pipe("a", num_inference_steps=6, num_images_per_prompt=9, width=32, height=32, accelerate=0.5)
+
+
+def test_a_run_that_is_over_is_freed_at_once() -> None:
+    """A class for each run would keep the forecaster and its arrays until all objects are looked at."""
+    pipe = SimpleNamespace(scheduler=DDIMScheduler())
+    gc.disable()
+    try:
+        with forecasting([pipe], 0.1) as policy:
+            assert type(pipe.scheduler) is not DDIMScheduler
+            copied = copy.deepcopy(pipe.scheduler)
+        over = weakref.ref(policy)
+        del policy, copied
+        assert over() is None and type(pipe.scheduler) is DDIMScheduler
+    finally:
+        gc.enable()
