@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -169,15 +170,20 @@ class Latents:
     """Keeps what a pipeline's scheduler returns from each step: the one place that all loops share."""
 
     def __init__(self, pipe: Any) -> None:
+        scheduler = getattr(pipe, "scheduler", None)
+        self._schedulers = [scheduler] if callable(getattr(scheduler, "step", None)) else []
         self._latents: list[np.ndarray] = []
         self._first: float | None = None
-        from runtimes.schedulers import watched
 
-        scheduler = getattr(pipe, "scheduler", None)
-        if callable(getattr(scheduler, "step", None)):
-            # The class, not the instance: pipelines and `generate` copy schedulers.
-            assert scheduler is not None
-            scheduler.__class__ = watched(type(scheduler), self._keep)
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While it is open, a new picture's are kept."""
+        from runtimes.schedulers import watching
+
+        self._latents.clear()
+        self._first = None
+        with watching(self._schedulers, self._keep):
+            yield
 
     def _keep(self, scheduler: Any, timestep: Any, result: Any) -> None:
         sample = result[0]
@@ -187,11 +193,6 @@ class Latents:
             self._first = time.perf_counter()
         # A copy: some schedulers and pipelines go on in place.
         self._latents.append(sample.detach().float().cpu().numpy().copy())
-
-    def clear(self) -> None:
-        """Before a new picture."""
-        self._latents.clear()
-        self._first = None
 
     def first_after(self, start: float) -> float | None:
         """Seconds from `start`, of `time.perf_counter`, to the end of the first step; None where none was seen."""
@@ -208,16 +209,16 @@ class Latents:
 
 def _drawn(pipeline: Generator, latents: Latents, request: Request) -> Drawn:
     """One picture, with its latents and its times."""
-    latents.clear()
-    start = time.perf_counter()
-    result = pipeline.generate(
-        request.prompt,
-        seed=request.seed,
-        steps=request.steps,
-        guidance=request.guidance,
-        size=request.size,
-    )
-    seconds = time.perf_counter() - start
+    with latents.kept():
+        start = time.perf_counter()
+        result = pipeline.generate(
+            request.prompt,
+            seed=request.seed,
+            steps=request.steps,
+            guidance=request.guidance,
+            size=request.size,
+        )
+        seconds = time.perf_counter() - start
     times = result.timings
     components = {name: (component.calls, component.seconds) for name, component in times.components.items()}
     return Drawn(

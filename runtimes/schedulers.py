@@ -187,7 +187,7 @@ AfterStep = Callable[[Any, Any, Any], None]
 
 
 _TOLD = "_latentc_after_step"
-"""What an instance of a watched class tells; a plain function, which copies of the instance share."""
+"""What an instance of a watched class tells: a tuple of plain functions, which copies of the instance share."""
 
 
 @functools.cache
@@ -202,7 +202,8 @@ def _watched(cls: Any) -> type:
     @functools.wraps(inner)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = inner(self, *args, **kwargs)
-        getattr(self, _TOLD)(self, args[1] if len(args) > 1 else kwargs.get("timestep"), result)
+        for tell in getattr(self, _TOLD, ()):
+            tell(self, args[1] if len(args) > 1 else kwargs.get("timestep"), result)
         return result
 
     return type(cls.__name__, (cls,), {"__module__": cls.__module__, "step": step})
@@ -220,21 +221,26 @@ def schedulers_of(pipelines: Iterable[Any]) -> list[Any]:
 
 @contextmanager
 def watching(schedulers: Iterable[Any], after: AfterStep) -> Iterator[None]:
-    """While it is open, `after` is told of each step of the schedulers and of their copies."""
-    classes: list[tuple[Any, Any]] = [(scheduler, type(scheduler)) for scheduler in schedulers]
+    """While it is open, `after` is told of each step of the schedulers and of their copies, as who watches already."""
 
     def tell(scheduler: Any, timestep: Any, result: Any) -> None:
         after(scheduler, timestep, result)
 
-    for scheduler, cls in classes:
-        setattr(scheduler, _TOLD, tell)
-        scheduler.__class__ = _watched(cls)
+    before: list[tuple[Any, Any, tuple[AfterStep, ...]]] = [
+        (scheduler, type(scheduler), getattr(scheduler, _TOLD, ())) for scheduler in schedulers
+    ]
+    for scheduler, cls, told in before:
+        setattr(scheduler, _TOLD, (*told, tell))
+        scheduler.__class__ = cls if told else _watched(cls)
     try:
         yield
     finally:
-        for scheduler, cls in classes:
+        for scheduler, cls, told in before:
             scheduler.__class__ = cls
-            delattr(scheduler, _TOLD)
+            if told:
+                setattr(scheduler, _TOLD, told)
+            else:
+                delattr(scheduler, _TOLD)
 
 
 def _of_scheduler(error: Exception, scheduler: Any) -> bool:

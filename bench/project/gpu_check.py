@@ -210,9 +210,9 @@ def _draw(pipeline: Generator) -> Draw:
     latents = Latents(pipeline.diffusers)
 
     def draw(steps: int) -> tuple[Any, tuple[float, ...]]:
-        latents.clear()
         # Kernels are queued: a step is over when the scheduler's sample has been fetched, as `Latents` does.
-        result = pipeline.generate(PROMPT, seed=0, steps=steps, output_type="latent")
+        with latents.kept():
+            result = pipeline.generate(PROMPT, seed=0, steps=steps, output_type="latent")
         return _last(latents), result.timings.steps
 
     return draw

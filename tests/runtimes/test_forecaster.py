@@ -425,6 +425,21 @@ def test_schedulers_are_watched_for_a_while(compiled: Compiled) -> None:
     assert told == pipe.scheduler.timesteps.tolist()
 
 
+def test_several_watch_the_same_steps(compiled: Compiled) -> None:
+    """As a bench, which keeps each step's sample, does of a run with forecasts."""
+    scheduler = compiled.reference.scheduler
+    scheduler.set_timesteps(3)
+    sample, (first, second, third) = torch.zeros(1, 4, 2, 2), scheduler.timesteps
+    own, attributes, outside, inside = type(scheduler), set(vars(scheduler)), [], []
+    with watching([scheduler], lambda scheduler, time, result: outside.append(time)):
+        scheduler.step(sample, first, sample)
+        with watching([scheduler], lambda scheduler, time, result: inside.append(time)):
+            copy.deepcopy(scheduler).step(sample, second, sample)
+        scheduler.step(sample, third, sample)
+    assert outside == [first, second, third] and inside == [second]
+    assert type(scheduler) is own and set(vars(scheduler)) == attributes
+
+
 def test_there_is_nothing_to_forecast_without_steps(
     compiled: Compiled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
