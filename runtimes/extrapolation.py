@@ -6,6 +6,7 @@ forecast; the parabola through all three says, without a call, how much the line
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,66 +25,79 @@ def ordered(times: Sequence[float]) -> bool:
     return all(step > 0 for step in steps) or all(step < 0 for step in steps)
 
 
+def alike(value: Arrays, other: Arrays) -> bool:
+    """Whether two values are arrays of the same names and shapes."""
+    return value.keys() == other.keys() and all(
+        array.shape == other[name].shape for name, array in value.items()
+    )
+
+
 @dataclass(frozen=True)
-class Weights:
-    """What the last three values count for at a time.
+class Curve:
+    """The last three values of an output, each of them arrays by name.
+
+    Distances are of rows (one image, with or without its prompt), relative to the newest value's, the largest of all
+    rows and arrays. They are infinite where they are no numbers.
 
     Attributes:
-        line: of the newest two, the older one first: ``v1 + (v1 - v0) * (t - t1) / (t1 - t0)``.
-        spread: of all three, the oldest first: the parabola through them less the line.
+        times: `ordered`.
+        values: `alike`.
+        norms: ``||row||`` of each row of the newest value's floating-point arrays.
+        curvature: how far the values bend: the norm of their second divided difference, a distance over a time squared.
     """
 
-    line: tuple[float, float]
-    spread: tuple[float, float, float]
+    times: tuple[float, float, float]
+    values: tuple[Arrays, Arrays, Arrays]
+    norms: Mapping[str, Sequence[float]]
+    curvature: float
 
     @classmethod
-    def at(cls, time: float, times: Sequence[float]) -> Weights:
-        """The weights for `time`, from the three times of the values, which are `ordered`."""
-        t0, t1, t2 = times
-        ahead = (time - t2) / (t2 - t1)
-        # What a second divided difference adds to the line.
-        bend = (time - t1) * (time - t2) / (t2 - t0)
-        newest, older = bend / (t2 - t1), bend / (t1 - t0)
-        return cls((-ahead, 1 + ahead), (older, -older - newest, newest))
+    def through(cls, times: Sequence[float], values: Sequence[Arrays]) -> Curve:
+        """The curve through three values, the oldest first."""
+        (t0, t1, t2), (oldest, older, newest) = times, values
+        norms = {name: _norms(array) for name, array in newest.items() if _is_float(array)}
+        weights = (1 / (t1 - t0), -1 / (t1 - t0) - 1 / (t2 - t1), 1 / (t2 - t1))
+        bends = (
+            _relative(_sum(weights, (oldest[name], older[name], newest[name])), scales)
+            for name, scales in norms.items()
+        )
+        bend = max(bends, default=0.0) / abs(t2 - t0)
+        return cls((t0, t1, t2), (oldest, older, newest), norms, bend)
 
+    def at(self, time: float) -> dict[str, np.ndarray]:
+        """The forecast for a time: ``v1 + (v1 - v0) * (t - t1) / (t1 - t0)`` of the newest two values.
 
-def line(weights: Weights, values: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The forecast from the last three values, by the outputs' names; arrays of their own, of the newest's dtypes.
-
-    Outputs that are no floating-point numbers stay as they were last.
-    """
-    _, older, newest = values
-    return {
-        name: _sum(weights.line, (older[name], array)).astype(array.dtype)
-        if _is_float(array)
-        else array.copy()
-        for name, array in newest.items()
-    }
-
-
-def spread(weights: Weights, values: Sequence[Arrays]) -> float:
-    """How far the two forecasts are apart: the largest of any row of any output, relative to the newest value."""
-    newest = values[-1]
-    return max(
-        (
-            _relative(_sum(weights.spread, [value[name] for value in values]), array)
+        Arrays of their own, of the newest's dtypes. Those that are no floating-point numbers stay as they were last.
+        """
+        _, older, newest = self.values
+        weights = self._line(time)
+        return {
+            name: _sum(weights, (older[name], array)).astype(array.dtype, copy=False)
+            if _is_float(array)
+            else array.copy()
             for name, array in newest.items()
-            if _is_float(array)
-        ),
-        default=0.0,
-    )
+        }
 
+    def apart(self, time: float) -> float:
+        """How far the line and the parabola are apart at a time."""
+        _, t1, t2 = self.times
+        return abs((time - t1) * (time - t2)) * self.curvature
 
-def error(forecast: Arrays, actual: Arrays, scale: Arrays) -> float:
-    """How far a forecast was off, in the measure of `spread`: the largest difference, relative to `scale`."""
-    return max(
-        (
-            _relative(_sum((1.0, -1.0), (forecast[name], array)), scale[name])
-            for name, array in actual.items()
-            if _is_float(array)
-        ),
-        default=0.0,
-    )
+    def off(self, time: float, actual: Arrays) -> float:
+        """How far the forecast for a time is off what was returned then, which is `alike`."""
+        _, older, newest = self.values
+        weights = (*self._line(time), -1.0)
+        errors = (
+            _relative(_sum(weights, (older[name], newest[name], actual[name])), scales)
+            for name, scales in self.norms.items()
+        )
+        return max(errors, default=0.0)
+
+    def _line(self, time: float) -> tuple[float, float]:
+        """What the newest two values count for in the forecast, the older one first."""
+        _, t1, t2 = self.times
+        ahead = (time - t2) / (t2 - t1)
+        return -ahead, 1 + ahead
 
 
 def _is_float(array: np.ndarray) -> bool:
@@ -93,18 +107,31 @@ def _is_float(array: np.ndarray) -> bool:
 def _sum(weights: Sequence[float], arrays: Sequence[np.ndarray]) -> np.ndarray:
     """The weighted sum, in fp32 or, of arrays in fp64, in that."""
     kind = np.dtype(np.float64 if arrays[-1].dtype == np.float64 else np.float32)
-    total: np.ndarray = np.zeros(arrays[0].shape, kind)
-    for weight, array in zip(weights, arrays, strict=True):
-        total += weight * array.astype(kind, copy=False)  # A Python number, which keeps the type.
+    terms = (
+        weight * array.astype(kind, copy=False)  # A Python number, which keeps the type.
+        for weight, array in zip(weights, arrays, strict=True)
+    )
+    total: np.ndarray = np.asarray(next(terms))
+    for term in terms:
+        total += term
     return total
 
 
-def _relative(difference: np.ndarray, scale: np.ndarray) -> float:
-    """The largest ``||difference|| / ||scale||`` of any row (one image, with or without its prompt)."""
-    rows = difference.shape[0] if difference.ndim > 1 else 1
-    norms = np.linalg.norm(difference.reshape(rows, -1).astype(np.float64), axis=1)
-    scales = np.linalg.norm(scale.reshape(rows, -1).astype(np.float64), axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(norms == 0, 0.0, norms / scales)
-    worst = float(np.max(ratios, initial=0.0))
-    return worst if worst == worst else float("inf")
+def _norms(array: np.ndarray) -> list[float]:
+    if not array.size:
+        return []
+    rows = array.reshape(array.shape[0] if array.ndim > 1 else 1, -1).astype(np.float64)
+    squares: list[float] = np.einsum("ij,ij->i", rows, rows).tolist()
+    return [math.sqrt(square) for square in squares]
+
+
+def _relative(difference: np.ndarray, scales: Sequence[float]) -> float:
+    ratios = [_ratio(norm, scale) for norm, scale in zip(_norms(difference), scales, strict=True)]
+    return max(ratios, default=0.0)
+
+
+def _ratio(norm: float, scale: float) -> float:
+    if norm == 0:
+        return 0.0
+    ratio = norm / scale if scale else math.inf
+    return math.inf if math.isnan(ratio) else ratio

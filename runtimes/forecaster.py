@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from runtimes.extrapolation import POINTS, Arrays, Weights, error, line, ordered, spread
+from runtimes.extrapolation import POINTS, Arrays, Curve, alike, ordered
 from runtimes.schedulers import schedulers_of, watching
 
 GROWTH = 2.0
@@ -74,7 +74,8 @@ class Call:
         """A call, before the timestep's others are known."""
         copies = {name: array.copy() for name, array in outputs.items()}
         places = frozenset(map(_place, outputs.values()))
-        return cls(dict(inputs), copies, places, {name: (value,) for name, value in _numbers(inputs)})
+        clocks = {name: (value,) for name, value in _numbers(inputs)}
+        return cls(dict(inputs), copies, places, clocks)
 
     @property
     def timed(self) -> bool:
@@ -110,34 +111,65 @@ class Step:
     """A timestep whose calls were made.
 
     Attributes:
-        left_out: those that a forecast of the timestep would not make.
+        left_out: those that a forecast of the next timestep would not make.
+        curves: of what is left out and read by others, its outputs up to now; None where they are not to be forecast.
     """
 
     time: float
     calls: Mapping[Name, Call]
     left_out: frozenset[Name]
+    curves: Mapping[Name, Curve | None]
 
     @classmethod
-    def of(cls, time: float, made: Mapping[Name, Call], before: Mapping[Name, Call]) -> Step:
+    def of(cls, time: float, made: Mapping[Name, Call], earlier: Sequence[Step]) -> Step:
         """The timestep that made these calls, in their order.
 
         Args:
-            before: the calls of the last timestep that made some.
+            earlier: timesteps that made calls, the last one last.
         """
+        before = earlier[-1].calls if earlier else {}
         calls = {name: call.after(before.get(name)) for name, call in made.items()}
         left_out: set[Name] = set()
         read: set[_Place] = set()
         for name, call in reversed(calls.items()):
-            calls[name] = call = replace(call, passed_on=bool(call.places) and call.places <= read)
+            if call.places and call.places <= read:
+                calls[name] = call = replace(call, passed_on=True)
             if call.passed_on or call.timed:
                 left_out.add(name)
                 read.update(map(_place, call.inputs.values()))
-        return cls(time, calls, frozenset(left_out))
+        curves = {
+            name: _curve(name, call, time, earlier[1 - POINTS :])
+            for name, call in calls.items()
+            if name in left_out and not call.passed_on
+        }
+        return cls(time, calls, frozenset(left_out), curves)
 
-    @property
-    def forecast(self) -> tuple[Name, ...]:
-        """Of the calls that are left out, those whose outputs others read."""
-        return tuple(name for name in self.calls if name in self.left_out and not self.calls[name].passed_on)
+    def apart(self, time: float) -> float:
+        """How far forecasts of two orders are apart, at the most; infinite where one cannot be made."""
+        apart = [math.inf if curve is None else curve.apart(time) for curve in self.curves.values()]
+        return max(apart, default=math.inf)
+
+    def off(self, step: Step) -> float:
+        """How far forecasts of a step that was made are off, at the most; infinite where one cannot be made."""
+        if not self.curves or self.curves.keys() != step.curves.keys():
+            return math.inf
+        off = 0.0
+        for name, curve in self.curves.items():
+            actual = step.calls[name].outputs
+            if curve is None or not alike(curve.values[-1], actual):
+                return math.inf
+            off = max(off, curve.off(step.time, actual))
+        return off
+
+
+def _curve(name: Name, call: Call, time: float, earlier: Sequence[Step]) -> Curve | None:
+    """What a call returned up to now; None where it was not made in all of the timesteps, or returned other shapes."""
+    calls = [*(step.calls.get(name) for step in earlier), call]
+    times = [*(step.time for step in earlier), time]
+    values = [made.outputs for made in calls if made is not None]
+    if len(values) < POINTS or not ordered(times) or not all(map(alike, values, values[1:])):
+        return None
+    return Curve.through(times, values)
 
 
 class Schedule:
@@ -196,7 +228,7 @@ class Forecaster:
         self._schedule = Schedule(totals)
         self._steps: deque[Step] = deque(maxlen=POINTS)
         self._calls: dict[Name, Call | None] = {}
-        self._weights: Weights | None = None
+        self._forecast: float | None = None
         self._decided = False
         self._astray = False
         self._worth = 1.0
@@ -217,12 +249,13 @@ class Forecaster:
             if known is not None and not known.fits(inputs):
                 self._steps.clear()  # What is known is of something else: another prompt, another size.
                 known = None
-            self._weights = None if known is None else self._decide()
-        if self._weights is not None and self._follows(name, known, inputs):
+            self._forecast = None if known is None else self._decide()
+        if self._forecast is not None and self._follows(name, known, inputs):
             assert known is not None
             self._calls[name] = None
+            curve = self._steps[-1].curves.get(name)
             # Of outputs that go into calls that are left out as well, nobody reads what is in them.
-            return known.outputs if known.passed_on else line(self._weights, self._values(name))
+            return known.outputs if curve is None else curve.at(self._forecast)
         outputs = run()
         self._calls[name] = Call.of(inputs, outputs)
         return outputs
@@ -233,16 +266,16 @@ class Forecaster:
             return
         time = self._schedule.advance(scheduler, timestep)
         made = {name: call for name, call in self._calls.items() if call is not None}
-        self.count += Count(int(self._weights is None), 1)
+        self.count += Count(int(self._forecast is None), 1)
         if time is None or self._astray:
             self._steps.clear()
-        elif self._weights is None:
-            step = Step.of(time, made, self._steps[-1].calls if self._steps else {})
+        elif self._forecast is None:
+            step = Step.of(time, made, tuple(self._steps))
             self._worth = self._measured(step)
             self._spent = 0.0
             self._steps.append(step)
         self._calls = {}
-        self._weights = None
+        self._forecast = None
         self._decided = self._astray = False
 
     def _known(self, name: Name) -> Call | None:
@@ -267,8 +300,8 @@ class Forecaster:
         }
         return any(name in clocks for name, _ in _numbers(inputs))
 
-    def _decide(self) -> Weights | None:
-        """How the timestep that comes is forecast; None where its calls are made."""
+    def _decide(self) -> float | None:
+        """The timestep that comes, where it is forecast; None where its calls are made."""
         time = self._schedule.upcoming
         times = [step.time for step in self._steps]
         if time is None or len(times) < POINTS or not ordered([*times, time]):
@@ -277,48 +310,19 @@ class Forecaster:
             return None
         if abs(time - times[-1]) > GROWTH * abs(times[-1] - times[-2]) * _SLACK:
             return None
-        weights = Weights.at(time, times)
-        spent = self._spent + self._worth * self._apart(weights, self._steps[-1].forecast)
+        spent = self._spent + self._worth * self._steps[-1].apart(time)
         if not spent <= self._tolerance:
             return None
         self._spent = spent
-        return weights
-
-    def _apart(self, weights: Weights, names: Iterable[Name]) -> float:
-        """How far forecasts of two orders are apart, at the most; infinite where one cannot be made."""
-        return max(
-            (spread(weights, self._values(name)) if self._alike(name) else float("inf") for name in names),
-            default=float("inf"),
-        )
-
-    def _alike(self, name: Name) -> bool:
-        """Whether all remembered timesteps made this call, with outputs of the same shapes."""
-        shapes = {
-            tuple((key, array.shape) for key, array in step.calls[name].outputs.items())
-            for step in self._steps
-            if name in step.calls
-        }
-        return len(shapes) == 1 and all(name in step.calls for step in self._steps)
-
-    def _values(self, name: Name) -> list[Arrays]:
-        return [step.calls[name].outputs for step in self._steps]
+        return time
 
     def _measured(self, step: Step) -> float:
         """What the distance of two orders is worth: how far off the forecast of `step` is, for each of it."""
         times = [earlier.time for earlier in self._steps]
         if len(times) < POINTS or not ordered([*times, step.time]):
             return 1.0
-        weights = Weights.at(step.time, times)
-        apart = self._apart(weights, step.forecast)
-        if not 0 < apart < float("inf"):
-            return 1.0
-        off = 0.0
-        for name in step.forecast:
-            values, actual = self._values(name), step.calls[name].outputs
-            if any(actual[key].shape != array.shape for key, array in values[-1].items()):
-                return 1.0
-            off = max(off, error(line(weights, values), actual, values[-1]))
-        return off / apart
+        apart, off = self._steps[-1].apart(step.time), self._steps[-1].off(step)
+        return off / apart if 0 < apart < math.inf and off < math.inf else 1.0
 
 
 _Place = tuple[int, tuple[int, ...]]
@@ -353,7 +357,7 @@ def _same(array: np.ndarray, other: np.ndarray) -> bool:
 def _numbers(inputs: Arrays) -> list[tuple[str, float]]:
     """The inputs that may be a timestep, which is one number, or one for each image or token: the largest."""
     return [
-        (name, float(np.max(array)))
+        (name, float(array.item() if array.size == 1 else array.max()))
         for name, array in inputs.items()
         if array.ndim <= 2 and array.size and array.dtype.kind in "iuf"
     ]
@@ -366,9 +370,9 @@ def _near(time: float, other: float) -> bool:
 
 def _floats(value: Any) -> list[float]:
     """The elements of a tensor, an array or a number; empty where it is none of them."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().double().numpy()
-    if not isinstance(value, (int, float, np.ndarray, np.generic)):
+    if isinstance(value, (int, float)):
+        return [float(value)]
+    if not hasattr(value, "tolist"):
         return []
-    flat: list[float] = np.ravel(value).astype(np.float64).tolist()
-    return flat
+    elements = (value if value.ndim < 2 else value.flatten()).tolist()
+    return list(map(float, elements if isinstance(elements, list) else [elements]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from artifacts.errors import UsageError
@@ -36,10 +38,15 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 def parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     """The named parameters of the pipeline's `__call__`; its ``**kwargs`` are for deprecated ones."""
-    declared = inspect.signature(type(pipeline).__call__).parameters
-    return {
-        n: p for n, p in declared.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    }
+    return _named(type(pipeline).__call__)
+
+
+@functools.lru_cache(maxsize=64)
+def _named(call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    declared = inspect.signature(call).parameters
+    return MappingProxyType(
+        {n: p for n, p in declared.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    )
 
 
 def synonym(option: str, known: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from diffusers import DDIMScheduler
 from artifacts.errors import LatentcError, UsageError
 from artifacts.evidence_records import Forecast, ForecastRun
 from runtimes.acceleration import tolerance_of, tuned_tolerance
-from runtimes.extrapolation import Weights, error, line, spread
+from runtimes.extrapolation import Curve
 from runtimes.forecaster import Arrays, Count, Forecaster, forecasting
 from runtimes.meter import Cancelled
 from runtimes.schedulers import make_scheduler, schedulers_of, watching
@@ -74,26 +75,42 @@ def pattern(made: Sequence[Sequence[str]]) -> str:
 def test_a_line_and_a_parabola_are_followed_to_the_end() -> None:
     times = (900.0, 850.0, 750.0)
     bent = [{"out": np.float32([[time**2 / 1e4, 1.0]])} for time in times]
-    weights = Weights.at(650.0, times)
-    straight = line(weights, [{"out": np.float32([[2 * t, 1.0]])} for t in times])["out"]
-    assert np.allclose(straight, [[1300.0, 1.0]]) and straight.dtype == np.float32
+    curve = Curve.through(times, bent)
+    straight = Curve.through(times, [{"out": np.float32([[2 * t, 1.0]])} for t in times])
+    forecast = straight.at(650.0)["out"]
+    assert np.allclose(forecast, [[1300.0, 1.0]]) and forecast.dtype == np.float32
+    assert straight.apart(650.0) == 0.0
     # On a parabola the spread is what the line is off by.
     actual = {"out": np.float32([[650.0**2 / 1e4, 1.0]])}
-    off = error(line(weights, bent), actual, bent[-1])
-    assert off > 0.03 and spread(weights, bent) == pytest.approx(off, rel=1e-3)
+    off = curve.off(650.0, actual)
+    assert off > 0.03 and curve.apart(650.0) == pytest.approx(off, rel=1e-3)
 
 
 def test_rows_count_by_themselves_and_whole_numbers_stay() -> None:
-    weights = Weights((-1.0, 2.0), (1.0, -2.0, 1.0))
     quiet, loud = np.full((1, 8), 1e-3), np.full((1, 8), 100.0)
     values = [
         {"out": np.concatenate([quiet * factor, loud]), "count": np.int64([factor])} for factor in (1, 2, 4)
     ]
-    assert spread(weights, values) == pytest.approx(0.25)
-    forecast = line(weights, values)
+    curve = Curve.through((3.0, 2.0, 1.0), values)
+    assert curve.norms == {"out": pytest.approx([4e-3 * math.sqrt(8), 100 * math.sqrt(8)])}
+    assert curve.apart(0.0) == pytest.approx(0.25)  # The quiet row goes on to 6 by the line, and to 7.
+    forecast = curve.at(0.0)
+    assert np.allclose(forecast["out"], np.concatenate([6 * quiet, loud]))
     assert forecast["count"] == [4] and forecast["count"].dtype == np.int64
     forecast["count"][0] = 7
     assert values[-1]["count"] == [4]
+
+
+def test_what_is_no_number_is_far_off() -> None:
+    times = (3.0, 2.0, 1.0)
+    whole, nothing, broken = ({"out": np.full((2, 3), value)} for value in (1.0, 0.0, np.nan))
+    assert Curve.through(times, [whole, whole, nothing]).apart(0.0) == math.inf  # Of nothing, all is far off.
+    assert Curve.through(times, [nothing] * 3).apart(0.0) == 0.0
+    assert Curve.through(times, [whole, whole, broken]).apart(0.0) == math.inf
+    assert Curve.through(times, [whole] * 3).off(0.0, broken) == math.inf
+    assert Curve.through(
+        times, [{"none": np.zeros((0, 4)), "ids": np.zeros((2, 4), np.int64)}] * 3
+    ).norms == {"none": []}
 
 
 def test_a_smooth_denoiser_is_called_for_some_timesteps_the_first_and_the_last_among_them() -> None:
