@@ -16,6 +16,10 @@ _FILES = ("active_file", "inactive_file")
 _TOTAL = ("total_active_file", "total_inactive_file")
 
 
+UNLIMITED = 2**60
+"""Bytes from which on a limit is none: the first version of control groups says so with the largest number."""
+
+
 def available() -> int:
     """Bytes that can be had: the system's free memory, or less where a control group of this process says so.
 
@@ -46,7 +50,10 @@ def high_water(pid: int) -> int | None:
 def _left_in_groups() -> Iterator[int]:
     for folder, limit, used, cached in _groups():
         try:
-            top, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+            top = int((folder / limit).read_text(encoding="ascii"))
+            if top >= UNLIMITED:
+                continue
+            now = int((folder / used).read_text(encoding="ascii"))
             stat = dict(
                 line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
             )

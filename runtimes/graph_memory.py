@@ -90,7 +90,7 @@ class GraphMemory:
         whole, least = self.call(self.largest), self.call(self.least)
         return max(self.opening, self.opened + max(least, whole // WHOLE_VALUES))
 
-    @property
+    @cached_property
     def smallest(self) -> int:
         """The same where the graph runs in parts, too; what was not measured does not."""
         if not self.measured:
