@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from bench.reference.shape_scenes import Caption
     from runtimes.pipeline import Pipeline
+    from runtimes.result import Result
 
 TARGETS = ("openvino", "onnxruntime")
 SCHEDULERS = {
@@ -62,6 +63,11 @@ CALLS: Mapping[int, int] = {20: 12, 50: 22}
 
 MEAN, WORST, ABOVE_PLAIN, ACCURACY = 45.0, 36.0, 4.0, 0.01
 """dB at least, in the mean and in the worst; dB above plain fewer steps; how far prompt accuracy may fall."""
+
+
+Setting = tuple[int, float]
+"""A number of steps, and the tolerance of forecasts; 0 for none."""
+_Key = tuple[str, int, float]
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Row:
         calls: of a picture, mean.
         ratios, plain: dB of the pictures to those of all calls, with forecasts and of plainly as many steps.
         accuracy, whole_accuracy: share of what prompts say that is read back right, with forecasts and with all calls.
-        speed: seconds of a picture of all calls over seconds with forecasts, medians.
+        speed: seconds of a picture of all calls over seconds of it with forecasts; the median of the prompts.
     """
 
     target: str
@@ -145,38 +151,44 @@ class Drawer:
     def __init__(self, pipeline: Pipeline, captions: Sequence[Caption]) -> None:
         self._pipeline = pipeline
         self.captions = tuple(captions)
-        self._drawn: dict[tuple[str, int, float], Pictures] = {}
+        self._drawn: dict[_Key, Pictures] = {}
 
-    def draw(self, scheduler: str, steps: int, tolerance: float = 0.0) -> Pictures:
-        """All prompts, the seed of each its number."""
-        key = (scheduler, steps, tolerance)
-        if key not in self._drawn:
-            results = [
-                self._pipeline.generate(
-                    caption.text,
-                    seed=seed,
-                    steps=steps,
-                    guidance=GUIDANCE,
-                    scheduler=SCHEDULERS[scheduler],
-                    accelerate=tolerance,
+    def draw(self, scheduler: str, *settings: Setting) -> list[Pictures]:
+        """All prompts with each setting, the seed of each its number; what is not there yet prompt by prompt, in turn.
+
+        The processor's pace changes within minutes: pictures whose times are compared are drawn one after the other.
+        """
+        keys = [(scheduler, *setting) for setting in settings]
+        missing: dict[_Key, list[Result]] = {key: [] for key in keys if key not in self._drawn}
+        for seed, caption in enumerate(self.captions):
+            for key, results in missing.items():
+                _, steps, tolerance = key
+                results.append(
+                    self._pipeline.generate(
+                        caption.text,
+                        seed=seed,
+                        steps=steps,
+                        guidance=GUIDANCE,
+                        scheduler=SCHEDULERS[scheduler],
+                        accelerate=tolerance,
+                    )
                 )
-                for seed, caption in enumerate(self.captions)
-            ]
+        for key, results in missing.items():
             self._drawn[key] = Pictures(
                 tuple(result.images[0] for result in results),
                 tuple(result.timings.total for result in results),
-                sum((result.calls or Count(steps, steps) for result in results), Count()),
+                sum((result.calls or Count(key[1], key[1]) for result in results), Count()),
             )
-        return self._drawn[key]
+        return [self._drawn[key] for key in keys]
 
     def row(self, target: str, scheduler: str, steps: int, tolerance: float) -> Row:
         """What a tolerance does to the pictures of all prompts."""
         from bench.reference.judge import prompt_accuracy
 
-        whole, fast = self.draw(scheduler, steps), self.draw(scheduler, steps, tolerance)
+        whole, fast = self.draw(scheduler, (steps, 0.0), (steps, tolerance))
         calls = fast.count.made / len(fast.images)
         # As many plain steps as calls, rounded up: the comparison favours them.
-        plain = self.draw(scheduler, -int(-calls // 1))
+        (plain,) = self.draw(scheduler, (-int(-calls // 1), 0.0))
         return Row(
             target,
             scheduler,
@@ -187,7 +199,7 @@ class Drawer:
             tuple(plain.ratios(whole)),
             prompt_accuracy(fast.images, self.captions),
             prompt_accuracy(whole.images, self.captions),
-            median(whole.seconds) / median(fast.seconds),
+            median(slow / quick for slow, quick in zip(whole.seconds, fast.seconds, strict=True)),
         )
 
 
@@ -302,9 +314,9 @@ def curves(drawer: Drawer, schedulers: Sequence[str], steps: int, file: Path) ->
         1, len(names), figsize=(4.2 * len(names), 3.2), sharey=True, squeeze=False
     )
     for axes, name in zip(panels[0], names, strict=True):
-        whole = drawer.draw(name, steps)
-        forecast = [drawer.draw(name, steps, tolerance) for tolerance in (0.01, 0.02, 0.04, 0.08, 0.16)]
-        plain = [drawer.draw(name, fewer) for fewer in range(8, steps - 2, 2)]
+        (whole,) = drawer.draw(name, (steps, 0.0))
+        forecast = drawer.draw(name, *((steps, tolerance) for tolerance in (0.01, 0.02, 0.04, 0.08, 0.16)))
+        plain = drawer.draw(name, *((fewer, 0.0) for fewer in range(8, steps - 2, 2)))
         for drawn, label in ((forecast, f"{steps} steps, some forecast"), (plain, "plainly fewer steps")):
             _curve(axes, drawn, whole, label)
         axes.set_title(name)

@@ -187,6 +187,17 @@ def test_calls_that_are_not_made_count_whatever_the_clock_says() -> None:
     assert combination == Combination(tolerance=0.4)
 
 
+def test_forecasts_that_leave_hardly_a_call_out_are_not_faster_whatever_the_clock_says() -> None:
+    class Noisy(FakeDrawer):
+        def runs(self, *arguments: Any) -> tuple[ForecastRun, ...]:
+            return tuple(
+                run.model_copy(update={"calls": 200, "calls_made": 198}) for run in super().runs(*arguments)
+            )
+
+    with pytest.raises(LatentcError, match="nothing that was tried draws faster"):
+        search(Noisy(), ways=[FORECAST]).fastest()
+
+
 def test_a_way_that_changes_nothing_is_said_to() -> None:
     found = search(FakeDrawer(nothing=frozenset({"pooled-keys"})))
     combination, _ = found.fastest()
