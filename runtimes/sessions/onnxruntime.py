@@ -334,7 +334,7 @@ def _lend(array: np.ndarray, memory: str = "cpu") -> Any:
     import onnxruntime as ort
 
     array = np.ascontiguousarray(array).reshape(array.shape)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.type.__name__ == "bfloat16":  # NumPy puts the name of a dtype together each time.
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array, memory)
 

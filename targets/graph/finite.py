@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +25,9 @@ _CHUNK = 1 << 16
 
 def all_finite(array: np.ndarray) -> bool:
     """Whether no element is NaN or infinite; integers never are. Needs a few hundred KB beside the array."""
-    if array.dtype.name in _BITS and array.flags.c_contiguous:
-        unsigned, magnitude, infinity = _BITS[array.dtype.name]
+    layout = _layout(array.dtype)
+    if layout is not None and array.flags.c_contiguous:
+        unsigned, magnitude, infinity = layout
         bits = array.reshape(-1).view(unsigned)
         copy = np.empty(min(_CHUNK, bits.size), unsigned)
         for start in range(0, bits.size, _CHUNK):
@@ -36,6 +39,11 @@ def all_finite(array: np.ndarray) -> bool:
         return True
     flat = array.reshape(-1)
     return all(np.isfinite(flat[i : i + _CHUNK]).all() for i in range(0, flat.size, _CHUNK))
+
+
+@functools.cache  # NumPy makes a type's name anew whenever it is asked for it.
+def _layout(dtype: np.dtype[Any]) -> tuple[type[np.unsignedinteger], int, int] | None:
+    return _BITS.get(dtype.name)
 
 
 def require_finite(array: np.ndarray, file: str, key: str) -> None:
