@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 
 from bench.project import rewrites
 from bench.project.paired_times import Pairs
@@ -55,3 +58,23 @@ def test_the_page_has_a_row_for_each() -> None:
     assert page.endswith("| openvino | split-linear | 0.970 | 0.960 to 0.980 | 1.0e-07 | on | why |")
     assert rewrites.BEGIN in rewrites.PAGE.read_text(encoding="utf-8")
     assert rewrites.END in rewrites.PAGE.read_text(encoding="utf-8")
+
+
+def test_only_the_rows_that_are_asked_for_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows(bench: rewrites.Bench) -> Iterator[Row]:
+        for name in ("split-linear", "pad-heads"):
+            if bench._wants(name):
+                yield Row(bench.target, name, "on", 0.97, 0.96, 0.98, 1e-7, "")
+
+    monkeypatch.setattr(rewrites, "exported", lambda *options: (None, None))
+    monkeypatch.setattr(rewrites, "inputs_of", lambda method: {})
+    monkeypatch.setattr(rewrites.Bench, "rows", rows)
+    command = ["--target", "openvino", "--precision", "fp32"]
+    assert rewrites.main(command) == 0
+    assert {"split-linear", "pad-heads"} <= set(capsys.readouterr().out.split())
+    assert rewrites.main([*command, "--row", "pad-heads"]) == 0
+    assert "split-linear" not in capsys.readouterr().out
+    assert rewrites.main([*command, "--row", "pad-heads", "--row", "no-such"]) == 1
+    assert "no row no-such; leave --row out" in capsys.readouterr().err
