@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 WORST_BELOW = 6.0
 """dB that the worst picture may be below what the mean is held to."""
 
-LEVELS = tuple(0.01 * 2 ** (level / 2) for level in range(7))
-"""The tolerances that are tried, 0.01 to 0.08.
+LEVELS = tuple(0.01 * 10 ** (level / 6) for level in range(7))
+"""The tolerances that are tried, 0.01 to 0.1.
 
 Beyond, an estimate of an error says little of it: for a call less of twenty, the worst picture of some ten falls by
 5 dB, and one of forty to 35, as no few pictures that it is verified on tell (docs/images/forecast.svg, whose last
