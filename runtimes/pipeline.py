@@ -55,7 +55,10 @@ def load(
     max_part: str | int | None = None,
     kind: type[Pipeline] | None = None,
 ) -> Pipeline:
-    """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
+    """Verifies the artifact at `path` and puts its pipeline together.
+
+    Where all graphs can stay open, the largest are opened meanwhile, each when its own files are verified; the others
+    when they are first used.
 
     A file that was verified before and has not changed since is not read again, where `cache` is on. One that changes
     after `load` is an error when it is used.
