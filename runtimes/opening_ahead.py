@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from artifacts.errors import LatentcError
 from artifacts.foreseen import foreseen
@@ -24,19 +25,17 @@ def open_ahead(graphs: Graphs, holds: Callable[[str], bool]) -> None:
     """
 
     def work() -> None:
-        for graph in largest({name: graphs.record(name).parameters for name in graphs.names}):
-            # An interpreter that ends waits for its threads.
-            if not threading.main_thread().is_alive() or not holds(graph):
-                return
-            try:
-                with foreseen():
-                    if not graphs.open_beside(graph):
-                        return
-            except LatentcError:
-                return
+        with suppress(LatentcError), foreseen():
+            for graph in largest({name: graphs.record(name).parameters for name in graphs.names}):
+                # An interpreter that ends waits for its threads.
+                wanted = threading.main_thread().is_alive() and holds(graph)
+                if not wanted or not graphs.open_beside(graph):
+                    return
 
-    graphs.ahead = threading.Thread(target=work, name="opening")
-    graphs.ahead.start()
+    thread = threading.Thread(target=work, name="opening")
+    with suppress(RuntimeError):  # The system has no thread for it: each is opened by who needs it.
+        thread.start()
+        graphs.ahead = thread
 
 
 def largest(sizes: dict[str, int]) -> list[str]:

@@ -93,6 +93,21 @@ def test_what_does_not_open_is_told_to_who_needs_it(
         pool.open("unet")
 
 
+def test_without_a_thread_each_graph_is_opened_by_who_needs_it(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        open_ahead(pool, lambda graph: True)
+    assert pool.ahead is None and factory.opened == []
+    pool.open("unet")
+    pool.close()
+
+
 @pytest.mark.parametrize("fault", ["", "changed", "missing", "beside"])
 def test_a_graph_is_opened_when_its_own_folder_holds_whatever_is_wrong_elsewhere(
     compiled: Compiled, tmp_path: Path, fault: str, factory: Factory
