@@ -19,6 +19,8 @@ from bench.report import plots, tables
 from runtimes.clips import some
 
 TEMPLATE = "template.html"
+ABOUT = {"precision": "weights in {}", "compute": "computes in {}", "device": "on {}"}
+"""What `Variant.about` says, in words."""
 ROWS = 8
 """Prompts in the picture grid."""
 SMALL = 256
@@ -99,8 +101,11 @@ def cards(bench: Bench) -> tuple[Card, ...]:
     for variant in bench.variants:
         if variant.speed is None:
             continue
-        about = " ".join(
-            [*variant.about.values(), *(["reference"] if variant.name == bench.reference else [])]
+        about = ", ".join(
+            [
+                *(ABOUT.get(key, "{}").format(value) for key, value in variant.about.items()),
+                *(["reference"] if variant.name == bench.reference else []),
+            ]
         )
         shown.append(Card(variant.name, paint[variant.name], about, _figures(variant)))
     return tuple(shown)
