@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -163,15 +163,6 @@ class Opening:
             )
         return self.artifact
 
-    def holds(self, folder: str) -> bool:
-        """Whether the files of a folder are what was published; waits for those that are still compared."""
-        inside = f"{folder}/"
-        listed = [file.path for file in self.artifact.manifest.files if file.path.startswith(inside)]
-        strange = any(
-            name.startswith(inside) for name, _ in _strangers(self.artifact.manifest, self._entries)
-        )
-        return not strange and all(map(self._comparison.holds, listed))
-
     def __enter__(self) -> Opening:
         return self
 
@@ -268,14 +259,6 @@ class Comparison:
                 findings.append(Finding(path, problem))
         self._tell(progress)
         return findings
-
-    def holds(self, path: str) -> bool:
-        """Whether a listed file is there and is what was published; waits while it is compared."""
-        problem = self._problems.get(path, "is missing")
-        try:
-            return not (problem if isinstance(problem, str) else problem.result())
-        except (CancelledError, InterruptedError):
-            return False
 
     def close(self) -> None:
         """Gives up what is not compared yet; twice is harmless."""

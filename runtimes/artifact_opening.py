@@ -21,7 +21,6 @@ from runtimes.compute import AUTO
 from runtimes.devices import Asked
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.memory_plan import budget_of, memory_plan
-from runtimes.opening_ahead import open_ahead
 from runtimes.sessions import session_table as sessions
 
 T = TypeVar("T")
@@ -63,8 +62,8 @@ class OpenArtifact:
 def opened(path: str | Path, options: OpeningOptions, make: Callable[[OpenArtifact], T]) -> T:
     """What `make` makes of the artifact at `path`, which is verified meanwhile.
 
-    Files are read and hashed while libraries are imported and the pipeline is put together; what is read of the
-    artifact for that is compared as it is read. Large graphs are opened meanwhile, each when its files are verified.
+    Files are read and hashed while libraries are imported and the pipeline is put together, of which nothing opens a
+    graph; what is read of the artifact for that is compared as it is read.
 
     Raises:
         LatentcError, UsageError: as `runtimes.pipeline.load` raises them.
@@ -80,26 +79,18 @@ def opened(path: str | Path, options: OpeningOptions, make: Callable[[OpenArtifa
         plan = memory_plan(whole, budget, types, process=True)
         plan.check()
         budget -= plan.process
-    made_of = None
-    try:
-        with (
-            rare_collections(),
-            Opening(place, memory=cache_dir() / "verified" if options.cache else None) as opening,
-        ):
-            try:
-                made_of = _unverified(opening.artifact, options, budget, max_part)
-                open_ahead(made_of.graphs, opening.holds)
-                result = make(made_of)
-            except UsageError:
-                raise
-            except LatentcError:
-                opening.finish(options.progress)  # What is wrong with the files is told first.
-                raise
-            opening.finish(options.progress)
-    except BaseException:
-        if made_of is not None:
-            made_of.graphs.close()
-        raise
+    with (
+        rare_collections(),
+        Opening(place, memory=cache_dir() / "verified" if options.cache else None) as opening,
+    ):
+        try:
+            result = make(_unverified(opening.artifact, options, budget, max_part))
+        except UsageError:
+            raise
+        except LatentcError:
+            opening.finish(options.progress)  # What is wrong with the files is told first.
+            raise
+        opening.finish(options.progress)
     return result
 
 

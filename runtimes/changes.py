@@ -203,10 +203,8 @@ MEMORY_METHODS = (
 
 
 def keep_in_place(pipe: Any) -> None:
-    """Has a pipeline of compiled components pass over `MEMORY_METHODS`, and make its tensors on the CPU.
-
-    Sessions have their device already, and a memory plan of their own; they take tensors from the CPU.
-    """
+    """Has a pipeline of compiled components pass over `MEMORY_METHODS`: sessions have their device already, and a
+    memory plan of their own."""
 
     def passed_over(*args: Any, **kwargs: Any) -> None:
         return None
@@ -214,16 +212,28 @@ def keep_in_place(pipe: Any) -> None:
     for name in MEMORY_METHODS:
         if hasattr(type(pipe), name):
             object.__setattr__(pipe, name, passed_over)
-    cls: Any = type(pipe)
-    object.__setattr__(pipe, "__class__", _on_the_cpu(cls))
+
+
+@contextmanager
+def on_the_cpu(pipes: Iterable[Any]) -> Iterator[None]:
+    """While it is open, calls of pipelines of compiled components make their tensors on the CPU, as sessions take them.
+
+    diffusers asks every submodule of every component for hooks that move it, in each call: 2 ms of a small model's. Its
+    pipelines are of its own classes before and afterwards.
+    """
+    before: list[tuple[Any, Any]] = [(pipe, type(pipe)) for pipe in pipes]
+    for pipe, cls in before:
+        object.__setattr__(pipe, "__class__", _on_the_cpu(cls))
+    try:
+        yield
+    finally:
+        for pipe, cls in before:
+            object.__setattr__(pipe, "__class__", cls)
 
 
 @functools.cache
 def _on_the_cpu(cls: Any) -> type:
-    """`cls` under its own name, whose calls make their tensors on the CPU while all of its modules are compiled.
-
-    diffusers asks every submodule of every component for hooks that move it, in each call: 2 ms of a small model's.
-    """
+    """`cls` under its own name, whose calls make their tensors on the CPU while all of its modules are compiled."""
     inner = getattr(cls, "_execution_device", None)
     if not isinstance(inner, property):
         return cls  # type: ignore[no-any-return]

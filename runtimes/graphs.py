@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from artifacts.cache import cache_dir as cache_dir  # beside the sessions that it is for
@@ -44,10 +43,6 @@ class Graphs:
     """Sessions by graph folder. Safe to use from several threads; a graph runs one call at a time.
 
     A fork of the process that made it may close it, and nothing else.
-
-    Attributes:
-        ahead: the thread that opens graphs before they are called; None where none does.
-        adapters: what made the constants that are there in the place of the files' own.
     """
 
     def __init__(
@@ -86,7 +81,6 @@ class Graphs:
         self._placement = Placement(self._factory, manifest, device, compute, strict, progress)
         self._sessions: dict[str, Session] = {}
         self.adapters: tuple[Adapter, ...] = ()
-        self.ahead: Thread | None = None
         self._budget = budget
         caches = GraphCaches(cache, manifest)
         self._divided = DividedGraphs(root, manifest, self._factory, caches, max_part)
@@ -196,26 +190,6 @@ class Graphs:
         with self._held(graph):
             self._session(graph)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The graphs' folders."""
-        return tuple(self._records)
-
-    def open_beside(self, graph: str) -> bool:
-        """Opens the graph unless it is open, where all graphs can stay open; whether it is open then.
-
-        Raises:
-            LatentcError: as `open` does.
-        """
-        with self._held(graph):
-            if graph in self._sessions:
-                return True
-            plan = self._plan_now()
-            if not plan.fits_in_any_order or plan.division(graph) is not None:
-                return False
-            self._session(graph)
-            return True
-
     @contextmanager
     def _held(self, graph: str) -> Iterator[None]:
         """While it is open, no other thread opens, runs or frees the graph.
@@ -276,7 +250,7 @@ class Graphs:
         """Raises LatentcError where memory has vanished since, and the artifact's smallest picture does not fit."""
         if self._budget is None:
             return
-        free = available() + sum(self.plan.graphs[folder].opened for folder in tuple(self._sessions))
+        free = available() + sum(self.plan.graphs[folder].opened for folder in self._sessions)
         for memory in self._smallest.graphs.values():
             if memory.measured:
                 _require(memory, free)
@@ -285,7 +259,7 @@ class Graphs:
         """The plan with less where memory has vanished since: what is free, and what open graphs take."""
         if self._budget is None:
             return self.plan
-        held = sum(self.plan.graphs[folder].held for folder in tuple(self._sessions))
+        held = sum(self.plan.graphs[folder].held for folder in self._sessions)
         return replace(self.plan, budget=min(self._budget, available() + held))
 
     def _division(self, graph: str) -> Division | None:
@@ -376,14 +350,12 @@ class Graphs:
     def close(self) -> None:
         """Frees all sessions; twice is harmless.
 
-        It does not wait for calls of other threads: each frees its graph when it ends, which is with an error. It waits
-        for a graph that is opened ahead. In a fork nothing is freed: the sessions are the first process's.
+        It does not wait for calls of other threads: each frees its graph when it ends, which is with an error. In a
+        fork nothing is freed: the sessions are the first process's.
         """
         if not self._closed:
             count_closed()
         self._closed = True
-        if self.ahead is not None and not any(lock.is_foreign for lock in self._locks.values()):
-            self.ahead.join()
         for graph, lock in self._locks.items():
             if not lock.is_foreign:
                 self._free(graph)

@@ -93,13 +93,6 @@ class MemoryPlan:
         return _in_turn(self.graphs.values()) + self.process
 
     @property
-    def fits_in_any_order(self) -> bool:
-        """Whether all graphs can stay open, whichever is opened first."""
-        graphs = self.graphs.values()
-        most = sum(graph.held for graph in graphs) + max((g.total - g.held for g in graphs), default=0)
-        return self.budget is None or most + self.process <= self.budget
-
-    @property
     def smallest(self) -> int:
         """The smallest budget."""
         return max((graph.smallest for graph in self.graphs.values()), default=0) + self.process

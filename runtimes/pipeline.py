@@ -19,7 +19,7 @@ from runtimes.acceleration import AUTO, check_accelerate, tolerance_of, tuned_to
 from runtimes.artifact_opening import OpenArtifact, OpeningOptions, check_task, opened
 from runtimes.as_diffusers import AsDiffusers
 from runtimes.assemble import assemble, check_components
-from runtimes.changes import keep_in_place, refuse_loaders
+from runtimes.changes import keep_in_place, on_the_cpu, refuse_loaders
 from runtimes.compiled_method import NotCompiled
 from runtimes.compute import summary
 from runtimes.devices import Asked
@@ -55,10 +55,7 @@ def load(
     max_part: str | int | None = None,
     kind: type[Pipeline] | None = None,
 ) -> Pipeline:
-    """Verifies the artifact at `path` and puts its pipeline together.
-
-    Where all graphs can stay open, the largest are opened meanwhile, each when its own files are verified; the others
-    when they are first used.
+    """Verifies the artifact at `path` and puts its pipeline together. Graphs are opened when first used.
 
     A file that was verified before and has not changed since is not read again, where `cache` is on. One that changes
     after `load` is an error when it is used.
@@ -313,8 +310,14 @@ class Pipeline(AsDiffusers, Generator):
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
+        pipes = (self.diffusers, *parts(self.diffusers))
         try:
-            with torch.no_grad(), undone_on_failure(self._shells.values()), self._forecasting():
+            with (
+                torch.no_grad(),
+                undone_on_failure(self._shells.values()),
+                on_the_cpu(pipes),
+                self._forecasting(),
+            ):
                 return self.diffusers(*args, **kwargs)
         except NotCompiled as error:
             options = as_compile_options(parameters(self.diffusers), kwargs, self.manifest.arguments)

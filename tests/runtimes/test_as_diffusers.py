@@ -16,6 +16,7 @@ from diffusers import (
 )
 
 from artifacts.errors import LatentcError, UsageError
+from runtimes.changes import on_the_cpu
 from runtimes.pipeline import Pipeline
 from tests.runtimes import tiny
 from tests.runtimes.conftest import Compiled
@@ -64,20 +65,24 @@ def test_what_changes_no_picture_is_taken(compiled: Compiled) -> None:
         assert np.array_equal(draw(pipe), before), name
 
 
-def test_a_pipeline_of_compiled_modules_makes_its_tensors_on_the_cpu(compiled: Compiled) -> None:
-    """Of its own class as people see it; with a module that somebody put there, diffusers' own answer counts."""
-    pipe = compiled.pipeline().diffusers
-    own = type(compiled.reference)
-    assert (
-        isinstance(pipe, own)
-        and type(pipe).__name__ == own.__name__
-        and type(pipe).__module__ == own.__module__
-    )
-    assert pipe._execution_device == torch.device("cpu")
+def test_a_call_of_compiled_modules_makes_its_tensors_on_the_cpu(compiled: Compiled) -> None:
+    """With a module that somebody put there, diffusers' own answer counts; the class is diffusers' own outside."""
+    pipe = compiled.pipeline()
+    own, asked = type(compiled.reference), []
+
+    def note(called: Any, step: int, *rest: Any) -> dict[str, Any]:
+        asked.append((type(called).__name__, isinstance(called, own), called._execution_device))
+        return {}
+
+    pipe.generate("a cat", **OPTIONS, callback_on_step_end=note)
+    assert asked == [(own.__name__, True, torch.device("cpu"))] and type(pipe.diffusers) is own
     with torch.device("meta"):
         other = type(compiled.reference.vae).from_config(compiled.reference.vae.config)
-    pipe.vae, pipe.unet, pipe.text_encoder = other, None, None
-    assert pipe._execution_device == torch.device("meta")
+    with on_the_cpu([pipe.diffusers]):
+        assert type(pipe.diffusers) is not own
+        pipe.diffusers.vae, pipe.diffusers.unet, pipe.diffusers.text_encoder = other, None, None
+        assert pipe.diffusers._execution_device == torch.device("meta")
+    assert type(pipe.diffusers) is own
 
 
 REFUSED: dict[str, Callable[[Any], Any]] = {
