@@ -149,15 +149,15 @@ class Step:
         apart = [math.inf if curve is None else curve.apart(time) for curve in self.curves.values()]
         return max(apart, default=math.inf)
 
-    def off(self, step: Step) -> float:
-        """How far forecasts of a step that was made are off, at the most; infinite where one cannot be made."""
-        if not self.curves or self.curves.keys() != step.curves.keys():
-            return math.inf
+    def off(self, step: Step) -> float | None:
+        """How far forecasts of a step that was made are off, at the most; None where one cannot be made."""
+        if self.curves.keys() != step.curves.keys():
+            return None
         off = 0.0
         for name, curve in self.curves.items():
             actual = step.calls[name].outputs
             if curve is None or not alike(curve.values[-1], actual):
-                return math.inf
+                return None
             off = max(off, curve.off(step.time, actual))
         return off
 
@@ -322,7 +322,7 @@ class Forecaster:
         if len(times) < POINTS or not ordered([*times, step.time]):
             return 1.0
         apart, off = self._steps[-1].apart(step.time), self._steps[-1].off(step)
-        return off / apart if 0 < apart < math.inf and off < math.inf else 1.0
+        return off / apart if 0 < apart < math.inf and off is not None else 1.0
 
 
 _Place = tuple[int, tuple[int, ...]]
