@@ -84,6 +84,14 @@ def test_the_page_needs_nothing_but_itself() -> None:
     assert not re.search(r'(?:src|href)="https?:', text)
 
 
+def test_a_card_says_what_a_variant_stores_and_computes_in() -> None:
+    about = {"target": "openvino", "precision": "fp16", "compute": "bf16", "device": "cpu"}
+    assert [card.about for card in html.cards(made(variant("ours", about=about)))] == [
+        "openvino, weights in fp16, reference",
+        "openvino, weights in fp16, computes in bf16, on cpu",
+    ]
+
+
 def test_the_pictures_are_there_with_their_enlarged_differences() -> None:
     found = outcome()
     grid = html.grid(found)
