@@ -1,4 +1,4 @@
-"""Warnings of what is wrong with pictures, on stderr, each kind once."""
+"""Warnings of what is wrong with pictures, and notes on how they were made, on stderr, each once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ class Warnings:
 
     def __init__(self) -> None:
         self._printed: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Prints a note that was not told before; nothing for none."""
+        if text and text not in self._printed:
+            self._printed.add(text)
+            click.echo(f"Note: {text}", err=True)
 
     def tell(self, flaws: Iterable[Flaw]) -> None:
         """Prints what was not told before."""

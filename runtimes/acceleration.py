@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from artifacts.errors import UsageError
@@ -16,8 +17,21 @@ def check_accelerate(asked: str | float) -> None:
     tolerance_of(asked, 0.0)
 
 
-def tuned_tolerance(forecast: Forecast | None, guidance: Any, own: Any) -> float:
-    """What "auto" stands for: what an artifact was tuned to; 0 where more guidance is asked for than it was tuned by.
+@dataclass(frozen=True)
+class Tuned:
+    """What "auto" stands for.
+
+    Attributes:
+        tolerance: of the estimated error; 0 where all calls are made.
+        note: why an artifact that was tuned makes all calls; empty where it does not.
+    """
+
+    tolerance: float = 0.0
+    note: str = ""
+
+
+def tuned_to(forecast: Forecast | None, guidance: Any, own: Any) -> Tuned:
+    """What an artifact was tuned to; nothing where more guidance is asked for than it was tuned by.
 
     Guidance multiplies the difference of two outputs, and what forecasts are off by.
 
@@ -25,12 +39,17 @@ def tuned_tolerance(forecast: Forecast | None, guidance: Any, own: Any) -> float
         guidance, own: the scale that is asked for, and what the pipeline takes where none is; None where there is none.
     """
     if forecast is None:
-        return 0.0
+        return Tuned()
     runs = (*forecast.tuning, *forecast.verification)
     scales = [own if run.guidance is None else run.guidance for run in runs]
     asked = own if guidance is None else guidance
     known = all(isinstance(scale, (int, float)) for scale in (asked, *scales))
-    return 0.0 if known and asked > max(scales, default=asked) else forecast.tolerance
+    if not known or asked <= (most := max(scales, default=asked)):
+        return Tuned(forecast.tolerance)
+    return Tuned(
+        note=f"all calls are made, as guidance is {asked:g}, and the artifact is tuned by {most:g} at the most. "
+        f"For fewer: --guidance {most:g}, or latentc tune ARTIFACT --guidance {asked:g}"
+    )
 
 
 def tolerance_of(asked: str | float, tuned: float) -> float:

@@ -54,6 +54,7 @@ class Generator:
         self._schedulers = Schedulers()
         self._tolerance = 0.0
         self._count: Count | None = None
+        self._note = ""
 
     @property
     def scheduler(self) -> Any:
@@ -226,6 +227,7 @@ class Generator:
             frame_rate=clips.frame_rate(known, extra) if videos else None,
             sample_rate=clips.sample_rate(pipe) if sounds else None,
             calls=self._count,
+            note=self._note,
         )
 
     def _begin(self, scheduler: str | None) -> None:

@@ -15,7 +15,7 @@ from artifacts.manifest import Adapter, Manifest
 from artifacts.progress import Progress, silent
 from artifacts.verification import Artifact
 from runtimes import flaws, ip_adapters, settings, spare_tokens
-from runtimes.acceleration import AUTO, check_accelerate, tolerance_of, tuned_tolerance
+from runtimes.acceleration import AUTO, check_accelerate, tolerance_of, tuned_to
 from runtimes.artifact_opening import OpenArtifact, OpeningOptions, check_task, opened
 from runtimes.as_diffusers import AsDiffusers
 from runtimes.assemble import assemble, check_components
@@ -345,7 +345,9 @@ class Pipeline(AsDiffusers, Generator):
         name = synonym("guidance", known)
         own = None if name is None else known[name].default
         asked = self._accelerate if accelerate is None else accelerate
-        self._tolerance = tolerance_of(asked, tuned_tolerance(self.manifest.forecast, guidance, own))
+        tuned = tuned_to(self.manifest.forecast, guidance, own)
+        self._tolerance = tolerance_of(asked, tuned.tolerance)
+        self._note = tuned.note if asked == AUTO else ""
         self._count = Count() if self._tolerance else None
         if self._tolerance and asked != AUTO and not schedulers_of((self.diffusers, *parts(self.diffusers))):
             raise UsageError(

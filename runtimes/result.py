@@ -33,6 +33,8 @@ class Result:
             under the pipeline's own names; tensors and arrays of several runs are concatenated.
         flaws: what is wrong with them, or very likely so; see `Flaw`.
         calls: for how many timesteps the denoiser was called, of how many; None where none were to be forecast.
+        note: what a user should know of how they were made: why nothing is forecast of an artifact that was tuned;
+            mostly nothing.
     """
 
     images: tuple[PIL.Image.Image, ...]
@@ -47,6 +49,7 @@ class Result:
     frame_rate: float | None = None
     sample_rate: int | None = None
     calls: Count | None = None
+    note: str = ""
 
 
 def merge(outputs: list[Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[Any, ...]]:

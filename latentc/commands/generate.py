@@ -292,8 +292,7 @@ def command(
             max_part=max_part,
         ) as pipeline,
     ):
-        if pipeline.note:
-            click.echo(f"Note: {pipeline.note}", err=True)
+        warnings.note(pipeline.note)
         if controls:
             argument = control_argument(parameters(pipeline.diffusers))
             if argument is None:
@@ -330,6 +329,7 @@ def command(
                 progress=progress,
                 **extra,
             )
+            warnings.note(result.note)
             warnings.tell(result.flaws)
             # A seed that was drawn holds for the prompts that follow, as a given one does.
             seed = result.seed

@@ -35,6 +35,7 @@ class Fake:
         self.closed = False
         self.flaws: tuple[Flaw, ...] = ()
         self.counted: Count | None = None
+        self.said = ""
 
     def __enter__(self) -> Fake:
         return self
@@ -68,6 +69,7 @@ class Fake:
             sample_rate=8000,
             frame_rate=None,
             calls=self.counted,
+            note=self.said,
         )
 
 
@@ -318,3 +320,10 @@ def test_what_stands_in_for_the_device_is_told(latentc, fake):
     ended = latentc("generate", "out", "a hat")
     assert ended.code == 0
     assert "Note: it runs on the CPU now" in ended.err
+
+
+def test_why_an_artifact_that_was_tuned_makes_all_calls_is_told_once(latentc, fake):
+    fake.said = "all calls are made, as guidance is 7.5"
+    ended = latentc("generate", "out", "a hat", "a scarf")
+    assert ended.code == 0
+    assert ended.err.count("Note: all calls are made") == 1

@@ -18,7 +18,7 @@ from diffusers import DDIMScheduler
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.evidence_records import Forecast, ForecastRun
-from runtimes.acceleration import tolerance_of, tuned_tolerance
+from runtimes.acceleration import Tuned, tolerance_of, tuned_to
 from runtimes.extrapolation import Curve
 from runtimes.forecaster import Arrays, Count, Forecaster, forecasting
 from runtimes.meter import Cancelled
@@ -346,8 +346,10 @@ def test_auto_is_off_beyond_the_guidance_that_it_was_tuned_by(
     asked: float | None, own: float | None, by: float | None, tolerance: float
 ) -> None:
     tuned = TUNED.model_copy(update={"tuning": (RUN.model_copy(update={"guidance": by}),)})
-    assert tuned_tolerance(tuned, asked, own) == tolerance
-    assert tuned_tolerance(None, asked, own) == 0.0
+    auto = tuned_to(tuned, asked, own)
+    assert auto.tolerance == tolerance
+    assert bool(auto.note) == (tolerance == 0)
+    assert tuned_to(None, asked, own) == Tuned()
 
 
 def test_a_pipeline_holds_auto_to_the_guidance_of_its_tuning(compiled: Compiled) -> None:
@@ -359,6 +361,9 @@ def test_a_pipeline_holds_auto_to_the_guidance_of_its_tuning(compiled: Compiled)
 
     assert is_forecast(3.0) and not is_forecast(7.0)
     assert not is_forecast(None)  # the pipeline's own is 7.5
+    assert "guidance is 7.5" in pipe.generate("a", steps=2, size=32).note
+    assert pipe.generate("a", steps=2, **{**SMALL, "guidance": 3.0}).note == ""
+    assert pipe.generate("a", steps=2, size=32, accelerate="off").note == ""
     assert is_forecast(7.0, accelerate=0.2)
     given: dict[str, Any] = {"num_inference_steps": 20, "width": 32, "height": 32}
     pipe("a", guidance_scale=2.0, **given)
