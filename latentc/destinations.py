@@ -1,4 +1,5 @@
-"""Where `latentc generate -o` writes what a pipeline made: pictures, videos, animations, folders of frames, sounds."""
+"""Where `latentc generate -o` writes what a pipeline made: pictures, videos, animations, folders of frames, sounds,
+arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from runtimes.result import Result
 
-Form = Literal["pictures", "video", "animation", "folder", "sound"]
+Form = Literal["pictures", "video", "animation", "folder", "sound", "arrays"]
 
 FORMS: Mapping[str, Form] = {
     ".png": "pictures",
@@ -28,6 +29,7 @@ FORMS: Mapping[str, Form] = {
     ".gif": "animation",
     ".webp": "animation",
     ".wav": "sound",
+    ".npz": "arrays",
 }
 
 FRAME_RATE = 10.0
@@ -123,8 +125,39 @@ def write(
             if at < len(result.audio):
                 sound(result.audio[at], result.sample_rate, path.with_suffix(".wav"))
             yield Written(path, at, tuple(range(at * frames, (at + 1) * frames)))
+    elif to.form == "arrays" and (values := _arrays(result)):
+        for at in range(len(result.seeds)):
+            path = pictures.numbered(to.template(to.count), already + at)
+            _save({name: value[at] for name, value in values.items()}, path, about(at))
+            yield Written(path, at, ())
     else:
         raise _something_else(result, to)
+
+
+def _arrays(result: Result) -> dict[str, np.ndarray]:
+    """What the pipeline returned as numbers, by its own names: float or integer arrays [draws, ...]."""
+    import numpy as np
+
+    values = {
+        name: value.detach().float().cpu().numpy() if hasattr(value, "detach") else value
+        for name, value in result.outputs.items()
+    }
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, np.ndarray)
+        and value.dtype.kind in "fiub"
+        and value.shape[:1] == (len(result.seeds),)
+    }
+
+
+def _save(values: Mapping[str, np.ndarray], path: Path, parameters: Mapping[str, Any]) -> None:
+    """A file that `numpy.load` reads, with the parameters as JSON under "parameters"."""
+    import numpy as np
+
+    with pictures.whole_file(path) as partial, partial.open("wb") as file:
+        arrays: dict[str, Any] = {**values, "parameters": np.array(json.dumps(dict(parameters)))}
+        np.savez_compressed(file, **arrays)
 
 
 def _something_else(result: Result, to: Destination) -> LatentcError:
@@ -132,8 +165,11 @@ def _something_else(result: Result, to: Destination) -> LatentcError:
     fits = {"videos": "clip.mp4", "pictures": "out.png", "sound": "out.wav"}
     if not made:
         return LatentcError(
-            f"the pipeline returned no pictures, videos or sound (it returned: {', '.join(result.outputs)}).",
-            "Use it from Python, where they are in the result's outputs: latentc.load(ARTIFACT).generate(...)",
+            f"the pipeline returned no {'numbers' if to.form == 'arrays' else 'pictures, videos or sound'} "
+            f"(it returned: {', '.join(result.outputs)}).",
+            "Write its numbers as: -o out.npz"
+            if _arrays(result)
+            else "Use it from Python, where they are in the result's outputs: latentc.load(ARTIFACT).generate(...)",
         )
     return LatentcError(
         f"the pipeline makes {made}, which {to.output} cannot hold.", f"Write them as: -o {fits[made]}"

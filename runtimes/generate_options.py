@@ -38,7 +38,12 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 def parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     """The named parameters of the pipeline's `__call__`; its ``**kwargs`` are for deprecated ones."""
-    return _named(type(pipeline).__call__)
+    return parameters_of(type(pipeline))
+
+
+def parameters_of(pipeline_class: type) -> Mapping[str, inspect.Parameter]:
+    """As `parameters`, of a class of pipelines."""
+    return _named(pipeline_class.__call__)
 
 
 @functools.lru_cache(maxsize=64)

@@ -63,15 +63,16 @@ Examples:
 """,
 )
 @click.argument("artifact", type=click.Path())
-@click.argument("prompts", metavar="PROMPT...", nargs=-1)
+@click.argument("prompts", metavar="[PROMPT]...", nargs=-1)
 @click.option(
     "--output",
     "-o",
     default="out.png",
     show_default=True,
     metavar="FILE",
-    help="A .png file; of a video .mp4, .gif, .webp or a folder for its frames (FOLDER/), of sound .wav. {index} "
-    "in it is the picture's number from 0, and is added where it is needed.",
+    help="A .png file; of a video .mp4, .gif, .webp or a folder for its frames (FOLDER/), of sound .wav, of "
+    "other numbers (depth, latents) .npz. {index} in it is the picture's number from 0, and is added where it is "
+    "needed.",
 )
 @click.option(
     "--prompts",
@@ -251,13 +252,13 @@ def command(
     if (mask is not None or "mask" in texts) and image is None and "image" not in texts:
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")
     extra = {name: media.value(text, f"--arg {name}") for name, text in texts.items()}
-    wanted = _prompts(prompts, prompt_file, needed=not extra)
+    wanted = _prompts(prompts, prompt_file)
     controls = [media.picture(Path(file), "RGB") for file in control_images]
     if ip_adapter_images and "ip_adapter_image" in extra:
         raise click.UsageError("'ip_adapter_image' is given twice.")
     if ip_adapter_images:
         extra["ip_adapter_image"] = [media.picture(Path(file), "RGB") for file in ip_adapter_images]
-    to = destinations.Destination.of(output, len(wanted) * images)
+    to = destinations.Destination.of(output, len(wanted or (None,)) * images)
     start = extra.pop("image", None) if image is None else media.picture(Path(image), "RGB")
     holes = extra.pop("mask", None) if mask is None else media.picture(Path(mask), "L")
     if (
@@ -268,11 +269,18 @@ def command(
         raise click.UsageError("--strength needs --image: the picture to start from.")
     with bars() as progress:
         folder = located(artifact, progress)
+    pipelines = read_manifest(folder.absolute()).pipelines
     if task is None:
-        task = choose_task(read_manifest(folder.absolute()).pipelines, start is not None, holes is not None)
+        task = choose_task(pipelines, start is not None, holes is not None)
 
     from latentc.api.drawing import load
-    from runtimes.generate_options import control_argument, parameters
+    from runtimes.generate_options import control_argument, parameters, parameters_of
+    from runtimes.trusted_classes import pipeline_class
+
+    if not (wanted or extra):
+        drawn_by = pipelines.get(task or next(iter(pipelines)))
+        if drawn_by is not None and "prompt" in parameters_of(pipeline_class(drawn_by)):
+            raise click.UsageError("generate needs a PROMPT, or --prompts FILE.")
 
     written: list[dict[str, Any]] = []
     warnings = Warnings()
@@ -311,7 +319,7 @@ def command(
             quantized = pipeline.set_loras(adapters, partial=lora_partial)
             if quantized:
                 click.echo(f"Note: {_quantized_again(quantized)}", err=True)
-        for prompt in wanted:
+        for prompt in wanted or (None,):
             result = pipeline.generate(
                 prompt,
                 negative_prompt=negative,
@@ -352,13 +360,10 @@ def command(
         show.as_json(written)
 
 
-def _prompts(texts: tuple[str, ...], file: str | None, needed: bool) -> list[str | None]:
+def _prompts(texts: tuple[str, ...], file: str | None) -> tuple[str, ...]:
     if texts and file is not None:
         raise click.UsageError("Prompts come from the command line or from --prompts, not from both.")
-    prompts: list[str | None] = [*texts] if file is None else [*_read(file)]
-    if not prompts and needed:
-        raise click.UsageError("generate needs a PROMPT, or --prompts FILE.")
-    return prompts or [None]
+    return texts if file is None else _read(file)
 
 
 def _read(file: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageSequence
 
 from artifacts.errors import LatentcError, UsageError
@@ -164,3 +165,20 @@ def test_a_file_that_cannot_be_written_leaves_nothing(here):
     with pytest.raises(LatentcError, match="clip.gif cannot be written"):
         list(write(made(), to, 0, lambda draw: {}, None))
     assert [path.name for path in here.iterdir()] == ["clip.gif"]
+
+
+def test_numbers_that_are_no_pictures(here):
+    depth = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    outputs = {"prediction": depth, "latent": torch.ones(2, 4, dtype=torch.bfloat16), "uncertainty": None}
+    result = made(0, outputs=outputs, seeds=(3, 4))
+    assert put(result, "depth.npz", count=2) == ["depth-0.npz", "depth-1.npz"]
+    with np.load("depth-1.npz") as arrays:
+        assert set(arrays) == {"prediction", "latent", "parameters"}
+        assert np.array_equal(arrays["prediction"], depth[1])
+        assert json.loads(str(arrays["parameters"])) == {"prompt": "a hat", "seed": 1}
+    with pytest.raises(LatentcError, match="no pictures") as raised:
+        put(result, "depth.png")
+    assert "out.npz" in raised.value.hint
+    with pytest.raises(LatentcError, match="returned no numbers"):
+        put(made(0, outputs={"text": ["a"]}, seeds=(1,)), "a.npz")
+    assert not list(here.glob("*.png"))

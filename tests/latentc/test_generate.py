@@ -21,6 +21,11 @@ from tests.latentc.artifacts_made import made
 
 TIMINGS = Timings(total=1.5, opening=0.5, components={"unet.forward": MethodTime(2, 1.0)}, steps=(0.5, 0.5))
 
+TASKS = {
+    "text-to-image": "diffusers:StableDiffusionPipeline",
+    "inpaint": "diffusers:StableDiffusionInpaintPipeline",
+}
+
 
 class Fake:
     """Stands for a loaded pipeline: remembers its calls, draws pictures whose red is the seed."""
@@ -75,7 +80,7 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    made(tmp_path / "out", pipelines={"text-to-image": "diffusers:A", "inpaint": "diffusers:B"})
+    made(tmp_path / "out", pipelines=TASKS)
     monkeypatch.chdir(tmp_path)
     found = Fake()
 
@@ -327,3 +332,9 @@ def test_why_an_artifact_that_was_tuned_makes_all_calls_is_told_once(latentc, fa
     ended = latentc("generate", "out", "a hat", "a scarf")
     assert ended.code == 0
     assert ended.err.count("Note: all calls are made") == 1
+
+
+def test_a_pipeline_without_prompts_needs_none(latentc, fake, tmp_path):
+    made(tmp_path / "other", pipelines={"text-to-image": "diffusers:DDIMPipeline"})
+    assert latentc("generate", "other", "--steps", 2).code == 0
+    assert fake.calls[0]["prompt"] is None
