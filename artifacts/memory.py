@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-"""Where Linux shows its control groups: those of version 2, or, in "memory", those of version 1."""
-OWN = Path("/proc/self/cgroup")
-"""The groups of this process, one line for each hierarchy: "4:memory:/a/b", or "0::/a/b" of version 2."""
+from artifacts import control_groups
 
-# What a group's own figures call files in memory: version 2, and version 1 with the groups inside of it.
-_FILES = ("active_file", "inactive_file")
-_TOTAL = ("total_active_file", "total_inactive_file")
+# By the version of control groups: the files with a limit and with what is used, and what cached files are called, in
+# version 1 with those of the groups inside.
+_FIGURES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+    2: ("memory.max", "memory.current", ("active_file", "inactive_file")),
+}
 
 
 UNLIMITED = 2**60
@@ -48,7 +48,8 @@ def high_water(pid: int) -> int | None:
 
 
 def _left_in_groups() -> Iterator[int]:
-    for folder, limit, used, cached in _groups():
+    for folder, version in control_groups.folders("memory"):
+        limit, used, cached = _FIGURES[version]
         try:
             top = int((folder / limit).read_text(encoding="ascii"))
             if top >= UNLIMITED:
@@ -60,22 +61,3 @@ def _left_in_groups() -> Iterator[int]:
         except (OSError, ValueError):  # no such group, or "max"
             continue
         yield max(0, top - now + sum(int(stat.get(name, 0)) for name in cached))
-
-
-def _groups() -> Iterator[tuple[Path, str, str, tuple[str, ...]]]:
-    """The folders of this process's groups, up to the first; the files in them, and what cached files are called."""
-    try:
-        lines = OWN.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    # A container often sees its own group as the first, and a path that is not there.
-    places = {"memory": "/", "": "/"} | {
-        kinds: path for _, kinds, path in (line.split(":", 2) for line in lines)
-    }
-    for root, path, files in (
-        (CGROUPS / "memory", places["memory"], ("memory.limit_in_bytes", "memory.usage_in_bytes", _TOTAL)),
-        (CGROUPS, places[""], ("memory.max", "memory.current", _FILES)),
-    ):
-        steps = path.strip("/").split("/")
-        for depth in range(len(steps), -1, -1):
-            yield (root.joinpath(*steps[:depth]), *files)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
-from artifacts.memory import CGROUPS, OWN
+from artifacts import control_groups
 
 
 def processors() -> int:
@@ -30,7 +29,7 @@ def _bound() -> int:
 
 def _quotas() -> Iterator[float]:
     """The processors' time that each control group of this process is given, in processors."""
-    for folder, version in _groups():
+    for folder, version in control_groups.folders("cpu"):
         try:
             if version == 2:
                 quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
@@ -43,19 +42,3 @@ def _quotas() -> Iterator[float]:
                 yield int(quota) / int(period)
         except (OSError, ValueError):  # no such group, or "max"
             continue
-
-
-def _groups() -> Iterator[tuple[Path, int]]:
-    """The folders of this process's groups up to the first, and the version of what is in them."""
-    try:
-        lines = OWN.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    paths = {"": "/", "cpu": "/"}
-    for line in lines:
-        _, kinds, path = line.split(":", 2)
-        paths |= dict.fromkeys(kinds.split(","), path)
-    for root, path, version in ((CGROUPS / "cpu", paths["cpu"], 1), (CGROUPS, paths[""], 2)):
-        steps = path.strip("/").split("/")
-        for depth in range(len(steps), -1, -1):
-            yield root.joinpath(*steps[:depth]), version

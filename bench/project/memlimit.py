@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from artifacts import memory
+from artifacts.control_groups import CGROUPS
 from artifacts.errors import LatentcError, UsageError
 from artifacts.resident import Watch
 
@@ -62,7 +62,7 @@ class Group:
             LatentcError: no group can be made here.
         """
         name = f"latentc-{os.getpid()}-{time.monotonic_ns()}"
-        v1, v2 = memory.CGROUPS / "memory", memory.CGROUPS
+        v1, v2 = CGROUPS / "memory", CGROUPS
         hint = "Run it as root on Linux, or leave the memory limits out (--no-limits)."
         try:
             if (v1 / "memory.limit_in_bytes").exists():

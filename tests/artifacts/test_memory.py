@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from artifacts import memory
+from artifacts import control_groups, memory
 
 GIB = 2**30
 
@@ -18,8 +18,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         available = 100 * GIB
 
     monkeypatch.setattr("psutil.virtual_memory", System)
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "OWN", tmp_path / "own")
+    monkeypatch.setattr(control_groups, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(control_groups, "OWN", tmp_path / "own")
     return tmp_path
 
 
@@ -43,7 +43,11 @@ def test_without_groups_it_is_what_the_system_has(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "line", "folder"),
-    [(2, "0::/a/b", "cgroup"), (1, "4:memory:/a/b", "cgroup/memory")],
+    [
+        (2, "0::/a/b", "cgroup"),
+        (1, "4:memory:/a/b", "cgroup/memory"),
+        (1, "4:cpu,memory:/a/b", "cgroup/memory"),
+    ],
 )
 def test_every_group_that_holds_the_process_counts(place: Path, version: int, line: str, folder: str) -> None:
     (place / "own").write_text(f"9:name=systemd:/\n{line}\n")

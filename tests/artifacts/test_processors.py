@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from artifacts import processors as module
+from artifacts import control_groups
 from artifacts.processors import limit, processors
 from runtimes.sessions import common
 
@@ -17,8 +17,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One of eight processors, all of which this process may use; its control groups are files in a folder."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(module, "CGROUPS", tmp_path)
-    monkeypatch.setattr(module, "OWN", tmp_path / "own")
+    monkeypatch.setattr(control_groups, "CGROUPS", tmp_path)
+    monkeypatch.setattr(control_groups, "OWN", tmp_path / "own")
     monkeypatch.delenv(common.THREADS, raising=False)
     return tmp_path
 

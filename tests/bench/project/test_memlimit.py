@@ -61,13 +61,13 @@ def test_the_group_is_gone_and_so_is_what_the_command_left() -> None:
 
 
 def test_without_a_limit_no_group_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("artifacts.memory.CGROUPS", tmp_path)
+    monkeypatch.setattr("bench.project.memlimit.CGROUPS", tmp_path)
     usage = run([sys.executable, "-c", HOLD, "1", "4"])
     assert (usage.status, usage.killed, usage.peak) == (4, False, None)
 
 
 def test_elsewhere_the_message_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("artifacts.memory.CGROUPS", tmp_path)
+    monkeypatch.setattr("bench.project.memlimit.CGROUPS", tmp_path)
     with pytest.raises(LatentcError, match="needs Linux control groups") as caught:
         run([sys.executable, "-c", ""], MIB)
     assert "--no-limits" in str(caught.value)
