@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import stat
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from artifacts.artifact_paths import entries
@@ -18,10 +20,15 @@ FULL_WORDS = ("no space left on device", "disk quota exceeded", "not enough spac
 
 def free_bytes(path: Path) -> int:
     """Bytes that this user may still write on the disk of `path`, which need not exist yet."""
+    return shutil.disk_usage(existing_folder(path)).free
+
+
+def existing_folder(path: Path) -> Path:
+    """The nearest folder that is there: `path`, or above it; the root of a drive that is not."""
     place = Path(os.path.abspath(path))
-    while not place.exists() and place != place.parent:
+    while not place.is_dir() and place != place.parent:
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
 
 
 def tree_bytes(root: Path) -> int:
@@ -83,6 +90,21 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
     os.replace(partial, path)
     sync_folder(path.parent)
+
+
+def write_cached(path: Path, data: bytes) -> None:
+    """Writes a file of a cache, whole or not at all, beside other processes and threads that write it too.
+
+    What cannot be written costs time, not function: that is no error.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:

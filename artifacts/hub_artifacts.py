@@ -13,7 +13,7 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from artifacts.cache import cache_dir
-from artifacts.disk import remove_tree, write_synced
+from artifacts.disk import remove_tree, write_cached
 from artifacts.errors import LatentcError
 from artifacts.hub import HubUnreachable, is_hub_id, refusals
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
@@ -36,6 +36,13 @@ def located(name: str | os.PathLike[str], progress: Progress = silent) -> Path:
     if isinstance(name, str) and not os.path.lexists(name) and _is_of_hub(name):
         return fetch(name, progress)
     return Path(name)
+
+
+def short_name(name: str) -> str:
+    """What the artifact that a user names is called: as its folder is, or as its repository on the hub."""
+    if os.path.lexists(name) or not _is_of_hub(name):
+        return Path(name).absolute().name
+    return name.partition("@")[0].rpartition("/")[2]
 
 
 def _is_of_hub(name: str) -> bool:
@@ -86,8 +93,7 @@ def _commit(name: str, repository: str, revision: str, home: Path) -> str:
         raise LatentcError(
             f"the hub does not say which commit '{name}' is at.", "Name one: owner/name@COMMIT"
         )
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_synced(note, commit.encode())
+    write_cached(note, commit.encode())
     return commit
 
 

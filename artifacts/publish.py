@@ -20,6 +20,7 @@ from artifacts import artifact_paths, strict_json
 from artifacts.disk import remove_tree, sync_file, sync_folder, sync_folders, write_synced
 from artifacts.errors import LatentcError, UsageError
 from artifacts.finished_parts import Layout, Part, drop_unfinished, has_parts, read_part
+from artifacts.foreseen import foreseen
 from artifacts.hashing import file_record
 from artifacts.lock import OutLock
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
@@ -29,6 +30,27 @@ from artifacts.progress import Progress
 
 MakeManifest = Callable[[tuple[FileRecord, ...]], Manifest]
 MakeExtra = Callable[[Path], None]
+
+
+def require_out(out: Path | str, force: bool) -> None:
+    """Whether a finished artifact may take the name `out`, before hours of work.
+
+    Raises:
+        UsageError: it may not, as `check_out` says, or a folder above it is none.
+    """
+    with foreseen():
+        place = Path(os.path.abspath(out))
+        check_parents(place)
+        check_out(place, force)
+
+
+def check_parents(out: Path) -> None:
+    """Raises UsageError where a folder above `out` is none, and the system's error where `out` is no name."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(out)
+    parent = next((p for p in out.parents if os.path.lexists(p)), None)
+    if parent is not None and not parent.is_dir():
+        raise UsageError(f"{out} cannot be made: {parent} is a file, not a folder.", "Name another OUT.")
 
 
 def check_out(out: Path, force: bool) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from artifacts import strict_json
+from artifacts.disk import write_cached
 from artifacts.errors import LatentcError
 
 SETTLED_NS = 2_000_000_000
@@ -57,14 +58,7 @@ class VerifiedBefore:
         """Keeps what was noted; a folder that cannot be written costs time, not function."""
         if not self._changed:
             return
-        temporary = self._file.with_name(f"{self._file.stem}.{os.getpid()}.new")
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._known), encoding="utf-8")
-            temporary.replace(self._file)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        write_cached(self._file, json.dumps(self._known).encode())
 
 
 def numbers(info: os.stat_result) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from artifacts.hashing import file_record
 from artifacts.lock import OutLock
 from artifacts.manifest import FileRecord
 from artifacts.progress import Progress, silent
-from artifacts.publish import MakeExtra, MakeManifest, check_out, recover, stage, swap
+from artifacts.publish import MakeExtra, MakeManifest, check_out, check_parents, recover, stage, swap
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Workspace:
     def _enter(self) -> None:
         if not self.out.name:
             check_out(self.out, self._force)
-        _check_parents(self.out)
+        check_parents(self.out)
         self._layout = Layout(self.out)
         work = self._layout.work
         try:
@@ -257,15 +257,6 @@ class Workspace:
             f"{self.out} was not touched.",
             "Free some space and run the command again (finished parts are kept), or name an OUT elsewhere.",
         )
-
-
-def _check_parents(out: Path) -> None:
-    """Raises UsageError where a folder above `out` is none, and the system's error where `out` is no name."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        os.lstat(out)
-    parent = next((p for p in out.parents if os.path.lexists(p)), None)
-    if parent is not None and not parent.is_dir():
-        raise UsageError(f"{out} cannot be made: {parent} is a file, not a folder.", "Name another OUT.")
 
 
 def _copier(source: Path) -> MakeExtra:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts import named_files
 from artifacts.errors import LatentcError, UsageError
+from artifacts.hub_artifacts import located
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
 from runtimes import clips
@@ -143,7 +144,7 @@ class Drawer(Protocol):
         """Frees it."""
 
 
-Loader = Callable[[str, str, str], Drawer]
+Loader = Callable[[Path, str, str], Drawer]
 Writer = Callable[["Image", Path, Mapping[str, Any]], None]
 
 
@@ -154,13 +155,14 @@ def run(
 
     Args:
         out: a folder; pictures go to out/cells, one file for each cell, named by what made it.
-        load: (artifact, device, compute) -> a pipeline.
+        load: (the artifact's folder, device, compute) -> a pipeline.
         write: writes a picture with its parameters.
         side: the longest side of a picture in the sheet, in pixels.
 
     Raises:
         UsageError: an option that a pipeline does not have.
-        LatentcError: a file cannot be written, or a pipeline draws no picture.
+        LatentcError: a file cannot be written, an artifact is none or cannot be fetched, or a pipeline draws no
+            picture.
     """
     folder = out / CELLS
     try:
@@ -169,11 +171,13 @@ def run(
         raise LatentcError(f"{folder} cannot be made: {error.strerror or error}.") from None
     by_place: dict[tuple[int, ...], Cell] = {}
     missing: list[tuple[tuple[int, ...], dict[str, Any], str]] = []
+    folders: dict[str, Path] = {}
     digests: dict[str, str] = {}
     for place, options in grid.cells():
         name = options["artifact"]
-        if name not in digests:
-            digests[name] = _digest(name)
+        if name not in folders:
+            folders[name] = located(name, progress).absolute()
+            digests[name] = _digest(folders[name])
         key = _key(options, digests[name])
         cell = _drawn(folder, place, key)
         if cell is not None:
@@ -185,8 +189,8 @@ def run(
         progress(Event(f"{len(by_place)} of {total} pictures are there already", 1, 1))
     # One pipeline at a time: several models may not fit into memory together.
     missing.sort(key=lambda job: [str(job[1].get(name)) for name in PLACES])
-    for where, group in groupby(missing, key=lambda job: _places(job[1])):
-        drawer = load(*where)
+    for (name, device, compute), group in groupby(missing, key=lambda job: _places(job[1])):
+        drawer = load(folders[name], device, compute)
         try:
             for place, options, key in group:
                 progress(Event("drawing the grid", len(by_place), total, "pictures"))
@@ -246,7 +250,7 @@ def sheet(grid: Grid, files: Mapping[tuple[int, ...], Path], side: int = 256) ->
 
 
 def _places(options: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What `load` takes."""
+    """The artifact's name, its device and type."""
     return options["artifact"], options.get("device", "auto"), options.get("compute", "auto")
 
 
@@ -308,10 +312,10 @@ def _fingerprint(value: Any) -> Any:
     return value
 
 
-def _digest(artifact: str) -> str:
+def _digest(artifact: Path) -> str:
     """Of the manifest, which holds the digest of every other file."""
     try:
-        return hashlib.sha256(named_files.read_bytes(Path(artifact) / MANIFEST_NAME)).hexdigest()
+        return hashlib.sha256(named_files.read_bytes(artifact / MANIFEST_NAME)).hexdigest()
     except OSError:
         raise LatentcError(
             f"{artifact} is no artifact: it has no {MANIFEST_NAME}.", "Make one: latentc compile MODEL OUT"

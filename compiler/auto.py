@@ -17,11 +17,13 @@ from pathlib import Path
 
 from artifacts import memory
 from artifacts.cache import cache_dir
+from artifacts.disk import existing_folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import content_key
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from artifacts.progress import Event, Progress, silent
+from artifacts.publish import require_out
 from artifacts.verification import Artifact
 from compiler import build
 from compiler.compile_request import CompileRequest
@@ -93,7 +95,7 @@ def compile(
     """Finds the mix and compiles it to `request.out`.
 
     Raises:
-        UsageError: not exactly one budget, or a request that cannot be measured.
+        UsageError: not exactly one budget, a request that cannot be measured, or an OUT that may not be written.
         LatentcError: the budget cannot be met; the message says how near it came.
     """
     if (budget.min_psnr is None) == (budget.max_bytes is None):
@@ -101,7 +103,9 @@ def compile(
     if request.check == "none" or not request.pictures:
         raise UsageError("--quantize auto judges by pictures: leave --check none and --pictures 0 out.")
     compile_cache = compile_cache or CompileCache()
-    with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=existing_folder(request.out)) as temporary:
+    require_out(request.out, request.force)
+    beside = existing_folder(request.out.parent)  # Trials want the disk that OUT will be on.
+    with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=beside) as temporary:
         folder = Path(temporary)
         asked = replace(request, patience=max(request.patience, PATIENCE), references=folder)
         numbers = count(1)
@@ -146,14 +150,6 @@ def _drawn(pictures: tuple[PictureEvidence, ...]) -> PictureEvidence:
         "--quantize auto has nothing to choose: the model has no weight that a scheme is for.",
         "Compile it without --quantize.",
     )
-
-
-def existing_folder(out: Path) -> Path:
-    """The nearest folder above `out` that is there: trials want its disk."""
-    folder = out.absolute().parent
-    while not folder.is_dir():
-        folder = folder.parent
-    return folder
 
 
 def rates(ladder: Ladder, prompts: int, attempt: Attempt) -> dict[str, float]:

@@ -17,12 +17,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from artifacts.copying import copy_artifact
+from artifacts.disk import existing_folder
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Manifest
 from artifacts.progress import Event, Progress, silent
+from artifacts.publish import require_out
 from artifacts.verification import Artifact, open_artifact
 from compiler import build
-from compiler.auto import existing_folder
 from compiler.compile_request import CompileRequest
 from compiler.evaluation import TASK, evaluation
 from compiler.forecast_search import LEVELS
@@ -67,7 +68,7 @@ def compile(
         steps: numbers of them; all hold it.
 
     Raises:
-        UsageError: the request chooses already what is to be chosen, or is wrong in itself.
+        UsageError: the request chooses already what is to be chosen, or is wrong in itself, or OUT may not be written.
         LatentcError: the model cannot be compiled or drawn, or nothing that is faster holds; the message says how near
             the nearest came.
     """
@@ -84,9 +85,9 @@ def compile(
             "Compile on the machine that it is for, or without --fastest.",
         )
     compile_cache = CompileCache()
-    with tempfile.TemporaryDirectory(
-        prefix=".latentc-fastest-", dir=existing_folder(request.out)
-    ) as temporary:
+    require_out(request.out, request.force)
+    beside = existing_folder(request.out.parent)  # Trials want the disk that OUT will be on.
+    with tempfile.TemporaryDirectory(prefix=".latentc-fastest-", dir=beside) as temporary:
         trials = Trials(request, Path(temporary), compile_cache, progress)
         begun = perf_counter()
         plain = trials.manifest(Combination())

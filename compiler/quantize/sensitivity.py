@@ -8,7 +8,6 @@ sensitivity; the error of any other scheme follows from that scheme's own error.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from artifacts import strict_json
+from artifacts.disk import write_cached
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
 from compiler.quantize import low_rank
@@ -200,10 +200,4 @@ def load(file: Path) -> Measured | None:
 def save(measured: Measured, file: Path) -> None:
     """Keeps a measurement for later runs; a folder that cannot be written costs time, not function."""
     options = {k: [[o.scheme, o.bytes, o.error] for o in v] for k, v in measured.options.items()}
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"folder": measured.folder, "options": options}), encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    write_cached(file, json.dumps({"folder": measured.folder, "options": options}).encode())

@@ -141,10 +141,10 @@ def command(
     warnings = Warnings()
     wanted = grids.Grid(tuple(grids.Axis.parse(text) for text in (x, y, z) if text is not None), base)
 
-    def load(path: str, where: str, kind: str) -> grids.Drawer:
+    def load(path: Path, where: str, kind: str) -> grids.Drawer:
         from runtimes.pipeline import load as open_pipeline
 
-        tasks = read_manifest(Path(path).absolute()).pipelines
+        tasks = read_manifest(path).pipelines
         chosen = task or choose_task(tasks, image is not None, mask is not None)
         pipeline = open_pipeline(
             path, device=where, task=chosen, progress=progress, compute=kind, strict=strict

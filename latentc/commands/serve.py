@@ -166,6 +166,7 @@ def command(
     """Serve the pipelines in each ARTIFACT by OpenAI's images API, AUTOMATIC1111's, one of jobs, and a page
     for browsers.
 
+    An ARTIFACT is a folder, or owner/name[@REVISION] of the Hugging Face hub, which is fetched once and verified.
     Only this machine is answered, unless --host says otherwise; then a file of keys is needed, or --no-auth.
     A model is called as its folder is. SIGTERM ends the server when what is under way is drawn. Needs
     latentc[serve].
@@ -173,6 +174,7 @@ def command(
     from pathlib import Path
 
     from artifacts.errors import LatentcError, UsageError
+    from artifacts.hub_artifacts import located, short_name
 
     if ray and find_spec("ray") is None:
         raise LatentcError(
@@ -200,12 +202,11 @@ def command(
             'A line of the file is NAME: KEY. A key: python -c "import secrets; print(secrets.token_urlsafe())"',
         )
     keys = None if api_key_file is None else Keys.read(Path(api_key_file))
-    paths = [Path(artifact).absolute() for artifact in artifacts]
-    for number, path in enumerate(paths):
-        if path.name in {other.name for other in paths[:number]}:
-            raise UsageError(
-                f"two artifacts are called '{path.name}': models are told apart by that.", "Rename a folder."
-            )
+    names = [short_name(artifact) for artifact in artifacts]
+    for name in {name for name in names if names.count(name) > 1}:
+        raise UsageError(
+            f"two artifacts are called '{name}': models are told apart by that.", "Rename a folder."
+        )
     options = LoadOptions(device, compute, strict, memory)
     limits = Limits(
         queue=queue,
@@ -221,7 +222,7 @@ def command(
         from latentc.serving.ray_deployments import ray_app
 
         # A folder by its whole path; the name of an artifact of the hub as it is.
-        places = [str(path) if path.exists() else name for path, name in zip(paths, artifacts, strict=True)]
+        places = [str(Path(name).absolute()) if Path(name).exists() else name for name in artifacts]
         application = ray_app(
             *places,
             replicas=replicas or Span(1, 1),
@@ -236,7 +237,10 @@ def command(
         ray_server.serve(application, host, port, len(places) * (1 if replicas is None else replicas.max))
         return
 
+    from latentc.progress_bars import bars
     from latentc.serving.server import make_server, serve
 
-    engines = [ArtifactEngine(path, options) for path in paths]
+    with bars() as progress:
+        folders = [located(artifact, progress).absolute() for artifact in artifacts]
+    engines = [ArtifactEngine(folder, options, name) for folder, name in zip(folders, names, strict=True)]
     serve(make_server(engines, host, port, keys, limits, log_prompts, not no_page, public_url))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any
 
 from artifacts.errors import UsageError
+from artifacts.hub_artifacts import short_name
 from latentc.serving.auth import Keys
 from latentc.serving.engine import LoadOptions
 from latentc.serving.ray_engine import EngineReplica, RayEngine
@@ -91,7 +90,7 @@ def ray_app(
     least, most = replicas
     if not 1 <= least <= most:
         raise UsageError(f"replicas are from 1 on, the least first; found {replicas}.")
-    names: Sequence[str] = [PurePath(artifact.partition("@")[0]).name for artifact in artifacts]
+    names = [short_name(artifact) for artifact in artifacts]
     if not artifacts or len(set(names)) < len(names):
         raise UsageError(
             f"artifacts of different names are required; found {', '.join(artifacts) or 'none'}."

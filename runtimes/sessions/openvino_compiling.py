@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from artifacts.disk import write_cached
 from runtimes.sessions.common import threads
 from runtimes.sessions.exact_sizes import Shapes
 from runtimes.sessions.file_constants import Replaced, require_constants
@@ -101,11 +100,8 @@ def compiled(
             return core.import_model(blob.read_bytes(), device, kept)
     model = core.compile_model(graph.for_calls(shapes), device, kept)
     if kept != config:
-        with suppress(OSError, RuntimeError):  # A cache that cannot be written costs time, not function.
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            temporary = blob.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-            temporary.write_bytes(model.export_model().getvalue())
-            temporary.replace(blob)
+        with suppress(RuntimeError):  # A driver that exports nothing costs time, not function.
+            write_cached(blob, model.export_model().getvalue())
     return model
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts import trusted_engines
+from artifacts.disk import write_cached
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
 from runtimes.sessions.common import check_run, choose, opening, running
@@ -243,14 +244,8 @@ class _Kernels:
 
     def keep(self) -> None:
         """Writes the kernels; a folder that cannot be written costs time, not function."""
-        if self._cache is None or self._file is None:
-            return
-        temporary = self._file.with_suffix(".new")
-        try:
-            temporary.write_bytes(self._cache.serialize())
-            temporary.replace(self._file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        if self._cache is not None and self._file is not None:
+            write_cached(self._file, bytes(self._cache.serialize()))
 
 
 def _capabilities(built: Built) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from artifacts.disk import write_cached
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
 from artifacts.progress import Event, Progress
@@ -227,15 +228,8 @@ def _keep_timings(config: Any, job: EngineJob) -> None:
     """Writes what the builder measured; a folder that cannot be written costs time, not function."""
     file = _timings(job)
     cache = None if file is None else config.get_timing_cache()
-    if file is None or cache is None:
-        return
-    temporary = file.with_suffix(".new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(cache.serialize())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    if file is not None and cache is not None:
+        write_cached(file, bytes(cache.serialize()))
 
 
 def _monitor(trt: Any, ended: threading.Event) -> Any:

@@ -22,12 +22,12 @@ class Brush:
     """Stands for pipelines: draws plain pictures whose colour says what was asked for; remembers it."""
 
     def __init__(self, fail_after: int | None = None) -> None:
-        self.loaded: list[tuple[str, str, str]] = []
+        self.loaded: list[tuple[Path, str, str]] = []
         self.calls: list[dict[str, Any]] = []
         self.open = 0
         self.fail_after = fail_after
 
-    def load(self, path: str, device: str, compute: str) -> Brush:
+    def load(self, path: Path, device: str, compute: str) -> Brush:
         assert self.open == 0, "two models in memory"
         self.open += 1
         self.loaded.append((path, device, compute))
@@ -116,7 +116,7 @@ def test_every_cell_is_drawn_once_and_lies_where_its_labels_say(artifact: str, t
     brush = Brush()
     cells = run(wanted(artifact, "steps=1,2,3", "guidance=4,5", "seed=0,1"), tmp_path / "grid", brush)
     assert len(cells) == len(brush.calls) == 12
-    assert brush.loaded == [(artifact, "auto", "auto")] and brush.open == 0
+    assert brush.loaded == [(Path(artifact), "auto", "auto")] and brush.open == 0
     sheet = Image.open(tmp_path / "grid" / "grid.png").convert("RGB")
     colours = {colour: count for count, colour in sheet.getcolors(1_000_000)}
     for steps in (1, 2, 3):
@@ -194,7 +194,7 @@ def test_artifacts_are_an_axis_and_are_open_one_at_a_time(artifact: str, tmp_pat
     made(tmp_path / "other", precision="bf16")
     brush = Brush()
     run(wanted(None, "seed=0,1", f"artifact={artifact},{tmp_path / 'other'}"), tmp_path / "grid", brush)
-    assert brush.loaded == [(str(tmp_path / "other"), "auto", "auto"), (artifact, "auto", "auto")]
+    assert brush.loaded == [(tmp_path / "other", "auto", "auto"), (Path(artifact), "auto", "auto")]
     assert len(brush.calls) == 4
     with pytest.raises(LatentcError, match="is no artifact"):
         run(wanted(None, "artifact=nothing"), tmp_path / "grid", brush)
@@ -210,6 +210,15 @@ def test_a_pipelines_own_parameters_are_passed_on(artifact: str, tmp_path: Path)
 def test_the_type_that_is_computed_in_is_an_axis_with_a_pipeline_each(artifact: str, tmp_path: Path) -> None:
     brush = Brush()
     cells = run(wanted(artifact, "steps=1,2", "compute=fp32,bf16"), tmp_path / "grid", brush)
-    assert brush.loaded == [(artifact, "auto", "bf16"), (artifact, "auto", "fp32")]
+    assert brush.loaded == [(Path(artifact), "auto", "bf16"), (Path(artifact), "auto", "fp32")]
     assert len({cell.file for cell in cells}) == 4
     assert all("compute" not in given for given in brush.calls)
+
+
+def test_an_artifact_of_the_hub_is_fetched(
+    artifact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifacts.hub_artifacts.fetch", lambda name, progress: Path(artifact))
+    brush = Brush()
+    cells = run(wanted("owner/name", "steps=1,2"), tmp_path / "grid", brush)
+    assert len(cells) == 2 and brush.loaded == [(Path(artifact), "auto", "auto")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,6 +180,17 @@ def test_a_recipe_gives_each_weight_its_own():
 def test_one_budget_is_wanted(budget, tmp_path):
     with pytest.raises(UsageError, match="needs one budget"):
         auto.compile(request(tmp_path / "out", check="quick"), budget)
+
+
+def test_an_out_that_may_not_be_written_is_told_before_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "sensitivities", lambda *asked: pytest.fail("it has begun"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "out", tmp_path / "file" / "out"):
+        with pytest.raises(UsageError, match=r"no latentc artifact|is a file, not a folder"):
+            auto.compile(replace(request(out, check="quick"), pictures=4), Budget(30.0))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out"]
 
 
 def test_pictures_are_wanted(tmp_path):

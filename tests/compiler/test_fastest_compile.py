@@ -152,6 +152,9 @@ def test_what_is_chosen_cannot_be_asked_for_and_pictures_must_be_drawn_here(
             fastest.compile(replace(REQUEST, **wrong))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="more than 0 and less than 100 dB"):
         fastest.compile(REQUEST, 0.0)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        fastest.compile(replace(REQUEST, out=tmp_path / "taken"))
     factory = SimpleNamespace(devices=lambda: ())
     monkeypatch.setattr("runtimes.sessions.session_table.get", lambda target: factory)
     with pytest.raises(LatentcError, match="'onnxruntime' cannot be drawn with here"):

@@ -83,3 +83,19 @@ def test_two_artifacts_of_one_name_are_refused(latentc: Any, tmp_path: Path) -> 
         made(tmp_path / folder / "model")
     ended = latentc("serve", tmp_path / "a" / "model", tmp_path / "b" / "model")
     assert ended.code == 2 and "'model'" in ended.err
+
+
+def test_artifacts_of_the_hub_are_called_as_their_repositories(
+    latentc: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / ("0" * 40))
+    served: list[str] = []
+    monkeypatch.setattr("artifacts.hub_artifacts.fetch", lambda name, progress: tmp_path / ("0" * 40))
+    monkeypatch.setattr("latentc.serving.server.make_server", lambda engines, *rest: engines)
+    monkeypatch.setattr(
+        "latentc.serving.server.serve", lambda engines: served.extend(e.name for e in engines)
+    )
+    ended = latentc("serve", "owner/name@main")
+    assert ended.code == 0, ended.err
+    assert served == ["name"]
+    assert "two artifacts are called 'name'" in latentc("serve", "owner/name", "other/name").err
