@@ -250,7 +250,7 @@ class Graphs:
         """Raises LatentcError where memory has vanished since, and the artifact's smallest picture does not fit."""
         if self._budget is None:
             return
-        free = available() + sum(self.plan.graphs[folder].opened for folder in self._sessions)
+        free = available() + sum(self.plan.graphs[folder].opened for folder in tuple(self._sessions))
         for memory in self._smallest.graphs.values():
             if memory.measured:
                 _require(memory, free)
@@ -259,7 +259,7 @@ class Graphs:
         """The plan with less where memory has vanished since: what is free, and what open graphs take."""
         if self._budget is None:
             return self.plan
-        held = sum(self.plan.graphs[folder].held for folder in self._sessions)
+        held = sum(self.plan.graphs[folder].held for folder in tuple(self._sessions))
         return replace(self.plan, budget=min(self._budget, available() + held))
 
     def _division(self, graph: str) -> Division | None:

@@ -7,6 +7,7 @@ on up in a table of their own, which is set on its embedding.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,26 +100,23 @@ def load(pipe: Any, tensors: Mapping[str, torch.Tensor], token: str, what: str) 
         UsageError: no text encoder was compiled for tokens, none is of that width, the token exists, or there is no
             room left. Nothing has changed then.
     """
-    added: list[tuple[Any, Any, torch.Tensor]] = []
+    lessons: list[Lesson] = []
     widths: dict[str, int] = {}
     for name, tokenizer, embedding in _encoders(pipe):
         widths[name] = embedding.embedding_dim
         for tensor in tensors.values():
             if tensor.shape[-1] == embedding.embedding_dim:
-                added.append((tokenizer, embedding, tensor.reshape(-1, tensor.shape[-1])))
+                lessons.append(Lesson(tokenizer, embedding, token, tensor.reshape(-1, tensor.shape[-1])))
                 break
     if not widths:
         raise UsageError("the artifact was not compiled to learn tokens.", HINT)
-    if not added:
+    if not lessons:
         width = next(iter(tensors.values())).shape[-1]
         known = ", ".join(f"{width} ({name})" for name, width in widths.items())
         raise UsageError(
             f"{what} is of width {width}; the text encoders are of {known}.", "It is of another model."
         )
-    for tokenizer, embedding, vectors in added:
-        _check(tokenizer, embedding, vector_names(token, len(vectors)))
-    for tokenizer, embedding, vectors in added:
-        _teach(tokenizer, embedding, token, vectors)
+    _teach(lessons)
 
 
 def load_as_diffusers(
@@ -148,19 +146,22 @@ def load_as_diffusers(
         states = load_textual_inversion_state_dicts(places, **{"use_safetensors": True, **options})
         if len(tokens) > 1 and len(states) == 1 and hasattr(states[0], "dim"):
             states = list(states[0])
-        found, vectors = type(pipe)._retrieve_tokens_and_embeddings(tokens, states, tokenizer)
+        names, vectors = type(pipe)._retrieve_tokens_and_embeddings(tokens, states, tokenizer)
     except (ValueError, OSError) as error:
         raise UsageError(f"load_textual_inversion(): {' '.join(str(error).split())}") from error
-    for name, tensor in zip(found, vectors, strict=True):
+    for name, tensor in zip(names, vectors, strict=True):
         if tensor.shape[-1] != embedding.embedding_dim:
             raise UsageError(
                 f"the vectors of '{name}' are of width {tensor.shape[-1]}; the text encoder is of "
                 f"{embedding.embedding_dim}.",
                 "They are of another model.",
             )
-        rows = tensor.reshape(-1, tensor.shape[-1])
-        _check(tokenizer, embedding, vector_names(name, len(rows)))
-        _teach(tokenizer, embedding, name, rows)
+    _teach(
+        [
+            Lesson(tokenizer, embedding, name, tensor.reshape(-1, tensor.shape[-1]))
+            for name, tensor in zip(names, vectors, strict=True)
+        ]
+    )
 
 
 def _encoders(pipe: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -178,27 +179,61 @@ def _embedding(encoder: Any) -> Any:
     return encoder.get_submodule(paths[0].rpartition(".")[0]) if paths else None
 
 
-def _check(tokenizer: Any, embedding: Any, names: Sequence[str]) -> None:
-    vocabulary = tokenizer.get_vocab()
-    for name in names:
-        if name in vocabulary:
+@dataclass(frozen=True)
+class Lesson:
+    """A token that a text encoder learns.
+
+    Attributes:
+        vectors: float32 [vectors, width of the embedding].
+    """
+
+    tokenizer: Any
+    embedding: Any
+    token: str
+    vectors: torch.Tensor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the tokenizer calls each vector."""
+        return tuple(vector_names(self.token, len(self.vectors)))
+
+
+def _teach(lessons: Sequence[Lesson]) -> None:
+    """Gives all of them, or none.
+
+    Raises:
+        UsageError: a token exists, or there is no room left.
+    """
+    learned: dict[int, list[str]] = {}
+    for lesson in lessons:
+        before = learned.setdefault(id(lesson.tokenizer), [])
+        _check(lesson, before)
+        before += lesson.names
+    for lesson in lessons:
+        lesson.tokenizer.add_tokens(list(lesson.names))
+        first = getattr(lesson.embedding, _FIRST)
+        rows = getattr(lesson.embedding, _ATTRIBUTE).clone()
+        for name, vector in zip(lesson.names, lesson.vectors, strict=True):
+            rows[lesson.tokenizer.convert_tokens_to_ids(name) - first] = vector.float()
+        setattr(lesson.embedding, _ATTRIBUTE, rows)
+
+
+def _check(lesson: Lesson, before: Sequence[str]) -> None:
+    """
+    Args:
+        before: what the same tokenizer learns before it.
+    """
+    vocabulary = lesson.tokenizer.get_vocab()
+    for name in lesson.names:
+        if name in vocabulary or name in before:
             raise UsageError(
                 f"the token '{name}' exists already.", "Give it another name: --embedding FILE:TOKEN"
             )
-    rows = getattr(embedding, _ATTRIBUTE)
-    taken = len(tokenizer) - getattr(embedding, _FIRST)
-    if taken + len(names) > len(rows):
+    room = len(getattr(lesson.embedding, _ATTRIBUTE))
+    taken = len(lesson.tokenizer) - getattr(lesson.embedding, _FIRST) + len(before)
+    if taken + len(lesson.names) > room:
         raise UsageError(
-            f"'{names[0]}' has {len(names)} vectors; the artifact was compiled to learn {len(rows)}, and {taken} are "
-            "taken.",
-            f"Compile it for more: --spare-tokens {taken + len(names)}",
+            f"'{lesson.token}' has {len(lesson.names)} vectors; the artifact was compiled to learn {room}, and {taken} "
+            "are taken.",
+            f"Compile it for more: --spare-tokens {taken + len(lesson.names)}",
         )
-
-
-def _teach(tokenizer: Any, embedding: Any, token: str, vectors: torch.Tensor) -> None:
-    names = vector_names(token, len(vectors))
-    tokenizer.add_tokens(names)
-    rows = getattr(embedding, _ATTRIBUTE).clone()
-    for name, vector in zip(names, vectors, strict=True):
-        rows[tokenizer.convert_tokens_to_ids(name) - getattr(embedding, _FIRST)] = vector.float()
-    setattr(embedding, _ATTRIBUTE, rows)

@@ -186,6 +186,7 @@ def test_tokens_are_learned_when_it_runs(artifact, files, tmp_path):
         save_file({token: tensor}, tmp_path / f"{token[1:-1]}.safetensors")
     save_file({"<wide>": torch.ones(1, 33)}, tmp_path / "wide.safetensors")
     save_file({"<big>": torch.ones(2, 32)}, tmp_path / "big.safetensors")
+    save_file({"<calf>": torch.ones(1, 32)}, tmp_path / "calf.safetensors")
     torch.save({"<bad>": torch.ones(1, 32)}, tmp_path / "pickle.safetensors")
     prompt = "a <dog> beside a <cat>"
     with load(artifact.root, cache=False) as ours:
@@ -201,6 +202,14 @@ def test_tokens_are_learned_when_it_runs(artifact, files, tmp_path):
         ):
             with pytest.raises(LatentcError, match=message):
                 ours.load_textual_inversion(tmp_path / f"{file}.safetensors")
+        with pytest.raises(UsageError, match="of width 33; the text encoder is of 32"):
+            files_of = [str(tmp_path / f"{name}.safetensors") for name in ("big", "wide")]
+            ours.diffusers.load_textual_inversion(files_of)
+        with pytest.raises(UsageError, match="'<cow>' has 1 vectors; .* 4 are taken"):
+            ours.diffusers.load_textual_inversion(
+                [str(tmp_path / "calf.safetensors")] * 2, token=["<calf>", "<cow>"]
+            )
+        assert not {"<calf>", "<cow>"} & ours.diffusers.tokenizer.get_vocab().keys()
         assert "<big>" not in ours.diffusers.tokenizer.get_vocab()
         after = drawn(ours, prompt)
     for name in ("dog", "cat"):

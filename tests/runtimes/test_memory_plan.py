@@ -305,6 +305,26 @@ def test_memory_that_vanished_since_is_one_line_before_a_picture_is_begun(
         pool.check_memory()
 
 
+def test_another_task_may_open_graphs_while_memory_is_looked_at(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "available", lambda: 10**9)
+    pool = Graphs(Path(), measured(USES), "cpu", None, silent, budget=10**9)
+    pool.open("text_encoder")
+
+    class Busy(dict[str, Any]):
+        """While a graph is looked up, another thread opens one."""
+
+        def __getitem__(self, folder: str) -> Any:
+            pool._sessions[f"opened with {folder}"] = pool._sessions["text_encoder"]
+            return super().__getitem__(folder)
+
+    monkeypatch.setattr(pool, "plan", replace(pool.plan, graphs=Busy(pool.plan.graphs)))
+    pool.check_memory()
+    pool._sessions.pop("opened with text_encoder")
+    assert pool._plan_now().budget == 10**9
+
+
 def test_where_memory_has_vanished_a_small_picture_is_drawn_and_a_large_one_is_not(
     factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
