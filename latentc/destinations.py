@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from artifacts.errors import LatentcError, UsageError
 from latentc import pictures
+from latentc.whole_file import whole_file
 from runtimes.media import require_video
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _save(values: Mapping[str, np.ndarray], path: Path, parameters: Mapping[str,
     """A file that `numpy.load` reads, with the parameters as JSON under "parameters"."""
     import numpy as np
 
-    with pictures.whole_file(path) as partial, partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         arrays: dict[str, Any] = {**values, "parameters": np.array(json.dumps(dict(parameters)))}
         np.savez_compressed(file, **arrays)
 
@@ -187,7 +188,7 @@ def _clip(clip: Sequence[Image], path: Path, form: Form, rate: float, parameters
             pictures.write(frame, path / f"{number:0{digits}}.png", parameters)
         return
     writer = _video if form == "video" else _animation
-    with pictures.whole_file(path) as partial:
+    with whole_file(path) as partial:
         writer(clip, partial, rate, parameters)
 
 
@@ -226,7 +227,7 @@ def sound(samples: np.ndarray, rate: int | None, path: Path) -> None:
             "Use it from Python: latentc.load(ARTIFACT).generate(...).audio",
         )
     whole = np.rint(np.nan_to_num(samples).clip(-1, 1) * 32767).astype("<i2")
-    with pictures.whole_file(path) as partial, wave.open(str(partial), "wb") as opened:
+    with whole_file(path) as partial, wave.open(str(partial), "wb") as opened:
         opened.setnchannels(whole.shape[0])
         opened.setsampwidth(2)
         opened.setframerate(rate)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from artifacts.errors import LatentcError, UsageError
+from artifacts.errors import UsageError
+from latentc.whole_file import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,32 +114,3 @@ def write(image: Image, path: Path, parameters: Mapping[str, Any]) -> None:
     info = png_text(parameters)
     with whole_file(path) as partial:
         image.save(partial, format="PNG", pnginfo=info)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to beside `path`, of its suffix, where the file appears when it is whole.
-
-    A device or a pipe is written to as it is: /dev/null must stay one.
-
-    Raises:
-        LatentcError: it cannot be written.
-    """
-    if not path.name or path.is_dir():
-        raise LatentcError(f"{path} cannot be written: it is a folder.", "Name a file in it.")
-    if path.exists() and not path.is_file():
-        try:
-            yield path
-        except OSError as error:
-            raise LatentcError(f"{path} cannot be written: {error.strerror or error}.") from None
-        return
-    # Not made of the file's name, which may be as long as the disk takes. Libraries choose the format by the suffix.
-    partial = path.with_name(f".latentc-{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise LatentcError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        with suppress(OSError):  # A disk that takes no file lets none be removed.
-            partial.unlink(missing_ok=True)

@@ -45,7 +45,7 @@ def bom(artifact: File, output: File | None = None) -> str:
     """
     from artifacts.manifest_reading import read_manifest
     from latentc.bill_of_materials import bill_of_materials
-    from latentc.pictures import whole_file
+    from latentc.whole_file import whole_file
 
     with foreseen():
         text = bill_of_materials(read_manifest(Path(artifact).absolute()))

@@ -299,13 +299,11 @@ def _save_recipe(plan: Plan, file: str | None) -> None:
         return
     from pathlib import Path
 
-    from artifacts.errors import LatentcError
     from compiler.quantize.recipe import dump
+    from latentc.whole_file import whole_file
 
-    try:
-        Path(file).write_text(dump(plan.recipe), encoding="utf-8")
-    except OSError as error:
-        raise LatentcError(f"cannot write the recipe {file}: {error.strerror}.") from error
+    with whole_file(Path(file)) as partial:
+        partial.write_text(dump(plan.recipe), encoding="utf-8")
 
 
 def _dry_run(request: CompileRequest, json_output: bool, save_recipe: str | None) -> None:

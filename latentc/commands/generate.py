@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -243,6 +243,7 @@ def command(
     from latentc.progress_bars import bars
     from latentc.warn import Warnings
     from runtimes import media
+    from runtimes.requested_task import choose_task
 
     adapters = sources.adapters(loras)
     texts = assignments(arguments, "--arg")
@@ -389,12 +390,6 @@ def _quantized_again(weights: Sequence[WeightRecord]) -> str:
         f"{len(weights)} weights were quantized again, which is off by {mean:.2%} in the mean and {max(errors):.2%} at "
         "most, beside what they had lost when the model was compiled."
     )
-
-
-def choose_task(tasks: Mapping[str, str], image: bool, mask: bool) -> str | None:
-    """The artifact's task that these inputs ask for; None for its first, where it has no such task."""
-    wanted = "inpaint" if mask else "image-to-image" if image else "text-to-image"
-    return wanted if wanted in tasks else None
 
 
 def _timings(timings: Timings) -> dict[str, Any]:

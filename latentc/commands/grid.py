@@ -108,10 +108,10 @@ def command(
     from artifacts.manifest_reading import read_manifest
     from bench import picture_grid as grids
     from latentc import pictures
-    from latentc.commands.generate import choose_task
     from latentc.progress_bars import bars
     from latentc.warn import Warnings
     from runtimes import media
+    from runtimes.requested_task import choose_task
 
     if mask is not None and image is None:
         raise click.UsageError("--mask needs --image: the picture that it is a mask of.")

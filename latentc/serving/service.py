@@ -20,6 +20,7 @@ from latentc.serving.queue import DrawQueue
 from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import log
 from runtimes.generate_options import check_range
+from runtimes.requested_task import requested_task
 
 # A class and switches of it. Numbers are left out: some of diffusers' options decide how much memory is taken.
 _SCHEDULER = re.compile(r"([A-Za-z]\w{0,80})(:\w{1,80}=(true|false)(,\w{1,80}=(true|false)){0,8})?", re.ASCII)
@@ -142,13 +143,7 @@ class Service:
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         if seed > LAST_SEED - request.pictures:
             raise ApiError(400, f"'seed' may be at most {LAST_SEED - request.pictures}.", "seed")
-        task = (
-            "inpaint"
-            if request.mask is not None
-            else "image-to-image"
-            if request.image is not None
-            else "text-to-image"
-        )
+        task = requested_task(request.image is not None, request.mask is not None)
         if task not in engine.tasks:
             raise ApiError(
                 400,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
 from latentc import pictures
+from latentc.whole_file import whole_file
 from runtimes import media
 
 
@@ -72,7 +73,7 @@ def test_a_disk_that_takes_nothing_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "unlink", refused)
     with (
         pytest.raises(LatentcError, match=r"out\.gif cannot be written: Read-only file system"),
-        pictures.whole_file(tmp_path / "out.gif") as partial,
+        whole_file(tmp_path / "out.gif") as partial,
     ):
         refused(partial)
 
@@ -85,20 +86,20 @@ def test_a_device_and_a_pipe_stay_what_they_are(tmp_path):
     link.symlink_to(os.devnull)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     for path in (pipe, link):
-        with pictures.whole_file(path) as place:
+        with whole_file(path) as place:
             assert place == path
             place.write_bytes(b"a picture")
     assert os.read(reader, 100) == b"a picture"
     os.close(reader)
     assert pipe.is_fifo()
     assert link.is_symlink()
-    with pytest.raises(LatentcError, match="it is a folder"), pictures.whole_file(tmp_path):
+    with pytest.raises(LatentcError, match="it is a folder"), whole_file(tmp_path):
         pass
 
 
 def test_a_name_as_long_as_the_disk_takes(tmp_path):
     path = tmp_path / f"{'n' * 251}.gif"
-    with pictures.whole_file(path) as partial:
+    with whole_file(path) as partial:
         assert partial.suffix == ".gif"
         partial.write_bytes(b"a picture")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
