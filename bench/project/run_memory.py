@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from artifacts.errors import LatentcError
 from artifacts.manifest_reading import read_manifest
 from artifacts.memory import available
 from artifacts.units import size
-from bench import markdown_tables
 from bench.project import memlimit, peers
 from bench.project.full_size.make import make
 from bench.project.full_size.published import PUBLISHED, Architecture
-from bench.project.memlimit import MIB, Usage
+from bench.project.memlimit import MIB
+from bench.project.memory_rows import Row, table
 from bench.subjects import is_artifact
 from compiler.evidence.metrics import psnr
 from runtimes.memory_plan import memory_plan
@@ -50,9 +49,6 @@ PEERS = {"openvino-genai": "Text2ImagePipeline", "optimum-intel": "OVDiffusionPi
 
 PEER_OPTIONS = {"int4": ("--group-size", "64")}
 """Of optimum-intel's export: its own 128 does not divide the 320 channels of Stable Diffusion's UNet."""
-
-LEAST, MOST = 0.9, 1.2
-"""What a plan may say for each byte that a process took."""
 
 
 @dataclass(frozen=True)
@@ -113,41 +109,6 @@ CASES = {
         ),
     )
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one process took.
-
-    Attributes:
-        way: what the plan said is done; empty for peers.
-        planned: bytes that the plan said this takes.
-        likeness: dB to the picture without a limit, infinite for the same; None where there is none to compare with.
-        seconds: opening graphs and drawing; None for peers.
-    """
-
-    case: str
-    who: str
-    limit: int | None
-    usage: Usage
-    way: str = ""
-    planned: int | None = None
-    likeness: float | None = None
-    seconds: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """The plan's bytes for each byte that was measured."""
-        if self.planned is None or not self.usage.anonymous or self.usage.status:
-            return None
-        return self.planned / self.usage.anonymous
-
-    @property
-    def holds(self) -> bool:
-        """Whether it drew, the picture is that without a limit, and the plan is near enough, where these are known."""
-        near = self.ratio is None or LEAST <= self.ratio <= MOST
-        same = self.limit is None or self.likeness == math.inf
-        return self.usage.status == 0 and same and near
 
 
 def command(case: Case, artifact: Path, out: Path, memory: int | None, tile: str = "auto") -> list[str]:
@@ -283,58 +244,6 @@ def measure_peer(case: Case, model: Path, folder: Path, peer: str, loader: str, 
         [str(place), str(draw), loader, str(exported), str(out), json.dumps(request)], env=peers.environment()
     )
     return Row(case.name, peer, None, usage)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
-
-    def mib(count: int | None) -> str:
-        return "" if count is None else f"{count // MIB:,} MiB"
-
-    def outcome(row: Row) -> str:
-        if row.usage.killed:
-            return "killed"
-        if row.usage.status:
-            return f"failed ({row.usage.status})"
-        if row.likeness is None:
-            return "drawn"
-        return "equal" if math.isinf(row.likeness) else f"{row.likeness:.1f} dB"
-
-    def price(row: Row) -> str:
-        free = next((r.seconds for r in rows if (r.case, r.who, r.limit) == (row.case, row.who, None)), None)
-        return "" if None in (row.limit, row.seconds) or not free else f"{row.seconds / free:.2f} times"  # type: ignore[operator]
-
-    figures = (
-        "hard limit",
-        "of no file",
-        "plan",
-        "plan / measured",
-        "whole process",
-        "with page cache",
-        "time",
-        "price",
-    )
-    return markdown_tables.table(
-        ("model", "", *figures[:1], "picture", "way", *figures[1:]),
-        [
-            (
-                row.case,
-                row.who,
-                "none" if row.limit is None else f"{row.limit:,} MiB",
-                outcome(row),
-                row.way,
-                mib(row.usage.anonymous),
-                mib(row.planned),
-                "" if row.ratio is None else f"{row.ratio:.2f}",
-                mib(row.usage.resident),
-                mib(row.usage.peak),
-                f"{row.usage.seconds if row.seconds is None else row.seconds:.0f} s",
-                price(row),
-            )
-            for row in rows
-        ],
-        right=figures,
-    )
 
 
 def _artifact(case: Case, work: Path, limit: int | None, tell: Callable[[str], None]) -> tuple[Path, Path]:

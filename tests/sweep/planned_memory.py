@@ -21,7 +21,7 @@ from typing import Any
 from artifacts import worker
 from artifacts.resident import Watch
 from bench import markdown_tables
-from bench.project.run_memory import LEAST, MOST
+from bench.project.memory_rows import LEAST, MOST
 from tests.sweep.models import CASES
 
 TARGETS = ("openvino", "onnxruntime")

@@ -12,7 +12,8 @@ from PIL import Image
 from bench.project import run_memory
 from bench.project.full_size.published import PUBLISHED
 from bench.project.memlimit import MIB, Usage
-from bench.project.run_memory import CASES, Row, command, likeness, seconds, table
+from bench.project.memory_rows import Row, table
+from bench.project.run_memory import CASES, command, likeness, seconds
 
 
 def usage(anonymous: int, status: int = 0) -> Usage:
