@@ -160,7 +160,7 @@ class Search:
     """The largest of `LEVELS` that holds the gate.
 
     Attributes:
-        best: the largest that has held so far on the prompts that are tuned on; None while none has.
+        best: the largest that has held so far, which is verified on no other prompts yet; None while none has.
     """
 
     def __init__(
@@ -168,30 +168,14 @@ class Search:
         drawn: Drawn,
         gate: Gate,
         tuned_on: Sequence[str],
-        verified_on: Sequence[str],
         progress: Progress = silent,
     ) -> None:
         self._drawn = drawn
         self._gate = gate
-        self._tuned_on, self._verified_on = tuple(tuned_on), tuple(verified_on)
+        self._tuned_on = tuple(tuned_on)
         self._progress = progress
         self._runs: dict[int, tuple[ForecastRun, ...]] = {}
         self.best: Forecast | None = None
-
-    def largest(self) -> Forecast:
-        """Halves the levels on the one set of prompts, then goes down until the other set holds, too.
-
-        Raises:
-            LatentcError: no level holds; the message says how near the smallest came.
-        """
-        for level in reversed(range(self._count())):
-            if not self._holds(level):
-                continue
-            runs = self._measured(level, self._verified_on, "verifying")
-            if self._gate.held(runs):
-                self.best = self._forecast(level, runs)
-                return self.best
-        raise self._too_far()
 
     def tuned(self) -> float:
         """The tolerance that holds on the prompts that are tuned on; 0 where none does."""
@@ -211,46 +195,33 @@ class Search:
 
     def _holds(self, level: int) -> bool:
         if level not in self._runs:
-            self._runs[level] = self._measured(level, self._tuned_on, "tuning")
+            self._runs[level] = self._measured(level)
         held = self._gate.held(self._runs[level])
         if held and (self.best is None or LEVELS[level] > self.best.tolerance):
-            self.best = self._forecast(level, ())
+            self.best = self._forecast(level)
         return held
 
-    def _measured(self, level: int, prompts: Sequence[str], task: str) -> tuple[ForecastRun, ...]:
+    def _measured(self, level: int) -> tuple[ForecastRun, ...]:
         """What is measured of a level, up to the first that does not hold."""
         runs: list[ForecastRun] = []
-        task = f"{task}: tolerance {LEVELS[level]:.3g}"
+        task = f"tuning: tolerance {LEVELS[level]:.3g}"
         for number, setting in enumerate(self._gate.settings):
             self._progress(Event(task, number, len(self._gate.settings)))
-            runs.append(self._drawn.run(prompts, setting, LEVELS[level]))
+            runs.append(self._drawn.run(self._tuned_on, setting, LEVELS[level]))
             if not self._gate.held(runs[-1:]):
                 break
         self._progress(Event(task, len(self._gate.settings), len(self._gate.settings)))
         return tuple(runs)
 
-    def _forecast(self, level: int, verification: tuple[ForecastRun, ...]) -> Forecast:
+    def _forecast(self, level: int) -> Forecast:
         return Forecast(
             tolerance=LEVELS[level],
             min_psnr=self._gate.min_psnr,
             worst_psnr_below=WORST_BELOW,
             tuned_on=_digest(self._tuned_on),
-            verified_on=_digest(self._verified_on) if verification else "",
+            verified_on="",
             tuning=self._runs[level],
-            verification=verification,
-        )
-
-    def _too_far(self) -> LatentcError:
-        runs = self._runs.get(0) or self._measured(0, self._tuned_on, "tuning")
-        if self._gate.held(runs):
-            runs = self._measured(0, self._verified_on, "verifying")
-        nearest = min(runs, key=lambda run: min(run.psnr, run.worst_psnr + WORST_BELOW))
-        name = f"{nearest.scheduler}, " if nearest.scheduler else ""
-        return LatentcError(
-            f"{self._gate.min_psnr:g} dB cannot be held: at the smallest tolerance ({LEVELS[0]:g}) pictures are at "
-            f"{nearest.psnr:.1f} dB in the mean and {nearest.worst_psnr:.1f} in the worst ({name}{nearest.steps} "
-            f"steps, {Count(nearest.calls_made, nearest.calls)} calls).",
-            "Ask for less: --min-psnr DB",
+            verification=(),
         )
 
 

@@ -100,7 +100,7 @@ class Drawings:
     def tolerance(self, combination: Combination, prompts: Sequence[str]) -> float:
         """See `compiler.speed_search.Drawer`."""
         with self._at(combination) as drawn:
-            search = Search(drawn, self._gate, prompts, (), self._progress)
+            search = Search(drawn, self._gate, prompts, self._progress)
             tolerance = search.tuned()
         self.forecast = search.best
         self._tuned = replace(combination, tolerance=tolerance), tuple(prompts)
