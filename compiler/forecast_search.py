@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -16,13 +15,11 @@ from artifacts.evidence_records import Forecast, ForecastRun
 from artifacts.progress import Event, Progress, silent
 from compiler.evidence.metrics import psnr, ssim
 from compiler.evidence.quantized_pictures import EQUAL
+from compiler.speed_gate import Gate, Setting, prompts_digest
 from runtimes.forecaster import Count
 
 if TYPE_CHECKING:
     from runtimes.pipeline import Pipeline
-
-WORST_BELOW = 6.0
-"""dB that the worst picture may be below what the mean is held to."""
 
 LEVELS = tuple(0.01 * 10 ** (level / 6) for level in range(7))
 """The tolerances that are tried, 0.01 to 0.1.
@@ -31,33 +28,6 @@ Beyond, an estimate of an error says little of it: for a call less of twenty, th
 5 dB, and one of forty to 35, as no few pictures that it is verified on tell (docs/images/forecast.svg, whose last
 point is at 0.16).
 """
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How pictures are drawn: a scheduler (empty for the model's own) and a number of steps."""
-
-    scheduler: str
-    steps: int
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What pictures are held to.
-
-    Attributes:
-        min_psnr: dB, mean over the pictures of each setting; the worst may be `WORST_BELOW` less.
-        settings: all of which hold it.
-    """
-
-    min_psnr: float
-    settings: tuple[Setting, ...]
-
-    def held(self, runs: Sequence[ForecastRun]) -> bool:
-        """Whether all of these hold it."""
-        return all(
-            run.psnr >= self.min_psnr and run.worst_psnr >= self.min_psnr - WORST_BELOW for run in runs
-        )
 
 
 @dataclass(frozen=True)
@@ -217,13 +187,9 @@ class Search:
         return Forecast(
             tolerance=LEVELS[level],
             min_psnr=self._gate.min_psnr,
-            worst_psnr_below=WORST_BELOW,
-            tuned_on=_digest(self._tuned_on),
+            worst_psnr_below=self._gate.worst_below,
+            tuned_on=prompts_digest(self._tuned_on),
             verified_on="",
             tuning=self._runs[level],
             verification=(),
         )
-
-
-def _digest(prompts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from artifacts.evidence_records import Forecast, ForecastRun
 from artifacts.progress import Event, Progress, silent
-from compiler.forecast_search import LEVELS, Drawn, Gate, Search
+from compiler.forecast_search import LEVELS, Drawn, Search
+from compiler.speed_gate import Gate
 from compiler.speed_search import Combination
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from artifacts.progress import silent
 from artifacts.publish import replace_manifest
 from artifacts.verification import verify
 from compiler import speed_tuning
-from compiler.forecast_search import LEVELS, WORST_BELOW, Drawn, Gate, Search, Setting
+from compiler.forecast_search import LEVELS, Drawn, Search
 from compiler.speed_drawings import Drawings
+from compiler.speed_gate import WORST_BELOW, Gate, Setting
 from compiler.speed_search import FORECAST, Combination
 from compiler.speed_tuning import Choice, TuneRequest, faster_types, tune
 from runtimes.forecaster import Count
@@ -261,7 +262,7 @@ def test_an_artifact_is_as_it_was_where_nothing_holds_and_keeps_what_held_where_
 
     class Searched:
         def __init__(self, drawings: Any, ways: Any, *rest: Any, alone: bool) -> None:
-            assert alone and rest[2:4] == (prompts[0][:1], prompts[1][:1])
+            assert alone and rest[1:3] == (prompts[0][:1], prompts[1][:1])
             assert read_manifest(root).forecast is None  # which would be drawn with, as by default
             assert [way.name for way in ways] == ["forecast steps"]
             self.best = Combination(threads=3) if stopped else None
