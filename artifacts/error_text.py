@@ -1,6 +1,8 @@
-"""What an error of somebody else's says, as one line of a message of ours."""
+"""What an error of somebody else's says, as one line of a message of ours, and what it was raised from."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 
 def first_lines(error: BaseException, count: int = 1) -> str:
@@ -12,3 +14,13 @@ def first_lines(error: BaseException, count: int = 1) -> str:
 def class_and_line(error: BaseException) -> str:
     """The name of its class, and the first line of its text."""
     return f"{type(error).__name__}: {first_lines(error)}"
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and after it each that the one before was raised from, or raised while handling."""
+    seen: set[int] = set()  # A chain may lead back to itself.
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
