@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from artifacts.errors import UsageError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import GraphRecord
+from artifacts.precisions import PRECISIONS
 from runtimes.sessions.session_contract import Device, SessionFactory
 
 AUTO = "auto"
 WIDE = "fp32"
-TYPES = (WIDE, "fp16", "bf16")
 
 
 def device_of(factory: SessionFactory, name: str) -> Device | None:
@@ -75,9 +75,9 @@ def types_to_check(device: Device | None, graphs: Iterable[GraphRecord]) -> dict
 
 def check_asked(asked: str) -> None:
     """Raises UsageError unless `asked` is "auto" or a type."""
-    if asked not in (AUTO, *TYPES):
+    if asked not in (AUTO, *PRECISIONS):
         raise UsageError(
-            f"there is no type '{asked}' to compute in (there are: {', '.join((AUTO, *TYPES))})."
+            f"there is no type '{asked}' to compute in (there are: {', '.join((AUTO, *PRECISIONS))})."
         )
 
 
