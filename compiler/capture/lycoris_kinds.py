@@ -265,7 +265,7 @@ def _check(
     layer: Any, names: tuple[str, ...], tensors: tuple[Origin, ...], whole: tuple[int, ...], kernel: Any
 ) -> None:
     """Merges into zeros, so that a group which does not fit is an error now."""
-    from compiler.origins.computed import as_tensor
+    from compiler.origins.operation_results import as_tensor
 
     read = tuple(as_tensor(tensor.read(), tensor.dtype) for tensor in tensors)
     merged, _ = lycoris_merge(None, None, names, read, whole, kernel, 1.0)
