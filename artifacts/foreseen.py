@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.disk import free_bytes, is_full
-from artifacts.error_text import causes
+from artifacts.error_text import causes, one_line
 from artifacts.errors import LatentcError
 from artifacts.units import size
 
@@ -204,5 +204,4 @@ def _descriptors() -> str:
 
 
 def _detail(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f": {text[:200]}" if text else ""
+    return f": {one_line(error)}" if str(error).strip() else ""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from artifacts import foreseen
-from artifacts.error_text import causes
+from artifacts.error_text import causes, one_line
 from artifacts.errors import LatentcError
 
 _LOGIN = "hf auth login"
@@ -183,5 +183,5 @@ def incomplete(name: str, why: str) -> LatentcError:
 
 def _last_words(links: list[BaseException]) -> str:
     """What the first of several errors says, which the others were raised from."""
-    words = [" ".join(str(link).split()).rstrip(".") for link in links if str(link).strip()]
-    return (words[-1] if words else type(links[0]).__name__)[:200]
+    spoken = [link for link in links if str(link).strip()]
+    return one_line(spoken[-1] if spoken else links[0])

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import require_safetensors
 from runtimes import settings
@@ -150,7 +151,7 @@ def load_as_diffusers(
             states = list(states[0])
         found, vectors = type(pipe)._retrieve_tokens_and_embeddings(tokens, states, tokenizer)
     except (ValueError, OSError) as error:
-        raise UsageError(f"load_textual_inversion(): {' '.join(str(error).split())}") from error
+        raise UsageError(f"load_textual_inversion(): {one_line(error, 600)}") from error
     for name, tensor in zip(found, vectors, strict=True):
         if tensor.shape[-1] != embedding.embedding_dim:
             raise UsageError(
