@@ -112,7 +112,8 @@ class QuantizedConstant(Record):
     Attributes:
         key: the weight's name for people.
         scheme, options: as a recipe's rule has them.
-        layout: how the graph reads it: kind, shape, axis of the output channels, groups.
+        kind, shape, groups: how the graph reads it.
+        channel: the axis of its output channels.
         places: "values", "scale", and where there are such "zero", "left" and "right" -> the constant.
     """
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from artifacts.artifact_paths import entries
+from artifacts.error_text import causes
 
 FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """The system's numbers for a disk or a quota that is full."""
@@ -38,15 +39,11 @@ def tree_bytes(root: Path) -> int:
 
 def is_full(error: BaseException) -> bool:
     """Whether `error`, or one that it was raised from, says that a disk or a quota is full."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    for link in causes(error):
         if isinstance(link, OSError) and link.errno in FULL:
             return True
         if isinstance(link, Exception) and any(words in str(link).lower() for words in FULL_WORDS):
             return True
-        link = link.__cause__ or link.__context__
     return False
 
 

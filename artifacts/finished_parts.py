@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,11 @@ from pydantic import ValidationError
 from artifacts import artifact_paths, strict_json
 from artifacts.disk import remove_tree, write_synced
 from artifacts.errors import LatentcError
-from artifacts.hashing import file_record
+from artifacts.hashing import file_record, is_sha256
 from artifacts.manifest import FileRecord
 from artifacts.progress import Progress
 from artifacts.strict_record import Record
 
-_KEY = re.compile(r"[0-9a-f]{64}")
 # 128 bits of the key name its folder: with all of it, Windows' 260 characters of path are soon used up.
 _NAME_LENGTH = 32
 
@@ -111,7 +109,7 @@ class _PartFile(Record):
 
 def check_key(key: str) -> None:
     """Raises ValueError for a key that is not the hex of a SHA-256: it names a folder."""
-    if not _KEY.fullmatch(key):
+    if not is_sha256(key):
         raise ValueError(f"not a content key: {key!r}")
 
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from artifacts.disk import FULL, FULL_WORDS, free_bytes
+from artifacts.disk import free_bytes, is_full
+from artifacts.error_text import causes, one_line
 from artifacts.errors import LatentcError
 from artifacts.units import size
 
@@ -83,8 +84,8 @@ def exhausted(error: BaseException, places: Iterable[Path] = ()) -> LatentcError
 
     For who puts other errors, a file that is missing among them, into words of its own.
     """
-    links = _links(error)
-    if any(_says(link, FULL, FULL_WORDS) for link in links):
+    links = list(causes(error))
+    if is_full(error):
         return _full(links, places)
     if any(_says(link, _DESCRIPTORS, (_DESCRIPTOR_WORDS,)) for link in links):
         return LatentcError(
@@ -102,16 +103,6 @@ def exhausted(error: BaseException, places: Iterable[Path] = ()) -> LatentcError
             "End other programs, or allow more: ulimit -u, ulimit -v",
         )
     return None
-
-
-def _links(error: BaseException) -> list[BaseException]:
-    """The error and those that it was raised from."""
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    return links
 
 
 def _says(error: BaseException, numbers: frozenset[int], words: Iterable[str]) -> bool:
@@ -213,5 +204,4 @@ def _descriptors() -> str:
 
 
 def _detail(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f": {text[:200]}" if text else ""
+    return f": {one_line(error)}" if str(error).strip() else ""

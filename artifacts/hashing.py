@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,14 @@ CHUNK = 1 << 22
 
 REPORTED = 64 << 20
 """Bytes from which a file's progress is reported; smaller files are over before a person could read it."""
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_sha256(text: str) -> bool:
+    """Whether a text is a SHA-256 as it is written here, in 64 lowercase hexadecimal digits."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def digest(stream: BinaryIO, expected: int, advance: Callable[[int], None] | None = None) -> tuple[str, int]:

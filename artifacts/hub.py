@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from artifacts import foreseen
+from artifacts.error_text import causes, one_line
 from artifacts.errors import LatentcError
 
 _LOGIN = "hf auth login"
@@ -55,21 +56,11 @@ def refusals(name: str, action: str = "read") -> Iterator[None]:
         raise _refusal(name, action, error) from error
 
 
-def _links(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it was raised from."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
-
-
 def _refusal(name: str, action: str, error: BaseException) -> LatentcError:
     from huggingface_hub import constants
 
     endpoint = constants.ENDPOINT
-    links = list(_links(error))
+    links = list(causes(error))
     names = {cls.__name__ for link in links for cls in type(link).__mro__}
     status = next((s for s in map(_status, links) if s), 0)
     words = " ".join(str(link) for link in links).lower()
@@ -192,5 +183,5 @@ def incomplete(name: str, why: str) -> LatentcError:
 
 def _last_words(links: list[BaseException]) -> str:
     """What the first of several errors says, which the others were raised from."""
-    words = [" ".join(str(link).split()).rstrip(".") for link in links if str(link).strip()]
-    return (words[-1] if words else type(links[0]).__name__)[:200]
+    spoken = [link for link in links if str(link).strip()]
+    return one_line(spoken[-1] if spoken else links[0])

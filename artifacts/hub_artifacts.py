@@ -19,7 +19,7 @@ from artifacts.hub import HubUnreachable, is_hub_id, refusals
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from artifacts.manifest_reading import read_manifest
 from artifacts.progress import Event, Progress, silent
-from artifacts.verification import examine
+from artifacts.verification import examine, findings_text
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TELL = "Tell its owner, who can put it there again: latentc push OUT owner/name"
@@ -120,10 +120,7 @@ def _download(name: str, repository: str, commit: str, folder: Path, progress: P
     _, findings = examine(folder, progress=progress)
     if findings:
         remove_tree(folder)  # else the next call would find the same
-        more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""
-        raise LatentcError(
-            f"'{name}' on the hub is not what was compiled: {'; '.join(map(str, findings[:3]))}{more}.", _TELL
-        )
+        raise LatentcError(f"'{name}' on the hub is not what was compiled: {findings_text(findings)}.", _TELL)
 
 
 def _file(name: str, repository: str, commit: str, folder: Path, path: str) -> bool:

@@ -17,6 +17,7 @@ from artifacts.call_trees import MappingNode, ObjectNode, SequenceNode, Tree
 from artifacts.element_count import MAX_RANK as MAX_SIZES
 from artifacts.element_count import element_count
 from artifacts.errors import LatentcError
+from artifacts.hashing import is_sha256
 from artifacts.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -59,7 +60,6 @@ _CLASS_PATH = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASC
 # Of a module or one in it ("decoder.layers.0.forward"; keys of a ModuleDict may hold a hyphen). Python's own names, and
 # private ones, are nobody's to answer.
 _METHOD = re.compile(r"([\w-]+\.)*[A-Za-z]\w*", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def open_regular(path: Path, expected: os.stat_result) -> BinaryIO:
@@ -275,7 +275,7 @@ def _file_faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _record_faults(at: str, file: FileRecord) -> Iterator[tuple[str, str]]:
-    if not _SHA256.fullmatch(file.sha256):
+    if not is_sha256(file.sha256):
         yield f"{at}.sha256", "not 64 lowercase hexadecimal digits"
     if not 0 <= file.size <= MAX_SIZE:
         yield f"{at}.size", f"{file.size} is no size of a file"

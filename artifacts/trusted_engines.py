@@ -8,18 +8,17 @@ this machine.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from artifacts.cache import cache_dir
 from artifacts.errors import LatentcError
+from artifacts.hashing import is_sha256
 
 TRUST = "LATENTC_TRUST_ENGINES"
 """A user's variable: 1 lets every engine run, in this process and in those that it starts."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _trusted: set[str] = set()
 
 
@@ -41,7 +40,7 @@ def record_trusted(sha256: str) -> None:
 
 def is_trusted(sha256: str) -> bool:
     """Whether the file with this SHA-256 may be run."""
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         return False
     return sha256 in _trusted or os.environ.get(TRUST) == "1" or _place(sha256).is_file()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
@@ -46,6 +46,12 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{artifact_paths.shown(self.path)}: {self.problem}"
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """The first three of them, and how many more there are, for a message."""
+    more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""
+    return "; ".join(map(str, findings[:3])) + more
 
 
 def verify(
@@ -156,9 +162,8 @@ class Opening:
         if self._before is not None:
             self._before.save()
         if wrong:
-            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise LatentcError(
-                f"{root} is not what was compiled: {'; '.join(map(str, wrong[:3]))}{more}.",
+                f"{root} is not what was compiled: {findings_text(wrong)}.",
                 f"See everything with: latentc verify {root} (or compile the model again).",
             )
         return self.artifact

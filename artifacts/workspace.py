@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.filesize import decimal
-
 from artifacts import artifact_paths
 from artifacts.disk import free_bytes, is_full, remove_tree, sync_file, sync_folder, sync_folders, tree_bytes
 from artifacts.errors import LatentcError, UsageError
@@ -25,6 +23,7 @@ from artifacts.lock import OutLock
 from artifacts.manifest import FileRecord
 from artifacts.progress import Progress, silent
 from artifacts.publish import MakeExtra, MakeManifest, check_out, check_parents, recover, stage, swap
+from artifacts.units import size
 
 
 @dataclass
@@ -148,7 +147,7 @@ class Workspace:
         """
         check_key(key)
         if needs is not None and needs > free_bytes(self.out):
-            raise self._too_little(decimal(needs))
+            raise self._too_little(size(needs))
         home = self._layout.building(key)
         building = Building(home / "files")
         remove_tree(home)
@@ -238,7 +237,7 @@ class Workspace:
             if said is None:
                 raise
             if full == self.out.parent:
-                at_least = decimal(needs) if needs else f"more than {decimal(fitted)}" if fitted else "more"
+                at_least = size(needs) if needs else f"more than {size(fitted)}" if fitted else "more"
                 said = self._too_little(at_least)
             elif full is not None:
                 said = full_disk(full)
@@ -252,9 +251,9 @@ class Workspace:
         return home if full is None or full.is_relative_to(home) else full
 
     def _too_little(self, needed: str) -> LatentcError:
+        full = full_disk(self.out.parent, needed)
         return LatentcError(
-            f"the disk of {self.out.parent} is full: {needed} needed, {decimal(free_bytes(self.out))} free. "
-            f"{self.out} was not touched.",
+            f"{full.message} {self.out} was not touched.",
             "Free some space and run the command again (finished parts are kept), or name an OUT elsewhere.",
         )
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.error_text import class_and_text
 from bench.record import Measured
 from bench.stats import measured
 from compiler.evidence.metrics import frames, tensor
@@ -152,8 +153,7 @@ def _guarded(take: Callable[[], Measured]) -> Measured:
         try:
             return take()
         except Exception as error:
-            first = next(iter(str(error).splitlines()), "")[:200]
-            return Measured(reason=f"it failed: {type(error).__name__}: {first}")
+            return Measured(reason=f"it failed: {class_and_text(error)}")
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from compiler.capture.capture import Capture
 from compiler.compile_request import CompileRequest
 from compiler.evaluation import evaluation
 from compiler.evidence import pipeline_check, quantized_pictures
+from compiler.evidence.drawing_jobs import PictureJob, PipelineJob
 from compiler.evidence.graph_evidence import Checker, memory_needed
-from compiler.evidence.pipeline_job import PipelineJob
 from compiler.loose_files import write_loose_files
 from compiler.model_source import ModelSource
 from runtimes.sessions import session_table as sessions
@@ -81,7 +81,7 @@ def picture_evidence(
     root, moved = quantized_pictures.relocated(manifest, folders)
     with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
         write_loose_files(source, captured, Path(loose))
-        job = quantized_pictures.PictureJob(
+        job = PictureJob(
             model=source.spec,
             variant=source.variant,
             loose=loose,

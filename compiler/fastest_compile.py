@@ -38,6 +38,7 @@ from compiler.speed_search import COSTLY, FORECAST, Combination, Unchanged, Way
 from compiler.speed_tuning import MIN_PSNR, Choice, TuneRequest, check, faster_types, keep, other_threads
 from runtimes.byte_products import multiplies_bytes
 from runtimes.compute import device_of
+from runtimes.devices import components_of
 from runtimes.sessions import session_table as sessions
 from runtimes.sessions.common import preferred_threads
 from targets import target_table as targets
@@ -193,7 +194,7 @@ class Trials:
 
     def _require_changed(self, combination: Combination, root: Path) -> None:
         manifest = open_artifact(root, hashes=False).manifest
-        components = {method.graph: part.name for part in manifest.components for method in part.methods}
+        components = components_of(manifest)
         done = {components[graph.folder] for graph in manifest.graphs if graph.weights}
         done |= {name for graph in manifest.graphs for name in graph.approximations}
         asked = (*(component for component, _ in combination.recipe), *combination.approximations)

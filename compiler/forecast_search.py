@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -16,13 +15,11 @@ from artifacts.evidence_records import Forecast, ForecastRun
 from artifacts.progress import Event, Progress, silent
 from compiler.evidence.metrics import psnr, ssim
 from compiler.evidence.quantized_pictures import EQUAL
+from compiler.speed_gate import Gate, Setting, prompts_digest
 from runtimes.forecaster import Count
 
 if TYPE_CHECKING:
     from runtimes.pipeline import Pipeline
-
-WORST_BELOW = 6.0
-"""dB that the worst picture may be below what the mean is held to."""
 
 LEVELS = tuple(0.01 * 10 ** (level / 6) for level in range(7))
 """The tolerances that are tried, 0.01 to 0.1.
@@ -31,33 +28,6 @@ Beyond, an estimate of an error says little of it: for a call less of twenty, th
 5 dB, and one of forty to 35, as no few pictures that it is verified on tell (docs/images/forecast.svg, whose last
 point is at 0.16).
 """
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How pictures are drawn: a scheduler (empty for the model's own) and a number of steps."""
-
-    scheduler: str
-    steps: int
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What pictures are held to.
-
-    Attributes:
-        min_psnr: dB, mean over the pictures of each setting; the worst may be `WORST_BELOW` less.
-        settings: all of which hold it.
-    """
-
-    min_psnr: float
-    settings: tuple[Setting, ...]
-
-    def held(self, runs: Sequence[ForecastRun]) -> bool:
-        """Whether all of these hold it."""
-        return all(
-            run.psnr >= self.min_psnr and run.worst_psnr >= self.min_psnr - WORST_BELOW for run in runs
-        )
 
 
 @dataclass(frozen=True)
@@ -160,7 +130,7 @@ class Search:
     """The largest of `LEVELS` that holds the gate.
 
     Attributes:
-        best: the largest that has held so far on the prompts that are tuned on; None while none has.
+        best: the largest that has held so far, which is verified on no other prompts yet; None while none has.
     """
 
     def __init__(
@@ -168,30 +138,14 @@ class Search:
         drawn: Drawn,
         gate: Gate,
         tuned_on: Sequence[str],
-        verified_on: Sequence[str],
         progress: Progress = silent,
     ) -> None:
         self._drawn = drawn
         self._gate = gate
-        self._tuned_on, self._verified_on = tuple(tuned_on), tuple(verified_on)
+        self._tuned_on = tuple(tuned_on)
         self._progress = progress
         self._runs: dict[int, tuple[ForecastRun, ...]] = {}
         self.best: Forecast | None = None
-
-    def largest(self) -> Forecast:
-        """Halves the levels on the one set of prompts, then goes down until the other set holds, too.
-
-        Raises:
-            LatentcError: no level holds; the message says how near the smallest came.
-        """
-        for level in reversed(range(self._count())):
-            if not self._holds(level):
-                continue
-            runs = self._measured(level, self._verified_on, "verifying")
-            if self._gate.held(runs):
-                self.best = self._forecast(level, runs)
-                return self.best
-        raise self._too_far()
 
     def tuned(self) -> float:
         """The tolerance that holds on the prompts that are tuned on; 0 where none does."""
@@ -211,48 +165,31 @@ class Search:
 
     def _holds(self, level: int) -> bool:
         if level not in self._runs:
-            self._runs[level] = self._measured(level, self._tuned_on, "tuning")
+            self._runs[level] = self._measured(level)
         held = self._gate.held(self._runs[level])
         if held and (self.best is None or LEVELS[level] > self.best.tolerance):
-            self.best = self._forecast(level, ())
+            self.best = self._forecast(level)
         return held
 
-    def _measured(self, level: int, prompts: Sequence[str], task: str) -> tuple[ForecastRun, ...]:
+    def _measured(self, level: int) -> tuple[ForecastRun, ...]:
         """What is measured of a level, up to the first that does not hold."""
         runs: list[ForecastRun] = []
-        task = f"{task}: tolerance {LEVELS[level]:.3g}"
+        task = f"tuning: tolerance {LEVELS[level]:.3g}"
         for number, setting in enumerate(self._gate.settings):
             self._progress(Event(task, number, len(self._gate.settings)))
-            runs.append(self._drawn.run(prompts, setting, LEVELS[level]))
+            runs.append(self._drawn.run(self._tuned_on, setting, LEVELS[level]))
             if not self._gate.held(runs[-1:]):
                 break
         self._progress(Event(task, len(self._gate.settings), len(self._gate.settings)))
         return tuple(runs)
 
-    def _forecast(self, level: int, verification: tuple[ForecastRun, ...]) -> Forecast:
+    def _forecast(self, level: int) -> Forecast:
         return Forecast(
             tolerance=LEVELS[level],
             min_psnr=self._gate.min_psnr,
-            worst_psnr_below=WORST_BELOW,
-            tuned_on=_digest(self._tuned_on),
-            verified_on=_digest(self._verified_on) if verification else "",
+            worst_psnr_below=self._gate.worst_below,
+            tuned_on=prompts_digest(self._tuned_on),
+            verified_on="",
             tuning=self._runs[level],
-            verification=verification,
+            verification=(),
         )
-
-    def _too_far(self) -> LatentcError:
-        runs = self._runs.get(0) or self._measured(0, self._tuned_on, "tuning")
-        if self._gate.held(runs):
-            runs = self._measured(0, self._verified_on, "verifying")
-        nearest = min(runs, key=lambda run: min(run.psnr, run.worst_psnr + WORST_BELOW))
-        name = f"{nearest.scheduler}, " if nearest.scheduler else ""
-        return LatentcError(
-            f"{self._gate.min_psnr:g} dB cannot be held: at the smallest tolerance ({LEVELS[0]:g}) pictures are at "
-            f"{nearest.psnr:.1f} dB in the mean and {nearest.worst_psnr:.1f} in the worst ({name}{nearest.steps} "
-            f"steps, {Count(nearest.calls_made, nearest.calls)} calls).",
-            "Ask for less: --min-psnr DB",
-        )
-
-
-def _digest(prompts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from artifacts.hub import incomplete, refusals
+from runtimes.configs import is_class_entry
 
 CARD = "README.md"
 """What a model's owner says of it."""
@@ -71,7 +72,7 @@ def _check_complete(model: str, root: Path) -> None:
     except (OSError, ValueError, RecursionError):
         return  # `compiler.source` says what is wrong with it.
     for name, entry in index.items() if isinstance(index, dict) else ():
-        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
+        if not is_class_entry(entry):
             continue
         folder = root / name
         files = [file for file in folder.glob("*") if file.is_file()] if name.isidentifier() else [root]

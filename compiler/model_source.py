@@ -15,7 +15,7 @@ from typing import Any
 from artifacts import strict_json
 from artifacts.contents import Contents, Folder
 from artifacts.errors import LatentcError
-from artifacts.manifest import LeftOut, ModelSpec
+from artifacts.manifest import TRUSTED_LIBRARIES, LeftOut, ModelSpec
 from compiler import hub_models
 from compiler.origins import folder_files, quantized_folder
 from compiler.origins.ip_adapter_file import IpAdapterFile
@@ -26,10 +26,6 @@ from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, SPARE_TOKENS_KEY, cleane
 from runtimes.model_view import following
 from runtimes.trusted_classes import component_class, is_list, is_own
 from targets.graph.weights import Origin
-
-# Libraries that a component may come from. Components of other libraries are a pipeline's own code, which
-# is not run; names like "stable_diffusion" are modules of diffusers.pipelines.
-_LIBRARIES = ("diffusers", "transformers")
 
 _QUANTIZED = "quantization_config"
 
@@ -70,7 +66,7 @@ class ComponentSource:
         installed_class = component_class(self.library, self.class_name)
         if installed_class is not None:
             return installed_class
-        if self.library in _LIBRARIES:
+        if self.library in TRUSTED_LIBRARIES:
             raise LatentcError(
                 f"'{self.name}' is a {self.class_name}, which the installed {self.library} does not have.",
                 f"If it is newer: pip install -U {self.library}. If it is older, name today's in model_index.json.",
@@ -84,7 +80,9 @@ class ComponentSource:
     @property
     def is_foreign(self) -> bool:
         """Whether its class is neither of the libraries that latentc runs nor of one of diffusers' pipelines."""
-        return self.library not in _LIBRARIES and component_class(self.library, self.class_name) is None
+        return (
+            self.library not in TRUSTED_LIBRARIES and component_class(self.library, self.class_name) is None
+        )
 
     @property
     def is_module(self) -> bool:

@@ -19,6 +19,7 @@ from compiler import additions, hub_models
 from compiler.model_source import ComponentSource, ModelSource
 from compiler.origins import folder_files, single_file
 from runtimes.assemble import INDEX
+from runtimes.configs import is_class_entry
 
 BUILTIN_MODELS = "latentc.models"
 """Entry-point group of built-in models: name -> "module:object", a folder."""
@@ -168,7 +169,7 @@ def index_source(model: str, root: Path, revision: str = "") -> ModelSource:
     for name, value in content.items():
         if name.startswith("_"):
             continue
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        if is_class_entry(value):
             if not name.isidentifier():  # It names a folder, here and in the artifact.
                 raise LatentcError(f"{index}: '{name}' is not the name of a component.")
             components.append(ComponentSource(name, value[0], value[1], root / name))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from artifacts.evidence_records import Forecast, ForecastRun
 from artifacts.progress import Event, Progress, silent
-from compiler.forecast_search import LEVELS, Drawn, Gate, Search
+from compiler.forecast_search import LEVELS, Drawn, Search
+from compiler.speed_gate import Gate
 from compiler.speed_search import Combination
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Drawings:
     def tolerance(self, combination: Combination, prompts: Sequence[str]) -> float:
         """See `compiler.speed_search.Drawer`."""
         with self._at(combination) as drawn:
-            search = Search(drawn, self._gate, prompts, (), self._progress)
+            search = Search(drawn, self._gate, prompts, self._progress)
             tolerance = search.tuned()
         self.forecast = search.best
         self._tuned = replace(combination, tolerance=tolerance), tuple(prompts)

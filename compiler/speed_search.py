@@ -17,6 +17,7 @@ from typing import Protocol
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import ForecastRun, SpeedTrial
 from artifacts.progress import Event, Progress, silent
+from compiler.speed_gate import Gate
 from runtimes.compute import AUTO
 
 FASTER = 1.03
@@ -139,8 +140,7 @@ class SpeedSearch:
         self,
         drawer: Drawer,
         ways: Sequence[Way],
-        min_psnr: float,
-        worst_below: float,
+        gate: Gate,
         tuned_on: Sequence[str],
         verified_on: Sequence[str],
         progress: Progress = silent,
@@ -148,13 +148,12 @@ class SpeedSearch:
     ) -> None:
         """
         Args:
-            min_psnr: dB, mean of the pictures of each scheduler and number of steps; the worst may be `worst_below`
-                less.
+            gate: what all that `drawer` measures is held to.
             alone: whether each way is measured by itself first.
         """
         self._drawer = drawer
         self._ways = tuple(ways)
-        self._min, self._worst_below = min_psnr, worst_below
+        self._gate = gate
         self._tuned_on, self._verified_on = tuple(tuned_on), tuple(verified_on)
         self._progress = progress
         self._alone = alone
@@ -185,7 +184,7 @@ class SpeedSearch:
         while kept:
             combination = kept[-1][1]
             runs = self._drawer.runs(combination, self._verified_on, self._progress)
-            held = self._held(runs)
+            held = self._gate.held(runs)
             self._note("verification", combination, runs, "" if held else "too far")
             if held:
                 self.best = combination
@@ -233,7 +232,7 @@ class SpeedSearch:
         except Unchanged as nothing:
             self.trials.append(SpeedTrial(way=way.name, combination=str(combination), reason=nothing.message))
             return None
-        reason = "" if self._held(runs) else "too far"
+        reason = "" if self._gate.held(runs) else "too far"
         reason = reason or ("" if self._is_faster(way, combination, runs, before) else _NOT_FASTER)
         trial = self._note(way.name, combination, runs, reason)
         if trial.kept and trial.speed_up > self._speed_up:
@@ -256,9 +255,6 @@ class SpeedSearch:
         self.trials.append(trial)
         return trial
 
-    def _held(self, runs: Sequence[ForecastRun]) -> bool:
-        return all(run.psnr >= self._min and run.worst_psnr >= self._min - self._worst_below for run in runs)
-
     def _too_far(self) -> LatentcError:
         measured = [
             trial
@@ -270,9 +266,9 @@ class SpeedSearch:
                 f"nothing that was tried draws faster than the artifact does by default ({self._names()}).",
                 "Compile it without --fastest.",
             )
-        nearest = max(measured, key=lambda trial: min(trial.psnr, trial.worst_psnr + self._worst_below))
+        nearest = max(measured, key=self._gate.nearness)
         return LatentcError(
-            f"{self._min:g} dB cannot be held by what is faster: nearest is {nearest.combination}, "
+            f"{self._gate.min_psnr:g} dB cannot be held by what is faster: nearest is {nearest.combination}, "
             f"{nearest.speed_up:.2f} times as fast, at {nearest.psnr:.1f} dB in the mean and "
             f"{nearest.worst_psnr:.1f} in the worst.",
             "Ask for less: --min-psnr DB",

@@ -6,7 +6,6 @@ are forecast may be off. It is kept in the manifest with all that was tried.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from artifacts.publish import replace_manifest
 from artifacts.verification import Artifact
 from compiler.evaluation import TASK, evaluation
 from compiler.evidence.quantized_pictures import EQUAL
-from compiler.forecast_search import WORST_BELOW, Gate, Setting
 from compiler.source import local_folder
 from compiler.speed_drawings import Drawings, Open
+from compiler.speed_gate import Gate, Setting, prompts_digest
 from compiler.speed_search import COSTLY, FORECAST, Combination, SpeedSearch, Way
 from runtimes.compute import AUTO, device_of, natively
 from runtimes.forecaster import FEWEST
@@ -147,8 +146,7 @@ class Choice:
         self.search = SpeedSearch(
             drawings,
             ways(),
-            self.request.min_psnr,
-            WORST_BELOW,
+            self.request.gate,
             self.tuned_on,
             self.verified_on,
             progress,
@@ -161,19 +159,20 @@ class Choice:
     ) -> dict[str, Forecast | SpeedChoice | None]:
         """The manifest's fields of a combination, and what was measured of it on other prompts; nothing if stopped."""
         assert self.drawings is not None and self.search is not None
+        gate = self.request.gate
         forecast = None
         if combination.tolerance:
             assert self.drawings.forecast is not None
             forecast = self.drawings.forecast.model_copy(
                 update={
                     "tolerance": combination.tolerance,
-                    "verified_on": digest(self.verified_on) if verification else "",
+                    "verified_on": prompts_digest(self.verified_on) if verification else "",
                     "verification": verification,
                 }
             )
         speed = SpeedChoice(
-            min_psnr=self.request.min_psnr,
-            worst_psnr_below=WORST_BELOW,
+            min_psnr=gate.min_psnr,
+            worst_psnr_below=gate.worst_below,
             compute=combination.compute,
             threads=combination.threads,
             cores=processors(),
@@ -253,8 +252,3 @@ def keep(root: Path, manifest: Manifest, fields: dict[str, Forecast | SpeedChoic
     """The artifact with what was chosen in its manifest."""
     replace_manifest(root, manifest, manifest.model_copy(update=fields))
     return Artifact(root, read_manifest(root))
-
-
-def digest(prompts: Sequence[str]) -> str:
-    """SHA-256 of prompts, one on each line."""
-    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()

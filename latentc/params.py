@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from artifacts.precisions import PRECISIONS
 from artifacts.units import parse_bytes
 
 
@@ -55,7 +56,7 @@ def json_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def compute_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--compute``: the type that graphs are computed in."""
-    types = click.Choice(["auto", "fp32", "bf16", "fp16"])
+    types = click.Choice(["auto", *PRECISIONS])
     return click.option("--compute", type=types, default="auto", show_default=True, help=help)
 
 

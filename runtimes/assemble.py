@@ -10,7 +10,7 @@ from typing import Any
 from artifacts import strict_json
 from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError
-from runtimes.configs import check_class_name
+from runtimes.configs import check_class_name, is_class_entry
 from runtimes.pipeline_parts import is_part, make_part, making
 from runtimes.trusted_classes import component_class, is_own, pipeline_class
 
@@ -42,7 +42,7 @@ def assemble(root: Path | Contents, class_path: str, shells: Mapping[str, Any]) 
         optional = name in cls._optional_components
         if parameter.default is inspect.Parameter.empty or optional or name in shells:
             arguments[name] = _component(files, index, name, optional, cls, shells)
-        elif isinstance(index.get(name), list) and _is_entry(index[name]):
+        elif is_class_entry(index.get(name)):
             if not files.names(name):
                 continue  # diffusers does not save what a constructor has a default for, and names it nevertheless
             arguments[name] = _component(files, index, name, True, cls, shells)
@@ -114,11 +114,6 @@ def absent_components(root: Path, pipeline_class: type) -> dict[str, None]:
     return {name: None for name in parameters if index.get(name) == [None, None]}
 
 
-def _is_entry(value: list[Any]) -> bool:
-    """Whether a value of an index is ``[library, class]``."""
-    return len(value) == 2 and all(isinstance(v, str) for v in value)
-
-
 def _component(
     files: Contents, index: Mapping[str, Any], name: str, optional: bool, cls: Any, shells: Mapping[str, Any]
 ) -> Any:
@@ -147,7 +142,7 @@ def _component(
 
 def trusted(index: str, name: str, entry: Any) -> type:
     """The class that an index entry ``[library, class]`` names, of a trusted library or pipeline."""
-    if not (isinstance(entry, list) and _is_entry(entry)):
+    if not is_class_entry(entry):
         raise LatentcError(f"{index}: '{name}' is {entry!r}, not [library, class].")
     library, class_name = entry
     cls = component_class(library, class_name)

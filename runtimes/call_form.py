@@ -21,7 +21,8 @@ from artifacts.call_trees import (
     Tree,
 )
 from artifacts.manifest import TensorSpec
-from runtimes.value_tree import Mismatch, from_torch, to_array
+from runtimes.torch_arrays import from_tensor
+from runtimes.value_tree import Mismatch, to_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,7 +169,7 @@ def _tensor(tensor: Any, spec: TensorSpec | None, values_matter: bool) -> Take |
         whole = value.to(wanted) if cast else value
         if rounds and bool((whole != value).any()):
             return False
-        array = from_torch(whole.contiguous())
+        array = from_tensor(whole.contiguous())
         arrays[name] = array if rank is None else array.reshape(rank)
         return True
 

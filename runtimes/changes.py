@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.call_trees import Tree
 from artifacts.errors import UsageError
-from runtimes import settings
+from runtimes import placing_methods, settings
 from runtimes.module_state import Watch, unrecorded
 from runtimes.writes import COUNTED
 
@@ -187,29 +187,13 @@ def refuse_loaders(pipe: Any, shells: Mapping[str, torch.nn.Module]) -> None:
         object.__setattr__(pipe, name, does(name))
 
 
-MEMORY_METHODS = (
-    "enable_attention_slicing",
-    "disable_attention_slicing",
-    "set_attention_slice",
-    "enable_xformers_memory_efficient_attention",
-    "disable_xformers_memory_efficient_attention",
-    "set_use_memory_efficient_attention_xformers",
-    "enable_model_cpu_offload",
-    "enable_sequential_cpu_offload",
-    "enable_group_offload",
-    "reset_device_map",
-)
-"""Methods of pipelines that place modules or trade their memory for time, and change no picture."""
-
-
 def keep_in_place(pipe: Any) -> None:
-    """Has a pipeline of compiled components pass over `MEMORY_METHODS`: sessions have their device already, and a
-    memory plan of their own."""
+    """Has a pipeline of compiled components pass over what would place them."""
 
     def passed_over(*args: Any, **kwargs: Any) -> None:
         return None
 
-    for name in MEMORY_METHODS:
+    for name in placing_methods.OF_PIPELINES:
         if hasattr(type(pipe), name):
             object.__setattr__(pipe, name, passed_over)
 

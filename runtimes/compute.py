@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from artifacts.errors import UsageError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import GraphRecord
+from artifacts.precisions import PRECISIONS
 from runtimes.sessions.session_contract import Device, SessionFactory
 
 AUTO = "auto"
 WIDE = "fp32"
-TYPES = (WIDE, "fp16", "bf16")
 
 
 def device_of(factory: SessionFactory, name: str) -> Device | None:
@@ -58,11 +58,26 @@ def worth_measuring(types: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(kind for kind in types if kind == WIDE), types[0]]))
 
 
+def types_to_check(device: Device | None, graphs: Iterable[GraphRecord]) -> dict[str, str]:
+    """What pictures of these graphs are drawn in to compare them -> what to ask the graphs for.
+
+    That is fp32 first, where the device has it for all of them, and the type of "auto" where that is another.
+
+    Args:
+        device: None where there is none, which only opening the graphs says.
+    """
+    graphs = tuple(graphs)
+    narrow = {graph.precision if device is None else choose(AUTO, device, graph) for graph in graphs} - {WIDE}
+    wide = device is not None and all(WIDE in natively(device, graph.precision) for graph in graphs)
+    types = {WIDE: WIDE} if wide else {}
+    return types | {min(narrow): AUTO} if narrow else types or {WIDE: AUTO}
+
+
 def check_asked(asked: str) -> None:
     """Raises UsageError unless `asked` is "auto" or a type."""
-    if asked not in (AUTO, *TYPES):
+    if asked not in (AUTO, *PRECISIONS):
         raise UsageError(
-            f"there is no type '{asked}' to compute in (there are: {', '.join((AUTO, *TYPES))})."
+            f"there is no type '{asked}' to compute in (there are: {', '.join((AUTO, *PRECISIONS))})."
         )
 
 

@@ -53,6 +53,11 @@ LABELS = frozenset({"id2label", "label2id"})
 """Keys whose texts are anything at all."""
 
 
+def is_class_entry(value: object) -> bool:
+    """Whether a value of an index (`model_index.json`) is `[library, class]`, and not `[None, None]`."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value)
+
+
 def is_config(path: str) -> bool:
     """Whether a file of a component holds settings, and no vocabulary."""
     name = PurePosixPath(path).name

@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from artifacts.errors import UsageError
 from artifacts.manifest import GraphRecord, Manifest
+from artifacts.units import size
 from runtimes.compute import WIDE
 from runtimes.devices import Placement
 from runtimes.graph_caches import GraphCaches
@@ -81,7 +80,7 @@ class DividedGraphs:
             return None
         if self._max_part is not None and len(parts) > MOST_ASKED:
             raise UsageError(
-                f"{record.folder} would run in {len(parts)} parts of {decimal(self._max_part)}; "
+                f"{record.folder} would run in {len(parts)} parts of {size(self._max_part)}; "
                 f"at most {MOST_ASKED} are opened.",
                 f"Name a larger part: --max-part {-(-2 * weights // MOST_ASKED)}",
             )

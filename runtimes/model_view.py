@@ -15,6 +15,7 @@ from artifacts import artifact_paths, strict_json
 from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes.assemble import INDEX, read_index, trusted
+from runtimes.configs import is_class_entry
 from runtimes.pipeline_parts import part_files, private_folder
 from runtimes.trusted_classes import is_list
 
@@ -63,11 +64,7 @@ def component_view(folder: Path) -> Iterator[Path]:
 
 def _components(index: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The entries of an index that are ``[library, class]``, and not ``[None, None]``."""
-    return {
-        name: value
-        for name, value in index.items()
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
-    }
+    return {name: value for name, value in index.items() if is_class_entry(value)}
 
 
 def _add_component(view: Path, root: Path, name: str) -> None:

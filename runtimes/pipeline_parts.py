@@ -10,6 +10,7 @@ from typing import Any
 
 from artifacts import foreseen
 from artifacts.contents import Contents
+from artifacts.error_text import class_and_text
 from artifacts.errors import LatentcError
 from artifacts.temporary import no_room
 from runtimes.config_keys import keys_behind
@@ -158,8 +159,7 @@ def making(cls: type, place: str, elements: int | None = None, config: bytes = b
         if (used_up := foreseen.exhausted(error)) is not None:
             raise used_up from error
         raise LatentcError(
-            f"{cls.__name__} cannot be made of {place}: {type(error).__name__}: {brief(error)}."
-            f"{keys_behind(error, config)}"
+            f"{cls.__name__} cannot be made of {place}: {class_and_text(error)}.{keys_behind(error, config)}"
         ) from error
 
 
@@ -216,9 +216,3 @@ def _write(file: Path, data: bytes) -> None:
         file.write_bytes(data)
     except OSError as error:
         raise no_room(str(file), error) from error
-
-
-def brief(error: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters, without a full stop."""
-    text = " ".join(str(error).split()).removesuffix(".")
-    return text if len(text) <= 300 else f"{text[:297]}.."

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 
 # What diffusers, transformers, NumPy, torch and Pillow raise for arguments that they do not take: most check few of
@@ -48,7 +49,7 @@ def refusals(pipeline: Any, request: Mapping[str, Any]) -> Iterator[None]:
             raise
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise UsageError(
-            f"{type(pipeline).__name__} refuses this request: {kind}{_words(error)}",
+            f"{type(pipeline).__name__} refuses this request: {kind}{_words(error)}.",
             _hint(str(error), request),
         ) from error
 
@@ -84,8 +85,7 @@ _PACKAGES = frozenset((child.name,) for child in _OWN.iterdir() if (child / "__i
 
 
 def _words(error: BaseException) -> str:
-    words = " ".join(str(error).split()) or "it says nothing more."
-    return words if len(words) <= 600 else f"{words[:597]}..."
+    return one_line(error, 600) if str(error).strip() else "it says nothing more"
 
 
 def _hint(words: str, request: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from artifacts.contents import Contents, contents
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import ComponentRecord, MethodRecord
 from artifacts.pinned import Pinned
-from runtimes import spare_tokens
+from runtimes import placing_methods, spare_tokens
 from runtimes.changes import CHANGES, HINT, Changes, changes_of, loaders, watched
 from runtimes.compiled_method import CallRoute, CompiledMethod, Runner, Tiler
 from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, SPARE_TOKENS_KEY, cleaned, read_config
@@ -37,20 +37,6 @@ if TYPE_CHECKING:
 # Methods that would put other weights into a module, beside those of adapters: a compiled one has none to change, and
 # a pipeline whose LoRA silently does nothing is worse than an error.
 WEIGHT_METHODS = ("resize_token_embeddings", "load_state_dict", "save_pretrained")
-# Methods that move or cast a module, or trade its memory for time. Sessions have their device and precision already,
-# and a memory plan of their own.
-MOVE_METHODS = ("to", "cpu", "cuda", "float", "half", "bfloat16", "double")
-MEMORY_METHODS = (
-    "set_attention_slice",
-    "enable_gradient_checkpointing",
-    "disable_gradient_checkpointing",
-    "enable_xformers_memory_efficient_attention",
-    "disable_xformers_memory_efficient_attention",
-    "set_use_memory_efficient_attention_xformers",
-    "enable_group_offload",
-    "compile",
-    "compile_repeated_blocks",
-)
 
 WEIGHTS_A_BYTE = 16
 """How many weights a shell may stand for, for each byte of the artifact, beside `SPARE_WEIGHTS`."""
@@ -228,8 +214,8 @@ def _shell_class(cls: type, component: str) -> type:
         "__qualname__": cls.__qualname__,
         "device": property(lambda self: torch.device("cpu")),
         "dtype": property(lambda self: torch.float32),
-        **dict.fromkeys(MOVE_METHODS, stay),
-        **{name: stay for name in MEMORY_METHODS if hasattr(cls, name)},
+        **dict.fromkeys(placing_methods.MOVES, stay),
+        **{name: stay for name in placing_methods.OF_MODULES if hasattr(cls, name)},
         **{name: method for name, method in TILING_METHODS.items() if hasattr(cls, name)},
         **{name: refuse for name in (*WEIGHT_METHODS, *loaders(cls)) if hasattr(cls, name)},
     }

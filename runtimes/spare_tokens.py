@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import require_safetensors
 from runtimes import settings
@@ -148,7 +149,7 @@ def load_as_diffusers(
             states = list(states[0])
         names, vectors = type(pipe)._retrieve_tokens_and_embeddings(tokens, states, tokenizer)
     except (ValueError, OSError) as error:
-        raise UsageError(f"load_textual_inversion(): {' '.join(str(error).split())}") from error
+        raise UsageError(f"load_textual_inversion(): {one_line(error, 600)}") from error
     for name, tensor in zip(names, vectors, strict=True):
         if tensor.shape[-1] != embedding.embedding_dim:
             raise UsageError(

@@ -22,6 +22,7 @@ from artifacts.call_trees import (
 )
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, TensorSpec
+from runtimes.torch_arrays import from_tensor, to_tensor
 from runtimes.trusted_classes import class_path, new_output
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
         cast = tensor if tensor.dtype is wanted else tensor.to(wanted)
         lossy = tensor.is_floating_point() and not wanted.is_floating_point and bool((cast != tensor).any())
         text = f"{str(value.dtype).removeprefix('torch.')} {tensor.reshape(-1)[:4].tolist()}" if lossy else ""
-        array = from_torch(cast.contiguous())
+        array = from_tensor(cast.contiguous())
     else:
         source = np.asarray(value)
         with np.errstate(invalid="ignore"):  # NaN as an integer is found to be lossy below.
@@ -229,18 +230,6 @@ def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
     if len(spec.shape) != array.ndim:
         return Mismatch(path, f"shape {shape_text(spec.shape)}", f"shape {shape_text(array.shape)}")
     return array
-
-
-def to_tensor(array: np.ndarray) -> Any:
-    """A torch tensor on the array's memory; copied only if the array is read-only."""
-    import numpy as np
-    import torch
-
-    if not array.flags.writeable:
-        array = array.copy()
-    if array.dtype.type.__name__ == "bfloat16":  # NumPy puts the name of a dtype together each time.
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def fit_dims(
@@ -322,19 +311,6 @@ def _same_default(default: Any, value: Any) -> bool:
         and type(default) is type(value)
         and default == value
     )
-
-
-def from_torch(tensor: Any) -> np.ndarray:
-    """A tensor on the CPU as an array on its memory."""
-    import torch
-
-    if tensor.dtype is torch.bfloat16:
-        import ml_dtypes
-
-        bits: np.ndarray = tensor.view(torch.int16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    array: np.ndarray = tensor.numpy()
-    return array
 
 
 def _numpy_type(name: str) -> Any:

@@ -12,6 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from runtimes.generate_options import parameters
@@ -90,7 +91,7 @@ class Weighting:
         except LatentcError:
             raise
         except Exception as error:  # the parser's, of several kinds
-            raise UsageError(f"compel cannot read a prompt: {' '.join(str(error).split())[:200]}") from error
+            raise UsageError(f"compel cannot read a prompt: {one_line(error)}") from error
         length = int(made.embeds.shape[1])
         if not self._tokens.min <= length <= self._tokens.max:
             raise UsageError(

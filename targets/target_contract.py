@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts.manifest import Built, DimRange
+from artifacts.precisions import PRECISIONS
 from artifacts.progress import Progress, silent
 from targets.file_format import FileFormat, onnx
 from targets.other_loaders import OtherLoader
@@ -23,10 +24,6 @@ class Availability:
     ok: bool
     reason: str = ""
     install: str = ""
-
-
-PRECISIONS = frozenset({"fp32", "fp16", "bf16"})
-"""In which weights can be stored."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Rewrite:
     path: str
     summary: str
     why: str
-    on: frozenset[str] = PRECISIONS
+    on: frozenset[str] = frozenset(PRECISIONS)
     compressed: bool = True
 
     def off(self) -> Rewrite:
@@ -60,7 +57,7 @@ class Requirements:
 
     Attributes:
         opset: lowest and highest opset of the standard domain. A graph that is of another after `passes` is refused.
-        precisions: of "fp32", "fp16", "bf16".
+        precisions: of `PRECISIONS`, in which weights can be stored.
         typed: "weights" when the runtime chooses the activations' type on its device (weights are stored
             in the lower precision behind a Cast), "strong" when the graph's own types are what runs.
         weight_formats: of quantized weights that it reads: the element type of a DequantizeLinear ("int8", "uint8"),

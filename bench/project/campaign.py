@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.filesize import decimal
-
+from artifacts.units import size
 from artifacts.verification import open_artifact
 from bench.markdown_tables import table as markdown_table
 from bench.project.campaign_kinds import KINDS, QUICK
@@ -84,7 +83,7 @@ def report(tallies: dict[str, Tally]) -> str:
             f"{tally.counts.total():,}",
             *(f"{tally.counts[what]:,}" for what in ("typed", "taken", "wrong")),
             f"{tally.seconds:.1f} s",
-            decimal(tally.memory) if tally.memory else "not measured",
+            size(tally.memory) if tally.memory else "not measured",
         )
         for kind, tally in tallies.items()
     ]

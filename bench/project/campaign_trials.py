@@ -22,10 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.filesize import decimal
-
 from artifacts.errors import LatentcError
 from artifacts.memory import high_water
+from artifacts.units import size
 from artifacts.worker import Worker, WorkerEnded, serving
 from artifacts.worker_loop import tell
 from bench.project.audit_watch import AuditWatch, note_classes
@@ -117,7 +116,7 @@ class Trials:
         counted, text = self._used(kind, copy.root)
         peak = _peak()
         if peak > kind.memory and peak > before:
-            counted, text = "wrong", f"the process held {decimal(peak)}"
+            counted, text = "wrong", f"the process held {size(peak)}"
         return {
             "trial": trial,
             "counted": counted,

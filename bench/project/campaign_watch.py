@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.filesize import decimal
-
+from artifacts.units import size
 from artifacts.worker import Worker
 from bench.project.campaign_kinds import Kind
 
@@ -98,7 +97,7 @@ class Watcher:
                     text = f"took more than {self._kind.seconds:g} seconds{self._calls()}"
                     self._fault = Fault(text, is_late=True)
                 elif held > _STOP_AT * self._kind.memory:
-                    self._fault = Fault(f"the process held {decimal(held)}{self._calls()}", is_late=False)
+                    self._fault = Fault(f"the process held {size(held)}{self._calls()}", is_late=False)
                 if self._fault is not None:
                     self.kill()
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
+from artifacts.precisions import PRECISIONS
 from artifacts.progress import Event
 from bench import markdown_tables
 from runtimes.quiet import quiet_libraries
@@ -138,7 +139,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.project.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="where artifacts and pictures go")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
     parser.add_argument("--target", action="append", help="of these targets only; may be repeated")
     parser.add_argument("--update-docs", action="store_true", help=f"also write {STRIP.relative_to(ROOT)}")
     options = parser.parse_args(args)

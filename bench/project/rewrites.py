@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
+from artifacts.precisions import PRECISIONS
 from bench import markdown_tables
 from bench.project.paired_times import CLOCKS, Call, Pairs
 from bench.project.published_graph import exported, inputs_of
 from compiler.passes.approximations import APPROXIMATIONS
 from compiler.road import Road, apply, chosen
 from targets import target_table as targets
-from targets.target_contract import PRECISIONS, Rewrite
+from targets.target_contract import Rewrite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -213,7 +214,7 @@ class Bench:
 
 
 def _default(rewrite: Rewrite) -> str:
-    if not rewrite.on or rewrite.on >= PRECISIONS:
+    if not rewrite.on or rewrite.on >= set(PRECISIONS):
         return "on" if rewrite.on else "off"
     return f"on in {', '.join(sorted(rewrite.on))}"
 
@@ -291,7 +292,7 @@ def main(args: Sequence[str] | None = None) -> int:
         help="what is to be different in its config, such as fewer blocks where time is short",
     )
     parser.add_argument("--size", type=int, default=512, help="pixels of a side")
-    parser.add_argument("--precision", default="fp16", choices=["fp32", "fp16", "bf16"])
+    parser.add_argument("--precision", default="fp16", choices=PRECISIONS)
     parser.add_argument("--target", action="append", choices=TARGETS, help="of these only; may be repeated")
     parser.add_argument(
         "--row", action="append", default=[], help="of these only, by their names; may be repeated"

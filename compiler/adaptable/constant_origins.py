@@ -15,7 +15,7 @@ from artifacts import adaptable as records
 from artifacts.adaptable import Adaptable, Constant, Expression, Part, Place, QuantizedConstant
 from artifacts.errors import LatentcError
 from compiler.adaptable.steps import applied, is_undone, recorded, transforms
-from compiler.origins.computed import as_tensor
+from compiler.origins.operation_results import as_tensor
 from compiler.quantize.stream import QuantizedWeight
 from runtimes.sessions.file_constants import StoredConstant
 from targets.graph.weights import Cast, Joined, Multiply, Origin, Pad, Slice, Stored, Transform, WeightRef

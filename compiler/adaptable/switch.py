@@ -26,7 +26,7 @@ from compiler.adaptable.weight_constants import GraphConstants, Restored, rewrit
 from compiler.capture import adapters as merging
 from compiler.capture.weightless_modules import build
 from compiler.model_source import ComponentSource, ModelSource
-from compiler.origins.computed import evaluated
+from compiler.origins.operation_results import evaluated
 from compiler.source import index_source
 from runtimes.configs import LIST_KEY
 from runtimes.sessions import session_table as sessions

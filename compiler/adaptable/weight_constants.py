@@ -19,7 +19,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import WeightRecord
 from artifacts.processors import processors
 from compiler.adaptable.steps import Box, applied, boxed, is_undone, put_back, transforms
-from compiler.origins.computed import as_array, as_tensor
+from compiler.origins.operation_results import as_array, as_tensor
 from compiler.origins.stored_file import stored_tensors
 from compiler.quantize import scheme_table as table
 from compiler.quantize.blocks import Blocks

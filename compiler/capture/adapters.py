@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Adapter
 from artifacts.progress import Event, Progress, silent
@@ -247,10 +248,10 @@ def _explained(file: _File) -> Iterator[None]:
     except LatentcError:
         raise
     except Exception as error:  # Converters index and reshape what they take for granted.
-        reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), "")
-        reason = reason or " ".join(str(error).split()) or type(error).__name__
+        mismatch = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), "")
+        reason = mismatch[:300] or one_line(error, 300)
         raise LatentcError(
-            f"--lora: {file.path.name} cannot be merged into this model: {reason[:300]}",
+            f"--lora: {file.path.name} cannot be merged into this model: {reason}",
             "It is of another model, or of a layout that the installed diffusers does not read.",
         ) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from artifacts.error_text import class_and_text
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress
@@ -22,7 +23,7 @@ from compiler.capture.tasks import own_task
 from compiler.model_source import ModelSource
 from runtimes.generate_options import parameters, synonym
 from runtimes.media import is_visual
-from runtimes.pipeline_parts import brief, pads_to_no_length
+from runtimes.pipeline_parts import pads_to_no_length
 from runtimes.resource_limits import sized_within
 from runtimes.visuals import has_frames, visuals
 
@@ -191,9 +192,9 @@ class DryRun:
                     if point.guided:
                         raise
                     failure = error.__cause__ or error
-                    cause = f"{type(failure).__name__}: {brief(failure)}"
                     self.notes.append(
-                        f"{task}: with guidance only, as {type(pipe).__name__} fails without ({cause})."
+                        f"{task}: with guidance only, as {type(pipe).__name__} fails without "
+                        f"({class_and_text(failure)})."
                     )
             self.progress(Event(f"{task}: dry run", len(points), len(points)))
 
@@ -270,7 +271,7 @@ class DryRun:
             if before := call_before(type(pipe), pipe.components, failure):
                 raise LatentcError(
                     f"{type(pipe).__name__} wants its '{before}' called before it is called itself "
-                    f"({type(failure).__name__}: {brief(failure)}), and an artifact begins with the call.",
+                    f"({class_and_text(failure)}), and an artifact begins with the call.",
                     "Run it in PyTorch; latentc compiles pipelines that one call draws with.",
                 ) from failure
         assert furthest is not None
@@ -295,7 +296,7 @@ class DryRun:
                 + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE")
             )
         raise CannotRun(
-            f"{type(pipe).__name__} cannot be run at {_sizes(point)}: {type(cause).__name__}: {brief(cause)}",
+            f"{type(pipe).__name__} cannot be run at {_sizes(point)}: {class_and_text(cause)}",
             hint,
         ) from cause
 

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from artifacts.error_text import one_line
 from artifacts.errors import LatentcError
 from compiler.origins.computed import Computed, stored
 from compiler.origins.recorded import Recorded
@@ -250,7 +251,7 @@ def _merge_group(
         _check(layer, names, tensors, whole, kernel)
     except Exception as error:  # Whatever lycoris' constructors and copies make of tensors that do not fit.
         raise LatentcError(
-            f"--lora: {what} does not fit a weight of shape {list(whole)}: {' '.join(str(error).split())[:200]}",
+            f"--lora: {what} does not fit a weight of shape {list(whole)}: {one_line(error)}",
             "It is of another model.",
         ) from error
     if rows is None:
@@ -265,7 +266,7 @@ def _check(
     layer: Any, names: tuple[str, ...], tensors: tuple[Origin, ...], whole: tuple[int, ...], kernel: Any
 ) -> None:
     """Merges into zeros, so that a group which does not fit is an error now."""
-    from compiler.origins.computed import as_tensor
+    from compiler.origins.operation_results import as_tensor
 
     read = tuple(as_tensor(tensor.read(), tensor.dtype) for tensor in tensors)
     merged, _ = lycoris_merge(None, None, names, read, whole, kernel, 1.0)

@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.call_trees import AnyLeaf, Tree
+from artifacts.error_text import class_and_line
 from artifacts.errors import LatentcError
 from compiler.capture import number_inputs, trees
 from compiler.capture.by_shape import by_shape
@@ -270,7 +271,7 @@ class Recorder:
             raise
         except Exception as error:
             whole = f"'{part.component}.{part.method(method)}' ({type(module).__name__})"
-            why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            why = class_and_line(error)
             if decided_by_values(error) and can_be_split(part, module):
                 raise NotOneGraph(part, f"{whole} cannot be one graph: {why}") from error
             raise NotRunnable(f"{whole} cannot be run without its weights: {why}") from error

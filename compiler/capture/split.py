@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from artifacts.error_text import causes
 from artifacts.errors import LatentcError
 
 
@@ -84,9 +85,7 @@ def decided_by_values(error: BaseException) -> bool:
         GuardOnDataDependentSymNode,
         UnsupportedFakeTensorException,
     )
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, kinds) or "not supported for tensor subclasses" in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(
+        isinstance(link, kinds) or "not supported for tensor subclasses" in str(link)
+        for link in causes(error)
+    )

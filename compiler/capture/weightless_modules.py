@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from artifacts import foreseen
+from artifacts.error_text import class_and_text
 from artifacts.errors import LatentcError
 from compiler.capture.rewritten import recordable
 from compiler.model_source import ComponentSource
@@ -26,7 +27,7 @@ from runtimes import ip_adapters, spare_tokens
 from runtimes.config_keys import keys_behind
 from runtimes.configs import IP_ADAPTERS_KEY, LIST_KEY, read_config
 from runtimes.guard import guarded
-from runtimes.pipeline_parts import brief, private_copy
+from runtimes.pipeline_parts import private_copy
 from runtimes.resource_limits import SPARE_WEIGHTS, bounded
 from runtimes.trusted_classes import list_of_models
 from targets.graph.weights import Origin, Seeded
@@ -68,8 +69,7 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
             if (used_up := foreseen.exhausted(error)) is not None:
                 raise used_up from error
             raise LatentcError(
-                f"{what} cannot be built of {place}: {type(error).__name__}: {brief(error)}."
-                f"{keys_behind(error, config)}",
+                f"{what} cannot be built of {place}: {class_and_text(error)}.{keys_behind(error, config)}",
                 f"Correct that file, or {_HINT}",
             ) from error
     if hasattr(module, "tie_weights"):  # transformers; building without memory made every parameter its own
@@ -193,7 +193,7 @@ def _put(module: torch.nn.Module, component: ComponentSource) -> list[tuple[torc
     except Exception as error:  # Loaders index and reshape what they take for granted.
         names = ", ".join(adapter.file.name for adapter in component.ip_adapters)
         raise LatentcError(
-            f"--ip-adapter: {names} cannot be put into '{component.name}': {type(error).__name__}: {brief(error)}.",
+            f"--ip-adapter: {names} cannot be put into '{component.name}': {class_and_text(error)}.",
             "It is of another model, or of a layout that the installed diffusers does not read.",
         ) from error
 

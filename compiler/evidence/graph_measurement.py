@@ -220,15 +220,15 @@ def checking() -> Work:
     """The work of the process that checks: graphs, and the pipelines that they are parts of."""
 
     def work(line: str) -> Any:
-        from compiler.evidence import pipeline_check, pipeline_job, quantized_pictures
+        from compiler.evidence import drawing_jobs, pipeline_check, quantized_pictures
 
         kind = json.loads(line)["kind"]
         if kind == "graph":
             return measure(GraphCheckJob.model_validate_json(line))
         evidence: Sequence[BaseModel] = (
-            quantized_pictures.answer(quantized_pictures.PictureJob.model_validate_json(line))
+            quantized_pictures.answer(drawing_jobs.PictureJob.model_validate_json(line))
             if kind == "pictures"
-            else pipeline_check.answer(pipeline_job.PipelineJob.model_validate_json(line))
+            else pipeline_check.answer(drawing_jobs.PipelineJob.model_validate_json(line))
         )
         return [row.model_dump(mode="json") for row in evidence]
 

@@ -23,10 +23,10 @@ from artifacts.memory import available
 from artifacts.progress import Event, Progress, silent
 from artifacts.worker import WorkerEnded, WorkerError
 from compiler.evidence.component_calls import Difference
+from compiler.evidence.drawing_jobs import PipelineJob
 from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.output_arrays import arrays_in, drawn_arrays, held_error
 from compiler.evidence.picture_limits import component_limits, picture_limit, scheme_tolerances
-from compiler.evidence.pipeline_job import PipelineJob
 from compiler.evidence.reference_drawing import (
     DRAWN_STEPS,
     Reference,
@@ -34,7 +34,7 @@ from compiler.evidence.reference_drawing import (
     component_methods,
     draw_references,
 )
-from runtimes.compute import AUTO, WIDE, choose, device_of, natively
+from runtimes.compute import AUTO, device_of, types_to_check
 
 LOOP = 1e-4
 """Largest relative error of what a component is given, and of the picture, where all that components gave back is
@@ -139,16 +139,9 @@ def _graphs(job: PipelineJob) -> tuple[Any, str, str]:
     from runtimes.sessions import session_table
 
     device = device_of(session_table.get(job.manifest.target), AUTO)
-    graphs = job.manifest.graphs
-    wide = device is not None and all(WIDE in natively(device, graph.precision) for graph in graphs)
-    asked = WIDE if wide else AUTO
-    computes = {graph.precision if device is None else choose(asked, device, graph) for graph in graphs}
-    name = "cpu" if device is None else device.name
-    return (
-        Graphs(Path(job.root), job.manifest, AUTO, None, silent, asked, budget=available()),
-        WIDE if wide else min(computes - {WIDE}, default=WIDE),
-        name,
-    )
+    compute, asked = next(iter(types_to_check(device, job.manifest.graphs).items()))
+    graphs = Graphs(Path(job.root), job.manifest, AUTO, None, silent, asked, budget=available())
+    return graphs, compute, "cpu" if device is None else device.name
 
 
 def _compared(

@@ -10,53 +10,28 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import PictureEvidence
 from artifacts.hashing import content_key
-from artifacts.manifest import Manifest, ModelSpec
+from artifacts.manifest import Manifest
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError
 from compiler.capture.arguments import visual_arguments
-from compiler.evaluation import TASK, Evaluation
+from compiler.evaluation import TASK
+from compiler.evidence.drawing_jobs import PictureJob
 from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.metrics import psnr, ssim
-from runtimes.compute import AUTO, WIDE, choose, device_of, natively
+from runtimes.compute import AUTO, device_of, types_to_check
 from runtimes.flaws import shown, words
 from runtimes.generate_options import parameters, synonym
 from runtimes.sessions import session_table
 
 EQUAL = 100.0
 """dB that stand for equal pictures, whose ratio is infinite."""
-
-
-class PictureJob(BaseModel):
-    """What the other process needs: PyTorch's model, and the artifact-to-be.
-
-    Attributes:
-        model: what it is made of; `variant` is that of a folder's weight files ("fp16"), if they have one.
-        loose: a folder with the artifact's index, schedulers and tokenizers.
-        root: what the manifest's paths are relative to.
-        width, height: in pixels.
-        budget: seconds that drawing may take on this machine; what takes more is not measured.
-        references: a folder that keeps what PyTorch drew for other jobs; empty for none.
-    """
-
-    kind: Literal["pictures"] = "pictures"
-    model: ModelSpec
-    variant: str | None
-    loose: str
-    root: str
-    manifest: Manifest
-    evaluation: Evaluation
-    width: int
-    height: int
-    budget: float
-    references: str = ""
 
 
 def measure(checker: Checker, job: PictureJob, progress: Progress) -> tuple[PictureEvidence, ...]:
@@ -130,18 +105,6 @@ def _pytorch(job: PictureJob) -> Any:
     return materialized.load(job.model, job.manifest.pipelines[TASK], variant=job.variant).diffusers
 
 
-def _types(job: PictureJob) -> dict[str, str]:
-    """The type that pictures are drawn in -> what to ask the graphs for: fp32 where they have it, and the default."""
-    factory = session_table.get(job.manifest.target)
-    device = device_of(factory, AUTO)
-    if device is None:
-        return {"": AUTO}  # Opening says what is missing.
-    graphs = job.manifest.graphs
-    usual = {choose(AUTO, device, graph) for graph in graphs}
-    types = {WIDE: WIDE} if all(WIDE in natively(device, graph.precision) for graph in graphs) else {}
-    return types | {min(usual - {WIDE}): AUTO} if usual - {WIDE} else types or {WIDE: AUTO}
-
-
 def _compiled(job: PictureJob, compute: str) -> tuple[Any, Callable[[], None]]:
     from artifacts.progress import silent
     from runtimes.assemble import assemble
@@ -185,7 +148,8 @@ def _draw(pipeline: Any, job: PictureJob, prompts: Sequence[str], steps: int) ->
 
 def answer(job: PictureJob) -> list[PictureEvidence]:
     """Draws all of it, unless the first steps say that it takes too long."""
-    types = _types(job)
+    device = device_of(session_table.get(job.manifest.target), AUTO)
+    types = types_to_check(device, job.manifest.graphs)
     theirs = _references(job, 1 + len(types))
     if isinstance(theirs, PictureEvidence):
         return [theirs]

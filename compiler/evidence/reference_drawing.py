@@ -14,9 +14,9 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import Manifest
 from compiler.capture.arguments import STEPS, Point, arguments, parse_arguments, retries
 from compiler.evidence.component_calls import Calls
+from compiler.evidence.drawing_jobs import PipelineJob
 from compiler.evidence.metrics import undefined
 from compiler.evidence.output_arrays import arrays_in
-from compiler.evidence.pipeline_job import PipelineJob
 
 DRAWN_STEPS = 2
 

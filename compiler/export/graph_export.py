@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from artifacts.error_text import class_and_line
 from artifacts.errors import LatentcError
 from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule, can_be_split
@@ -64,9 +65,8 @@ def parts_may_do(module: torch.nn.Module, method: Method) -> Iterator[None]:
     except (
         Exception
     ) as error:  # of an exporter that others wrote, and of passes that met what they do not know
-        why = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         whole = f"'{method.component}.{method.method}' ({type(module.get_submodule(part.path)).__name__})"
-        _raise(module, part, LatentcError(f"{whole} cannot be made a graph: {why}"), error)
+        _raise(module, part, LatentcError(f"{whole} cannot be made a graph: {class_and_line(error)}"), error)
 
 
 def _raise(module: torch.nn.Module, part: Submodule, error: LatentcError, cause: Exception) -> NoReturn:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from compiler.origins.computed import Computed, as_tensor, evaluated
+from compiler.origins.operation import Operation
+from compiler.origins.operation_results import as_tensor, evaluated
 from targets.graph.weights import Origin
 
 _ROUNDING = 1 + 2**-10
@@ -40,7 +41,7 @@ def bound(origin: Origin) -> float | None:
     Raises:
         OSError, LatentcError: what it is made of cannot be read.
     """
-    if not isinstance(origin, Computed):
+    if not isinstance(origin, Operation):
         return _largest(as_tensor(origin.read(), origin.dtype))
     if origin.output is not None:
         return None

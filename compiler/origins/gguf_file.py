@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from artifacts.error_text import one_line
 from artifacts.errors import LatentcError
 from targets.graph.finite import require_finite
 from targets.graph.weights import Origin
@@ -75,7 +76,7 @@ def tensors(file: Path) -> dict[str, Origin]:
         entries = gguf.GGUFReader(str(file)).tensors
     except Exception as error:  # The reader indexes into the file as if it were whole.
         raise LatentcError(
-            f"{file} is not a sound GGUF file: {' '.join(str(error).split())[:160]}.", "Download it again."
+            f"{file} is not a sound GGUF file: {one_line(error)}.", "Download it again."
         ) from error
     result: dict[str, Origin] = {}
     for entry in entries:

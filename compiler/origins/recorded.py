@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from compiler.origins.computed import DTYPES, OF_TORCH, Computed, Constant, evaluated, inputs
+from compiler.origins.computed import Computed, Constant
+from compiler.origins.operation import inputs
+from compiler.origins.operation_results import DTYPES, OF_TORCH, evaluated
 from targets.graph.weights import Origin
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

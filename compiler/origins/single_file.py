@@ -16,6 +16,7 @@ from unittest import mock
 
 import onnx_ir as ir
 
+from artifacts.error_text import class_and_text
 from artifacts.errors import LatentcError
 from artifacts.safetensors_header import require_safetensors
 from compiler.origins import gguf_file
@@ -88,7 +89,7 @@ class Converted:
         except Exception as error:  # Conversions index, cut and reshape what they take for granted.
             raise LatentcError(
                 f"{self.checkpoint.file} cannot be read as '{self.name}' ({cls.__name__}): "
-                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                f"{class_and_text(error)}",
                 f"Give its weights apart (--component {self.name}=FOLDER), or a folder of the model's own kind "
                 "(--config FOLDER).",
             ) from error

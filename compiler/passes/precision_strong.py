@@ -302,7 +302,6 @@ class _Schema:
 
     inputs: tuple[bool, ...]
     outputs: tuple[bool, ...]
-    variadic: bool
 
     @property
     def takes_lower(self) -> bool:
@@ -328,5 +327,4 @@ class _Schema:
         return cls(
             tuple(takes(p) for p in schema.inputs),
             tuple(takes(p) for p in schema.outputs),
-            bool(schema.inputs),
         )

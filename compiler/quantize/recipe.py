@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from artifacts import named_files
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
+from artifacts.precisions import PRECISIONS
 from compiler.capture.capture import Capture
 from compiler.capture.infer import Method
 from compiler.quantize import accept, scheme_table
@@ -32,7 +33,6 @@ from compiler.quantize.scheme import NO_METHOD, Scheme, SchemeOptions
 from targets.graph.weights import Origin
 from targets.target_contract import Target
 
-PRECISIONS = ("fp32", "fp16", "bf16")
 ALL = "*"
 """The component's name that stands for all that are not named."""
 

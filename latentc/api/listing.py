@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from artifacts.precisions import PRECISIONS
+
 if TYPE_CHECKING:
     from runtimes.sessions.session_contract import Device
     from targets.target_contract import Target
-
-_PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _target(name: str, target: Target) -> TargetInfo:
         available=here.ok,
         reason=here.reason,
         install=here.install,
-        precisions=tuple(sorted(target.requirements.precisions, key=_PRECISIONS.index)),
+        precisions=tuple(sorted(target.requirements.precisions, key=PRECISIONS.index)),
         dynamic_shapes=target.requirements.dynamic_shapes,
         opset=target.requirements.opset,
         options=options_of(target.options),

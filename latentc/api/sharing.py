@@ -133,13 +133,12 @@ def _whole(path: File, progress: Progress) -> Artifact:
     Raises:
         LatentcError: a file is not the one that was compiled, or is not listed.
     """
-    from artifacts.verification import examine
+    from artifacts.verification import examine, findings_text
 
     artifact, findings = examine(path, progress=progress)
     if findings:
-        more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""
         raise LatentcError(
-            f"{artifact.root} is not what was compiled: {'; '.join(map(str, findings[:3]))}{more}.",
+            f"{artifact.root} is not what was compiled: {findings_text(findings)}.",
             f"See everything with: latentc verify {artifact.root}",
         )
     return artifact

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from artifacts.precisions import PRECISIONS
+from compiler.capture.tasks import TASKS
 from latentc.compile_options import addition_options, weight_options
 from latentc.compile_output import print_plan, print_result
 from latentc.params import (
@@ -52,7 +54,7 @@ Examples:
 @click.option("--target", "-t", metavar="NAME", help="What to compile for; see: latentc targets.  [required]")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
+    type=click.Choice(PRECISIONS),
     default="fp16",
     show_default=True,
     help="What weights are stored in; those of values that would overflow stay in fp32, and the manifest says which. "
@@ -62,7 +64,7 @@ Examples:
     "--task",
     "tasks",
     multiple=True,
-    type=click.Choice(["text-to-image", "image-to-image", "inpaint"]),
+    type=click.Choice(TASKS),
     help="What the artifact can do; may be repeated, shared components are compiled once. "
     "[default: what MODEL's own pipeline does]",
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from compiler.capture.tasks import TASKS
 from latentc.params import (
     Sizes,
     SizesType,
@@ -75,7 +76,7 @@ Examples:
     "--task",
     "tasks",
     multiple=True,
-    type=click.Choice(["text-to-image", "image-to-image", "inpaint"]),
+    type=click.Choice(TASKS),
     help="As in latentc compile.",
 )
 @click.option("--size", type=SizesType(), metavar="WxH|MIN..MAX", help="As in latentc compile.")

@@ -16,7 +16,8 @@ from latentc.serving.drawing_request import ImageRequest
 from latentc.serving.event_stream import pictures
 from latentc.serving.input_pictures import from_base64
 from latentc.serving.request_body import Fields, read_json, schema
-from latentc.serving.service import LAST_SEED, Service
+from latentc.serving.service import Service
+from runtimes.batches import MAX_SEED
 
 # Its names of samplers -> diffusers' schedulers.
 SAMPLERS = {
@@ -47,7 +48,7 @@ class TextFields(Fields):
 
     prompt: str = ""
     negative_prompt: str = ""
-    seed: int = Field(-1, ge=-1, le=LAST_SEED)
+    seed: int = Field(-1, ge=-1, le=MAX_SEED)
     steps: int | None = Field(None, ge=1)
     cfg_scale: float | None = Field(None, ge=0, le=1000)
     width: int | None = Field(None, ge=1, le=999_999)

@@ -15,7 +15,8 @@ from latentc.serving.drawing_job import DrawingJob, Picture
 from latentc.serving.drawing_request import ImageRequest
 from latentc.serving.event_stream import cancelled_when_left, event, pictures, stream
 from latentc.serving.request_body import Fields, read_form, read_json, schema
-from latentc.serving.service import LAST_SEED, Service
+from latentc.serving.service import Service
+from runtimes.batches import MAX_SEED
 
 _FILES = frozenset({"image", "mask"})
 
@@ -36,7 +37,7 @@ class ImageFields(Fields):
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto", "low"] = "auto"
     quality: Literal["auto", "standard"] = "auto"
-    seed: int | None = Field(None, ge=0, le=LAST_SEED)
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
     steps: int | None = Field(None, ge=1)
     guidance: float | None = Field(None, ge=0, le=1000)
     negative_prompt: str | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from artifacts import strict_json
 from latentc.pictures import JSON_KEY
-from latentc.serving.service import LAST_SEED
+from runtimes.batches import MAX_SEED
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings:
             for name in ("prompt", "negative_prompt", "scheduler")
             if isinstance(parameters.get(name), str)
         }
-        for name, most in (("seed", LAST_SEED), ("width", 10**6), ("height", 10**6), ("steps", 10**6)):
+        for name, most in (("seed", MAX_SEED), ("width", 10**6), ("height", 10**6), ("steps", 10**6)):
             value = parameters.get(name)
             if type(value) is int and 0 <= value <= most:
                 values[name] = value

@@ -19,13 +19,12 @@ from latentc.serving.prometheus_metrics import Metrics
 from latentc.serving.queue import DrawQueue
 from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import log
+from runtimes.batches import MAX_SEED
 from runtimes.generate_options import check_range
 from runtimes.requested_task import requested_task
 
 # A class and switches of it. Numbers are left out: some of diffusers' options decide how much memory is taken.
 _SCHEDULER = re.compile(r"([A-Za-z]\w{0,80})(:\w{1,80}=(true|false)(,\w{1,80}=(true|false)){0,8})?", re.ASCII)
-
-LAST_SEED = 2**63 - 1
 
 
 class Service:
@@ -141,8 +140,8 @@ class Service:
         if request.previews and dispatcher.opened is not None and not dispatcher.opened["previews"]:
             raise ApiError(400, "This model's unfinished pictures cannot be shown.", "partial_images")
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        if seed > LAST_SEED - request.pictures:
-            raise ApiError(400, f"'seed' may be at most {LAST_SEED - request.pictures}.", "seed")
+        if seed > MAX_SEED - request.pictures:
+            raise ApiError(400, f"'seed' may be at most {MAX_SEED - request.pictures}.", "seed")
         task = requested_task(request.image is not None, request.mask is not None)
         if task not in engine.tasks:
             raise ApiError(

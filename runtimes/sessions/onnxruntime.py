@@ -183,9 +183,7 @@ class _Lent:
 
     def model(self, model_file: Path, options: Any) -> bytes:
         """The model with these constants; `options` say where the others lie."""
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(model_file.parent)
-        )
+        options.add_session_config_entry(_DATA_FOLDER, str(model_file.parent))
         if self.beside:
             options.add_external_initializers(list(self.beside), list(self.beside.values()))
         return with_constants(model_file, self.inside)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from artifacts.errors import LatentcError
 from runtimes.sessions.file_constants import StoredConstant
 from runtimes.sessions.onnx_format import ONNX, SUFFIX, link_beside
-from runtimes.sessions.openvino_graph import IrGraph
+from runtimes.sessions.openvino_graph import IrGraph, port_names
 from runtimes.sessions.session_contract import Contents, Structure
 
 # IR's names of the element types of constants -> NumPy's, or what is usual for those that NumPy lacks.
@@ -33,7 +33,7 @@ class IrFormat:
             for layer, port in _ports(net)
             if layer.attrib.get("type") not in _ENDS
             and (layer.attrib.get("id"), port.attrib.get("id")) not in results
-            for name in _names(port)
+            for name in port_names(port)
         )
 
     def contents(self, model_file: Path) -> Contents:
@@ -90,7 +90,7 @@ class IrFormat:
         net = _parse(model_file)
         layers, edges = net.find("layers"), net.find("edges")
         assert layers is not None and edges is not None
-        places = {name: (layer, port) for layer, port in _ports(net) for name in _names(port)}
+        places = {name: (layer, port) for layer, port in _ports(net) for name in port_names(port)}
         number = max((int(layer.attrib["id"]) for layer in layers), default=0)
         for name in names:
             layer, port = places[name]
@@ -145,12 +145,6 @@ def _ports(net: ElementTree.Element) -> Iterator[tuple[ElementTree.Element, Elem
     for layer in net.iterfind("layers/layer"):
         for port in layer.iterfind("output/port"):
             yield layer, port
-
-
-def _names(port: ElementTree.Element) -> list[str]:
-    """The tensor names of an output; a comma in one is written with a backslash."""
-    text = port.attrib.get("names", "").replace("\\,", "\0")
-    return [name.replace("\0", ",") for name in text.split(",") if name]
 
 
 def _typed(port: ElementTree.Element) -> dict[str, str]:

@@ -68,7 +68,7 @@ class IrGraph:
         for number, layer in self._by_id.items():
             if layer.attrib.get("type") == _RESULT:
                 (source,) = self._sources[number].values()
-                names, own = _names(self._port(*source)), layer.attrib["name"].removesuffix(RESULT)
+                names, own = port_names(self._port(*source)), layer.attrib["name"].removesuffix(RESULT)
                 outputs[own if own in names else names[-1]] = source
         return outputs
 
@@ -306,7 +306,7 @@ def _number(item: tuple[str, tuple[str, str]]) -> int:
     return int(item[0])
 
 
-def _names(port: ElementTree.Element) -> list[str]:
+def port_names(port: ElementTree.Element) -> list[str]:
     """The tensor names of an output; a comma in one is written with a backslash."""
     text = port.attrib.get("names", "").replace("\\,", "\0")
     return [name.replace("\0", ",") for name in text.split(",") if name]

@@ -15,6 +15,7 @@ from runtimes.sessions.common import check_run, choose, opening, running
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.scratch import Scratch, scratch
 from runtimes.sessions.session_contract import Device, Refused
+from runtimes.torch_arrays import from_tensor, to_tensor
 from targets.tensorrt.engine_build import dtype_name, error_logger
 from targets.tensorrt.file_format import FORMAT
 from targets.tensorrt.target import BUILDERS, MODEL, Builder, version_here
@@ -158,10 +159,10 @@ class TensorRtSession:
             tensors = {name: self._place(name, array) for name, array in inputs.items()}
             with self._scratch.lock:
                 results = self._run(tensors, self._scratch)
-            return {name: _to_numpy(tensor) for name, tensor in results.items()}
+            return {name: from_tensor(tensor.cpu()) for name, tensor in results.items()}
 
     def _place(self, name: str, array: np.ndarray) -> Any:
-        tensor = _to_torch(array)
+        tensor = _on_host(array)
         return tensor if name in self._host else tensor.to(self._device)
 
     def _run(self, inputs: Mapping[str, Any], memory: Scratch) -> dict[str, Any]:
@@ -309,29 +310,12 @@ def _spec(engine: Any, i: int) -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype_name(engine.get_tensor_dtype(name)), shape=shape)
 
 
-def _to_torch(array: np.ndarray) -> Any:
-    """The array on the CPU as PyTorch's; NumPy's bfloat16 is ml_dtypes', which PyTorch does not know."""
+def _on_host(array: np.ndarray) -> Any:
+    """The array as PyTorch's, in one piece, as it is copied to the device or read there."""
     import numpy as np
-    import torch
 
-    array = np.require(array, requirements=["C", "A", "W"]).reshape(array.shape)
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    """A copy on the CPU, the caller's own."""
-    import torch
-
-    here = tensor.cpu()
-    if here.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        raw: np.ndarray = here.view(torch.uint16).numpy()
-        return raw.view(ml_dtypes.bfloat16)
-    array: np.ndarray = here.numpy()
-    return array
+    # NumPy makes an array of no dimension one of one.
+    return to_tensor(np.require(array, requirements=["C", "A", "W"]).reshape(array.shape))
 
 
 SESSION = TensorRtSessions()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts import hashing
-from artifacts.hashing import content_key, file_record
+from artifacts.hashing import content_key, file_record, is_sha256
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -104,3 +104,11 @@ def test_leaving_gives_up_what_is_not_hashed(tmp_path: Path, monkeypatch: pytest
         pass
     with pytest.raises(InterruptedError):
         hashes.record(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0a" * 32, True), ("0A" * 32, False), ("0a" * 31, False), ("0a" * 32 + "\n", False), ("", False)],
+)
+def test_a_sha256_is_64_lowercase_digits(text: str, expected: bool) -> None:
+    assert is_sha256(text) is expected

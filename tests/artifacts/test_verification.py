@@ -15,7 +15,7 @@ from artifacts.errors import LatentcError
 from artifacts.manifest import FileRecord
 from artifacts.manifest_reading import read_manifest
 from artifacts.progress import Event
-from artifacts.verification import Opening, _content, open_artifact, verify
+from artifacts.verification import Finding, Opening, _content, findings_text, open_artifact, verify
 
 MODEL = "unet/model.onnx"
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file kinds")
@@ -252,3 +252,15 @@ def test_a_file_replaced_after_it_was_looked_at(artifact: Path, tmp_path: Path, 
 
     monkeypatch.setattr(module, "open_regular", late)
     assert "cannot be read" in problems(artifact)[MODEL]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (1, "'a': bad 0"),
+        (3, "'a': bad 0; 'a': bad 1; 'a': bad 2"),
+        (5, "'a': bad 0; 'a': bad 1; 'a': bad 2; and 2 more"),
+    ],
+)
+def test_a_message_tells_the_first_three_findings(count: int, text: str) -> None:
+    assert findings_text([Finding("a", f"bad {number}") for number in range(count)]) == text

@@ -23,6 +23,7 @@ from compiler import speed_tuning
 from compiler.compile_request import CompileRequest
 from compiler.fastest_compile import Trials, _ways
 from compiler.lowering.compile_cache import CompileCache
+from compiler.speed_gate import Gate
 from compiler.speed_search import Combination, Unchanged
 from runtimes import byte_products
 from runtimes.byte_products import multiplies_bytes
@@ -89,10 +90,8 @@ def test_what_is_published(
     best = Combination(threads=2, recipe=(("unet", "int8"),))
 
     class Searched:
-        def __init__(
-            self, drawings: Any, ways: Sequence[Any], min_psnr: float, *rest: Any, alone: bool
-        ) -> None:
-            assert min_psnr == 40.0 and ways and not alone
+        def __init__(self, drawings: Any, ways: Sequence[Any], gate: Gate, *rest: Any, alone: bool) -> None:
+            assert gate.min_psnr == 40.0 and ways and not alone
             self.best = best
             self.trials = [SpeedTrial(way="2 threads", combination=str(best), speed_up=1.5, kept=True)]
 

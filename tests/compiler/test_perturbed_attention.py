@@ -15,8 +15,8 @@ from artifacts.manifest import DimRange, Manifest, MethodRecord, ModelSpec
 from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
+from compiler.evidence.drawing_jobs import PipelineJob
 from compiler.evidence.pipeline_check import answer
-from compiler.evidence.pipeline_job import PipelineJob
 from tests.sweep.models import CASES
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_checker")]

@@ -12,6 +12,7 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import ForecastRun
 from artifacts.progress import Progress
+from compiler.speed_gate import Gate
 from compiler.speed_search import FORECAST, Combination, SpeedSearch, Unchanged, Way
 
 SPEED = {"bf16": 1.6, "8 threads": 1.0, "unet=int8": 1.4, "vae=int8": 1.05, "pooled-keys": 1.15}
@@ -92,7 +93,7 @@ class FakeDrawer:
 def search(
     drawer: FakeDrawer, min_psnr: float = 45.0, ways: Sequence[Way] = WAYS, alone: bool = True
 ) -> SpeedSearch:
-    return SpeedSearch(drawer, ways, min_psnr, 6.0, ["chosen by"], ["other"], alone=alone)
+    return SpeedSearch(drawer, ways, Gate(min_psnr, ()), ["chosen by"], ["other"], alone=alone)
 
 
 def test_ways_are_put_together_by_what_they_gain_for_what_they_lose() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +14,17 @@ import pytest
 from PIL import Image
 
 from artifacts.errors import LatentcError, UsageError
-from artifacts.evidence_records import ForecastRun, SpeedTrial
+from artifacts.evidence_records import Forecast, ForecastRun, SpeedTrial
 from artifacts.manifest_reading import read_manifest
+from artifacts.progress import silent
 from artifacts.publish import replace_manifest
 from artifacts.verification import verify
 from compiler import speed_tuning
-from compiler.forecast_search import LEVELS, WORST_BELOW, Drawn, Search, Setting
+from compiler.forecast_search import LEVELS, Drawn, Search
 from compiler.speed_drawings import Drawings
-from compiler.speed_search import Combination
-from compiler.speed_tuning import TuneRequest, faster_types, tune
+from compiler.speed_gate import WORST_BELOW, Gate, Setting
+from compiler.speed_search import FORECAST, Combination
+from compiler.speed_tuning import Choice, TuneRequest, faster_types, tune
 from runtimes.forecaster import Count
 from runtimes.meter import MethodTime
 from runtimes.sessions.session_contract import Device
@@ -63,29 +65,70 @@ class FakeDrawn:
         )
 
 
-def search(drawn: Any, min_psnr: float = 45.0, steps: tuple[int, ...] = (20, 50)) -> Search:
-    request = TuneRequest(Path("out"), min_psnr, ("a", "b"), steps)
-    return Search(drawn, request.gate, ["tuned"], ["verified"])
+class FakeDrawings(Drawings):
+    """Every combination draws as one `FakeDrawn`."""
+
+    def __init__(self, drawn: FakeDrawn, gate: Gate) -> None:
+        super().__init__(lambda combination: pytest.fail("nothing is opened"), gate, None)
+        self._fake: Any = drawn
+
+    def draw_reference(self, *lists: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        tuned_on, verified_on = lists
+        return tuned_on, verified_on
+
+    @contextmanager
+    def _at(self, combination: Combination) -> Iterator[Drawn]:
+        yield self._fake
+
+
+def choice_of(drawn: FakeDrawn) -> tuple[Choice, Callable[[], Any]]:
+    """A choice of forecast steps alone, and what searches for it."""
+    request = TuneRequest(Path("out"), 45.0, ("a", "b"), (20, 50))
+    choice = Choice(request, ["tuned"], ["verified"])
+    return choice, lambda: choice.searched(FakeDrawings(drawn, request.gate), lambda: [FORECAST], silent)
+
+
+def tuned_forecast(drawn: FakeDrawn) -> Forecast:
+    """What an artifact keeps of forecast steps that are tuned and verified."""
+    choice, searched = choice_of(drawn)
+    forecast = choice.record(*searched())["forecast"]
+    assert isinstance(forecast, Forecast)
+    return forecast
+
+
+def search(drawn: Any, min_psnr: float = 45.0) -> Search:
+    request = TuneRequest(Path("out"), min_psnr, ("a", "b"), (20, 50))
+    return Search(drawn, request.gate, ["tuned"])
 
 
 def falling(tolerance: float, prompt: str = "") -> float:
-    """10 dB for each tenfold of the tolerance."""
-    return float(40 - 10 * np.log10(tolerance))
+    """20 dB for each tenfold of the tolerance: 60 at the smallest level, 40 at the largest."""
+    return float(20 - 20 * np.log10(tolerance))
 
 
-def test_the_largest_level_that_holds_is_found_and_verified() -> None:
+def test_the_largest_level_that_holds_is_tuned_to() -> None:
     drawn = FakeDrawn(falling)
-    found = search(drawn).largest()
-    assert found.tolerance == max(level for level in LEVELS if falling(level) >= 45)
-    assert {run.steps for run in found.verification} == {20, 50} and len(found.tuning) == 2
-    assert len({level for level, prompt, _ in drawn.asked if prompt == "tuned"}) <= 4
-    assert found.tuned_on != found.verified_on and len(found.verified_on) == 64
+    tuning = search(drawn)
+    largest = max(level for level in LEVELS if falling(level) >= 45)
+    assert tuning.tuned() == largest < LEVELS[-1]
+    best = tuning.best
+    assert best is not None and best.tolerance == largest
+    assert [run.steps for run in best.tuning] == [20, 50]
+    assert len(best.tuned_on) == 64 and best.verified_on == "" and best.verification == ()
+    assert len({level for level, _, _ in drawn.asked}) <= 3
+
+
+def test_a_level_is_verified_on_prompts_that_it_was_not_tuned_on() -> None:
+    forecast = tuned_forecast(FakeDrawn(falling))
+    assert forecast.tolerance == max(level for level in LEVELS if falling(level) >= 45)
+    assert {run.steps for run in forecast.verification} == {20, 50} and len(forecast.tuning) == 2
+    assert forecast.tuned_on != forecast.verified_on and len(forecast.verified_on) == 64
 
 
 def test_prompts_that_it_was_not_tuned_on_have_the_last_word() -> None:
-    found = search(FakeDrawn(lambda level, prompt: falling(level) - 6 * (prompt == "verified"))).largest()
-    assert found.tolerance == max(level for level in LEVELS if falling(level) >= 51)
-    assert min(run.psnr for run in found.verification) >= 45
+    forecast = tuned_forecast(FakeDrawn(lambda level, prompt: falling(level) - 6 * (prompt == "verified")))
+    assert forecast.tolerance == max(level for level in LEVELS if falling(level) >= 51)
+    assert min(run.psnr for run in forecast.verification) >= 45
 
 
 def test_the_worst_picture_counts_too() -> None:
@@ -94,28 +137,29 @@ def test_the_worst_picture_counts_too() -> None:
             run = super().run(*given)
             return run.model_copy(update={"worst_psnr": run.psnr - WORST_BELOW - 2})
 
-    found = search(Spread(falling)).largest()
-    assert found.tolerance == max(level for level in LEVELS if falling(level) >= 47)
+    largest = max(level for level in LEVELS if falling(level) >= 47)
+    assert largest < max(level for level in LEVELS if falling(level) >= 45)
+    assert search(Spread(falling)).tuned() == largest
 
 
-def test_a_gate_that_nothing_holds_tells_the_nearest() -> None:
-    with pytest.raises(
-        LatentcError, match=r"99 dB cannot be held: .*60.0 dB in the mean and 57.0 in the worst"
-    ):
-        search(FakeDrawn(falling), 99.0).largest()
+def test_a_gate_that_nothing_holds_has_no_tolerance() -> None:
+    tuning = search(FakeDrawn(falling), 99.0)
+    assert tuning.tuned() == 0 and tuning.best is None
 
 
 def test_what_was_best_when_it_was_stopped() -> None:
-    stopped = search(FakeDrawn(falling, stop_after=5))
+    # It is tuned by five, and stopped at the first that it is verified by.
+    choice, searched = choice_of(FakeDrawn(falling, stop_after=5))
     with pytest.raises(KeyboardInterrupt):
-        stopped.largest()
-    best = stopped.best
-    assert best is not None and falling(best.tolerance) >= 45
-    assert best.verification == () and best.verified_on == ""
-    stopped = search(FakeDrawn(falling, stop_after=0))
+        searched()
+    assert choice.search is not None and choice.search.best is not None
+    forecast = choice.record(choice.search.best, ())["forecast"]
+    assert isinstance(forecast, Forecast) and falling(forecast.tolerance) >= 45
+    assert forecast.verification == () and forecast.verified_on == ""
+    choice, searched = choice_of(FakeDrawn(falling, stop_after=4))
     with pytest.raises(KeyboardInterrupt):
-        stopped.largest()
-    assert stopped.best is None
+        searched()
+    assert choice.search is not None and choice.search.best is None
 
 
 class FakePipeline:
@@ -172,7 +216,7 @@ def test_requests_that_nothing_can_be_tuned_to(changes: dict[str, Any], message:
 def test_an_artifact_keeps_what_it_is_tuned_to(tmp_path: Path) -> None:
     root = tmp_path / "out"
     old = made(root)
-    forecast = search(FakeDrawn(falling)).largest()
+    forecast = tuned_forecast(FakeDrawn(falling))
     new = old.model_copy(update={"forecast": forecast})
     replace_manifest(root, old, new)
     assert read_manifest(root).forecast == forecast and not verify(root)
@@ -211,14 +255,14 @@ def test_an_artifact_is_as_it_was_where_nothing_holds_and_keeps_what_held_where_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
     root = tmp_path / "out"
-    forecast = search(FakeDrawn(falling)).largest()
+    forecast = tuned_forecast(FakeDrawn(falling))
     before = made(root).model_copy(update={"forecast": forecast})
     replace_manifest(root, read_manifest(root), before)
     before = read_manifest(root)
 
     class Searched:
         def __init__(self, drawings: Any, ways: Any, *rest: Any, alone: bool) -> None:
-            assert alone and rest[2:4] == (prompts[0][:1], prompts[1][:1])
+            assert alone and rest[1:3] == (prompts[0][:1], prompts[1][:1])
             assert read_manifest(root).forecast is None  # which would be drawn with, as by default
             assert [way.name for way in ways] == ["forecast steps"]
             self.best = Combination(threads=3) if stopped else None

@@ -13,7 +13,8 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Built, DimRange
-from runtimes.compute import TYPES, device_of, natively
+from artifacts.precisions import PRECISIONS
+from runtimes.compute import device_of, natively
 from runtimes.sessions import session_table as sessions
 from runtimes.sessions.file_constants import TakesConstants
 from runtimes.sessions.session_contract import Session, SessionFactory
@@ -100,7 +101,7 @@ class SessionContract:
         inputs = Denoiser(precision).inputs(2, 3)
         expected = Denoiser(precision).expected(inputs)["out_sample"]
         types = self.types(precision)
-        assert types and set(types) <= set(TYPES)
+        assert types and set(types) <= set(PRECISIONS)
         assert precision != "fp32" or types[0] == "fp32" or "fp32" not in types
         for compute in types:
             session = self.open(file, precision, compute=compute)

@@ -12,9 +12,10 @@ import pytest
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
+from artifacts.precisions import PRECISIONS
 from artifacts.progress import Event, silent
 from targets import target_table
-from targets.target_contract import PRECISIONS, Context, Lowered, Target
+from targets.target_contract import Context, Lowered, Target
 from tests.contract.graphs import WIDTH, Denoiser
 
 DIMS = {"batch": DimRange(min=1, max=5), "tokens": DimRange(min=1, max=17)}
@@ -44,10 +45,10 @@ class TargetContract:
         assert target.summary
         low, high = target.requirements.opset
         assert low <= high
-        assert target.requirements.precisions <= PRECISIONS
+        assert target.requirements.precisions <= set(PRECISIONS)
         assert target.requirements.typed in ("weights", "strong")
         tolerance = target.requirements.tolerance
-        assert tolerance.keys() <= PRECISIONS
+        assert tolerance.keys() <= set(PRECISIONS)
         assert all(0 < limit < 1 for limit in tolerance.values()), "a wrong graph gives about 1"
 
     def test_options_are_frozen_with_defaults_and_documented(self, target: Target) -> None:

@@ -10,7 +10,7 @@ import pytest
 from artifacts.errors import LatentcError
 from artifacts.verification import Artifact
 from compiler import speed_tuning as work
-from tests.compiler.test_speed_tuning import FakeDrawn, falling, search
+from tests.compiler.test_speed_tuning import FakeDrawn, falling, tuned_forecast
 from tests.latentc.artifacts_made import made
 
 
@@ -23,7 +23,7 @@ def asked(monkeypatch, tmp_path):
 
     def tune(request: work.TuneRequest, progress: Any) -> Artifact:
         requests.append(request)
-        forecast = search(FakeDrawn(falling)).largest()
+        forecast = tuned_forecast(FakeDrawn(falling))
         return Artifact(request.artifact, manifest.model_copy(update={"forecast": forecast}))
 
     monkeypatch.setattr(work, "tune", tune)

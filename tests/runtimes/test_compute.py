@@ -7,7 +7,16 @@ import pytest
 from artifacts.errors import UsageError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import GraphRecord
-from runtimes.compute import check_asked, choose, covered, default, natively, summary, worth_measuring
+from runtimes.compute import (
+    check_asked,
+    choose,
+    covered,
+    default,
+    natively,
+    summary,
+    types_to_check,
+    worth_measuring,
+)
 from runtimes.sessions.session_contract import Device
 from tests.runtimes import tiny
 
@@ -51,6 +60,26 @@ def test_a_type_that_was_measured_to_fail_gives_way_to_fp32() -> None:
     assert choose("bf16", BF16_CPU, failed) == "bf16", "who asks for it gets it"
     assert choose("auto", GPU, failed) == "fp16", "that it fails in another type says nothing"
     assert default(("bf16",), failed.evidence) == "bf16", "nothing can take its place"
+
+
+@pytest.mark.parametrize(
+    ("device", "stored", "types"),
+    [
+        (BF16_CPU, ("fp16", "fp16"), {"fp32": "fp32", "bf16": "auto"}),
+        (BF16_CPU, ("fp32", "fp32"), {"fp32": "fp32"}),
+        (BF16_CPU, ("fp32", "fp16"), {"fp32": "fp32", "bf16": "auto"}),
+        (PLAIN_CPU, ("fp16",), {"fp32": "fp32"}),
+        (NPU, ("fp32",), {"fp16": "auto"}),
+        (TYPED, ("fp32", "fp16"), {"fp16": "auto"}),
+        (TYPED, ("fp32",), {"fp32": "fp32"}),
+        (None, ("fp16", "fp32"), {"fp16": "auto"}),
+        (None, ("fp32",), {"fp32": "auto"}),
+    ],
+)
+def test_pictures_are_checked_in_fp32_and_in_what_runs_by_default(
+    device: Device | None, stored: tuple[str, ...], types: dict[str, str]
+) -> None:
+    assert list(types_to_check(device, map(graph, stored)).items()) == list(types.items())
 
 
 def test_a_type_that_is_not_there_is_a_usage_error_that_says_which_are() -> None:

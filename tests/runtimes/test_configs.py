@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError
-from runtimes.configs import cleaned, is_config, read_config
+from runtimes.configs import cleaned, is_class_entry, is_config, read_config
 
 FILE = "unet/config.json"
 
@@ -142,3 +142,19 @@ def test_settings_and_vocabularies() -> None:
     assert not is_config("tokenizer/vocab.json")
     assert not is_config("tokenizer/tokenizer.json")
     assert not is_config("tokenizer/config.txt")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["diffusers", "UNet2DConditionModel"], True),
+        ([None, None], False),
+        (["diffusers", None], False),
+        (["diffusers"], False),
+        (["diffusers", "a", "b"], False),
+        ("ab", False),
+        (None, False),
+    ],
+)
+def test_which_values_of_an_index_name_a_class(value: Any, expected: bool) -> None:
+    assert is_class_entry(value) is expected

@@ -42,6 +42,12 @@ def test_the_nearest_sizes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError) as caught, refusals(object(), {"width": 50, "height": 30}):
         raise ValueError("`height` and `width` have to be divisible by 8 but are 30 and 50.")
     assert caught.value.hint == "The nearest sizes: 48x24, 56x32"
+    assert caught.value.message.endswith(
+        "request: `height` and `width` have to be divisible by 8 but are 30 and 50."
+    )
+    with pytest.raises(UsageError) as caught, refusals(object(), {}):
+        raise KeyError
+    assert caught.value.message == "object refuses this request: KeyError: it says nothing more."
 
 
 @pytest.mark.parametrize("name", ["self", "pipeline", "no_such"])

@@ -22,6 +22,7 @@ from artifacts.call_trees import (
 )
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange, TensorSpec
+from runtimes.torch_arrays import to_tensor
 from runtimes.value_tree import (
     Mismatch,
     fit_dims,
@@ -29,7 +30,6 @@ from runtimes.value_tree import (
     match_arguments,
     rebuild,
     to_array,
-    to_tensor,
     wrong_size,
 )
 

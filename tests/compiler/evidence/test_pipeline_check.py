@@ -17,9 +17,9 @@ from compiler.build import compile
 from compiler.capture.declared_sizes import SizeRange
 from compiler.compile_request import CompileRequest
 from compiler.evidence import pipeline_check
+from compiler.evidence.drawing_jobs import PipelineJob
 from compiler.evidence.picture_limits import picture_limit
 from compiler.evidence.pipeline_check import answer
-from compiler.evidence.pipeline_job import PipelineJob
 from compiler.loose_files import write_loose_files
 from tests.compiler.made import request
 from tests.sweep.models import CASES

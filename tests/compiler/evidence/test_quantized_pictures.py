@@ -14,9 +14,10 @@ from artifacts.progress import silent
 from artifacts.worker import WorkerError
 from compiler.evaluation import Evaluation, evaluation
 from compiler.evidence import quantized_pictures
+from compiler.evidence.drawing_jobs import PictureJob
 from compiler.evidence.graph_evidence import Checker
 from compiler.evidence.graph_measurement import checking
-from compiler.evidence.quantized_pictures import PictureJob, compare, measure, relocated
+from compiler.evidence.quantized_pictures import compare, measure, relocated
 from runtimes.sessions.session_contract import Device
 from tests.latentc.artifacts_made import made
 

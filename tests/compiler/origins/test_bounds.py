@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from compiler.origins import computed as module
-from compiler.origins.computed import Constant, evaluated
+from compiler.origins.computed import Constant
+from compiler.origins.operation_results import evaluated
 from compiler.origins.recorded import Recorded
 from compiler.passes.precision import audit
 from targets.graph.weights import Cast, Joined, Merge, Transpose, WeightRef

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compiler.origins.computed import Constant, evaluated
+from compiler.origins.computed import Constant
+from compiler.origins.operation_results import evaluated
 from compiler.origins.recorded import Recorded
 
 WEIGHT, LEFT, RIGHT = torch.randn(6, 5), torch.randn(6, 2), torch.randn(2, 5)
