@@ -88,9 +88,10 @@ class GraphNode:
     """One operation of a graph's file, between values that are not constant.
 
     Attributes:
-        kind: the operator, by the file's own name.
+        kind: ONNX's op_type of the operator, whatever the file calls it; the file's own name for one that ONNX lacks.
         inputs: of values and constants, by name; empty for one that is left out.
-        attributes: those that are numbers.
+        attributes: those that are numbers; ``axis``, ``dilations``, ``strides``, ``epsilon`` and ``num_groups`` are
+            called as in ONNX.
     """
 
     kind: str
@@ -136,7 +137,7 @@ class GraphFormat(Protocol):
         """What the file stores; no weight is read."""
 
     def structure(self, model_file: Path) -> Structure:
-        """The nodes and values of the file; no weight is read."""
+        """The nodes and values of the file, the operators by ONNX's names; no weight is read."""
 
     def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """The part of the graph that makes `outputs` of `inputs`, under these names, as a file of its kind; its weights

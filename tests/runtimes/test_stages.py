@@ -160,6 +160,12 @@ def test_a_decoder_is_cut_at_its_norms_and_what_is_not_local_runs_whole(opened: 
     assert [stage.radius for stage in plan.stages[3:]] == [2, 2]
 
 
+def test_operators_are_called_as_in_onnx_whatever_the_file_is(opened: Opened) -> None:
+    kinds = {node.kind for node in opened[3].nodes}
+    assert {kind for kind in kinds if not onnx.defs.has(kind)} == set()
+    assert kinds >= {"Conv", "Sub", "Shape", "Softmax", "Relu"}
+
+
 @pytest.mark.parametrize("in_files", [False, True])
 @pytest.mark.parametrize("side", [(12, 12), (40, 9), (20, 20), (64, 64)])
 def test_tiles_in_stages_are_the_whole_picture(
@@ -307,7 +313,7 @@ def test_what_angles_and_outputs_are_made_of_stays_wide() -> None:
         return GraphNode(kind, names[:-1], names[-1:], {})
 
     nodes = (
-        node("Multiply", "t", "frequencies", "angle"),
+        node("Mul", "t", "frequencies", "angle"),
         node("Sin", "angle", "sine"),
         node("MatMul", "sine", "w", "embedded"),
         node("Cos", "embedded", "cosine"),

@@ -12,6 +12,7 @@ import pytest
 from runtimes.compute import natively
 from runtimes.sessions.openvino import SESSION, computes
 from runtimes.sessions.openvino_compiling import hint
+from runtimes.sessions.openvino_operators import ONNX_NAMES
 from runtimes.sessions.session_contract import SessionFactory
 from tests.contract.graphs import Denoiser, model, named, value
 from tests.contract.session_contract import SessionContract
@@ -165,3 +166,9 @@ def test_files_of_other_frameworks_are_not_offered_to_openvinos_frontends(tmp_pa
     file.write_bytes(b"\x08\x04 a frozen TensorFlow graph")
     with pytest.raises(Exception, match="is not an OpenVINO model"):
         SESSION.open(file, "cpu", "fp32", None)
+
+
+def test_what_operators_are_called_in_onnx() -> None:
+    """No name that both have is translated, and none into one that ONNX lacks."""
+    assert {name for name in ONNX_NAMES.values() if not onnx.defs.has(name)} == set()
+    assert {name for name in ONNX_NAMES if onnx.defs.has(name)} == set()
