@@ -190,6 +190,12 @@ class Placement:
         return summary(self.devices) if self.devices else ""
 
     @property
+    def on_host(self) -> bool:
+        """Whether all graphs are computed with the host's own processor."""
+        placed = [self.device(graph) for graph in self._records]
+        return bool(placed) and all(device is not None and device.on_host for device in placed)
+
+    @property
     def computes(self) -> dict[str, str]:
         """Graph folder -> the type that it is computed in ("bf16"); empty where the target has no device here.
 

@@ -165,6 +165,11 @@ class Graphs:
         return self._placement.text
 
     @property
+    def on_host(self) -> bool:
+        """Whether all of them are computed with the host's own processor."""
+        return self._placement.on_host
+
+    @property
     def note(self) -> str:
         """What a user is told of what runs; see `runtimes.devices.Placement.note`."""
         return self._placement.note

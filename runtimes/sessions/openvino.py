@@ -64,12 +64,13 @@ class OpenVinoSessions:
                     d.lower(),
                     str(core.get_property(d, "FULL_DEVICE_NAME")),
                     computes=computes(d, core.get_property(d, "OPTIMIZATION_CAPABILITIES")),
+                    on_host=d.partition(".")[0] == "CPU",
                 )
                 for d in core.available_devices
             ]
         except (ImportError, RuntimeError):
             return ()
-        return tuple(sorted(devices, key=lambda d: not d.name.startswith("cpu")))
+        return tuple(sorted(devices, key=lambda d: not d.on_host))
 
     def lacks(self, built: Built) -> str:
         """Nothing: there is always the CPU."""

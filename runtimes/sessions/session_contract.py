@@ -23,12 +23,15 @@ class Device:
         note: what a user is told when it is what runs, such as that it stands in for another.
         computes: the types that it computes in natively, of "fp32", "fp16" and "bf16"; first the one that graphs
             are computed in by default. Empty where graphs are typed themselves, and nothing is to be chosen.
+        on_host: whether it computes with the host's own processor, so that the time of this process's threads is what a
+            call takes.
     """
 
     name: str
     description: str
     note: str = ""
     computes: tuple[str, ...] = ()
+    on_host: bool = False
 
 
 class Refused(LatentcError):

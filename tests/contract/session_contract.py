@@ -37,6 +37,8 @@ class SessionContract:
     vendor: ClassVar[str]
     """The vendor's importable module."""
     device: ClassVar[str] = "cpu"
+    on_host: ClassVar[bool] = True
+    """Whether `device` is the host's processor."""
     built: ClassVar[dict[Path, Built]] = {}
     """What the target said of each model file that `write` wrote."""
 
@@ -80,6 +82,7 @@ class SessionContract:
         names = [d.name for d in factory.devices()]
         assert self.device in names
         assert len(names) == len(set(names))
+        assert [d.on_host for d in factory.devices() if d.name == self.device] == [self.on_host]
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
     def test_computes_what_the_graph_says(self, precision: str, tmp_path: Path) -> None:

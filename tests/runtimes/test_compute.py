@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from artifacts.errors import UsageError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import GraphRecord
-from runtimes.compute import check_asked, choose, covered, default, natively, summary, worth_measuring
+from runtimes.compute import (
+    check_asked,
+    choose,
+    covered,
+    default,
+    host_of,
+    natively,
+    summary,
+    worth_measuring,
+)
 from runtimes.sessions.session_contract import Device
 from tests.runtimes import tiny
 
@@ -83,3 +94,9 @@ def test_types_as_people_read_them() -> None:
     assert summary({"unet": "bf16", "vae": "bf16"}) == "bf16"
     assert summary({"text": "bf16", "unet": "bf16", "vae": "fp32"}) == "bf16 (vae: fp32)"
     assert summary({}) == "unknown"
+
+
+def test_the_device_that_is_the_host_is_known_by_what_it_says_of_itself() -> None:
+    host = Device("beads", "", on_host=True)
+    assert host_of(SimpleNamespace(devices=lambda: (GPU, PLAIN_CPU, host))) == "beads"  # type: ignore[arg-type]
+    assert host_of(SimpleNamespace(devices=lambda: (GPU,))) == "auto"  # type: ignore[arg-type]

@@ -71,6 +71,7 @@ class TestPretended(SessionContract):
     target = "tensorrt"
     vendor = BUILDERS["rtx"].module
     device = "cuda"
+    on_host = False
 
     @pytest.fixture(autouse=True)
     def pretended(self, monkeypatch: pytest.MonkeyPatch) -> None:
