@@ -19,7 +19,7 @@ from runtimes.file_array import FileArray
 from runtimes.parts_session import KEPT, PartsSession, cut, kept, wide_values
 from runtimes.sessions import session_table
 from runtimes.sessions.onnx_format import format_of
-from runtimes.sessions.session_contract import GraphNode, Session, Structure
+from runtimes.sessions.session_contract import GraphNode, OpensParts, Session, Structure
 from runtimes.staged_run import StagedGraph, _room
 from runtimes.stages import staging
 from targets.openvino.target import TARGET, OpenVinoOptions
@@ -144,7 +144,8 @@ def opened(request: pytest.FixtureRequest, decoder: Path) -> Iterator[Opened]:
     def opens(graph: Path | bytes, wide: bool = True) -> Session:
         if isinstance(graph, Path):
             return factory.open(graph, "cpu", "fp32", None, {})
-        return factory.open_part(graph, file, "cpu", "fp32")  # type: ignore[attr-defined, no-any-return]
+        assert isinstance(factory, OpensParts)
+        return factory.open_part(graph, file, "cpu", "fp32")
 
     yield file, form, opens, form.structure(file)
 
