@@ -19,6 +19,7 @@ from compiler.origins.weight_files import Rows
 from runtimes.assemble import INDEX
 from runtimes.ip_adapters import LOADER
 from runtimes.pipeline_parts import make_part, role
+from runtimes.text_encoders import pairs
 
 
 def without(source: ModelSource, names: Iterable[str]) -> ModelSource:
@@ -204,13 +205,11 @@ def _text_encoders(source: ModelSource) -> Iterator[tuple[ComponentSource, Compo
     from compiler.origins import embeddings
 
     parts = {component.name: component for component in source.components}
-    for name, encoder in parts.items():
-        tokenizer = parts.get(name.replace("text_encoder", "tokenizer"))
-        if not name.startswith("text_encoder") or tokenizer is None or not encoder.is_module:
-            continue
-        size = embeddings.table_size(encoder.config)
+    for name, tokenizer in pairs(parts):
+        encoder = parts[name]
+        size = embeddings.table_size(encoder.config) if encoder.is_module else None
         if size is not None:
-            yield encoder, tokenizer, size[1]
+            yield encoder, parts[tokenizer], size[1]
 
 
 def with_embedding(source: ModelSource, embedding: Embedding) -> ModelSource:

@@ -35,7 +35,7 @@ class Picture:
     """A picture, [height, width, 3] with values from 0 to 1, its seconds and its calls.
 
     Attributes:
-        processor_seconds: of all threads; 0 where another device computes.
+        processor_seconds: of all threads; 0 where a device beside the processor computes.
     """
 
     pixels: np.ndarray
@@ -110,7 +110,7 @@ class Drawn:
             scheduler=setting.scheduler or None,
             accelerate=tolerance,
         )
-        processor_seconds = process_time() - begun if self.pipeline.device == "cpu" else 0.0
+        processor_seconds = process_time() - begun if self.pipeline.on_host else 0.0
         if not result.images:
             raise LatentcError("the pipeline returned no pictures, so there is nothing to tune by.")
         if result.flaws:

@@ -22,6 +22,7 @@ from runtimes.devices import Asked
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.memory_plan import budget_of, memory_plan
 from runtimes.sessions import session_table as sessions
+from runtimes.sessions.session_contract import RunsCode
 
 T = TypeVar("T")
 
@@ -107,7 +108,8 @@ def _unverified(
         artifact_signature.check(artifact, Path(options.require_signature))
     task = next(iter(manifest.pipelines)) if options.task is None else options.task
     check_task(task, manifest)
-    if getattr(sessions.get(manifest.target), "runs_code", False):
+    factory = sessions.get(manifest.target)
+    if isinstance(factory, RunsCode) and factory.runs_code:
         _check_engines(artifact, options.trust_engines or options.require_signature is not None)
     graphs = Graphs(
         files.root,

@@ -24,6 +24,11 @@ def device_of(factory: SessionFactory, name: str) -> Device | None:
     return next((device for device in devices if name.lower() in (AUTO, device.name)), None)
 
 
+def host_of(factory: SessionFactory) -> str:
+    """The name of the device that computes with the host's own processor; "auto" where there is none."""
+    return next((device.name for device in factory.devices() if device.on_host), AUTO)
+
+
 def natively(device: Device, stored: str) -> tuple[str, ...]:
     """The types that `device` has for a graph, what it computes in by default first.
 

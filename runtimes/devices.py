@@ -12,7 +12,7 @@ from artifacts.manifest import Manifest
 from artifacts.progress import Event, Progress, silent
 from runtimes.compute import AUTO, WIDE, broken, choose, covered, summary
 from runtimes.sessions.common import choose as check_name
-from runtimes.sessions.session_contract import Device, NotStarted, SessionFactory
+from runtimes.sessions.session_contract import Device, ExplainsDevice, NotStarted, SessionFactory
 
 Asked = str | Mapping[str, str]
 """A device for all graphs, or one for each component; as a text also "unet=gpu,vae=cpu"."""
@@ -107,9 +107,8 @@ class Placement:
 
     def _check(self, name: str) -> None:
         """Raises UsageError unless the target has the device here."""
-        check = getattr(self._factory, "check_device", None)
-        if check is not None:
-            check(name)
+        if isinstance(self._factory, ExplainsDevice):
+            self._factory.check_device(name)
         check_name(name, self._present, self._factory.target, "")
 
     @cached_property
@@ -188,6 +187,12 @@ class Placement:
     def text(self) -> str:
         """The devices as people read them: "gpu", "gpu (vae_decoder: cpu)"; empty where there is none."""
         return summary(self.devices) if self.devices else ""
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all graphs are computed with the host's own processor."""
+        placed = [self.device(graph) for graph in self._records]
+        return bool(placed) and all(device is not None and device.on_host for device in placed)
 
     @property
     def computes(self) -> dict[str, str]:

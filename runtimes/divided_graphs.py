@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from artifacts.errors import UsageError
 from artifacts.manifest import GraphRecord, Manifest
@@ -16,7 +15,14 @@ from runtimes.graph_caches import GraphCaches
 from runtimes.graph_memory import Division
 from runtimes.parts_session import PartsSession, cut, kept, most_of
 from runtimes.sessions.onnx_format import format_of
-from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory, Structure
+from runtimes.sessions.session_contract import (
+    GraphFormat,
+    OpensParts,
+    ReplacesFile,
+    Session,
+    SessionFactory,
+    Structure,
+)
 from runtimes.sessions.temporary_weights import TemporaryWeights
 from runtimes.staged_run import StagedGraph
 from runtimes.stages import staging
@@ -65,9 +71,10 @@ class DividedGraphs:
         asked = self._max_part is not None and sum(files) > self._max_part
         if division is None and not asked:
             return None
-        form = dividing(self._factory, self._root / record.model_file)
-        if form is None:
+        divider = dividing(self._factory, self._root / record.model_file)
+        if divider is None:
             return None
+        factory, form = divider
         model_file = self._file(record, device, compute)
         structure = form.structure(model_file)
         weights = structure.weight_bytes
@@ -86,7 +93,7 @@ class DividedGraphs:
             )
 
         def opened(part: bytes, narrow: Collection[str]) -> Session:
-            return self._open_part(part, model_file, device, compute, narrow)
+            return factory.open_part(part, model_file, device, compute, narrow)
 
         keeps = None
         if division is not None:
@@ -99,19 +106,13 @@ class DividedGraphs:
         """The file that parts are opened of."""
         model_file = self._root / record.model_file
         folder = self._caches.folder(record, compute)
-        if folder is None and hasattr(self._factory, "file_to_open"):
+        if folder is None and isinstance(self._factory, ReplacesFile):
             key = record.folder, compute
             if key not in self._weights:
                 with suppress(OSError):
                     self._weights[key] = TemporaryWeights()
             folder = self._weights[key].folder if key in self._weights else None
         return opened_file(self._factory, model_file, device, compute, folder)
-
-    def _open_part(
-        self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()
-    ) -> Session:
-        factory: Any = self._factory
-        return factory.open_part(part, model_file, device, compute, narrow)  # type: ignore[no-any-return]
 
     def staged(self, record: GraphRecord, placement: Placement) -> StagedGraph | None:
         """The graph in stages; None where nothing of it can be run on tiles."""
@@ -120,41 +121,43 @@ class DividedGraphs:
         return self._stagings[record.folder]
 
     def _stage(self, record: GraphRecord, placement: Placement) -> StagedGraph | None:
-        form = dividing(self._factory, self._root / record.model_file)
+        divider = dividing(self._factory, self._root / record.model_file)
         device = placement.device(record.folder)
-        if form is None or device is None:
+        if divider is None or device is None:
             return None
+        factory, form = divider
         compute = placement.compute(record.folder, device)
         model_file = self._file(record, device.name, compute)
 
         def opened(part: bytes, wide: bool) -> Session:
             kind = WIDE if wide and WIDE in device.computes else compute
-            return self._open_part(part, model_file, device.name, kind)
+            return factory.open_part(part, model_file, device.name, kind)
 
         plan = staging(form.structure(model_file))
         return None if plan is None else StagedGraph(model_file, form, plan, opened)
 
 
-def dividing(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
-    """The format of the factory's files, if the factory opens parts of them."""
-    return format_of(factory, model_file) if hasattr(factory, "open_part") else None
+def dividing(factory: SessionFactory, model_file: Path) -> tuple[OpensParts, GraphFormat] | None:
+    """What opens parts of the factory's files, and their format; None where the factory does not."""
+    if not isinstance(factory, OpensParts):
+        return None
+    form = format_of(factory, model_file)
+    return None if form is None else (factory, form)
 
 
 def opened_structure(
     factory: SessionFactory, form: GraphFormat, model_file: Path, device: str, compute: str
 ) -> Structure:
     """The structure of the file that is opened in the place of `model_file`; no file is written."""
-    tell: Any = getattr(factory, "structure_to_open", None)
-    if tell is None:
-        return form.structure(model_file)
-    return tell(model_file, device, compute)  # type: ignore[no-any-return]
+    if isinstance(factory, ReplacesFile):
+        return factory.structure_to_open(model_file, device, compute)
+    return form.structure(model_file)
 
 
 def opened_file(
     factory: SessionFactory, model_file: Path, device: str, compute: str, folder: Path | None
 ) -> Path:
     """The file to open in the place of `model_file`, where the factory makes one and there is a folder for it."""
-    replace: Any = getattr(factory, "file_to_open", None)
-    if replace is None or folder is None:
+    if folder is None or not isinstance(factory, ReplacesFile):
         return model_file
-    return replace(model_file, device, compute, folder)  # type: ignore[no-any-return]
+    return factory.file_to_open(model_file, device, compute, folder)

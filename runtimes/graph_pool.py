@@ -26,6 +26,10 @@ class GraphPool(Runner, Protocol):
         """What graphs run on, by the session's own name; empty where there is no such device."""
 
     @property
+    def on_host(self) -> bool:
+        """Whether all graphs are computed with the host's own processor."""
+
+    @property
     def adapters(self) -> tuple[Adapter, ...]:
         """The LoRAs that are switched on."""
 

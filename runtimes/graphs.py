@@ -29,7 +29,7 @@ from runtimes.memory_plan import MemoryPlan, memory_plan
 from runtimes.process_lock import ProcessLock, kept_in_forks
 from runtimes.sessions import session_table
 from runtimes.sessions.file_constants import Replaced
-from runtimes.sessions.session_contract import Refused, Session
+from runtimes.sessions.session_contract import OpensLater, Refused, Session
 from runtimes.tiles import Layout, Scaling, Tiling, fitting, parts
 
 if TYPE_CHECKING:
@@ -163,6 +163,11 @@ class Graphs:
         """What the graphs run on, by the session's own names ("gpu", "gpu (vae_decoder: cpu)"); empty where the target
         has no device here."""
         return self._placement.text
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all of them are computed with the host's own processor."""
+        return self._placement.on_host
 
     @property
     def note(self) -> str:
@@ -343,7 +348,8 @@ class Graphs:
             if self._files is not None:
                 # A vendor may read weights from the file while it runs. What was replaced as a whole stays as it was
                 # for who has it open.
-                self._files.check(graph, replaced=not getattr(session, "opens_later", False))
+                later = isinstance(session, OpensLater) and session.opens_later
+                self._files.check(graph, replaced=not later)
             self._check_open()
             return outputs
 

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 KEPT = 3
 """Parts that stay open from call to call where their size alone was asked for; the others are opened one at a time."""
 
-_PRODUCTS = frozenset({"Convolution", "GroupConvolution", "Conv", "MatMul", "Gemm", "Einsum"})
+_PRODUCTS = frozenset({"Conv", "MatMul", "Gemm", "Einsum"})
 """Operators that round what they read to the type to compute in; others may run with what makes it."""
 _ANGLES = frozenset({"Sin", "Cos"})
-_SHAPES = frozenset({"ShapeOf", "Shape"})
+_SHAPE = "Shape"
+_SOFTMAX = "Softmax"
 
 _SPLIT_CHAIN = 1000
 """What a cut within a chain of operators counts as, in values that cross: runtimes round less within than across."""
@@ -100,14 +101,14 @@ def _chained(structure: Structure) -> frozenset[str]:
 
     One node alone reads them, beside those that read their shape, and is no product or mixes values by a softmax.
     """
-    reads = Counter(name for node in structure.nodes if node.kind not in _SHAPES for name in node.inputs)
-    shares = {name for node in structure.nodes if node.kind.lower() == "softmax" for name in node.outputs}
+    reads = Counter(name for node in structure.nodes if node.kind != _SHAPE for name in node.inputs)
+    shares = {name for node in structure.nodes if node.kind == _SOFTMAX for name in node.outputs}
     return frozenset(
         name
         for node in structure.nodes
         for name in node.inputs
         if reads[name] == 1
-        and node.kind not in _SHAPES
+        and node.kind != _SHAPE
         and name not in structure.weights
         and (node.kind not in _PRODUCTS or name in shares)
     )

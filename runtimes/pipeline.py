@@ -230,8 +230,7 @@ class Pipeline(AsDiffusers, Generator):
 
     @property
     def note(self) -> str:
-        """What a user should know of what runs: the device, its types, parts of the model that are left out; mostly
-        nothing."""
+        """What a user should know of what runs: the device, its types, parts that are left out; mostly nothing."""
         left_out = [f"{part.name} ({part.class_name})" for part in self.manifest.left_out]
         parts = f"the artifact does not have the model's {' and '.join(left_out)}." if left_out else ""
         return " ".join(filter(None, (self._graphs.note, parts)))
@@ -253,6 +252,11 @@ class Pipeline(AsDiffusers, Generator):
         """What it runs on, by the session's own names: "cpu", "gpu (vae_decoder: cpu)"; empty where the target has no
         device here."""
         return self._graphs.device
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all of its graphs are computed with the host's own processor."""
+        return self._graphs.on_host
 
     def close(self) -> None:
         """Frees all graphs; twice is harmless.

@@ -15,6 +15,7 @@ from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 from artifacts.safetensors_header import require_safetensors
 from runtimes import settings
+from runtimes.text_encoders import pairs
 
 if TYPE_CHECKING:
     import torch
@@ -168,11 +169,10 @@ def load_as_diffusers(
 def _encoders(pipe: Any) -> Iterator[tuple[str, Any, Any]]:
     """The text encoders that were compiled for tokens: name, tokenizer, embedding."""
     components = getattr(pipe, "components", {})
-    for name, encoder in components.items():
-        tokenizer = components.get(name.replace("text_encoder", "tokenizer"))
-        embedding = _embedding(encoder) if name.startswith("text_encoder") else None
-        if embedding is not None and tokenizer is not None:
-            yield name, tokenizer, embedding
+    for name, tokenizer in pairs(components):
+        embedding = _embedding(components[name])
+        if embedding is not None and components[tokenizer] is not None:
+            yield name, components[tokenizer], embedding
 
 
 def _embedding(encoder: Any) -> Any:

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 
 from runtimes.sessions.session_contract import GraphNode, Structure
 
-# Operators whose outputs depend on their inputs' neighbourhood alone, by the names that files have for them.
+# Operators whose outputs depend on their inputs' neighbourhood alone, by ONNX's names.
 _POINTWISE = frozenset(
-    "Add Subtract Sub Multiply Mul Divide Div Sigmoid Relu Swish SiLU Gelu Tanh Erf Exp Clamp Clip Sqrt Power Pow "
-    "Convert Cast PRelu HSwish HSigmoid HardSwish HardSigmoid Mish SoftPlus Softplus Elu LeakyRelu Negative Neg Abs "
-    "FakeQuantize QuantizeLinear DequantizeLinear Identity ShapeOf Shape Concat DepthToSpace".lower().split()
+    "Add Sub Mul Div Sigmoid Relu Swish Gelu Tanh Erf Exp Clip Sqrt Pow Cast PRelu HardSwish HardSigmoid Mish Softplus "
+    "Elu LeakyRelu Neg Abs QuantizeLinear DequantizeLinear Identity Shape Concat DepthToSpace".split()
 )
-_CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution", "Conv"})
-_RESIZES = frozenset({"Interpolate", "Resize", "Upsample", "Pad", "MaxPool", "AveragePool", "AvgPool"})
+_RESIZES = frozenset({"Resize", "Upsample", "Pad", "MaxPool", "AveragePool"})
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def _attention(graph: _Graph, position: int) -> tuple[tuple[str, ...], str] | No
     """What the attention whose softmax is at the position reads, the queries first, and the value that it makes."""
     nodes, shapes = graph.structure.nodes, graph.structure.shapes
     softmax = nodes[position]
-    if softmax.kind.lower() != "softmax" or len(graph.readers.get(softmax.outputs[0], ())) != 1:
+    if softmax.kind != "Softmax" or len(graph.readers.get(softmax.outputs[0], ())) != 1:
         return None
     mixing = nodes[graph.readers[softmax.outputs[0]][0]]
     scoring = graph.maker(softmax.inputs[0])
@@ -181,7 +179,7 @@ def _norm(graph: _Graph, position: int) -> Norm | None:
     if channels == (groups,):  # A constant of a channel is none of a group of several.
         before, pixel = _uncentred(graph, before)
         region |= pixel
-    epsilon = node.attributes.get("epsilon", node.attributes.get("eps", 1e-5))
+    epsilon = node.attributes.get("epsilon", 1e-5)
     if groups is None or not graph.is_map(before) or not graph.is_map(after):
         return None
     return Norm(before, after, groups, epsilon, max(region), frozenset(region))
@@ -190,7 +188,7 @@ def _norm(graph: _Graph, position: int) -> Norm | None:
 def _uncentred(graph: _Graph, value: str) -> tuple[str, set[int]]:
     """What a pixel of the picture was subtracted from, which no norm sees, and the positions of what does that."""
     subtraction = graph.maker(value)
-    if subtraction is None or subtraction.kind not in ("Subtract", "Sub"):
+    if subtraction is None or subtraction.kind != "Sub":
         return value, set()
     whole, pixel = subtraction.inputs[:2]
     slicing = graph.maker(pixel)
@@ -260,7 +258,7 @@ def _stage(graph: _Graph, available: Sequence[str], outputs: tuple[str, ...]) ->
         node = graph.structure.nodes[position]
         if not any(map(graph.is_map, node.inputs)):
             continue
-        if node.kind in _CONVOLUTIONS:
+        if node.kind == "Conv":
             kernel = graph.structure.shapes.get(node.inputs[1], ())[2:]
             sizes = [size for size in kernel if size is not None]
             spread = int(max(node.attributes.get("dilations", 1), 1))
@@ -268,8 +266,6 @@ def _stage(graph: _Graph, available: Sequence[str], outputs: tuple[str, ...]) ->
             radius += max(sizes, default=1) // 2 * spread * int(max(node.attributes.get("strides", 1), 1))
         elif node.kind in _RESIZES:
             radius += 2
-        elif node.kind.lower() not in _POINTWISE or (
-            node.kind == "Concat" and node.attributes.get("axis", 1) != 1
-        ):
+        elif node.kind not in _POINTWISE or (node.kind == "Concat" and node.attributes.get("axis", 1) != 1):
             local = False
     return Stage(read, outputs, local, radius)

@@ -16,6 +16,7 @@ from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from runtimes.generate_options import parameters
+from runtimes.text_encoders import encoders
 
 if TYPE_CHECKING:
     import torch
@@ -59,12 +60,10 @@ class Weighting:
             if made.shape == own.shape and (made - own).abs().max() <= SAME * own.abs().max():
                 self._embed = embed
                 return
-        encoders = (
-            type(part).__name__ for n, part in pipe.components.items() if n.startswith("text_encoder")
-        )
+        classes = (type(pipe.components[name]).__name__ for name in encoders(pipe.components))
         raise UsageError(
             f"compel cannot weigh the words of {type(pipe).__name__}'s prompts: none of its ways fits "
-            f"{', '.join(encoders)}."
+            f"{', '.join(classes)}."
         )
 
     def arguments(

@@ -72,7 +72,8 @@ class Requirements:
         negative_scales: whether scales of weights may be below zero.
         scheme_options: by a weight scheme's name, options that it must have here; others are refused by name, and
             defaults give way.
-        methods: of `targets.openvino.nncf.METHODS`, those that may choose the values of weights in four bits here.
+        methods: names of data-aware methods (`compiler.quantize.method_table`) that may choose the values of weights in
+            four bits here.
         tolerance: by the type that weights are stored in or products are made in, the largest relative error against
             PyTorch that a graph may have here. It takes the place of the default
             (`compiler.evidence.graph_evidence.TOLERANCE`) for the types that it names: for a runtime whose kernels

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from artifacts.errors import LatentcError
 from artifacts.evidence_records import MOST_PARTS, CallMemory, MemoryUse
@@ -19,7 +19,7 @@ from runtimes.divided_graphs import dividing, opened_file, opened_structure
 from runtimes.graph_memory import DIVISIONS
 from runtimes.parts_session import PartsSession, cut, most_of, weights_of_cuts
 from runtimes.sessions.common import give_back
-from runtimes.sessions.session_contract import GraphFormat, Session, SessionFactory
+from runtimes.sessions.session_contract import GraphFormat, OpensParts, Session, SessionFactory
 from runtimes.sessions.temporary_weights import TemporaryWeights
 
 if TYPE_CHECKING:
@@ -131,21 +131,24 @@ class PartsMeter:
         Raises:
             LatentcError: a part cannot be opened or run.
         """
-        form = dividing(self._factory, self._file)
-        if form is None or resident() is None:
+        divider = dividing(self._factory, self._file)
+        if divider is None or resident() is None:
             return None
         weights = TemporaryWeights()
         try:
             self._file = opened_file(self._factory, self._file, self._device, self._compute, weights.folder)
-            return self._use(form, points)
+            return self._use(*divider, points)
         finally:
             weights.remove()
 
-    def _use(self, form: GraphFormat, points: Sequence[Mapping[str, np.ndarray]]) -> MemoryUse | None:
+    def _use(
+        self, factory: OpensParts, form: GraphFormat, points: Sequence[Mapping[str, np.ndarray]]
+    ) -> MemoryUse | None:
         structure = form.structure(self._file)
         parts = cut(structure, most_of(structure.weight_bytes, DIVISIONS[-1]))
+        opened = partial(self._open, factory)
         session = PartsSession(
-            self._file, form, structure, parts, self._graph, self._open, self._device, keeps=()
+            self._file, form, structure, parts, self._graph, opened, self._device, keeps=()
         )
         calls: list[CallMemory] = []
         before, seconds = 1, 0.0
@@ -172,10 +175,9 @@ class PartsMeter:
             cuts=_told(weights_of_cuts(structure)),
         )
 
-    def _open(self, part: bytes, narrow: Collection[str]) -> Session:
+    def _open(self, factory: OpensParts, part: bytes, narrow: Collection[str]) -> Session:
         release()
         before = resident()
-        factory: Any = self._factory
         with _watched() as peaks:
             session = factory.open_part(part, self._file, self._device, self._compute, narrow)
         assert before is not None
@@ -212,9 +214,10 @@ def with_cuts(
     use: MemoryUse | None, factory: SessionFactory, model_file: Path, device: str, compute: str
 ) -> MemoryUse | None:
     """What a graph takes, and the parts that it is cut into where it runs in parts."""
-    form = dividing(factory, model_file)
-    if use is None or form is None:
+    divider = dividing(factory, model_file)
+    if use is None or divider is None:
         return use
+    _, form = divider
     structure = opened_structure(factory, form, model_file, device, compute)
     return use.model_copy(update={"cuts": _told(weights_of_cuts(structure))})
 

@@ -29,11 +29,11 @@ from compiler.evidence.where import Locator
 from compiler.lowering.compile_cache import CompileCache
 from compiler.model_source import ComponentSource, ModelSource
 from compiler.plan import Storage, parameters, planned_bytes
+from compiler.quantize import method_table
 from compiler.quantize.recipe import Choice, choice_of, planned
 from compiler.road import Road, require_taken
 from runtimes.sessions import session_table as sessions
 from runtimes.sessions.file_constants import TakesConstants
-from targets.openvino import nncf as data_aware
 from targets.target_contract import Context, Target
 
 if TYPE_CHECKING:
@@ -344,6 +344,6 @@ def toolchain(target: Target, *choices: Choice) -> dict[str, str]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    if any(choice.methods for choice in choices):
-        versions |= data_aware.toolchain()
+    for name in sorted({name for choice in choices for name in choice.methods}):
+        versions |= method_table.get(name).toolchain()
     return versions | dict(target.toolchain())

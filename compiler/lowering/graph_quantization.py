@@ -36,8 +36,8 @@ from compiler.road import Road
 from runtimes.compute import WIDE, device_of, natively
 from runtimes.sessions import session_table as sessions
 from targets import target_table as targets
+from targets.data_aware_contract import Weight
 from targets.graph.model_copy import copy_of
-from targets.openvino.nncf import Weight
 from targets.target_contract import Context, Target
 
 LARGE = 256 << 20

@@ -24,6 +24,7 @@ from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work, tell
 from compiler.capture.arguments import visual_arguments
 from compiler.evaluation import TASK, Evaluation
+from runtimes.compute import device_of
 
 if TYPE_CHECKING:
     from runtimes.sessions.session_contract import Session
@@ -122,13 +123,17 @@ def affordable(seconds: float, each: float, of: int, fewest: int) -> int:
     return min(of, max(fewest, int(seconds / max(each, 1e-9))))
 
 
-def clock(device: str) -> Callable[[], float]:
+def clock(target: str, device: str) -> Callable[[], float]:
     """Seconds: those of the processors where they compute, in which other programs have no part; else the clock's.
 
     Args:
-        device: by a session's own name.
+        target: whose session computes.
+        device: by the session's own name.
     """
-    if device != "cpu":
+    from runtimes.sessions import session_table
+
+    known = device_of(session_table.get(target), device)
+    if known is None or not known.on_host:
         return perf_counter
     count = processors()
     return lambda: process_time() / count
@@ -200,7 +205,7 @@ def draw(
     """
     import torch
 
-    now = clock(recorder.device)
+    now = clock(job.target, recorder.device)
 
     def picture(seed: int, steps: int) -> float:
         """Draws one prompt; its seconds."""

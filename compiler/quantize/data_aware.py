@@ -1,9 +1,8 @@
 """int4 whose values follow the data: AWQ, scale estimation and GPTQ.
 
-What the pipeline calls the component with is recorded (`calibrate`), and the vendor's compressor then chooses values,
-scales and zero points for the products' weights (`targets.openvino.nncf`). Here is what stands between: `run` is the
-compiler's side, `compressing` is the other's, in a process of its own, which takes the compressor's memory with it when
-it ends.
+What the pipeline calls the component with is recorded (`calibrate`), and a method of `method_table` then chooses
+values, scales and zero points for the products' weights. Here is what stands between: `run` is the compiler's side,
+`compressing` is the other's, in a process of its own, which takes the method's memory with it when it ends.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work
+from compiler.quantize import method_table
 from compiler.quantize.blocks import Blocks
 from compiler.quantize.calibrate import read_inputs
 from compiler.quantize.stream import ChosenValues
-from targets.openvino import nncf as data_aware
+from targets.data_aware_contract import Weight
 
 CALLS = 32
 """Calls of the component that a method sees, spread over the timesteps: as many as NNCF's AWQ and scale estimation
@@ -76,10 +76,12 @@ def require(component: str, needed: int, methods: Iterable[str]) -> None:
     Raises:
         LatentcError: a package is not installed, or there is too little memory.
     """
-    names = ", ".join(sorted(methods))
-    here = data_aware.available()
-    if not here.ok:
-        raise LatentcError(f"int4 with method={names} cannot be had here: {here.reason}.", here.install)
+    ordered = sorted(methods)
+    names = ", ".join(ordered)
+    for name in ordered:
+        here = method_table.get(name).available()
+        if not here.ok:
+            raise LatentcError(f"int4 with method={names} cannot be had here: {here.reason}.", here.install)
     if short := memory.shortage(needed):
         raise LatentcError(
             f"int4 with method={names} holds all of '{component}' several times over: it takes about {short}.",
@@ -91,7 +93,7 @@ def run(
     model_file: Path,
     calls: Path,
     method: str,
-    weights: Sequence[data_aware.Weight],
+    weights: Sequence[Weight],
     out: Path,
     progress: Progress,
     folder: str,
@@ -137,9 +139,9 @@ def _read(file: Path) -> ChosenValues:
 
 def work(job: DataAwareJob) -> dict[str, str]:
     """Compresses in this process; the answer is empty."""
-    weights = [data_aware.Weight(*fields) for fields in job.weights]
+    weights = [Weight(*fields) for fields in job.weights]
     calls = read_inputs(Path(job.calls))
-    for weight, made in data_aware.compress(Path(job.model_file), weights, job.method, calls):
+    for weight, made in method_table.get(job.method).compress(Path(job.model_file), weights, calls):
         arrays = {name: array for name, array in vars(made).items() if array is not None}
         np.savez(Path(job.out) / f"{weights.index(weight)}.npz", **arrays)
     return {}

@@ -19,8 +19,8 @@ import onnx_ir as ir
 from artifacts.errors import UsageError
 from compiler.quantize.blocks import Blocks, as_half, nonzero
 from compiler.quantize.find import Layout
+from compiler.quantize.method_table import METHODS
 from compiler.quantize.scheme import NO_METHOD, Format, Misfit, Scheme, SchemeOptions, unaveraged
-from targets.openvino.nncf import METHODS
 
 GROUPS = (128, 64, 32)
 

@@ -335,7 +335,7 @@ class Choice:
 
     @property
     def methods(self) -> frozenset[str]:
-        """What chooses values by the data (`targets.openvino.nncf.METHODS`)."""
+        """What chooses values by the data (`compiler.quantize.method_table`)."""
         return frozenset(options.method for _, options in self.parts) - {NO_METHOD}
 
     @property

@@ -104,7 +104,7 @@ def run(session: Session, calls: Sequence[dict[str, np.ndarray]], job: ReplayJob
         measured[number] = np.array(outputs[job.taps])
 
     measure(numbers[0])
-    now = clock(session.device)
+    now = clock(job.target, session.device)
     begun = now()
     measure(numbers[-1])
     count = affordable(job.seconds, now() - begun, len(numbers), FEWEST)

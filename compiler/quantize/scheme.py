@@ -45,7 +45,7 @@ class SchemeOptions:
 
     @property
     def method(self) -> str:
-        """What chooses the values by the data (`targets.openvino.nncf.METHODS`); `NO_METHOD` where the scheme does."""
+        """What chooses the values by the data (`compiler.quantize.method_table`); `NO_METHOD` where the scheme does."""
         return NO_METHOD
 
     def replaced(self: AnyOptions, **values: bool | int | str) -> AnyOptions:

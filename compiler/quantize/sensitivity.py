@@ -27,6 +27,7 @@ from compiler.quantize.allot import Option
 from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import QuantizableWeight, find
 from compiler.quantize.scheme import SchemeOptions
+from runtimes.compute import WIDE, host_of
 from runtimes.sessions import session_table as sessions
 from targets import target_table as targets
 from targets.graph.model_copy import copy_of
@@ -105,7 +106,8 @@ def _open(model: ir.Model, initializers: Sequence[QuantizableWeight], place: Pat
         copy.graph.inputs.append(value)
     target = targets.get(targets.STAND_IN)
     lowered = target.lower(copy, target.options(), place, Context())
-    return sessions.get(targets.STAND_IN).open(place / lowered.model_file, "cpu", "fp32", None)
+    factory = sessions.get(targets.STAND_IN)
+    return factory.open(place / lowered.model_file, host_of(factory), WIDE, None)
 
 
 def _options(

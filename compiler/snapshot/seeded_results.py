@@ -30,6 +30,7 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
         model: the target-neutral graph, whose weights are `targets.graph.weights.Seeded`.
     """
     from compiler.capture.samples import points
+    from runtimes.compute import WIDE, host_of
     from runtimes.sessions import session_table as sessions
     from targets import target_table as targets
     from targets.target_contract import Context
@@ -37,7 +38,8 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
     target = targets.get(targets.STAND_IN)
     with tempfile.TemporaryDirectory(prefix="latentc-graph-") as folder:
         lowered = target.lower(copy_of(model), target.options(), Path(folder), Context())
-        session = sessions.get(targets.STAND_IN).open(Path(folder) / lowered.model_file, "cpu", "fp32", None)
+        factory = sessions.get(targets.STAND_IN)
+        session = factory.open(Path(folder) / lowered.model_file, host_of(factory), WIDE, None)
         try:
             results = session.run(next(points(method)))
         finally:

@@ -15,7 +15,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import TensorSpec
 from artifacts.processors import limit
 from artifacts.units import whole_number
-from runtimes.sessions.session_contract import Device, Refused, Session
+from runtimes.sessions.session_contract import Device, Refused, Releases, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,8 +107,7 @@ def running(name: str, target: str, inputs: Mapping[str, np.ndarray]) -> Iterato
 def give_back(session: Session) -> bool:
     """Has a session give back the memory that calls computed in, if it keeps any until the next; returns whether it
     could: one that cannot keeps it until it is closed."""
-    release = getattr(session, "release", None)
-    return release is None or bool(release())
+    return session.release() if isinstance(session, Releases) else True
 
 
 def check_inputs(inputs: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec], name: str) -> None:

@@ -35,7 +35,7 @@ class DirectMlSessions:
         present = available_providers()
         if not present:
             return ()
-        cpu = Device(CPU, "CPU, for checking: the unfused twin of the same weights", ON_CPU)
+        cpu = Device(CPU, "CPU, for checking: the unfused twin of the same weights", ON_CPU, on_host=True)
         return (Device(GPU, "GPU through DirectX 12"), cpu) if PROVIDER in present else (cpu,)
 
     def check_device(self, name: str) -> None:

@@ -11,7 +11,14 @@ from typing import Any, cast
 
 from artifacts.errors import LatentcError
 from runtimes.sessions.file_constants import Replaced, StoredConstant
-from runtimes.sessions.session_contract import Contents, GraphFormat, GraphNode, SessionFactory, Structure
+from runtimes.sessions.session_contract import (
+    BringsFormat,
+    Contents,
+    GraphFormat,
+    GraphNode,
+    SessionFactory,
+    Structure,
+)
 from targets.graph import nf4_nodes
 
 SUFFIX = ".onnx"
@@ -206,9 +213,8 @@ def link_beside(model_file: Path, folder: Path) -> None:
 
 def format_of(factory: SessionFactory, model_file: Path) -> GraphFormat | None:
     """How the factory's files are looked into: as it says itself, or as ONNX files; None for files of another kind."""
-    own = getattr(factory, "format", None)
-    if own is not None:
-        return cast(GraphFormat, own)
+    if isinstance(factory, BringsFormat):
+        return factory.format
     return ONNX if model_file.suffix == SUFFIX else None
 
 

@@ -41,6 +41,8 @@ SEQUENTIAL = frozenset({"DmlExecutionProvider"})
 NEVER_AUTO = frozenset({"coreml"})
 # The graphs compute in fp32: that is what they are typed in, whatever their weights are stored in. CoreML narrows them.
 COMPUTES = {"coreml": ("fp16",)}
+# CoreML chooses between the processor and what is beside it.
+ON_HOST = frozenset({"cpu"})
 # Devices with memory of their own that tensors are placed in before a run and fetched from after it, under ONNX
 # Runtime's name of that memory. For the others it copies by itself, node by node where it must.
 MEMORY = {"cuda": "cuda"}
@@ -78,7 +80,7 @@ class OrtSessions:
         """One device for each execution provider of the installed onnxruntime that runs on this machine."""
         present = available_providers()
         devices = [
-            Device(name, text, computes=COMPUTES.get(name, ("fp32",)))
+            Device(name, text, computes=COMPUTES.get(name, ("fp32",)), on_host=name in ON_HOST)
             for provider, (name, text) in PROVIDERS.items()
             if provider in present
         ]

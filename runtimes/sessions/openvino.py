@@ -64,12 +64,13 @@ class OpenVinoSessions:
                     d.lower(),
                     str(core.get_property(d, "FULL_DEVICE_NAME")),
                     computes=computes(d, core.get_property(d, "OPTIMIZATION_CAPABILITIES")),
+                    on_host=d.partition(".")[0] == "CPU",
                 )
                 for d in core.available_devices
             ]
         except (ImportError, RuntimeError):
             return ()
-        return tuple(sorted(devices, key=lambda d: not d.name.startswith("cpu")))
+        return tuple(sorted(devices, key=lambda d: not d.on_host))
 
     def lacks(self, built: Built) -> str:
         """Nothing: there is always the CPU."""
@@ -111,7 +112,7 @@ class OpenVinoSessions:
         return self._opened(model_file, device, compute, None, constants)
 
     def file_to_open(self, model_file: Path, device: str, compute: str, folder: Path) -> Path:
-        """See `runtimes.sessions.session_contract.SessionFactory`: on a CPU with the weights of convolutions widened.
+        """See `runtimes.sessions.session_contract.ReplacesFile`: on a CPU with the weights of convolutions widened.
 
         Raises:
             LatentcError: no such device, or OpenVINO refused the file.
@@ -125,7 +126,7 @@ class OpenVinoSessions:
             return widened(ov.Core(), model_file, compute, folder)
 
     def structure_to_open(self, model_file: Path, device: str, compute: str) -> Structure:
-        """See `runtimes.sessions.session_contract.SessionFactory`."""
+        """See `runtimes.sessions.session_contract.ReplacesFile`."""
         name = choose(device, self.devices(), self.target, INSTALL).upper()
         return IR.structure(model_file, widened_bytes(model_file, compute) if name == "CPU" else 0)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cached_property
 from xml.etree import ElementTree
 
+from runtimes.sessions.openvino_operators import onnx_name
 from runtimes.sessions.session_contract import GraphNode, Structure
 from targets.openvino.stored_form import KEY as INFORMATION
 from targets.openvino.stored_form import RESULT
@@ -93,7 +94,7 @@ class IrGraph:
 
         nodes = [
             GraphNode(
-                layer.attrib["type"],
+                onnx_name(layer.attrib["type"]),
                 tuple(key(place) for _, place in sorted(self._sources.get(number, {}).items(), key=_number)),
                 tuple(key((number, port.attrib["id"])) for port in layer.iterfind("output/port")),
                 _numbers(layer),

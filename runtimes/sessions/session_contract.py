@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built, TensorSpec
@@ -23,12 +23,15 @@ class Device:
         note: what a user is told when it is what runs, such as that it stands in for another.
         computes: the types that it computes in natively, of "fp32", "fp16" and "bf16"; first the one that graphs
             are computed in by default. Empty where graphs are typed themselves, and nothing is to be chosen.
+        on_host: whether it computes with the host's own processor, so that the time of this process's threads is what a
+            call takes.
     """
 
     name: str
     description: str
     note: str = ""
     computes: tuple[str, ...] = ()
+    on_host: bool = False
 
 
 class Refused(LatentcError):
@@ -42,9 +45,7 @@ class NotStarted(Refused):
 class Session(Protocol):
     """One opened graph. Dtypes and names are those of `inputs` and `outputs`; shapes must fit their specs.
 
-    One whose `run` may open files of the artifact says so by an attribute, ``opens_later = True``. One that keeps the
-    memory that a call computed in offers a method ``release()``, which gives it back until the next call and returns
-    whether it could.
+    It may be an `OpensLater` or a `Releases`, too.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -70,6 +71,23 @@ class Session(Protocol):
         """Frees the vendor's objects; the session cannot be used afterwards. Twice is harmless."""
 
 
+@runtime_checkable
+class OpensLater(Protocol):
+    """What a session is, too, whose `run` may open files of the artifact."""
+
+    @property
+    def opens_later(self) -> bool:
+        """True."""
+
+
+@runtime_checkable
+class Releases(Protocol):
+    """What a session is, too, that keeps the memory which a call computed in."""
+
+    def release(self) -> bool:
+        """Gives that memory back until the next call; returns whether it could."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a graph's file stores, whatever is said of it elsewhere.
@@ -88,9 +106,10 @@ class GraphNode:
     """One operation of a graph's file, between values that are not constant.
 
     Attributes:
-        kind: the operator, by the file's own name.
+        kind: ONNX's op_type of the operator, whatever the file calls it; the file's own name for one that ONNX lacks.
         inputs: of values and constants, by name; empty for one that is left out.
-        attributes: those that are numbers.
+        attributes: those that are numbers; ``axis``, ``dilations``, ``strides``, ``epsilon`` and ``num_groups`` are
+            called as in ONNX.
     """
 
     kind: str
@@ -126,7 +145,7 @@ class Structure:
 class GraphFormat(Protocol):
     """How a kind of graph file is looked into, so that what it stores can be told and an error in it located.
 
-    `structure` and `extract` are for factories that open parts of graphs.
+    `structure` and `extract` are for factories that are `OpensParts`.
     """
 
     def values(self, model_file: Path) -> tuple[str, ...]:
@@ -136,7 +155,7 @@ class GraphFormat(Protocol):
         """What the file stores; no weight is read."""
 
     def structure(self, model_file: Path) -> Structure:
-        """The nodes and values of the file; no weight is read."""
+        """The nodes and values of the file, the operators by ONNX's names; no weight is read."""
 
     def extract(self, model_file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         """The part of the graph that makes `outputs` of `inputs`, under these names, as a file of its kind; its weights
@@ -162,30 +181,8 @@ class GraphFormat(Protocol):
 class SessionFactory(Protocol):
     """What a file of `runtimes/` offers as SESSION; `runtimes.sessions.session_table` names it.
 
-    One whose files are code, which the vendor executes, says so by an attribute, ``runs_code = True``, and opens those
-    alone that the user trusts (`artifacts.trusted_engines`).
-
-    One that can say more of a device that is not here than that it is not offers a method ``check_device(name)``, which
-    raises LatentcError.
-
-    One whose graphs are faster for sizes that are known is a `runtimes.sessions.exact_sizes.TakesSizes`, too.
-
-    One whose graphs can be opened with other constants than their files hold is a
-    `runtimes.sessions.file_constants.TakesConstants`, too: LoRAs can be switched in its artifacts then.
-
-    One that can open a part of a graph, as `GraphFormat.extract` gives it, offers a method
-    ``open_part(part, model_file, device, compute, narrow)``, which returns a session of it; `model_file` is the whole
-    graph's, and `narrow` names inputs and outputs of the part that may be handed over in the type that it computes in.
-    Without it graphs are not divided: pictures are made in tiles that do not know of each other, and no graph runs in
-    parts.
-
-    One that opens another file than the artifact's own, as that takes less memory, offers a method
-    ``file_to_open(model_file, device, compute, folder)``, which writes it in `folder`, if it is not there, and returns
-    it; the folder is for this content and type alone. Parts are opened of that file. It offers a method
-    ``structure_to_open(model_file, device, compute)``, too, which tells that file's structure without writing it.
-
-    One whose graphs are not ONNX files offers a `GraphFormat` as its attribute ``format``, too. Without it an error in
-    a graph is measured at the graph's outputs alone.
+    It may be more, by a protocol each: `RunsCode`, `ExplainsDevice`, `OpensParts`, `ReplacesFile` and `BringsFormat`,
+    which stand below, `runtimes.sessions.exact_sizes.TakesSizes` and `runtimes.sessions.file_constants.TakesConstants`.
     """
 
     target: str
@@ -223,3 +220,80 @@ class SessionFactory(Protocol):
             Refused: the vendor refused the file on this device.
             LatentcError: no such device, or the file is not the target's.
         """
+
+
+@runtime_checkable
+class RunsCode(Protocol):
+    """What a session factory is, too, whose files are code, which the vendor executes.
+
+    Those alone are opened that the user trusts (`artifacts.trusted_engines`).
+    """
+
+    @property
+    def runs_code(self) -> bool:
+        """True."""
+
+
+@runtime_checkable
+class ExplainsDevice(Protocol):
+    """What a session factory is, too, that can say more of a device that is not here than that it is not."""
+
+    def check_device(self, name: str) -> None:
+        """Raises LatentcError where it knows why the device is not here."""
+
+
+@runtime_checkable
+class OpensParts(Protocol):
+    """What a session factory is, too, that can open a part of a graph.
+
+    Graphs of others are not divided: pictures are made in tiles that do not know of each other, and no graph runs in
+    parts.
+    """
+
+    def open_part(
+        self, part: bytes, model_file: Path, device: str, compute: str, narrow: Collection[str] = ()
+    ) -> Session:
+        """Opens a part of a graph, as `GraphFormat.extract` gives it.
+
+        Args:
+            model_file: the whole graph's, or what stands in its place (`ReplacesFile`).
+            device, compute: as of `SessionFactory.open`.
+            narrow: inputs and outputs of the part that may be handed over in the type that it computes in.
+
+        Raises:
+            Refused: the vendor refused the part on this device.
+            LatentcError: no such device, or the part is not the target's.
+        """
+
+
+@runtime_checkable
+class ReplacesFile(Protocol):
+    """What a session factory is, too, that opens another file than the artifact's own, as that takes less memory.
+
+    Parts are opened of that file.
+    """
+
+    def file_to_open(self, model_file: Path, device: str, compute: str, folder: Path) -> Path:
+        """Writes the file in `folder`, if it is not there, and returns it; `model_file` where that is opened itself.
+
+        Args:
+            folder: for this content and type alone.
+
+        Raises:
+            LatentcError: no such device, or the vendor refused the file.
+        """
+
+    def structure_to_open(self, model_file: Path, device: str, compute: str) -> Structure:
+        """The structure of that file, without writing it."""
+
+
+@runtime_checkable
+class BringsFormat(Protocol):
+    """What a session factory is, too, whose graphs are not ONNX files.
+
+    Without it an error in a graph of such a kind is measured at the graph's outputs alone.
+    """
+
+    @property
+    def format(self) -> GraphFormat:
+        """How its files are looked into."""

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from targets.data_aware_contract import Values, Weight
 from targets.target_contract import Availability
 from targets.versions import installed, versions
 
 if TYPE_CHECKING:
     import numpy as np
-
-METHODS: dict[str, str] = {"awq": "awq", "scale-estimation": "scale_estimation", "gptq": "gptq"}
-"""Our names -> the arguments of `nncf.compress_weights`."""
 
 # What has weights that NNCF would compress.
 _WEIGHTED = frozenset(
@@ -37,98 +35,73 @@ _WIDE = 3.4028234e38
 
 
 @dataclass(frozen=True)
-class Weight:
-    """A weight to be put in four bits: the initializer's name, elements to a scale, and whether with zero points.
+class NncfMethod:
+    """A `targets.data_aware_contract.DataAwareMethod` of NNCF's.
 
-    It is the second input of one MatMul or Gemm.
+    Attributes:
+        argument: of `nncf.compress_weights`, which turns it on.
+        moves_scales: whether it moves scales from weights into activations.
     """
 
     name: str
-    group: int
-    asymmetric: bool
+    argument: str
+    moves_scales: bool = False
+
+    def available(self) -> Availability:
+        """Whether NNCF and OpenVINO are here."""
+        return installed("nncf", "openvino")
+
+    def toolchain(self) -> Mapping[str, str]:
+        """The versions of both."""
+        return versions("nncf", "openvino")
+
+    def compress(
+        self, model_file: Path, weights: Sequence[Weight], calls: Sequence[Mapping[str, np.ndarray]]
+    ) -> Iterator[tuple[Weight, Values]]:
+        """Compresses once for each group size and kind of zero points; NNCF takes one for all weights."""
+        # Its progress bars are drawn on standard output.
+        with contextlib.redirect_stdout(io.StringIO()):
+            import nncf
+            import openvino as ov
+
+            model = ov.Core().read_model(model_file)
+            products = _prepare(model, {weight.name for weight in weights}, self.moves_scales)
+            types = {port.get_any_name(): port.get_element_type().to_dtype() for port in model.inputs}
+            dataset = nncf.Dataset([{n: call[n].astype(kind) for n, kind in types.items()} for call in calls])
+            for group, asymmetric in sorted({(weight.group, weight.asymmetric) for weight in weights}):
+                mine = {products[w.name] for w in weights if (w.group, w.asymmetric) == (group, asymmetric)}
+                others = [
+                    op.get_friendly_name()
+                    for op in model.get_ordered_ops()
+                    if op.get_type_name() in _WEIGHTED and op.get_friendly_name() not in mine
+                ]
+                model = nncf.compress_weights(
+                    model,
+                    mode=nncf.CompressWeightsMode.INT4_ASYM
+                    if asymmetric
+                    else nncf.CompressWeightsMode.INT4_SYM,
+                    ratio=1.0,
+                    group_size=group,
+                    ignored_scope=nncf.IgnoredScope(names=others, validate=False),
+                    all_layers=True,
+                    dataset=dataset,
+                    subset_size=len(calls),
+                    backup_mode=nncf.BackupMode.NONE,
+                    **{self.argument: True},
+                )
+        constants = {
+            op.get_friendly_name(): op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"
+        }
+        for weight in weights:
+            values = _values(constants, weight)
+            if values is not None:
+                yield weight, values
 
 
-@dataclass(frozen=True)
-class Values:
-    """A weight in four bits.
-
-    Attributes:
-        values: int8 [rows, inner] of -8..7, or uint8 of 0..15 where there are zero points.
-        scale: float32 [rows, inner / group].
-        zero: uint8 [rows, inner / group], or None.
-        inputs: float32 [inner], what the product's input is to be multiplied by, or None.
-    """
-
-    values: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray | None
-    inputs: np.ndarray | None
-
-
-def available() -> Availability:
-    """Whether NNCF and OpenVINO are here."""
-    return installed("nncf", "openvino")
-
-
-def toolchain() -> Mapping[str, str]:
-    """Package -> version of what shapes the result."""
-    return versions("nncf", "openvino")
-
-
-def compress(
-    model_file: Path,
-    weights: Sequence[Weight],
-    method: str,
-    calls: Sequence[Mapping[str, np.ndarray]],
-) -> Iterator[tuple[Weight, Values]]:
-    """What a method makes of the weights, given inputs that the graph is called with.
-
-    Holds the whole graph several times over: run it in a process of its own. Weights that NNCF leaves out do
-    not come back.
-
-    Args:
-        model_file: the float graph, as OpenVINO's IR or as ONNX.
-        method: of `METHODS`.
-        calls: input name -> array, for each call.
-
-    Raises:
-        RuntimeError: OpenVINO or NNCF cannot work on the graph.
-    """
-    # Its progress bars are drawn on standard output.
-    with contextlib.redirect_stdout(io.StringIO()):
-        import nncf
-        import openvino as ov
-
-        model = ov.Core().read_model(model_file)
-        products = _prepare(model, {weight.name for weight in weights}, method == "awq")
-        types = {port.get_any_name(): port.get_element_type().to_dtype() for port in model.inputs}
-        dataset = nncf.Dataset([{n: call[n].astype(kind) for n, kind in types.items()} for call in calls])
-        for group, asymmetric in sorted({(weight.group, weight.asymmetric) for weight in weights}):
-            mine = {products[w.name] for w in weights if (w.group, w.asymmetric) == (group, asymmetric)}
-            others = [
-                op.get_friendly_name()
-                for op in model.get_ordered_ops()
-                if op.get_type_name() in _WEIGHTED and op.get_friendly_name() not in mine
-            ]
-            model = nncf.compress_weights(
-                model,
-                mode=nncf.CompressWeightsMode.INT4_ASYM if asymmetric else nncf.CompressWeightsMode.INT4_SYM,
-                ratio=1.0,
-                group_size=group,
-                ignored_scope=nncf.IgnoredScope(names=others, validate=False),
-                all_layers=True,
-                dataset=dataset,
-                subset_size=len(calls),
-                backup_mode=nncf.BackupMode.NONE,
-                **{METHODS[method]: True},
-            )
-    constants = {
-        op.get_friendly_name(): op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"
-    }
-    for weight in weights:
-        values = _values(constants, weight)
-        if values is not None:
-            yield weight, values
+AWQ = NncfMethod("awq", "awq", moves_scales=True)
+SCALE_ESTIMATION = NncfMethod("scale-estimation", "scale_estimation")
+GPTQ = NncfMethod("gptq", "gptq")
+METHODS = (AWQ, SCALE_ESTIMATION, GPTQ)
 
 
 def _prepare(model: Any, names: set[str], guarded: bool) -> dict[str, str]:

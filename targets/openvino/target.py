@@ -53,7 +53,7 @@ class OpenVino:
         WEIGHT_TYPED,
         rewrites=(SPLIT_LINEAR, SUB_PIXEL_CONV, INSTANCE_NORM.off(), PAD_HEADS.off()),
         approximations=frozenset({"pooled-keys"}),
-        methods=frozenset(METHODS),
+        methods=frozenset(method.name for method in METHODS),
     )
     options: type[OpenVinoOptions] = OpenVinoOptions
     rebuild = None

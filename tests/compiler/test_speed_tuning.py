@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -167,6 +168,7 @@ class FakePipeline:
 
     computes = {"unet": "fp32"}  # noqa: RUF012
     device = "cpu"
+    on_host = True
 
     def __init__(self, flaws: tuple[Any, ...] = ()) -> None:
         self.drawn: list[float] = []
@@ -196,6 +198,17 @@ def test_pictures_are_held_to_those_of_all_calls_which_are_drawn_once() -> None:
     flaw = SimpleNamespace(message="it is black.", hint="")
     with pytest.raises(LatentcError, match="'a' cannot be judged: it is black"):
         Drawn(FakePipeline((flaw,)), None).run(["a"], Setting("", 20), 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("on_host", "seconds"), [(True, 0.25), (False, 0.0)])
+def test_processors_count_where_they_compute_whatever_the_device_is_called(
+    on_host: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compiler.forecast_search.process_time", itertools.count(0, 0.25).__next__)
+    pipeline: Any = FakePipeline()
+    pipeline.device, pipeline.on_host = "abacus", on_host
+    run = Drawn(pipeline, 3.0).run(["a"], Setting("", 20), 1.0)
+    assert run.processor_seconds == run.processor_seconds_unaccelerated == seconds
 
 
 @pytest.mark.parametrize(

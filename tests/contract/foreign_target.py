@@ -122,7 +122,7 @@ class AbacusSessions:
 
     def devices(self) -> tuple[Device, ...]:
         """The CPU."""
-        return (Device("cpu", "CPU", computes=("fp32",)),)
+        return (Device("cpu", "CPU", computes=("fp32",), on_host=True),)
 
     def lacks(self, built: Built) -> str:
         """Nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import gc
+import inspect
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +17,17 @@ from artifacts.manifest import Built, DimRange
 from artifacts.precisions import PRECISIONS
 from runtimes.compute import device_of, natively
 from runtimes.sessions import session_table as sessions
+from runtimes.sessions.exact_sizes import TakesSizes
 from runtimes.sessions.file_constants import TakesConstants
-from runtimes.sessions.session_contract import Session, SessionFactory
+from runtimes.sessions.session_contract import (
+    BringsFormat,
+    ExplainsDevice,
+    OpensParts,
+    ReplacesFile,
+    RunsCode,
+    Session,
+    SessionFactory,
+)
 from targets import target_table as targets
 from targets.graph.onnx_files import symbols
 from targets.target_contract import Context
@@ -29,6 +39,10 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 1e-5, "bf16": 1e-5}
 ROUNDING = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 2e-2}
 
 
+FURTHER = (RunsCode, ExplainsDevice, OpensParts, ReplacesFile, BringsFormat, TakesSizes, TakesConstants)
+"""What a factory may be beside a `SessionFactory`."""
+
+
 def error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
@@ -38,6 +52,10 @@ class SessionContract:
     vendor: ClassVar[str]
     """The vendor's importable module."""
     device: ClassVar[str] = "cpu"
+    on_host: ClassVar[bool] = True
+    """Whether `device` is the host's processor."""
+    further: ClassVar[frozenset[type]] = frozenset()
+    """Of `FURTHER`, what the factory is."""
     built: ClassVar[dict[Path, Built]] = {}
     """What the target said of each model file that `write` wrote."""
 
@@ -81,6 +99,15 @@ class SessionContract:
         names = [d.name for d in factory.devices()]
         assert self.device in names
         assert len(names) == len(set(names))
+        assert [d.on_host for d in factory.devices() if d.name == self.device] == [self.on_host]
+
+    def test_what_else_it_is_and_that_it_is_called_so(self, factory: SessionFactory) -> None:
+        assert {protocol for protocol in FURTHER if isinstance(factory, protocol)} == self.further
+        for protocol in self.further:
+            for name, member in vars(protocol).items():
+                if inspect.isfunction(member) and not name.startswith("_"):
+                    _, *parameters = inspect.signature(member).parameters
+                    assert list(inspect.signature(getattr(factory, name)).parameters) == parameters
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
     def test_computes_what_the_graph_says(self, precision: str, tmp_path: Path) -> None:

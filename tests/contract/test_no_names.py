@@ -115,6 +115,11 @@ def offences(module: str, tree: ast.Module) -> Iterator[str]:
             file = place.partition(":")[0]
             if name not in own and (path == file or path.startswith(f"{file}.")):
                 yield f"{module}:{line} imports '{name}'"
+        for name, place in TARGETS.items():
+            folder = place.partition(":")[0].rpartition(".")[0]
+            session = SESSIONS[name].partition(":")[0]  # Its further files begin with its name.
+            if path.startswith(f"{folder}.") and not module.startswith(session):
+                yield f"{module}:{line} imports of the folder of '{name}'"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -144,6 +149,7 @@ def test_the_stand_in_is_a_target():
         "from compiler.quantize import int4",
         "from compiler.quantize.int4 import SCHEME",
         "import targets.tensorrt.target",
+        "from targets.tensorrt.engine_build import dtype_name",
     ],
 )
 def test_a_planted_one_is_seen(source):

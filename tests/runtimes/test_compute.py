@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from artifacts.errors import UsageError
@@ -12,6 +14,7 @@ from runtimes.compute import (
     choose,
     covered,
     default,
+    host_of,
     natively,
     summary,
     types_to_check,
@@ -112,3 +115,9 @@ def test_types_as_people_read_them() -> None:
     assert summary({"unet": "bf16", "vae": "bf16"}) == "bf16"
     assert summary({"text": "bf16", "unet": "bf16", "vae": "fp32"}) == "bf16 (vae: fp32)"
     assert summary({}) == "unknown"
+
+
+def test_the_device_that_is_the_host_is_known_by_what_it_says_of_itself() -> None:
+    host = Device("beads", "", on_host=True)
+    assert host_of(SimpleNamespace(devices=lambda: (GPU, PLAIN_CPU, host))) == "beads"  # type: ignore[arg-type]
+    assert host_of(SimpleNamespace(devices=lambda: (GPU,))) == "auto"  # type: ignore[arg-type]

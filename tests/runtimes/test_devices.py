@@ -29,7 +29,7 @@ class TwoDevices(Factory):
         self.refuses_running: set[str] = set()
 
     def devices(self) -> tuple[Device, ...]:
-        return (Device("gpu", "", computes=("fp16",)), Device("cpu", "", computes=("fp32",)))
+        return (Device("gpu", "", computes=("fp16",)), Device("cpu", "", computes=("fp32",), on_host=True))
 
     def open(
         self, model_file: Path, device: str, compute: str, cache_dir: Path | None, built: Any
@@ -65,6 +65,21 @@ def graphs(device: Asked, events: list[Event] | None = None, **options: Any) -> 
 
 def notes(events: list[Event]) -> list[str]:
     return [event.task for event in events if not event.task.startswith("opening")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_host"), [("cpu", True), ("gpu", False), ("gpu,vae=cpu", False), ("cpu,unet=gpu", False)]
+)
+@pytest.mark.usefixtures("factory")
+def test_graphs_are_on_the_host_where_all_their_devices_are(asked: str, on_host: bool) -> None:
+    assert graphs(asked).on_host is on_host
+
+
+def test_nothing_is_on_the_host_where_no_device_is(
+    factory: TwoDevices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "devices", lambda: ())
+    assert not graphs("auto").on_host
 
 
 @pytest.mark.parametrize(

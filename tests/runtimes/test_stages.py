@@ -19,7 +19,7 @@ from runtimes.file_array import FileArray
 from runtimes.parts_session import KEPT, PartsSession, cut, kept, wide_values
 from runtimes.sessions import session_table
 from runtimes.sessions.onnx_format import format_of
-from runtimes.sessions.session_contract import GraphNode, Session, Structure
+from runtimes.sessions.session_contract import GraphNode, OpensParts, Session, Structure
 from runtimes.staged_run import StagedGraph, _room
 from runtimes.stages import staging
 from targets.openvino.target import TARGET, OpenVinoOptions
@@ -144,7 +144,8 @@ def opened(request: pytest.FixtureRequest, decoder: Path) -> Iterator[Opened]:
     def opens(graph: Path | bytes, wide: bool = True) -> Session:
         if isinstance(graph, Path):
             return factory.open(graph, "cpu", "fp32", None, {})
-        return factory.open_part(graph, file, "cpu", "fp32")  # type: ignore[attr-defined, no-any-return]
+        assert isinstance(factory, OpensParts)
+        return factory.open_part(graph, file, "cpu", "fp32")
 
     yield file, form, opens, form.structure(file)
 
@@ -158,6 +159,12 @@ def test_a_decoder_is_cut_at_its_norms_and_what_is_not_local_runs_whole(opened: 
     assert plan.norms[-2:] == (*norms,) and [norm.groups for norm in norms] == [8, 2]
     assert [round(norm.epsilon, 6) for norm in norms] == [1e-5, 1e-3]
     assert [stage.radius for stage in plan.stages[3:]] == [2, 2]
+
+
+def test_operators_are_called_as_in_onnx_whatever_the_file_is(opened: Opened) -> None:
+    kinds = {node.kind for node in opened[3].nodes}
+    assert {kind for kind in kinds if not onnx.defs.has(kind)} == set()
+    assert kinds >= {"Conv", "Sub", "Shape", "Softmax", "Relu"}
 
 
 @pytest.mark.parametrize("in_files", [False, True])
@@ -307,7 +314,7 @@ def test_what_angles_and_outputs_are_made_of_stays_wide() -> None:
         return GraphNode(kind, names[:-1], names[-1:], {})
 
     nodes = (
-        node("Multiply", "t", "frequencies", "angle"),
+        node("Mul", "t", "frequencies", "angle"),
         node("Sin", "angle", "sine"),
         node("MatMul", "sine", "w", "embedded"),
         node("Cos", "embedded", "cosine"),

@@ -36,7 +36,8 @@ def test_a_whole_graph_is_taken_to_need_half_as_much_again_as_its_parts(
     monkeypatch.setattr(memory_use, "cut", lambda *arguments: ())
     monkeypatch.setattr(memory_use, "weights_of_cuts", lambda structure: ())
     monkeypatch.setattr(memory_use, "process_memory", lambda: 40)
-    use = meter._use(SimpleNamespace(structure=lambda file: structure), [{"x": np.zeros(2, np.float32)}])
+    form = SimpleNamespace(structure=lambda file: structure)
+    use = meter._use(SimpleNamespace(), form, [{"x": np.zeros(2, np.float32)}])
     assert use is not None
     assert (use.anonymous, use.opening, use.file_backed) == (800, 1200, 14)
     assert use.calls[0].anonymous == 20

@@ -13,6 +13,7 @@ from artifacts.errors import LatentcError
 from artifacts.progress import silent
 from compiler.quantize import calibrate, replay
 from compiler.quantize.calibrate import spread
+from runtimes.sessions.session_contract import Device
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_as_many_calls_are_tapped_as_a_time_allows_spread_over_all(
 ) -> None:
     calls = [{"x": np.full(3, number, np.float32), "unread": np.zeros(1)} for number in range(80)]
     session: Any = Session(clock, seconds)
-    job: Any = SimpleNamespace(taps="taps", seconds=40.0, among=among)
+    job: Any = SimpleNamespace(target="onnxruntime", taps="taps", seconds=40.0, among=among)
     replayed = replay.run(session, calls, job)
     assert replayed.calls == chosen and session.calls == len(chosen)
     assert replayed.taps[:, 0].tolist() == list(chosen)
@@ -89,7 +90,12 @@ def test_as_many_calls_are_tapped_as_a_time_allows_spread_over_all(
 def test_other_programs_do_not_count_where_processors_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "processors", lambda: 4)
     monkeypatch.setattr(calibrate, "process_time", lambda: 10.0)
-    assert calibrate.clock("cpu")() == 2.5 and calibrate.clock("gpu.1") is calibrate.perf_counter
+    devices = (Device("beads", "", on_host=True), Device("gpu.1", ""))
+    factory = SimpleNamespace(devices=lambda: devices)
+    monkeypatch.setattr("runtimes.sessions.session_table.get", {"abacus": factory}.get)
+    assert calibrate.clock("abacus", "beads")() == 2.5
+    assert calibrate.clock("abacus", "gpu.1") is calibrate.perf_counter
+    assert calibrate.clock("abacus", "cpu") is calibrate.perf_counter
 
 
 def test_calls_are_spread_evenly() -> None:
@@ -121,7 +127,7 @@ def test_prompts_and_steps_are_drawn_as_a_time_allows(
     recorder = calibrate.Recorder(Session(clock, 0.0), SimpleNamespace())  # type: ignore[arg-type]
     pipeline = Pipeline(clock, seconds, recorder)
     settings = SimpleNamespace(steps=20, prompts=("a", "b", "c", "d"))
-    job: Any = SimpleNamespace(evaluation=settings, seconds=40.0)
+    job: Any = SimpleNamespace(target="onnxruntime", evaluation=settings, seconds=40.0)
     assert calibrate.draw(pipeline, job, recorder, {"output_type": "latent"}) == (prompts, steps)
     assert len(recorder.inputs) == prompts * steps
     # A picture tells what a step takes; where no more can be afforded it is the one that is measured.
@@ -133,6 +139,6 @@ def test_a_component_that_latents_do_not_need_costs_one_short_picture_more(clock
     pipeline = Pipeline(clock, 7.5, recorder)
     pipeline.decodes = True
     settings = SimpleNamespace(steps=20, prompts=("a", "b", "c", "d"))
-    job: Any = SimpleNamespace(evaluation=settings, seconds=40.0)
+    job: Any = SimpleNamespace(target="onnxruntime", evaluation=settings, seconds=40.0)
     assert calibrate.drawn(pipeline, job, recorder, {}) == (1, 4)
     assert pipeline.drawn == [4, 4] and len(recorder.inputs) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -11,16 +13,71 @@ from compiler import build
 from compiler.capture.capture import Capture
 from compiler.capture.declared_sizes import SizeRange
 from compiler.lowering.compile_cache import CompileCache
-from compiler.quantize import data_aware
-from compiler.quantize.recipe import read, resolve, with_method
+from compiler.lowering.graph_job import toolchain
+from compiler.quantize import data_aware, method_table
+from compiler.quantize.recipe import Choice, read, resolve, with_method
 from targets import target_table as targets
+from targets.data_aware_contract import Values
+from targets.openvino.nncf import NncfMethod
 from targets.target_contract import Availability
 from tests.compiler.made import method, request, stored
 
 
+@pytest.mark.parametrize("name", method_table.METHODS)
+def test_a_method_has_the_name_that_its_table_gives_it(name):
+    assert method_table.get(name).name == name
+
+
+def test_a_method_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(UsageError, match="no data-aware method 'spqr'.*awq, scale-estimation, gptq"):
+        method_table.get("spqr")
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_targets_take_methods_of_the_table(name):
+    assert targets.get(name).requirements.methods <= set(method_table.METHODS)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A method of no vendor, which leaves the first weight out."""
+
+    name: str = "gptq"
+
+    def available(self):
+        return Availability(False, "it is not ready", "Wait")
+
+    def toolchain(self):
+        return {"kept": "7"}
+
+    def compress(self, model_file, weights, calls):
+        assert [call["x"].tolist() for call in calls] == [[1.0], [2.0]]
+        for weight in weights[1:]:
+            values = np.arange(8, dtype=np.int8)[None]
+            yield weight, Values(values, np.ones((1, 1), np.float32), None, None)
+
+
+KEPT = Kept()
+
+
+def test_the_table_decides_what_a_method_is(monkeypatch, tmp_path):
+    monkeypatch.setitem(method_table.METHODS, "gptq", f"{__name__}:KEPT")
+    with pytest.raises(LatentcError, match=r"method=gptq cannot be had here: it is not ready.\nWait"):
+        data_aware.require("unet", 1, {"gptq"})
+    choice = Choice(read("unet=int4:method=gptq").components["unet"])
+    assert toolchain(targets.get("onnxruntime"), choice)["kept"] == "7"
+    assert "kept" not in toolchain(targets.get("onnxruntime"), Choice(None))
+    monkeypatch.setattr(data_aware, "read_inputs", lambda file: [{"x": np.ones(1)}, {"x": np.full(1, 2.0)}])
+    job = data_aware.DataAwareJob(
+        model_file="", calls="", method="gptq", weights=(("a", 8, False), ("b", 8, False)), out=str(tmp_path)
+    )
+    data_aware.work(job)
+    assert [file.name for file in tmp_path.iterdir()] == ["1.npz"]
+
+
 def test_a_component_that_does_not_fit_is_refused_with_the_next_command(monkeypatch):
     monkeypatch.setattr("artifacts.memory.available", lambda: 3 * 2**30)
-    monkeypatch.setattr(data_aware.data_aware, "available", lambda: Availability(True))
+    monkeypatch.setattr(NncfMethod, "available", lambda method: Availability(True))
     data_aware.require("unet", data_aware.memory_needed(1_000_000, 1_000_000), {"awq"})
     with pytest.raises(LatentcError) as refused:
         data_aware.require("unet", data_aware.memory_needed(860_000_000, 6_553_600), {"awq"})
@@ -38,7 +95,7 @@ def test_the_plan_asks_for_the_memory_and_stops_without_it(monkeypatch, tmp_path
         name: resolve(read(f"unet={name}"), {"unet": ["unet"]}, targets.get("openvino"))
         for name in ("int4", "int4:method=gptq")
     }
-    monkeypatch.setattr(data_aware.data_aware, "available", lambda: Availability(True))
+    monkeypatch.setattr(NncfMethod, "available", lambda method: Availability(True))
     monkeypatch.setattr("artifacts.memory.available", lambda: 2**40)
     wanted = request(tmp_path / "out", target="openvino")
     plain = build._plan(wanted, found, recipes["int4"])
@@ -52,7 +109,7 @@ def test_the_plan_asks_for_the_memory_and_stops_without_it(monkeypatch, tmp_path
 
 def test_without_nncf_its_command_is_told(monkeypatch):
     missing = Availability(False, "the package 'nncf' is not installed", "pip install nncf")
-    monkeypatch.setattr(data_aware.data_aware, "available", lambda: missing)
+    monkeypatch.setattr(NncfMethod, "available", lambda method: missing)
     with pytest.raises(LatentcError, match=r"the package 'nncf' is not installed.\npip install nncf"):
         data_aware.require("unet", 1, {"gptq"})
 
@@ -64,7 +121,7 @@ def compile_cache():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_checker")
-@pytest.mark.parametrize("name", data_aware.data_aware.METHODS)
+@pytest.mark.parametrize("name", method_table.METHODS)
 def test_a_compile_whose_weights_follow_the_data(name, sd15, compile_cache, tmp_path, monkeypatch):
     """Every product of the UNet that is in four bits, with the evidence of any int4 weight, the same each time."""
     monkeypatch.setattr(data_aware, "CALLS", 8)

@@ -10,6 +10,7 @@ import runtimes.sessions.directml as directml
 from artifacts.errors import LatentcError
 from artifacts.manifest import DimRange
 from runtimes.sessions.directml import ON_CPU, SESSION
+from runtimes.sessions.session_contract import ExplainsDevice
 from targets.directml.target import TARGET
 from targets.target_contract import Context
 from tests.contract.graphs import Denoiser
@@ -21,6 +22,7 @@ DIMS = {"batch": DimRange(min=1, max=2), "tokens": DimRange(min=3, max=3)}
 class TestDirectMl(SessionContract):
     target = "directml"
     vendor = "onnxruntime"
+    further = frozenset({ExplainsDevice})
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 
 from artifacts.errors import LatentcError, UsageError
+from runtimes.sessions.file_constants import TakesConstants
 from runtimes.sessions.onnx_structure import check_onnx
 from runtimes.sessions.onnxruntime import SESSION, OrtSession, OrtSessions, inference_session
-from runtimes.sessions.session_contract import Device
+from runtimes.sessions.session_contract import Device, OpensParts
 from targets.onnxruntime.file_format import FORMAT
 from tests.contract.graphs import Denoiser, identity
 from tests.contract.session_contract import SessionContract
@@ -22,6 +23,7 @@ from tests.contract.session_contract import SessionContract
 class TestOnnxRuntime(SessionContract):
     target = "onnxruntime"
     vendor = "onnxruntime"
+    further = frozenset({OpensParts, TakesConstants})
 
     def test_bfloat16_in_and_out(self, tmp_path: Path) -> None:
         session = self.open(self.write(identity(ir.DataType.BFLOAT16, ["n"]), tmp_path))

@@ -10,9 +10,12 @@ import onnx_ir as ir
 import pytest
 
 from runtimes.compute import natively
+from runtimes.sessions.exact_sizes import TakesSizes
+from runtimes.sessions.file_constants import TakesConstants
 from runtimes.sessions.openvino import SESSION, computes
 from runtimes.sessions.openvino_compiling import hint
-from runtimes.sessions.session_contract import SessionFactory
+from runtimes.sessions.openvino_operators import ONNX_NAMES
+from runtimes.sessions.session_contract import BringsFormat, OpensParts, ReplacesFile, SessionFactory
 from tests.contract.graphs import Denoiser, model, named, value
 from tests.contract.session_contract import SessionContract
 
@@ -74,6 +77,7 @@ rotary (float[b, 4, n, 8] x, float[b, 1, n, 8] cos, float[b, 1, n, 8] sin) => (f
 class TestOpenVino(SessionContract):
     target = "openvino"
     vendor = "openvino"
+    further = frozenset({OpensParts, ReplacesFile, BringsFormat, TakesSizes, TakesConstants})
 
     def test_the_second_start_loads_a_blob_without_weights(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,3 +169,9 @@ def test_files_of_other_frameworks_are_not_offered_to_openvinos_frontends(tmp_pa
     file.write_bytes(b"\x08\x04 a frozen TensorFlow graph")
     with pytest.raises(Exception, match="is not an OpenVINO model"):
         SESSION.open(file, "cpu", "fp32", None)
+
+
+def test_what_operators_are_called_in_onnx() -> None:
+    """No name that both have is translated, and none into one that ONNX lacks."""
+    assert {name for name in ONNX_NAMES.values() if not onnx.defs.has(name)} == set()
+    assert {name for name in ONNX_NAMES if onnx.defs.has(name)} == set()

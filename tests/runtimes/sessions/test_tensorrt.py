@@ -21,7 +21,7 @@ from artifacts.manifest import Built
 from artifacts.progress import silent
 from runtimes.sessions import tensorrt
 from runtimes.sessions.scratch import scratch
-from runtimes.sessions.session_contract import SessionFactory
+from runtimes.sessions.session_contract import RunsCode, SessionFactory
 from runtimes.sessions.tensorrt import SESSION
 from targets.graph.onnx_files import write_onnx
 from targets.target_contract import Availability
@@ -71,6 +71,8 @@ class TestPretended(SessionContract):
     target = "tensorrt"
     vendor = BUILDERS["rtx"].module
     device = "cuda"
+    on_host = False
+    further = frozenset({RunsCode})
 
     @pytest.fixture(autouse=True)
     def pretended(self, monkeypatch: pytest.MonkeyPatch) -> None:

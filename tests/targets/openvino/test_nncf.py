@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from targets.openvino import nncf as data_aware
-from targets.openvino.nncf import METHODS, Values, Weight
+from targets.data_aware_contract import Values, Weight
+from targets.openvino.nncf import AWQ, GPTQ, METHODS
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -64,7 +64,7 @@ def lost(made: Values, weight: np.ndarray, tokens: np.ndarray) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asymmetric", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_weights_come_back_in_four_bits(method, asymmetric, graph):
     pytest.importorskip("nncf")
     wanted = [
@@ -72,7 +72,7 @@ def test_weights_come_back_in_four_bits(method, asymmetric, graph):
         Weight("left", 64, asymmetric),
         Weight("right", 32, asymmetric),
     ]
-    found = dict(data_aware.compress(graph, wanted, method, calls()))
+    found = dict(method.compress(graph, wanted, calls()))
     assert list(found) == wanted  # and not "other", which was not asked for
     for weight, made in found.items():
         original = WEIGHTS[weight.name]
@@ -83,10 +83,10 @@ def test_weights_come_back_in_four_bits(method, asymmetric, graph):
         assert made.values.min() >= low and made.values.max() <= high
         # Of two readers of one activation, each has what was moved out of its own weight.
         assert np.linalg.norm(restored(made) - original) < 0.25 * np.linalg.norm(original)
-        assert method == "awq" or made.inputs is None
-    if method == "awq":
+        assert method is AWQ or made.inputs is None
+    if method is AWQ:
         assert any(made.inputs is not None for made in found.values())
-    again = dict(data_aware.compress(graph, wanted, method, calls()))
+    again = dict(method.compress(graph, wanted, calls()))
     for weight, made in found.items():
         assert np.array_equal(made.values, again[weight].values)
         assert np.array_equal(made.scale, again[weight].scale)
@@ -100,7 +100,7 @@ def test_gptq_loses_less_on_the_data_than_the_weight_alone_tells(graph):
     options = scheme_table.options("int4", {"scales": "fp32"})
     blocks = scheme_table.get("int4").quantize(WEIGHTS["first"], options)
     plain = Values(blocks.values, blocks.scale, None, None)
-    ((_, made),) = data_aware.compress(graph, [Weight("first", 64, False)], "gptq", calls())
+    ((_, made),) = GPTQ.compress(graph, [Weight("first", 64, False)], calls())
     tokens = np.concatenate([call["x"].reshape(-1, 128) for call in calls(12)[8:]])
     assert lost(made, WEIGHTS["first"], tokens) < 0.7 * lost(plain, WEIGHTS["first"], tokens)
 
@@ -109,13 +109,13 @@ def test_gptq_loses_less_on_the_data_than_the_weight_alone_tells(graph):
 def test_a_weight_that_the_graph_does_not_multiply_with_is_an_error(graph):
     pytest.importorskip("nncf")
     with pytest.raises(RuntimeError, match="no product of the weight 'nobody'"):
-        list(data_aware.compress(graph, [Weight("nobody", 64, False)], "gptq", calls(1)))
+        list(GPTQ.compress(graph, [Weight("nobody", 64, False)], calls(1)))
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
     from targets import versions
 
     monkeypatch.setattr(versions, "_importable", lambda module: module != "nncf")
-    found = data_aware.available()
+    found = AWQ.available()
     assert (found.ok, found.reason) == (False, "the package 'nncf' is not installed")
     assert found.install == "pip install nncf"
