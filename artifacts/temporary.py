@@ -27,16 +27,21 @@ _YOUNG = 60.0
 """Seconds: a folder that is younger may be of a command that has not locked it yet."""
 
 
-def locked_folder() -> tuple[Path, FileLock]:
-    """A new temporary folder, and the lock by which it is known to be in use until its owner ends.
+def locked_folder(within: Path | None = None) -> tuple[Path, FileLock]:
+    """A new folder, and the lock by which it is known to be in use until its owner ends.
 
     What processes left that were killed is removed on the way.
 
+    Args:
+        within: where it is made, with a name that systems hide; None for where temporary files are.
+
     Raises:
-        OSError: there is no temporary folder that can be written.
+        OSError: that cannot be written.
     """
-    remove_leftovers(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    prefix = PREFIX if within is None else f".{PREFIX}"
+    base = Path(tempfile.gettempdir()) if within is None else within
+    remove_leftovers(base, prefix)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
     lock = FileLock(folder / LOCK, thread_local=False)
     with suppress(OSError, Timeout):
         lock.acquire(blocking=False)
@@ -74,15 +79,20 @@ def own_folder() -> Iterator[None]:
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder for files of a while. It goes at the end, or with the next command where the process was killed.
+def private_folder(within: Path | None = None) -> Iterator[Path]:
+    """A folder for files of a while. It goes at the end, or with the next one there where the process was killed.
+
+    Args:
+        within: as of `locked_folder`: for files that are too large for where temporary ones are, or to be linked to.
 
     Raises:
-        LatentcError: there is no temporary folder that can be written.
+        LatentcError: it cannot be written.
     """
     try:
-        folder, lock = locked_folder()
+        folder, lock = locked_folder(within)
     except OSError as error:
+        if within is not None:
+            raise LatentcError(f"{within} cannot be written: {error.strerror or error}.") from error
         raise LatentcError(
             f"no temporary folder can be written: {error.strerror or error}.", "Set TMPDIR to one that can."
         ) from error
@@ -92,10 +102,10 @@ def private_folder() -> Iterator[Path]:
         remove(folder, lock)
 
 
-def remove_leftovers(base: Path) -> None:
-    """Removes the folders of commands that have ended; those of others, and what cannot be removed, stay."""
+def remove_leftovers(base: Path, prefix: str = PREFIX) -> None:
+    """Removes the folders of processes that have ended; those of others, and what cannot be removed, stay."""
     user = os.getuid() if hasattr(os, "getuid") else None
-    for folder in base.glob(f"{PREFIX}*"):
+    for folder in base.glob(f"{prefix}*"):
         with suppress(OSError, Timeout):
             info = folder.lstat()
             if (user is not None and info.st_uid != user) or time.time() - info.st_mtime < _YOUNG:

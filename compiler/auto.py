@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
@@ -24,6 +23,7 @@ from artifacts.hashing import content_key
 from artifacts.manifest import Recipe, RecipeComponent, RecipeRule
 from artifacts.progress import Event, Progress, silent
 from artifacts.publish import require_out
+from artifacts.temporary import private_folder
 from artifacts.verification import Artifact
 from compiler import build
 from compiler.compile_request import CompileRequest
@@ -105,8 +105,7 @@ def compile(
     compile_cache = compile_cache or CompileCache()
     require_out(request.out, request.force)
     beside = existing_folder(request.out.parent)  # Trials want the disk that OUT will be on.
-    with tempfile.TemporaryDirectory(prefix=".latentc-auto-", dir=beside) as temporary:
-        folder = Path(temporary)
+    with private_folder(beside) as folder:
         asked = replace(request, patience=max(request.patience, PATIENCE), references=folder)
         numbers = count(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from artifacts import memory
 from artifacts.evidence_records import PictureEvidence, PipelineEvidence
 from artifacts.manifest import Manifest
 from artifacts.progress import Progress
+from artifacts.temporary import private_folder
 from compiler.capture.capture import Capture
 from compiler.compile_request import CompileRequest
 from compiler.evaluation import evaluation
@@ -50,13 +50,13 @@ def pipeline_evidence(
             PipelineEvidence(task=task, check="not measured", reason=reason) for task in manifest.pipelines
         )
     root, moved = quantized_pictures.relocated(manifest, folders)
-    with tempfile.TemporaryDirectory(prefix="latentc-pipeline-") as loose:
-        write_loose_files(source, captured, Path(loose))
+    with private_folder() as loose:
+        write_loose_files(source, captured, loose)
         job = PipelineJob(
             model=source.spec,
             variant=source.variant,
             left_out=tuple(p.name for p in captured.left_out if p.name not in captured.uncalled),
-            loose=loose,
+            loose=str(loose),
             root=str(root),
             manifest=moved,
             check="full" if request.check == "full" else "quick",
@@ -79,12 +79,12 @@ def picture_evidence(
     if reason := _cannot_run(manifest):
         return (PictureEvidence(reason=reason),)
     root, moved = quantized_pictures.relocated(manifest, folders)
-    with tempfile.TemporaryDirectory(prefix="latentc-pictures-") as loose:
-        write_loose_files(source, captured, Path(loose))
+    with private_folder() as loose:
+        write_loose_files(source, captured, loose)
         job = PictureJob(
             model=source.spec,
             variant=source.variant,
-            loose=loose,
+            loose=str(loose),
             root=str(root),
             manifest=moved,
             evaluation=evaluation(source.root, request.pictures),

@@ -8,7 +8,6 @@ chosen is compiled once more with the checks that were asked for.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Manifest
 from artifacts.progress import Event, Progress, silent
 from artifacts.publish import require_out
+from artifacts.temporary import private_folder
 from artifacts.verification import Artifact, open_artifact
 from compiler import build
 from compiler.compile_request import CompileRequest
@@ -88,8 +88,8 @@ def compile(
     compile_cache = CompileCache()
     require_out(request.out, request.force)
     beside = existing_folder(request.out.parent)  # Trials want the disk that OUT will be on.
-    with tempfile.TemporaryDirectory(prefix=".latentc-fastest-", dir=beside) as temporary:
-        trials = Trials(request, Path(temporary), compile_cache, progress)
+    with private_folder(beside) as folder:
+        trials = Trials(request, folder, compile_cache, progress)
         begun = perf_counter()
         plain = trials.manifest(Combination())
         compiling = perf_counter() - begun

@@ -16,7 +16,7 @@ from artifacts.contents import Folder
 from artifacts.errors import LatentcError
 from runtimes.assemble import INDEX, read_index, trusted
 from runtimes.configs import is_class_entry
-from runtimes.pipeline_parts import part_files, private_folder
+from runtimes.pipeline_parts import part_files, passing_folder
 from runtimes.trusted_classes import is_list
 
 _WEIGHTS = ".safetensors"
@@ -35,7 +35,7 @@ def model_view(root: Path) -> Iterator[Path]:
     """
     files = Folder(root)
     index = read_index(files)
-    with private_folder() as view:
+    with passing_folder() as view:
         for name, entry in _components(index).items():
             if not name.isidentifier():
                 raise LatentcError(f"{files.shown(INDEX)}: '{name}' is not the name of a component.")
@@ -57,7 +57,7 @@ def following(folder: Path) -> tuple[Path, ...]:
 @contextmanager
 def component_view(folder: Path) -> Iterator[Path]:
     """As `model_view`, for the folder of one component."""
-    with private_folder() as view:
+    with passing_folder() as view:
         _add_component(view, folder.parent, folder.name)
         yield view / folder.name
 

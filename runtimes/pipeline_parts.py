@@ -185,7 +185,7 @@ def part_files(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Itera
 @contextmanager
 def view(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[Path]:
     """A private folder with the `part_files` of `folder` and nothing else; gone at the end."""
-    with private_folder() as place:
+    with passing_folder() as place:
         for path, data in part_files(files, folder, largest):
             _write(place.joinpath(*path.split("/")), data)
         yield place
@@ -194,14 +194,17 @@ def view(files: Contents, folder: str, largest: int = MAX_FIGURE) -> Iterator[Pa
 @contextmanager
 def private_copy(data: bytes, name: str) -> Iterator[Path]:
     """A file called `name` in a folder of its own; gone at the end."""
-    with private_folder() as place:
+    with passing_folder() as place:
         _write(place / name, data)
         yield place / name
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    """A temporary folder that nobody else can have put something into; gone at the end."""
+def passing_folder() -> Iterator[Path]:
+    """A temporary folder that nobody else can have put something into; gone at the end.
+
+    It has no lock, unlike `artifacts.temporary.private_folder`: each load makes several, for small files of a moment.
+    """
     try:
         place = tempfile.TemporaryDirectory(prefix="latentc-", ignore_cleanup_errors=True)
     except OSError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from artifacts.temporary import private_folder
 from compiler.capture.calls import sizes
 from compiler.capture.infer import Method
 
@@ -63,9 +63,9 @@ def points(method: Method, numbers: Sequence[int] | None = None) -> Iterator[dic
 @contextmanager
 def write_points(method: Method, numbers: Sequence[int] | None = None) -> Iterator[list[Path]]:
     """The points as npz files in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="latentc-check-") as folder:
+    with private_folder() as folder:
         files = []
         for index, arrays in enumerate(points(method, numbers)):
-            files.append(Path(folder) / f"{index}.npz")
+            files.append(folder / f"{index}.npz")
             np.savez(files[-1], **arrays)  # type: ignore[arg-type]
         yield files

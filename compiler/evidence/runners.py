@@ -15,6 +15,7 @@ import numpy as np
 
 from artifacts.errors import LatentcError
 from artifacts.manifest import Built
+from artifacts.temporary import private_folder
 from compiler.evidence.bisection import Measured
 from compiler.evidence.metrics import comparable, relative_error
 from runtimes.sessions.session_contract import GraphFormat, SessionFactory
@@ -190,10 +191,8 @@ def _marked(form: GraphFormat | None, model_file: Path, names: Sequence[str]) ->
         return
     beside = model_file.parent.parent
     # A folder on the artifact's own disk holds links to its weights rather than copies.
-    with tempfile.TemporaryDirectory(
-        prefix=".latentc-where-", dir=beside if _writable(beside) else None, ignore_cleanup_errors=True
-    ) as temporary:
-        folder = Path(temporary) / model_file.parent.name
+    with private_folder(beside if _writable(beside) else None) as place:
+        folder = place / model_file.parent.name
         folder.mkdir()
         yield form.with_outputs(model_file, names, folder)
 

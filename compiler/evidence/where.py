@@ -7,7 +7,6 @@ the target's own session. Two neighbours of those that disagree are compared val
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,6 +19,7 @@ from pydantic import BaseModel
 from artifacts import memory
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
+from artifacts.temporary import private_folder
 from artifacts.worker import WorkerError, ask
 from artifacts.worker_loop import Work
 from compiler.evidence import dataflow, runners
@@ -149,8 +149,8 @@ class Locator:
             raise LatentcError(f"it takes {short}.")
         task = f"{folder}: looking for where it leaves the tolerance"
         self.progress(Event(task, 0, None))
-        with tempfile.TemporaryDirectory(prefix="latentc-where-", ignore_cleanup_errors=True) as temporary:
-            exported, passed = self._write(Path(temporary))
+        with private_folder() as place:
+            exported, passed = self._write(place)
             request = Request(
                 check=check,
                 compute=compute,

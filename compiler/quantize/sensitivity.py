@@ -8,7 +8,6 @@ sensitivity; the error of any other scheme follows from that scheme's own error.
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,16 +21,13 @@ from artifacts import strict_json
 from artifacts.disk import write_cached
 from artifacts.errors import LatentcError
 from artifacts.progress import Event, Progress
+from compiler import stand_in
 from compiler.quantize import low_rank
 from compiler.quantize.allot import Option
 from compiler.quantize.decide import NONE, Decision, decide
 from compiler.quantize.find import QuantizableWeight, find
 from compiler.quantize.scheme import SchemeOptions
-from runtimes.compute import WIDE, host_of
-from runtimes.sessions import session_table as sessions
-from targets import target_table as targets
 from targets.graph.model_copy import copy_of
-from targets.target_contract import Context
 
 Candidates = Sequence[tuple[str, SchemeOptions]]
 """What a weight may become, beside staying as it is: schemes by name, with their options."""
@@ -65,21 +61,15 @@ def measure(
     initializers = find(model)
     weights = {str(f.value.name): np.ascontiguousarray(f.weight.numpy()) for f in initializers}
     result: dict[str, tuple[Option, ...]] = {}
-    with tempfile.TemporaryDirectory(prefix="latentc-sensitivity-") as place:
-        session = _open(model, initializers, Path(place))
-        try:
-            references = [session.run({**call, **weights}) for call in calls]
-            _require_finite(references, folder)
-            started = time.perf_counter()
-            for number, initializer in enumerate(initializers):
-                result[initializer.key] = _options(
-                    initializer, weights, session, calls, references, candidates
-                )
-                left = (time.perf_counter() - started) / (number + 1) * (len(initializers) - number - 1)
-                task = f"{folder}: sensitivity of weights, about {_minutes(left)} left"
-                progress(Event(task, number + 1, len(initializers)))
-        finally:
-            session.close()
+    with stand_in.opened(_with_weights_as_inputs(model, initializers)) as session:
+        references = [session.run({**call, **weights}) for call in calls]
+        _require_finite(references, folder)
+        started = time.perf_counter()
+        for number, initializer in enumerate(initializers):
+            result[initializer.key] = _options(initializer, weights, session, calls, references, candidates)
+            left = (time.perf_counter() - started) / (number + 1) * (len(initializers) - number - 1)
+            task = f"{folder}: sensitivity of weights, about {_minutes(left)} left"
+            progress(Event(task, number + 1, len(initializers)))
     return Measured(folder, result)
 
 
@@ -97,17 +87,14 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _open(model: ir.Model, initializers: Sequence[QuantizableWeight], place: Path) -> Any:
-    """A session of the graph with its weights as inputs."""
+def _with_weights_as_inputs(model: ir.Model, initializers: Sequence[QuantizableWeight]) -> ir.Model:
+    """A copy of the graph."""
     copy = copy_of(model)
     for initializer in initializers:
         value = copy.graph.initializers.pop(str(initializer.value.name))
         value.const_value = None
         copy.graph.inputs.append(value)
-    target = targets.get(targets.STAND_IN)
-    lowered = target.lower(copy, target.options(), place, Context())
-    factory = sessions.get(targets.STAND_IN)
-    return factory.open(place / lowered.model_file, host_of(factory), WIDE, None)
+    return copy
 
 
 def _options(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -29,21 +27,11 @@ def measure(model: ir.Model, method: Method) -> tuple[str, ...]:
     Args:
         model: the target-neutral graph, whose weights are `targets.graph.weights.Seeded`.
     """
+    from compiler import stand_in
     from compiler.capture.samples import points
-    from runtimes.compute import WIDE, host_of
-    from runtimes.sessions import session_table as sessions
-    from targets import target_table as targets
-    from targets.target_contract import Context
 
-    target = targets.get(targets.STAND_IN)
-    with tempfile.TemporaryDirectory(prefix="latentc-graph-") as folder:
-        lowered = target.lower(copy_of(model), target.options(), Path(folder), Context())
-        factory = sessions.get(targets.STAND_IN)
-        session = factory.open(Path(folder) / lowered.model_file, host_of(factory), WIDE, None)
-        try:
-            results = session.run(next(points(method)))
-        finally:
-            session.close()
+    with stand_in.opened(copy_of(model)) as session:
+        results = session.run(next(points(method)))
     return tuple(_line(name, array) for name, array in sorted(results.items()))
 
 

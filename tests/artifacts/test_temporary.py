@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from artifacts import temporary
+from artifacts.errors import LatentcError
 from runtimes.sessions.temporary_weights import TemporaryWeights
 
 KILLED = """
@@ -75,6 +76,26 @@ def test_weights_of_a_killed_process_go_with_the_next(base: Path) -> None:
     weights.remove()
     weights.remove()
     assert list(base.iterdir()) == []
+
+
+def test_a_folder_beside_something_is_hidden_and_goes_with_the_next(base: Path) -> None:
+    beside = base / "artifacts"
+    beside.mkdir()
+    made = "import os, sys; from pathlib import Path; from artifacts.temporary import locked_folder as made; "
+    subprocess.run(
+        [sys.executable, "-c", f"{made}f = made(Path(sys.argv[1])); os._exit(9)", str(beside)], timeout=60
+    )
+    (left,) = beside.iterdir()
+    assert left.name.startswith(".latentc-run-")
+    aged(left)
+    with temporary.private_folder(beside) as folder:
+        assert folder.parent == beside and list(beside.iterdir()) == [folder]
+    assert list(beside.iterdir()) == []
+    with (
+        pytest.raises(LatentcError, match="nowhere cannot be written"),
+        temporary.private_folder(base / "nowhere"),
+    ):
+        pass
 
 
 def test_without_a_temporary_folder_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
