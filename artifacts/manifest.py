@@ -42,15 +42,28 @@ class FileRecord(Record):
 
 
 class DimRange(Record):
-    """The declared range of a symbolic dimension, both ends included."""
+    """The declared range of a symbolic dimension, both ends included: `min`, and what is whole steps above it."""
 
     min: int
     max: int
+    step: int = 1
+
+    def __contains__(self, size: int) -> bool:
+        return self.min <= size <= self.max and (size - self.min) % self.step == 0
+
+    def nearest(self, size: int) -> tuple[int, ...]:
+        """The size itself where it is in the range, else those of the range next to it: one or two."""
+        if size in self:
+            return (size,)
+        below = self.min + (min(size, self.max) - self.min) // self.step * self.step
+        return tuple(near for near in (below, below + self.step) if near in self) or (self.min,)
 
     @property
     def text(self) -> str:
-        """ "1..4"; "4" where both ends are it."""
-        return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
+        """ "1..4"; "4" where both ends are it; "64..128 in steps of 32"."""
+        if self.min == self.max:
+            return str(self.min)
+        return f"{self.min}..{self.max}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
 
 class TensorSpec(Record):

@@ -285,6 +285,8 @@ def _range_faults(at: str, ranges: dict[str, DimRange]) -> Iterator[tuple[str, s
     for name, dim in ranges.items():
         if not 0 <= dim.min <= dim.max:
             yield f"{at}.{artifact_paths.shown(name)}", f"{dim.min}..{dim.max} is no range"
+        if dim.step < 1:
+            yield f"{at}.{artifact_paths.shown(name)}", f"{dim.step} is no step"
 
 
 def _size_faults(sizes: dict[str, DimRange]) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from artifacts.hashing import record_path
 from artifacts.manifest import (
     Adapter,
     ComponentRecord,
+    DimRange,
     FileRecord,
     GraphRecord,
     Manifest,
@@ -59,9 +61,12 @@ def compiled_manifest(
         precision=request.precision,
         quantization=recipe,
         left_out=captured.left_out,
-        sizes={"height": captured.size.height, "width": captured.size.width, "batch": captured.batch}
-        | ({} if captured.frames is None else {"frames": captured.frames})
-        | ({} if captured.tokens is None else {"tokens": captured.tokens}),
+        sizes=in_steps(
+            {"height": captured.size.height, "width": captured.size.width, "batch": captured.batch}
+            | ({} if captured.frames is None else {"frames": captured.frames})
+            | ({} if captured.tokens is None else {"tokens": captured.tokens}),
+            [record.dims for record, _ in graphs.values()],
+        ),
         components=tuple(
             ComponentRecord(
                 name=name,
@@ -98,6 +103,25 @@ def compiled_manifest(
         toolchain=toolchain(target, *(choice_of(recipe, method) for method in captured.methods)),
         created=created_now(),
     )
+
+
+def in_steps(sizes: Mapping[str, DimRange], graphs: Iterable[Mapping[str, DimRange]]) -> dict[str, DimRange]:
+    """An artifact's sizes in the steps that all of its graphs take.
+
+    Args:
+        graphs: the dimensions of each. One that follows a size has that size's name and the same ends in a unit of its
+            own, such as a latent's.
+    """
+    steps = dict.fromkeys(sizes, 1)
+    for dims in graphs:
+        for dim, span in dims.items():
+            size = sizes.get(name := dim.partition("_")[0])
+            if size is None or span.step == 1 or span.max == span.min:
+                continue
+            unit, rest = divmod(size.max - size.min, span.max - span.min)
+            if unit and not rest:
+                steps[name] = math.lcm(steps[name], unit * span.step)
+    return {name: size.model_copy(update={"step": steps[name]}) for name, size in sizes.items()}
 
 
 def _weight_records(

@@ -206,10 +206,17 @@ def parse_size(size: str | int | tuple[int, int] | None) -> tuple[int, int] | No
 
 
 def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str) -> None:
-    """Raises UsageError when `value` is outside what the artifact was compiled for."""
+    """Raises UsageError when `value` is outside what the artifact was compiled for, or between its steps."""
     limits = sizes.get(name)
-    if limits is not None and not limits.min <= value <= limits.max:
-        allowed = f"{limits.min}" if limits.min == limits.max else f"{limits.min} to {limits.max}"
+    if limits is not None and value not in limits:
+        allowed = limits.text.replace("..", " to ")
+        if limits.min <= value <= limits.max:
+            near = " and ".join(map(str, limits.nearest(value)))
+            itself = f"--frames {value}" if name == "frames" else "--size WIDTHxHEIGHT"
+            raise UsageError(
+                f"the artifact was compiled for {name} of {allowed}; found {what} {value}.",
+                f"The nearest: {near}. For {value} itself, compile one size: latentc compile MODEL OUT {itself}",
+            )
         if name == "frames":
             raise UsageError(
                 f"the artifact was compiled for videos of {allowed} frames; found {what} {value}.",

@@ -242,8 +242,8 @@ def fit_dims(
         for axis, (want, have) in enumerate(zip(spec.shape, shape, strict=True)):
             limits = dims.get(want) if isinstance(want, str) else None
             known = want if isinstance(want, int) else sizes.get(want)
-            low, high = (limits.min, limits.max) if known is None and limits is not None else (known, known)
-            if low is not None and high is not None and not low <= have <= high:
+            fits = have == known if known is not None else limits is None or have in limits
+            if not fits:
                 wanted = shape_text([_dim_text(d, dims) for d in spec.shape])
                 if isinstance(want, str) and want in sizes:
                     wanted += f" with {want} = {sizes[want]} as in the other inputs"
@@ -255,7 +255,7 @@ def fit_dims(
 
 def _dim_text(dim: int | str, dims: Mapping[str, DimRange]) -> str:
     limits = dims.get(dim) if isinstance(dim, str) else None
-    return f"{dim} {limits.min}..{limits.max}" if limits else str(dim)
+    return f"{dim} {limits.text}" if limits else str(dim)
 
 
 def shape_text(shape: Sequence[Any]) -> str:

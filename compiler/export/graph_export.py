@@ -16,7 +16,7 @@ from compiler.capture.infer import Method
 from compiler.capture.split import NotOneGraph, Submodule, can_be_split
 from compiler.capture.weightless_modules import build
 from compiler.export.bind import bind_weights
-from compiler.export.program import OneSizeOnly, export_program
+from compiler.export.program import OneSizeOnly, export_program, size_steps
 from compiler.export.quick import quick
 from compiler.export.scopes import label_modules
 from compiler.export.translate import translate
@@ -25,9 +25,12 @@ from compiler.passes import pass_table
 from targets.file_format import STANDARD
 from targets.graph.weights import Origin
 
+STEPS = "latentc.size_steps"
+"""Of `graph.meta`: what `compiler.export.program.size_steps` found, for the graph's record."""
+
 
 def export_graph(component: ComponentSource, method: Method, weights: Mapping[str, Origin]) -> ir.Model:
-    """The method's graph in fp32, weights still on disk, after the default passes.
+    """The method's graph in fp32, weights still on disk, after the default passes; `STEPS` is in its `meta`.
 
     Raises:
         NotOneGraph: torch or ONNX has no graph of it; its parts may have.
@@ -39,6 +42,7 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
         with quick():
             program = export_program(module, method)
             model = translate(program, method)
+            steps = size_steps(program, method)
         label_modules(model)
         bind_weights(model, module, weights)
         del program
@@ -47,6 +51,7 @@ def export_graph(component: ComponentSource, method: Method, weights: Mapping[st
     name_dimensions(model, method)
     model.graph.name = method.folder
     model.producer_name = "latentc"
+    model.graph.meta[STEPS] = steps
     return model
 
 

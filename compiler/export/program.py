@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
@@ -118,16 +119,8 @@ def _check_guards(method: Method, placeholders: Sequence[torch.fx.Node]) -> None
     Raises:
         OneSizeOnly: it is not.
     """
-    symbols: dict[Any, str] = {}
-    guards: list[Any] = []
-    for spec, node in zip(method.inputs, placeholders, strict=True):
-        for axis, name in enumerate(spec.shape):
-            size = node.meta["val"].shape[axis]
-            if isinstance(name, str) and isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                symbols[size.node.expr] = name
-                guards = size.node.shape_env.guards
-    expressions = (guard.expr for guard in guards)
-    for equality in dict.fromkeys(e for e in expressions if getattr(e, "rel_op", "") == "=="):
+    symbols, equalities = _equalities(method, placeholders)
+    for equality in equalities:
         if not equality.free_symbols <= symbols.keys():
             continue
         for row in method.shapes:
@@ -143,6 +136,49 @@ def _check_guards(method: Method, placeholders: Sequence[torch.fx.Node]) -> None
                 method,
                 here.keys(),
             )
+
+
+COUNTED = frozenset({"height", "width", "frames"})
+"""Dimensions whose sizes an artifact declares one by one, by their names in `Method.dims`."""
+
+_TRIED = 256
+"""Sizes of a range that are tried: no code counts on more than a step of half of it."""
+
+
+def size_steps(program: ExportedProgram, method: Method) -> dict[str, int]:
+    """Dimension -> the steps above its smallest size in which its code can count, where these are not 1.
+
+    What torch took for equal in the example holds for the recorded calls (`_check_guards`), and may hold for every
+    fourth size alone: of a denoiser that halves a picture twice and puts the halves together again.
+    """
+    users = set(program.graph_signature.user_inputs)
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
+    symbols, equalities = _equalities(method, placeholders)
+    steps: dict[str, int] = {}
+    for equality in equalities:
+        (symbol, *others) = equality.free_symbols
+        name = symbols.get(symbol)
+        if others or name is None or name.partition("_")[0] not in COUNTED or name not in method.dims:
+            continue
+        span = method.dims[name]
+        sizes = range(span.min, min(span.max, span.min + _TRIED) + 1)
+        above = [size - span.min for size in sizes if equality.subs({symbol: size}) == True]  # noqa: E712
+        steps[name] = math.lcm(steps.get(name, 1), math.gcd(*above) or 1)
+    return {name: step for name, step in steps.items() if step > 1}
+
+
+def _equalities(method: Method, placeholders: Sequence[torch.fx.Node]) -> tuple[dict[Any, str], list[Any]]:
+    """The symbols of axes of inputs, with the axes' names; and what torch took for equal in the example."""
+    symbols: dict[Any, str] = {}
+    guards: list[Any] = []
+    for spec, node in zip(method.inputs, placeholders, strict=True):
+        for axis, name in enumerate(spec.shape):
+            size = node.meta["val"].shape[axis]
+            if isinstance(name, str) and isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                symbols[size.node.expr] = name
+                guards = size.node.shape_env.guards
+    expressions = (guard.expr for guard in guards)
+    return symbols, list(dict.fromkeys(e for e in expressions if getattr(e, "rel_op", "") == "=="))
 
 
 def _is_fixed(size: int | torch.SymInt) -> bool:

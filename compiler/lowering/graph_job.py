@@ -16,7 +16,7 @@ from artifacts.adaptable import Adaptable
 from artifacts.cache import cache_dir
 from artifacts.evidence_records import Calibration
 from artifacts.hashing import content_key
-from artifacts.manifest import FileRecord, GraphRecord, Recipe, WeightRecord
+from artifacts.manifest import DimRange, FileRecord, GraphRecord, Recipe, WeightRecord
 from artifacts.progress import Event, Progress
 from artifacts.workspace import Building
 from compiler.capture.capture import Capture
@@ -61,6 +61,7 @@ class Lowered:
         weights: how each weight is quantized.
         scratch: a folder that holds quantized weights until the graph is written.
         residual: whether the part holds its component's residual tensors.
+        dims: the method's, in the steps that the graph takes.
         adaptable: how its constants are made; None where that is not kept.
         calibration: what its activations were measured on; None where they were not.
     """
@@ -72,6 +73,7 @@ class Lowered:
     scratch: Path
     residual: bool
     approximations: tuple[str, ...]
+    dims: Mapping[str, DimRange]
     adaptable: Adaptable | None = None
     calibration: Calibration | None = None
 
@@ -177,7 +179,11 @@ class GraphJob:
             graphs.append(self.lowering(scratch, self.choice).quantize(model))
             return graphs[-1].model
 
-        arrived = self.road.run(self.exported(), quantize, self.progress, largest=self.largest)
+        from compiler.export.graph_export import STEPS
+
+        exported = self.exported()
+        steps = exported.graph.meta[STEPS]
+        arrived = self.road.run(exported, quantize, self.progress, largest=self.largest)
         (quantized,) = graphs
         require_taken(self.target, arrived.model, name)
         self.progress(Event(f"{name}: exporting the graph", 1, 1))
@@ -193,6 +199,10 @@ class GraphJob:
             scratch,
             residual,
             arrived.approximations,
+            {
+                dim: span.model_copy(update={"step": steps.get(dim, 1)})
+                for dim, span in self.method.dims.items()
+            },
             kept_for_adapters,
             quantized.calibration,
         )
@@ -244,7 +254,7 @@ class GraphJob:
             model_file=f"{name}/{written.model_file}",
             inputs=self.method.inputs,
             outputs=self.method.outputs,
-            dims=self.method.dims,
+            dims=dict(lowered.dims),
             precision=self.precision,
             rewrites=lowered.rewrites,
             approximations=lowered.approximations,

@@ -177,7 +177,7 @@ def _of_model(dispatcher: Dispatcher) -> tuple[Any, ...]:
         if limits is None:
             sizes.append(gr.update(placeholder="the model's", value=""))
         else:
-            span = str(limits.min) if limits.min == limits.max else f"{limits.min} to {limits.max}"
+            span = limits.text.replace("..", " to ")
             sizes.append(gr.update(placeholder=span, value=""))
     edits = bool({"image-to-image", "inpaint"} & set(dispatcher.engine.tasks))
     return gr.update(choices=schedulers, value=""), *sizes, gr.update(visible=edits)

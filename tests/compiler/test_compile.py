@@ -49,9 +49,9 @@ def test_a_run_takes_up_the_parts_of_an_interrupted_one(sd15, tmp_path):
     assert [g.folder for g in manifest.graphs] == ["text_encoder", "unet", "vae_decoder"]
     assert {each.reason for g in manifest.graphs for each in g.evidence} == {"--check none"}
     assert {name: r.model_dump() for name, r in manifest.sizes.items()} == {
-        "height": {"min": 32, "max": 32},
-        "width": {"min": 32, "max": 32},
-        "batch": {"min": 1, "max": 1},
+        "height": {"min": 32, "max": 32, "step": 1},
+        "width": {"min": 32, "max": 32, "step": 1},
+        "batch": {"min": 1, "max": 1, "step": 1},
     }
     assert manifest.pipelines["text-to-image"].endswith(":StableDiffusionPipeline")
     assert {w.path.split("/")[0] for w in manifest.source.weights} == {"text_encoder", "unet", "vae"}

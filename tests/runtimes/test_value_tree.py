@@ -276,6 +276,9 @@ def test_dimensions_agree_and_stay_in_their_ranges() -> None:
     assert str(fit((2, 5), (2,))) == "x: expected shape [batch 1..2, 4], found shape [2, 5] (axis 1)"
     assert "with batch = 2 as in the other inputs, found shape [1] (axis 0)" in str(fit((2, 4), (1,)))
     assert fit_dims(specs[1:], {"y": np.zeros(99)}, {}) == {"batch": 99}
+    dims = {"batch": DimRange(min=2, max=6, step=2)}
+    assert fit((4, 4), (4,)) == {"batch": 4}
+    assert "expected shape [batch 2..6 in steps of 2, 4], found shape [3, 4]" in str(fit((3, 4), (3,)))
 
 
 def test_complex_tensors_are_pairs_of_real_numbers() -> None:

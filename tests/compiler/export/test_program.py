@@ -7,7 +7,8 @@ import torch
 
 from artifacts.call_trees import ConstLeaf, MappingNode, TensorLeaf
 from artifacts.errors import LatentcError
-from compiler.export.program import OneSizeOnly, export_program
+from artifacts.manifest import DimRange
+from compiler.export.program import OneSizeOnly, export_program, size_steps
 from tests.compiler.made import method, spec
 
 
@@ -118,3 +119,54 @@ def test_arguments_are_passed_as_the_pipeline_did_and_an_input_may_be_a_result()
     y, x = torch.randn(3, 4), torch.randn(3, 4)
     a, b = export_program(Nested(), made).module()(y, x)
     torch.testing.assert_close((a, b), (y * 3, x))
+
+
+class Halved(torch.nn.Module):
+    """As a denoiser of three levels: halved twice, doubled again, and put beside what it was."""
+
+    def forward(self, x):
+        low = x[..., ::2][..., ::2].repeat_interleave(4, -1)
+        return torch.cat([low + x, x], 1)
+
+
+class Padded(torch.nn.Module):
+    """Odd sizes are padded: every second size has another graph."""
+
+    def forward(self, x):
+        return torch.nn.functional.pad(x, (0, 1)) if x.shape[-1] % 2 else torch.cat([x, x[..., :1]], -1)
+
+
+@pytest.mark.parametrize(
+    ("module", "low", "high", "steps"),
+    [(Halved(), 8, 16, {"width": 4}), (Padded(), 8, 16, {"width": 2}), (Plain(), 8, 16, {})],
+)
+def test_the_steps_in_which_code_counts_are_told(module, low, high, steps):
+    captured = method(
+        inputs=(spec("x", 2, 4, "width"),),
+        outputs=(spec("out", *module(torch.zeros(2, 4, 8)).shape[:-1], "width_2"),),
+        dims={"width": DimRange(min=low, max=high)},
+        shapes=(
+            {"width": 12, "width_2": 12},
+            {"width": low, "width_2": low},
+            {"width": high, "width_2": high},
+        ),
+    )
+    if not steps:
+        captured = method(
+            inputs=(spec("x", "width", 4),),
+            outputs=(spec("out", "width", 2),),
+            dims={"width": DimRange(min=low, max=high)},
+            shapes=({"width": 12}, {"width": low}),
+        )
+    program = export_program(module, captured)
+    assert size_steps(program, captured) == steps
+
+
+def test_steps_are_told_of_declared_sizes_of_pictures_alone():
+    captured = method(
+        inputs=(spec("x", 2, 4, "tokens"),),
+        outputs=(spec("out", 2, 8, "tokens"),),
+        dims={"tokens": DimRange(min=8, max=16)},
+        shapes=({"tokens": 12}, {"tokens": 8}),
+    )
+    assert size_steps(export_program(Halved(), captured), captured) == {}
