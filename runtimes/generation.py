@@ -178,7 +178,9 @@ class Generator:
     ) -> Result:
         pipe = self.diffusers
         known = parameters(pipe)
-        options |= requested_sizes.numbers(size, options["frames"], extra, self._sizes, known)
+        options |= requested_sizes.numbers(
+            size, options["frames"], options["image"], extra, self._sizes, pipe
+        )
         requested_sizes.check_visuals({**options, **extra}, self._sizes, known)
         check_texts({**options, **extra})
         # Before any work: an option that the pipeline does not have is an error now.

@@ -392,7 +392,13 @@ class Pipeline(AsDiffusers, Generator):
         """The size and frames of an artifact that has only one, by the names of parameters that a call leaves out."""
         known = parameters(self.diffusers)
         asked = {*list(known)[: len(args)], *kwargs}
-        size = dict(zip(("width", "height"), sides(None, self._sizes, known), strict=True))
+        size = dict(
+            zip(
+                ("width", "height"),
+                sides(None, self._sizes, self.diffusers, kwargs.get("image")),
+                strict=True,
+            )
+        )
         counter = synonym("frames", known)
         if counter is not None:
             size[counter] = frame_count(None, self._sizes, known)

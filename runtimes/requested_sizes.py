@@ -6,20 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from artifacts.manifest import DimRange
-from runtimes.generate_options import check_range, synonym
+from runtimes.generate_options import check_range, parameters, synonym
 from runtimes.visuals import kind, lengths
 
 Limits = Mapping[str, DimRange]
 """As `Generator` is given them."""
 
+OWN_SIDES = (
+    ("default_sample_size", "vae_scale_factor"),
+    ("unet.config.sample_size", "vae_scale_factor"),
+    ("transformer.config.sample_size", "vae_scale_factor"),
+    ("image_unet.config.sample_size", "vae_scale_factor"),
+    ("transformer.config.sample_{side}", "vae_scale_factor_spatial"),
+)
+"""What diffusers' pipelines multiply for the side of a picture that nobody asked for; the first that one has. They do so
+within their calls."""
+
 
 def sides(
-    size: tuple[int, int] | None, limits: Limits, known: Mapping[str, Any]
+    size: tuple[int, int] | None, limits: Limits, pipe: Any, image: Any = None
 ) -> tuple[int | None, int | None]:
-    """Width and height to pass: those asked for, or those of an artifact that has only one size.
+    """Width and height to pass: those asked for, or where the artifact does not have the pipeline's own, the picture's
+    that it starts from, or the nearest to its own.
 
     Args:
-        known: the pipeline's own parameters.
+        pipe: one of diffusers' pipelines.
+        image: what it starts from; a PIL image, or anything else, which has no size here.
+
+    Returns:
+        None for a side that is left to the pipeline.
 
     Raises:
         UsageError: outside of `limits`.
@@ -28,8 +43,36 @@ def sides(
         check_range("a width of", size[0], limits, "width")
         check_range("a height of", size[1], limits, "height")
         return size
-    width, height = (_fixed(limits, name) if synonym(name, known) else None for name in ("width", "height"))
-    return width, height
+    width, height = _side(limits, "width", pipe), _side(limits, "height", pipe)
+    picture = getattr(image, "size", None)
+    if (width is None and height is None) or not isinstance(picture, tuple):
+        return width, height
+    spans = (limits.get("width"), limits.get("height"))
+    fits = all(span is None or side in span for span, side in zip(spans, picture, strict=True))
+    return picture if fits else (width, height)
+
+
+def _side(limits: Limits, name: str, pipe: Any) -> int | None:
+    known = parameters(pipe)
+    parameter, span = synonym(name, known), limits.get(name)
+    if parameter is None or span is None:
+        return None
+    if span.min == span.max:
+        return span.min
+    default = known[parameter].default
+    own = default if isinstance(default, int) else _own_side(pipe, name)
+    return None if own is None or own in span else span.nearest(own)[-1]
+
+
+def _own_side(pipe: Any, name: str) -> int | None:
+    """The side of a picture that a pipeline's call makes by default; None where that is not known."""
+    for path, factor in OWN_SIDES:
+        value = pipe
+        for part in path.format(side=name).split("."):
+            value = getattr(value, part, None)
+        if isinstance(value, int):
+            return value * int(getattr(pipe, factor, 1))
+    return None
 
 
 def frame_count(frames: int | None, limits: Limits, known: Mapping[str, Any]) -> int | None:
@@ -47,16 +90,18 @@ def frame_count(frames: int | None, limits: Limits, known: Mapping[str, Any]) ->
 def numbers(
     size: tuple[int, int] | None,
     frames: int | None,
+    image: Any,
     extra: Mapping[str, Any],
     limits: Limits,
-    known: Mapping[str, Any],
+    pipe: Any,
 ) -> dict[str, int | None]:
     """Width, height and frames to pass, apart from those in `extra`, which are in the compiled ranges, too.
 
     Raises:
         UsageError: outside of `limits`.
     """
-    width, height = sides(size, limits, known)
+    known = parameters(pipe)
+    width, height = sides(size, limits, pipe, image)
     chosen = {"width": width, "height": height, "frames": frame_count(frames, limits, known)}
     asked = {"width": size, "height": size, "frames": frames}
     for option in chosen:
