@@ -110,7 +110,7 @@ def picture(path: Path, mode: str) -> Image:
     Raises:
         UsageError: no such file, or it is no picture that Pillow reads.
     """
-    return next(_pictures(path)).convert(mode)
+    return in_mode(next(_pictures(path)), mode)
 
 
 def animation(path: Path) -> list[Image]:
@@ -119,7 +119,23 @@ def animation(path: Path) -> list[Image]:
     Raises:
         UsageError: it is no picture that Pillow reads.
     """
-    return [frame.convert("RGB") for frame in _pictures(path)]
+    return [in_mode(frame, "RGB") for frame in _pictures(path)]
+
+
+def in_mode(picture: Image, mode: str) -> Image:
+    """The picture in `mode`, of 8 bits a channel.
+
+    Pillow's own conversion cuts grey values of 16 and 32 bits off at 255, so that all of a depth map becomes white;
+    here whole numbers are of 16 bits, and fractions from 0 to 1.
+    """
+    import numpy as np
+    from PIL import Image
+
+    most = {"I": 65535.0, "F": 1.0}.get(picture.mode.partition(";")[0])
+    if most is not None:
+        grey = np.nan_to_num(np.asarray(picture, np.float32)) / most
+        picture = Image.fromarray(np.rint(grey.clip(0, 1) * 255).astype(np.uint8))
+    return picture.convert(mode)
 
 
 def _pictures(path: Path) -> Iterator[Image]:

@@ -20,6 +20,7 @@ from artifacts.progress import Event
 from artifacts.worker_loop import Work, hear, tell
 from latentc.pictures import png_text
 from latentc.serving.previews import decode, preview_steps, shows_latents
+from runtimes.media import in_mode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -178,7 +179,7 @@ def _picture(data: str | None, mode: str) -> Image | None:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        return ImageOps.exif_transpose(image).convert(mode)
+        return in_mode(ImageOps.exif_transpose(image), mode)
 
 
 def _file(image: Image, file_format: str, quality: int | None, about: Mapping[str, Any] | None = None) -> str:

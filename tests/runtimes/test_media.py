@@ -73,6 +73,22 @@ def test_a_picture(tmp_path):
     assert media.is_visual(found) and found.size == (16, 8) and found.getpixel((0, 0)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "suffix"),
+    [
+        (np.full((8, 16), 40000, np.uint16), ".png"),
+        (np.full((8, 16), 40000, np.int32), ".tiff"),
+        (np.full((8, 16), 40000 / 65535, np.float32), ".tiff"),
+    ],
+)
+def test_grey_of_more_bits_is_scaled_to_eight(tmp_path, pixels, suffix):
+    file = tmp_path / f"depth{suffix}"
+    Image.fromarray(pixels).save(file)
+    for found in (media.picture(file, "RGB"), media.read(file)):
+        assert found.mode == "RGB" and found.getpixel((3, 3)) == (156, 156, 156)
+    assert media.picture(file, "L").getpixel((0, 0)) == 156
+
+
 def test_a_folder_is_its_pictures_in_the_order_of_their_numbers(tmp_path):
     for number, frame in zip((2, 10, 9), frames(), strict=True):
         frame.save(tmp_path / f"frame-{number}.png")
