@@ -19,8 +19,7 @@ OWN_SIDES = (
     ("image_unet.config.sample_size", "vae_scale_factor"),
     ("transformer.config.sample_{side}", "vae_scale_factor_spatial"),
 )
-"""What diffusers' pipelines multiply for the side of a picture that nobody asked for; the first that one has. They do so
-within their calls."""
+"""What diffusers' pipelines multiply, within their calls, for the side of a picture that nobody asked for."""
 
 
 def sides(
