@@ -14,12 +14,12 @@ Limits = Mapping[str, DimRange]
 
 
 def sides(
-    size: tuple[int, int] | None, limits: Limits, known: Mapping[str, Any]
+    size: tuple[int, int] | None, limits: Limits, parameters: Mapping[str, Any]
 ) -> tuple[int | None, int | None]:
     """Width and height to pass: those asked for, or those of an artifact that has only one size.
 
     Args:
-        known: the pipeline's own parameters.
+        parameters: the pipeline's own parameters.
 
     Raises:
         UsageError: outside of `limits`.
@@ -28,11 +28,13 @@ def sides(
         check_range("a width of", size[0], limits, "width")
         check_range("a height of", size[1], limits, "height")
         return size
-    width, height = (_fixed(limits, name) if synonym(name, known) else None for name in ("width", "height"))
+    width, height = (
+        _fixed(limits, name) if synonym(name, parameters) else None for name in ("width", "height")
+    )
     return width, height
 
 
-def frame_count(frames: int | None, limits: Limits, known: Mapping[str, Any]) -> int | None:
+def frame_count(frames: int | None, limits: Limits, parameters: Mapping[str, Any]) -> int | None:
     """The number of frames to pass: that asked for, or that of an artifact that has only one.
 
     Raises:
@@ -41,7 +43,7 @@ def frame_count(frames: int | None, limits: Limits, known: Mapping[str, Any]) ->
     if frames is not None:
         check_range("a request for", frames, limits, "frames")
         return frames
-    return _fixed(limits, "frames") if synonym("frames", known) is not None else None
+    return _fixed(limits, "frames") if synonym("frames", parameters) is not None else None
 
 
 def numbers(
@@ -49,38 +51,38 @@ def numbers(
     frames: int | None,
     extra: Mapping[str, Any],
     limits: Limits,
-    known: Mapping[str, Any],
+    parameters: Mapping[str, Any],
 ) -> dict[str, int | None]:
     """Width, height and frames to pass, apart from those in `extra`, which are in the compiled ranges, too.
 
     Raises:
         UsageError: outside of `limits`.
     """
-    width, height = sides(size, limits, known)
-    chosen = {"width": width, "height": height, "frames": frame_count(frames, limits, known)}
-    asked = {"width": size, "height": size, "frames": frames}
+    width, height = sides(size, limits, parameters)
+    chosen = {"width": width, "height": height, "frames": frame_count(frames, limits, parameters)}
+    requested = {"width": size, "height": size, "frames": frames}
     for option in chosen:
-        value = extra.get(synonym(option, known) or "")
+        value = extra.get(synonym(option, parameters) or "")
         if isinstance(value, int):
-            what = "a request for" if option == "frames" else f"a {option} of"
-            check_range(what, value, limits, option)
-        if value is not None and asked[option] is None:
+            subject = "a request for" if option == "frames" else f"a {option} of"
+            check_range(subject, value, limits, option)
+        if value is not None and requested[option] is None:
             chosen[option] = None
     return chosen
 
 
-def check_visuals(values: Mapping[str, Any], limits: Limits, known: Mapping[str, Any]) -> None:
+def check_visuals(values: Mapping[str, Any], limits: Limits, parameters: Mapping[str, Any]) -> None:
     """A video that is given sets the length, and an image the size where the pipeline has no parameter for it.
 
     Raises:
         UsageError: outside of `limits`.
     """
     for name, value in values.items():
-        if name in known and kind(name, known) == "video":
+        if name in parameters and kind(name, parameters) == "video":
             for length in lengths(value):
                 check_range(f"'{name}' of", length, limits, "frames")
     image = values.get("image")
-    if synonym("width", known) is not None or not isinstance(getattr(image, "size", None), tuple):
+    if synonym("width", parameters) is not None or not isinstance(getattr(image, "size", None), tuple):
         return
     width, height = image.size  # type: ignore[union-attr]
     check_range("an image with a width of", width, limits, "width")

@@ -307,7 +307,7 @@ class Recorder:
         def run(place: Any) -> tuple[Any, trees.Flat | None]:
             set_here = settings.of(module)
             tensors = {name: place(tensor) for name, tensor in _values(module, set_here).items()}
-            with settings.given(module, set_here, tensors):
+            with settings.applied(module, set_here, tensors):
                 return called(place)
 
         def called(place: Any) -> tuple[Any, trees.Flat | None]:
