@@ -78,7 +78,7 @@ def types_to_check(device: Device | None, graphs: Iterable[GraphRecord]) -> dict
     return types | {min(narrow): AUTO} if narrow else types or {WIDE: AUTO}
 
 
-def check_asked(requested: str) -> None:
+def check_requested(requested: str) -> None:
     """Raises UsageError unless `requested` is "auto" or a type."""
     if requested not in (AUTO, *PRECISIONS):
         raise UsageError(

@@ -14,13 +14,13 @@ from runtimes.compute import AUTO, WIDE, broken, choose, covered, summary
 from runtimes.sessions.common import choose as check_name
 from runtimes.sessions.session_contract import Device, ExplainsDevice, NotStarted, SessionFactory
 
-Asked = str | Mapping[str, str]
+RequestedDevices = str | Mapping[str, str]
 """A device for all graphs, or one for each component; as a text also "unet=gpu,vae=cpu"."""
 
 EXAMPLE = "For instance: --device gpu, or --device unet=gpu,vae=cpu"
 
 
-def parse_devices(requested: Asked) -> dict[str, str]:
+def parse_devices(requested: RequestedDevices) -> dict[str, str]:
     """Component -> name of a device; under "" that of all others, "auto" where none is named.
 
     Raises:
@@ -46,7 +46,7 @@ def components_of(manifest: Manifest) -> dict[str, str]:
     return {method.graph: part.name for part in manifest.components for method in part.methods}
 
 
-def devices_of(requested: Asked, manifest: Manifest) -> dict[str, str]:
+def devices_of(requested: RequestedDevices, manifest: Manifest) -> dict[str, str]:
     """Graph folder -> name of a device, or "auto"; a graph's own folder counts before its component.
 
     Raises:
@@ -72,7 +72,7 @@ class Placement:
         self,
         factory: SessionFactory,
         manifest: Manifest,
-        requested: Asked,
+        requested: RequestedDevices,
         compute: str,
         strict: bool,
         progress: Progress,

@@ -19,8 +19,8 @@ from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from artifacts.resident import release
 from artifacts.units import size
-from runtimes.compute import AUTO, check_asked
-from runtimes.devices import Asked, Placement
+from runtimes.compute import AUTO, check_requested
+from runtimes.devices import Placement, RequestedDevices
 from runtimes.divided_graphs import DividedGraphs
 from runtimes.graph_caches import GraphCaches
 from runtimes.graph_memory import Division, GraphMemory
@@ -49,7 +49,7 @@ class Graphs:
         self,
         root: Path,
         manifest: Manifest,
-        device: Asked,
+        device: RequestedDevices,
         cache: Path | None,
         progress: Progress,
         compute: str = AUTO,
@@ -72,7 +72,7 @@ class Graphs:
         Raises:
             UsageError: there is no such component, device or type, or the device does not have the type.
         """
-        check_asked(compute)
+        check_requested(compute)
         self._files = files
         self._manifest = manifest
         self._progress = progress

@@ -22,7 +22,7 @@ from runtimes.assemble import assemble, check_components
 from runtimes.changes import keep_in_place, on_the_cpu, refuse_loaders
 from runtimes.compiled_method import NotCompiled
 from runtimes.compute import summary
-from runtimes.devices import Asked
+from runtimes.devices import RequestedDevices
 from runtimes.forecaster import Count, Forecaster, forecasting
 from runtimes.generate_options import as_compile_options, parameters, synonym
 from runtimes.generation import Generator, parts
@@ -41,7 +41,7 @@ __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
 def load(
     path: str | Path,
-    device: Asked = "auto",
+    device: RequestedDevices = "auto",
     task: str | None = None,
     cache: bool = True,
     progress: Progress = silent,
