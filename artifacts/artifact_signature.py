@@ -134,14 +134,14 @@ def check(artifact: Artifact, public_key: Path, signature: Path | None = None) -
     return Signed(file, public_key, len(digests))
 
 
-def _check_ends(file: Path, what: str) -> None:
+def _check_ends(file: Path, role: str) -> None:
     """The library reads what it is told to, to its end."""
     try:
         fault = may_not_end(file)
     except OSError as error:
-        raise LatentcError(f"the {what} {file} cannot be read: {error.strerror or error}.") from error
+        raise LatentcError(f"the {role} {file} cannot be read: {error.strerror or error}.") from error
     if fault:
-        raise LatentcError(f"the {what} {file} {fault}, not a file.", "Write it to a file, and name that.")
+        raise LatentcError(f"the {role} {file} {fault}, not a file.", "Write it to a file, and name that.")
 
 
 def _check_file(root: Path, file: Path, own: bool) -> None:

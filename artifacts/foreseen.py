@@ -58,9 +58,9 @@ def foreseen() -> Iterator[None]:
     try:
         yield
     except KINDS as error:
-        if (said := message(error)) is None:
+        if (translated := message(error)) is None:
             raise
-        raise said from error
+        raise translated from error
 
 
 def message(error: BaseException, places: Iterable[Path] = ()) -> LatentcError | None:
@@ -149,19 +149,19 @@ def full_folder(places: Iterable[Path]) -> Path | None:
 
 
 def _refused(error: OSError) -> LatentcError:
-    said = error.strerror or str(error)
-    if _TEMPORARY_WORDS in said.lower():
+    reason = error.strerror or str(error)
+    if _TEMPORARY_WORDS in reason.lower():
         return LatentcError(
-            f"there is no temporary folder that can be written: {said}.",
+            f"there is no temporary folder that can be written: {reason}.",
             "Set TMPDIR (on Windows TEMP) to a folder that you may write to, on a disk that has room.",
         )
     file = _file(error)
     if not file:
-        return LatentcError(f"the system refused what the command needs: {said}.", _hint(error))
+        return LatentcError(f"the system refused what the command needs: {reason}.", _hint(error))
     other = error.filename2 if isinstance(error.filename2, (str, bytes)) else ""
     where = f"{file}{f' -> {os.fsdecode(other)}' if other else ''}"
     temporary = "the temporary file " if _is_temporary(Path(file)) else ""
-    return LatentcError(f"{temporary}{where} cannot be used: {said}.", _hint(error))
+    return LatentcError(f"{temporary}{where} cannot be used: {reason}.", _hint(error))
 
 
 def _hint(error: OSError) -> str:

@@ -92,8 +92,8 @@ def read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST_NAME
     compile_first = f"Make an artifact with: latentc compile MODEL {root} --target openvino"
     if not root.is_dir():
-        what = "is not a folder" if os.path.lexists(root) else "does not exist"
-        raise LatentcError(f"{root} {what}; an artifact is a folder with a {MANIFEST_NAME}.", compile_first)
+        fault = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise LatentcError(f"{root} {fault}; an artifact is a folder with a {MANIFEST_NAME}.", compile_first)
     try:
         info = os.lstat(path)
     except FileNotFoundError:
@@ -118,32 +118,34 @@ def read_manifest(root: Path) -> Manifest:
     return manifest
 
 
-def parse_manifest(data: bytes, what: str) -> Manifest:
-    """The manifest in `data`; `what` names the file in errors.
+def parse_manifest(data: bytes, source: str) -> Manifest:
+    """The manifest in `data`; `source` names the file in errors.
 
     Raises:
         LatentcError: not strict JSON, of a newer schema, of another digest, or a field is missing, unknown or of a
             wrong type, or a figure that nothing has.
     """
-    value = strict_json.loads(data, what)
+    value = strict_json.loads(data, source)
     if not isinstance(value, dict):
-        raise LatentcError(f"{what} is not a manifest: it holds no JSON object.")
+        raise LatentcError(f"{source} is not a manifest: it holds no JSON object.")
     version = value.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         tools = value.get("toolchain")
         maker = tools.get("latentc") if isinstance(tools, dict) else None
-        made = f"latentc {maker}" if isinstance(maker, str) and maker.isprintable() else "a newer latentc"
+        producer = f"latentc {maker}" if isinstance(maker, str) and maker.isprintable() else "a newer latentc"
         raise LatentcError(
-            f"{what} has schema version {version} and was made by {made}; "
+            f"{source} has schema version {version} and was made by {producer}; "
             f"this latentc reads up to {SCHEMA_VERSION}.",
-            f'Upgrade: pip install "latentc>={maker}"' if made != "a newer latentc" else "Upgrade latentc.",
+            f'Upgrade: pip install "latentc>={maker}"'
+            if producer != "a newer latentc"
+            else "Upgrade latentc.",
         )
     for figure in _integers(value):
         if abs(figure) > MAX_FIGURE:
-            raise LatentcError(f"{what} is damaged: {_brief(figure)} is no figure of an artifact.")
+            raise LatentcError(f"{source} is damaged: {_brief(figure)} is no figure of an artifact.")
     if fault := digest_fault(data, version, value.get("digest")):
         raise LatentcError(
-            f"{what} is damaged: {fault}.",
+            f"{source} is damaged: {fault}.",
             "Compile the model again, or fetch the artifact again from where it came.",
         )
     if version == 1 and not isinstance(version, bool):
@@ -155,7 +157,7 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
         field = ".".join(str(step) for step in faults[0]["loc"])
         more = f" ({len(faults) - 1} more faults)" if len(faults) > 1 else ""
         raise LatentcError(
-            f"{what} is damaged, at {artifact_paths.shown(field)}: {faults[0]['msg']}{more}.",
+            f"{source} is damaged, at {artifact_paths.shown(field)}: {faults[0]['msg']}{more}.",
             "Compile the model again.",
         ) from None
 
@@ -199,14 +201,14 @@ def split_class_path(path: str) -> tuple[str, str]:
     return module, name
 
 
-def check_manifest(manifest: Manifest, what: str) -> None:
+def check_manifest(manifest: Manifest, source: str) -> None:
     """Checks what the types do not say: names of files, hashes, ranges, references, trusted classes.
 
     Raises:
-        LatentcError: names the first field that does not hold; `what` names the file.
+        LatentcError: names the first field that does not hold; `source` names the file.
     """
     for field, problem in _faults(manifest):
-        raise LatentcError(f"{what} is damaged, at {field}: {problem}.", "Compile the model again.")
+        raise LatentcError(f"{source} is damaged, at {field}: {problem}.", "Compile the model again.")
 
 
 def _faults(manifest: Manifest) -> Iterator[tuple[str, str]]:

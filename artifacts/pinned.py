@@ -35,7 +35,7 @@ class Pinned:
         # Links above the artifact are followed once: one that is turned to another artifact later changes nothing.
         self.root = Path(os.path.realpath(artifact.root))
         self._records: Mapping[str, FileRecord] = {file.path: file for file in artifact.manifest.files}
-        self._states = {path: numbers_of(known) for path, known in artifact.states.items()}
+        self._states = {path: numbers_of(state) for path, state in artifact.states.items()}
         self._names: dict[str, tuple[str, ...]] = {}
         self._paths: dict[str, tuple[tuple[str, str], ...]] = {}
         self._lock = threading.Lock()
@@ -93,9 +93,9 @@ class Pinned:
                 if replaced and isinstance(error, FileNotFoundError):
                     continue
                 raise self._changed(path, f"cannot be read: {error.strerror or error}") from error
-            known = self._states.get(path)
+            verified = self._states.get(path)
             now = numbers(info)
-            if known is not None and (now == known or (replaced and now[:2] != known[:2])):
+            if verified is not None and (now == verified or (replaced and now[:2] != verified[:2])):
                 continue
             # Never asked of, touched, or copied over itself: what counts is what it holds.
             if fault := file_fault(self.root, self._records[path], info):

@@ -18,12 +18,12 @@ class _Refused(ValueError):
     pass
 
 
-def loads(data: bytes, what: str, constants: bool = False) -> Any:
+def loads(data: bytes, source: str, constants: bool = False) -> Any:
     """The value in `data`.
 
     Args:
         data: UTF-8 without a byte order mark.
-        what: the file, for the error ("/models/x/latentc.json").
+        source: the file, for the error ("/models/x/latentc.json").
         constants: let NaN and the infinities pass, which schedulers' settings hold.
 
     Raises:
@@ -31,7 +31,7 @@ def loads(data: bytes, what: str, constants: bool = False) -> Any:
             nested too deep, or of more than `MAX_VALUES` values.
     """
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
-        raise LatentcError(f"{what} holds more than {MAX_VALUES} values.")
+        raise LatentcError(f"{source} holds more than {MAX_VALUES} values.")
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -42,17 +42,17 @@ def loads(data: bytes, what: str, constants: bool = False) -> Any:
         if b"\\u" in data:  # what was decoded strictly has no lone surrogate but an escaped one
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except _Refused as error:
-        raise LatentcError(f"{what}: {error}.") from None
+        raise LatentcError(f"{source}: {error}.") from None
     except UnicodeEncodeError:
         raise LatentcError(
-            f"{what} holds text that is not valid Unicode (half of a surrogate pair)."
+            f"{source} holds text that is not valid Unicode (half of a surrogate pair)."
         ) from None
     except RecursionError:
-        raise LatentcError(f"{what} is nested too deep.") from None
+        raise LatentcError(f"{source} is nested too deep.") from None
     except ValueError as error:
-        raise LatentcError(f"{what} is not valid JSON: {error}.") from None
+        raise LatentcError(f"{source} is not valid JSON: {error}.") from None
     if _depth(value) > MAX_DEPTH:
-        raise LatentcError(f"{what} is nested too deep.")
+        raise LatentcError(f"{source} is nested too deep.")
     return value
 
 

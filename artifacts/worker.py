@@ -112,8 +112,8 @@ class Worker:
         assert process.stdout is not None
         line = job.model_dump_json() if isinstance(job, BaseModel) else json.dumps(dict(job))
         self._write(process, line)
-        for said in process.stdout:
-            message = json.loads(said)
+        for reply in process.stdout:
+            message = json.loads(reply)
             if "event" in message:
                 on_event(message["event"])
             elif "failure" in message:

@@ -74,11 +74,11 @@ def serve(make: Callable[[], Work]) -> None:
         return
     for line in iter(jobs.get, None):
         try:
-            said = {"answer": work(line)}
-            json.dumps(said)
+            reply = {"answer": work(line)}
+            json.dumps(reply)
         except Exception as error:  # whatever it is, the process that asked must say it
-            said = {"failure": _failure(error)}
-        _send(said)
+            reply = {"failure": _failure(error)}
+        _send(reply)
 
 
 def tell(event: Any) -> None:
@@ -102,11 +102,11 @@ def _read(lines: IO[str], jobs: queue.SimpleQueue[str | None]) -> None:
     jobs.put(None)
 
 
-def _send(said: dict[str, Any]) -> None:
+def _send(message: dict[str, Any]) -> None:
     assert _answers is not None, "nobody is served"
     try:
         with _lock:
-            _answers.write(json.dumps(said) + "\n")
+            _answers.write(json.dumps(message) + "\n")
             _answers.flush()
     except OSError:
         os._exit(1)  # Nobody reads any more, so there is nobody to work for.

@@ -228,20 +228,20 @@ class Workspace:
         try:
             yield
         except BaseException as error:
-            said = message(error) if isinstance(error, Exception) else None
-            full = self._full_folder(error) if said is not None and is_full(error) else None
+            translated = message(error) if isinstance(error, Exception) else None
+            full = self._full_folder(error) if translated is not None and is_full(error) else None
             fitted = tree_bytes(place) if full is not None and place is not None else 0
             # What a disk refuses, too, the next run undoes.
-            with nullcontext() if said is None else suppress(OSError):
+            with nullcontext() if translated is None else suppress(OSError):
                 undo()
-            if said is None:
+            if translated is None:
                 raise
             if full == self.out.parent:
                 at_least = size(needs) if needs else f"more than {size(fitted)}" if fitted else "more"
-                said = self._too_little(at_least)
+                translated = self._too_little(at_least)
             elif full is not None:
-                said = full_disk(full)
-            raise said from error
+                translated = full_disk(full)
+            raise translated from error
 
     def _full_folder(self, error: BaseException) -> Path:
         """The folder whose disk is full: OUT's, or another that libraries write to, whose errors seldom say where."""

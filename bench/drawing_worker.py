@@ -70,8 +70,8 @@ def reply(engine: Engine, line: str) -> dict[str, Any]:
         engine.prepare()
         return {"seconds": time.perf_counter() - start}
     if request["do"] == "open":
-        known = engine.open()
-        return {"seconds": time.perf_counter() - start, **known}
+        figures = engine.open()
+        return {"seconds": time.perf_counter() - start, **figures}
     if request["do"] != "draw":
         raise ValueError(f"no such request: {request['do']}")
     size = request["size"]

@@ -98,7 +98,7 @@ class Outcome:
     shots: Mapping[str, tuple[Shot, ...]]
 
 
-class Asked(Protocol):
+class EngineWorker(Protocol):
     """What `run` needs of `bench.process.Worker`."""
 
     pid: int
@@ -107,10 +107,10 @@ class Asked(Protocol):
         """Sends a request, returns the answer."""
 
 
-Starter = Callable[[Subject, Mapping[str, str]], AbstractContextManager[Asked]]
+Starter = Callable[[Subject, Mapping[str, str]], AbstractContextManager[EngineWorker]]
 
 
-def start_process(subject: Subject, env: Mapping[str, str]) -> AbstractContextManager[Asked]:
+def start_process(subject: Subject, env: Mapping[str, str]) -> AbstractContextManager[EngineWorker]:
     """A worker in a process of its own."""
     return Worker(subject.name, subject.command, {**os.environ, **env, **subject.env})  # type: ignore[return-value]
 
@@ -155,17 +155,17 @@ def run(
             progress(Event(f"{track.name}: starts", 0, None))
             with _row(track):
                 forget(track.subject.files)
-                with start(track.subject, own[track.name]) as asked:
-                    track.cold = _begin(track, asked, settings, folder)
-                with start(track.subject, own[track.name]) as asked:
-                    track.warm = _begin(track, asked, settings, folder)
+                with start(track.subject, own[track.name]) as worker:
+                    track.cold = _begin(track, worker, settings, folder)
+                with start(track.subject, own[track.name]) as worker:
+                    track.warm = _begin(track, worker, settings, folder)
             progress(Event(f"{track.name}: starts", 1, 1))
 
         @contextmanager
-        def opened(track: Track) -> Iterator[Asked]:
-            with start(track.subject, own[track.name]) as asked:
-                _begin(track, asked, settings, folder)
-                yield asked
+        def opened(track: Track) -> Iterator[EngineWorker]:
+            with start(track.subject, own[track.name]) as worker:
+                _begin(track, worker, settings, folder)
+                yield worker
 
         with Kept(memory.available() * 9 // 10 if room is None else room, opened) as workers:
             for track in tracks:
@@ -190,27 +190,27 @@ class _row(AbstractContextManager[None]):
         return True
 
 
-def _begin(track: Track, asked: Asked, settings: Settings, folder: Path) -> Start:
+def _begin(track: Track, worker: EngineWorker, settings: Settings, folder: Path) -> Start:
     """Imports, loads and draws one picture."""
-    with Watch(asked.pid) as watch:
-        imports = asked.request(do="prepare")["seconds"]
-        known = asked.request(do="open")
-        drawn = _ask(asked, settings, 0, 0, folder / "first.npz")
+    with Watch(worker.pid) as watch:
+        imports = worker.request(do="prepare")["seconds"]
+        opened = worker.request(do="open")
+        drawn = _ask(worker, settings, 0, 0, folder / "first.npz")
     peaks = watch.peaks()
     first = drawn.get("first_step")
-    track.threads = known.get("threads")
-    track.about = known.get("about", {})
+    track.threads = opened.get("threads")
+    track.about = opened.get("about", {})
     return Start(
         import_s=imports,
-        load_s=known["seconds"],
-        first_step_s=None if first is None else known["seconds"] + first,
-        first_image_s=known["seconds"] + drawn["seconds"],
+        load_s=opened["seconds"],
+        first_step_s=None if first is None else opened["seconds"] + first,
+        first_image_s=opened["seconds"] + drawn["seconds"],
         memory=Memory(total=peaks.total, anonymous=peaks.anonymous, file_backed=peaks.file_backed),
     )
 
 
-def _ask(asked: Asked, settings: Settings, prompt: int, seed: int, out: Path) -> dict[str, Any]:
-    return asked.request(
+def _ask(worker: EngineWorker, settings: Settings, prompt: int, seed: int, out: Path) -> dict[str, Any]:
+    return worker.request(
         do="draw",
         prompt=settings.prompts[prompt],
         seed=settings.seeds[seed],
@@ -223,7 +223,7 @@ def _ask(asked: Asked, settings: Settings, prompt: int, seed: int, out: Path) ->
 
 def _rounds(
     tracks: Sequence[Track],
-    workers: Kept[Track, Asked],
+    workers: Kept[Track, EngineWorker],
     settings: Settings,
     folder: Path,
     progress: Progress,
@@ -273,7 +273,7 @@ def _outcome(
 
 def _variant(track: Track, base: Track | None, settings: Settings) -> Variant:
     subject = track.subject
-    known = Variant(
+    variant = Variant(
         name=subject.name,
         kind=subject.kind,
         about={**subject.about, **track.about},
@@ -287,10 +287,10 @@ def _variant(track: Track, base: Track | None, settings: Settings) -> Variant:
         warm=track.warm,
     )
     if track.error or not track.shots:
-        return known
+        return variant
     other = base if base is not None and base is not track and not base.error else None
     theirs = None if other is None else other.shots
-    return known.model_copy(
+    return variant.model_copy(
         update={
             "speed": _speed(track.times, None if other is None else other.times),
             "quality": picture_quality.quality(track.shots, theirs, settings.prompts),

@@ -29,8 +29,8 @@ def read(path: Path) -> tuple[str, ...]:
     return parse(data, f"the prompt file {path}")
 
 
-def parse(data: bytes, what: str) -> tuple[str, ...]:
-    """The prompts in a text; `what` names it in errors.
+def parse(data: bytes, source: str) -> tuple[str, ...]:
+    """The prompts in a text; `source` names it in errors.
 
     Raises:
         UsageError: it is not UTF-8, or holds none.
@@ -39,17 +39,17 @@ def parse(data: bytes, what: str) -> tuple[str, ...]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         at = f"{error.reason}, byte 0x{error.object[error.start]:02x}"
-        raise UsageError(f"{what} is not UTF-8 text: {at}. Save it as UTF-8.", _HINT) from None
+        raise UsageError(f"{source} is not UTF-8 text: {at}. Save it as UTF-8.", _HINT) from None
     prompts = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not prompts:
-        raise UsageError(f"{what} holds no prompt.", _HINT)
+        raise UsageError(f"{source} holds no prompt.", _HINT)
     return prompts
 
 
 def captions(prompts: Sequence[str]) -> tuple[Caption, ...] | None:
     """What each prompt says in the words of the built-in model's judge; None unless all do."""
-    known = _captions()
-    matches = [known.get(prompt) for prompt in prompts]
+    by_prompt = _captions()
+    matches = [by_prompt.get(prompt) for prompt in prompts]
     known_captions = tuple(caption for caption in matches if caption is not None)
     return known_captions if len(known_captions) == len(prompts) else None
 

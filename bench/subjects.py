@@ -168,10 +168,10 @@ def same_model(manifest: Manifest, name: str, other: Manifest, other_name: str) 
     common = [(file, theirs[file.path]) for file in manifest.source.weights if file.path in theirs]
     different = [mine.path for mine, their in common if mine.sha256 != their.sha256]
     if different or (not common and (manifest.source.weights or other.source.weights)):
-        what = f"{different[0]} differs" if different else "no weight file is in both"
+        difference = f"{different[0]} differs" if different else "no weight file is in both"
         raise LatentcError(
             f"{name} and {other_name} must be compiled from one model; {name} is of '{manifest.source.id}', "
-            f"{other_name} of '{other.source.id}': {what}."
+            f"{other_name} of '{other.source.id}': {difference}."
         )
 
 

@@ -116,10 +116,11 @@ def _require_role(name: str, own: ComponentSource, component: ComponentSource) -
     Raises:
         UsageError: it does.
     """
-    wanted, found = role(own.cls), role(component.cls)
-    if wanted != found:
+    wanted, actual = role(own.cls), role(component.cls)
+    if wanted != actual:
         raise UsageError(
-            f"--component {name}: {component.folder} holds a {found} ({component.class_name}); '{name}' is a {wanted}.",
+            f"--component {name}: {component.folder} holds a {actual} ({component.class_name}); "
+            f"'{name}' is a {wanted}.",
             f"Give the folder of a {wanted}, like the model's own {own.class_name}.",
         )
 

@@ -106,21 +106,23 @@ def compile(
     require_out(request.out, request.force)
     beside = existing_folder(request.out.parent)  # Trials want the disk that OUT will be on.
     with private_folder(beside) as folder:
-        asked = replace(request, patience=max(request.patience, PATIENCE), references=folder)
+        search_request = replace(request, patience=max(request.patience, PATIENCE), references=folder)
         numbers = count(1)
 
         def attempt(allotment: Allotment, prompts: int) -> Trial:
             number = next(numbers)
             progress(Event(f"trial {number}", 0, None))
-            trial = replace(asked, out=folder / f"trial-{number}", quantize=as_recipe(allotment), force=False)
-            trial = replace(trial, pictures=prompts, check=asked.check if prompts else "none")
+            trial = replace(
+                search_request, out=folder / f"trial-{number}", quantize=as_recipe(allotment), force=False
+            )
+            trial = replace(trial, pictures=prompts, check=search_request.check if prompts else "none")
             manifest = build.compile(trial, progress, compile_cache=compile_cache).manifest
             shutil.rmtree(trial.out)
             progress(Event(f"trial {number}", 1, 1))
             size = sum(file.size for file in manifest.files)
             return Trial(allotment, size, _drawn(manifest.pictures) if prompts else PictureEvidence())
 
-        options = sensitivities(asked, folder, progress, compile_cache)
+        options = sensitivities(search_request, folder, progress, compile_cache)
         ladder = Ladder(options)
         if budget.max_bytes is not None and ladder.fill(budget.max_bytes) is None:
             raise _too_small(budget.max_bytes, attempt(ladder.at(0), request.pictures))
@@ -130,7 +132,7 @@ def compile(
         else:
             assert budget.max_bytes is not None
             best = largest(ladder, budget.max_bytes, request.pictures, attempt)
-        wanted = replace(asked, quantize=as_recipe(best.allotment))
+        wanted = replace(search_request, quantize=as_recipe(best.allotment))
         return build.compile(wanted, progress, on_plan, compile_cache)
 
 

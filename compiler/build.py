@@ -87,10 +87,10 @@ def compile(
             while True:
                 captured = _capture(source, request, progress, compile_cache, ways)
                 recipe = quantization(request.quantize, captured, target)
-                planned = _plan(request, captured, recipe)
+                compile_plan = _plan(request, captured, recipe)
                 if told is None and on_plan is not None:
-                    on_plan(planned)
-                told = told or planned
+                    on_plan(compile_plan)
+                told = told or compile_plan
                 files = _source_files(source, captured, hashes, progress)
                 jobs = _Jobs(
                     request, target, options, source, captured, recipe, checker, progress, compile_cache
@@ -101,7 +101,7 @@ def compile(
                 except NotGraphs as error:
                     for failure in error.failures:
                         progress(Event(ways.around(failure), 1, 1))
-            for note in planned.notes:
+            for note in compile_plan.notes:
                 if note not in told.notes:
                     progress(Event(note, 1, 1))
             graphs = {m.folder: _record(workspace, keys[m.folder]) for m in captured.methods}
@@ -129,11 +129,11 @@ class _Ways:
 
     Attributes:
         split: modules whose parts are graphs in their place, and why.
-        held: methods that have a graph for each number of rows.
+        fixed_rows: methods that have a graph for each number of rows.
     """
 
     split: dict[Submodule, NotOneGraph] = dataclasses.field(default_factory=dict)
-    held: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    fixed_rows: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
     def around(self, failure: NotOneGraph | OneSizeOnly) -> str:
         """Adds the way around `failure`, and tells it.
@@ -144,9 +144,9 @@ class _Ways:
         if isinstance(failure, NotOneGraph):
             self.split[failure.part] = failure
             return f"{failure.part}: smaller graphs of its parts"
-        if failure.rows is None or failure.rows in self.held:
+        if failure.rows is None or failure.rows in self.fixed_rows:
             raise failure
-        self.held.add(failure.rows)
+        self.fixed_rows.add(failure.rows)
         return f"{'.'.join(failure.rows)}: a graph for each number of rows"
 
 
@@ -275,9 +275,11 @@ def _target(request: CompileRequest) -> tuple[Target, Any]:
         _require_adaptable(target)
     approximations(target, request.approximate)
     created_now()  # What the environment says of it must not end hours of work.
-    here = target.available()
-    if not here.ok:
-        raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)
+    availability = target.available()
+    if not availability.ok:
+        raise LatentcError(
+            f"target '{target.name}' cannot be built here: {availability.reason}.", availability.install
+        )
     return target, parse(target, request.options)
 
 
@@ -336,17 +338,17 @@ def _capture(
             split=ways.split,
             frames=request.frames,
             tokens=request.tokens,
-            held=ways.held,
+            fixed_rows=ways.fixed_rows,
         )
 
     if compile_cache is None:
         return make()
     arguments = sorted(request.arguments.items())
-    asked = (
+    options = (
         *(request.tasks, request.size, request.batch, request.frames, request.tokens),
-        *(arguments, sorted(ways.split), sorted(ways.held)),
+        *(arguments, sorted(ways.split), sorted(ways.fixed_rows)),
     )
-    return compile_cache.capture((source.root, repr((source.spec, asked))), make)
+    return compile_cache.capture((source.root, repr((source.spec, options))), make)
 
 
 def _source_files(

@@ -106,10 +106,10 @@ def compile(
         with Drawings(trials.opened, wanted.gate, guidance, progress) as drawings:
 
             def ways() -> tuple[Way, ...]:
-                there = _ways(targets.get(request.target), plain, drawings.shares)
-                minutes = _seconds(there, compiling, drawings.seconds) / 60
-                progress(Event(f"{len(there)} ways to be faster, about {minutes:.0f} min in all", 1, 1))
-                return there
+                candidates = _ways(targets.get(request.target), plain, drawings.shares)
+                minutes = _seconds(candidates, compiling, drawings.seconds) / 60
+                progress(Event(f"{len(candidates)} ways to be faster, about {minutes:.0f} min in all", 1, 1))
+                return candidates
 
             try:
                 combination, runs = choice.searched(drawings, ways, progress)
@@ -133,9 +133,9 @@ def _seconds(ways: Sequence[Way], compiling: float, drawing: float) -> float:
     changed = [way.add(Combination()) for way in ways if way.add is not None]
     compiled = [combination for combination in changed if combination.recipe or combination.approximations]
     measured = 3 * calibrate.SECONDS * sum(1 for combination in compiled if combination.recipe)
-    each = compiling * len(compiled) + drawing * len(ways)
+    per_way = compiling * len(compiled) + drawing * len(ways)
     # Beside those, the levels of a tolerance, and the verification.
-    return each * (2 if drawing < COSTLY else 1) + measured + drawing * (math.log2(len(LEVELS)) + 1)
+    return per_way * (2 if drawing < COSTLY else 1) + measured + drawing * (math.log2(len(LEVELS)) + 1)
 
 
 class Trials:
@@ -197,8 +197,8 @@ class Trials:
         components = components_of(manifest)
         done = {components[graph.folder] for graph in manifest.graphs if graph.weights}
         done |= {name for graph in manifest.graphs for name in graph.approximations}
-        asked = (*(component for component, _ in combination.recipe), *combination.approximations)
-        if unchanged := [name for name in asked if name not in done]:
+        requested = (*(component for component, _ in combination.recipe), *combination.approximations)
+        if unchanged := [name for name in requested if name not in done]:
             raise Unchanged(f"it changes nothing ({', '.join(unchanged)})")
 
     @contextmanager

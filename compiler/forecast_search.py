@@ -166,10 +166,10 @@ class Search:
     def _holds(self, level: int) -> bool:
         if level not in self._runs:
             self._runs[level] = self._measured(level)
-        held = self._gate.held(self._runs[level])
-        if held and (self.best is None or LEVELS[level] > self.best.tolerance):
+        admitted = self._gate.admits(self._runs[level])
+        if admitted and (self.best is None or LEVELS[level] > self.best.tolerance):
             self.best = self._forecast(level)
-        return held
+        return admitted
 
     def _measured(self, level: int) -> tuple[ForecastRun, ...]:
         """What is measured of a level, up to the first that does not hold."""
@@ -178,7 +178,7 @@ class Search:
         for number, setting in enumerate(self._gate.settings):
             self._progress(Event(task, number, len(self._gate.settings)))
             runs.append(self._drawn.run(self._tuned_on, setting, LEVELS[level]))
-            if not self._gate.held(runs[-1:]):
+            if not self._gate.admits(runs[-1:]):
                 break
         self._progress(Event(task, len(self._gate.settings), len(self._gate.settings)))
         return tuple(runs)

@@ -285,13 +285,13 @@ def check_pipeline(cls: Any, name: str, index: str) -> None:
 
     unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     if not (isinstance(cls, type) and issubclass(cls, DiffusionPipeline) and is_own(cls)):
-        what = "which is no pipeline of diffusers"
+        fault = "which is no pipeline of diffusers"
     elif any(p.kind in unnamed for p in inspect.signature(cls).parameters.values()):
-        what = "which does not say what it is made of"
+        fault = "which does not say what it is made of"
     else:
         return
     raise LatentcError(
-        f"{index}: '_class_name' is {name!r}, {what}.",
+        f"{index}: '_class_name' is {name!r}, {fault}.",
         "Name the pipeline's own class, e.g. StableDiffusionPipeline.",
     )
 

@@ -65,9 +65,11 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
     options = _options(target, manifest, request.options)
     files = {file.path: file for file in manifest.files}
     graph_files = {graph.folder: _kept(target, artifact, graph, files) for graph in manifest.graphs}
-    here = target.available()
-    if not here.ok:
-        raise LatentcError(f"target '{target.name}' cannot be built here: {here.reason}.", here.install)
+    availability = target.available()
+    if not availability.ok:
+        raise LatentcError(
+            f"target '{target.name}' cannot be built here: {availability.reason}.", availability.install
+        )
     created_now()  # What the environment says of it must not end minutes of work.
     with Workspace(request.out, request.force, progress) as workspace:
         keys = {}
@@ -98,7 +100,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                     }
                 ).model_dump(mode="json")
 
-        def made(records: tuple[FileRecord, ...]) -> Manifest:
+        def manifest_of(records: tuple[FileRecord, ...]) -> Manifest:
             parts = [workspace.finished(key) for key in keys.values()]
             graphs = tuple(GraphRecord.model_validate(part.meta["graph"]) for part in parts if part)
             return manifest.model_copy(
@@ -117,7 +119,7 @@ def rebuild(request: RebuildRequest, progress: Progress = silent) -> Artifact:
                 }
             )
 
-        workspace.publish(keys, made, lambda folder: _loose(manifest, verified, folder))
+        workspace.publish(keys, manifest_of, lambda folder: _loose(manifest, verified, folder))
     return open_artifact(request.out, hashes=False)  # each file was hashed as it was published
 
 

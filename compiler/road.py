@@ -67,7 +67,7 @@ class Road:
         cls,
         target: Target,
         precision: str,
-        asked: str = "",
+        requested: str = "",
         compressed: bool = False,
         approximate: str = "",
     ) -> Road:
@@ -77,7 +77,7 @@ class Road:
             UsageError: what these raise.
         """
         requirements = target.requirements
-        rewrites = chosen(target, precision, asked, compressed)
+        rewrites = chosen(target, precision, requested, compressed)
         return cls(
             rewrites,
             precision,
@@ -166,26 +166,28 @@ def apply(model: ir.Model, rewrites: tuple[Rewrite, ...]) -> tuple[ir.Model, tup
     return pass_table.run(model, ("dead",)) if done else model, tuple(done)
 
 
-def chosen(target: Target, precision: str, asked: str = "", compressed: bool = False) -> tuple[Rewrite, ...]:
+def chosen(
+    target: Target, precision: str, requested: str = "", compressed: bool = False
+) -> tuple[Rewrite, ...]:
     """The rewrites of a graph, in the order in which they run.
 
     Args:
-        asked: names with commas between them, "none", or empty for those that are on.
+        requested: names with commas between them, "none", or empty for those that are on.
         compressed: the graph's weights are in fewer bits, and its activations are not.
 
     Raises:
         UsageError: the target has no such rewrite.
     """
     offered = target.requirements.rewrites
-    if not asked:
+    if not requested:
         return tuple(r for r in offered if precision in r.on and (r.compressed or not compressed))
-    if asked == NONE:
+    if requested == NONE:
         return ()
-    names = {name.strip() for name in asked.split(",")}
+    names = {name.strip() for name in requested.split(",")}
     if unknown := sorted(names - {r.name for r in offered}):
-        there = ", ".join((*(r.name for r in offered), f"or {NONE} alone"))
+        available = ", ".join((*(r.name for r in offered), f"or {NONE} alone"))
         raise UsageError(
-            f"target '{target.name}' has no rewrite '{unknown[0]}' (it has: {there}).",
+            f"target '{target.name}' has no rewrite '{unknown[0]}' (it has: {available}).",
             f"For instance: --rewrites {offered[0].name if offered else NONE}",
         )
     return tuple(r for r in offered if r.name in names)

@@ -78,9 +78,9 @@ def _opened(spec: ModelSpec) -> ModelSource:
     if folder is not None:
         return _open_folder(model, folder, "")
     if model.startswith((".", "/", "~")) or not is_hub_id(model):
-        known = ", ".join(builtin_models()) or "none"
+        built_in = ", ".join(builtin_models()) or "none"
         raise LatentcError(
-            f"there is no model '{model}': no such folder, no built-in model (there are: {known}) and no hub id.",
+            f"there is no model '{model}': no such folder, no built-in model (there are: {built_in}) and no hub id.",
             "Give a folder with a model_index.json, a single file, or a hub id such as owner/name.",
         )
     root = hub_models.fetch(model)

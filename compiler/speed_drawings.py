@@ -93,7 +93,7 @@ class Drawings:
             for number, setting in enumerate(self._gate.settings):
                 progress(Event(task, number, len(self._gate.settings)))
                 runs.append(drawn.run(prompts, setting, combination.tolerance))
-                if not self._gate.held(runs[-1:]):
+                if not self._gate.admits(runs[-1:]):
                     break
         progress(Event(task, len(self._gate.settings), len(self._gate.settings)))
         return tuple(runs)

@@ -33,7 +33,7 @@ class Gate:
     settings: tuple[Setting, ...]
     worst_below: float = WORST_BELOW
 
-    def held(self, runs: Sequence[ForecastRun]) -> bool:
+    def admits(self, runs: Sequence[ForecastRun]) -> bool:
         """Whether all of these hold it."""
         worst = self.min_psnr - self.worst_below
         return all(run.psnr >= self.min_psnr and run.worst_psnr >= worst for run in runs)

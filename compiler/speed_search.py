@@ -184,9 +184,9 @@ class SpeedSearch:
         while kept:
             combination = kept[-1][1]
             runs = self._drawer.runs(combination, self._verified_on, self._progress)
-            held = self._gate.held(runs)
-            self._note("verification", combination, runs, "" if held else "too far")
-            if held:
+            admitted = self._gate.admits(runs)
+            self._note("verification", combination, runs, "" if admitted else "too far")
+            if admitted:
                 self.best = combination
                 return combination, runs
             way, _ = kept.pop()
@@ -224,15 +224,15 @@ class SpeedSearch:
         Args:
             before: how many times as fast as by default it is without the way.
         """
-        known = next((t for t in self.trials if t.combination == str(combination) and t.kept), None)
-        if known is not None:
-            return known
+        earlier = next((t for t in self.trials if t.combination == str(combination) and t.kept), None)
+        if earlier is not None:
+            return earlier
         try:
             runs = self._drawer.runs(combination, self._tuned_on, self._progress)
         except Unchanged as nothing:
             self.trials.append(SpeedTrial(way=way.name, combination=str(combination), reason=nothing.message))
             return None
-        reason = "" if self._gate.held(runs) else "too far"
+        reason = "" if self._gate.admits(runs) else "too far"
         reason = reason or ("" if self._is_faster(way, combination, runs, before) else _NOT_FASTER)
         trial = self._note(way.name, combination, runs, reason)
         if trial.kept and trial.speed_up > self._speed_up:

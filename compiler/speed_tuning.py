@@ -212,11 +212,11 @@ def _ways(request: TuneRequest, manifest: Manifest) -> tuple[Way, ...]:
 
 def faster_types(manifest: Manifest, device: str) -> tuple[str, ...]:
     """What the device computes in faster than in what the artifact is computed in by default, as it says itself."""
-    found = device_of(sessions.get(manifest.target), device)
-    if found is None or not found.computes:
+    runtime_device = device_of(sessions.get(manifest.target), device)
+    if runtime_device is None or not runtime_device.computes:
         return ()
-    usual = natively(found, manifest.precision)[0]
-    return found.computes[: found.computes.index(usual)]
+    usual = natively(runtime_device, manifest.precision)[0]
+    return runtime_device.computes[: runtime_device.computes.index(usual)]
 
 
 def other_threads() -> tuple[int, ...]:

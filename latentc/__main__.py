@@ -10,11 +10,11 @@ def _leave_current_folder() -> None:
     Unless this package itself lies there, and is found by nothing else.
     """
     try:
-        here = os.getcwd()
+        current = os.getcwd()
     except OSError:  # it is gone
-        here = ""
+        current = ""
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if sys.path[0] in ("", here) and here != ours and not getattr(sys.flags, "safe_path", False):
+    if sys.path[0] in ("", current) and current != ours and not getattr(sys.flags, "safe_path", False):
         del sys.path[0]
 
 

@@ -127,8 +127,8 @@ def _licenses(license: str) -> Iterator[Any]:
     from cyclonedx.spdx import fixup_id
 
     if license:
-        known = fixup_id(license)
-        yield DisjunctiveLicense(id=known) if known else DisjunctiveLicense(name=license)
+        identifier = fixup_id(license)
+        yield DisjunctiveLicense(id=identifier) if identifier else DisjunctiveLicense(name=license)
 
 
 def _time(created: str) -> datetime:

@@ -214,9 +214,9 @@ def _run(args: Sequence[str], as_json: bool) -> NoReturn:
             _say(f"Error: standard output cannot be written: {error.strerror}.")
         raise SystemExit(1) from None
     except foreseen.KINDS as error:
-        if (said := foreseen.message(error)) is None:
+        if (translated := foreseen.message(error)) is None:
             raise
-        _fail(said.message, said.hint, said.exit_code, as_json)
+        _fail(translated.message, translated.hint, translated.exit_code, as_json)
     raise SystemExit(status)
 
 

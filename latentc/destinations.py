@@ -162,9 +162,9 @@ def _save(values: Mapping[str, np.ndarray], path: Path, parameters: Mapping[str,
 
 
 def _something_else(result: Result, to: Destination) -> LatentcError:
-    made = "videos" if result.frames else "pictures" if result.images else "sound" if result.audio else ""
+    medium = "videos" if result.frames else "pictures" if result.images else "sound" if result.audio else ""
     fits = {"videos": "clip.mp4", "pictures": "out.png", "sound": "out.wav"}
-    if not made:
+    if not medium:
         return LatentcError(
             f"the pipeline returned no {'numbers' if to.form == 'arrays' else 'pictures, videos or sound'} "
             f"(it returned: {', '.join(result.outputs)}).",
@@ -173,7 +173,7 @@ def _something_else(result: Result, to: Destination) -> LatentcError:
             else "Use it from Python, where they are in the result's outputs: latentc.load(ARTIFACT).generate(...)",
         )
     return LatentcError(
-        f"the pipeline makes {made}, which {to.output} cannot hold.", f"Write them as: -o {fits[made]}"
+        f"the pipeline makes {medium}, which {to.output} cannot hold.", f"Write them as: -o {fits[medium]}"
     )
 
 

@@ -12,9 +12,9 @@ from artifacts.evidence_records import Forecast
 OFF, AUTO = "off", "auto"
 
 
-def check_accelerate(asked: str | float) -> None:
-    """Raises UsageError unless `asked` is "off", "auto" or a tolerance: a number of at least 0, or one as text."""
-    tolerance_of(asked, 0.0)
+def check_accelerate(accelerate: str | float) -> None:
+    """Raises UsageError unless `accelerate` is "off", "auto" or a tolerance: a number of at least 0, or one as text."""
+    tolerance_of(accelerate, 0.0)
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ def tuned_to(forecast: Forecast | None, guidance: Any, own: Any) -> Tuned:
         return Tuned()
     runs = (*forecast.tuning, *forecast.verification)
     scales = [own if run.guidance is None else run.guidance for run in runs]
-    asked = own if guidance is None else guidance
-    known = all(isinstance(scale, (int, float)) for scale in (asked, *scales))
-    if not known or asked <= (most := max(scales, default=asked)):
+    requested = own if guidance is None else guidance
+    numeric = all(isinstance(scale, (int, float)) for scale in (requested, *scales))
+    if not numeric or requested <= (most := max(scales, default=requested)):
         return Tuned(forecast.tolerance)
     return Tuned(
-        note=f"all calls are made, as guidance is {asked:g}, and the artifact is tuned by {most:g} at the most. "
-        f"For fewer: --guidance {most:g}, or latentc tune ARTIFACT --guidance {asked:g}"
+        note=f"all calls are made, as guidance is {requested:g}, and the artifact is tuned by {most:g} at the most. "
+        f"For fewer: --guidance {most:g}, or latentc tune ARTIFACT --guidance {requested:g}"
     )
 
 
-def tolerance_of(asked: str | float, tuned: float) -> float:
+def tolerance_of(accelerate: str | float, tuned: float) -> float:
     """The tolerance that is asked for; 0 is off.
 
     Args:
@@ -61,17 +61,17 @@ def tolerance_of(asked: str | float, tuned: float) -> float:
     Raises:
         UsageError: it is none.
     """
-    if asked == AUTO:
+    if accelerate == AUTO:
         return tuned
-    if asked == OFF:
+    if accelerate == OFF:
         return 0.0
     try:
-        tolerance = math.nan if isinstance(asked, bool) else float(asked)
+        tolerance = math.nan if isinstance(accelerate, bool) else float(accelerate)
     except (TypeError, ValueError):
         tolerance = math.nan
     if not 0 <= tolerance < math.inf:
         raise UsageError(
-            f"accelerate is off, auto or a tolerance of at least 0; found {str(asked)!r}.",
+            f"accelerate is off, auto or a tolerance of at least 0; found {str(accelerate)!r}.",
             "For instance 0.1; latentc tune ARTIFACT --min-psnr 45 finds one for auto",
         )
     return tolerance

@@ -18,7 +18,7 @@ from artifacts.pinned import Pinned
 from artifacts.progress import Progress
 from artifacts.verification import Artifact, Opening
 from runtimes.compute import AUTO
-from runtimes.devices import Asked
+from runtimes.devices import RequestedDevices
 from runtimes.graphs import Graphs, cache_dir
 from runtimes.memory_plan import budget_of, memory_plan
 from runtimes.sessions import session_table as sessions
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class OpeningOptions:
     """How an artifact is opened; `runtimes.pipeline.load` says what each means."""
 
-    device: Asked
+    device: RequestedDevices
     task: str | None
     cache: bool
     progress: Progress

@@ -90,41 +90,41 @@ def takes_texts(parameter: inspect.Parameter) -> bool:
     return "str" in annotation and ("list" in annotation or "sequence" in annotation)
 
 
-def texts_of(known: Mapping[str, inspect.Parameter]) -> frozenset[str]:
+def texts_of(parameters: Mapping[str, inspect.Parameter]) -> frozenset[str]:
     """Our options, and the pipeline's own parameters, that take a text or one for each prompt."""
-    own = {name for name, parameter in known.items() if takes_texts(parameter)}
-    return frozenset(own | {option for option in TEXTS if synonym(option, known)})
+    own = {name for name, parameter in parameters.items() if takes_texts(parameter)}
+    return frozenset(own | {option for option in TEXTS if synonym(option, parameters)})
 
 
 def of_calls(
-    images: Sequence[Draw], known: Mapping[str, inspect.Parameter], batch: DimRange
+    images: Sequence[Draw], parameters: Mapping[str, inspect.Parameter], batch: DimRange
 ) -> list[tuple[Draw, ...]]:
     """The images of each call of a pipeline: as many as the artifact allows, the last call the rest.
 
     Images of several prompts are made by one call where the pipeline takes a list of prompts.
 
     Args:
-        known: the parameters of the pipeline's call.
+        parameters: the parameters of the pipeline's call.
         batch: how many images the artifact was compiled to make at once.
 
     Raises:
         UsageError: no number of calls makes so many.
     """
-    if "prompt" in known and not takes_texts(known["prompt"]):
+    if "prompt" in parameters and not takes_texts(parameters["prompt"]):
         groups = [tuple(group) for _, group in itertools.groupby(images, key=lambda draw: draw.prompt)]
     else:
         groups = [tuple(images)]
     calls = []
     for group in groups:
-        ends = itertools.accumulate(_sizes(len(group), known, batch), initial=0)
+        ends = itertools.accumulate(_sizes(len(group), parameters, batch), initial=0)
         calls += [group[start:end] for start, end in itertools.pairwise(ends)]
     return calls
 
 
-def _sizes(images: int, known: Mapping[str, Any], batch: DimRange) -> list[int]:
+def _sizes(images: int, parameters: Mapping[str, Any], batch: DimRange) -> list[int]:
     """How many images each call makes."""
     low, high = max(1, batch.min), max(1, batch.max)
-    if low == 1 and synonym("images", known) is None:
+    if low == 1 and synonym("images", parameters) is None:
         high = 1
     full, rest = divmod(images, high)
     if rest == 0 or rest >= low:

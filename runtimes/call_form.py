@@ -104,8 +104,8 @@ def _take(tree: Tree | None, value: Any, specs: Mapping[str, TensorSpec], values
         return _sequence(type(value), items) if len(items) == len(children) else None
     if isinstance(tree, MappingNode) and type(value) is dict:
         named = {key: _take(tree.items.get(key), item, specs, values_matter) for key, item in value.items()}
-        known = {key: child for key, child in named.items() if child is not None}
-        return _mapping(known) if len(known) == len(named) else None
+        takes = {key: child for key, child in named.items() if child is not None}
+        return _mapping(takes) if len(takes) == len(named) else None
     return None
 
 

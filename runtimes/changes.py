@@ -70,11 +70,11 @@ class Changes:
         if self.watch is not None:
             self.watch.look_again()
 
-    def make(self, what: str, change: Callable[[], Any]) -> Any:
+    def make(self, operation: str, change: Callable[[], Any]) -> Any:
         """What ``change()`` returns, if it leaves nothing set that no graph was compiled for.
 
         Args:
-            what: the call, for people ("enable_freeu()").
+            operation: the call, for people ("enable_freeu()").
 
         Raises:
             UsageError: it would; it is undone.
@@ -100,12 +100,12 @@ class Changes:
             if hasattr(result, "remove") and hasattr(result, "hooks_dict_ref"):
                 result.remove()
             watch.put_back(before)
-        raise self.refusal(what, str(state))
+        raise self.refusal(operation, str(state))
 
-    def refusal(self, what: str, why: str) -> UsageError:
-        """That the call `what` is none that a compiled module takes."""
+    def refusal(self, operation: str, why: str) -> UsageError:
+        """That the call `operation` is none that a compiled module takes."""
         return UsageError(
-            f"'{self._component}' is compiled, and its graph does not follow {what}: {why}.", HINT
+            f"'{self._component}' is compiled, and its graph does not follow {operation}: {why}.", HINT
         )
 
 
@@ -273,10 +273,10 @@ def _reporting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         changes: Changes = getattr(type(self), CHANGES)
         if not changes.watching:
             return function(self, *args, **kwargs)
-        what = f"a change of '{args[0]}'" if name.startswith("__") else f"{name}()"
+        operation = f"a change of '{args[0]}'" if name.startswith("__") else f"{name}()"
         if args[:1] == ("__class__",):
-            raise changes.refusal(what, f"its class is {type(self).__name__}")
-        return changes.make(what, lambda: function(self, *args, **kwargs))
+            raise changes.refusal(operation, f"its class is {type(self).__name__}")
+        return changes.make(operation, lambda: function(self, *args, **kwargs))
 
     return method
 

@@ -110,15 +110,15 @@ def sample_rate(pipeline: Any) -> int | None:
     return None
 
 
-def frame_rate(known: Mapping[str, Any], passed: Mapping[str, Any]) -> float | None:
+def frame_rate(parameters: Mapping[str, Any], passed: Mapping[str, Any]) -> float | None:
     """Frames a second that a call makes a video for: what it was passed, or the pipeline's default.
 
     Args:
-        known: the parameters of the pipeline's call, by name.
+        parameters: the parameters of the pipeline's call, by name.
     """
     for name in FRAME_RATE:
-        if name in known:
-            value = passed.get(name, known[name].default)
+        if name in parameters:
+            value = passed.get(name, parameters[name].default)
             if isinstance(value, (int, float)) and value > 0:
                 return float(value)
     return None

@@ -65,7 +65,7 @@ class Runner(Protocol):
 class Tiler(Protocol):
     """What makes calls in tiles: `runtimes.graphs.Graphs`."""
 
-    def tiling(self, graph: str, arrays: Arrays, asked: Tiling) -> Tiling:
+    def tiling(self, graph: str, arrays: Arrays, requested: Tiling) -> Tiling:
         """How a call is made in tiles: as asked, or so that it fits the memory where that is left to it."""
 
     def run_in_tiles(
@@ -182,8 +182,8 @@ class CompiledMethod:
                 hint = "Call it with the options it was compiled for, or compile with yours: --arg NAME=VALUE"
                 continue
             graph = self._route.runner.record(record.graph)
-            asked, result = _returned(record, bound)
-            arrays = _arrays(record, graph, asked, self._defaults, self._owner)
+            arguments, result = _returned(record, bound)
+            arrays = _arrays(record, graph, arguments, self._defaults, self._owner)
             if isinstance(arrays, Mismatch):
                 reasons.append(arrays)
                 refused = True
@@ -255,9 +255,11 @@ class CompiledMethod:
         meter.look(self._label, arrays, outputs)
         return outputs
 
-    def _division(self, graph: GraphSpec, arrays: Arrays, asked: Tiling) -> tuple[Scaling, Layout] | None:
+    def _division(self, graph: GraphSpec, arrays: Arrays, requested: Tiling) -> tuple[Scaling, Layout] | None:
         tiler = self._route.tiler
-        return division(graph, arrays, asked if tiler is None else tiler.tiling(graph.folder, arrays, asked))
+        return division(
+            graph, arrays, requested if tiler is None else tiler.tiling(graph.folder, arrays, requested)
+        )
 
 
 def _misfit(
@@ -272,8 +274,10 @@ def _misfit(
 def _returned(record: MethodRecord, bound: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tree]:
     """A call's arguments as the record has them, and the form of what the caller wants back: `return_dict` decides
     about that alone."""
-    recorded, asked = record.arguments.get("return_dict"), bound.get("return_dict")
-    other = isinstance(recorded, ConstLeaf) and isinstance(asked, bool) and recorded.value is not asked
+    recorded, requested = record.arguments.get("return_dict"), bound.get("return_dict")
+    other = (
+        isinstance(recorded, ConstLeaf) and isinstance(requested, bool) and recorded.value is not requested
+    )
     if isinstance(recorded, ConstLeaf) and other and record.other_result is not None:
         return {**bound, "return_dict": recorded.value}, record.other_result
     return bound, record.result
@@ -283,11 +287,11 @@ def _arrays(
     record: MethodRecord,
     graph: GraphSpec,
     bound: Mapping[str, Any],
-    known: Mapping[str, Any],
+    own_defaults: Mapping[str, Any],
     owner: torch.nn.Module,
 ) -> dict[str, np.ndarray] | Mismatch:
     """The graph's inputs in a call, of whatever size, or why the call does not fit it."""
-    tensors = match_arguments(record.arguments, bound, known)
+    tensors = match_arguments(record.arguments, bound, own_defaults)
     if isinstance(tensors, Mismatch):
         return tensors
     if record.settings:

@@ -78,35 +78,35 @@ def types_to_check(device: Device | None, graphs: Iterable[GraphRecord]) -> dict
     return types | {min(narrow): AUTO} if narrow else types or {WIDE: AUTO}
 
 
-def check_asked(asked: str) -> None:
-    """Raises UsageError unless `asked` is "auto" or a type."""
-    if asked not in (AUTO, *PRECISIONS):
+def check_requested(requested: str) -> None:
+    """Raises UsageError unless `requested` is "auto" or a type."""
+    if requested not in (AUTO, *PRECISIONS):
         raise UsageError(
-            f"there is no type '{asked}' to compute in (there are: {', '.join((AUTO, *PRECISIONS))})."
+            f"there is no type '{requested}' to compute in (there are: {', '.join((AUTO, *PRECISIONS))})."
         )
 
 
-def choose(asked: str, device: Device, graph: GraphRecord, chosen: str = AUTO) -> str:
+def choose(requested: str, device: Device, graph: GraphRecord, chosen: str = AUTO) -> str:
     """The type that `graph` is computed in on `device`.
 
     Args:
-        asked: a type, or "auto".
+        requested: a type, or "auto".
         chosen: as of `default`.
 
     Raises:
         UsageError: the device does not have the type that was asked for.
     """
     types = natively(device, graph.precision)
-    if asked == AUTO:
+    if requested == AUTO:
         return default(types, graph.evidence, chosen)
-    if asked not in types:
+    if requested not in types:
         why = "" if device.computes else ", the type that it was compiled in"
         raise UsageError(
-            f"'{graph.folder}' cannot be computed in {asked} on device '{device.name}' here: it has "
+            f"'{graph.folder}' cannot be computed in {requested} on device '{device.name}' here: it has "
             f"{' and '.join(types)}{why}.",
             f"Use --compute {types[0]}, or leave it out",
         )
-    return asked
+    return requested
 
 
 def broken(graph: GraphRecord, compute: str) -> str:

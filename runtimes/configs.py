@@ -64,11 +64,11 @@ def is_config(path: str) -> bool:
     return name.endswith(".json") and ("config" in name or name == "special_tokens_map.json")
 
 
-def read_config(data: bytes, what: str, verified: bool, largest: int = MAX_FIGURE) -> dict[str, Any]:
+def read_config(data: bytes, source: str, verified: bool, largest: int = MAX_FIGURE) -> dict[str, Any]:
     """The settings in a file, without those that name something else.
 
     Args:
-        what: the file, for errors.
+        source: the file, for errors.
         verified: whether its artifact's compiler has already left those out: what would be left out of a model's own
             configuration is an error then.
         largest: whole number that it may hold, but for those from `UNLIMITED` on.
@@ -78,26 +78,26 @@ def read_config(data: bytes, what: str, verified: bool, largest: int = MAX_FIGUR
             message names the key.
     """
     if len(data) > MAX_CONFIG:
-        raise LatentcError(f"{what} has {len(data)} bytes; a configuration has at most {MAX_CONFIG}.")
-    value = strict_json.loads(data, what, constants=True)
+        raise LatentcError(f"{source} has {len(data)} bytes; a configuration has at most {MAX_CONFIG}.")
+    value = strict_json.loads(data, source, constants=True)
     if not isinstance(value, dict):
-        raise LatentcError(f"{what} holds no JSON object, as a configuration does.")
+        raise LatentcError(f"{source} holds no JSON object, as a configuration does.")
     if "_class_name" in value:
-        check_class_name(value["_class_name"], what)
-    is_module = PurePosixPath(what.replace("\\", "/")).name == "config.json"
-    result: dict[str, Any] = _Cleaner(what, verified, is_module, largest).cleaned(value, "", 0)
+        check_class_name(value["_class_name"], source)
+    is_module = PurePosixPath(source.replace("\\", "/")).name == "config.json"
+    result: dict[str, Any] = _Cleaner(source, verified, is_module, largest).cleaned(value, "", 0)
     return result
 
 
-def cleaned(data: bytes, what: str, verified: bool, largest: int = MAX_FIGURE) -> bytes:
+def cleaned(data: bytes, source: str, verified: bool, largest: int = MAX_FIGURE) -> bytes:
     """The file with what `read_config` makes of it; byte for byte the same where nothing is left out."""
-    after = read_config(data, what, verified, largest)
-    before = strict_json.loads(data, what, constants=True)
+    after = read_config(data, source, verified, largest)
+    before = strict_json.loads(data, source, constants=True)
     return data if after == before else (json.dumps(after, indent=2) + "\n").encode()
 
 
-def check_class_name(name: Any, what: str) -> None:
-    """Whether a ``_class_name`` names a class, or nothing that is known here; `what` is the file, for errors.
+def check_class_name(name: Any, source: str) -> None:
+    """Whether a ``_class_name`` names a class, or nothing that is known here; `source` is the file, for errors.
 
     Raises:
         LatentcError: it names a module or another thing of diffusers, or is no name.
@@ -105,29 +105,29 @@ def check_class_name(name: Any, what: str) -> None:
     import diffusers
 
     if not isinstance(name, str):
-        raise LatentcError(f"{what}: '_class_name' is {name!r}, not the name of a class.")
+        raise LatentcError(f"{source}: '_class_name' is {name!r}, not the name of a class.")
     try:
         cls = getattr(diffusers, name, type)  # Classes of other versions are passed over.
     except (ImportError, RuntimeError):
         return  # It is there, and a library that it needs is not.
     if not isinstance(cls, type):
-        raise LatentcError(f"{what}: '_class_name' is {name!r}, which is not a class of diffusers.")
+        raise LatentcError(f"{source}: '_class_name' is {name!r}, which is not a class of diffusers.")
 
 
 class _Cleaner:
-    def __init__(self, what: str, verified: bool, is_module: bool, largest: int) -> None:
-        self._what, self._verified, self._is_module = what, verified, is_module
+    def __init__(self, source: str, verified: bool, is_module: bool, largest: int) -> None:
+        self._source, self._verified, self._is_module = source, verified, is_module
         self._largest = largest
 
     def cleaned(self, value: Any, at: str, depth: int) -> Any:
         """`value` without what names something else; `at` is its key, for errors."""
         if depth > MAX_DEPTH:
-            raise LatentcError(f"{self._what} is nested too deep.")
+            raise LatentcError(f"{self._source} is nested too deep.")
         if isinstance(value, list):
             return [self.cleaned(v, f"{at}[{i}]", depth + 1) for i, v in enumerate(value)]
         if isinstance(value, int) and self._largest < abs(value) < UNLIMITED:
             raise LatentcError(
-                f"{self._what}: '{at}' is {value}; such a figure is at most {self._largest}.",
+                f"{self._source}: '{at}' is {value}; such a figure is at most {self._largest}.",
                 "Compile the model again, from a source that you trust.",
             )
         if not isinstance(value, dict):
@@ -175,11 +175,11 @@ class _Cleaner:
     def _refused(self, where: str, value: Any, kind: str) -> LatentcError:
         if self._verified:
             return LatentcError(
-                f"{self._what}: '{where}' is {_brief(value)}: {kind}. An artifact is data alone.",
+                f"{self._source}: '{where}' is {_brief(value)}: {kind}. An artifact is data alone.",
                 "Compile the model again, from a source that you trust.",
             )
         return LatentcError(
-            f"{self._what}: '{where}' is {_brief(value)}: {kind}. latentc fetches and runs none.",
+            f"{self._source}: '{where}' is {_brief(value)}: {kind}. latentc fetches and runs none.",
             f"Where the model works without it, remove '{where}' from that file.",
         )
 

@@ -14,29 +14,29 @@ from runtimes.compute import AUTO, WIDE, broken, choose, covered, summary
 from runtimes.sessions.common import choose as check_name
 from runtimes.sessions.session_contract import Device, ExplainsDevice, NotStarted, SessionFactory
 
-Asked = str | Mapping[str, str]
+RequestedDevices = str | Mapping[str, str]
 """A device for all graphs, or one for each component; as a text also "unet=gpu,vae=cpu"."""
 
 EXAMPLE = "For instance: --device gpu, or --device unet=gpu,vae=cpu"
 
 
-def parse_devices(asked: Asked) -> dict[str, str]:
+def parse_devices(requested: RequestedDevices) -> dict[str, str]:
     """Component -> name of a device; under "" that of all others, "auto" where none is named.
 
     Raises:
         UsageError: the text is neither a device nor pairs COMPONENT=DEVICE, or names a component twice.
     """
-    if not isinstance(asked, str):
-        return {"": AUTO, **asked}
+    if not isinstance(requested, str):
+        return {"": AUTO, **requested}
     devices: dict[str, str] = {}
-    for item in asked.split(","):
+    for item in requested.split(","):
         name, equals, device = (part.strip() for part in item.rpartition("="))
         if not device or (equals and not name) or "=" in name:
             raise UsageError(
-                f"--device takes a device, or a device for each component; found '{asked}'.", EXAMPLE
+                f"--device takes a device, or a device for each component; found '{requested}'.", EXAMPLE
             )
         if name in devices:
-            raise UsageError(f"--device names {name or 'a device for all'} twice: '{asked}'.", EXAMPLE)
+            raise UsageError(f"--device names {name or 'a device for all'} twice: '{requested}'.", EXAMPLE)
         devices[name] = device
     return {"": AUTO, **devices}
 
@@ -46,13 +46,13 @@ def components_of(manifest: Manifest) -> dict[str, str]:
     return {method.graph: part.name for part in manifest.components for method in part.methods}
 
 
-def devices_of(asked: Asked, manifest: Manifest) -> dict[str, str]:
+def devices_of(requested: RequestedDevices, manifest: Manifest) -> dict[str, str]:
     """Graph folder -> name of a device, or "auto"; a graph's own folder counts before its component.
 
     Raises:
         UsageError: the artifact has no such component.
     """
-    devices, components = parse_devices(asked), components_of(manifest)
+    devices, components = parse_devices(requested), components_of(manifest)
     graphs = [graph.folder for graph in manifest.graphs]
     names = dict.fromkeys([*components.values(), *graphs])
     for name in devices:
@@ -72,7 +72,7 @@ class Placement:
         self,
         factory: SessionFactory,
         manifest: Manifest,
-        asked: Asked,
+        requested: RequestedDevices,
         compute: str,
         strict: bool,
         progress: Progress,
@@ -90,7 +90,7 @@ class Placement:
         self._factory = factory
         self._records = {graph.folder: graph for graph in manifest.graphs}
         self._components = components_of(manifest)
-        self._asked = devices_of(asked, manifest)  # graph folder -> name of a device, or "auto"
+        self._requested = devices_of(requested, manifest)  # graph folder -> name of a device, or "auto"
         self._compute = compute
         self._chosen = AUTO if manifest.speed is None else manifest.speed.compute
         self._strict = strict
@@ -98,7 +98,7 @@ class Placement:
         self._moved: dict[str, Device] = {}
         self._refused: dict[str, set[str]] = {}
         self._lines: dict[tuple[str, str], str] = {}
-        named = dict.fromkeys(name for name in self._asked.values() if name.lower() != AUTO)
+        named = dict.fromkeys(name for name in self._requested.values() if name.lower() != AUTO)
         if named and self._present:
             for name in named:
                 self._check(name)
@@ -115,19 +115,19 @@ class Placement:
     def _present(self) -> tuple[Device, ...]:
         return self._factory.devices()
 
-    def asked(self, graph: str) -> str:
+    def requested(self, graph: str) -> str:
         """The name of the device that was asked for, or "auto"."""
-        return self._asked[graph]
+        return self._requested[graph]
 
     def is_auto(self, graph: str) -> bool:
         """Whether no device was asked for."""
-        return self._asked[graph].lower() == AUTO
+        return self._requested[graph].lower() == AUTO
 
     def device(self, graph: str) -> Device | None:
         """The device that the graph runs on; None where the target has none here."""
         if graph in self._moved:
             return self._moved[graph]
-        name = self._asked[graph].lower()
+        name = self._requested[graph].lower()
         return next((device for device in self._present if name in (AUTO, device.name)), None)
 
     def may_move(self, graph: str, refusal: LatentcError) -> bool:

@@ -68,8 +68,8 @@ class DividedGraphs:
             UsageError: it would be in more than `MOST_ASKED` parts.
         """
         files = (f.size for f in self._manifest.files if f.path.startswith(f"{record.folder}/"))
-        asked = self._max_part is not None and sum(files) > self._max_part
-        if division is None and not asked:
+        oversized = self._max_part is not None and sum(files) > self._max_part
+        if division is None and not oversized:
             return None
         divider = dividing(self._factory, self._root / record.model_file)
         if divider is None:
@@ -97,9 +97,13 @@ class DividedGraphs:
 
         keeps = None
         if division is not None:
-            made = tuple(part.weights for part in parts)
+            part_weights = tuple(part.weights for part in parts)
             # Parts that the plan did not know get the share of the weights that it reckoned with.
-            keeps = division.kept if made == division.weights else kept(parts, int(weights * division.share))
+            keeps = (
+                division.kept
+                if part_weights == division.weights
+                else kept(parts, int(weights * division.share))
+            )
         return PartsSession(model_file, form, structure, parts, record, opened, device, keeps)
 
     def _file(self, record: GraphRecord, device: str, compute: str) -> Path:

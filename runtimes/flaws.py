@@ -156,11 +156,11 @@ def words(kind: Kind) -> str:
 
 def _count(blank: Mapping[Kind, Sequence[int]], images: int) -> str:
     """ "the picture is black", "2 of 3 pictures are of one colour"."""
-    what = words(next(iter(blank))) if len(blank) == 1 else "of one colour"
+    appearance = words(next(iter(blank))) if len(blank) == 1 else "of one colour"
     if images == 1:
-        return f"the picture is {what}"
+        return f"the picture is {appearance}"
     number = sum(len(numbers) for numbers in blank.values())
-    return f"{number if number < images else 'all'} of {images} pictures are {what}"
+    return f"{number if number < images else 'all'} of {images} pictures are {appearance}"
 
 
 def _held_back(outputs: Mapping[str, Any], numbers: Sequence[int], frames: int) -> str:

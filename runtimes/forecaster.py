@@ -121,14 +121,14 @@ class Step:
     curves: Mapping[Name, Curve | None]
 
     @classmethod
-    def of(cls, time: float, made: Mapping[Name, Call], earlier: Sequence[Step]) -> Step:
+    def of(cls, time: float, current: Mapping[Name, Call], earlier: Sequence[Step]) -> Step:
         """The timestep that made these calls, in their order.
 
         Args:
             earlier: timesteps that made calls, the last one last.
         """
         before = earlier[-1].calls if earlier else {}
-        calls = {name: call.after(before.get(name)) for name, call in made.items()}
+        calls = {name: call.after(before.get(name)) for name, call in current.items()}
         left_out: set[Name] = set()
         read: set[_Place] = set()
         for name, call in reversed(calls.items()):
@@ -166,7 +166,7 @@ def _curve(name: Name, call: Call, time: float, earlier: Sequence[Step]) -> Curv
     """What a call returned up to now; None where it was not made in all of the timesteps, or returned other shapes."""
     calls = [*(step.calls.get(name) for step in earlier), call]
     times = [*(step.time for step in earlier), time]
-    values = [made.outputs for made in calls if made is not None]
+    values = [entry.outputs for entry in calls if entry is not None]
     if len(values) < POINTS or not ordered(times) or not all(map(alike, values, values[1:])):
         return None
     return Curve.through(times, values)
@@ -243,19 +243,19 @@ class Forecaster:
             inputs: what it is called with, by name.
         """
         name = (method, sum(called == method for called, _ in self._calls))
-        known = self._known(name)
-        if not self._decided and (known is None or name in self._steps[-1].left_out):
+        previous = self._previous(name)
+        if not self._decided and (previous is None or name in self._steps[-1].left_out):
             self._decided = True
-            if known is not None and not known.fits(inputs):
+            if previous is not None and not previous.fits(inputs):
                 self._steps.clear()  # What is known is of something else: another prompt, another size.
-                known = None
-            self._forecast = None if known is None else self._decide()
-        if self._forecast is not None and self._follows(name, known, inputs):
-            assert known is not None
+                previous = None
+            self._forecast = None if previous is None else self._decide()
+        if self._forecast is not None and self._follows(name, previous, inputs):
+            assert previous is not None
             self._calls[name] = None
             curve = self._steps[-1].curves.get(name)
             # Of outputs that go into calls that are left out as well, nobody reads what is in them.
-            return known.outputs if curve is None else curve.at(self._forecast)
+            return previous.outputs if curve is None else curve.at(self._forecast)
         outputs = run()
         self._calls[name] = Call.of(inputs, outputs)
         return outputs
@@ -265,12 +265,12 @@ class Forecaster:
         if not self._calls:
             return
         time = self._schedule.advance(scheduler, timestep)
-        made = {name: call for name, call in self._calls.items() if call is not None}
+        current = {name: call for name, call in self._calls.items() if call is not None}
         self.count += Count(int(self._forecast is None), 1)
         if time is None or self._astray:
             self._steps.clear()
         elif self._forecast is None:
-            step = Step.of(time, made, tuple(self._steps))
+            step = Step.of(time, current, tuple(self._steps))
             self._worth = self._measured(step)
             self._spent = 0.0
             self._steps.append(step)
@@ -278,17 +278,17 @@ class Forecaster:
         self._forecast = None
         self._decided = self._astray = False
 
-    def _known(self, name: Name) -> Call | None:
+    def _previous(self, name: Name) -> Call | None:
         return self._steps[-1].calls.get(name) if self._steps else None
 
-    def _follows(self, name: Name, known: Call | None, inputs: Arrays) -> bool:
+    def _follows(self, name: Name, previous: Call | None, inputs: Arrays) -> bool:
         """Whether a call of a timestep that is forecast is left out; what does not fit what is known is made."""
-        if known is not None and name not in self._steps[-1].left_out:
+        if previous is not None and name not in self._steps[-1].left_out:
             return False
-        if known is not None and known.fits(inputs):
+        if previous is not None and previous.fits(inputs):
             return True
         # A preview of the picture is no part of the timestep. A call with a timestep is, and changes what it computes.
-        self._astray |= known is not None or self._is_timed_as_known(inputs)
+        self._astray |= previous is not None or self._is_timed_as_known(inputs)
         return False
 
     def _is_timed_as_known(self, inputs: Arrays) -> bool:

@@ -54,17 +54,17 @@ def _named(call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     )
 
 
-def synonym(option: str, known: Mapping[str, Any]) -> str | None:
+def synonym(option: str, parameters: Mapping[str, Any]) -> str | None:
     """The pipeline's name for our `option`, or None if it has none."""
-    return next((name for name in SYNONYMS[option] if name in known), None)
+    return next((name for name in SYNONYMS[option] if name in parameters), None)
 
 
-def control_argument(known: Mapping[str, Any]) -> str | None:
+def control_argument(parameters: Mapping[str, Any]) -> str | None:
     """The pipeline's name for what a ControlNet or a T2I-Adapter follows; None for one without either."""
-    if "control_image" in known:
+    if "control_image" in parameters:
         return "control_image"
-    strong = any(name.endswith("conditioning_scale") for name in known)
-    return "image" if strong and "image" in known and "strength" not in known else None
+    strong = any(name.endswith("conditioning_scale") for name in parameters)
+    return "image" if strong and "image" in parameters and "strength" not in parameters else None
 
 
 def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,59 +77,59 @@ def arguments(pipeline: Any, options: Mapping[str, Any], extra: Mapping[str, Any
     Raises:
         UsageError: the pipeline has no parameter for an option.
     """
-    known = parameters(pipeline)
+    signature = parameters(pipeline)
     keywords: dict[str, Any] = {}
     for option, value in options.items():
         if value is None:
             continue
-        name = synonym(option, known)
+        name = synonym(option, signature)
         if name is None:
             shown = "size" if option in ("width", "height") else option
             raise UsageError(
-                f"{type(pipeline).__name__} has no parameter for '{shown}' (it has: {_names(known)})."
+                f"{type(pipeline).__name__} has no parameter for '{shown}' (it has: {_names(signature)})."
             )
         keywords[name] = value
     for name, value in extra.items():
-        if name in SYNONYMS["images"] and name in known:
+        if name in SYNONYMS["images"] and name in signature:
             raise UsageError(
                 f"'{name}' is given by 'images': each picture has a seed of its own.",
                 f"Use --images {value}, in Python images={value}",
             )
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *SYNONYMS], n=1)
+        if name not in signature:
+            near = difflib.get_close_matches(name, [*signature, *SYNONYMS], n=1)
             hint = f"Did you mean '{near[0]}'?" if near else ""
             raise UsageError(
-                f"{type(pipeline).__name__} has no parameter '{name}' (it has: {_names(known)}).", hint
+                f"{type(pipeline).__name__} has no parameter '{name}' (it has: {_names(signature)}).", hint
             )
         if name in keywords:
             raise UsageError(f"'{name}' is given twice: by its own name and as one of {_ours(name)}.")
         keywords[name] = value
-    missing = [n for n, p in known.items() if p.default is p.empty and n not in keywords]
+    missing = [n for n, p in signature.items() if p.default is p.empty and n not in keywords]
     if missing:
         raise UsageError(f"{type(pipeline).__name__} needs '{missing[0]}' ({', '.join(_ours(missing[0]))}).")
     return keywords
 
 
 def as_compile_options(
-    known: Mapping[str, inspect.Parameter], passed: Mapping[str, Any], compiled_with: Collection[str]
+    parameters: Mapping[str, inspect.Parameter], passed: Mapping[str, Any], compiled_with: Collection[str]
 ) -> str:
     """How a compile is told of what a call is given beside prompts, sizes and steps: "--arg clip_skip=2"; empty where
     there is nothing of that kind.
 
     Args:
-        known: the parameters of the pipeline's call.
+        parameters: the parameters of the pipeline's call.
         compiled_with: names that the artifact was compiled with.
     """
     usual = {name for names in SYNONYMS.values() for name in names} | {"output_type", "return_dict", "eta"}
-    given = {
+    extras = {
         name: _json(value)
         for name, value in passed.items()
-        if name in known
+        if name in parameters
         and name not in usual
         and name not in compiled_with
-        and value is not known[name].default
+        and value is not parameters[name].default
     }
-    return " ".join(f"--arg {name}={text}" for name, text in given.items() if text)
+    return " ".join(f"--arg {name}={text}" for name, text in extras.items() if text)
 
 
 def _json(value: Any) -> str:
@@ -205,7 +205,7 @@ def parse_size(size: str | int | tuple[int, int] | None) -> tuple[int, int] | No
     return sides[0] or 0, sides[1] or 0
 
 
-def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str) -> None:
+def check_range(subject: str, value: int, sizes: Mapping[str, DimRange], name: str) -> None:
     """Raises UsageError when `value` is outside what the artifact was compiled for, or between its steps."""
     limits = sizes.get(name)
     if limits is not None and value not in limits:
@@ -214,16 +214,16 @@ def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str)
             near = " and ".join(map(str, limits.nearest(value)))
             itself = f"--frames {value}" if name == "frames" else "--size WIDTHxHEIGHT"
             raise UsageError(
-                f"the artifact was compiled for {name} of {allowed}; found {what} {value}.",
+                f"the artifact was compiled for {name} of {allowed}; found {subject} {value}.",
                 f"The nearest: {near}. For {value} itself, compile one size: latentc compile MODEL OUT {itself}",
             )
         if name == "frames":
             raise UsageError(
-                f"the artifact was compiled for videos of {allowed} frames; found {what} {value}.",
+                f"the artifact was compiled for videos of {allowed} frames; found {subject} {value}.",
                 "Compile it for more: latentc compile MODEL OUT --frames MIN..MAX",
             )
         raise UsageError(
-            f"the artifact was compiled for a {name} of {allowed}; found {what} {value}.",
+            f"the artifact was compiled for a {name} of {allowed}; found {subject} {value}.",
             "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX",
         )
 
@@ -239,8 +239,8 @@ def check_texts(options: Mapping[str, Any]) -> None:
                 )
 
 
-def _names(known: Mapping[str, Any]) -> str:
-    return ", ".join(known)
+def _names(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(parameters)
 
 
 def _ours(name: str) -> list[str]:

@@ -177,26 +177,28 @@ class Generator:
         extra: Mapping[str, Any],
     ) -> Result:
         pipe = self.diffusers
-        known = parameters(pipe)
+        signature = parameters(pipe)
         options |= requested_sizes.numbers(
             size, options["frames"], options["image"], extra, self._sizes, pipe
         )
-        requested_sizes.check_visuals({**options, **extra}, self._sizes, known)
+        requested_sizes.check_visuals({**options, **extra}, self._sizes, signature)
         check_texts({**options, **extra})
         # Before any work: an option that the pipeline does not have is an error now.
         arguments(pipe, options, extra)
-        texts = texts_of(known) & {name for name, value in {**options, **extra}.items() if value is not None}
+        texts = texts_of(signature) & {
+            name for name, value in {**options, **extra}.items() if value is not None
+        }
         prompts = count(options["prompt"], {name: {**options, **extra}[name] for name in texts})
         wanted = draws(prompts or 1, seed, images)
         self._begin(scheduler)
         guidance = options["guidance"]
         if guidance is None:
-            guidance = extra.get(synonym("guidance", known) or "")
+            guidance = extra.get(synonym("guidance", signature) or "")
         self._prepare(accelerate, tile, guidance)
         self._meter = Meter(cancel=cancel)
         weighting = self._weighting() if weighted and options["prompt"] is not None else None
         limits = self._sizes.get("batch", DimRange(min=1, max=1))
-        calls = of_calls(wanted, known, limits)
+        calls = of_calls(wanted, signature, limits)
         bars = Bars(self._meter, progress, len(calls))
         outputs: list[Mapping[str, Any]] = []
         broken: list[NotFinite] = []
@@ -208,7 +210,7 @@ class Generator:
                     nullcontext() if scheduler is None else blamed(pipe),
                 ):
                     taken = texts if prompts else frozenset()
-                    outputs.append(self._run(chunk, options, extra, known, taken, weighting))
+                    outputs.append(self._run(chunk, options, extra, signature, taken, weighting))
                 broken += self._meter.take_not_finite()
         merged, pictures = merge(outputs)
         videos = clips.videos(merged) if "output_type" not in extra else ()
@@ -226,7 +228,7 @@ class Generator:
             flaws=self._flaws(pictures, len(wanted), broken, merged),
             frames=videos,
             audio=sounds,
-            frame_rate=clips.frame_rate(known, extra) if videos else None,
+            frame_rate=clips.frame_rate(signature, extra) if videos else None,
             sample_rate=clips.sample_rate(pipe) if sounds else None,
             calls=self._count,
             note=self._note,
@@ -262,7 +264,7 @@ class Generator:
         chunk: tuple[Draw, ...],
         options: Mapping[str, Any],
         extra: Mapping[str, Any],
-        known: Mapping[str, Any],
+        signature: Mapping[str, Any],
         texts: Collection[str],
         weighting: Weighting | None,
     ) -> Mapping[str, Any]:
@@ -273,10 +275,10 @@ class Generator:
         seeds, prompts = [draw.seed for draw in chunk], [draw.prompt for draw in chunk]
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
         full, extra = of_call(options, texts, prompts), of_call(extra, texts, prompts)
-        if synonym("seed", known) and "generator" not in extra:
+        if synonym("seed", signature) and "generator" not in extra:
             full["seed"] = generators[0] if len(generators) == 1 else generators
         several = len(set(prompts)) > 1
-        if len(seeds) > 1 and synonym("images", known):
+        if len(seeds) > 1 and synonym("images", signature):
             full["images"] = None if several else len(seeds)
         elif len(seeds) > 1:
             once = set(_REPEATED) - (set(TEXTS) if several else set())
@@ -285,7 +287,7 @@ class Generator:
         keywords = arguments(self.diffusers, full, extra)
         if weighting is not None:
             keywords |= weighting.arguments(keywords["prompt"], keywords.get("negative_prompt"))
-        if "return_dict" in known:
+        if "return_dict" in signature:
             keywords["return_dict"] = True
         # NumPy warns where a picture is made of numbers that are not finite: `flaws` says that, and of what.
         with np.errstate(invalid="ignore"), torch_noise(seeds[0]):

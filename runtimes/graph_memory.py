@@ -79,7 +79,7 @@ class GraphMemory:
         return max(self.opening, self.opened + self.call(self.largest))
 
     @property
-    def held(self) -> int:
+    def retained(self) -> int:
         """Bytes while it stays open after its largest call: what opening alone took is given back, a call's memory is
         kept for the next."""
         return self.opened + self.call(self.largest)
@@ -169,10 +169,10 @@ class Division:
             part: what the whole graph takes at its turn, of which a part takes its share. call: beside it.
         """
         total = max(1, sum(self.weights))
-        held, most = 0, 0
+        kept_weight, most = 0, 0
         # A part that stays open is opened once, when those before it are open.
         for position, weight in sorted(enumerate(self.weights), key=lambda pair: pair[0] not in self.kept):
-            most = max(most, memory.opened * held // total + part * weight // total + call)
+            most = max(most, memory.opened * kept_weight // total + part * weight // total + call)
             if position in self.kept:
-                held += weight
-        return max(most, memory.opened * held // total + call)
+                kept_weight += weight
+        return max(most, memory.opened * kept_weight // total + call)

@@ -99,7 +99,9 @@ class GraphOpener:
         """
         devices = self._placement.candidates(record.folder)
         if not devices:  # The target's package is missing, which its session says.
-            return self._open_on(record, self._placement.asked(record.folder), record.precision, divisions)
+            return self._open_on(
+                record, self._placement.requested(record.folder), record.precision, divisions
+            )
         session, _ = self.first_taken(record, devices, {}, lambda session: None, divisions)
         return session
 

@@ -19,8 +19,8 @@ from artifacts.pinned import Pinned
 from artifacts.progress import Event, Progress
 from artifacts.resident import release
 from artifacts.units import size
-from runtimes.compute import AUTO, check_asked
-from runtimes.devices import Asked, Placement
+from runtimes.compute import AUTO, check_requested
+from runtimes.devices import Placement, RequestedDevices
 from runtimes.divided_graphs import DividedGraphs
 from runtimes.graph_caches import GraphCaches
 from runtimes.graph_memory import Division, GraphMemory
@@ -49,7 +49,7 @@ class Graphs:
         self,
         root: Path,
         manifest: Manifest,
-        device: Asked,
+        device: RequestedDevices,
         cache: Path | None,
         progress: Progress,
         compute: str = AUTO,
@@ -72,7 +72,7 @@ class Graphs:
         Raises:
             UsageError: there is no such component, device or type, or the device does not have the type.
         """
-        check_asked(compute)
+        check_requested(compute)
         self._files = files
         self._manifest = manifest
         self._progress = progress
@@ -106,14 +106,16 @@ class Graphs:
         picture = None if width is None or height is None else (width, height)
         return memory_plan(self._manifest, None, self.computes, picture)
 
-    def tiling(self, graph: str, arrays: Mapping[str, np.ndarray], asked: Tiling) -> Tiling:
+    def tiling(self, graph: str, arrays: Mapping[str, np.ndarray], requested: Tiling) -> Tiling:
         """How a call is made in tiles: as asked, or so that it fits the memory where that is left to us."""
-        if asked.mode != "auto" or self._budget is None:
-            return asked
+        if requested.mode != "auto" or self._budget is None:
+            return requested
         memory, room = self.plan.graphs[graph], self.plan.room(graph)
         if room is None or not memory.measured:
-            return asked
-        return fitting(self._records[graph], arrays, asked, lambda elements: memory.call(elements) <= room)
+            return requested
+        return fitting(
+            self._records[graph], arrays, requested, lambda elements: memory.call(elements) <= room
+        )
 
     def run_in_tiles(
         self,
@@ -150,7 +152,7 @@ class Graphs:
                 self._files.check(graph)
             self._check_open()
             # Behind the graph's own outputs a file may have others.
-            wholes = [next(iter(made.values())) for made in outputs]
+            wholes = [next(iter(output.values())) for output in outputs]
             return {record.outputs[0].name: np.concatenate(wholes)}
 
     @property
@@ -264,8 +266,8 @@ class Graphs:
         """The plan with less where memory has vanished since: what is free, and what open graphs take."""
         if self._budget is None:
             return self.plan
-        held = sum(self.plan.graphs[folder].held for folder in tuple(self._sessions))
-        return replace(self.plan, budget=min(self._budget, available() + held))
+        retained = sum(self.plan.graphs[folder].retained for folder in tuple(self._sessions))
+        return replace(self.plan, budget=min(self._budget, available() + retained))
 
     def _division(self, graph: str) -> Division | None:
         """How the graph runs in parts; None for as a whole."""

@@ -24,18 +24,18 @@ _installed = False
 
 
 @contextmanager
-def guarded(what: str) -> Iterator[None]:
+def guarded(subject: str) -> Iterator[None]:
     """For as long as it is open, this thread gets a LatentcError in place of a pickle's class or a connection.
 
     Configurations are read as data already (`runtimes.configs`). This holds for what the libraries may do with one
     that nobody has thought of. Other threads are not touched.
 
     Args:
-        what: what is being made, for the error.
+        subject: what is being made, for the error.
     """
     _install()
     before = getattr(_thread, "making", None)
-    _thread.making = what
+    _thread.making = subject
     try:
         yield
     finally:
@@ -43,9 +43,9 @@ def guarded(what: str) -> Iterator[None]:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if event in REFUSED and (what := getattr(_thread, "making", None)) is not None:
+    if event in REFUSED and (subject := getattr(_thread, "making", None)) is not None:
         raise LatentcError(
-            f"{what} would {REFUSED[event]}; what is loaded is data, and lies in its own folder.",
+            f"{subject} would {REFUSED[event]}; what is loaded is data, and lies in its own folder.",
             "Load models that you trust only.",
         )
 

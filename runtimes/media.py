@@ -221,9 +221,9 @@ def video(path: Path) -> list[Image]:
         with imageio.get_reader(path, format="FFMPEG") as reader:
             frames = [Image.fromarray(frame) for frame in reader.iter_data()]
     except Exception as error:  # imageio passes on whatever ffmpeg says, as errors of many classes
-        said = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise UsageError(
-            f"{path} is no video that ffmpeg reads: {said[-1] if said else type(error).__name__}"
+            f"{path} is no video that ffmpeg reads: {lines[-1] if lines else type(error).__name__}"
         ) from None
     if not frames:
         raise UsageError(f"{path} has no frames.")

@@ -75,7 +75,7 @@ class MemoryPlan:
         for folder in self.graphs:
             closed = self.to_close(folder, tuple(opened))
             opened = [other for other in opened if other not in closed]
-            most = max(most, self._alone(folder) + sum(self.graphs[other].held for other in opened))
+            most = max(most, self._alone(folder) + sum(self.graphs[other].retained for other in opened))
             opened.append(folder)
         return self.process + most
 
@@ -133,13 +133,13 @@ class MemoryPlan:
         if self.budget is None:
             return ()
         over = self.process + self.graphs[graph].total - self.budget
-        over += sum(self.graphs[folder].held for folder in opened)
+        over += sum(self.graphs[folder].retained for folder in opened)
         closed = []
         for folder in opened:
             if over <= 0:
                 break
             closed.append(folder)
-            over -= self.graphs[folder].held
+            over -= self.graphs[folder].retained
         return tuple(closed)
 
     def room(self, graph: str) -> int | None:
@@ -160,10 +160,10 @@ class MemoryPlan:
 
 def _in_turn(graphs: Iterable[GraphMemory]) -> int:
     """Bytes at most of graphs that are opened and called one after the other, and stay open."""
-    held = most = 0
+    retained = most = 0
     for graph in graphs:
-        most = max(most, held + graph.total)
-        held += graph.held
+        most = max(most, retained + graph.total)
+        retained += graph.retained
     return most
 
 
@@ -202,7 +202,7 @@ def memory_plan(
         check_range("a width of", picture[0], manifest.sizes, "width")
         check_range("a height of", picture[1], manifest.sizes, "height")
     graphs = {}
-    held = [0]
+    process_sizes = [0]
     for graph in manifest.graphs:
         dims = _dims(graph, manifest, picture)
         largest = _elements(graph, dims)
@@ -235,8 +235,8 @@ def memory_plan(
             cuts=cuts,
             inputs=inputs,
         )
-        held.append(use.process)
-    return MemoryPlan(graphs, budget, max(held) if process else 0)
+        process_sizes.append(use.process)
+    return MemoryPlan(graphs, budget, max(process_sizes) if process else 0)
 
 
 def _use(graph: GraphRecord, compute: str) -> MemoryUse | None:

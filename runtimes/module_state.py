@@ -310,8 +310,8 @@ def as_data(value: Any, depth: int = _DEPTH) -> Tree | None:
     if type(value) in (list, tuple):
         items = [as_data(item, depth - 1) for item in value]
         kind: Any = type(value).__name__
-        known = tuple(item for item in items if item is not None)
-        return SequenceNode(kind=kind, items=known) if len(known) == len(items) else None
+        trees = tuple(item for item in items if item is not None)
+        return SequenceNode(kind=kind, items=trees) if len(trees) == len(items) else None
     if type(value) is dict:
         return None if not all(map(_is_key, value)) else _mapping(value, depth)
     return _object(value, depth)
@@ -319,8 +319,8 @@ def as_data(value: Any, depth: int = _DEPTH) -> Tree | None:
 
 def _mapping(value: Mapping[str, Any], depth: int) -> MappingNode | None:
     items = {key: as_data(item, depth - 1) for key, item in value.items()}
-    known = {key: item for key, item in items.items() if item is not None}
-    return MappingNode(items=known) if len(known) == len(items) else None
+    trees = {key: item for key, item in items.items() if item is not None}
+    return MappingNode(items=trees) if len(trees) == len(items) else None
 
 
 def _object(value: Any, depth: int) -> ObjectNode | None:

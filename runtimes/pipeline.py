@@ -22,7 +22,7 @@ from runtimes.assemble import assemble, check_components
 from runtimes.changes import keep_in_place, on_the_cpu, refuse_loaders
 from runtimes.compiled_method import NotCompiled
 from runtimes.compute import summary
-from runtimes.devices import Asked
+from runtimes.devices import RequestedDevices
 from runtimes.forecaster import Count, Forecaster, forecasting
 from runtimes.generate_options import as_compile_options, parameters, synonym
 from runtimes.generation import Generator, parts
@@ -41,7 +41,7 @@ __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
 def load(
     path: str | Path,
-    device: Asked = "auto",
+    device: RequestedDevices = "auto",
     task: str | None = None,
     cache: bool = True,
     progress: Progress = silent,
@@ -336,8 +336,10 @@ class Pipeline(AsDiffusers, Generator):
 
     def _guidance(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The scale of guidance that a call of the pipeline asks for; None where it does not."""
-        known = parameters(self.diffusers)
-        return {**dict(zip(known, args, strict=False)), **kwargs}.get(synonym("guidance", known) or "")
+        signature = parameters(self.diffusers)
+        return {**dict(zip(signature, args, strict=False)), **kwargs}.get(
+            synonym("guidance", signature) or ""
+        )
 
     def _prepare(self, accelerate: str | float | None, tile: str | int | None, guidance: Any) -> None:
         tiling = self._usual_tiling if tile is None else parse_tile(tile)
@@ -345,15 +347,19 @@ class Pipeline(AsDiffusers, Generator):
         if isinstance(self._graphs, Graphs):
             self._graphs.check_memory()
         self._tiling = tiling
-        known = parameters(self.diffusers)
-        name = synonym("guidance", known)
-        own = None if name is None else known[name].default
-        asked = self._accelerate if accelerate is None else accelerate
+        signature = parameters(self.diffusers)
+        name = synonym("guidance", signature)
+        own = None if name is None else signature[name].default
+        requested = self._accelerate if accelerate is None else accelerate
         tuned = tuned_to(self.manifest.forecast, guidance, own)
-        self._tolerance = tolerance_of(asked, tuned.tolerance)
-        self._note = tuned.note if asked == AUTO else ""
+        self._tolerance = tolerance_of(requested, tuned.tolerance)
+        self._note = tuned.note if requested == AUTO else ""
         self._count = Count() if self._tolerance else None
-        if self._tolerance and asked != AUTO and not schedulers_of((self.diffusers, *parts(self.diffusers))):
+        if (
+            self._tolerance
+            and requested != AUTO
+            and not schedulers_of((self.diffusers, *parts(self.diffusers)))
+        ):
             raise UsageError(
                 f"{type(self.diffusers).__name__} has no scheduler, so there are no steps to forecast.",
                 "Leave accelerate out.",
@@ -390,8 +396,8 @@ class Pipeline(AsDiffusers, Generator):
 
     def _unasked_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
         """The size and frames of an artifact that has only one, by the names of parameters that a call leaves out."""
-        known = parameters(self.diffusers)
-        asked = {*list(known)[: len(args)], *kwargs}
+        signature = parameters(self.diffusers)
+        passed = {*list(signature)[: len(args)], *kwargs}
         size = dict(
             zip(
                 ("width", "height"),
@@ -399,7 +405,7 @@ class Pipeline(AsDiffusers, Generator):
                 strict=True,
             )
         )
-        counter = synonym("frames", known)
+        counter = synonym("frames", signature)
         if counter is not None:
-            size[counter] = frame_count(None, self._sizes, known)
-        return {name: value for name, value in size.items() if value is not None and name not in asked}
+            size[counter] = frame_count(None, self._sizes, signature)
+        return {name: value for name, value in size.items() if value is not None and name not in passed}

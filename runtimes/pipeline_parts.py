@@ -117,8 +117,8 @@ def check_padding(part: Any, place: str) -> None:
             v for k, v in (settings or {}).items() if k in ("length", "max_length", "pad_to_multiple_of")
         ]
     for figure in figures:
-        known = isinstance(figure, (int, float))
-        if figure is not None and not (known and (0 < figure <= MAX_TOKENS or figure >= UNLIMITED)):
+        numeric = isinstance(figure, (int, float))
+        if figure is not None and not (numeric and (0 < figure <= MAX_TOKENS or figure >= UNLIMITED)):
             raise LatentcError(
                 f"{place}: the tokenizer pads or cuts to {ascii(figure)[:80]} tokens; 1 to {MAX_TOKENS} can be.",
                 "Compile the model again, from a source that you trust.",

@@ -96,7 +96,7 @@ def _noise_in_fp32(pipe: Any, dtype: Any) -> None:
     def prepare(*args: Any, **kwargs: Any) -> Any:
         wide = [torch.float32 if a is dtype else a for a in args]
         named = {k: torch.float32 if v is dtype else v for k, v in kwargs.items()}
-        made = inner(*wide, **named)
-        return made.to(dtype) if isinstance(made, torch.Tensor) else made
+        latents = inner(*wide, **named)
+        return latents.to(dtype) if isinstance(latents, torch.Tensor) else latents
 
     pipe.prepare_latents = prepare

@@ -52,13 +52,13 @@ def sides(
 
 
 def _side(limits: Limits, name: str, pipe: Any) -> int | None:
-    known = parameters(pipe)
-    parameter, span = synonym(name, known), limits.get(name)
+    signature = parameters(pipe)
+    parameter, span = synonym(name, signature), limits.get(name)
     if parameter is None or span is None:
         return None
     if span.min == span.max:
         return span.min
-    default = known[parameter].default
+    default = signature[parameter].default
     own = default if isinstance(default, int) else _own_side(pipe, name)
     return None if own is None or own in span else span.nearest(own)[-1]
 
@@ -74,7 +74,7 @@ def _own_side(pipe: Any, name: str) -> int | None:
     return None
 
 
-def frame_count(frames: int | None, limits: Limits, known: Mapping[str, Any]) -> int | None:
+def frame_count(frames: int | None, limits: Limits, signature: Mapping[str, Any]) -> int | None:
     """The number of frames to pass: that asked for, or that of an artifact that has only one.
 
     Raises:
@@ -83,7 +83,7 @@ def frame_count(frames: int | None, limits: Limits, known: Mapping[str, Any]) ->
     if frames is not None:
         check_range("a request for", frames, limits, "frames")
         return frames
-    return _fixed(limits, "frames") if synonym("frames", known) is not None else None
+    return _fixed(limits, "frames") if synonym("frames", signature) is not None else None
 
 
 def numbers(
@@ -99,36 +99,38 @@ def numbers(
     Raises:
         UsageError: outside of `limits`.
     """
-    known = parameters(pipe)
+    signature = parameters(pipe)
     width, height = sides(size, limits, pipe, image)
-    chosen = {"width": width, "height": height, "frames": frame_count(frames, limits, known)}
-    asked = {"width": size, "height": size, "frames": frames}
+    chosen = {"width": width, "height": height, "frames": frame_count(frames, limits, signature)}
+    requested = {"width": size, "height": size, "frames": frames}
     for option in chosen:
-        value = extra.get(synonym(option, known) or "")
+        value = extra.get(synonym(option, signature) or "")
         if isinstance(value, int):
-            what = "a request for" if option == "frames" else f"a {option} of"
-            check_range(what, value, limits, option)
-        if value is not None and asked[option] is None:
+            subject = "a request for" if option == "frames" else f"a {option} of"
+            check_range(subject, value, limits, option)
+        if value is not None and requested[option] is None:
             chosen[option] = None
     return chosen
 
 
-def check_visuals(values: Mapping[str, Any], limits: Limits, known: Mapping[str, Any]) -> None:
+def check_visuals(values: Mapping[str, Any], limits: Limits, signature: Mapping[str, Any]) -> None:
     """A video that is given sets the length, and an image the size where the pipeline has no parameter for it.
 
     Raises:
         UsageError: outside of `limits`.
     """
     for name, value in values.items():
-        if name in known and kind(name, known) == "video":
+        if name in signature and kind(name, signature) == "video":
             for length in lengths(value):
                 check_range(f"'{name}' of", length, limits, "frames")
     image = values.get("image")
-    if synonym("width", known) is not None or not isinstance(getattr(image, "size", None), tuple):
+    if synonym("width", signature) is not None or not isinstance(getattr(image, "size", None), tuple):
         return
+    # Pipelines cut a picture down to a size that their autoencoders take, so that a step is not looked at yet.
+    ends = {name: span.model_copy(update={"step": 1}) for name, span in limits.items()}
     width, height = image.size  # type: ignore[union-attr]
-    check_range("an image with a width of", width, limits, "width")
-    check_range("an image with a height of", height, limits, "height")
+    check_range("an image with a width of", width, ends, "width")
+    check_range("an image with a height of", height, ends, "height")
 
 
 def _fixed(limits: Limits, name: str) -> int | None:

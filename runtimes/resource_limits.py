@@ -46,7 +46,7 @@ class _Limit(BaseException):
 
 @contextmanager
 def bounded(
-    what: str, elements: int | None = None, config: bytes = b"", tensor: int = TENSOR, hint: str = HINT
+    subject: str, elements: int | None = None, config: bytes = b"", tensor: int = TENSOR, hint: str = HINT
 ) -> Iterator[None]:
     """For as long as it is open, what this thread makes stays within the limits above.
 
@@ -55,7 +55,7 @@ def bounded(
     own (`runtimes.configs`).
 
     Args:
-        what: what is being made, for the error.
+        subject: what is being made, for the error.
         elements: parameters that all modules together may have, of any device; None for any number.
         config: the configuration that it is made of, whose largest figures the error names; empty for none.
         tensor: bytes that one tensor may have whose values are computed.
@@ -69,23 +69,23 @@ def bounded(
             yield
     except (_Limit, _Exceeded) as error:
         raise LatentcError(
-            f"{what} is too large: {error}.{largest_figures(config)}",
+            f"{subject} is too large: {error}.{largest_figures(config)}",
             f"A figure in its configuration is wrong: {hint}",
         ) from None
     except MemoryError:
         raise LatentcError(
-            f"{what} takes more memory than there is.{largest_figures(config)}",
+            f"{subject} takes more memory than there is.{largest_figures(config)}",
             "A figure in its configuration is wrong, or close other programs.",
         ) from None
 
 
 @contextmanager
-def sized_within(what: str, tensor: int, configs: Mapping[str, bytes], hint: str) -> Iterator[None]:
+def sized_within(subject: str, tensor: int, configs: Mapping[str, bytes], hint: str) -> Iterator[None]:
     """For as long as it is open, tensors that this thread makes of a size alone (zeros, noise) have at most `tensor`
     bytes.
 
     Args:
-        what: what makes them, for the error.
+        subject: what makes them, for the error.
         configs: file -> the configuration in it, of which the error names the one with the largest figure.
         hint: what to do about it.
 
@@ -98,7 +98,7 @@ def sized_within(what: str, tensor: int, configs: Mapping[str, bytes], hint: str
     except _Limit as error:
         file = max(configs, key=lambda file: largest_figure(configs[file]), default="")
         where = f" It follows {file}.{largest_figures(configs[file])}" if file else ""
-        raise LatentcError(f"{what}: {error}.{where}", hint) from None
+        raise LatentcError(f"{subject}: {error}.{where}", hint) from None
 
 
 @contextmanager

@@ -119,16 +119,16 @@ def _scheduler_class(name: str, own: Any) -> Any:
 
 
 def _check_options(cls: type, options: Mapping[str, Any]) -> None:
-    known = {
+    parameters = {
         n: p
         for n, p in inspect.signature(cls).parameters.items()
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     for option, value in options.items():
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
+        if option not in parameters:
+            near = difflib.get_close_matches(option, parameters, n=1)
             raise UsageError(
-                f"{cls.__name__} has no option '{option}' (it has: {', '.join(known)}).",
+                f"{cls.__name__} has no option '{option}' (it has: {', '.join(parameters)}).",
                 f"Did you mean '{near[0]}'?" if near else "",
             )
         for figure in _figures(value):
@@ -136,7 +136,7 @@ def _check_options(cls: type, options: Mapping[str, Any]) -> None:
                 raise UsageError(
                     f"the option '{option}' of {cls.__name__} is {figure}; it is at most {MAX_TIMESTEPS}."
                 )
-        default = known[option].default
+        default = parameters[option].default
         if value is None or default is None or default is inspect.Parameter.empty:
             continue
         # A text where a switch or a number belongs would count as "on", or fail deep inside a step.

@@ -63,7 +63,9 @@ def values(module: torch.nn.Module, settings: Settings) -> dict[str, torch.Tenso
 
 
 @contextmanager
-def given(module: torch.nn.Module, settings: Settings, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def applied(
+    module: torch.nn.Module, settings: Settings, tensors: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
     """While it is open, the settings are the tensors of their names."""
     with ExitStack() as stack:
         for name, paths in settings.items():

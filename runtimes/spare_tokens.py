@@ -41,9 +41,9 @@ def put(encoder: torch.nn.Module, first: int, count: int) -> None:
 
     def forward(self: Any, ids: torch.Tensor) -> torch.Tensor:
         rows = getattr(self, _ATTRIBUTE)
-        known = torch.nn.functional.embedding(ids.clamp(max=self.num_embeddings - 1), self.weight)
+        regular = torch.nn.functional.embedding(ids.clamp(max=self.num_embeddings - 1), self.weight)
         spare = torch.nn.functional.embedding((ids - first).clamp(0, rows.shape[0] - 1), rows)
-        return torch.where((ids >= first).unsqueeze(-1), spare, known)
+        return torch.where((ids >= first).unsqueeze(-1), spare, regular)
 
     body = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "forward": forward}
     embedding.__class__ = type(cls.__name__, (cls,), body)
@@ -92,11 +92,11 @@ def vector_names(token: str, count: int) -> list[str]:
     return [token, *(f"{token}_{number}" for number in range(1, count))]
 
 
-def load(pipe: Any, tensors: Mapping[str, torch.Tensor], token: str, what: str) -> None:
+def load(pipe: Any, tensors: Mapping[str, torch.Tensor], token: str, source: str) -> None:
     """Teaches each text encoder of a pipeline whose vectors are as wide as some of `tensors` the token.
 
     Args:
-        what: the file, for errors.
+        source: the file, for errors.
 
     Raises:
         UsageError: no text encoder was compiled for tokens, none is of that width, the token exists, or there is no
@@ -114,9 +114,10 @@ def load(pipe: Any, tensors: Mapping[str, torch.Tensor], token: str, what: str) 
         raise UsageError("the artifact was not compiled to learn tokens.", HINT)
     if not lessons:
         width = next(iter(tensors.values())).shape[-1]
-        known = ", ".join(f"{width} ({name})" for name, width in widths.items())
+        encoder_widths = ", ".join(f"{width} ({name})" for name, width in widths.items())
         raise UsageError(
-            f"{what} is of width {width}; the text encoders are of {known}.", "It is of another model."
+            f"{source} is of width {width}; the text encoders are of {encoder_widths}.",
+            "It is of another model.",
         )
     _teach(lessons)
 

@@ -118,7 +118,7 @@ class StagedGraph:
                 return session.run({name: _array(values[name]) for name in names})
             scales = [_scale(values[name].shape, cells) for name in names]
             halo = math.ceil(stage.radius / min(scales))
-            made: dict[str, np.ndarray | FileArray] = {}
+            outputs: dict[str, np.ndarray | FileArray] = {}
             for tile in _tiles(cells, side, halo):
                 check()
                 part = {
@@ -132,16 +132,16 @@ class StagedGraph:
                         raise LatentcError(
                             f"a part of {self.model_file.parent.name} is no picture of whole cells."
                         )
-                    if name not in made:
+                    if name not in outputs:
                         shape = (*array.shape[:-2], cells[0] * scale, cells[1] * scale)
-                        made[name] = _room(shape, array.dtype)
+                        outputs[name] = _room(shape, array.dtype)
                     inner = [
                         slice((c[0] - a[0]) * scale, (c[1] - a[0]) * scale)
                         for c, a in zip(tile.core, tile.around, strict=True)
                     ]
                     outer = [slice(c[0] * scale, c[1] * scale) for c in tile.core]
-                    made[name][..., outer[0], outer[1]] = array[..., inner[0], inner[1]]
-            return made
+                    outputs[name][..., outer[0], outer[1]] = array[..., inner[0], inner[1]]
+            return outputs
 
     def _rows(
         self, stage: Stage, session: Session, arrays: Mapping[str, np.ndarray], check: Callable[[], None]
@@ -153,12 +153,12 @@ class StagedGraph:
         # A row's scores are one for each row, in each head.
         scores = math.prod(rows.shape[:-1]) * rows.dtype.itemsize
         step = max(1, LARGE // scores)
-        made = []
+        parts = []
         for start in range(0, rows.shape[-2], step):
             check()
             part = np.ascontiguousarray(rows[..., start : start + step, :])
-            made.append(session.run({**arrays, stage.rows: part})[stage.outputs[0]])
-        return {stage.outputs[0]: np.concatenate(made, axis=-2)}
+            parts.append(session.run({**arrays, stage.rows: part})[stage.outputs[0]])
+        return {stage.outputs[0]: np.concatenate(parts, axis=-2)}
 
     def _normed(self, norm: Norm, values: Mapping[str, Value]) -> _Normed:
         """The norm of a whole value."""
@@ -269,14 +269,14 @@ def _moments(array: np.ndarray | FileArray, groups: int) -> tuple[np.ndarray, np
     import numpy as np
 
     batch, channels = array.shape[:2]
-    each = channels // groups
+    group_size = channels // groups
     means, variances = np.empty((2, batch * channels))
     maps = array if isinstance(array, FileArray) else array.reshape(batch * channels, *array.shape[2:])
     for number in range(batch * channels):
         values = maps.map(number) if isinstance(maps, FileArray) else maps[number]
         means[number] = values.mean(dtype=np.float64)
         variances[number] = np.square(values - means[number].astype(array.dtype)).mean(dtype=np.float64)
-    means, variances = means.reshape(batch, groups, each), variances.reshape(batch, groups, each)
+    means, variances = means.reshape(batch, groups, group_size), variances.reshape(batch, groups, group_size)
     mean = means.mean(-1)
     variance = (variances + np.square(means - mean[..., None])).mean(-1)
-    return mean.repeat(each, axis=-1), variance.repeat(each, axis=-1)
+    return mean.repeat(group_size, axis=-1), variance.repeat(group_size, axis=-1)

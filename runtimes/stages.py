@@ -77,13 +77,13 @@ class _Graph:
 
     def is_map(self, value: str) -> bool:
         """Whether it is a picture's: of four dimensions or more and of no constants."""
-        known = self.structure.shapes.get(value)
+        shape = self.structure.shapes.get(value)
         return (
             value not in self.structure.weights
             and (value in self.makers or value in self.structure.inputs)
-            and known is not None
-            and len(known) >= 4
-            and not (known[-1] == known[-2] == 1)
+            and shape is not None
+            and len(shape) >= 4
+            and not (shape[-1] == shape[-2] == 1)
         )
 
     def maker(self, value: str) -> GraphNode | None:
@@ -208,10 +208,12 @@ def _crossing(graph: _Graph, position: int, norm: Norm | None) -> tuple[str, ...
         if i <= position or i in skipped:
             continue
         for name in node.inputs:
-            made = graph.makers.get(name)
-            if name in graph.structure.weights or (made is None and name not in graph.structure.inputs):
+            maker_position = graph.makers.get(name)
+            if name in graph.structure.weights or (
+                maker_position is None and name not in graph.structure.inputs
+            ):
                 continue
-            if made is None or made <= position:
+            if maker_position is None or maker_position <= position:
                 values[name] = None
     for name in graph.structure.outputs:
         if graph.makers.get(name, -1) <= position:
@@ -230,8 +232,8 @@ def _cut(graph: _Graph, norms: Sequence[Norm]) -> list[Stage]:
             crossing = _crossing(graph, norm.position, norm)
             assert crossing is not None
             outputs = tuple(dict.fromkeys((norm.before, *(v for v in crossing if v != norm.after))))
-        made = tuple(value for value in outputs if value not in available)
-        stages.append(_stage(graph, available, made))
+        new_outputs = tuple(value for value in outputs if value not in available)
+        stages.append(_stage(graph, available, new_outputs))
         available = outputs if norm is None else tuple(dict.fromkeys((norm.after, *outputs)))
     return stages
 

@@ -216,7 +216,7 @@ def division(graph: GraphSpec, arrays: Arrays, tiling: Tiling) -> tuple[Scaling,
     return None if plan is None else (scaling, plan)
 
 
-def fitting(graph: GraphSpec, arrays: Arrays, asked: Tiling, fits: Callable[[int], bool]) -> Tiling:
+def fitting(graph: GraphSpec, arrays: Arrays, requested: Tiling, fits: Callable[[int], bool]) -> Tiling:
     """The largest tiles whose calls fit, pictures one at a time; as asked where the whole call does.
 
     Args:
@@ -225,7 +225,7 @@ def fitting(graph: GraphSpec, arrays: Arrays, asked: Tiling, fits: Callable[[int
     scaling = scaling_of(graph)
     cells = None if scaling is None else scaling.cells(arrays)
     if scaling is None or cells is None:
-        return asked
+        return requested
     rows = len(arrays[scaling.picture])
     # Elements of a cell, on both sides.
     shape = arrays[scaling.picture].shape
@@ -233,7 +233,7 @@ def fitting(graph: GraphSpec, arrays: Arrays, asked: Tiling, fits: Callable[[int
     channels = [dim if isinstance(dim, int) else 1 for dim in graph.outputs[0].shape[1:-2]]
     inner += math.prod(channels) * scaling.out_of**2
     if fits(rows * inner * math.prod(cells)):
-        return asked
+        return requested
     least = scaling.smallest // scaling.factor
     sides = range(max(cells), least - 1, -1)
     side = next((s for s in sides if fits(inner * math.prod(min(s, size) for size in cells))), least)

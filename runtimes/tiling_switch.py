@@ -31,16 +31,16 @@ class TilingSwitch:
         """Turns slices on or off; tiles stay as they are."""
         self.tiling = replace(self.tiling or Tiling(), slices=slices)
 
-    def of(self, asked: Tiling) -> Tiling:
-        """What a call is made with, where the pipeline's is `asked`."""
-        return asked if self.tiling is None or asked.mode == "on" else self.tiling
+    def of(self, requested: Tiling) -> Tiling:
+        """What a call is made with, where the pipeline's is `requested`."""
+        return requested if self.tiling is None or requested.mode == "on" else self.tiling
 
 
 def _enable_tiling(self: Any, *args: Any, **kwargs: Any) -> None:
     """diffusers' own, for whatever it takes: the side of a tile is the smallest of the sides that it names."""
-    asked = [value for value in (*args, *kwargs.values()) if isinstance(value, int) and value > 1]
+    passed = [value for value in (*args, *kwargs.values()) if isinstance(value, int) and value > 1]
     own = [getattr(self, name, None) for name in _TILE_SIDES]
-    sides = asked or [side for side in own if isinstance(side, int)]
+    sides = passed or [side for side in own if isinstance(side, int)]
     getattr(self, SWITCH).set("on", min(sides, default=None))
 
 

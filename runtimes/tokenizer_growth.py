@@ -16,21 +16,21 @@ MAX_GROWTH = 64
 """Times a text's length. Published tokenizers write one character, or none, in the place of others."""
 
 
-def check_growth(data: bytes, what: str) -> None:
+def check_growth(data: bytes, source: str) -> None:
     """Holds the rules that replace parts of a text to `MAX_GROWTH`, all of them one after another.
 
     Args:
         data: a tokenizer.json.
-        what: the file, for the error.
+        source: the file, for the error.
 
     Raises:
         LatentcError: it is no JSON, or its rules make a text longer than that.
     """
-    growth = math.prod(sorted(_growths(strict_json.loads(data, what)), reverse=True)[:MAX_GROWTH])
+    growth = math.prod(sorted(_growths(strict_json.loads(data, source)), reverse=True)[:MAX_GROWTH])
     if growth > MAX_GROWTH:
         raise LatentcError(
-            f"{what}: its normalizers make a text up to {min(growth, 10**9):,.0f} times as long; at most {MAX_GROWTH} "
-            "times is allowed.",
+            f"{source}: its normalizers make a text up to {min(growth, 10**9):,.0f} times as long; at most "
+            f"{MAX_GROWTH} times is allowed.",
             "Compile the model again, from a source that you trust.",
         )
 

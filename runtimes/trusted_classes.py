@@ -109,11 +109,11 @@ def list_of_models(cls: Any, configs: Sequence[Mapping[str, Any]]) -> Any:
     return cls(models)
 
 
-def import_subclass(class_path: str, base: type, what: str) -> type:
-    """`import_class`, for a class that must derive from `base` (a `what`)."""
+def import_subclass(class_path: str, base: type, kind: str) -> type:
+    """`import_class`, for a class that must derive from `base` (a `kind`)."""
     cls = import_class(class_path)
     if not issubclass(cls, base):
-        raise LatentcError(f"the artifact names '{class_path}' as a {what}, which it is not.")
+        raise LatentcError(f"the artifact names '{class_path}' as a {kind}, which it is not.")
     return cls
 
 

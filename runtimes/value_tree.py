@@ -151,9 +151,9 @@ def rebuild(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(tree, TensorLeaf):
         array = arrays.get(tree.name)
         if array is None or (tree.number and array.size != 1):
-            what = "output" if array is None else "one number as"
+            missing = "output" if array is None else "one number as"
             raise LatentcError(
-                f"the graph gives no {what} '{tree.name}', which the manifest names.",
+                f"the graph gives no {missing} '{tree.name}', which the manifest names.",
                 "Compile the model again.",
             )
         return array.item() if tree.number else to_tensor(array)
@@ -241,8 +241,8 @@ def fit_dims(
         shape = arrays[spec.name].shape
         for axis, (want, have) in enumerate(zip(spec.shape, shape, strict=True)):
             limits = dims.get(want) if isinstance(want, str) else None
-            known = want if isinstance(want, int) else sizes.get(want)
-            fits = have == known if known is not None else limits is None or have in limits
+            expected = want if isinstance(want, int) else sizes.get(want)
+            fits = have == expected if expected is not None else limits is None or have in limits
             if not fits:
                 wanted = shape_text([_dim_text(d, dims) for d in spec.shape])
                 if isinstance(want, str) and want in sizes:

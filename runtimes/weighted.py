@@ -54,10 +54,10 @@ class Weighting:
         self._tokens = tokens or DimRange(min=own.shape[1], max=own.shape[1])
         for embed in _ways(pipe):
             try:
-                made = embed([_PLAIN], [""]).embeds
+                embedded = embed([_PLAIN], [""]).embeds
             except Exception:  # of text encoders that it was not written for: any kind
                 continue
-            if made.shape == own.shape and (made - own).abs().max() <= SAME * own.abs().max():
+            if embedded.shape == own.shape and (embedded - own).abs().max() <= SAME * own.abs().max():
                 self._embed = embed
                 return
         classes = (type(pipe.components[name]).__name__ for name in encoders(pipe.components))
@@ -84,26 +84,26 @@ class Weighting:
 
         try:
             with torch.no_grad():
-                made = self._embed(
+                embedded = self._embed(
                     prompts, negatives if len(negatives) == len(prompts) else negatives * len(prompts)
                 )
         except LatentcError:
             raise
         except Exception as error:  # the parser's, of several kinds
             raise UsageError(f"compel cannot read a prompt: {one_line(error)}") from error
-        length = int(made.embeds.shape[1])
+        length = int(embedded.embeds.shape[1])
         if not self._tokens.min <= length <= self._tokens.max:
             raise UsageError(
                 f"the artifact was compiled for texts of {_range(self._tokens)} tokens; the prompt takes {length}.",
                 f"Compile it for more: latentc compile MODEL OUT --tokens {self._tokens.min}..{length}",
             )
         values = {
-            "prompt_embeds": made.embeds,
-            "negative_prompt_embeds": made.negative_embeds,
-            "pooled_prompt_embeds": made.pooled_embeds,
-            "negative_pooled_prompt_embeds": made.negative_pooled_embeds,
-            "prompt_attention_mask": made.attention_mask,
-            "negative_prompt_attention_mask": made.negative_attention_mask,
+            "prompt_embeds": embedded.embeds,
+            "negative_prompt_embeds": embedded.negative_embeds,
+            "pooled_prompt_embeds": embedded.pooled_embeds,
+            "negative_pooled_prompt_embeds": embedded.negative_pooled_embeds,
+            "prompt_attention_mask": embedded.attention_mask,
+            "negative_prompt_attention_mask": embedded.negative_attention_mask,
         }
         if negative is None and self._zeros:  # as the pipeline does where it is told none
             values |= {
@@ -148,8 +148,8 @@ def own_embedding(pipe: Any, text: str) -> torch.Tensor | None:
     encode = getattr(pipe, "encode_prompt", None)
     if encode is None:
         return None
-    known: Mapping[str, inspect.Parameter] = inspect.signature(encode).parameters
-    options: dict[str, Any] = {name: None for name, p in known.items() if p.default is p.empty}
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(encode).parameters
+    options: dict[str, Any] = {name: None for name, p in parameters.items() if p.default is p.empty}
     options |= {
         "prompt": [text],
         "device": torch.device("cpu"),
@@ -157,6 +157,6 @@ def own_embedding(pipe: Any, text: str) -> torch.Tensor | None:
         "do_classifier_free_guidance": False,
     }
     with torch.no_grad():
-        returned = encode(**{name: value for name, value in options.items() if name in known})
+        returned = encode(**{name: value for name, value in options.items() if name in parameters})
     items = returned if isinstance(returned, (list, tuple)) else (returned,)
     return next((item for item in items if isinstance(item, torch.Tensor) and item.ndim == 3), None)

@@ -20,8 +20,8 @@ def parse(target: Target, texts: Mapping[str, str]) -> Any:
     values: dict[str, Any] = {}
     for name, text in texts.items():
         if name not in fields:
-            there = ", ".join(fields) or "none"
-            raise UsageError(f"target '{target.name}' has no option '{name}' (it has: {there}).")
+            available = ", ".join(fields) or "none"
+            raise UsageError(f"target '{target.name}' has no option '{name}' (it has: {available}).")
         kind: Any = type(fields[name].default)
         try:
             values[name] = text.lower() in ("1", "true", "yes", "on") if kind is bool else kind(text)

@@ -184,13 +184,13 @@ def failures(rows: Sequence[Row]) -> list[str]:
         if row.by in (WITHOUT, WITH):
             continue
         reference = own[row.adapter]
-        for what, value, required in (
+        for measure, value, required in (
             ("does what it says", row.own, reference.own),
             ("attributes", row.accuracy, reference.accuracy),
         ):
             if not required - value <= LOSS + 1e-9:
                 lines.append(
-                    f"{row.adapter}, {row.by}, {row.weights}: {what} {value:.1%}, PyTorch {required:.1%}"
+                    f"{row.adapter}, {row.by}, {row.weights}: {measure} {value:.1%}, PyTorch {required:.1%}"
                 )
     return lines
 

@@ -50,13 +50,13 @@ def run(
     """
     plan = {"artifact": str(artifact.absolute()), "seed": seed}
     ledger = Ledger(kinds, plan, work)
-    known = kinds_of(table)
+    kinds_by_name = kinds_of(table)
     spent = dict.fromkeys(ledger.tallies, 0.0)
     with ExitStack() as stack:
         processes = {
             heavy: stack.enter_context(TrialProcess(artifact, seed, names, table, keep))
             for heavy in (False, True)
-            if (names := [kind for kind in ledger.tallies if known[kind].heavy == heavy])
+            if (names := [kind for kind in ledger.tallies if kinds_by_name[kind].heavy == heavy])
         }
         stack.callback(ledger.save)
         while deadline is None or time.monotonic() < deadline:
@@ -69,8 +69,8 @@ def run(
             def count(outcome: Outcome, kind: str = kind) -> None:
                 ledger.count(kind, outcome, trials)
 
-            row = range(tried, min(tried + known[kind].row, trials))
-            processes[known[kind].heavy].attempt(kind, row, count)
+            row = range(tried, min(tried + kinds_by_name[kind].row, trials))
+            processes[kinds_by_name[kind].heavy].attempt(kind, row, count)
             spent[kind] += time.monotonic() - begun
     return ledger.tallies
 
@@ -81,7 +81,7 @@ def report(tallies: dict[str, Tally]) -> str:
         (
             kind,
             f"{tally.counts.total():,}",
-            *(f"{tally.counts[what]:,}" for what in ("typed", "taken", "wrong")),
+            *(f"{tally.counts[verdict]:,}" for verdict in ("typed", "taken", "wrong")),
             f"{tally.seconds:.1f} s",
             size(tally.memory) if tally.memory else "not measured",
         )

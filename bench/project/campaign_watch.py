@@ -92,12 +92,12 @@ class Watcher:
                 self._waited = _waited(self._worker.pid)
                 if self._waited_before < 0:
                     self._waited_before = self._waited
-                held = _resident(self._worker.pid)
+                memory = _resident(self._worker.pid)
                 if self._taken() > self._kind.seconds:
                     text = f"took more than {self._kind.seconds:g} seconds{self._calls()}"
                     self._fault = Fault(text, is_late=True)
-                elif held > _STOP_AT * self._kind.memory:
-                    self._fault = Fault(f"the process held {size(held)}{self._calls()}", is_late=False)
+                elif memory > _STOP_AT * self._kind.memory:
+                    self._fault = Fault(f"the process held {size(memory)}{self._calls()}", is_late=False)
                 if self._fault is not None:
                     self.kill()
 

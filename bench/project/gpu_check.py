@@ -95,9 +95,9 @@ def lacks(engine: Engine, device: str) -> str:
         return reason
     if not engine.target:
         return ""
-    here = targets.get(engine.target).available()
-    if not here.ok:
-        return f"{here.reason}; run: {here.install}"
+    availability = targets.get(engine.target).available()
+    if not availability.ok:
+        return f"{availability.reason}; run: {availability.install}"
     names = [d.name for d in sessions.get(engine.target).devices()]
     return (
         ""
@@ -255,8 +255,10 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         models = tuple(args.models) or MODELS
         results = check(models, work, args.device, lambda line: print(line, file=sys.stderr, flush=True))
-    here = environment(False).model_dump(mode="json")
-    text = json.dumps({"machine": here, "gpus": gpus(), "device": args.device, "models": results}, indent=2)
+    machine = environment(False).model_dump(mode="json")
+    text = json.dumps(
+        {"machine": machine, "gpus": gpus(), "device": args.device, "models": results}, indent=2
+    )
     if args.out is None:
         print(text)
     else:

@@ -41,7 +41,7 @@ class Held:
     threads: int
 
 
-def held() -> Held:
+def resources() -> Held:
     """After what was freed has been given back to the system."""
     release()
     process = psutil.Process()
@@ -86,13 +86,13 @@ def grow(artifact: Path, pictures: int, loads: int, **options: object) -> dict[s
             )
         for phase in ("before", "first step", "last step"):
             cancel_in(pipeline, phase)
-        return held()
+        return resources()
 
     def cycle(count: int) -> Held:
         for _ in range(count):
             with load(artifact, **options) as pipeline:  # type: ignore[arg-type]
                 pipeline.generate(PROMPT, steps=1, seed=1)
-        return held()
+        return resources()
 
     with load(artifact, **options) as pipeline:  # type: ignore[arg-type]
         drawn = Growth(draw(pipeline, WARM), draw(pipeline, pictures))
@@ -141,11 +141,11 @@ def main(tell: Callable[[str], None] = print) -> None:
     parser.add_argument("--memory", help="as of latentc generate")
     args = parser.parse_args()
     faults: list[str] = []
-    for what, growth in grow(args.artifact, args.pictures, args.loads, memory=args.memory).items():
+    for phase, growth in grow(args.artifact, args.pictures, args.loads, memory=args.memory).items():
         for name in ("memory", "files", "threads"):
             before, after = getattr(growth.before, name), getattr(growth.after, name)
-            tell(f"{what}: {name}: {before:,} after the tenth, {after:,} at the end")
-        faults += [f"{what}: {fault}" for fault in growth.faults]
+            tell(f"{phase}: {name}: {before:,} after the tenth, {after:,} at the end")
+        faults += [f"{phase}: {fault}" for fault in growth.faults]
     if args.seconds:
         with load(args.artifact, memory=args.memory) as pipeline:
             together = draw_together(pipeline, args.threads, args.seconds, PROMPT, _sizes(pipeline))

@@ -180,14 +180,14 @@ def operator(tokens: int, channels: int) -> ir.Model:
 def rewritten(build: Build, rewrite: Rewrite) -> Build:
     """What the rewrite makes of it."""
 
-    def made(tokens: int, channels: int) -> ir.Model:
+    def build_rewritten(tokens: int, channels: int) -> ir.Model:
         from compiler.road import apply
 
         model, done = apply(build(tokens, channels), (rewrite,))
         assert done, f"{rewrite.name} finds nothing"
         return model
 
-    return made
+    return build_rewritten
 
 
 _TWO = ((4096, 320), (1024, 640))
@@ -240,8 +240,8 @@ def _open(model: ir.Model, target: str, folder: Path, precision: str) -> Session
     from targets.target_contract import Context
 
     folder.mkdir()
-    made = targets.get(target)
-    written = made.lower(model, made.options(), folder, Context(silent))
+    lowering_target = targets.get(target)
+    written = lowering_target.lower(model, lowering_target.options(), folder, Context(silent))
     factory = sessions.get(target)
     return factory.open(folder / written.model_file, "cpu", usual(factory, "cpu", precision), None)
 

@@ -105,10 +105,10 @@ class Group:
             else ("memory.max", "memory.current", ("active_file", "inactive_file"))
         )
         for _ in range(50):
-            held = int((self.folder / usage).read_text())
+            used = int((self.folder / usage).read_text())
             counts = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
             try:
-                self._write(limit, held - sum(int(counts[name]) for name in cached) + room)
+                self._write(limit, used - sum(int(counts[name]) for name in cached) + room)
                 return
             except OSError:  # Busy: pages that are being written, or that a process took meanwhile.
                 time.sleep(0.1)

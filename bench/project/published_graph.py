@@ -45,8 +45,8 @@ def exported(
     captured = capture(source, size=SizeRange(width=side, height=side), weightless=True)
     methods = [m for m in captured.methods if m.component == component]
     if not methods:
-        there = ", ".join(sorted({m.component for m in captured.methods}))
-        raise LatentcError(f"the pipeline calls no '{component}' (it calls: {there}).")
+        called = ", ".join(sorted({m.component for m in captured.methods}))
+        raise LatentcError(f"the pipeline calls no '{component}' (it calls: {called}).")
     part = source.component(component)
     return export_graph(part, methods[0], captured.weights[component]), methods[0]
 

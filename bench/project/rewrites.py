@@ -83,7 +83,7 @@ class Bench:
 
     Attributes:
         inputs: of the step.
-        fixed: inputs that stay for a whole picture; known: those that the schedule tells ahead.
+        fixed: inputs that stay for a whole picture; scheduled: those that the schedule tells ahead.
         only: the rows to measure; empty for all.
     """
 
@@ -93,7 +93,7 @@ class Bench:
     method: Method
     inputs: Mapping[str, np.ndarray]
     fixed: frozenset[str]
-    known: frozenset[str]
+    scheduled: frozenset[str]
     work: Path
     pairs: Pairs
     only: frozenset[str] = frozenset()
@@ -121,16 +121,16 @@ class Bench:
             yield from self._approximations(base)
             if self._wants(GUIDANCE):
                 yield self._guidance(session, base)
-            for what, inputs, note in (
+            for label, inputs, note in (
                 (
                     "what the prompt alone decides, once a picture",
                     self.fixed,
                     "keys and values of cross attention",
                 ),
-                ("what the timestep alone decides, ahead", self.known, "time embeddings"),
+                ("what the timestep alone decides, ahead", self.scheduled, "time embeddings"),
             ):
-                if inputs and self._wants(what):
-                    yield from self._ahead(what, inputs, base, note)
+                if inputs and self._wants(label):
+                    yield from self._ahead(label, inputs, base, note)
 
     def _rewrite(
         self, name: str, rewrites: tuple[Rewrite, ...], base: Call, default: str, why: str
@@ -174,7 +174,7 @@ class Bench:
 
             return self._row(GUIDANCE, "off", base, halves, "as one batch of two")
 
-    def _ahead(self, what: str, names: frozenset[str], base: Call, note: str) -> Iterator[Row]:
+    def _ahead(self, label: str, names: frozenset[str], base: Call, note: str) -> Iterator[Row]:
         """The time of what depends on these inputs alone; its ratio is what would be left of a step without it."""
         part = ahead(self.graph, names)
         if part is None:
@@ -184,7 +184,7 @@ class Bench:
             left = [1 - ratio for ratio in self.pairs.ratios(base, call)]
         note = f"{note}; at most: the part is timed by itself"
         middle = statistics.median(left)
-        yield Row(self.target, what, "off", middle, min(left), max(left), None, note)
+        yield Row(self.target, label, "off", middle, min(left), max(left), None, note)
 
     def _call(self, session: Session) -> Call:
         inputs = {name: self.inputs[name] for name in session.inputs}

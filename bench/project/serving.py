@@ -97,7 +97,7 @@ class Load:
         second half less that of its first."""
         end = self.memory[-1][0]
         start = end - min(60.0, end / 2)
-        last = [held for seconds, held in self.memory if seconds >= start]
+        last = [memory for seconds, memory in self.memory if seconds >= start]
         half = max(1, len(last) // 2)
         return round(statistics.median(last[half:] or last) - statistics.median(last[:half]))
 
@@ -176,11 +176,11 @@ class Server:
         import psutil
 
         process = psutil.Process(self._popen.pid)
-        held = 0
+        resident = 0
         for part in (process, *process.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
-                held += part.memory_info().rss
-        return held
+                resident += part.memory_info().rss
+        return resident
 
 
 @contextlib.contextmanager

@@ -138,16 +138,16 @@ def grid(outcome: Outcome) -> Grid:
     rows = chosen(bench, len(outcome.shots[names[0]]))
     gains = tuple(_gain(outcome.shots[name], theirs) if name != bench.reference else None for name in names)
     psnr = {v.name: [p.psnr for p in v.pictures] for v in bench.variants}
-    made = []
+    shown = []
     for i in rows:
         first = outcome.shots[names[0]][i]
         cells = tuple(
             _cell(outcome.shots[name][i], theirs[i] if theirs and gain else None, gain, psnr[name][i])
             for name, gain in zip(names, gains, strict=True)
         )
-        made.append(Row(bench.settings.prompts[first.prompt], first.seed, cells))
+        shown.append(Row(bench.settings.prompts[first.prompt], first.seed, cells))
     side = max(outcome.shots[names[0]][0].image.shape[-3:-1])
-    return Grid(names, gains, tuple(made), pixelated=side <= SMALL)
+    return Grid(names, gains, tuple(shown), pixelated=side <= SMALL)
 
 
 def chosen(bench: Bench, count: int) -> tuple[int, ...]:

@@ -239,22 +239,25 @@ def counts(bench: Bench) -> str:
 
 def environment(bench: Bench) -> list[tuple[str, str]]:
     """The machine, the versions and what was drawn."""
-    here, drawn = bench.environment, bench.settings
+    machine, drawn = bench.environment, bench.settings
     threads = {f"{v.name}: {v.threads or 'its own choice'}" for v in bench.variants if not v.error}
     default = "the pipeline's own"
     return [
         ("date", bench.created),
-        ("processor", f"{here.processor}, {here.cores} cores ({here.logical_cores} logical), {here.machine}"),
-        ("memory", size(here.memory)),
-        ("system", f"{here.system}, Python {here.python}"),
-        ("packages", ", ".join(f"{name} {version}" for name, version in here.packages.items())),
+        (
+            "processor",
+            f"{machine.processor}, {machine.cores} cores ({machine.logical_cores} logical), {machine.machine}",
+        ),
+        ("memory", size(machine.memory)),
+        ("system", f"{machine.system}, Python {machine.python}"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in machine.packages.items())),
         ("threads", "; ".join(sorted(threads))),
-        ("variables", ", ".join(f"{k}={v}" for k, v in here.variables.items()) or "none that matter"),
+        ("variables", ", ".join(f"{k}={v}" for k, v in machine.variables.items()) or "none that matter"),
         (
             "load before",
-            DASH if here.load_average is None else f"{here.load_average:.2f} (one minute's average)",
+            DASH if machine.load_average is None else f"{machine.load_average:.2f} (one minute's average)",
         ),
-        ("page cache", "dropped before cold starts" if here.evicted else "could not be dropped"),
+        ("page cache", "dropped before cold starts" if machine.evicted else "could not be dropped"),
         (
             "drawn",
             f"{len(drawn.prompts)} prompts, seeds {', '.join(map(str, drawn.seeds))}, {drawn.steps} steps, guidance "

@@ -52,11 +52,13 @@ def describe(
         if isinstance(value.const_value, WeightRef)
         and (made_of := _expression(value.const_value, names)) is not None
     ]
-    in_fewer_bits = [record for made in quantized if (record := _quantized(made, names, stored)) is not None]
+    in_fewer_bits = [
+        record for weight in quantized if (record := _quantized(weight, names, stored)) is not None
+    ]
     expressions = [item.made_of for item in constants] + [item.made_of for item in in_fewer_bits]
-    there = {part.weight for expression in expressions for part in expression.parts}
-    shapes = {name: weights[name].shape for name in sorted(there)}
-    lost = {names.get(weights[name], name) for name in used if name in weights} - there
+    covered = {part.weight for expression in expressions for part in expression.parts}
+    shapes = {name: weights[name].shape for name in sorted(covered)}
+    lost = {names.get(weights[name], name) for name in used if name in weights} - covered
     return Adaptable(
         constants=tuple(constants),
         quantized=tuple(in_fewer_bits),
@@ -88,19 +90,19 @@ def _part(source: Origin, steps: Iterable[Transform], names: Mapping[Origin, str
 
 
 def _quantized(
-    made: QuantizedWeight, names: Mapping[Origin, str], stored: Mapping[Stored, ir.Value]
+    weight: QuantizedWeight, names: Mapping[Origin, str], stored: Mapping[Stored, ir.Value]
 ) -> QuantizedConstant | None:
-    layout, decision = made.initializer.layout, made.decision
+    layout, decision = weight.initializer.layout, weight.decision
     assert decision.scheme is not None
     more: tuple[Transform, ...] = ()
-    if made.inputs is not None:  # The values are those of a weight that was divided by them.
-        more = (Multiply.of(1 / made.inputs, 1 - layout.channel),)
-    made_of = _expression(made.initializer.weight, names, more)
+    if weight.inputs is not None:  # The values are those of a weight that was divided by them.
+        more = (Multiply.of(1 / weight.inputs, 1 - layout.channel),)
+    made_of = _expression(weight.initializer.weight, names, more)
     if made_of is None:
         return None
     places = {}
     for role in ("values", "scale", "zero", "left", "right"):
-        part = getattr(made, role)
+        part = getattr(weight, role)
         if part is None:
             continue
         value = stored.get(part)
@@ -109,7 +111,7 @@ def _quantized(
             return None
         places[role] = Place(name=str(value.name), steps=steps)
     return QuantizedConstant(
-        key=made.initializer.key,
+        key=weight.initializer.key,
         made_of=made_of,
         scheme=decision.scheme.name,
         options=dataclasses.asdict(decision.options),
@@ -162,15 +164,17 @@ def _narrowed(origin: Origin, precision: str) -> torch.Tensor:
     return (lower if lower.isfinite().all() else tensor).contiguous().clone()
 
 
-def require_there(adaptable: Adaptable, there: Mapping[str, StoredConstant], graph: str, target: str) -> None:
+def require_there(
+    adaptable: Adaptable, stored: Mapping[str, StoredConstant], graph: str, target: str
+) -> None:
     """Whether a target has left the constants as they were.
 
     Raises:
         LatentcError: it has moved one: what is kept says nothing of its file.
     """
     names = [constant.name for constant in adaptable.constants]
-    names += [place.name for made in adaptable.quantized for place in made.places.values()]
-    missing = next((name for name in names if name not in there), None)
+    names += [place.name for record in adaptable.quantized for place in record.places.values()]
+    missing = next((name for name in names if name not in stored), None)
     if missing is not None:
         raise LatentcError(
             f"target '{target}' stores the weight '{missing}' of '{graph}' in a form that LoRAs cannot be added to.",

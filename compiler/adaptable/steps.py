@@ -141,19 +141,19 @@ def boxed(shape: Sequence[int], steps: Iterable[Transform]) -> Box | None:
 
 
 def put_back(
-    weight: torch.Tensor, filled: torch.Tensor, steps: Sequence[Transform], made: torch.Tensor
+    weight: torch.Tensor, filled: torch.Tensor, steps: Sequence[Transform], values: torch.Tensor
 ) -> None:
-    """Writes into `weight` the elements that `made` holds after `steps`, and marks them in `filled`.
+    """Writes into `weight` the elements that `values` holds after `steps`, and marks them in `filled`.
 
     Args:
         weight: float32, contiguous, of the weight's shape.
         filled: bool, of the same shape.
-        made: a float tensor of the shape that the steps end in.
+        values: a float tensor of the shape that the steps end in.
 
     Raises:
         ValueError: a step cannot be undone.
     """
-    made = _without_factors(made, steps)
+    values = _without_factors(values, steps)
     moves = [step for step in steps if not isinstance(step, (Cast, Multiply))]
     view, marks = weight, filled
     for step in moves:
@@ -162,19 +162,19 @@ def put_back(
             break
         view, marks = applied(view, [step]), applied(marks, [step])
     if view.numel() and view.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr():
-        view.copy_(made)
+        view.copy_(values)
         marks.fill_(True)
         return
     # A reshape in another order is a copy: then by the number of each element; 0 is padding.
     numbers = torch.arange(1, weight.numel() + 1).reshape(weight.shape)
     places = applied(numbers, moves).reshape(-1)
-    there = places > 0
-    weight.view(-1)[places[there] - 1] = made.reshape(-1)[there].float()
-    filled.view(-1)[places[there] - 1] = True
+    unpadded = places > 0
+    weight.view(-1)[places[unpadded] - 1] = values.reshape(-1)[unpadded].float()
+    filled.view(-1)[places[unpadded] - 1] = True
 
 
-def _without_factors(made: torch.Tensor, steps: Sequence[Transform]) -> torch.Tensor:
-    """What `made` was before its factors; they come after every move of an axis, or are of that order."""
+def _without_factors(values: torch.Tensor, steps: Sequence[Transform]) -> torch.Tensor:
+    """What `values` was before its factors; they come after every move of an axis, or are of that order."""
     factors = [number for number, step in enumerate(steps) if isinstance(step, Multiply)]
     for number in reversed(factors):
         step = steps[number]
@@ -184,7 +184,7 @@ def _without_factors(made: torch.Tensor, steps: Sequence[Transform]) -> torch.Te
         by = np.frombuffer(step.factors, np.float32).copy()
         if not by.all():
             raise ValueError("a factor is zero")
-        sides = [1] * made.dim()
+        sides = [1] * values.dim()
         sides[step.axis] = len(by)
-        made = made.float() / torch.from_numpy(by).reshape(sides)
-    return made
+        values = values.float() / torch.from_numpy(by).reshape(sides)
+    return values

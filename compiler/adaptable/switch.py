@@ -117,10 +117,10 @@ def switched(
                     "be changed.",
                     "Merge it when you compile: latentc compile MODEL OUT --lora FILE",
                 )
-            there = changed.keys() & graph.adaptable.weights.keys()
-            if there:
-                made, records_of = rewritten(graph, _Evaluated(merged[component]), there, scratch)
-                constants[graph.folder] = made
+            affected = changed.keys() & graph.adaptable.weights.keys()
+            if affected:
+                replaced, records_of = rewritten(graph, _Evaluated(merged[component]), affected, scratch)
+                constants[graph.folder] = replaced
                 quantized += records_of
     for folder in {graph.folder for parts in graphs.values() for graph in parts}:
         files.check(folder)
@@ -192,8 +192,8 @@ class AdaptableArtifact:
                 file = f"{folder}/{records.FILE}"
                 adaptable = records.read(files.read(file), files.shown(file))
                 files.check(folder)
-                there = factory.constants(root / folders[folder].model_file)
-                parts.append(GraphConstants(folder, root / folder, adaptable, there))
+                stored = factory.constants(root / folders[folder].model_file)
+                parts.append(GraphConstants(folder, root / folder, adaptable, stored))
             result[component.name] = tuple(parts)
         return cls(root, manifest, files, result)
 

@@ -62,17 +62,17 @@ class GraphConstants:
     Attributes:
         folder: the graph's.
         place: the folder on disk.
-        there: the constants of its file.
+        stored: the constants of its file.
     """
 
     folder: str
     place: Path
     adaptable: Adaptable
-    there: Mapping[str, StoredConstant]
+    stored: Mapping[str, StoredConstant]
 
     def float_constant(self, name: str) -> torch.Tensor:
         """A constant that holds floats, as it is stored."""
-        stored = self.there[name]
+        stored = self.stored[name]
         kind = _TYPES.get(stored.dtype)
         if kind is None:
             raise LatentcError(
@@ -80,9 +80,9 @@ class GraphConstants:
             )
         return as_tensor(stored.read().view(kind.numpy()).reshape(stored.shape), kind)
 
-    def restored(self, made: QuantizedConstant) -> torch.Tensor:
+    def restored(self, record: QuantizedConstant) -> torch.Tensor:
         """A quantized weight as floats, float32 of its layout's shape."""
-        scheme, decision, layout = _decision(made)
+        scheme, decision, layout = _decision(record)
         form = scheme.format(decision.options)
         rows, inner = layout.rows, layout.inner
         blocks = inner // (form.block or inner)
@@ -95,27 +95,27 @@ class GraphConstants:
         per_block = (blocks, rows) if turned else (rows, blocks)
 
         def scales(role: str) -> np.ndarray:
-            place = made.places[role]
+            place = record.places[role]
             array = self.float_constant(place.name).float().numpy().reshape(per_block)
             return array.T if turned else array
 
-        values = _numbers(self.there[made.places["values"].name].read(), form.element, rows * inner)
+        values = _numbers(self.stored[record.places["values"].name].read(), form.element, rows * inner)
         zero = None
-        if "zero" in made.places:
-            zero = _numbers(self.there[made.places["zero"].name].read(), form.element, rows * blocks)
+        if "zero" in record.places:
+            zero = _numbers(self.stored[record.places["zero"].name].read(), form.element, rows * blocks)
             zero = zero.reshape(per_block).T if turned else zero.reshape(per_block)
         in_rows = _in_rows(values, layout, scheme.restore.turned, form.block is None)
         restored = scheme.dequantize(Blocks(in_rows, scales("scale"), zero), decision.options)
-        if "left" in made.places:
-            restored = restored + self._factor(made, "left", (rows, decision.low_rank)) @ self._factor(
-                made, "right", (decision.low_rank, inner)
+        if "left" in record.places:
+            restored = restored + self._factor(record, "left", (rows, decision.low_rank)) @ self._factor(
+                record, "right", (decision.low_rank, inner)
             )
         first = (rows, *(n for i, n in enumerate(layout.shape) if i != layout.channel))
         return torch.from_numpy(restored).reshape(first).movedim(0, layout.channel)
 
-    def _factor(self, made: QuantizedConstant, role: str, shape: tuple[int, int]) -> np.ndarray:
+    def _factor(self, record: QuantizedConstant, role: str, shape: tuple[int, int]) -> np.ndarray:
         """A factor of a low-rank correction, float32 of `shape`."""
-        place = made.places[role]
+        place = record.places[role]
         steps = transforms(place.steps)
         tensor = self.float_constant(place.name).reshape(
             applied(torch.empty(shape, device="meta"), steps).shape
@@ -129,9 +129,9 @@ class GraphConstants:
         for constant in self.adaptable.constants:
             if any(part.weight == name for part in constant.made_of.parts) and _is_told(constant.made_of):
                 yield constant.made_of, partial(self.float_constant, constant.name)
-        for made in self.adaptable.quantized:
-            if any(part.weight == name for part in made.made_of.parts) and _is_told(made.made_of):
-                yield made.made_of, partial(self.restored, made)
+        for record in self.adaptable.quantized:
+            if any(part.weight == name for part in record.made_of.parts) and _is_told(record.made_of):
+                yield record.made_of, partial(self.restored, record)
 
 
 def _is_told(expression: Expression) -> bool:
@@ -200,17 +200,17 @@ class Restored:
         weight: torch.Tensor,
         filled: torch.Tensor,
         expression: Expression,
-        made: torch.Tensor,
+        values: torch.Tensor,
         graph: GraphConstants,
     ) -> None:
         shapes = [_part_shape(graph.adaptable, part.weight, part.steps) for part in expression.parts]
         joined = _joined_shape(shapes, expression.axis)
         after = transforms(expression.steps)
-        made = made.reshape(applied(torch.empty(joined, device="meta"), after).shape)
-        whole = made
+        values = values.reshape(applied(torch.empty(joined, device="meta"), after).shape)
+        whole = values
         if after:
             whole = torch.empty(joined)
-            put_back(whole, torch.zeros(joined, dtype=torch.bool), after, made)
+            put_back(whole, torch.zeros(joined, dtype=torch.bool), after, values)
         start = 0
         for part, shape in zip(expression.parts, shapes, strict=True):
             length = shape[expression.axis] if shape else 1
@@ -253,12 +253,12 @@ def _in_rows(values: np.ndarray, layout: Layout, turned: bool, by_row: bool) -> 
     return values.reshape(layout.rows, layout.inner)
 
 
-def _decision(made: QuantizedConstant) -> tuple[Scheme[Any], Decision, Layout]:
-    scheme = table.get(made.scheme)
-    options = scheme.options(**made.options)
+def _decision(record: QuantizedConstant) -> tuple[Scheme[Any], Decision, Layout]:
+    scheme = table.get(record.scheme)
+    options = scheme.options(**record.options)
     if options.method != NO_METHOD:
         options = options.replaced(method=NO_METHOD)
-    return scheme, Decision(scheme, options), Layout(made.kind, made.shape, made.channel, made.groups)
+    return scheme, Decision(scheme, options), Layout(record.kind, record.shape, record.channel, record.groups)
 
 
 def rewritten(
@@ -287,8 +287,8 @@ def rewritten(
 
     # PyTorch lets others run while it computes. Constants of one weight, which is computed for both, stay together.
     with ThreadPoolExecutor(processors()) as pool:
-        for made in pool.map(remade, floats.values()):
-            constants |= made
+        for replaced in pool.map(remade, floats.values()):
+            constants |= replaced
     for number, record in enumerate(graph.adaptable.quantized):
         if changed.isdisjoint(part.weight for part in record.made_of.parts):
             continue
@@ -299,7 +299,7 @@ def rewritten(
         made_again = quantize(QuantizableWeight(value, WeightRef(weight), layout), decision, Scratch(file))
         for role, place in record.places.items():
             part = WeightRef(getattr(made_again, role), transforms(place.steps))
-            stored = graph.there[place.name]
+            stored = graph.stored[place.name]
             data = np.frombuffer(part.tobytes(), np.uint8)
             if data.nbytes != stored.nbytes:
                 part = part.then(Cast(_TYPES[stored.dtype]))
@@ -320,17 +320,17 @@ def rewritten(
 
 def _remade(graph: GraphConstants, constant: Constant, weights: Mapping[str, torch.Tensor]) -> np.ndarray:
     """A float constant's new bytes."""
-    stored = graph.there[constant.name]
+    stored = graph.stored[constant.name]
     kind = _TYPES[stored.dtype]
     wide = _evaluated(constant.made_of, weights)
-    made = applied(wide, [Cast(kind)])
+    converted = applied(wide, [Cast(kind)])
     # Both are NaN where there is one; PyTorch finds them several times as fast in float32 as in half of it.
     if not all(applied(bound, [Cast(kind)]).isfinite() for bound in wide.aminmax()):
         raise LatentcError(
             f"the LoRAs make '{constant.name}' of '{graph.folder}' larger than {stored.dtype} holds.",
             "Take a smaller weight, or compile the model in bf16 or fp32.",
         )
-    return as_array(made).reshape(-1).view(np.uint8)
+    return as_array(converted).reshape(-1).view(np.uint8)
 
 
 def _evaluated(expression: Expression, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:

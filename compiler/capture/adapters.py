@@ -78,9 +78,9 @@ def merged(
     files = [_read(number, adapter) for number, adapter in enumerate(source.spec.adapters)]
     progress(Event(f"merging {len(files)} adapters", 0, None))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    made = modules or {name: build(source.component(name), mode) for name in weights}
-    with borrowed(made.values()):
-        modules = {name: _recording(made[name], names) for name, names in weights.items()}
+    built = modules or {name: build(source.component(name), mode) for name in weights}
+    with borrowed(built.values()):
+        modules = {name: _recording(built[name], names) for name, names in weights.items()}
         return _merged(source, result, modules, files, progress)
 
 

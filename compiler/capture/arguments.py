@@ -257,7 +257,9 @@ def arguments(
     for name, parameter in parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        asked = parameter.default is parameter.empty or name in TASK_ARGUMENTS.get(task, ()) or name in extra
+        required = (
+            parameter.default is parameter.empty or name in TASK_ARGUMENTS.get(task, ()) or name in extra
+        )
         if name in overrides:
             result[name] = _as_passed(overrides[name], name, parameters, point)
         elif point.frames and name == counter:
@@ -271,12 +273,12 @@ def arguments(
         elif name.endswith(CONDITIONING_SCALE) and isinstance(parameter.default, float):
             strength = _strength(point, parameter.default)
             result[name] = [strength] * models if models else strength
-        elif asked and name in REQUIRED:
+        elif required and name in REQUIRED:
             result[name] = _required(name, point, pipe)
             if name == listed:
-                each = point if FOR_EACH_PROMPT in parameters else replace(point, form="no lists")
-                result[name] = [_required(name, each, pipe)] * models
-        elif asked and (which := kind(name, parameters)):
+                item_point = point if FOR_EACH_PROMPT in parameters else replace(point, form="no lists")
+                result[name] = [_required(name, item_point, pipe)] * models
+        elif required and (which := kind(name, parameters)):
             result[name] = make_visual(which, point)
         elif parameter.default is parameter.empty:
             raise UsageError(
@@ -290,8 +292,8 @@ def arguments(
         elif point.guided and name in GUIDED and _is_off(parameter.default):
             result[name] = GUIDED[name]
     if point.form == "tensors":
-        made = {name: value for name, value in result.items() if name not in overrides}
-        result |= {name: _as_tensors(value, point) for name, value in made.items()}
+        generated = {name: value for name, value in result.items() if name not in overrides}
+        result |= {name: _as_tensors(value, point) for name, value in generated.items()}
     unknown = [name for name in overrides if name not in parameters]
     if unknown:
         raise UsageError(f"{type(pipe).__name__} has no argument {', '.join(unknown)} (--arg).")

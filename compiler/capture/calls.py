@@ -47,7 +47,7 @@ class MethodCall(torch.nn.Module):
         arguments = {name: trees.rebuild(tree, by_name) for name, tree in self.method.arguments.items()}
         part = self.module.get_submodule(self.path)
         args, kwargs = call_arguments(type(part), self.name, arguments)
-        with settings.given(part, self.method.settings, by_name):
+        with settings.applied(part, self.method.settings, by_name):
             result = getattr(type(part), self.name)(part, *args, **kwargs)
         seen = {id(tensor) for tensor in tensors}
         distinct = []

@@ -77,7 +77,7 @@ def capture(
     split: Mapping[Submodule, NotOneGraph] = MappingProxyType({}),
     frames: DimRange | None = None,
     tokens: DimRange | None = None,
-    held: Collection[tuple[str, str]] = (),
+    fixed_rows: Collection[tuple[str, str]] = (),
 ) -> Capture:
     """Runs the model's pipelines at a few batch and image sizes, without weights.
 
@@ -91,7 +91,7 @@ def capture(
         split: modules that are known not to be one graph, and why. Others are found on the way.
         frames: declared range of a video's frames; None for as many as the pipeline makes when it is not told.
         tokens: declared range of the text's length, which then holds the pipeline's own, too.
-        held: components' methods that hold for one number of rows: each that is called with has a graph.
+        fixed_rows: components' methods that hold for one number of rows: each that is called with has a graph.
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
@@ -113,7 +113,7 @@ def capture(
                 reasons,
                 frames,
                 tokens,
-                held,
+                fixed_rows,
             )
         except NotOneGraph as error:
             reasons[error.part] = error
@@ -158,7 +158,7 @@ def _captured(
     split: Mapping[Submodule, NotOneGraph],
     frames: DimRange | None,
     tokens: DimRange | None,
-    held: Collection[tuple[str, str]],
+    fixed_rows: Collection[tuple[str, str]],
 ) -> Capture:
     """`capture`, which raises `NotOneGraph` where one more module must be split."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -172,7 +172,7 @@ def _captured(
         pipelines = {task: pipeline_for(pipe, task) for task in tasks or (own_task(type(pipe)),)}
         size, frames = complete_sizes(run, pipe, source, size, frames)
         # Rows are held for the declared batch: nothing is to be seen at others.
-        points = points_inside(size, batch, frames, tokens, most=1 if held else 3)
+        points = points_inside(size, batch, frames, tokens, most=1 if fixed_rows else 3)
         try:
             run.all(pipelines, points)
         except (CannotRun, NotRunnable):
@@ -184,7 +184,7 @@ def _captured(
             run.all(pipelines, points)
         points += run.binned(pipelines, points)
         points = tuple(replace(p, tokens=run.tokens) if p.tokens is None else p for p in points)
-    graphs = methods(recorder.calls, points, held)
+    graphs = methods(recorder.calls, points, fixed_rows)
     unused = sorted(set(built) - {m.component for m in graphs})
     needed = required_components(type(pipeline) for pipeline in pipelines.values())
     left_out += [
@@ -209,7 +209,7 @@ def _captured(
     notes += [
         f"{name}: {sum((m.component, m.method) == (name, method) for m in graphs)} graphs of '{method}', one for each "
         "number of rows, which its code counts."
-        for name, method in sorted(held)
+        for name, method in sorted(fixed_rows)
     ]
     notes += run.notes
     notes += [f"{part.name} ({part.class_name}): left out, because {part.reason}." for part in left_out]

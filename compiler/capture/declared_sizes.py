@@ -46,9 +46,9 @@ def check(
         ("--frames", frames, MAX_SIDE, "frames"),
         ("--tokens", tokens, MAX_SIDE, "tokens"),
     )
-    for option, declared, most, what in limits:
+    for option, declared, most, unit in limits:
         if declared is not None and declared.max > most:
-            raise UsageError(f"{option} asks for {declared.max:,} {what}; at most {most:,} can be compiled.")
+            raise UsageError(f"{option} asks for {declared.max:,} {unit}; at most {most:,} can be compiled.")
     if size is None:
         return
     counts = [1 if declared is None else declared.max for declared in (batch, frames)]
@@ -79,7 +79,7 @@ def points_inside(
     height, width = _inner(size.height, 1), _inner(size.width, 2)
     low, high = (size.height.min, size.width.min), (size.height.max, size.width.max)
     short, middle, long = (0, 0, 0) if frames is None else (frames.min, _between(frames), frames.max)
-    made = [
+    points = [
         Point(max(2, batch.min), height, width, words=4, extra=batch.max < 2, frames=long),
         Point(
             max(3, batch.min + 1),
@@ -93,14 +93,14 @@ def points_inside(
         Point(batch.min, *low, words=2, guided=False, frames=short),
     ]
     if (batch.min, low, short) != (batch.max, high, long):
-        made.append(Point(batch.min, *low, words=2, frames=short))
+        points.append(Point(batch.min, *low, words=2, frames=short))
     if batch.min > 1:  # Pictures of one prompt: it is encoded once.
-        made.append(Point(batch.min, *low, words=2, images_per_prompt=batch.min, frames=short))
+        points.append(Point(batch.min, *low, words=2, images_per_prompt=batch.min, frames=short))
     if tokens is not None:
-        made.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
-        made.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
-        made.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
-    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in made)
+        points.append(Point(batch.max, *high, words=14, tokens=tokens.max, frames=long))
+        points.append(Point(max(2, batch.min), height, width, tokens=tokens.max + 1, extra=True, frames=long))
+        points.append(Point(batch.min, *low, words=2, guided=False, tokens=tokens.min, frames=short))
+    return tuple(replace(point, batch=min(point.batch, max(most, batch.max))) for point in points)
 
 
 def _between(frames: DimRange) -> int:

@@ -53,8 +53,8 @@ def complete_sizes(
         for c in source.modules
         if (c.folder / "config.json").is_file()
     }
-    what = f"{type(pipe).__name__} makes pictures of a size that is too large, where it is told none"
-    with sized_within(what, _LARGEST_SIZED, configs, "Correct that file, or give the size: --size WxH"):
+    subject = f"{type(pipe).__name__} makes pictures of a size that is too large, where it is told none"
+    with sized_within(subject, _LARGEST_SIZED, configs, "Correct that file, or give the size: --size WxH"):
         return run.complete(pipe, size, frames)
 
 
@@ -100,9 +100,9 @@ class DryRun:
         Raises:
             UsageError: frames are asked for of a pipeline that has none.
         """
-        known = parameters(pipe)
-        counter, moves = synonym("frames", known), has_frames(known)
-        if frames is None and moves and (count := self._frames_given(known, counter)):
+        signature = parameters(pipe)
+        counter, moves = synonym("frames", signature), has_frames(signature)
+        if frames is None and moves and (count := self._frames_given(signature, counter)):
             frames = DimRange(min=count, max=count)
         if frames is not None and not moves:
             raise UsageError(
@@ -110,7 +110,7 @@ class DryRun:
             )
         if moves and frames is None and counter is None:
             frames = DimRange(min=FRAMES, max=FRAMES)
-        usual = known[counter].default if counter is not None else None
+        usual = signature[counter].default if counter is not None else None
         if moves and frames is None and isinstance(usual, int):
             frames = DimRange(min=usual, max=usual)
         if size is None or (moves and frames is None):
@@ -122,12 +122,12 @@ class DryRun:
                 frames = DimRange(min=count, max=count)
         return size, frames
 
-    def _frames_given(self, known: Mapping[str, Any], counter: str | None) -> int | None:
+    def _frames_given(self, signature: Mapping[str, Any], counter: str | None) -> int | None:
         """How many frames the user's own arguments have: by their number, or by the length of a video."""
         count = self.overrides.get(counter or "")
         if isinstance(count, int):
             return count
-        clips = (self.overrides.get(name) for name, which in visuals(known).items() if which == "video")
+        clips = (self.overrides.get(name) for name, which in visuals(signature).items() if which == "video")
         return next((len(clip.frames) for clip in clips if isinstance(clip, FromFile) and clip.moving), None)
 
     def _made_untold(self, pipe: Any, size: SizeRange | None, frames: DimRange | None) -> _Made:
@@ -153,10 +153,10 @@ class DryRun:
             except (CannotRun, NotRunnable):
                 return None
 
-        made = makes(drawn)
-        if made == drawn:
+        result_size = makes(drawn)
+        if result_size == drawn:
             return drawn
-        factors = _FACTORS if made is None else (drawn[0] / made[0],)
+        factors = _FACTORS if result_size is None else (drawn[0] / result_size[0],)
         sizes = ((round(drawn[0] * factor), round(drawn[1] * factor)) for factor in factors)
         return next((size for size in sizes if min(size) > 0 and makes(size) == drawn), drawn)
 
@@ -251,9 +251,9 @@ class DryRun:
             except Exception as error:
                 if isinstance(error, LatentcError) and not isinstance(error, NotRunnable):
                     raise
-                made = len(self.recorder.calls) - recorded
-                if furthest is None or made > furthest[0]:
-                    furthest = made, error
+                call_count = len(self.recorder.calls) - recorded
+                if furthest is None or call_count > furthest[0]:
+                    furthest = call_count, error
                 del self.recorder.calls[recorded:]
                 failures.append(error)
                 if isinstance(error, NotRunnable) and not_runnable.setdefault(str(error), form) != form:

@@ -26,8 +26,8 @@ def embedded(pipe: Any, keywords: Mapping[str, Any], tokens: int) -> tuple[dict[
     """
     encode = getattr(pipe, "encode_prompt", None)
     taken = inspect.signature(type(pipe).__call__).parameters
-    known = {} if encode is None else inspect.signature(encode).parameters
-    names = [name for name in known if name in taken and name.endswith(("_embeds", "_mask"))]
+    parameters = {} if encode is None else inspect.signature(encode).parameters
+    names = [name for name in parameters if name in taken and name.endswith(("_embeds", "_mask"))]
     if "prompt_embeds" not in names or encode is None:
         raise UsageError(
             f"{type(pipe).__name__} takes no embeddings of its prompt, so its text has one length.",
@@ -40,7 +40,7 @@ def embedded(pipe: Any, keywords: Mapping[str, Any], tokens: int) -> tuple[dict[
         "do_classifier_free_guidance": guided,
         **{name: value for name, value in keywords.items() if _is_text(name)},
     }
-    returned = encode(**{name: value for name, value in options.items() if name in known})
+    returned = encode(**{name: value for name, value in options.items() if name in parameters})
     tensors = [value for value in returned if isinstance(value, torch.Tensor)]
     own = next(value.shape[1] for value in tensors if value.ndim == 3)
     groups: dict[str, list[torch.Tensor]] = {"sequence": [], "mask": [], "pooled": []}

@@ -78,13 +78,13 @@ class Method:
 
 
 def methods(
-    calls: Sequence[Call], points: Sequence[Point], held: Collection[tuple[str, str]] = ()
+    calls: Sequence[Call], points: Sequence[Point], fixed_rows: Collection[tuple[str, str]] = ()
 ) -> tuple[Method, ...]:
     """The graphs that answer all of `calls`, in the order of their first call.
 
     Args:
         points: what the calls were made at. Declared ranges are those of points that are not `extra`.
-        held: components' methods that get a graph for each number of rows.
+        fixed_rows: components' methods that get a graph for each number of rows.
 
     Raises:
         LatentcError: what the pipeline sets on a module for a call follows its sizes, or changes with every step.
@@ -95,7 +95,7 @@ def methods(
         groups.setdefault(_form(call), []).append(call)
     graphs: list[Method] = []
     for form in groups.values():
-        rows = (form[0].component, form[0].method) in held
+        rows = (form[0].component, form[0].method) in fixed_rows
         for group in by_rows(form, points) if rows else [form]:
             folder = _folder(group[0], {m.folder for m in graphs})
             graphs.append(_method(group, points, folder))

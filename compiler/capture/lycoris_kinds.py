@@ -173,11 +173,11 @@ def _module_of(modules: Mapping[str, torch.nn.Module], key: str) -> tuple[str, s
             names.update(convert({rest: None}))
         except ValueError:  # It is in that form already.
             continue
-    known = dict(modules[component].named_modules())
+    paths = dict(modules[component].named_modules())
     for name in names:
         path = name.partition(".lora_")[0]
         for candidate in (path, path.removeprefix("text_model.")):
-            if candidate in known:
+            if candidate in paths:
                 return component, candidate
     return component, None
 
@@ -219,7 +219,7 @@ def _merge_group(
     parts: Mapping[str, Origin],
     weight: float,
     rows: tuple[int, int] | None,
-    what: str,
+    subject: str,
 ) -> None:
     """Records the merge of one group into one layer.
 
@@ -230,12 +230,12 @@ def _merge_group(
     convolution = isinstance(layer, torch.nn.Conv2d)
     if not convolution and not isinstance(layer, torch.nn.Linear):
         raise LatentcError(
-            f"--lora: {what} is for a {type(layer).__name__}, which lycoris-lora does not merge."
+            f"--lora: {subject} is for a {type(layer).__name__}, which lycoris-lora does not merge."
         )
     whole = tuple(layer.weight.shape) if rows is None else (_rows(parts), *layer.weight.shape[1:])
     if rows is not None and "dora_scale" in parts:
         raise LatentcError(
-            f"--lora: {what} is decomposed over layers that are one in the file; that is not merged."
+            f"--lora: {subject} is decomposed over layers that are one in the file; that is not merged."
         )
     kernel = tuple(layer.kernel_size) if convolution else None
     names = tuple(parts)
@@ -251,7 +251,7 @@ def _merge_group(
         _check(layer, names, tensors, whole, kernel)
     except Exception as error:  # Whatever lycoris' constructors and copies make of tensors that do not fit.
         raise LatentcError(
-            f"--lora: {what} does not fit a weight of shape {list(whole)}: {one_line(error)}",
+            f"--lora: {subject} does not fit a weight of shape {list(whole)}: {one_line(error)}",
             "It is of another model.",
         ) from error
     if rows is None:

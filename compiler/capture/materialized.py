@@ -31,21 +31,21 @@ def module(source: ModelSource, name: str) -> torch.nn.Module:
     """
     component = source.component(name)
     weights = _weights(source.spec)[name]
-    made = build(component, FakeTensorMode(allow_non_fake_inputs=True), as_it_is=True)
+    built = build(component, FakeTensorMode(allow_non_fake_inputs=True), as_it_is=True)
     parameters: dict[int, torch.nn.Parameter] = {}
-    for path, owner in made.named_modules():
+    for path, owner in built.named_modules():
         prefix = f"{path}." if path else ""
         for key, parameter in list(owner._parameters.items()):
             if parameter is None:
                 continue
             if id(parameter) not in parameters:  # tied parameters stay tied
-                tensor = real_tensor(made, weights, prefix + key)
+                tensor = real_tensor(built, weights, prefix + key)
                 parameters[id(parameter)] = torch.nn.Parameter(tensor, requires_grad=False)
             owner._parameters[key] = parameters[id(parameter)]
         for key, buffer in list(owner._buffers.items()):
             if buffer is not None and prefix + key in weights:
-                owner._buffers[key] = real_tensor(made, weights, prefix + key)
-    return made
+                owner._buffers[key] = real_tensor(built, weights, prefix + key)
+    return built
 
 
 def load(

@@ -307,7 +307,7 @@ class Recorder:
         def run(place: Any) -> tuple[Any, trees.Flat | None]:
             set_here = settings.of(module)
             tensors = {name: place(tensor) for name, tensor in _values(module, set_here).items()}
-            with settings.given(module, set_here, tensors):
+            with settings.applied(module, set_here, tensors):
                 return called(place)
 
         def called(place: Any) -> tuple[Any, trees.Flat | None]:
@@ -343,8 +343,8 @@ class Recorder:
     def _meta(self, value: torch.Tensor) -> torch.Tensor:
         """A tensor of the same shape and dtype on the meta device; the same one for the same `value`."""
         if id(value) not in self._metas:
-            made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-            self._metas[id(value)] = (value, made)  # `value` is kept, so that its id stays its own
+            meta = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            self._metas[id(value)] = (value, meta)  # `value` is kept, so that its id stays its own
         return self._metas[id(value)][1]
 
     def _attribute_reader(self, original: Any) -> Any:

@@ -188,8 +188,8 @@ def rebuild(tree: Tree, tensors: Mapping[str, Any]) -> Any:
     if isinstance(tree, ConstLeaf):
         return tree.value
     if isinstance(tree, SequenceNode):
-        made = [rebuild(item, tensors) for item in tree.items]
-        return made if tree.kind == "list" else tuple(made)
+        items = [rebuild(item, tensors) for item in tree.items]
+        return items if tree.kind == "list" else tuple(items)
     if isinstance(tree, MappingNode):
         return {key: rebuild(item, tensors) for key, item in tree.items.items()}
     if isinstance(tree, ObjectNode):
@@ -211,8 +211,8 @@ def map_tensors(value: Any, change: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: map_tensors(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        made = [map_tensors(item, change) for item in value]
-        return made if isinstance(value, list) else tuple(made)
+        items = [map_tensors(item, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     built = _constructor_arguments(value)
     if built is not None and any(isinstance(item, torch.Tensor) for item in built.values()):
         return type(value)(**{name: map_tensors(item, change) for name, item in built.items()})

@@ -55,13 +55,16 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
     Raises:
         LatentcError: the config does not fit the class, or asks for far more than the weights are.
     """
-    what = f"'{component.name}' ({component.class_name})"
+    subject = f"'{component.name}' ({component.class_name})"
     place = component.folder / "config.json"
     config = component.config
-    made = f"{what}, made of {place},"
+    description = f"{subject}, made of {place},"
     with _default_dtype(torch.float32):
         try:
-            with bounded(made, _most_weights(component), config, _COMPUTED, _HINT), guarded(made):
+            with (
+                bounded(description, _most_weights(component), config, _COMPUTED, _HINT),
+                guarded(description),
+            ):
                 module = _without_weights(component)
         except LatentcError:
             raise
@@ -69,7 +72,7 @@ def build(component: ComponentSource, mode: FakeTensorMode, as_it_is: bool = Fal
             if (used_up := foreseen.exhausted(error)) is not None:
                 raise used_up from error
             raise LatentcError(
-                f"{what} cannot be built of {place}: {class_and_text(error)}.{keys_behind(error, config)}",
+                f"{subject} cannot be built of {place}: {class_and_text(error)}.{keys_behind(error, config)}",
                 f"Correct that file, or {_HINT}",
             ) from error
     if hasattr(module, "tie_weights"):  # transformers; building without memory made every parameter its own
@@ -328,11 +331,11 @@ def seeded(module: torch.nn.Module) -> dict[str, Origin]:
         for name, tensor in module.state_dict(keep_vars=True).items()
         if tensor.dtype == torch.float32 and tensor.numel() > _TABLE_ELEMENTS
     }
-    known: dict[int, Origin] = {}
+    origins_by_id: dict[int, Origin] = {}
     origins: dict[str, Origin] = {}
     for name, parameter in {**parameters, **tables}.items():
         tensor = Seeded.of(name, tuple(parameter.shape), dtypes[parameter.dtype])
-        origins[name] = known.setdefault(id(parameter), tensor)
+        origins[name] = origins_by_id.setdefault(id(parameter), tensor)
     return origins
 
 

@@ -106,10 +106,10 @@ class _Search:
         """Measures what is not known yet; what cannot be compared leaves `comparable`."""
         values = [value for value in values if value not in self._known and value in self.comparable]
         for start in range(0, len(values), FEW):
-            asked = values[start : start + FEW]
-            measured = self._measure(asked)
+            batch = values[start : start + FEW]
+            measured = self._measure(batch)
             self._known |= measured
-            self.comparable -= frozenset(asked) - measured.keys()
+            self.comparable -= frozenset(batch) - measured.keys()
 
     def first(self, output: str, limit: float) -> Beginning:
         """The first value beyond `limit` among those that lead to `output`, which is beyond it."""
@@ -119,12 +119,12 @@ class _Search:
         candidates = graph.ancestors([output]) & self.comparable
         while candidates := candidates & self.comparable:
             ordered = sorted(candidates, key=graph.places.__getitem__)
-            asked = _spread(ordered, FEW)
-            self._ask(asked)
-            measured = [value for value in asked if value in self._known]
+            probes = _spread(ordered, FEW)
+            self._ask(probes)
+            measured = [value for value in probes if value in self._known]
             wrong = [value for value in measured if beyond(self._known[value].error, limit)]
             right = [value for value in measured if value not in wrong]
-            candidates -= frozenset(asked)
+            candidates -= frozenset(probes)
             if wrong:
                 worst = wrong[0]
                 candidates &= graph.ancestors([worst])

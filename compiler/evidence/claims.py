@@ -67,9 +67,9 @@ def require_schemes(graph: GraphRecord, stored: Contents | None) -> None:
             raise _disbelieved(graph, weight, "nothing here looks into its files")
         options = scheme.default()
         bits = scheme.format(options).element.bitwidth
-        held = sum(count for dtype, count in stored.constants.items() if _bits(dtype) == bits)
-        if held < weight.parameters:
-            raise _disbelieved(graph, weight, f"its files hold {held:,} numbers of {bits} bits")
+        stored_numbers = sum(count for dtype, count in stored.constants.items() if _bits(dtype) == bits)
+        if stored_numbers < weight.parameters:
+            raise _disbelieved(graph, weight, f"its files hold {stored_numbers:,} numbers of {bits} bits")
         if scheme.activations(options) is not None and not stored.quantizes:
             raise _disbelieved(graph, weight, "its files round no activations")
 

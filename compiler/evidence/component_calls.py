@@ -148,7 +148,7 @@ def _tensors(owner: torch.nn.Module, leaf: str, args: Any, kwargs: Any) -> dict[
 
 
 def _compared(
-    values: Mapping[Any, torch.Tensor], expected: Mapping[Any, torch.Tensor], tolerance: float, what: str
+    values: Mapping[Any, torch.Tensor], expected: Mapping[Any, torch.Tensor], tolerance: float, subject: str
 ) -> float:
     """The largest relative error.
 
@@ -157,7 +157,7 @@ def _compared(
     """
     if values.keys() != expected.keys():
         names = sorted(map(str, values.keys() ^ expected.keys()))
-        raise Difference(f"{what}: only one of both has {', '.join(names)}.")
+        raise Difference(f"{subject}: only one of both has {', '.join(names)}.")
     worst = 0.0
     for name, value in values.items():
         error = _error(value, expected[name])
@@ -167,7 +167,7 @@ def _compared(
                 if error == error
                 else "not alike"
             )
-            raise Difference(f"{what} {name}: {figure}.".replace("tensor 0:", "tensor:"))
+            raise Difference(f"{subject} {name}: {figure}.".replace("tensor 0:", "tensor:"))
         worst = max(worst, error)
     return worst
 

@@ -124,9 +124,9 @@ def read(model_file: Path, module_key: str) -> Dataflow:
         metadata = {entry.key: entry.value for entry in node.metadata_props}
         maker = Maker(node=node.name, op_type=node.op_type, module=metadata.get(module_key, ""))
         read_by = () if node.op_type in _OF_SHAPES else _read(node)
-        known = tuple(name for name in dict.fromkeys(read_by) if name in makers)
+        produced = tuple(name for name in dict.fromkeys(read_by) if name in makers)
         for name in filter(None, node.output):
-            makers[name], sources[name] = maker, known
+            makers[name], sources[name] = maker, produced
             if fixed.issuperset(filter(None, _read(node))):
                 constants.add(name)
         fixed |= constants

@@ -215,7 +215,7 @@ def judge(
     errors, tolerance = measurement.errors, limit(job, compute, measurement.noise)
     bad = {name: error for name, error in errors.items() if not error <= tolerance}
     if bad:
-        what = ", ".join(
+        violations = ", ".join(
             f"{name} {error:.2g}" if error == error else f"{name} not finite" for name, error in bad.items()
         )
         if spare:
@@ -225,7 +225,7 @@ def judge(
                 check="full" if check == "full" else "quick",
                 error={name: error for name, error in errors.items() if math.isfinite(error)},
                 tolerance=tolerance,
-                broken=f"relative error of {what}; at most {tolerance:.2g} is allowed",
+                broken=f"relative error of {violations}; at most {tolerance:.2g} is allowed",
                 memory=measurement.memory,
             )
         scheme = max(job.schemes, key=job.schemes.__getitem__, default="")
@@ -236,8 +236,8 @@ def judge(
         elif scheme:
             hint = f"Compile it without --quantize, or with more bits than {scheme}'s for '{job.component}'."
         raise Beyond(
-            f"'{job.component}.{job.method}' is not PyTorch's: relative error of {what}; at most {tolerance:g} is "
-            f"allowed in {approximated or scheme or job.stored or job.precision}.",
+            f"'{job.component}.{job.method}' is not PyTorch's: relative error of {violations}; at most {tolerance:g} "
+            f"is allowed in {approximated or scheme or job.stored or job.precision}.",
             hint,
             compute,
             tolerance,

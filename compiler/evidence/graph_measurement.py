@@ -202,8 +202,8 @@ def _module(job: GraphCheckJob) -> Any:
     if module is None:
         source = ComponentSource(job.component, job.library, job.class_name, Path(job.folder))
         cls: Any = source.cls
-        what = f"'{job.component}', loaded from {job.folder},"
-        with component_view(Path(job.folder)) as view, guarded(what):
+        subject = f"'{job.component}', loaded from {job.folder},"
+        with component_view(Path(job.folder)) as view, guarded(subject):
             module = cls.from_pretrained(
                 view,
                 torch_dtype=torch.float32,

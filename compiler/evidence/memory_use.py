@@ -234,8 +234,8 @@ def process_memory() -> int:
     import transformers  # noqa: F401
 
     _ = diffusers.StableDiffusionPipeline  # imports what all pipelines share
-    held = resident()
-    return 0 if held is None else held.anonymous
+    usage = resident()
+    return 0 if usage is None else usage.anonymous
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def _nested_arrays(value: Any, path: str) -> Iterable[tuple[str, np.ndarray]]:
 
 
 def held_error(
-    what: str, outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float
+    subject: str, outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float
 ) -> float:
     """The largest error of any output.
 
@@ -63,7 +63,7 @@ def held_error(
         if not error <= tolerance:
             figure = f"relative error {error:.2g}" if error == error else "another shape, or not finite"
             raise LatentcError(
-                f"{what} is not PyTorch's: {figure}; at most {tolerance:g} is allowed.",
+                f"{subject} is not PyTorch's: {figure}; at most {tolerance:g} is allowed.",
                 "Compile it in --precision fp32; if it fails there too, please report the model.",
             )
         worst = max(worst, error)

@@ -51,11 +51,11 @@ def check(checker: Checker, job: PipelineJob, progress: Progress) -> tuple[Pipel
     Raises:
         LatentcError: the artifact does not draw what PyTorch draws, or the check itself failed.
     """
-    what = f"drawing {DRAWN_STEPS} steps with PyTorch and with the artifact"
-    progress(Event(what, 0, None))
+    title = f"drawing {DRAWN_STEPS} steps with PyTorch and with the artifact"
+    progress(Event(title, 0, None))
     try:
-        known = job.model_copy(update={"scheme_tolerances": scheme_tolerances(job.manifest)})
-        evidence = checker.ask(known)
+        full_job = job.model_copy(update={"scheme_tolerances": scheme_tolerances(job.manifest)})
+        evidence = checker.ask(full_job)
     except WorkerError as error:
         if isinstance(error, WorkerEnded) and error.out_of_memory:
             reason = error.message.splitlines()[0]
@@ -69,7 +69,7 @@ def check(checker: Checker, job: PipelineJob, progress: Progress) -> tuple[Pipel
             else f"the check of the pipeline failed: {error}",
             "Compile without it: --check none" if isinstance(error, WorkerEnded) else error.hint,
         ) from error
-    progress(Event(what, 1, 1))
+    progress(Event(title, 1, 1))
     return tuple(PipelineEvidence.model_validate(row) for row in evidence)
 
 
@@ -139,8 +139,8 @@ def _graphs(job: PipelineJob) -> tuple[Any, str, str]:
     from runtimes.sessions import session_table
 
     device = device_of(session_table.get(job.manifest.target), AUTO)
-    compute, asked = next(iter(types_to_check(device, job.manifest.graphs).items()))
-    graphs = Graphs(Path(job.root), job.manifest, AUTO, None, silent, asked, budget=available())
+    compute, requested = next(iter(types_to_check(device, job.manifest.graphs).items()))
+    graphs = Graphs(Path(job.root), job.manifest, AUTO, None, silent, requested, budget=available())
     return graphs, compute, "cpu" if device is None else device.name
 
 

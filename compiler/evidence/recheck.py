@@ -232,7 +232,7 @@ def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Cap
     batch = manifest.sizes["batch"]
     tasks = tuple(manifest.pipelines)
 
-    def captured(held: Collection[tuple[str, str]]) -> Capture:
+    def captured(fixed_rows: Collection[tuple[str, str]]) -> Capture:
         return capture(
             source,
             tasks,
@@ -243,15 +243,15 @@ def _capture(manifest: Manifest, source: ModelSource, progress: Progress) -> Cap
             split=split,
             frames=manifest.sizes.get("frames"),
             tokens=manifest.sizes.get("tokens"),
-            held=held,
+            fixed_rows=fixed_rows,
         )
 
     first = captured(())
-    held = _held(manifest, first.methods)
-    return captured(held) if held else first
+    fixed_rows = _fixed_rows(manifest, first.methods)
+    return captured(fixed_rows) if fixed_rows else first
 
 
-def _held(manifest: Manifest, methods: Sequence[Method]) -> set[tuple[str, str]]:
+def _fixed_rows(manifest: Manifest, methods: Sequence[Method]) -> set[tuple[str, str]]:
     """Those of the methods that have a graph for each number of rows in the artifact."""
     graphs = {graph.folder: graph for graph in manifest.graphs}
     compiled = {
@@ -260,15 +260,15 @@ def _held(manifest: Manifest, methods: Sequence[Method]) -> set[tuple[str, str]]
         for record in part.methods
         if record.graph in graphs
     }
-    held: set[tuple[str, str]] = set()
+    fixed_rows: set[tuple[str, str]] = set()
     for method in methods:
         graph = compiled.get((method.component, method.method))
         shapes = {} if graph is None else {spec.name: spec.shape for spec in graph.inputs}
         for spec in method.inputs:
             for size, now in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
                 if size in method.rows and isinstance(now, int):
-                    held.add((method.component, method.method))
-    return held
+                    fixed_rows.add((method.component, method.method))
+    return fixed_rows
 
 
 def _split(manifest: Manifest) -> set[Submodule]:

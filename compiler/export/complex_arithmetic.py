@@ -36,7 +36,7 @@ class PairGraph:
     def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
         """A new node that calls the operator `target`, with the shape and dtype of its result."""
         node: Node = self.graph.call_function(target, args, kwargs)
-        known = {
+        inherited = {
             key: value for key, value in self.at.meta.items() if key in ("stack_trace", "nn_module_stack")
         }
         values = torch.utils._pytree.tree_map(
@@ -45,7 +45,7 @@ class PairGraph:
             is_leaf=lambda a: isinstance(a, Node),
         )
         with self.mode:
-            node.meta = {**known, "val": target(*values[0], **values[1])}
+            node.meta = {**inherited, "val": target(*values[0], **values[1])}
         return node
 
     def pair(self, node: Any) -> Pair:

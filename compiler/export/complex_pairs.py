@@ -205,13 +205,15 @@ class _Rewriter(PairGraph):
         parts, specs = [], []
         for suffix, part in (("re", tensor.real), ("im", tensor.imag)):
             with self.graph.inserting_before(node):
-                made = self.graph.placeholder(f"{node.name}_{suffix}")
+                placeholder = self.graph.placeholder(f"{node.name}_{suffix}")
             with self.mode:
-                made.meta = {**node.meta, "val": torch.empty(part.shape, dtype=part.dtype)}
+                placeholder.meta = {**node.meta, "val": torch.empty(part.shape, dtype=part.dtype)}
             target = f"{spec.target}_{suffix}"
             self.constants[target] = part.contiguous().clone()
-            parts.append(made)
-            specs.append(InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(name=made.name), target, None))
+            parts.append(placeholder)
+            specs.append(
+                InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(name=placeholder.name), target, None)
+            )
         self.split[node.name] = (specs[0], specs[1])
         self.constants.pop(spec.target or "", None)
         self.pairs[node] = (parts[0], parts[1])

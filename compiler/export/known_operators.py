@@ -233,10 +233,10 @@ def _functional(graph: Graph, node: Node) -> Node | None:
         return None
     if node.meta["val"].dtype != functional(*_values(node)).dtype:
         return None
-    made = _made(graph, node, functional, *node.args, **node.kwargs)
+    replacement = _made(graph, node, functional, *node.args, **node.kwargs)
     behind = set(_after(node))
-    x.replace_all_uses_with(made, delete_user_cb=lambda user: user in behind)
-    return made
+    x.replace_all_uses_with(replacement, delete_user_cb=lambda user: user in behind)
+    return replacement
 
 
 def _values(node: Node) -> tuple[Any, ...]:

@@ -126,15 +126,15 @@ def _check_guards(method: Method, placeholders: Sequence[torch.fx.Node]) -> None
         for row in method.shapes:
             if equality.subs({symbol: row[name] for symbol, name in symbols.items()}):
                 continue
-            here = {symbols[symbol]: row[symbols[symbol]] for symbol in equality.free_symbols}
+            failing_sizes = {symbols[symbol]: row[symbols[symbol]] for symbol in equality.free_symbols}
             text = f"{equality.lhs} = {equality.rhs}"
             for symbol, name in symbols.items():
                 text = re.sub(rf"\b{symbol}\b", name, text)
             raise OneSizeOnly(
                 f"'{method.component}.{method.method}' holds for one size only: its code counts on {text}, which "
-                f"is not so where {' and '.join(f'{name} is {size}' for name, size in here.items())}.",
+                f"is not so where {' and '.join(f'{name} is {size}' for name, size in failing_sizes.items())}.",
                 method,
-                here.keys(),
+                failing_sizes.keys(),
             )
 
 

@@ -100,10 +100,10 @@ def _results_made_once() -> AbstractContextManager[Any]:
         finally:
             at_hand.clear()
 
-    def made(self: Any, *args: Any) -> Any:
+    def reused(self: Any, *args: Any) -> Any:
         return at_hand[0] if at_hand else make(self, *args)
 
-    ours: dict[str, Any] = dict(zip(names, (described, made), strict=True))
+    ours: dict[str, Any] = dict(zip(names, (described, reused), strict=True))
     replaced: AbstractContextManager[Any] = patch.multiple(FakeTensorMode, **ours)
     return replaced
 
@@ -174,12 +174,14 @@ def _results_from_templates() -> AbstractContextManager[Any]:
     name = "_get_output_tensor_from_cache_entry"
     original = mode.__dict__.get(name)
     fields = {"inplace_idx", "view_idx", "metadata"}
-    known = getattr(getattr(fake_tensor, "_DispatchCacheEntryOutputInfo", None), "__dataclass_fields__", ())
-    if original is None or not fields <= set(known) or original.__code__.co_argcount != 6:
+    declared_fields = getattr(
+        getattr(fake_tensor, "_DispatchCacheEntryOutputInfo", None), "__dataclass_fields__", ()
+    )
+    if original is None or not fields <= set(declared_fields) or original.__code__.co_argcount != 6:
         return nullcontext()
     templates: dict[int, tuple[Any, Any]] = {}
 
-    def made(self: Any, state: Any, entry: Any, key: Any, func: Any, args: Any) -> Any:
+    def from_template(self: Any, state: Any, entry: Any, key: Any, func: Any, args: Any) -> Any:
         if entry.metadata is None or entry.inplace_idx is not None:
             return original(self, state, entry, key, func, args)
         if id(entry) not in templates:
@@ -190,7 +192,7 @@ def _results_from_templates() -> AbstractContextManager[Any]:
             return tensor
         return kind(self, templates[id(entry)][1], entry.metadata.device)
 
-    return patch.object(mode, name, made)
+    return patch.object(mode, name, from_template)
 
 
 def _signatures_once() -> AbstractContextManager[Any]:
@@ -221,7 +223,7 @@ def _no_listings() -> AbstractContextManager[Any]:
     if scopes_of is None or code is None or names[1] not in code.co_names or code.co_argcount != 2:
         return nullcontext()
 
-    def write(node: Any, made: Any) -> None:
-        made.metadata_props[SCOPES] = repr(scopes_of(node)[2])
+    def write(node: Any, onnx_node: Any) -> None:
+        onnx_node.metadata_props[SCOPES] = repr(scopes_of(node)[2])
 
     return patch.object(_core, names[0], write)

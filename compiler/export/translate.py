@@ -136,14 +136,14 @@ def _decomposing_only_if_needed() -> AbstractContextManager[Any]:
         return nullcontext()
 
     def decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
-        known = set(_decomp.get_onnx_implemented_overloads(registry))
+        implemented = set(_decomp.get_onnx_implemented_overloads(registry))
         for node in program.graph.nodes:
             target = node.target
             if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
                 continue
             if target.name() == "aten::sym_constrain_range_for_size":
                 continue
-            if target not in known or target._schema.is_mutable:
+            if target not in implemented or target._schema.is_mutable:
                 slice_chunks(program.graph)
                 program.graph_module.recompile()
                 return original(program, registry)  # type: ignore[no-any-return]

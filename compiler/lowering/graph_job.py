@@ -190,7 +190,7 @@ class GraphJob:
         residual = self._residual(building.folder)
         kept_for_adapters = None
         if self.request.adaptable:
-            kept_for_adapters = self._adaptable(arrived.model, quantized.made, building.folder)
+            kept_for_adapters = self._adaptable(arrived.model, quantized.quantized_weights, building.folder)
         return Lowered(
             arrived.model,
             arrived.rewrites,
@@ -275,8 +275,8 @@ class GraphJob:
 
         factory = sessions.get(self.target.name)
         assert isinstance(factory, TakesConstants)  # or the request had been refused
-        there = factory.constants(model_file)
-        require_there(adaptable, there, self.method.folder, self.target.name)
+        stored = factory.constants(model_file)
+        require_there(adaptable, stored, self.method.folder, self.target.name)
 
     def exported(self) -> ir.Model:
         """The graph in fp32, weights still on disk."""

@@ -51,13 +51,13 @@ class Quantized:
 
     Attributes:
         records: what is told of all weights.
-        made: what those are that are in fewer bits.
+        quantized_weights: what those are that are in fewer bits.
         calibration: what its activations were measured on, where they were.
     """
 
     model: ir.Model
     records: tuple[WeightRecord, ...] = ()
-    made: tuple[QuantizedWeight, ...] = ()
+    quantized_weights: tuple[QuantizedWeight, ...] = ()
     calibration: Calibration | None = None
 
 
@@ -99,22 +99,22 @@ class Lowering:
         wanted = self._wanted(model)
         sites, ranges, calibration = self._activations(model, wanted)
         kept_float = {
-            key: f"its input in int8 is off by {known.error:.1%}"
-            for site, known in zip(sites, ranges, strict=True)
+            key: f"its input in int8 is off by {site_range.error:.1%}"
+            for site, site_range in zip(sites, ranges, strict=True)
             for key in site.keys
-            if known.error * 1000 > wanted[key].limit
+            if site_range.error * 1000 > wanted[key].limit
         }
         choose = self._without(kept_float)
         values = self._data_aware(model, choose)
         quantize = QuantizePass(choose, Scratch(self.scratch / "weights.bin"), self.progress, values)
         model = quantize(model).model
         used = [
-            None if any(key in kept_float for key in site.keys) else known
-            for site, known in zip(sites, ranges, strict=True)
+            None if any(key in kept_float for key in site.keys) else site_range
+            for site, site_range in zip(sites, ranges, strict=True)
         ]
         if sites:
             int8_ranges.quantize(model, sites, used, self._symmetric)
-        return Quantized(model, quantize.records, quantize.made, calibration)
+        return Quantized(model, quantize.records, quantize.quantized_weights, calibration)
 
     # --- activations -----------------------------------------------------------------------------
 
@@ -138,17 +138,18 @@ class Lowering:
 
     def _without(self, kept_float: Mapping[str, str]) -> Choose:
         def choose(key: str, layout: Layout) -> Decision | None:
-            made = self.choice.decide(key, layout)
-            if made is None or made.activations is None or key not in kept_float:
-                return made
-            return made.fall_back(kept_float[key])
+            decision = self.choice.decide(key, layout)
+            if decision is None or decision.activations is None or key not in kept_float:
+                return decision
+            return decision.fall_back(kept_float[key])
 
         return choose
 
     def _wanted(self, model: ir.Model) -> dict[str, Activations]:
         """Weights (keys) whose layers' inputs are to be quantized."""
         chosen = (
-            (initializer.key, made.activations) for initializer, made in decisions(model, self.choice.decide)
+            (initializer.key, decision.activations)
+            for initializer, decision in decisions(model, self.choice.decide)
         )
         return {key: wanted for key, wanted in chosen if wanted is not None}
 
@@ -186,7 +187,7 @@ class Lowering:
         )
         return sites, list(second.ranges), record
 
-    def _shared(self, what: str, make: Callable[[], Measured], form: Hashable | None = None) -> Measured:
+    def _shared(self, kind: str, make: Callable[[], Measured], form: Hashable | None = None) -> Measured:
         """What was measured once for all compiles that share a cache.
 
         Args:
@@ -195,7 +196,7 @@ class Lowering:
         if form is None:
             chosen = None if self.choice.component is None else self.choice.component.model_dump_json()
             form = (self.form, self.precision, chosen)
-        key = (what, self.method.folder, self.evaluation.model_dump_json(), self.size, form)
+        key = (kind, self.method.folder, self.evaluation.model_dump_json(), self.size, form)
         return self.compile_cache.measured(self.captured, key, make)
 
     @property
@@ -209,17 +210,17 @@ class Lowering:
     def _require_one_method(self) -> None:
         name = self.method.component
         others = [m.method for m in self.captured.methods if m.component == name]
-        what = ", ".join(self.choice.measured) or "auto"
+        subject = ", ".join(self.choice.measured) or "auto"
         if TASK not in self.captured.pipelines:
-            raise UsageError(f"{what} is measured with {TASK}, which is not among the tasks.")
+            raise UsageError(f"{subject} is measured with {TASK}, which is not among the tasks.")
         if len(others) > 1:
             raise UsageError(
-                f"{what} measures components that are called in one way; '{name}' is called by {', '.join(others)}.",
+                f"{subject} measures components that are called in one way; '{name}' is called by {', '.join(others)}.",
                 f"Use --quantize {name}=int8",
             )
 
     def _replayed(
-        self, tapped: ir.Model, name: str, what: str, among: Sequence[int] | None = None
+        self, tapped: ir.Model, name: str, activity: str, among: Sequence[int] | None = None
     ) -> replay.Replayed:
         """See `compiler.quantize.activation_runs.Replay`."""
         content, _ = self._calls(tapped)
@@ -239,7 +240,7 @@ class Lowering:
                     seconds=calibrate.SECONDS,
                     result=str(self.scratch / name / "taps.npy"),
                 )
-                return replay.taps(job, what, self.progress)
+                return replay.taps(job, activity, self.progress)
             finally:
                 calls.unlink()
 
@@ -261,12 +262,12 @@ class Lowering:
     def _data_aware(self, model: ir.Model, choose: Choose) -> dict[str, Callable[[], ChosenValues]]:
         """Initializer -> what its method made of it. The files that are read lie in `scratch`."""
         wanted: dict[str, list[Weight]] = {}
-        for initializer, made in decisions(model, choose):
+        for initializer, decision in decisions(model, choose):
             # A second reader would get a weight that the first one's input is divided out of.
-            if made.method and made.format is not None and len(initializer.value.uses()) == 1:
-                block = made.format.block or initializer.layout.inner
-                weight = Weight(str(initializer.value.name), block, made.format.zero_points)
-                wanted.setdefault(made.method, []).append(weight)
+            if decision.method and decision.format is not None and len(initializer.value.uses()) == 1:
+                block = decision.format.block or initializer.layout.inner
+                weight = Weight(str(initializer.value.name), block, decision.format.zero_points)
+                wanted.setdefault(decision.method, []).append(weight)
         if not wanted:
             return {}
         result: dict[str, Callable[[], ChosenValues]] = {}

@@ -58,9 +58,9 @@ def tokenizer_files(
     """
     tokenizer = make_part(files, name, cls)
     tokens = vector_names(token, count)
-    known = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     for item in tokens:
-        if item in known:
+        if item in vocabulary:
             raise LatentcError(
                 f"--embedding: the token '{item}' exists in '{name}' already.",
                 "Give it another name: --embedding FILE:TOKEN",

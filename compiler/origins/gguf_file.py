@@ -87,8 +87,8 @@ def tensors(file: Path) -> dict[str, Origin]:
                 f"{file} is truncated: its tensors end at byte {end}, the file at {size}.",
                 "Download it again.",
             )
-        known = kind in gguf.quants._type_traits or kind.name in ("F32", "F16", "BF16")
-        if not known:
+        decodable = kind in gguf.quants._type_traits or kind.name in ("F32", "F16", "BF16")
+        if not decodable:
             raise LatentcError(f"'{name}' in {file} is in blocks of {kind.name}, which gguf does not decode.")
         shape = tuple(int(length) for length in reversed(entry.shape.tolist()))
         result[name] = Blocks(file, name, shape, kind.name, int(entry.data_offset), int(entry.n_bytes))

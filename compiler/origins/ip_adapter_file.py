@@ -59,8 +59,8 @@ def read(pipeline: type, file: Path) -> IpAdapterFile:
     stored = stored_tensors([file])
     states: list[Any] = []
     part = SimpleNamespace(
-        _load_ip_adapter_weights=lambda given, **options: states.append(given),
-        _load_ip_adapter_loras=lambda given: {},
+        _load_ip_adapter_weights=lambda weights, **options: states.append(weights),
+        _load_ip_adapter_loras=lambda weights: {},
     )
     pretended = SimpleNamespace(unet=part, transformer=part, unet_name="unet", transformer_name="transformer")
     with _opening(sys.modules[inspect.unwrap(loader).__module__], stored):

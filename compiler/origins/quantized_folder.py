@@ -93,9 +93,9 @@ def _four_bits(
         sound = False
     if not sound:
         raise _unsound(key, name)
-    known = tuple((part, origin) for part, origin in parts.items() if origin is not None)
+    present = tuple((part, origin) for part, origin in parts.items() if origin is not None)
     arguments = (weight, code, state)
-    return Computed(_decoded_4_bits, arguments, known, None, ir.DataType.FLOAT, shape, key)
+    return Computed(_decoded_4_bits, arguments, present, None, ir.DataType.FLOAT, shape, key)
 
 
 def _eight_bits(key: str, weight: Stored | None, scales: Stored, name: str) -> Origin:

@@ -55,16 +55,16 @@ APPROXIMATIONS: Mapping[str, Approximation] = {
 """By name, in the order in which they run."""
 
 
-def approximations(target: Target, asked: str) -> tuple[Approximation, ...]:
+def approximations(target: Target, requested: str) -> tuple[Approximation, ...]:
     """Those of a compile.
 
     Args:
-        asked: names with commas between them; empty for none.
+        requested: names with commas between them; empty for none.
 
     Raises:
         UsageError: there is no such approximation, or the target does not take it.
     """
-    names = {name.strip() for name in asked.split(",")} if asked else set()
+    names = {name.strip() for name in requested.split(",")} if requested else set()
     offered = [name for name in APPROXIMATIONS if name in target.requirements.approximations]
     if unknown := sorted(names - set(offered)):
         raise UsageError(

@@ -82,9 +82,9 @@ class _Folder:
             source = node.inputs[0]
             if source is None or source.producer() is None or source.is_graph_output():
                 return None  # it is what keeps the output's name
-        known = self._known_integers(node) or self._evaluate(node)
-        if known is not None:
-            return [known]
+        folded = self._known_integers(node) or self._evaluate(node)
+        if folded is not None:
+            return [folded]
         moved = fold_weights.fold(node, self.graph, self.shapes)
         if moved is not None:
             return moved

@@ -57,18 +57,18 @@ class PooledKeysPass(ir.passes.InPlacePass):
     def _keys(self, model: ir.Model, softmaxes: list[ir.Node]) -> dict[str, int]:
         """Name of each softmax's output -> how many keys it has in the largest picture; unknown ones are absent."""
         widths = {str(node.outputs[0].name): (dims(node.inputs[0]) or (None,))[-1] for node in softmaxes}
-        known = {name: width for name, width in widths.items() if isinstance(width, int)}
+        key_counts = {name: width for name, width in widths.items() if isinstance(width, int)}
         largest = {name: size for name, size in self._largest.items() if name in symbols(model)}
-        if len(known) == len(widths) or not largest:
-            return known
+        if len(key_counts) == len(widths) or not largest:
+            return key_counts
         from compiler.passes.pass_table import simplify
 
         sized = infer_shapes(fix_dims(model, largest), simplify)
         for node in sized.graph:
             width = (dims(node.outputs[0]) or (None,))[-1]
             if node.op_type == "Softmax" and isinstance(width, int):
-                known[str(node.outputs[0].name)] = width
-        return known
+                key_counts[str(node.outputs[0].name)] = width
+        return key_counts
 
 
 def _pool(softmax: ir.Node, graph: ir.Graph) -> bool:

@@ -231,12 +231,12 @@ class _Lowering:
         return self._cast(value, wanted, node)
 
     def _cast(self, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
-        known = self._casts.get((value, wanted))
-        if known is None:
+        converted = self._casts.get((value, wanted))
+        if converted is None:
             cast = ir.node("Cast", [value], {"to": int(wanted)})
-            known = cast.outputs[0]
-            known.dtype, known.shape = wanted, value.shape
-            known.name = f"{value.name}.{wanted.name.lower()}"
+            converted = cast.outputs[0]
+            converted.dtype, converted.shape = wanted, value.shape
+            converted.name = f"{value.name}.{wanted.name.lower()}"
             maker = value.producer()
             # Right behind the maker, so that every later reader can share it.
             if maker is not None and maker.graph is self.graph:
@@ -244,8 +244,8 @@ class _Lowering:
             else:
                 first = next(iter(self.graph))
                 self.graph.insert_before(first, cast)
-            self._casts[(value, wanted)] = known
-        return known
+            self._casts[(value, wanted)] = converted
+        return converted
 
     def _initializer_as(
         self, value: ir.Value, wanted: ir.DataType, node: ir.Node, low: set[ir.Value]
@@ -259,13 +259,13 @@ class _Lowering:
             return self._cast(self._initializer_as(value, self.dtype, node, low), wanted, node)
         if value not in low:
             return self._cast(value, wanted, node)
-        known = self._casts.get((value, wanted))
-        if known is None:
+        converted = self._casts.get((value, wanted))
+        if converted is None:
             new = lowered(tensor, wanted, lambda w: WeightRef.then(w, Cast(wanted)))
-            known = self._casts[(value, wanted)] = add_initializer(
+            converted = self._casts[(value, wanted)] = add_initializer(
                 self.graph, new, f"{name}.{wanted.name.lower()}"
             )
-        return known
+        return converted
 
     def _restore_outputs(self, low: set[ir.Value]) -> None:
         """Graph outputs stay fp32 under their own names; initializers nobody reads any more go."""

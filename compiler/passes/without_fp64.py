@@ -72,11 +72,11 @@ class WithoutFp64Pass(ir.passes.InPlacePass):
 
     def _drop(self, graph: ir.Graph, node: ir.Node) -> None:
         """Removes a Cast of fp32 to fp32."""
-        source, made = (node.inputs[0], node.outputs[0]) if node.op_type == "Cast" else (None, None)
-        if source is None or made is None or not source.dtype == made.dtype == _NARROW:
+        source, result = (node.inputs[0], node.outputs[0]) if node.op_type == "Cast" else (None, None)
+        if source is None or result is None or not source.dtype == result.dtype == _NARROW:
             return
-        if not made.is_graph_output():
-            ir.convenience.replace_all_uses_with(made, source)
+        if not result.is_graph_output():
+            ir.convenience.replace_all_uses_with(result, source)
             graph.remove(node, safe=True)
 
 

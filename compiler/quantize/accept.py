@@ -27,10 +27,10 @@ def refusal(takes: Requirements, scheme: Scheme[Any], options: SchemeOptions) ->
 def accepted(takes: Requirements) -> tuple[Scheme[Any], ...]:
     """The schemes that a target can read, in the options that it asks for."""
     schemes = (scheme_table.get(name) for name in scheme_table.names())
-    return tuple(s for s in schemes if not refusal(takes, s, asked(takes, s, s.default())))
+    return tuple(s for s in schemes if not refusal(takes, s, target_options(takes, s, s.default())))
 
 
-def asked(takes: Requirements, scheme: Scheme[Any], options: SchemeOptions) -> SchemeOptions:
+def target_options(takes: Requirements, scheme: Scheme[Any], options: SchemeOptions) -> SchemeOptions:
     """The options, with those that a target asks of the scheme."""
     return options.replaced(**takes.scheme_options.get(scheme.name, {}))
 
@@ -41,7 +41,7 @@ def candidates(takes: Requirements) -> tuple[tuple[str, SchemeOptions], ...]:
         (scheme.name, options)
         for scheme in accepted(takes)
         for candidate in scheme.candidates
-        if not refusal(takes, scheme, options := asked(takes, scheme, candidate))
+        if not refusal(takes, scheme, options := target_options(takes, scheme, candidate))
     )
 
 
@@ -51,14 +51,14 @@ def require(target: Target, name: str) -> None:
     Raises:
         UsageError: it does not.
     """
-    there, refused = accepted(target.requirements), scheme_table.get(name)
-    if refused.name in {scheme.name for scheme in there}:
+    accepted_schemes, refused = accepted(target.requirements), scheme_table.get(name)
+    if refused.name in {scheme.name for scheme in accepted_schemes}:
         return
-    plain = [scheme for scheme in there if scheme.activations(scheme.default()) is None]
+    plain = [scheme for scheme in accepted_schemes if scheme.activations(scheme.default()) is None]
     nearest = min(plain, key=lambda scheme: abs(_bits(scheme) - _bits(refused)), default=None)
     raise UsageError(
         f"target '{target.name}' does not take {name} weights "
-        f"(it takes: {', '.join(sorted(scheme.name for scheme in there)) or 'none'}).",
+        f"(it takes: {', '.join(sorted(scheme.name for scheme in accepted_schemes)) or 'none'}).",
         f"Use --quantize {nearest.name}" if nearest is not None else "Leave --quantize out",
     )
 
@@ -87,7 +87,7 @@ def fitted(target: Target, name: str, options: SchemeOptions) -> SchemeOptions:
                 f"target '{target.name}' does not take {name} with {key}={values[key]} (it takes: {value}).",
                 f"Leave '{key}' out",
             )
-    settings = asked(takes, scheme, options)
+    settings = target_options(takes, scheme, options)
     if why := refusal(takes, scheme, settings):
         raise UsageError(
             f"target '{target.name}' does not take {scheme.label(settings)}: {why}.", f"Use --quantize {name}"

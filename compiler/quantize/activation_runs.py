@@ -23,11 +23,11 @@ class Replay(Protocol):
     """Runs a tapped graph on recorded calls."""
 
     def __call__(
-        self, tapped: ir.Model, name: str, what: str, among: Sequence[int] | None = None
+        self, tapped: ir.Model, name: str, activity: str, among: Sequence[int] | None = None
     ) -> Replayed:
         """
         Args:
-            name: of the run, in file names. what: is done, for people.
+            name: of the run, in file names. activity: what is done, for people.
             among: numbers of the calls; None for all.
         """
 
@@ -73,8 +73,8 @@ def first_run(
     if not groups:
         return FirstRun(taps, replayed.calls, ())
     factors = tuple(
-        smoothing.factors(group, known, top(group.weights[0].key))
-        for group, known in zip(groups, smoothing.channels(groups, channels), strict=True)
+        smoothing.factors(group, group_channels, top(group.weights[0].key))
+        for group, group_channels in zip(groups, smoothing.channels(groups, channels), strict=True)
     )
     by_site = taps.reshape(len(taps), -1, 3)
     by_site[:, [sites.index(group.site) for group in groups]] = smoothing.smoothed(groups, channels, factors)
@@ -100,6 +100,6 @@ def second_run(
     rows = [first.calls.index(call) for call in replayed.calls]
     columns = [3 * i + k for i in hard for k in range(3)]
     better = int8_ranges.second_ranges(some, first.taps[np.ix_(rows, columns)], replayed.taps)
-    for i, known in zip(hard, better, strict=True):
-        ranges[i] = known
+    for i, improved in zip(hard, better, strict=True):
+        ranges[i] = improved
     return SecondRun(tuple(ranges), len(replayed.calls))

@@ -32,7 +32,7 @@ class QuantizePass(ir.passes.InPlacePass):
 
     Attributes:
         records: what was done, in the graph's order, after the pass has run.
-        made: the weights that were quantized, likewise.
+        quantized_weights: the weights that were quantized, likewise.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class QuantizePass(ir.passes.InPlacePass):
         self.progress = progress
         self.chosen_values = chosen_values or {}
         self.records: tuple[WeightRecord, ...] = ()
-        self.made: tuple[QuantizedWeight, ...] = ()
+        self.quantized_weights: tuple[QuantizedWeight, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         chosen = decisions(model, self.choose)
@@ -66,24 +66,24 @@ class QuantizePass(ir.passes.InPlacePass):
             read_values = self.chosen_values.get(str(initializer.value.name)) if decision.method else None
             if decision.method and read_values is None:
                 decision = decision.without_method(LEFT_OUT)
-            made = quantize(
+            weight = quantize(
                 initializer, decision, self.scratch, None if read_values is None else read_values()
             )
-            _Rewrite(model.graph, made, firsts[initializer.value]).run()
-            records.append(_record(made))
-            quantized.append(made)
+            _Rewrite(model.graph, weight, firsts[initializer.value]).run()
+            records.append(_record(weight))
+            quantized.append(weight)
             done += initializer.weight.nbytes
             self.progress(Event(task, done, total, "bytes"))
-        self.records, self.made = tuple(records), tuple(quantized)
+        self.records, self.quantized_weights = tuple(records), tuple(quantized)
         return ir.passes.PassResult(model, bool(chosen))
 
 
 def decisions(model: ir.Model, choose: Choose) -> list[tuple[QuantizableWeight, Decision]]:
     """What becomes of each weight of the graph, the smallest spared."""
     wanted = [
-        (initializer, made)
+        (initializer, decision)
         for initializer in find(model)
-        if (made := choose(initializer.key, initializer.layout)) is not None
+        if (decision := choose(initializer.key, initializer.layout)) is not None
     ]
     spared = spare_small([(initializer.weight.size, decision) for initializer, decision in wanted])
     return [(initializer, decision) for (initializer, _), decision in zip(wanted, spared, strict=True)]
@@ -100,14 +100,14 @@ def _spared(initializer: QuantizableWeight, decision: Decision) -> WeightRecord:
     )
 
 
-def _record(made: QuantizedWeight) -> WeightRecord:
+def _record(quantized: QuantizedWeight) -> WeightRecord:
     return WeightRecord(
-        key=made.initializer.key,
-        scheme=made.decision.label,
-        parameters=made.initializer.weight.size,
-        bytes=made.bytes,
-        error=made.error,
-        note=made.decision.note,
+        key=quantized.initializer.key,
+        scheme=quantized.decision.label,
+        parameters=quantized.initializer.weight.size,
+        bytes=quantized.bytes,
+        error=quantized.error,
+        note=quantized.decision.note,
     )
 
 
@@ -123,29 +123,29 @@ def _first_readers(graph: ir.Graph, values: set[ir.Value]) -> dict[ir.Value, ir.
 @dataclass
 class _Rewrite:
     graph: ir.Graph
-    made: QuantizedWeight
+    quantized: QuantizedWeight
     before: ir.Node
 
     def run(self) -> None:
-        initializer, scheme = self.made.initializer, self.made.decision.scheme
+        initializer, scheme = self.quantized.initializer, self.quantized.decision.scheme
         assert scheme is not None
         old, name = initializer.value, str(initializer.value.name)
         readers = [(use.node, use.idx) for use in old.uses()]
         del self.graph.initializers[name]
         old.name = f"{name}.float"
-        values, scale, zero = self._weight(self.made.values, name), self._scale(name), None
-        if self.made.zero is not None:
-            zero = self._weight(self.made.zero, f"{name}.zero_point")
+        values, scale, zero = self._weight(self.quantized.values, name), self._scale(name), None
+        if self.quantized.zero is not None:
+            zero = self._weight(self.quantized.zero, f"{name}.zero_point")
         parts = Parts(name, initializer.layout, values, scale, zero)
         new = scheme.restore.add(self.graph, self.before, parts)
         new.name = f"{name}.restored"
         for node, index in readers:
             node.replace_input_with(index, new)
-            if self.made.inputs is not None:
-                self._scale_input(node, self.made.inputs, name)
-        if self.made.left is not None:
+            if self.quantized.inputs is not None:
+                self._scale_input(node, self.quantized.inputs, name)
+        if self.quantized.left is not None:
             for node, _ in readers:
-                correct(self.graph, self.made, name, node)
+                correct(self.graph, self.quantized, name, node)
 
     def _scale_input(self, product: ir.Node, by: np.ndarray, name: str) -> None:
         """What was divided out of the weight, multiplied into the other factor of its product."""
@@ -157,11 +157,11 @@ class _Rewrite:
         product.replace_input_with(0, scaled.outputs[0])
 
     def _scale(self, name: str) -> ir.Value:
-        scale = self._weight(self.made.scale, f"{name}.scale")
+        scale = self._weight(self.quantized.scale, f"{name}.scale")
         if scale.dtype == ir.DataType.FLOAT:
             return scale
         # In front of the DequantizeLinear, where runtimes fold it: behind it they would not know the pattern.
-        kind, to, shape = ir.DataType.FLOAT, {"to": int(ir.DataType.FLOAT)}, self.made.scale.shape
+        kind, to, shape = ir.DataType.FLOAT, {"to": int(ir.DataType.FLOAT)}, self.quantized.scale.shape
         return insert(self.before, "Cast", [scale], to, dtype=kind, shape=shape, before=True).outputs[0]
 
     def _weight(self, stored: Stored, name: str) -> ir.Value:

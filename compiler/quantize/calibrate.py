@@ -87,8 +87,8 @@ def record(job: CalibrationJob, progress: Progress) -> Recorded:
     task = f"{job.graph.folder}: recording calls"
     progress(Event(task, 0, None))
 
-    def report(made: Any) -> None:
-        progress(Event(task, int(made), None, "calls"))
+    def report(count: Any) -> None:
+        progress(Event(task, int(count), None, "calls"))
 
     try:
         recorded = Recorded(**ask(f"{__name__}:collecting", job, report))
@@ -118,9 +118,9 @@ def spread(count: int, of: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(number * (of - 1) // max(count - 1, 1) for number in range(count)))
 
 
-def affordable(seconds: float, each: float, of: int, fewest: int) -> int:
-    """How many of `of` are made in so many seconds, where one takes `each`; `fewest` at least."""
-    return min(of, max(fewest, int(seconds / max(each, 1e-9))))
+def affordable(seconds: float, call_seconds: float, of: int, fewest: int) -> int:
+    """How many of `of` are made in so many seconds, where one takes `call_seconds`; `fewest` at least."""
+    return min(of, max(fewest, int(seconds / max(call_seconds, 1e-9))))
 
 
 def clock(target: str, device: str) -> Callable[[], float]:
@@ -132,8 +132,8 @@ def clock(target: str, device: str) -> Callable[[], float]:
     """
     from runtimes.sessions import session_table
 
-    known = device_of(session_table.get(target), device)
-    if known is None or not known.on_host:
+    runtime_device = device_of(session_table.get(target), device)
+    if runtime_device is None or not runtime_device.on_host:
         return perf_counter
     count = processors()
     return lambda: process_time() / count

@@ -12,10 +12,10 @@ from targets.graph.edit import add_initializer, insert
 from targets.graph.weights import Reshape, Stored, Transform, Transpose, WeightRef
 
 
-def correct(graph: ir.Graph, made: QuantizedWeight, name: str, node: ir.Node) -> None:
-    """Adds the correction of `made` to `node`, a MatMul, Gemm or Conv that reads the weight."""
-    layout, rank = made.initializer.layout, made.decision.low_rank
-    assert made.left is not None and made.right is not None
+def correct(graph: ir.Graph, weight: QuantizedWeight, name: str, node: ir.Node) -> None:
+    """Adds the correction of `weight` to `node`, a MatMul, Gemm or Conv that reads the weight."""
+    layout, rank = weight.initializer.layout, weight.decision.low_rank
+    assert weight.left is not None and weight.right is not None
     first, out = node.inputs[0], node.outputs[0]
     readers = [(use.node, use.idx) for use in out.uses()]
     is_conv = layout.kind == "conv"
@@ -24,8 +24,8 @@ def correct(graph: ir.Graph, made: QuantizedWeight, name: str, node: ir.Node) ->
         if is_conv
         else (Transpose((1, 0)), Transpose((1, 0)))
     )
-    right = _matrix(graph, made.right, steps[0], f"{name}.right", node)
-    left = _matrix(graph, made.left, steps[1], f"{name}.left", node)
+    right = _matrix(graph, weight.right, steps[0], f"{name}.right", node)
+    left = _matrix(graph, weight.left, steps[1], f"{name}.left", node)
     attributes = {n: a for n, a in node.attributes.items() if n != "kernel_shape"} if is_conv else {}
     op_type = "Conv" if is_conv else "MatMul"
     inner = insert(node, op_type, [first, right], attributes, dtype=ir.DataType.FLOAT)

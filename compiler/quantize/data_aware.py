@@ -79,9 +79,11 @@ def require(component: str, needed: int, methods: Iterable[str]) -> None:
     ordered = sorted(methods)
     names = ", ".join(ordered)
     for name in ordered:
-        here = method_table.get(name).available()
-        if not here.ok:
-            raise LatentcError(f"int4 with method={names} cannot be had here: {here.reason}.", here.install)
+        availability = method_table.get(name).available()
+        if not availability.ok:
+            raise LatentcError(
+                f"int4 with method={names} cannot be had here: {availability.reason}.", availability.install
+            )
     if short := memory.shortage(needed):
         raise LatentcError(
             f"int4 with method={names} holds all of '{component}' several times over: it takes about {short}.",
@@ -141,8 +143,8 @@ def work(job: DataAwareJob) -> dict[str, str]:
     """Compresses in this process; the answer is empty."""
     weights = [Weight(*fields) for fields in job.weights]
     calls = read_inputs(Path(job.calls))
-    for weight, made in method_table.get(job.method).compress(Path(job.model_file), weights, calls):
-        arrays = {name: array for name, array in vars(made).items() if array is not None}
+    for weight, chosen in method_table.get(job.method).compress(Path(job.model_file), weights, calls):
+        arrays = {name: array for name, array in vars(chosen).items() if array is not None}
         np.savez(Path(job.out) / f"{weights.index(weight)}.npz", **arrays)
     return {}
 

@@ -74,10 +74,10 @@ class Decision:
         if self.scheme is None or not self.scheme.fallback:
             return Decision(None, note=f"not quantized: {why}", fallback=True)
         scheme = scheme_table.get(self.scheme.fallback)
-        made = Decision(scheme, scheme.default(), fallback=True)
-        loses_activations = self.activations is not None and made.activations is None
+        decision = Decision(scheme, scheme.default(), fallback=True)
+        loses_activations = self.activations is not None and decision.activations is None
         name = f"{scheme.name} weights only" if loses_activations else scheme.name
-        return replace(made, note=f"{name}: {why}")
+        return replace(decision, note=f"{name}: {why}")
 
     def _with(self, misfit: Misfit) -> Decision:
         """What it becomes where it does not fit."""
@@ -89,20 +89,20 @@ class Decision:
 
 def decide(scheme: str, options: SchemeOptions, layout: Layout) -> Decision:
     """The scheme for a weight of this layout, or what it falls back to."""
-    made = Decision(scheme_table.get(scheme), options)
-    while (misfit := _misfit(made, layout)) is not None:
-        made = made._with(misfit)
-    return made
+    decision = Decision(scheme_table.get(scheme), options)
+    while (misfit := _misfit(decision, layout)) is not None:
+        decision = decision._with(misfit)
+    return decision
 
 
-def _misfit(made: Decision, layout: Layout) -> Misfit | None:
-    if made.scheme is None:
+def _misfit(decision: Decision, layout: Layout) -> Misfit | None:
+    if decision.scheme is None:
         return None
-    misfit = made.scheme.misfit(layout, made.options)
-    if misfit is None and made.low_rank and (why := low_rank.unfit(made.low_rank, layout)):
-        return Misfit(f"no low rank: {why}", made.options.replaced(low_rank=0))
-    if misfit is None and made.method and layout.kind != "linear":
-        return Misfit(f"no {made.method}: {layout.article}", made.options.replaced(method=NO_METHOD))
+    misfit = decision.scheme.misfit(layout, decision.options)
+    if misfit is None and decision.low_rank and (why := low_rank.unfit(decision.low_rank, layout)):
+        return Misfit(f"no low rank: {why}", decision.options.replaced(low_rank=0))
+    if misfit is None and decision.method and layout.kind != "linear":
+        return Misfit(f"no {decision.method}: {layout.article}", decision.options.replaced(method=NO_METHOD))
     return misfit
 
 

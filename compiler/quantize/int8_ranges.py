@@ -74,8 +74,10 @@ def sites(model: ir.Model, wanted: Callable[[str, Layout], bool]) -> list[Site]:
             if value is not None and value.const_value is None:
                 readers.setdefault(value, []).append((use.node, 0))
                 keys.setdefault(value, []).append(initializer.key)
-    made = [Site(value, tuple(nodes), tuple(dict.fromkeys(keys[value]))) for value, nodes in readers.items()]
-    return sorted(made, key=lambda site: min(order[node] for node, _ in site.readers))
+    all_sites = [
+        Site(value, tuple(nodes), tuple(dict.fromkeys(keys[value]))) for value, nodes in readers.items()
+    ]
+    return sorted(all_sites, key=lambda site: min(order[node] for node, _ in site.readers))
 
 
 def tap(
@@ -247,13 +249,13 @@ def quantize(
         symmetric: the ranges are; activations are int8 without a zero point, else uint8 with one.
     """
     dtype = ir.DataType.INT8 if symmetric else ir.DataType.UINT8
-    for site, known in zip(activation_sites, ranges, strict=True):
-        if known is None:
+    for site, site_range in zip(activation_sites, ranges, strict=True):
+        if site_range is None:
             continue
         name = str(site.value.name)
-        scale = add_constant(model.graph, np.array(known.scale, np.float32), f"{name}.scale")
+        scale = add_constant(model.graph, np.array(site_range.scale, np.float32), f"{name}.scale")
         # int8 in place of uint8: the same steps, counted from the middle.
-        stands_for_zero = np.array(0 if symmetric else known.zero, dtype.numpy())
+        stands_for_zero = np.array(0 if symmetric else site_range.zero, dtype.numpy())
         zero = add_constant(model.graph, stands_for_zero, f"{name}.zero_point")
         order = {node: i for i, node in enumerate(model.graph)}
         before = min((node for node, _ in site.readers), key=order.__getitem__)

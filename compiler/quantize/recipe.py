@@ -64,8 +64,8 @@ def read(text: str) -> Recipe:
             pairs = [first] if first else []
         elif options is None or ":" in item or not item or _is_scheme(scheme):
             why = f"'{component}' is named twice" if _is_scheme(scheme) else f"'{item}' is not understood"
-            there = ", ".join((*scheme_table.names(), *PRECISIONS))
-            raise UsageError(f"--quantize {text}: {why} (schemes: {there}).", EXAMPLES)
+            choices = ", ".join((*scheme_table.names(), *PRECISIONS))
+            raise UsageError(f"--quantize {text}: {why} (schemes: {choices}).", EXAMPLES)
         else:
             pairs = [item]
         for pair in pairs:
@@ -111,10 +111,10 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
 
     named = [s for c in recipe.components.values() for s in (c.scheme, *(r.scheme for r in c.weights))]
     if not set(takers) & set(named):
-        there = ", ".join(dict.fromkeys(named))
+        named_schemes = ", ".join(dict.fromkeys(named))
         raise UsageError(
             f"--method {method} is a way to choose the values of {' or '.join(takers) or 'no scheme'}; "
-            f"--quantize has none (it has: {there}).",
+            f"--quantize has none (it has: {named_schemes}).",
             f"For instance: --quantize unet={takers[0]} --method {method}"
             if takers
             else "Leave --method out",
@@ -155,8 +155,8 @@ def load(file: Path) -> Recipe:
         raise LatentcError(f"{file}: {error.message}", error.hint) from error
     except (ValidationError, ValueError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
-        raise LatentcError(f"{file} is no recipe: {what}.", "See: docs/quantization.md") from error
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise LatentcError(f"{file} is no recipe: {fault}.", "See: docs/quantization.md") from error
 
 
 def dump(recipe: Recipe) -> str:
@@ -222,11 +222,13 @@ def resolve(recipe: Recipe, names: Mapping[str, Sequence[str]], target: Target) 
         UsageError: the model has no such component, or the target does not take a scheme, an option of it or
             a precision.
     """
-    known = {*names, *(folder for folders in names.values() for folder in folders), ALL}
+    valid_names = {*names, *(folder for folders in names.values() for folder in folders), ALL}
     for name in recipe.components:
-        if name not in known:
-            there = ", ".join(sorted(known - {ALL}))
-            raise UsageError(f"--quantize names '{name}', which the model does not have (it has: {there}).")
+        if name not in valid_names:
+            available = ", ".join(sorted(valid_names - {ALL}))
+            raise UsageError(
+                f"--quantize names '{name}', which the model does not have (it has: {available})."
+            )
     for component in recipe.components.values():
         for scheme in (component.scheme, *(rule.scheme for rule in component.weights)):
             _require(target, scheme)
@@ -341,12 +343,12 @@ class Choice:
     @property
     def measured(self) -> tuple[str, ...]:
         """What of it has to be measured with the pipeline, for people: "int4 with method=awq"."""
-        said = [
+        labels = [
             scheme.name if options.method == NO_METHOD else f"{scheme.name} with method={options.method}"
             for scheme, options in self.parts
             if options.method != NO_METHOD or scheme.activations(options) is not None
         ]
-        return tuple(dict.fromkeys(said))
+        return tuple(dict.fromkeys(labels))
 
     def __bool__(self) -> bool:
         return bool(self.label)

@@ -61,16 +61,16 @@ class Replayed:
     calls: tuple[int, ...]
 
 
-def taps(job: ReplayJob, what: str, progress: Progress) -> Replayed:
+def taps(job: ReplayJob, activity: str, progress: Progress) -> Replayed:
     """The taps of recorded calls, spread evenly over them.
 
     Args:
-        what: is done, for people.
+        activity: what is done, for people.
 
     Raises:
         LatentcError: the graph cannot be run, or an activation is not finite.
     """
-    task = f"{job.graph.folder}: {what}"
+    task = f"{job.graph.folder}: {activity}"
     progress(Event(task, 0, None))
 
     def report(event: Any) -> None:

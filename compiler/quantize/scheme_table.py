@@ -57,8 +57,8 @@ def options(name: str, overrides: Mapping[str, object]) -> SchemeOptions:
         values[key] = _value(name, key, value, kind)
         choices = scheme.choices.get(key)
         if choices is not None and values[key] not in choices:
-            there = ", ".join(map(str, choices))
-            raise UsageError(f"{name}:{key}={value}: it is one of {there}.")
+            allowed = ", ".join(map(str, choices))
+            raise UsageError(f"{name}:{key}={value}: it is one of {allowed}.")
     return cast(SchemeOptions, scheme.options(**values))
 
 

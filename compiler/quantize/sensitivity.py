@@ -138,8 +138,8 @@ def _options(
 
 def _decisions(initializer: QuantizableWeight, candidates: Candidates) -> list[Decision]:
     """The candidates that fit this weight as they are."""
-    made = [decide(scheme, options, initializer.layout) for scheme, options in candidates]
-    return [decision for decision in made if not decision.note]
+    decisions = [decide(scheme, options, initializer.layout) for scheme, options in candidates]
+    return [decision for decision in decisions if not decision.note]
 
 
 def _restored(rows: np.ndarray, decision: Decision) -> np.ndarray:

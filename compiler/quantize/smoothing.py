@@ -126,20 +126,20 @@ def _parts(groups: Sequence[Smoothable], taps: np.ndarray) -> list[np.ndarray]:
     return [part.reshape(len(taps), 3, -1).astype(np.float64) for part in np.split(taps, ends, axis=1)]
 
 
-def factors(group: Smoothable, known: Channels, top: int) -> np.ndarray | None:
+def factors(group: Smoothable, observed: Channels, top: int) -> np.ndarray | None:
     """What each channel is to be divided by, float32 [channels]; None where that does not lower the error.
 
     Args:
         top: the largest whole number of the weights' type.
     """
-    reach = np.maximum(np.abs(known.low), np.abs(known.high))
+    reach = np.maximum(np.abs(observed.low), np.abs(observed.high))
     matrices = [_rows(f) for f in group.weights]
     heights = np.maximum.reduce([np.abs(m).max(axis=0) for m in matrices]).astype(np.float64)
-    least = GAIN * _noise(matrices, known, np.ones(group.channels), top)
+    least = GAIN * _noise(matrices, observed, np.ones(group.channels), top)
     best = None
     for strength in STRENGTHS:
         tried = _tame(reach**strength / np.where(heights > 0, heights, 1) ** (1 - strength))
-        noise = _noise(matrices, known, tried, top)
+        noise = _noise(matrices, observed, tried, top)
         if noise < least:
             best, least = tried, noise
     return None if best is None else best.astype(np.float32)
@@ -159,13 +159,13 @@ def _tame(scales: np.ndarray) -> np.ndarray:
     return np.where(alive, np.clip(scaled, 1e-3, 1e3), 1.0)
 
 
-def _noise(matrices: Sequence[np.ndarray], known: Channels, by: np.ndarray, top: int) -> float:
+def _noise(matrices: Sequence[np.ndarray], observed: Channels, by: np.ndarray, top: int) -> float:
     """Expected squared error of all results together: of rounding the activation, and of rounding the weights."""
-    low = min(float((known.low / by).min()), 0.0)
-    high = max(float((known.high / by).max()), 0.0)
+    low = min(float((observed.low / by).min()), 0.0)
+    high = max(float((observed.high / by).max()), 0.0)
     # Rounding is off by a twelfth of the squared step in the mean.
     step = ((high - low) / LEVELS) ** 2 / 12
-    power = known.power / by**2
+    power = observed.power / by**2
     total = 0.0
     for matrix in matrices:
         rows = matrix * by.astype(np.float32)

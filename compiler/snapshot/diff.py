@@ -56,9 +56,9 @@ class Change:
 def diff(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     """Every change, most important first; empty for equal graphs."""
     changes: list[Change] = []
-    for what, a, b in (("model", before.model, after.model), ("made by", before.made_by, after.made_by)):
+    for field, a, b in (("model", before.model, after.model), ("made by", before.made_by, after.made_by)):
         if a != b:
-            changes.append(Change("", (), (), "metadata", f"{what} {a} -> {b}"))
+            changes.append(Change("", (), (), "metadata", f"{field} {a} -> {b}"))
     if before.options != after.options:
         texts = (", ".join(s.options) or "no options" for s in (before, after))
         changes.append(Change("", (), (), "metadata", "taken with " + " -> ".join(texts)))
@@ -110,8 +110,8 @@ def _graph(a: GraphPrint, b: GraphPrint) -> Iterator[Change]:
             yield change("rewrites", f"the rewrite {name} finds something now")
     if a.precision != b.precision:
         yield change("casts", f"precision {a.precision or 'none'} -> {b.precision or 'none'}")
-    for what, mine, theirs in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
-        yield from (change(kind, text) for kind, text in _signature(what, mine, theirs))
+    for role, mine, theirs in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
+        yield from (change(kind, text) for kind, text in _signature(role, mine, theirs))
     for domain in sorted(a.opset.keys() | b.opset.keys()):
         versions = [o.get(domain, "none") for o in (a.opset, b.opset)]
         if versions[0] != versions[1]:
@@ -154,17 +154,17 @@ def _modules(a: GraphPrint, b: GraphPrint) -> Iterator[tuple[str, Finding]]:
         )
 
 
-def _signature(what: str, a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _signature(role: str, a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[str, str]]:
     old, new = ({text.partition(" ")[0]: text.partition(" ")[2] for text in side} for side in (a, b))
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
-            yield "signature", f"{what} {name} is gone ({old[name]})"
+            yield "signature", f"{role} {name} is gone ({old[name]})"
         elif name not in old:
-            yield "signature", f"{what} {name} is new ({new[name]})"
+            yield "signature", f"{role} {name} is new ({new[name]})"
         elif old[name] != new[name]:
-            yield "signature", f"{what} {name}: {old[name]} -> {new[name]}"
+            yield "signature", f"{role} {name}: {old[name]} -> {new[name]}"
     if old == new and list(a) != list(b):
-        yield "order", f"{what}s: {', '.join(old)} -> {', '.join(new)}"
+        yield "order", f"{role}s: {', '.join(old)} -> {', '.join(new)}"
 
 
 def _numeric(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
@@ -181,7 +181,7 @@ def _numeric(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
 
 
 def _cost(a: GraphPrint, b: GraphPrint) -> Iterator[str]:
-    for what, mine, theirs in (
+    for quantity, mine, theirs in (
         ("FLOPs", a.cost.flops, b.cost.flops),
         ("parameters", a.cost.parameters, b.cost.parameters),
         ("bytes written", a.cost.bytes, b.cost.bytes),
@@ -189,7 +189,7 @@ def _cost(a: GraphPrint, b: GraphPrint) -> Iterator[str]:
     ):
         if mine != theirs:
             share = f"{100 * (theirs - mine) / mine:+.2g} %" if mine else f"{theirs:+,}"
-            yield f"{what} {share} ({mine:,} -> {theirs:,})"
+            yield f"{quantity} {share} ({mine:,} -> {theirs:,})"
 
 
 def _sizes(sizes: Mapping[str, int]) -> str:

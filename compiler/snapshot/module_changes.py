@@ -81,9 +81,9 @@ def compare(
     if before is None or after is None:
         word = "gone" if after is None else "new"
         names = Counter({text.partition(" ")[0]: 0 for text in (old if after is None else new).ops})
-        what = ", ".join(sorted(names)) or "nothing"
+        operators = ", ".join(sorted(names)) or "nothing"
         pattern_findings = [f for f in findings if f.kind in ("patterns", "casts")]
-        return [*pattern_findings, Finding("ops", f"the module is {word} ({what})")]
+        return [*pattern_findings, Finding("ops", f"the module is {word} ({operators})")]
     if not findings and old.digest != new.digest and not (same_graph and moved):
         if same_graph:
             findings.append(Finding("weights", "its weights have changed places"))
@@ -99,8 +99,8 @@ def _patterns(a: Counts, b: Counts, totals: tuple[Counts, Counts]) -> Iterator[F
     for name in sorted(a.keys() | b.keys()):
         if a.get(name, 0) != b.get(name, 0):
             word = "lost" if a.get(name, 0) > b.get(name, 0) else "gained"
-            here = f"{totals[0].get(name, 0)} -> {totals[1].get(name, 0)}"
-            yield Finding("patterns", f"{name} pattern {word}: {here} in the graph")
+            counts = f"{totals[0].get(name, 0)} -> {totals[1].get(name, 0)}"
+            yield Finding("patterns", f"{name} pattern {word}: {counts} in the graph")
 
 
 def _ops(a: Counts, b: Counts) -> Iterator[Finding]:
@@ -147,7 +147,7 @@ def _word(word: str | None) -> str:
 
 
 def _weights(
-    path: str, a: Mapping[str, str], b: Mapping[str, str], known: tuple[Set[str], Set[str]]
+    path: str, a: Mapping[str, str], b: Mapping[str, str], graph_weights: tuple[Set[str], Set[str]]
 ) -> Iterator[Finding]:
     gone, new = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
     for name in sorted(a.keys() & b.keys()):
@@ -159,7 +159,9 @@ def _weights(
             new.remove(other)
             gone.remove(name)
             # Another weight of the same shape is another weight; one that nobody knew is a new name.
-            fresh = absolute(path, other) not in known[0] and absolute(path, name) not in known[1]
+            fresh = (
+                absolute(path, other) not in graph_weights[0] and absolute(path, name) not in graph_weights[1]
+            )
             yield Finding("names" if fresh else "weights", f"weight {name} is now {other}")
     yield from (Finding(_class(a[name], a[name]), f"weight {name} is gone ({a[name]})") for name in gone)
     yield from (Finding(_class(b[name], b[name]), f"weight {name} is new ({b[name]})") for name in new)

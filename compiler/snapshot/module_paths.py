@@ -23,9 +23,9 @@ def labels(graph: ir.Graph) -> dict[ir.Node, str]:
     for node in graph:
         if node not in paths:
             makers = (v.producer() for v in node.inputs if v is not None)
-            known = [paths[maker] for maker in makers if maker in paths]
-            if known:
-                paths[node] = known[0]
+            maker_paths = [paths[maker] for maker in makers if maker in paths]
+            if maker_paths:
+                paths[node] = maker_paths[0]
     for node in reversed(list(graph)):
         if node not in paths:
             readers = [paths[u.node] for v in node.outputs for u in v.uses() if u.node in paths]

@@ -41,22 +41,22 @@ class Branch:
 def tree(graph: GraphPrint) -> Branch:
     """The whole graph as one branch."""
     root = Branch("", graph.name, graph.modules.get(""))
-    known = {"": root}
+    branches = {"": root}
     for path in sorted(graph.modules, key=lambda p: len(split(p))):
-        _place(path, known).own = graph.modules[path]
+        _place(path, branches).own = graph.modules[path]
     _sum(root)
     _order(root, _edges(graph.modules))
     return root
 
 
-def _place(path: str, known: dict[str, Branch]) -> Branch:
-    if path in known:
-        return known[path]
+def _place(path: str, branches: dict[str, Branch]) -> Branch:
+    if path in branches:
+        return branches[path]
     parts = split(path)
     # "blocks.3" is one step: a list by itself does nothing.
     steps = 2 if len(parts) > 1 and parts[-1].isdigit() else 1
-    parent = _place(".".join(parts[:-steps]), known)
-    branch = known[path] = Branch(path, ".".join(parts[-steps:]))
+    parent = _place(".".join(parts[:-steps]), branches)
+    branch = branches[path] = Branch(path, ".".join(parts[-steps:]))
     parent.inner.append(branch)
     return branch
 

@@ -36,8 +36,8 @@ class Cost:
 
     def text(self) -> str:
         """As it stands in a snapshot."""
-        known = f"{self.flops} FLOPs, {self.parameters} parameters, {self.bytes} bytes"
-        return f"{known}, {self.unknown} operators of unknown size" if self.unknown else known
+        figures = f"{self.flops} FLOPs, {self.parameters} parameters, {self.bytes} bytes"
+        return f"{figures}, {self.unknown} operators of unknown size" if self.unknown else figures
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ class Pipeline(pipeline.Pipeline):
             if not adapters:
                 self._graphs.replace({}, ())
                 return ()
-            made = switched(self._adaptable, adapters, partial, progress)
-            self._graphs.replace(made.constants, made.adapters)
-            return made.quantized
+            replaced = switched(self._adaptable, adapters, partial, progress)
+            self._graphs.replace(replaced.constants, replaced.adapters)
+            return replaced.quantized
 
 
 def _drawing(function: Callable[P, pipeline.Pipeline]) -> Callable[P, Pipeline]:

@@ -96,7 +96,7 @@ def token_range(tokens: Batch | None) -> DimRange | None:
     return _range(tokens, "number of tokens")
 
 
-def _range(value: Batch | None, what: str) -> DimRange | None:
+def _range(value: Batch | None, quantity: str) -> DimRange | None:
     from artifacts.manifest import DimRange
     from latentc.params import Span
 
@@ -107,7 +107,9 @@ def _range(value: Batch | None, what: str) -> DimRange | None:
     else:
         span = Span.parse("..".join(map(str, value)) if isinstance(value, tuple) else str(value))
     if span is None:
-        raise UsageError(f"{value!r} is no {what}; it is a number of at least 1 or a range: '1..4', (1, 4).")
+        raise UsageError(
+            f"{value!r} is no {quantity}; it is a number of at least 1 or a range: '1..4', (1, 4)."
+        )
     return DimRange(min=span.min, max=span.max)
 
 

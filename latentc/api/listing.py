@@ -63,21 +63,21 @@ def targets() -> tuple[TargetInfo, ...]:
 
 
 def _target(name: str, target: Target) -> TargetInfo:
-    here = target.available()
-    devices = _devices(name) if here.ok else ()
+    availability = target.available()
+    devices = _devices(name) if availability.ok else ()
     return TargetInfo(
         name=name,
         summary=target.summary,
-        available=here.ok,
-        reason=here.reason,
-        install=here.install,
+        available=availability.ok,
+        reason=availability.reason,
+        install=availability.install,
         precisions=tuple(sorted(target.requirements.precisions, key=PRECISIONS.index)),
         dynamic_shapes=target.requirements.dynamic_shapes,
         opset=target.requirements.opset,
         options=options_of(target.options),
         devices={device.name: device.description for device in devices},
         computes={device.name: device.computes for device in devices},
-        toolchain=dict(target.toolchain()) if here.ok else {},
+        toolchain=dict(target.toolchain()) if availability.ok else {},
     )
 
 

@@ -98,10 +98,10 @@ def bench(
 
 def _again(request: BenchRequest) -> list[str]:
     """A command line that makes the same request."""
-    asked: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
         if field.name != "artifacts" and value != field.default:
-            asked[field.name] = str(value) if isinstance(value, Path) else value
-    arguments = "".join(f", {name}={value!r}" for name, value in asked.items())
+            overrides[field.name] = str(value) if isinstance(value, Path) else value
+    arguments = "".join(f", {name}={value!r}" for name, value in overrides.items())
     return ["python", "-c", f"import latentc; latentc.bench({list(request.artifacts)!r}{arguments})"]

@@ -46,12 +46,12 @@ def _adapters(loras: Loras | None) -> tuple[Adapter, ...] | None:
     if loras is None:
         return None
     if isinstance(loras, Mapping):
-        made = []
+        result = []
         for file, weight in loras.items():
             weights = dict(weight) if isinstance(weight, Mapping) else {}
             whole = 1.0 if isinstance(weight, Mapping) else weight
-            made.append(_adapter(os.fspath(file), whole, weights))
-        return tuple(made)
+            result.append(_adapter(os.fspath(file), whole, weights))
+        return tuple(result)
     files = [loras] if isinstance(loras, (str, os.PathLike)) else loras
     return tuple(item if isinstance(item, Adapter) else _parsed(os.fspath(item)) for item in files)
 
@@ -89,13 +89,13 @@ def embeddings(files: File | Sequence[File] | Mapping[str, str] | None) -> tuple
         return None
     if isinstance(files, Mapping):
         return tuple(Embedding(file=os.path.abspath(file), token=token) for file, token in files.items())
-    made = []
+    result = []
     for item in [files] if isinstance(files, (str, os.PathLike)) else files:
         text = os.fspath(item)
         file, colon, token = text.rpartition(":")
         named = bool(colon) and len(file) > 1 and not re.search(r"[\\/]", token) and not os.path.exists(text)
-        made.append(Embedding(file=os.path.abspath(file if named else text), token=token if named else ""))
-    return tuple(made)
+        result.append(Embedding(file=os.path.abspath(file if named else text), token=token if named else ""))
+    return tuple(result)
 
 
 def components(

@@ -283,8 +283,8 @@ def _rebuild(artifact: str, out: str, options: dict[str, str], force: bool, json
                 f"{parameter.opts[0]} does not go with --rebuild: the artifact's graphs stay as they are."
             )
     with bars() as progress:
-        made = rebuild(artifact, out, options=options, force=force, progress=progress)
-    _tell(made, json_output)
+        rebuilt = rebuild(artifact, out, options=options, force=force, progress=progress)
+    _tell(rebuilt, json_output)
 
 
 def _tell(artifact: Artifact, json_output: bool) -> None:

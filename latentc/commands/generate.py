@@ -376,10 +376,10 @@ def _read(file: str) -> tuple[str, ...]:
 
     if file != "-":
         return prompts.read(Path(file))
-    what = "standard input"
+    source = "standard input"
     if sys.stdin is None:
         raise click.UsageError("--prompts - reads standard input, which is closed.")
-    return prompts.parse(read_all(sys.stdin.buffer, what), what)
+    return prompts.parse(read_all(sys.stdin.buffer, source), source)
 
 
 def _quantized_again(weights: Sequence[WeightRecord]) -> str:

@@ -220,7 +220,7 @@ Examples:
   latentc graph show ./sdxl --graph unet --form openvino --depth 3
 """,
 )
-@click.argument("what", metavar="FILE|MODEL")
+@click.argument("source", metavar="FILE|MODEL")
 @click.option("--graph", "name", metavar="NAME", help="Only this graph. [default: all]")
 @click.option(
     "--form",
@@ -232,7 +232,7 @@ Examples:
     "--depth", type=click.IntRange(0, 12), default=1, show_default=True, help="Levels of modules to list."
 )
 @json_option("Print the table as JSON.")
-def show(what: str, name: str | None, form: str, depth: int, json_output: bool) -> None:
+def show(source: str, name: str | None, form: str, depth: int, json_output: bool) -> None:
     """Show graphs by module: operators, patterns, FLOPs, parameters, and bytes written.
 
     Of a snapshot, or of a model, which is then snapshot first.
@@ -245,15 +245,15 @@ def show(what: str, name: str | None, form: str, depth: int, json_output: bool) 
     from latentc.api.snapshots import graph_snapshot
     from latentc.progress_bars import bars
 
-    if Path(what).is_file():
-        taken = read(Path(what))
+    if Path(source).is_file():
+        taken = read(Path(source))
     else:
         with bars() as progress:
-            taken = graph_snapshot(what, progress=progress)
+            taken = graph_snapshot(source, progress=progress)
     graphs = [g for g in taken.graphs if form in (g.form, *g.targets) and name in (None, g.name)]
     if not graphs:
-        there = ", ".join(g.key for g in taken.graphs)
-        raise UsageError(f"{what} has no graph {name or ''} ({form}); there are: {there}.")
+        available = ", ".join(g.key for g in taken.graphs)
+        raise UsageError(f"{source} has no graph {name or ''} ({form}); there are: {available}.")
     if json_output:
         printing.as_json({g.key: _rows(g, depth) for g in graphs})
         return

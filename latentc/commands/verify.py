@@ -118,14 +118,14 @@ def command(
             }
         )
     else:
-        _print(verified, asked=numerics)
+        _print(verified, numerics=numerics)
         if verified.unmeasured:
             names = show.plain(", ".join(verified.unmeasured))
             click.echo(f"The numbers of {names} are not measured, and may be wrong.")
     raise SystemExit(0 if verified.ok else 1)
 
 
-def _print(verified: Verification, asked: bool) -> None:
+def _print(verified: Verification, numerics: bool) -> None:
     from latentc import show
     from latentc.evidence import lines
 
@@ -135,13 +135,13 @@ def _print(verified: Verification, asked: bool) -> None:
             "note: the manifest has no digest of its own, as those of earlier versions: a change in it is not noticed."
         )
     for tool in verified.toolchain:
-        here = tool.installed or "none"
-        click.echo(show.plain(f"note: compiled with {tool.package} {tool.compiled}, here is {here}."))
+        installed = tool.installed or "none"
+        click.echo(show.plain(f"note: compiled with {tool.package} {tool.compiled}, here is {installed}."))
     for finding in findings:
         click.echo(str(finding))
     if findings:
         click.echo(f"{len(findings)} of {len(manifest.files)} files are wrong. Compile the model again.")
-        if asked:
+        if numerics:
             click.echo("Numbers: not measured, since the files are not those that were compiled.")
         return
     total = show.size(sum(file.size for file in manifest.files))

@@ -79,8 +79,10 @@ def make_app(
     async def missing(request: Request, error: Any) -> Response:
         path = request.url.path[:200]
         words = {404: f"There is no '{path}' here.", 405: f"'{path}' does not take {request.method[:10]}."}
-        said = ApiError(error.status_code, words.get(error.status_code, str(error.detail)), code="not_there")
-        return _response(request.scope, said)
+        answer = ApiError(
+            error.status_code, words.get(error.status_code, str(error.detail)), code="not_there"
+        )
+        return _response(request.scope, answer)
 
     async def failed(request: Request, error: Any) -> Response:
         log("error", "bug", reason=f"{type(error).__name__}: {error}")

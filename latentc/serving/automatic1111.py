@@ -215,16 +215,16 @@ def _scheduler(dispatcher: Dispatcher, fields: TextFields) -> str | None:
             "scheduler",
             "not_there",
         )
-    known = _samplers(dispatcher)
-    if sampler is not None and sampler not in known and sampler not in known.values():
+    samplers = _samplers(dispatcher)
+    if sampler is not None and sampler not in samplers and sampler not in samplers.values():
         raise ApiError(
             422,
-            f"The sampler '{sampler[:100]}' is not there (there are: {', '.join(known)}).",
+            f"The sampler '{sampler[:100]}' is not there (there are: {', '.join(samplers)}).",
             "sampler_name",
             "not_there",
         )
     own = None if dispatcher.opened is None else dispatcher.opened["scheduler"]
-    name = own if sampler is None and SCHEDULES[schedule] else known.get(sampler or "", sampler)
+    name = own if sampler is None and SCHEDULES[schedule] else samplers.get(sampler or "", sampler)
     if name is None:
         return None
     return f"{name}:{SCHEDULES[schedule]}" if SCHEDULES[schedule] else name

@@ -84,15 +84,15 @@ class EngineReplica:
     def _drawn(self, job: Mapping[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
         try:
             self._open()
-            said: dict[str, Any] = {"answer": self._engine.draw(job, lambda event: say({"event": event}))}
+            reply: dict[str, Any] = {"answer": self._engine.draw(job, lambda event: say({"event": event}))}
         except WorkerError as error:
             ended = isinstance(error, WorkerEnded)
             if ended:
                 self._opened = None
-            said = {"failure": [error.message, error.hint, error.exit_code], "ended": ended}
+            reply = {"failure": [error.message, error.hint, error.exit_code], "ended": ended}
         except Exception as error:  # whatever it is, the caller waits for an answer
-            said = {"failure": [f"{type(error).__name__}: {error}", "", 1], "ended": False}
-        say(said)
+            reply = {"failure": [f"{type(error).__name__}: {error}", "", 1], "ended": False}
+        say(reply)
 
 
 class RayEngine:
@@ -166,8 +166,8 @@ class RayEngine:
                     answer: Mapping[str, Any] = message["answer"]
                     return answer
                 else:
-                    said, hint, exit_code = message["failure"]
-                    raise (WorkerEnded if message["ended"] else WorkerError)(said, hint, exit_code)
+                    reason, hint, exit_code = message["failure"]
+                    raise (WorkerEnded if message["ended"] else WorkerError)(reason, hint, exit_code)
         finally:
             with self._lock:
                 self._response = None

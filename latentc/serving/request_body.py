@@ -91,10 +91,10 @@ def checked(fields: type[Body], value: Any, strict: bool) -> Body:
     # Before pydantic makes an error of each of a million.
     names = value if isinstance(value, dict) else {}
     if (name := next((name for name in names if name not in fields.model_fields), None)) is not None:
-        known = ", ".join(fields.model_fields)
+        allowed = ", ".join(fields.model_fields)
         raise ApiError(
             400,
-            f"'{name[:100]}' is no field of this request (there are: {known}).",
+            f"'{name[:100]}' is no field of this request (there are: {allowed}).",
             name[:100],
             "unknown_field",
         )
@@ -103,8 +103,8 @@ def checked(fields: type[Body], value: Any, strict: bool) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = ".".join(map(str, first["loc"])) or None
-        what = "The body" if name is None else f"'{name[:100]}'"
-        raise ApiError(400, f"{what}: {first['msg']}.", name, "invalid_value") from None
+        subject = "The body" if name is None else f"'{name[:100]}'"
+        raise ApiError(400, f"{subject}: {first['msg']}.", name, "invalid_value") from None
 
 
 async def _split(form: FormData, pictures: frozenset[str]) -> tuple[dict[str, str], dict[str, bytes]]:
@@ -126,11 +126,11 @@ async def _split(form: FormData, pictures: frozenset[str]) -> tuple[dict[str, st
     return texts, files
 
 
-def _text(text: str, what: str) -> str:
+def _text(text: str, subject: str) -> str:
     """The text whose UTF-8 was read byte for byte.
 
     Args:
-        what: for the error.
+        subject: for the error.
 
     Raises:
         ApiError: it is no UTF-8.
@@ -138,7 +138,7 @@ def _text(text: str, what: str) -> str:
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
-        raise ApiError(400, f"{what} is no UTF-8.", code="invalid_form") from None
+        raise ApiError(400, f"{subject} is no UTF-8.", code="invalid_form") from None
 
 
 def schema(

@@ -175,10 +175,12 @@ class Service:
                 "DPMSolverMultistepScheduler:use_karras_sigmas=true.",
                 "scheduler",
             )
-        known = None if dispatcher.opened is None else dispatcher.opened["schedulers"]
-        if known is not None and match[1] not in known:
+        schedulers = None if dispatcher.opened is None else dispatcher.opened["schedulers"]
+        if schedulers is not None and match[1] not in schedulers:
             raise ApiError(
-                400, f"The model has no scheduler '{match[1]}' (it has: {', '.join(known)}).", "scheduler"
+                400,
+                f"The model has no scheduler '{match[1]}' (it has: {', '.join(schedulers)}).",
+                "scheduler",
             )
 
 

@@ -119,10 +119,10 @@ class DirectMlSession:
         for file, dims in self._graphs.items():
             if all(sizes.get(name, size) == size for name, size in dims.items()):
                 return file
-        asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        there = "; ".join(", ".join(f"{n} {s}" for n, s in dims.items()) for dims in self._graphs.values())
+        requested = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        compiled = "; ".join(", ".join(f"{n} {s}" for n, s in dims.items()) for dims in self._graphs.values())
         raise LatentcError(
-            f"{self._name} was compiled for {there}; asked for {asked}.",
+            f"{self._name} was compiled for {compiled}; asked for {requested}.",
             "Draw another size, or compile for this one: latentc compile MODEL OUT --target directml --size WxH",
         )
 

@@ -92,5 +92,5 @@ def require_constants(constants: Replaced, sizes: Mapping[str, int], graph: str)
     for name, array in constants.items():
         size = sizes.get(name)
         if array.nbytes != size:
-            what = "has no constant" if size is None else f"has {size} bytes, not {array.nbytes}, of"
-            raise LatentcError(f"{graph} {what} '{name}'.", "Compile the model again, with --adaptable.")
+            fault = "has no constant" if size is None else f"has {size} bytes, not {array.nbytes}, of"
+            raise LatentcError(f"{graph} {fault} '{name}'.", "Compile the model again, with --adaptable.")

@@ -120,11 +120,11 @@ class OnnxFormat:
             if name in makers and makers[name].output[0] not in needed:
                 needed.add(makers[name].output[0])
                 pending += _reads(makers[name])
-        known = {value.name: value for value in (*graph.input, *graph.output, *graph.value_info)}
+        value_infos = {value.name: value for value in (*graph.input, *graph.output, *graph.value_info)}
 
         def described(name: str) -> onnx.ValueInfoProto:
             unknown = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            return known.get(name, unknown)
+            return value_infos.get(name, unknown)
 
         kept = [node for node in graph.node if node.output and node.output[0] in needed]
         tensors = [tensor for tensor in graph.initializer if tensor.name in read]
@@ -172,9 +172,9 @@ def _reads(node: Any) -> tuple[str, ...]:
     names = dict.fromkeys(name for name in node.input if name)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
-            made = {name for inner in graph.node for name in inner.output}
-            made |= {value.name for value in (*graph.input, *graph.initializer)}
-            names |= dict.fromkeys(n for inner in graph.node for n in _reads(inner) if n not in made)
+            local_names = {name for inner in graph.node for name in inner.output}
+            local_names |= {value.name for value in (*graph.input, *graph.initializer)}
+            names |= dict.fromkeys(n for inner in graph.node for n in _reads(inner) if n not in local_names)
     return tuple(names)
 
 

@@ -227,8 +227,8 @@ class _Walk:
         if self._fields > MAX_FIELDS:
             raise self._refused(f"more than {MAX_FIELDS} fields")
 
-    def _refused(self, what: str) -> LatentcError:
-        return LatentcError(f"{self._file} holds {what}, which its target does not write.", _HINT)
+    def _refused(self, content: str) -> LatentcError:
+        return LatentcError(f"{self._file} holds {content}, which its target does not write.", _HINT)
 
 
 def _size(model_file: Path, location: str) -> int:

@@ -121,10 +121,10 @@ class OrtSessions:
         built: Built | None = None,
     ) -> OrtSession:
         """See `runtimes.sessions.file_constants.TakesConstants`. The other weights are mapped from their file."""
-        there = self.constants(model_file)
-        sizes = {name: constant.nbytes for name, constant in there.items()}
+        stored = self.constants(model_file)
+        sizes = {name: constant.nbytes for name, constant in stored.items()}
         require_constants(constants, sizes, model_file.parent.name)
-        return self._opened(model_file, device, _Lent.of(constants, there))
+        return self._opened(model_file, device, _Lent.of(constants, stored))
 
     def _opened(self, model_file: Path, device: str, lent: _Lent | None) -> OrtSession:
         devices = self.devices()
@@ -179,8 +179,8 @@ class _Lent:
     beside: Mapping[str, Any]
 
     @classmethod
-    def of(cls, constants: Replaced, there: Mapping[str, StoredConstant]) -> _Lent:
-        beside = {name: _value(there[name], constants[name]) for name in constants if there[name].file}
+    def of(cls, constants: Replaced, stored: Mapping[str, StoredConstant]) -> _Lent:
+        beside = {name: _value(stored[name], constants[name]) for name in constants if stored[name].file}
         return cls({name: data for name, data in constants.items() if name not in beside}, beside)
 
     def model(self, model_file: Path, options: Any) -> bytes:

@@ -231,8 +231,8 @@ def computes(device: str, capabilities: Collection[str]) -> tuple[str, ...]:
     kind = device.partition(".")[0]
     if kind == ONLY_FP16:
         return ("fp16",)
-    known = PREFERRED.get(kind, ("fp32",))
-    return tuple(compute for compute in known if compute == "fp32" or compute.upper() in capabilities)
+    preferred = PREFERRED.get(kind, ("fp32",))
+    return tuple(compute for compute in preferred if compute == "fp32" or compute.upper() in capabilities)
 
 
 LOSES_MEMORY = {

@@ -139,9 +139,9 @@ def _narrowed(model: Any) -> None:
             continue
         values = constant.data
         if values.size and (values.max() > limits.max or values.min() < limits.min):
-            held = ops.constant(np.clip(values, limits.min, limits.max), ov.Type.i64)
+            clipped = ops.constant(np.clip(values, limits.min, limits.max), ov.Type.i64)
             for reader in constant.output(0).get_target_inputs():
-                reader.replace_source_output(held.output(0))
+                reader.replace_source_output(clipped.output(0))
 
 
 def hand_over(model: Any, names: Collection[str], compute: str) -> None:

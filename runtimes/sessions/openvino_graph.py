@@ -160,11 +160,11 @@ class IrGraph:
         for number, element in self._by_id.items():
             if number not in kept:
                 self._layers.remove(element)
-        here = {layer.attrib["name"] for layer in self._layers}
+        remaining = {layer.attrib["name"] for layer in self._layers}
         for names in self._net.iterfind(f"rt_info/{INFORMATION}/*"):
             # What the file says of nodes by their names (`targets.openvino.stored_form`).
             listed = json.loads(names.attrib["value"])
-            names.set("value", json.dumps([name for name in listed if name in here]))
+            names.set("value", json.dumps([name for name in listed if name in remaining]))
 
     def narrow_convolutions(self) -> dict[str, str]:
         """Convolutions whose weights are computed of constants of fewer than 16 bits: number -> name."""

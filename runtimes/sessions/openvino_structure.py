@@ -116,8 +116,8 @@ class _Walk:
                     f"the constant {self._layer.get('name')!a} outside of its {self._weights} bytes of weights"
                 )
 
-    def _refused(self, what: str) -> LatentcError:
-        return LatentcError(f"{self._file} holds {what}, which its target does not write.", _HINT)
+    def _refused(self, content: str) -> LatentcError:
+        return LatentcError(f"{self._file} holds {content}, which its target does not write.", _HINT)
 
 
 def _fits(data: dict[str, str], weights: int) -> bool:

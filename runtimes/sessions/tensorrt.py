@@ -46,10 +46,10 @@ class TensorRtSessions:
     def lacks(self, built: Built) -> str:
         """A GPU that the engine was built for, where none is here."""
         wanted = _capabilities(built)
-        here = _gpus()
-        if any(capability in wanted for _, capability in here):
+        present = _gpus()
+        if any(capability in wanted for _, capability in present):
             return ""
-        gpus = ", ".join(f"{name} ({capability})" for name, capability in here) or "none"
+        gpus = ", ".join(f"{name} ({capability})" for name, capability in present) or "none"
         return f"an NVIDIA GPU of {' or '.join(wanted)}; here is: {gpus}"
 
     def open(
@@ -263,22 +263,22 @@ def _builder(built: Built) -> Builder:
     name, version = str(built.get("builder")), str(built.get("version"))
     if name not in BUILDERS:
         raise LatentcError(f"there is no builder '{name}' (there are: {', '.join(BUILDERS)}).")
-    builder, here = BUILDERS[name], version_here(name)
-    if here != version and not (built.get("version_compatible") and _opens(here, version)):
+    builder, installed = BUILDERS[name], version_here(name)
+    if installed != version and not (built.get("version_compatible") and _opens(installed, version)):
         raise LatentcError(
-            f"the engine needs {builder.title} {version}, which built it; here is: {here or 'none'}.",
+            f"the engine needs {builder.title} {version}, which built it; here is: {installed or 'none'}.",
             f"Run: pip install {' '.join(f'{package}=={version}' for package in builder.packages)}",
         )
     return builder
 
 
-def _opens(here: str, version: str) -> bool:
+def _opens(installed: str, version: str) -> bool:
     """Whether the version that is here opens version-compatible engines of `version`: not older, of its major."""
 
     def parts(text: str) -> list[int]:
         return [int(part) for part in text.split(".") if part.isdigit()]
 
-    ours, theirs = parts(here), parts(version)
+    ours, theirs = parts(installed), parts(version)
     return ours[:1] == theirs[:1] and ours >= theirs
 
 

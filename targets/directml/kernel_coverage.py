@@ -117,8 +117,8 @@ def _unsupported(node: ir.Node, domain: str, imports: Mapping[str, int]) -> str 
     version = signature.version if signature is not None else 1
     matching = [kernel for kernel in kernels if kernel.matches(version)]
     if not matching:
-        there = ", ".join(str(kernel.since) for kernel in kernels)
-        return f"opset {opset} means version {version} of it, and the provider has {there}"
+        versions = ", ".join(str(kernel.since) for kernel in kernels)
+        return f"opset {opset} means version {version} of it, and the provider has {versions}"
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.name != "" and (reason := _symbolic(value)) is not None:
             return reason

@@ -19,8 +19,8 @@ def dims(value: ir.Value | None) -> Dims | None:
 
 def static(value: ir.Value | None) -> tuple[int, ...] | None:
     """The dimensions of `value` when all are fixed, otherwise None."""
-    known = dims(value)
-    return known if known is not None and all(isinstance(d, int) for d in known) else None  # type: ignore[return-value]
+    shape = dims(value)
+    return shape if shape is not None and all(isinstance(d, int) for d in shape) else None  # type: ignore[return-value]
 
 
 def same(a: Dims | None, b: Dims | None) -> bool:

@@ -26,14 +26,14 @@ class Contents:
         """What is known of the elements of an integer tensor of rank 0 or 1; None when nothing is."""
         if value is None:
             return None
-        known = self._contents.get(value)
-        if known is None and value.dtype in _INTEGERS:
+        elements = self._contents.get(value)
+        if elements is None and value.dtype in _INTEGERS:
             tensor = value.const_value
             if tensor is not None and tensor.size <= _LONGEST_SHAPE and len(tensor.shape) <= 1:
                 array = constant(value)
                 if array is not None:
-                    known = self._contents[value] = tuple(array.reshape(-1).tolist())
-        return known
+                    elements = self._contents[value] = tuple(array.reshape(-1).tolist())
+        return elements
 
     def record(self, node: ir.Node) -> None:
         """Keeps what is known of the elements of the node's first output, where they are integers."""
@@ -45,8 +45,8 @@ class Contents:
 
     def fixed(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """All elements of a small integer tensor when every one is known, otherwise None."""
-        known = self.contents(value)
-        return known if known is not None and all(isinstance(e, int) for e in known) else None  # type: ignore[return-value]
+        elements = self.contents(value)
+        return elements if elements is not None and all(isinstance(e, int) for e in elements) else None  # type: ignore[return-value]
 
 
 def slice_bounds(contents: Contents, node: ir.Node) -> list[tuple[int, int, int, int]] | None:
@@ -95,10 +95,10 @@ def _passed_on(contents: Contents, node: ir.Node) -> Dims | None:
 
 
 def _cast_contents(contents: Contents, node: ir.Node) -> Dims | None:
-    known = _passed_on(contents, node)
-    if known is None or node.outputs[0].dtype == ir.DataType.INT64:
-        return known
-    return tuple(None if isinstance(e, int) and not -(2**31) <= e < 2**31 else e for e in known)
+    elements = _passed_on(contents, node)
+    if elements is None or node.outputs[0].dtype == ir.DataType.INT64:
+        return elements
+    return tuple(None if isinstance(e, int) and not -(2**31) <= e < 2**31 else e for e in elements)
 
 
 def _joined(contents: Contents, node: ir.Node) -> Dims | None:

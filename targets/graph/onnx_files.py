@@ -57,8 +57,8 @@ def fix_dims(graph: ir.Model, fixed: Mapping[str, int]) -> ir.Model:
     }
     unknown = sorted(set(fixed) - symbols)
     if unknown:
-        there = ", ".join(sorted(symbols)) or "none"
-        raise UsageError(f"the graph has no symbolic dimension '{unknown[0]}' (it has: {there}).")
+        available = ", ".join(sorted(symbols)) or "none"
+        raise UsageError(f"the graph has no symbolic dimension '{unknown[0]}' (it has: {available}).")
     copy = copy_of(graph)
     seen: set[int] = set()
 

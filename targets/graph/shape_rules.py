@@ -182,10 +182,10 @@ def _range(contents: Contents, node: ir.Node, first: Dims | None) -> Dims | None
     if all(e is not None for e in ends):
         start, limit, delta = (float(e.reshape(-1)[0]) for e in ends if e is not None)
         return (max(math.ceil((limit - start) / delta), 0),)
-    known = [contents.contents(v) for v in node.inputs]  # of integers, which may be sizes
-    if any(e is None or len(e) != 1 for e in known):
+    bounds = [contents.contents(v) for v in node.inputs]  # of integers, which may be sizes
+    if any(e is None or len(e) != 1 for e in bounds):
         return (None,)
-    begin, end, step = (e[0] for e in known if e is not None)
+    begin, end, step = (e[0] for e in bounds if e is not None)
     if isinstance(begin, int) and isinstance(end, int) and isinstance(step, int) and step:
         return (max(-(-(end - begin) // step), 0),)
     return (end,) if (begin, step) == (0, 1) else (None,)

@@ -49,12 +49,12 @@ class Shapes(Contents):
             dtype = self._dtype(node)
             if dtype is not None:
                 out.dtype = dtype
-        known = dims(out)
-        if known is None or None in known:
+        declared = dims(out)
+        if declared is None or None in declared:
             shape = self._shape(node)
             if shape is not None:
-                if known is not None and len(known) == len(shape):
-                    shape = tuple(f if k is None else k for k, f in zip(known, shape, strict=False))
+                if declared is not None and len(declared) == len(shape):
+                    shape = tuple(f if k is None else k for k, f in zip(declared, shape, strict=False))
                 out.shape = ir.Shape(shape)
         self.record(node)
 
@@ -74,8 +74,8 @@ class Shapes(Contents):
         if lengths is None or len(lengths) != len(node.outputs):
             lengths = (None,) * len(node.outputs)
         for part, length in zip(node.outputs, lengths, strict=True):
-            known = dims(part)
-            if known is None or None in known:
+            declared = dims(part)
+            if declared is None or None in declared:
                 part.shape = ir.Shape([*shape[:axis], length, *shape[axis + 1 :]])
             if part.type is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
                 part.dtype = node.inputs[0].dtype
@@ -121,10 +121,10 @@ class Shapes(Contents):
         keep = bool(int_attribute(node, "keepdims", 1))
         axes = ints_attribute(node, "axes")
         if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
-            known = self.contents(node.inputs[1])
-            if known is None or not all(isinstance(a, int) for a in known):
+            contents = self.contents(node.inputs[1])
+            if contents is None or not all(isinstance(a, int) for a in contents):
                 return None
-            axes = known  # type: ignore[assignment]
+            axes = contents  # type: ignore[assignment]
         if not axes:
             if int_attribute(node, "noop_with_empty_axes", 0):
                 return first

@@ -129,8 +129,8 @@ def _build(job: EngineJob) -> Built:
     import importlib
 
     trt: Any = importlib.import_module(job.module)
-    said: list[str] = []
-    logger = error_logger(trt, said)
+    build_errors: list[str] = []
+    logger = error_logger(trt, build_errors)
     builder = trt.Builder(logger)
     # Newer versions know strongly typed networks only, and may have no flag for them any more.
     strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -148,7 +148,7 @@ def _build(job: EngineJob) -> Built:
     finally:
         ended.set()
     if serialized is None:
-        raise LatentcError("; ".join(dict.fromkeys(said)) or "the builder said nothing")
+        raise LatentcError("; ".join(dict.fromkeys(build_errors)) or "the builder said nothing")
     sha256 = hashlib.sha256(serialized).hexdigest()
     with Path(job.engine).open("wb") as file:
         file.write(serialized)
@@ -165,8 +165,8 @@ def _build(job: EngineJob) -> Built:
     }
 
 
-def error_logger(trt: Any, said: list[str]) -> Any:
-    """A logger of TensorRT's that prints nothing, and adds its errors to `said`."""
+def error_logger(trt: Any, errors: list[str]) -> Any:
+    """A logger of TensorRT's that prints nothing, and adds its errors to `errors`."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -174,7 +174,7 @@ def error_logger(trt: Any, said: list[str]) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                said.append(message.strip())
+                errors.append(message.strip())
 
     return Logger()
 
@@ -217,8 +217,8 @@ def _use_timings(config: Any, job: EngineJob) -> None:
     file = _timings(job)
     if file is None:
         return
-    known = file.read_bytes() if file.is_file() else b""
-    for data in (known, b""):
+    stored = file.read_bytes() if file.is_file() else b""
+    for data in (stored, b""):
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
             return

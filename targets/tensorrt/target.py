@@ -200,13 +200,15 @@ def choose(builder: str, gpu: str) -> tuple[str, tuple[str, ...]]:
     fitting = [n for n in names if all(w in (*BUILDERS[n].capabilities, CURRENT) for w in wanted)]
     if not fitting:
         title = " or ".join(BUILDERS[n].title for n in names)
-        there = ", ".join((*itertools.chain.from_iterable(BUILDERS[n].capabilities for n in names), CURRENT))
-        raise UsageError(f"{title} does not build for '{gpu}' (it does for: {there}).")
-    here = [n for n in fitting if installed(BUILDERS[n].module).ok]
-    if not here:
+        supported = ", ".join(
+            (*itertools.chain.from_iterable(BUILDERS[n].capabilities for n in names), CURRENT)
+        )
+        raise UsageError(f"{title} does not build for '{gpu}' (it does for: {supported}).")
+    usable = [n for n in fitting if installed(BUILDERS[n].module).ok]
+    if not usable:
         first = BUILDERS[fitting[0]]
         raise LatentcError(f"{first.title} is not installed.", f"Run: {first.install}")
-    return here[0], wanted or BUILDERS[here[0]].default
+    return usable[0], wanted or BUILDERS[usable[0]].default
 
 
 def make_profile(graph: ir.Model, dims: Mapping[str, DimRange], tuned: Mapping[str, int]) -> Profile:
@@ -247,8 +249,8 @@ def make_profile(graph: ir.Model, dims: Mapping[str, DimRange], tuned: Mapping[s
             profile[str(value.name)] = (shapes[0], shapes[1], shapes[2])
     unknown = sorted(set(tuned) - symbols)
     if unknown:
-        there = ", ".join(sorted(symbols)) or "none"
-        raise UsageError(f"the graph has no symbolic dimension '{unknown[0]}' (it has: {there}).")
+        available = ", ".join(sorted(symbols)) or "none"
+        raise UsageError(f"the graph has no symbolic dimension '{unknown[0]}' (it has: {available}).")
     return profile
 
 

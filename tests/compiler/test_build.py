@@ -280,7 +280,7 @@ def test_all_that_are_no_single_graphs_are_told_at_once_and_the_others_are_made(
         "unet.forward: a graph for each number of rows",
         "vae: smaller graphs of its parts",
     ]
-    assert (ways.held, ways.split) == ({("unet", "forward")}, {Submodule("vae"): apart})
+    assert (ways.fixed_rows, ways.split) == ({("unet", "forward")}, {Submodule("vae"): apart})
     with pytest.raises(OneSizeOnly):  # It has graphs for each number of rows, and one fails all the same.
         ways.around(counted)
 

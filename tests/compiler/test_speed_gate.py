@@ -18,7 +18,7 @@ def test_the_mean_and_the_worst_are_held(psnr: float, worst_below: float, held: 
     good = FakeDrawn(lambda *_: 60.0).run(["a"], Setting("", 20), 0.0)
     run = FakeDrawn(lambda *_: psnr).run(["a"], Setting("", 20), 0.1)  # whose worst is 3 dB lower
     gate = Gate(45.0, (), worst_below)
-    assert gate.held([good]) and gate.held([good, run]) is held
+    assert gate.admits([good]) and gate.admits([good, run]) is held
     assert (gate.nearness(run) >= 45.0) is held
 
 

@@ -178,7 +178,7 @@ def test_weights_in_few_bits_are_restored_and_quantized_again(opened, origins, f
         names = {part.weight for made in graph.adaptable.quantized for part in made.made_of.parts}
         weights = {n: torch.from_numpy(origins[component][n].read().astype(np.float32)) for n in names}
         again, records = rewritten(graph, weights, names, tmp_path)
-        assert all(np.array_equal(data, graph.there[name].read()) for name, data in again.items())
+        assert all(np.array_equal(data, graph.stored[name].read()) for name, data in again.items())
         assert {r.key: r.error for r in records} == {r.key: before[r.key].error for r in records}
     adapters = sources.adapters({files["style"]: 0.8})
     made = switched(artifact, adapters)

@@ -10,7 +10,7 @@ from artifacts.errors import UsageError
 from artifacts.evidence_records import Evidence
 from artifacts.manifest import GraphRecord
 from runtimes.compute import (
-    check_asked,
+    check_requested,
     choose,
     covered,
     default,
@@ -94,7 +94,7 @@ def test_a_type_that_is_not_there_is_a_usage_error_that_says_which_are() -> None
     with pytest.raises(UsageError, match="it has fp16, the type that it was compiled in"):
         choose("fp32", TYPED, graph())
     with pytest.raises(UsageError, match="no type 'int8' to compute in"):
-        check_asked("int8")
+        check_requested("int8")
 
 
 def test_what_is_measured_is_fp32_and_the_default() -> None:

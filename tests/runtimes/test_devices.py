@@ -11,7 +11,7 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.progress import Event, silent
 from runtimes import graphs as module
-from runtimes.devices import Asked, devices_of, parse_devices
+from runtimes.devices import RequestedDevices, devices_of, parse_devices
 from runtimes.graphs import Graphs
 from runtimes.sessions.session_contract import Device, NotStarted, Refused
 from tests.runtimes import tiny
@@ -58,7 +58,7 @@ def factory(monkeypatch: pytest.MonkeyPatch) -> TwoDevices:
     return factory
 
 
-def graphs(device: Asked, events: list[Event] | None = None, **options: Any) -> Graphs:
+def graphs(device: RequestedDevices, events: list[Event] | None = None, **options: Any) -> Graphs:
     progress = (events if events is not None else []).append
     return Graphs(Path(), tiny.manifest(), device, None, progress, **options)
 
@@ -91,7 +91,7 @@ def test_nothing_is_on_the_host_where_no_device_is(
         ({"vae": "cpu"}, {"": "auto", "vae": "cpu"}),
     ],
 )
-def test_a_device_for_each_component(asked: Asked, devices: dict[str, str]) -> None:
+def test_a_device_for_each_component(asked: RequestedDevices, devices: dict[str, str]) -> None:
     assert parse_devices(asked) == devices
 
 

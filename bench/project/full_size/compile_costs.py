@@ -43,7 +43,7 @@ class Figure:
     """One command that was run.
 
     Attributes:
-        what: in words.
+        subject: in words.
         limit: the hard limit in MiB, or None.
         status: exit status; 137 when killed for its memory.
         seconds: wall time.
@@ -53,7 +53,7 @@ class Figure:
         detail: what the command itself printed of its work.
     """
 
-    what: str
+    subject: str
     limit: int | None
     status: int
     seconds: float
@@ -65,9 +65,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """`found` against `required`, in words; `holds` is None when a figure that it needs was not measured."""
+    """`measured` against `required`, in words; `holds` is None when a figure that it needs was not measured."""
 
-    what: str
+    subject: str
     required: str
     measured: str
     holds: bool | None
@@ -109,10 +109,10 @@ class Runs:
             command += ["--quantize", quantize]
         return self._run(f"latentc: {name} to OpenVINO {quantize or 'fp16'}", command, limit, out)
 
-    def artifact(self, what: str, name: str, out: Path, arguments: Sequence[str], limit: int) -> Figure:
+    def artifact(self, subject: str, name: str, out: Path, arguments: Sequence[str], limit: int) -> Figure:
         """`latentc compile` of a model; what it makes stays."""
         command = [*worker.command("latentc.cli:main"), "compile", str(self.model(name)), str(out)]
-        return self._run(what, [*command, *arguments], limit)
+        return self._run(subject, [*command, *arguments], limit)
 
     def peer(self, name: str, limit: int | None) -> Figure:
         """optimum-intel's export of a model to OpenVINO."""
@@ -138,14 +138,14 @@ class Runs:
 
     def _run(
         self,
-        what: str,
+        subject: str,
         command: Sequence[str],
         limit: int | None,
         out: Path | None = None,
         peer: bool = False,
     ) -> Figure:
         limit = limit if self.limits else None
-        self.tell(f"{what}{f', under {limit} MiB' if limit else ''}")
+        self.tell(f"{subject}{f', under {limit} MiB' if limit else ''}")
         if out and out.exists():
             shutil.rmtree(out)
         with tempfile.TemporaryFile() as output:
@@ -160,13 +160,13 @@ class Runs:
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()
         if usage.status and not usage.killed:
-            raise LatentcError(f"{what} failed (exit status {usage.status}):\n" + "\n".join(lines[-15:]))
+            raise LatentcError(f"{subject} failed (exit status {usage.status}):\n" + "\n".join(lines[-15:]))
         if out and out.exists():
             shutil.rmtree(out)
         last = lines[-1] if lines and not usage.killed else ""
         detail = json.loads(last) if last.startswith("{") else {}
         figure = Figure(
-            what,
+            subject,
             limit,
             usage.status,
             round(usage.seconds, 1),
@@ -234,15 +234,15 @@ def measure_quantized(runs: Runs, names: Sequence[str], quantize: str) -> list[C
     ]
 
 
-def fits(what: str, figures: Sequence[Figure]) -> Claim:
+def fits(subject: str, figures: Sequence[Figure]) -> Claim:
     """That all of them were done under their limit."""
     first = figures[0]
     if first.limit is None:
-        return Claim(what, "done under a hard limit", "not measured", None)
+        return Claim(subject, "done under a hard limit", "not measured", None)
     failed = [f for f in figures if f.status]
     worst = max(f.group or 0 for f in figures)
     outcome = _outcome(failed[0]) if failed else f"done, at most {worst} MiB"
-    return Claim(what, f"done under {first.limit} MiB", outcome, not failed)
+    return Claim(subject, f"done under {first.limit} MiB", outcome, not failed)
 
 
 def _outcome(figure: Figure) -> str:
@@ -265,7 +265,7 @@ def table(figures: Sequence[Figure], claims: Sequence[Claim]) -> str:
         outcome = "killed" if f.status == 137 else "done"
         cpu = "-" if f.cpu is None else f"{f.cpu:.1f}"
         lines.append(
-            f"{f.what:40}{mib(f.limit):>8}{f.seconds:>9.1f}{cpu:>9}{mib(f.group):>9}{mib(f.resident):>9}"
+            f"{f.subject:40}{mib(f.limit):>8}{f.seconds:>9.1f}{cpu:>9}{mib(f.group):>9}{mib(f.resident):>9}"
             f"  {outcome}"
         )
         if f.detail:
@@ -275,7 +275,7 @@ def table(figures: Sequence[Figure], claims: Sequence[Claim]) -> str:
     lines.append("")
     for c in claims:
         verdict = {True: "holds", False: "FAILS", None: "not measured"}[c.holds]
-        lines += [f"{verdict}: {c.what}", f"    required: {c.required}; found: {c.measured}"]
+        lines += [f"{verdict}: {c.subject}", f"    required: {c.required}; found: {c.measured}"]
     return "\n".join(lines)
 
 

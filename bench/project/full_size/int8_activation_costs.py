@@ -36,8 +36,8 @@ def compiled(runs: Runs, quantize: str) -> Figure:
     if quantize:
         arguments += ["--quantize", quantize, "--calibration", str(calibration)]
     out = runs.work / f"sd15-{'int8-activations' if quantize else 'bf16'}"
-    what = f"latentc: sd15 to OpenVINO {'W8A8' if quantize else 'bf16'}"
-    return runs.artifact(what, "sd15", out, arguments, LIMIT)
+    subject = f"latentc: sd15 to OpenVINO {'W8A8' if quantize else 'bf16'}"
+    return runs.artifact(subject, "sd15", out, arguments, LIMIT)
 
 
 def step_times(roots: list[Path], rounds: int) -> list[list[float]]:
@@ -61,14 +61,14 @@ def step_times(roots: list[Path], rounds: int) -> list[list[float]]:
 
 def faster(roots: list[Path], rounds: int) -> Claim:
     """What a step in bf16 takes beside one in W8A8; not measured where a compile did not get through."""
-    what, required = "SD 1.5, 512x512, a step in bf16 beside one in W8A8", f"at least {GAIN} times as long"
+    subject, required = "SD 1.5, 512x512, a step in bf16 beside one in W8A8", f"at least {GAIN} times as long"
     if not all(root.exists() for root in roots):
-        return Claim(what, required, "not measured", None)
+        return Claim(subject, required, "not measured", None)
     plain, quantized = step_times(roots, rounds)
     ratios = [a / b for a, b in zip(plain, quantized, strict=True)]
     gain = statistics.median(ratios)
     text = f"{gain:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {statistics.median(plain):.2f} s and "
-    return Claim(what, required, text + f"{statistics.median(quantized):.2f} s", gain >= GAIN)
+    return Claim(subject, required, text + f"{statistics.median(quantized):.2f} s", gain >= GAIN)
 
 
 def main() -> None:
@@ -98,8 +98,8 @@ def main() -> None:
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     print(table(runs.figures, claims))
-    here = environment(False)
-    print(f"\n{here.processor}, {here.cores} cores; instructions: {instructions()}")
+    machine = environment(False)
+    print(f"\n{machine.processor}, {machine.cores} cores; instructions: {instructions()}")
     sys.exit(1 if any(claim.holds is False for claim in claims) else 0)
 
 

@@ -68,11 +68,11 @@ def costs(plain: Sequence[Figure], merged: Sequence[Figure]) -> list[Claim]:
     required = f"at most {MORE} times"
     ended = all(figure.status == 0 for figure in (*plain, *merged))
     claims = []
-    for what, before, after in (
+    for resource, before, after in (
         ("processor time", [figure.cpu for figure in plain], [figure.cpu for figure in merged]),
         ("memory of all processes", [figure.group for figure in plain], [figure.group for figure in merged]),
     ):
-        name = f"SD 1.5 compiled with a LoRA, {what}"
+        name = f"SD 1.5 compiled with a LoRA, {resource}"
         ratios = [more / less for less, more in zip(before, after, strict=True) if less and more]
         if not ended or len(ratios) < len(plain):
             claims.append(Claim(name, required, "not measured", None))
@@ -88,9 +88,9 @@ def switching(root: Path, lora: Path, rounds: int) -> Claim:
     from compiler.adaptable.switch import AdaptableArtifact, switched
     from runtimes.graphs import Graphs
 
-    what, required = "SD 1.5, LoRA switched, graphs opened anew", f"under {SECONDS:g} s"
+    subject, required = "SD 1.5, LoRA switched, graphs opened anew", f"under {SECONDS:g} s"
     if not root.exists():
-        return Claim(what, required, "not measured", None)
+        return Claim(subject, required, "not measured", None)
     artifact = open_artifact(root)
     files = Pinned(artifact)
     adaptable = AdaptableArtifact.of(files.root, artifact.manifest, files)
@@ -100,8 +100,8 @@ def switching(root: Path, lora: Path, rounds: int) -> Claim:
         graphs.open_all()
         for number in range(rounds + 1):  # Libraries are imported in the first.
             started, spent = time.perf_counter(), time.process_time()
-            made = switched(adaptable, (Adapter(file=str(lora), weight=0.5 + 0.1 * number),))
-            graphs.replace(made.constants, made.adapters)
+            replaced = switched(adaptable, (Adapter(file=str(lora), weight=0.5 + 0.1 * number),))
+            graphs.replace(replaced.constants, replaced.adapters)
             if number:
                 wall.append(time.perf_counter() - started)
                 processor.append(time.process_time() - spent)
@@ -109,7 +109,7 @@ def switching(root: Path, lora: Path, rounds: int) -> Claim:
         graphs.close()
     seconds = statistics.median(wall)
     text = f"{seconds:.1f} s ({min(wall):.1f} to {max(wall):.1f}; processor {statistics.median(processor):.1f} s)"
-    return Claim(what, required, text, seconds < SECONDS)
+    return Claim(subject, required, text, seconds < SECONDS)
 
 
 def main() -> None:
@@ -133,9 +133,9 @@ def main() -> None:
             count = write_lora(runs.model("sd15"), lora)
             arguments = ["--target", "openvino", "--check", "none", "--size", "512", "--force"]
 
-            def compiled(what: str, name: str, more: Sequence[str]) -> Figure:
-                what = f"latentc: sd15 to OpenVINO fp16{what}"
-                return runs.artifact(what, "sd15", runs.work / name, [*arguments, *more], LIMIT)
+            def compiled(suffix: str, name: str, more: Sequence[str]) -> Figure:
+                subject = f"latentc: sd15 to OpenVINO fp16{suffix}"
+                return runs.artifact(subject, "sd15", runs.work / name, [*arguments, *more], LIMIT)
 
             # The first reads files that are in no cache yet, and writes compiled modules of Python.
             compiled(", adaptable", "sd15-adaptable", ["--adaptable"])
@@ -150,8 +150,8 @@ def main() -> None:
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     print(table(runs.figures, claims))
-    here = environment(False)
-    print(f"\n{here.processor}, {here.cores} cores")
+    machine = environment(False)
+    print(f"\n{machine.processor}, {machine.cores} cores")
     sys.exit(1 if any(claim.holds is False for claim in claims) else 0)
 
 

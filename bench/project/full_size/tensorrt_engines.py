@@ -67,8 +67,8 @@ def main() -> None:
         except LatentcError as error:
             sys.exit(f"Error: {error}")
     print(table(runs.figures, claims))
-    here = environment(False)
-    print(f"\n{''.join(sizes)}{here.processor}, {here.cores} cores")
+    machine = environment(False)
+    print(f"\n{''.join(sizes)}{machine.processor}, {machine.cores} cores")
     sys.exit(1 if any(claim.holds is False for claim in claims) else 0)
 
 

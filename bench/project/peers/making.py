@@ -91,14 +91,14 @@ class Maker:
             if (noted.pop("model", None), noted.pop("min_psnr", None)) == (self.model.id, gate):
                 self.tell(f"{out.name}: made before")
                 return Made(**noted)
-        made = run()
-        if not made.error:
-            content = {"model": self.model.id, "min_psnr": gate, **dataclasses.asdict(made)}
+        result = run()
+        if not result.error:
+            content = {"model": self.model.id, "min_psnr": gate, **dataclasses.asdict(result)}
             note.write_text(json.dumps(content), encoding="utf-8")
-        return made
+        return result
 
-    def _run(self, what: str, command: Sequence[str], peer: bool = False) -> Made:
-        self.tell(f"{what}: making")
+    def _run(self, subject: str, command: Sequence[str], peer: bool = False) -> Made:
+        self.tell(f"{subject}: making")
         with tempfile.TemporaryFile() as output:
             usage = memlimit.run(
                 command,
@@ -115,5 +115,5 @@ class Maker:
             error = f"killed: it needs more than {(self.limit or 0) // MIB} MiB"
         elif usage.status:
             error = lines[-1] if lines else f"exit status {usage.status}"
-        self.tell(f"{what}: {error or f'{usage.seconds:.0f} s'}")
+        self.tell(f"{subject}: {error or f'{usage.seconds:.0f} s'}")
         return Made(usage.seconds, usage.peak or usage.resident, error)

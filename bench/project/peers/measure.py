@@ -52,11 +52,11 @@ def measure(
     Raises:
         LatentcError: one of ours failed.
     """
-    made = {artifact.name: maker.ours(artifact) for artifact in ours}
-    for name, (_, took) in made.items():
+    artifacts = {artifact.name: maker.ours(artifact) for artifact in ours}
+    for name, (_, took) in artifacts.items():
         if took.error:
             raise LatentcError(f"{name}: {took.error}")
-    roots = [*(str(out) for out, _ in made.values()), *request.artifacts]
+    roots = [*(str(out) for out, _ in artifacts.values()), *request.artifacts]
     manifest = read_manifest(Path(roots[0]))
     subjects, failed = [], []
     for peer in others:
@@ -66,7 +66,7 @@ def measure(
             failed.append((peer, error.message.strip().splitlines()[-1]))
     wanted = dataclasses.replace(request, artifacts=tuple(roots), reference=request.reference or model.id)
     outcome = bench(wanted, command, progress, subjects)
-    return dataclasses.replace(outcome, bench=_complete(outcome.bench, made, failed))
+    return dataclasses.replace(outcome, bench=_complete(outcome.bench, artifacts, failed))
 
 
 def _subject(peer: Peer, model: ModelSource, manifest: object, maker: Maker) -> Subject:
@@ -76,11 +76,11 @@ def _subject(peer: Peer, model: ModelSource, manifest: object, maker: Maker) -> 
         LatentcError: its environment or its files cannot be made.
     """
     if peer.loader is None:
-        here = pytorch(model, manifest, "text-to-image", peer.name, **peer.options)  # type: ignore[arg-type]
+        subject = pytorch(model, manifest, "text-to-image", peer.name, **peer.options)  # type: ignore[arg-type]
         # What torch.compile made in an earlier run would be there at a cold start.
-        made = tempfile.mkdtemp(prefix="torch-compile-", dir=maker.work)
-        env = {**here.env, "TORCHINDUCTOR_CACHE_DIR": made}
-        return dataclasses.replace(here, kind="peer", about=dict(peer.about), env=env)
+        cache = tempfile.mkdtemp(prefix="torch-compile-", dir=maker.work)
+        env = {**subject.env, "TORCHINDUCTOR_CACHE_DIR": cache}
+        return dataclasses.replace(subject, kind="peer", about=dict(peer.about), env=env)
     assert peer.export is not None
     out, took = maker.export(peer.export)
     if took.error:
@@ -107,10 +107,10 @@ def _offline() -> dict[str, str]:
 
 
 def _complete(
-    record: Bench, made: Mapping[str, tuple[Path, Made]], failed: Sequence[tuple[Peer, str]]
+    record: Bench, artifacts: Mapping[str, tuple[Path, Made]], failed: Sequence[tuple[Peer, str]]
 ) -> Bench:
     """The record with what making ours took, and a row for each peer that could not be made."""
-    took = {out.name: cost for out, cost in made.values()}
+    took = {out.name: cost for out, cost in artifacts.values()}
     variants = [
         v.model_copy(update={"compile_s": took[v.name].seconds, "compile_memory": took[v.name].memory})
         if v.name in took
@@ -128,8 +128,8 @@ def scripts(
     ours: Sequence[Ours], others: Sequence[Peer], maker: Maker, tell: Callable[[str], None]
 ) -> list[starts.Script]:
     """How each is started by a person; those whose files cannot be made are left out."""
-    here = peers.python("latentc", tell)
-    started = [starts.Script.ours(variant.name, maker.ours(variant)[0], here) for variant in ours]
+    interpreter = peers.python("latentc", tell)
+    started = [starts.Script.ours(variant.name, maker.ours(variant)[0], interpreter) for variant in ours]
     for peer in others:
         if peer.loader is None or peer.export is None:
             continue

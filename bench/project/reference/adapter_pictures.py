@@ -140,8 +140,8 @@ def opened(root: Path, switched_on: TrainedAdapter | None = None) -> Iterator[Ca
     try:
         if switched_on is not None and switched_on.kind == "lora":
             adaptable = AdaptableArtifact.of(files.root, artifact.manifest, files)
-            made = switched(adaptable, (Adapter(file=str(switched_on.path)),))
-            graphs.replace(made.constants, made.adapters)
+            replaced = switched(adaptable, (Adapter(file=str(switched_on.path)),))
+            graphs.replace(replaced.constants, replaced.adapters)
         elif switched_on is not None:
             pipeline.load_textual_inversion(switched_on.path)
         yield pipeline

@@ -230,11 +230,11 @@ def train_unet(worker: Worker, recipe: Recipe, work: Path) -> None:
     for step in range(first, recipe.unet_steps):
         set_rate(optimizer, recipe.unet_rate, step, recipe.unet_steps, recipe)
         chance = generator(recipe, 2, step)
-        said = torch.randint(len(captions), (batch // recipe.noisings,), generator=chance)
-        silent = torch.rand(said.shape, generator=chance) < recipe.empty_captions
-        words = torch.where(silent, len(captions), said)
+        indices = torch.randint(len(captions), (batch // recipe.noisings,), generator=chance)
+        silent = torch.rand(indices.shape, generator=chance) < recipe.empty_captions
+        words = torch.where(silent, len(captions), indices)
         drawing = torch.randint(recipe.drawings, (batch,), generator=chance)
-        clean = latents[said.repeat_interleave(recipe.noisings), drawing]
+        clean = latents[indices.repeat_interleave(recipe.noisings), drawing]
         timesteps = noisy_timesteps(batch, len(signal), chance)
         noise = torch.randn(clean.shape, generator=chance)
         noisy, target = noised(clean, noise, signal[timesteps])

@@ -180,8 +180,8 @@ class EmbeddingStudent(Student):
         for timestep in scheduler.timesteps:
             both = self.pipe.unet(torch.cat([latents, latents]), timestep, hidden).sample
             without, of_prompt = both.chunk(2)
-            said = without + settings.guidance * (of_prompt - without)
-            latents = scheduler.step(said, timestep, latents).prev_sample
+            guided = without + settings.guidance * (of_prompt - without)
+            latents = scheduler.step(guided, timestep, latents).prev_sample
         drawn = vae.decode(latents / vae.config.scaling_factor).sample
         area = data.insides[chosen]
         error: Tensor = (area * (drawn - data.pictures[chosen]).square()).mean() / area.mean()

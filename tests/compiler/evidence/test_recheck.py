@@ -80,9 +80,9 @@ def test_a_method_with_a_graph_for_each_number_of_rows_is_captured_so_again(tmp_
         tmp_path, graph={"inputs": (spec("x", 2, 4),), "outputs": (spec("out", 2, 4),), "dims": {}}
     )
     rows = method(dims=DIMS, rows=frozenset({"batch"}))
-    assert module._held(both, [rows]) == {("unet", "forward")}
-    assert module._held(manifest(tmp_path), [rows]) == set()
-    assert module._held(both, [method(dims=DIMS), method(component="vae", rows=rows.rows)]) == set()
+    assert module._fixed_rows(both, [rows]) == {("unet", "forward")}
+    assert module._fixed_rows(manifest(tmp_path), [rows]) == set()
+    assert module._fixed_rows(both, [method(dims=DIMS), method(component="vae", rows=rows.rows)]) == set()
 
 
 # --- the source ----------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_the_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_quantized_compiles_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runs = FakeRuns(monkeypatch, tmp_path, [done(100), KILLED])
     claims = compile_costs.measure_quantized(runs, ["sdxl", "flux"], "unet=int4")
-    assert [(claim.what, claim.holds) for claim in claims] == [
+    assert [(claim.subject, claim.holds) for claim in claims] == [
         ("sdxl to OpenVINO unet=int4", True),
         ("flux to OpenVINO unet=int4", False),
     ]
