@@ -217,7 +217,7 @@ def check_range(what: str, value: int, sizes: Mapping[str, DimRange], name: str)
             )
         raise UsageError(
             f"the artifact was compiled for a {name} of {allowed}; found {what} {value}.",
-            "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX",
+            f"Compile it for more: latentc compile MODEL OUT --{'batch' if name == 'batch' else 'size'} MIN..MAX",
         )
 
 
