@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import stat
@@ -23,6 +24,20 @@ def may_not_end(path: Path) -> str:
         return "is a device"
     # A shell's <(command) is no file of this name, and its writer is there.
     return "is a named pipe" if stat.S_ISFIFO(mode) and os.path.exists(os.path.realpath(path)) else ""
+
+
+def no_file(option: str, path: Path) -> tuple[str, str]:
+    """What to say of a file that an option names and that is not there, and what to do: mostly it is another name."""
+    message = f"{option}: there is no file {path}."
+    try:
+        names = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_file())
+    except OSError:
+        return message, f"There is no folder {path.parent} to read it from: name another file."
+    near = difflib.get_close_matches(path.name, names, n=1)
+    alike = near or [name for name in names if name.endswith(path.suffix)][:3]
+    if near or (path.suffix and alike):
+        return message, f"Name one that is there: {' or '.join(str(path.parent / name) for name in alike)}"
+    return message, f"Name one that is there: {option} FILE"
 
 
 def read_bytes(path: Path, most: int = MOST) -> bytes:

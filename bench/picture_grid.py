@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from artifacts import named_files
+from artifacts.disk import existing_folder
 from artifacts.errors import LatentcError, UsageError
+from artifacts.foreseen import foreseen
 from artifacts.hub_artifacts import located
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
+from artifacts.publish import check_parents
 from runtimes import clips
 from runtimes.acceleration import check_accelerate
 from runtimes.generate_options import parse_value
@@ -160,15 +164,12 @@ def run(
         side: the longest side of a picture in the sheet, in pixels.
 
     Raises:
-        UsageError: an option that a pipeline does not have.
+        UsageError: an option that a pipeline does not have, or `out` is no folder.
         LatentcError: a file cannot be written, an artifact is none or cannot be fetched, or a pipeline draws no
             picture.
     """
     folder = out / CELLS
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LatentcError(f"{folder} cannot be made: {error.strerror or error}.") from None
+    _require_room(folder)
     by_place: dict[tuple[int, ...], Cell] = {}
     missing: list[tuple[tuple[int, ...], dict[str, Any], str]] = []
     folders: dict[str, Path] = {}
@@ -202,6 +203,20 @@ def run(
     _table(grid, cells, out / TABLE)
     sheet(grid, {cell.place: out / cell.file for cell in cells}, side).save(out / SHEET, optimize=True)
     return cells
+
+
+def _require_room(folder: Path) -> None:
+    """Whether a folder is there or can be made; it is made with the first picture, as a wrong request leaves nothing.
+
+    Raises:
+        UsageError: a file is in its place.
+        LatentcError: nothing may be written where it would be.
+    """
+    with foreseen():
+        check_parents(folder / SHEET)
+    there = existing_folder(folder)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise LatentcError(f"{folder} cannot be made: {there} may not be written to.", "Name another OUT.")
 
 
 def sheet(grid: Grid, files: Mapping[tuple[int, ...], Path], side: int = 256) -> Image:
@@ -271,6 +286,10 @@ def _draw(
         "seconds": result.timings.total, "step_ms": step_ms,
     }  # fmt: skip
     picture = clips.strip(result.frames[0]) if result.frames else result.images[0]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LatentcError(f"{folder} cannot be made: {error.strerror or error}.") from None
     write(picture, folder / f"{key}.png", parameters)
     return Cell(place, f"{CELLS}/{key}.png", result.timings.total, step_ms, resumed=False)
 

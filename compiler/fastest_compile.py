@@ -34,7 +34,7 @@ from compiler.quantize import calibrate
 from compiler.quantize.accept import accepted
 from compiler.source import local_folder
 from compiler.speed_drawings import Drawings
-from compiler.speed_search import COSTLY, FORECAST, Combination, Unchanged, Way
+from compiler.speed_search import COSTLY, FORECAST, Combination, NothingFaster, Unchanged, Way
 from compiler.speed_tuning import MIN_PSNR, Choice, TuneRequest, check, faster_types, keep, other_threads
 from runtimes.byte_products import multiplies_bytes
 from runtimes.compute import device_of
@@ -118,6 +118,9 @@ def compile(
                 if best is not None:
                     artifact = trials.published(best)
                     keep(artifact.root, artifact.manifest, choice.record(best, ()))
+                raise
+            except NothingFaster as error:
+                error.hint = "Compile it without --fastest."
                 raise
         # A check would be of the same files.
         artifact = (

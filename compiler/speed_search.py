@@ -25,6 +25,8 @@ FASTER = 1.03
 FEWER_CALLS = 1.1
 """How many times as many calls there must be as with forecasts: for these, what is made is copied and compared."""
 _NOT_FASTER = "not faster"
+_SLOWER = "slower"
+_TOO_FAR = "too far"
 
 
 COSTLY = 15.0
@@ -108,6 +110,10 @@ class Unchanged(LatentcError):
     """A way finds nothing to change in this model."""
 
 
+class NothingFaster(LatentcError):
+    """Nothing that was tried draws faster. What to do about it, whoever searched knows."""
+
+
 class Drawer(Protocol):
     """Draws as a combination says, beside the same prompts and seeds drawn as by default."""
 
@@ -168,6 +174,7 @@ class SpeedSearch:
         """The combination, and what was measured of it on prompts that it was not chosen by.
 
         Raises:
+            NothingFaster: nothing is faster, whatever it holds.
             LatentcError: nothing that is faster holds; the message says how near the nearest came.
         """
         kept: list[tuple[Way, Combination]] = []
@@ -184,13 +191,16 @@ class SpeedSearch:
         while kept:
             combination = kept[-1][1]
             runs = self._drawer.runs(combination, self._verified_on, self._progress)
-            admitted = self._gate.admits(runs)
-            self._note("verification", combination, runs, "" if admitted else "too far")
-            if admitted:
+            reason = "" if self._gate.admits(runs) else _TOO_FAR
+            reason = reason or (_SLOWER if self._times_as_fast(combination, runs) < 1 else "")
+            self._note("verification", combination, runs, reason)
+            if not reason:
                 self.best = combination
                 return combination, runs
             way, _ = kept.pop()
-            lower = self._drawer.lower(combination.tolerance) if way.add is None else 0.0
+            # Of a smaller tolerance more calls are made: it is no faster.
+            nearer = way.add is None and reason == _TOO_FAR
+            lower = self._drawer.lower(combination.tolerance) if nearer else 0.0
             if lower:
                 kept.append((way, replace(combination, tolerance=lower)))
             self.best = kept[-1][1] if kept else None
@@ -232,7 +242,7 @@ class SpeedSearch:
         except Unchanged as nothing:
             self.trials.append(SpeedTrial(way=way.name, combination=str(combination), reason=nothing.message))
             return None
-        reason = "" if self._gate.admits(runs) else "too far"
+        reason = "" if self._gate.admits(runs) else _TOO_FAR
         reason = reason or ("" if self._is_faster(way, combination, runs, before) else _NOT_FASTER)
         trial = self._note(way.name, combination, runs, reason)
         if trial.kept and trial.speed_up > self._speed_up:
@@ -256,15 +266,10 @@ class SpeedSearch:
         return trial
 
     def _too_far(self) -> LatentcError:
-        measured = [
-            trial
-            for trial in self.trials
-            if trial.measured and trial.speed_up >= FASTER and trial.reason != _NOT_FASTER
-        ]
+        measured = [trial for trial in self.trials if trial.speed_up >= FASTER and trial.reason == _TOO_FAR]
         if not measured:
-            return LatentcError(
-                f"nothing that was tried draws faster than the artifact does by default ({self._names()}).",
-                "Compile it without --fastest.",
+            return NothingFaster(
+                f"nothing that was tried draws faster than the artifact does by default ({self._names()})."
             )
         nearest = max(measured, key=self._gate.nearness)
         return LatentcError(
@@ -280,10 +285,11 @@ class SpeedSearch:
     def _is_faster(
         self, way: Way, combination: Combination, runs: Sequence[ForecastRun], before: float
     ) -> bool:
-        """Of forecast steps the calls that are made decide, whatever the clock says of them."""
-        if way.add is None:
-            return sum(run.calls_made for run in runs) * FEWER_CALLS <= sum(run.calls for run in runs)
+        """Of forecast steps the calls that are made decide, unless what is spared costs more than the calls."""
         speed_up = self._times_as_fast(combination, runs)
+        if way.add is None:
+            fewer = sum(run.calls_made for run in runs) * FEWER_CALLS <= sum(run.calls for run in runs)
+            return fewer and speed_up >= before
         if speed_up < FASTER * before or combination.threads is None or self._threaded is not None:
             return speed_up >= FASTER * before
         # What other programs took meanwhile, the clock alone does not tell: the same without the threads once more.

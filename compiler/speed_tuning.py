@@ -25,7 +25,7 @@ from compiler.evidence.quantized_pictures import EQUAL
 from compiler.source import local_folder
 from compiler.speed_drawings import Drawings, Open
 from compiler.speed_gate import Gate, Setting, prompts_digest
-from compiler.speed_search import COSTLY, FORECAST, Combination, SpeedSearch, Way
+from compiler.speed_search import COSTLY, FORECAST, Combination, NothingFaster, SpeedSearch, Way
 from runtimes.compute import AUTO, device_of, natively
 from runtimes.forecaster import FEWEST
 from runtimes.sessions import session_table as sessions
@@ -120,6 +120,13 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Artifact:
             keep(root, plain, choice.record(best, ()))
         elif plain != manifest and read_manifest(root) == plain:
             replace_manifest(root, plain, manifest)
+        if isinstance(error, NothingFaster):
+            left_out = len(set(request.ways)) < len(WAYS)
+            error.hint = (
+                "Try the other ways, too: latentc tune ARTIFACT, without --only"
+                if left_out
+                else "Use it as it is, or try what takes other graphs: latentc compile MODEL OUT --fastest"
+            )
         raise
 
 

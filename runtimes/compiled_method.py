@@ -42,11 +42,17 @@ FORMS = 8
 
 
 class NotCompiled(LatentcError):
-    """No graph of a component answers a call. `by_size`: one would, if tensors had other sizes."""
+    """No graph of a component answers a call.
 
-    def __init__(self, message: str, hint: str, by_size: bool) -> None:
+    Attributes:
+        by_shape: whether shapes of tensors are the only reasons.
+        misfits: of each graph that would answer it if tensors had other sizes, the axes that have others.
+    """
+
+    def __init__(self, message: str, hint: str, reasons: Sequence[Mismatch]) -> None:
         super().__init__(message, hint)
-        self.by_size = by_size
+        self.by_shape = all(reason.of_shape for reason in reasons)
+        self.misfits = tuple(reason.misfits for reason in reasons if reason.misfits)
 
 
 class Runner(Protocol):
@@ -204,7 +210,7 @@ class CompiledMethod:
         raise NotCompiled(
             f"{self._label} is not compiled for this call. " + " / ".join(dict.fromkeys(map(str, reasons))),
             hint,
-            by_size=all(reason.expected.startswith("shape ") for reason in reasons),
+            reasons,
         )
 
     def _remember(

@@ -224,7 +224,7 @@ def check_range(subject: str, value: int, sizes: Mapping[str, DimRange], name: s
             )
         raise UsageError(
             f"the artifact was compiled for a {name} of {allowed}; found {subject} {value}.",
-            "Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX",
+            f"Compile it for more: latentc compile MODEL OUT --{'batch' if name == 'batch' else 'size'} MIN..MAX",
         )
 
 

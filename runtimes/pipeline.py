@@ -34,6 +34,7 @@ from runtimes.requested_sizes import frame_count, sides
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of
 from runtimes.shell import build_shell, undone_on_failure
+from runtimes.size_hints import refusal, size_hint
 from runtimes.tiles import AS_FITS, Tiling, check_tiles, parse_tile
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
@@ -324,12 +325,13 @@ class Pipeline(AsDiffusers, Generator):
             ):
                 return self.diffusers(*args, **kwargs)
         except NotCompiled as error:
-            options = as_compile_options(parameters(self.diffusers), kwargs, self.manifest.arguments)
-            if error.by_size:
-                clips = " --frames MIN..MAX" if "frames" in self.manifest.sizes else ""
-                error.hint = (
-                    f"Compile it for more: latentc compile MODEL OUT --size MIN..MAX --batch MIN..MAX{clips}"
-                )
+            known = parameters(self.diffusers)
+            given = {**dict(zip(known, args, strict=False)), **kwargs}
+            options = as_compile_options(known, given, self.manifest.arguments)
+            if wrong := refusal(error.misfits, self.diffusers, self.manifest):
+                raise UsageError(*wrong) from error
+            if (hint := size_hint(error.misfits, self.diffusers, given, self.manifest)) or error.by_shape:
+                error.hint = hint
             elif options:
                 error.hint = f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
             raise

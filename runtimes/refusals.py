@@ -88,25 +88,28 @@ def _words(error: BaseException) -> str:
     return one_line(error, 600) if str(error).strip() else "it says nothing more"
 
 
+def multiple_of(words: str) -> int:
+    """What an error says that the sides of pictures are multiples of; 0 where it says nothing of it."""
+    match = _MULTIPLE.search(words)
+    of_frames = "frame" in words and not any(side in words for side in ("height", "width"))
+    return int(match[1]) if match and not of_frames else 0
+
+
+def nearest_sizes(multiple: int, width: int, height: int) -> list[str]:
+    """The sizes of such sides that are nearest to one: the next smaller, and the next larger."""
+    ends = ((side // multiple * multiple, -(-side // multiple) * multiple) for side in (width, height))
+    (left, right), (lower, upper) = ((max(multiple, down), max(multiple, up)) for down, up in ends)
+    return list(dict.fromkeys((f"{left}x{lower}", f"{right}x{upper}")))
+
+
 def _hint(words: str, request: Mapping[str, Any]) -> str:
-    size = (request.get("width"), request.get("height"))
-    multiple = int(match[1]) if (match := _MULTIPLE.search(words)) else 0
-    if multiple and all(isinstance(side, int) for side in size):
-        nearest = dict.fromkeys(
-            "x".join(str(max(multiple, round_(side, multiple))) for side in size) for round_ in (_down, _up)
-        )
-        return f"The nearest sizes: {', '.join(nearest)}"
+    width, height = request.get("width"), request.get("height")
+    multiple = multiple_of(words)
+    if multiple and isinstance(width, int) and isinstance(height, int):
+        return f"The nearest sizes: {', '.join(nearest_sizes(multiple, width, height))}"
     named = ", ".join(f"{name}={value}" for name, value in request.items() if _is_short(value))
     return f"It was asked for: {named}" if named else ""
 
 
 def _is_short(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, (str, list)) and 0 < len(str(value)) <= 60)
-
-
-def _down(side: Any, multiple: int) -> int:
-    return int(side) // multiple * multiple
-
-
-def _up(side: Any, multiple: int) -> int:
-    return -(-int(side) // multiple) * multiple

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
+from artifacts.named_files import no_file
 from artifacts.safetensors_header import require_safetensors
 from runtimes import settings
 from runtimes.text_encoders import pairs
@@ -63,7 +64,7 @@ def read(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise UsageError(f"--embedding: there is no file {file}.")
+        raise UsageError(*no_file("--embedding", file))
     require_safetensors(file)
     try:
         tensors = load_file(file)

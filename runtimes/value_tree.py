@@ -6,7 +6,7 @@ Pure functions on the records of `artifacts.manifest`; torch is imported only wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from artifacts.call_trees import (
@@ -30,12 +30,46 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """One axis of a graph's input that has another size than the graph takes.
+
+    Attributes:
+        axis, rank: which of how many.
+        low, high, step: what it takes, from `low` on.
+        dim: the manifest's name of the dimension; empty for a fixed number.
+        apart: whether only the other inputs of the call, which have another size of this dimension, are against it.
+    """
+
+    input: str
+    axis: int
+    rank: int
+    low: int
+    high: int
+    found: int
+    dim: str = ""
+    apart: bool = False
+    step: int = 1
+
+    @property
+    def between(self) -> bool:
+        """Whether it is a size between those that the graph takes."""
+        return self.low < self.found < self.high
+
+
+@dataclass(frozen=True)
 class Mismatch:
-    """Why a value does not fit: where (``added_cond_kwargs['text_embeds']``), what fits, what was there."""
+    """Why a value does not fit: where (``added_cond_kwargs['text_embeds']``), what fits, what was there.
+
+    Attributes:
+        of_shape: whether it is a tensor's shape.
+        misfits: the axes whose sizes do not fit, where only these are the reason.
+    """
 
     path: str
     expected: str
     actual: str
+    of_shape: bool = False
+    misfits: tuple[Misfit, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.path}: expected {self.expected}, found {self.actual}"
@@ -228,7 +262,8 @@ def to_array(value: Any, spec: TensorSpec, path: str) -> np.ndarray | Mismatch:
     if array.size == 1 and array.ndim != len(spec.shape) and all(d == 1 for d in spec.shape):
         array = array.reshape((1,) * len(spec.shape))
     if len(spec.shape) != array.ndim:
-        return Mismatch(path, f"shape {shape_text(spec.shape)}", f"shape {shape_text(array.shape)}")
+        wanted_shape, found_shape = (f"shape {shape_text(shape)}" for shape in (spec.shape, array.shape))
+        return Mismatch(path, wanted_shape, found_shape, of_shape=True)
     return array
 
 
@@ -237,6 +272,8 @@ def fit_dims(
 ) -> dict[str, int] | Mismatch:
     """The size of every symbolic dimension, if the arrays agree and are in the declared ranges."""
     sizes: dict[str, int] = {}
+    first: Mismatch | None = None
+    misfits: list[Misfit] = []
     for spec in specs:
         shape = arrays[spec.name].shape
         for axis, (want, have) in enumerate(zip(spec.shape, shape, strict=True)):
@@ -244,13 +281,24 @@ def fit_dims(
             expected = want if isinstance(want, int) else sizes.get(want)
             fits = have == expected if expected is not None else limits is None or have in limits
             if not fits:
+                low, high, step = (expected, expected, 1) if expected is not None else _ends(limits)
+                name = want if isinstance(want, str) else ""
+                misfits.append(
+                    Misfit(spec.name, axis, len(shape), low, high, have, name, want in sizes, step)
+                )
                 wanted = shape_text([_dim_text(d, dims) for d in spec.shape])
-                if isinstance(want, str) and want in sizes:
-                    wanted += f" with {want} = {sizes[want]} as in the other inputs"
-                return Mismatch(spec.name, f"shape {wanted}", f"shape {shape_text(shape)} (axis {axis})")
+                if want in sizes:
+                    wanted += f" with {want} = {expected} as in the other inputs"
+                first = first or Mismatch(
+                    spec.name, f"shape {wanted}", f"shape {shape_text(shape)} (axis {axis})", of_shape=True
+                )
             if isinstance(want, str):
-                sizes[want] = have
-    return sizes
+                sizes.setdefault(want, have)
+    return sizes if first is None else replace(first, misfits=tuple(misfits))
+
+
+def _ends(limits: DimRange | None) -> tuple[int, int, int]:
+    return (0, 0, 1) if limits is None else (limits.min, limits.max, limits.step)
 
 
 def _dim_text(dim: int | str, dims: Mapping[str, DimRange]) -> str:

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from artifacts.error_text import one_line
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Adapter
+from artifacts.named_files import no_file
 from artifacts.progress import Event, Progress, silent
 from artifacts.safetensors_header import require_safetensors
 from compiler.capture import lycoris_kinds
@@ -145,7 +146,7 @@ def _read(number: int, adapter: Adapter) -> _File:
     if path.is_dir():
         raise LatentcError(f"--lora: {path} is a folder.", "Name the .safetensors file in it.")
     if not path.is_file():
-        raise LatentcError(f"--lora: there is no file {path}.")
+        raise LatentcError(*no_file("--lora", path))
     require_safetensors(path)
     tensors = stored_tensors([path])
     if not tensors:

@@ -17,7 +17,7 @@ from artifacts.progress import Event, Progress, silent
 from compiler.capture import adapters, declared_sizes
 from compiler.capture import weightless_modules as building
 from compiler.capture.declared_sizes import SizeRange, points_inside
-from compiler.capture.dry_run import CannotRun, DryRun, complete_sizes
+from compiler.capture.dry_run import CannotRun, DryRun, RefusedRequest, complete_sizes
 from compiler.capture.infer import Method, methods
 from compiler.capture.recorder import NotRunnable, Recorder
 from compiler.capture.split import NotOneGraph, Submodule
@@ -95,8 +95,8 @@ def capture(
 
     Raises:
         LatentcError: a component cannot be built, bound to its weights or run.
-        UsageError: sizes are more than can be, no pipeline does a task, a call needs arguments that nobody gave, or
-            frames are asked for of a pipeline of pictures.
+        UsageError: sizes are more than can be, no pipeline does a task, or it refuses what is asked for, a call needs
+            arguments that nobody gave, or frames are asked for of a pipeline of pictures.
     """
     declared_sizes.check(size, batch, frames, tokens)
     reasons = dict(split)
@@ -117,6 +117,9 @@ def capture(
             )
         except NotOneGraph as error:
             reasons[error.part] = error
+        except RefusedRequest as error:
+            error.tell_of_range(size)
+            raise
         except LatentcError as error:
             own = error.hint and not isinstance(error, (CannotRun, NotRunnable))
             if not reasons and source.spec.components and not own:

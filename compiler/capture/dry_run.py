@@ -12,7 +12,7 @@ import torch
 from artifacts.error_text import class_and_text
 from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
-from artifacts.progress import Event, Progress
+from artifacts.progress import Event, Progress, silent
 from compiler.capture.arguments import BINNING, STEPS_OF, Form, Point, arguments, retries
 from compiler.capture.calls_before import call_before
 from compiler.capture.declared_sizes import SizeRange, corners
@@ -24,6 +24,7 @@ from compiler.model_source import ModelSource
 from runtimes.generate_options import parameters, synonym
 from runtimes.media import is_visual
 from runtimes.pipeline_parts import pads_to_no_length
+from runtimes.refusals import multiple_of, nearest_sizes
 from runtimes.resource_limits import sized_within
 from runtimes.visuals import has_frames, visuals
 
@@ -180,7 +181,7 @@ class DryRun:
         A pipeline that fails without guidance, and not with it, is captured with guidance alone.
 
         Raises:
-            CannotRun: a call fails in every form.
+            CannotRun: a call fails in every form; `RefusedRequest` where that is what was asked for.
         """
         self.notes.clear()
         for task, pipe in pipelines.items():
@@ -283,6 +284,7 @@ class DryRun:
             ) from cause.__cause__
         if isinstance(cause, LatentcError):
             raise cause
+        self._raise_refused(pipe, task, point, number, cause)
         absent = list(missing(parameters(pipe), self.overrides, str(cause)))
         if not absent and pictures:
             hint = (
@@ -295,18 +297,64 @@ class DryRun:
                 f"Choose another --size{' or --frames' if point.frames else ''}, or give the arguments it needs: "
                 + (", ".join(absent[:3]) if absent else "--arg NAME=VALUE")
             )
-        raise CannotRun(
-            f"{type(pipe).__name__} cannot be run at {_sizes(point)}: {class_and_text(cause)}",
-            hint,
-        ) from cause
+        raise CannotRun(_cannot_be_run(pipe, point, cause), hint) from cause
+
+    def _raise_refused(self, pipe: Any, task: str, point: Point, number: int, cause: Exception) -> None:
+        """Raises `RefusedRequest` where it is the size that the pipeline refuses, or a user's own arguments."""
+        message = _cannot_be_run(pipe, point, cause)
+        if multiple := multiple_of(str(cause)):
+            sizes = nearest_sizes(multiple, point.width, point.height)
+            hint = f"The nearest sizes: {', '.join(f'--size {size}' for size in sizes)}"
+            raise RefusedRequest(message, hint, multiple) from cause
+        if not self.overrides:
+            return
+        recorded = len(self.recorder.calls)
+        try:
+            DryRun(self.recorder, {}, silent)._call(pipe, task, point, number)
+        except Exception:
+            return  # It fails without them as well, so that they say nothing.
+        finally:
+            del self.recorder.calls[recorded:]
+        given = " ".join(f"--arg {name}" for name in self.overrides)
+        raise RefusedRequest(message, f"It runs without {given}: give other values.") from cause
 
 
 def _exactly(height: int, width: int) -> SizeRange:
     return SizeRange(DimRange(min=width, max=width), DimRange(min=height, max=height))
 
 
+def _cannot_be_run(pipe: Any, point: Point, cause: Exception) -> str:
+    return f"{type(pipe).__name__} cannot be run at {_sizes(point)}: {class_and_text(cause)}"
+
+
 class CannotRun(LatentcError):
     """A pipeline's call fails, however its prompts and pictures are passed."""
+
+
+class RefusedRequest(UsageError, CannotRun):
+    """It fails for what was asked for: a size, or arguments of the user's.
+
+    Attributes:
+        multiple: what the sides of pictures must be multiples of; 0 where they are not what is refused.
+    """
+
+    def __init__(self, message: str, hint: str, multiple: int = 0) -> None:
+        super().__init__(message, hint)
+        self.multiple = multiple
+
+    def tell_of_range(self, size: SizeRange | None) -> None:
+        """Tells the nearest range in place of sizes, where a range was asked for: one of its sizes was tried."""
+        if (
+            self.multiple
+            and size is not None
+            and size.width == size.height
+            and size.width.min < size.width.max
+        ):
+            ends = (
+                nearest_sizes(self.multiple, side, side)[index].partition("x")[0]
+                for side, index in ((size.width.min, 0), (size.width.max, -1))
+            )
+            self.hint = f"Sizes are multiples of {self.multiple}: --size {'..'.join(ends)}"
 
 
 def _trained_side(pipe: Any) -> int | None:

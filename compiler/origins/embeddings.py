@@ -14,6 +14,7 @@ import torch
 from artifacts.contents import Contents
 from artifacts.errors import LatentcError
 from artifacts.manifest import Embedding
+from artifacts.named_files import no_file
 from artifacts.safetensors_header import require_safetensors
 from compiler.origins.computed import Computed
 from compiler.origins.stored_file import stored_tensors
@@ -31,7 +32,7 @@ def read(embedding: Embedding) -> tuple[str, list[Stored]]:
     """
     path = Path(embedding.file)
     if not path.is_file():
-        raise LatentcError(f"--embedding: there is no file {path}.")
+        raise LatentcError(*no_file("--embedding", path))
     require_safetensors(path)
     tensors = stored_tensors([path])
     vectors = [tensor for tensor in tensors.values() if len(tensor.shape) in (1, 2) and 0 not in tensor.shape]

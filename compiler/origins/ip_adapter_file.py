@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 from artifacts.errors import LatentcError
+from artifacts.named_files import no_file
 from artifacts.safetensors_header import require_safetensors
 from compiler.origins.recorded import Recorded, some
 from compiler.origins.stored_file import stored_tensors
@@ -52,7 +53,7 @@ def read(pipeline: type, file: Path) -> IpAdapterFile:
     if loader is None:
         raise LatentcError(f"--ip-adapter: diffusers loads no IP-Adapter into a {pipeline.__name__}.")
     if not file.is_file():
-        raise LatentcError(f"--ip-adapter: there is no file {file}.")
+        raise LatentcError(*no_file("--ip-adapter", file))
     require_safetensors(file)
     if file.suffix != ".safetensors":
         raise LatentcError(f"--ip-adapter: {file} is no .safetensors file.", "Get it as safetensors.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
-from artifacts.errors import LatentcError
+from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import DimRange
 from artifacts.progress import Event, Progress, silent
 from compiler.capture.arguments import parse_arguments
@@ -144,8 +144,8 @@ def take(model: str, options: SnapshotOptions = SnapshotOptions(), progress: Pro
         model: a diffusers folder (configs are enough), a built-in name or a hub id.
 
     Raises:
-        LatentcError: the model cannot be read, captured or exported, or its pipeline never calls a component.
-        UsageError: an unknown target or task.
+        LatentcError: the model cannot be read, captured or exported.
+        UsageError: an unknown target or task, or a component that its pipeline never calls.
     """
     wanted = forms(targets.names() if options.targets is None else options.targets)
     source = open_model(model)
@@ -155,7 +155,10 @@ def take(model: str, options: SnapshotOptions = SnapshotOptions(), progress: Pro
     )
     called = {m.component for m in captured.methods}
     if missing := sorted(set(options.components) - called):
-        raise LatentcError(f"the pipeline calls no '{missing[0]}' (it calls: {', '.join(sorted(called))}).")
+        raise UsageError(
+            f"the pipeline calls no component '{missing[0]}' (it calls: {', '.join(sorted(called))}).",
+            f"For instance: --component {sorted(called)[0]}" if called else "",
+        )
     methods = [m for m in captured.methods if not options.components or m.component in options.components]
     prints: list[GraphPrint] = []
     for method in methods:

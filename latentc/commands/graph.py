@@ -253,7 +253,11 @@ def show(source: str, name: str | None, form: str, depth: int, json_output: bool
     graphs = [g for g in taken.graphs if form in (g.form, *g.targets) and name in (None, g.name)]
     if not graphs:
         available = ", ".join(g.key for g in taken.graphs)
-        raise UsageError(f"{source} has no graph {name or ''} ({form}); there are: {available}.")
+        which = f"graph '{name}'" if name else "graph"
+        raise UsageError(
+            f"{source} has no {which} in the form '{form}' (there are: {available}).",
+            "Name one of them: --graph NAME --form FORM" if taken.graphs else "",
+        )
     if json_output:
         printing.as_json({g.key: _rows(g, depth) for g in graphs})
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from artifacts import named_files
+from artifacts.named_files import no_file
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 
@@ -67,3 +68,16 @@ def test_what_may_never_end(tmp_path: Path) -> None:
         assert named_files.may_not_end(shell) == ""
     os.close(reading)
     os.close(writing)
+
+
+def test_a_file_that_is_not_there_is_told_with_one_that_is(tmp_path: Path) -> None:
+    gray, cat = tmp_path / "gray.safetensors", tmp_path / "cat.safetensors"
+    missing = tmp_path / "grey.safetensors"
+    message, hint = no_file("--lora", missing)
+    assert message == f"--lora: there is no file {missing}." and hint == "Name one that is there: --lora FILE"
+    cat.touch()
+    assert no_file("--lora", tmp_path / "x.safetensors")[1] == f"Name one that is there: {cat}"
+    gray.touch()
+    assert no_file("--lora", missing)[1] == f"Name one that is there: {gray}"
+    assert no_file("--lora", tmp_path / "x")[1] == "Name one that is there: --lora FILE"
+    assert f"no folder {tmp_path / 'none'}" in no_file("--lora", tmp_path / "none" / "x")[1]

@@ -157,6 +157,30 @@ def test_what_was_drawn_is_not_drawn_again(artifact: str, tmp_path: Path) -> Non
     assert again.loaded == []
 
 
+def test_a_request_that_is_refused_leaves_no_folder(artifact: str, tmp_path: Path) -> None:
+    class Refusing(Brush):
+        def load(self, *place: Any) -> Brush:
+            if self.fail_after is None:
+                raise UsageError("there is no such device")
+            return super().load(*place)
+
+    for brush in (Refusing(), Refusing(fail_after=0)):
+        with pytest.raises(LatentcError, match="no such device|the power went out"):
+            run(wanted(artifact, "steps=1,2"), tmp_path / "deep" / "grid", brush)
+    with pytest.raises(LatentcError, match="is no artifact"):
+        run(wanted(None, f"artifact={artifact},{tmp_path / 'nope'}"), tmp_path / "deep" / "grid", Brush())
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_drawn(artifact: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    brush = Brush()
+    for out in ("file", "file/grid"):
+        with pytest.raises(UsageError, match="is a file, not a folder"):
+            run(wanted(artifact, "steps=1"), tmp_path / out, brush)
+    assert brush.loaded == []
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x89PNG\r\n"])
 def test_a_damaged_picture_is_drawn_again(artifact: str, tmp_path: Path, damage: bytes) -> None:
     asked, brush = wanted(artifact, "steps=1,2"), Brush()

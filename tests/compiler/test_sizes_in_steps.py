@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from artifacts.errors import LatentcError, UsageError
+from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
 from compiler import build
 from compiler.capture.declared_sizes import SizeRange
@@ -100,13 +100,17 @@ def test_an_artifact_draws_its_steps_and_refuses_what_is_between(of_four_levels:
         result = pipeline.generate("a", steps=2, seed=1, size=(48, 64))
         with pytest.raises(UsageError, match="in steps of 16; found a width of 40"):
             pipeline.generate("a", steps=2, seed=1, size=(40, 64))
-        with pytest.raises(LatentcError, match="in steps of"):
+        with pytest.raises(
+            UsageError, match="width of 32..64 in steps of 16; the one that is asked for lies between"
+        ):
             pipeline("a", num_inference_steps=2, width=40, height=64)
-    with (
-        load(artifact.root, task="image-to-image", cache=False) as pipeline,
-        pytest.raises(LatentcError, match="in steps of"),
-    ):
-        pipeline.generate("a", image=Image.new("RGB", (40, 64)), steps=2, seed=1)
+    with load(artifact.root, task="image-to-image", cache=False) as pipeline:
+        with pytest.raises(UsageError, match="in steps of 16"):
+            pipeline.generate("a", image=Image.new("RGB", (40, 64)), steps=2, seed=1)
+        with pytest.raises(UsageError, match="left with no step") as refused:
+            little = {"image": Image.new("RGB", (48, 64)), "steps": 4, "strength": 0.01}
+            pipeline.generate("a", seed=1, scheduler="DDIMScheduler", **little)
+    assert "more strength" in refused.value.hint
     noise = torch.Generator().manual_seed(1)
     theirs = of_four_levels("a", num_inference_steps=2, generator=noise, width=48, height=64).images[0]
     assert np.abs(np.asarray(result.images[0], np.int16) - np.asarray(theirs, np.int16)).max() <= 2

@@ -13,7 +13,7 @@ from artifacts.errors import LatentcError
 from artifacts.evidence_records import ForecastRun
 from artifacts.progress import Progress
 from compiler.speed_gate import Gate
-from compiler.speed_search import FORECAST, Combination, SpeedSearch, Unchanged, Way
+from compiler.speed_search import FORECAST, Combination, NothingFaster, SpeedSearch, Unchanged, Way
 
 SPEED = {"bf16": 1.6, "8 threads": 1.0, "unet=int8": 1.4, "vae=int8": 1.05, "pooled-keys": 1.15}
 LOSS = {"bf16": 50.0, "8 threads": 100.0, "unet=int8": 48.0, "vae=int8": 40.0, "pooled-keys": 55.0}
@@ -179,13 +179,53 @@ def test_a_tolerance_goes_down_before_forecasts_are_given_up() -> None:
     assert tried == ["forecast 0.4", "forecast 0.2"]
 
 
-def test_calls_that_are_not_made_count_whatever_the_clock_says() -> None:
+@dataclass
+class OnOthers(FakeDrawer):
+    """`times`: how many times as fast a combination is on prompts that nothing was chosen by."""
+
+    times: Mapping[str, float] = field(default_factory=dict)
+
+    def runs(
+        self, combination: Combination, prompts: Sequence[str], progress: Progress
+    ) -> tuple[ForecastRun, ...]:
+        (run,) = super().runs(combination, prompts, progress)
+        times = self.times.get(str(combination)) if prompts[0] == "other" else None
+        return (run if times is None else run.model_copy(update={"seconds": 1 / times}),)
+
+
+def verifications(found: SpeedSearch) -> list[tuple[str, str]]:
+    return [(trial.combination, trial.reason) for trial in found.trials if trial.way == "verification"]
+
+
+def test_what_is_slower_on_other_prompts_is_taken_back() -> None:
+    drawer = OnOthers(times={"bf16, unet=int8": 0.9, "bf16": 1.0})
+    found = search(drawer, 40.0, ways=[Way.compute("bf16"), Way.quantized("unet", "int8")])
+    assert found.fastest()[0] == Combination("bf16")
+    assert verifications(found) == [("bf16, unet=int8", "slower"), ("bf16", "")]
+    assert found.best == Combination("bf16")
+
+
+def test_forecasts_that_are_slower_on_other_prompts_are_given_up_at_once() -> None:
+    found = search(OnOthers(times={"forecast 0.4": 0.89}), ways=[FORECAST])
+    with pytest.raises(NothingFaster, match="nothing that was tried draws faster") as caught:
+        found.fastest()
+    assert verifications(found) == [("forecast 0.4", "slower")] and found.best is None
+    assert not found.trials[-1].kept and caught.value.hint == ""
+
+
+@pytest.mark.parametrize(("before", "kept"), [(0.9, False), (1.0, True)])
+def test_forecasts_that_cost_more_than_the_calls_they_spare_are_not_faster(before: float, kept: bool) -> None:
     class Slow(FakeDrawer):
         def figures(self, combination: Combination) -> tuple[float, float]:
-            return 0.9, super().figures(combination)[1]
+            return before, super().figures(combination)[1]
 
-    combination, _ = search(Slow(), ways=[Way.compute("bf16"), FORECAST]).fastest()
-    assert combination == Combination(tolerance=0.4)
+    found = search(Slow(), ways=[FORECAST])
+    if kept:
+        assert found.fastest()[0] == Combination(tolerance=0.4)
+    else:
+        with pytest.raises(NothingFaster):
+            found.fastest()
+    assert found.trials[0].kept is kept
 
 
 def test_forecasts_that_leave_hardly_a_call_out_are_not_faster_whatever_the_clock_says() -> None:

@@ -24,7 +24,7 @@ from compiler import speed_tuning
 from compiler.forecast_search import LEVELS, Drawn, Search
 from compiler.speed_drawings import Drawings
 from compiler.speed_gate import WORST_BELOW, Gate, Setting
-from compiler.speed_search import FORECAST, Combination
+from compiler.speed_search import FORECAST, Combination, NothingFaster
 from compiler.speed_tuning import Choice, TuneRequest, faster_types, tune
 from runtimes.forecaster import Count
 from runtimes.meter import MethodTime
@@ -338,3 +338,29 @@ def test_fewer_prompts_are_drawn_where_a_picture_takes_long(seconds: float, coun
     assert told == (
         [] if count == 4 else [f"a prompt takes {seconds:.0f} s to draw: {count} of 4 for each trial"]
     )
+
+
+@pytest.mark.parametrize(
+    ("ways", "hint"),
+    [
+        (
+            speed_tuning.WAYS,
+            "Use it as it is, or try what takes other graphs: latentc compile MODEL OUT --fastest",
+        ),
+        (("threads",), "Try the other ways, too: latentc tune ARTIFACT, without --only"),
+    ],
+)
+def test_where_nothing_is_faster_the_next_step_is_one_of_this_command(
+    ways: tuple[str, ...], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "out"
+    made(root)
+
+    def searched(*args: Any) -> Any:
+        raise NothingFaster("nothing that was tried draws faster.")
+
+    monkeypatch.setattr(Choice, "searched", searched)
+    monkeypatch.setattr(speed_tuning, "Drawings", lambda *args: nullcontext())
+    with pytest.raises(LatentcError, match="nothing that was tried") as caught:
+        tune(TuneRequest(root, ways=ways))
+    assert caught.value.hint == hint

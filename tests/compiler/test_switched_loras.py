@@ -295,6 +295,7 @@ def test_a_bad_file_is_one_line_and_the_pipeline_draws_as_before(running, tmp_pa
     with pytest.raises(LatentcError, match=message) as caught:
         pipeline.set_loras({str(tmp_path / "bad.safetensors"): 0.8})
     assert "\n" not in caught.value.message
+    assert what != "missing" or caught.value.hint.startswith("Name one that is there: ")
     assert pipeline.loras == before and np.array_equal(draw(pipeline), picture)
     assert not list((tmp_path / "scratch").iterdir())
 

@@ -132,4 +132,7 @@ def test_show_says_what_its_figures_leave_out(latentc, tmp_path):
 def test_a_graph_that_is_not_there_cannot_be_shown(latentc, files):
     ended = latentc("graph", "show", files / "a.graph", "--graph", "vae")
     assert ended.code == 2
-    assert "there are: unet (fp32)" in ended.err
+    assert "has no graph 'vae' in the form 'fp32' (there are: unet (fp32)" in ended.err
+    ended = latentc("graph", "show", files / "a.graph", "--form", "nope")
+    assert ended.code == 2
+    assert "has no graph in the form 'nope' (there are: unet (fp32)" in ended.err

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from artifacts.errors import LatentcError
+from artifacts.evidence_records import SpeedChoice, SpeedTrial
 from artifacts.verification import Artifact
 from compiler import speed_tuning as work
 from tests.compiler.test_speed_tuning import FakeDrawn, falling, tuned_forecast
@@ -79,3 +80,21 @@ def test_a_gate_that_cannot_be_held_and_a_stop(latentc, asked, monkeypatch):
 
     monkeypatch.setattr(work, "tune", stopped)
     assert latentc("tune", "out").code == 130
+
+
+def test_what_was_measured_slower_is_not_said_to_be_fast(tmp_path):
+    from latentc import evidence
+
+    forecast = tuned_forecast(FakeDrawn(falling))
+    slow = {"seconds": 3.0, "processor_seconds": 1.0, "processor_seconds_unaccelerated": 0.9}
+    runs = tuple(run.model_copy(update=slow) for run in forecast.verification)
+    forecast = forecast.model_copy(update={"verification": runs})
+    trial = SpeedTrial(way="verification", combination="forecast 0.1", speed_up=0.9, kept=True)
+    choice = {"min_psnr": 45.0, "worst_psnr_below": 6.0, "compute": "auto", "cores": 2, "device": "cpu"}
+    speed = SpeedChoice(**choice, verified=True, trials=(trial,))
+    manifest = made(tmp_path / "out").model_copy(update={"forecast": forecast, "speed": speed})
+    lines = evidence.forecast_lines(manifest)
+    assert len(lines) == 3 and all("slower, at 0.90 of the speed (1 prompts" in line for line in lines[1:])
+    assert evidence.speed_lines(manifest)[0].endswith("slower, at 0.90 of the speed on other prompts.")
+    threaded = manifest.model_copy(update={"speed": speed.model_copy(update={"threads": 2})})
+    assert "slower, at 0.50 of the speed" in evidence.forecast_lines(threaded)[1]  # by the clock

@@ -45,6 +45,9 @@ def test_the_nearest_sizes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.message.endswith(
         "request: `height` and `width` have to be divisible by 8 but are 30 and 50."
     )
+    with pytest.raises(UsageError) as caught, refusals(object(), {"width": 50, "height": 30}):
+        raise ValueError("`num_frames` - 1 has to be divisible by 4")
+    assert caught.value.hint == "It was asked for: width=50, height=30"
     with pytest.raises(UsageError) as caught, refusals(object(), {}):
         raise KeyError
     assert caught.value.message == "object refuses this request: KeyError: it says nothing more."

@@ -10,7 +10,8 @@ from PIL import Image
 
 from artifacts.manifest import DimRange
 from compiler.capture.arguments import Point
-from compiler.capture.dry_run import CannotRun
+from compiler.capture.declared_sizes import SizeRange
+from compiler.capture.dry_run import CannotRun, RefusedRequest
 from tests.compiler.capture.test_made_visuals import runner
 
 POINTS = (Point(2, 16, 24), Point(1, 16, 24, guided=False))
@@ -45,6 +46,49 @@ def test_a_pipeline_that_fails_without_guidance_is_captured_with_it():
 def test_a_pipeline_that_fails_with_guidance_cannot_be_captured():
     with pytest.raises(CannotRun, match="cannot be run at 24x16, batch 2"):
         runner().all({"text-to-image": Guides(least=9)}, POINTS)
+
+
+class Eights(Guides):
+    """Draws pictures whose sides are multiples of 8, with a number for its guidance."""
+
+    def __call__(
+        self, prompt: str, height: int, width: int, guidance_scale: float = 7.5, clip_skip: int = 0
+    ) -> None:
+        if height % 8 or width % 8:
+            raise ValueError(f"`height` and `width` have to be divisible by 8 but are {height} and {width}.")
+        if clip_skip:
+            raise IndexError("tuple index out of range")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "hint"),
+    [
+        (33, 33, "The nearest sizes: --size 32x32, --size 40x40"),
+        (33, 70, "Sizes are multiples of 8: --size 32..72"),
+        (3, 8, "Sizes are multiples of 8: --size 8..8"),
+    ],
+)
+def test_a_size_that_a_pipeline_refuses_is_a_wrong_request_with_the_nearest(low: int, high: int, hint: str):
+    with pytest.raises(RefusedRequest, match="cannot be run at 33x33, batch 1: ValueError") as caught:
+        runner().all({"text-to-image": Eights()}, (Point(1, 33, 33),))
+    side = DimRange(min=low, max=high)
+    caught.value.tell_of_range(SizeRange(side, side))
+    assert (caught.value.exit_code, caught.value.hint) == (2, hint)
+    assert isinstance(caught.value, CannotRun)
+
+
+def test_an_argument_that_a_pipeline_refuses_is_a_wrong_request():
+    run = runner(clip_skip=90)
+    with pytest.raises(RefusedRequest, match="IndexError: tuple index out of range") as caught:
+        run.all({"text-to-image": Eights()}, POINTS)
+    assert caught.value.hint == "It runs without --arg clip_skip: give other values."
+    assert run.recorder.calls == []
+
+
+def test_arguments_without_which_it_fails_as_well_are_not_blamed():
+    with pytest.raises(CannotRun, match="cannot be run at 24x16") as caught:
+        runner(guidance_scale=3.0).all({"text-to-image": Guides(least=9)}, POINTS)
+    assert not isinstance(caught.value, RefusedRequest) and caught.value.exit_code == 1
 
 
 class Grid(Guides):

@@ -73,8 +73,10 @@ def test_a_check_finds_what_changed_in_the_config(taken, configs, tmp_path):
 
 
 def test_a_component_that_is_never_called_is_refused(configs):
-    with pytest.raises(LatentcError, match="calls no 'tokenizer' .it calls: text_encoder, unet, vae"):
+    message = "calls no component 'tokenizer' .it calls: text_encoder, unet, vae"
+    with pytest.raises(UsageError, match=message) as caught:
         take(str(configs), SnapshotOptions(components=("tokenizer",)))
+    assert caught.value.hint == "For instance: --component text_encoder"
 
 
 def test_an_unknown_target_is_refused(configs):
