@@ -36,7 +36,8 @@ _REPEATED = (*TEXTS, "image", "mask")
 class Generator:
     """One of diffusers' pipelines, `diffusers`, which makes images by `generate`.
 
-    Threads may share it; it makes the pictures of one call at a time.
+    Threads may share it; it makes the pictures of one call at a time. What a call calls (a callback, `progress`) may
+    set the scheduler, and draw with other pipelines only.
     """
 
     def __init__(self, diffusers: Any, sizes: Mapping[str, DimRange], progress: Progress = silent) -> None:
@@ -62,13 +63,14 @@ class Generator:
 
         May be set, here or on `diffusers`, to one of diffusers:
         ``pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)``
+        A callback may set it, too: as in diffusers the next step is made by it, if its timesteps are set.
         """
         current = getattr(self.diffusers, "scheduler", None)
         return self._scheduler if current is self._placed else current
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
-        with self._lock:
+        with self._lock.joined():
             self._scheduler = scheduler
             self._place(scheduler)
 
@@ -134,7 +136,7 @@ class Generator:
         Raises:
             UsageError: an option that this pipeline has no parameter for, or outside the compiled ranges, or that the
                 pipeline's own code refuses; a scheduler that there is not, or that the pipeline cannot use; text that
-                is not Unicode.
+                is not Unicode; a callback draws with the pipeline that calls it.
             Cancelled: `cancel` was set.
             LatentcError: a component is not compiled for what the pipeline asked of it.
         """
