@@ -17,6 +17,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.hub_artifacts import located
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
+from artifacts.publish import require_outside
 from runtimes import clips
 from runtimes.acceleration import check_accelerate
 from runtimes.generate_options import parse_value
@@ -160,11 +161,12 @@ def run(
         side: the longest side of a picture in the sheet, in pixels.
 
     Raises:
-        UsageError: an option that a pipeline does not have.
+        UsageError: an option that a pipeline does not have, or `out` is an artifact's folder.
         LatentcError: a file cannot be written, an artifact is none or cannot be fetched, or a pipeline draws no
             picture.
     """
     folder = out / CELLS
+    require_outside(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

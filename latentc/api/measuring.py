@@ -60,6 +60,7 @@ def bench(
         UsageError: a prompt file, a task or a device that is not there.
         LatentcError: no artifact, one of another model than the reference, or one that does not run.
     """
+    from artifacts.publish import require_outside
     from bench import bench_request as work
     from runtimes.generate_options import parse_size
 
@@ -87,6 +88,8 @@ def bench(
             "threads": threads,
         },
     )
+    if report is not None:
+        require_outside(Path(report) / "bench.json")
     with keywords.reporting(progress) as reported:
         outcome = work.bench(request, list(command) or _again(request), reported)
     if report is not None:
