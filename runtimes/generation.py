@@ -17,6 +17,7 @@ from runtimes import clips, requested_sizes
 from runtimes.acceleration import tolerance_of
 from runtimes.bars import Bars
 from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of, torch_noise
+from runtimes.callers_code import passed, passing
 from runtimes.flaws import Flaw
 from runtimes.forecaster import Count
 from runtimes.generate_options import arguments, check_texts, parameters, parse_size, synonym
@@ -139,8 +140,10 @@ class Generator:
                 is not Unicode; a callback draws with the pipeline that calls it.
             Cancelled: `cancel` was set.
             LatentcError: a component is not compiled for what the pipeline asked of it.
+
+        What a callback or `progress` raises passes as it is.
         """
-        with self._lock, foreseen(), self._reporting(progress) as progress:
+        with self._lock, passed(), foreseen(), self._reporting(progress) as progress:
             return self._generate(
                 {
                     "prompt": prompt,
@@ -206,6 +209,7 @@ class Generator:
                 with (
                     refusals(pipe, {**options, **extra}),
                     nullcontext() if scheduler is None else blamed(pipe),
+                    passing((progress, *options.values(), *extra.values())),
                 ):
                     taken = texts if prompts else frozenset()
                     outputs.append(self._run(chunk, options, extra, known, taken, weighting))

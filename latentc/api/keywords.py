@@ -130,8 +130,10 @@ def prompts(value: File | Sequence[str] | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[Progress]:
-    """`progress`; in a notebook, bars where it is `silent`. What the system refuses is a `LatentcError`."""
+    """`progress`; in a notebook, bars where it is `silent`. What the system refuses is a `LatentcError`, but not
+    what it refuses to `progress` itself."""
+    from runtimes.callers_code import passed, passing
     from runtimes.notebook import notebook_bars
 
-    with foreseen(), notebook_bars(progress) as bars:
+    with passed(), foreseen(), notebook_bars(progress) as bars, passing((progress,)):
         yield bars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from diffusers import DDIMScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from artifacts.errors import LatentcError, UsageError
 from artifacts.progress import Event
+from latentc.api.keywords import reporting
 from runtimes.process_lock import ProcessLock
 from tests.runtimes.conftest import Compiled
 from tests.runtimes.test_threads import started
@@ -122,3 +125,88 @@ def test_a_fork_of_the_thread_that_has_a_lock(monkeypatch: pytest.MonkeyPatch) -
         for use in (lock.acquire, lambda: lock.joined().__enter__()):
             with pytest.raises(LatentcError, match="a fork of it"):
                 use()
+
+
+class Mine(Exception):
+    """An error of the caller's."""
+
+
+class Callback:
+    """One of diffusers' kind would be asked for what it takes."""
+
+    tensor_inputs: tuple[str, ...] = ()
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, *_: Any) -> dict[str, Any]:
+        raise self.error
+
+    def method(self, *_: Any) -> dict[str, Any]:
+        raise self.error
+
+
+class DiffusersCallback(PipelineCallback):
+    """As diffusers has them: it looks at their class."""
+
+    error: Exception = Mine()
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        return ["latents"]
+
+    def callback_fn(self, *_: Any) -> dict[str, Any]:
+        raise self.error
+
+
+ERRORS: dict[str, Exception] = {
+    "a value": ValueError("my own bug"),
+    "a type": TypeError("my own bug"),
+    "a key": KeyError("mine"),
+    "a division": ZeroDivisionError("mine"),
+    "a file": FileNotFoundError(2, "No such file", "preview.png"),
+    "a scheduler's name": ValueError("EulerDiscreteScheduler of mine"),
+    "an error of their own": Mine("mine"),
+    "one of ours": UsageError("a refusal of another pipeline's"),
+}
+
+
+@pytest.mark.parametrize("through", ["callback_on_step_end", "progress"])
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_what_a_callback_raises_stays_as_it_is(compiled: Compiled, error: Exception, through: str) -> None:
+    pipeline = compiled.pipeline()
+    for function in (Callback(error), Callback(error).method, functools.partial(Callback(error).method, 1)):
+        for scheduler in (None, "EulerDiscreteScheduler"):
+            with pytest.raises(type(error)) as caught:
+                pipeline.generate(**DRAWN, scheduler=scheduler, **{through: function})
+            assert caught.value is error and error.__context__ is None and error.__cause__ is None
+    assert pipeline.generate(**DRAWN).images
+
+
+def test_what_a_callback_of_diffusers_class_raises_stays_as_it_is(compiled: Compiled) -> None:
+    for callback in (DiffusersCallback(), MultiPipelineCallbacks([DiffusersCallback()])):
+        with pytest.raises(Mine) as caught:
+            compiled.pipeline().generate(**DRAWN, callback_on_step_end=callback)
+        assert caught.value is DiffusersCallback.error
+
+
+def test_what_numpy_raises_in_a_callback_stays_too(compiled: Compiled) -> None:
+    with pytest.raises(ValueError, match="reshape"):
+        compiled.pipeline().generate(**DRAWN, progress=lambda _: np.zeros(3).reshape(2))
+
+
+def test_what_diffusers_raises_beside_a_callback_is_a_refusal(compiled: Compiled) -> None:
+    def callback(*_: Any) -> dict[str, Any]:
+        return {}
+
+    with pytest.raises(UsageError, match="refuses this request: TypeError"):
+        compiled.pipeline().generate(**DRAWN, eta="x", callback_on_step_end=callback, progress=lambda _: None)
+
+
+def test_a_file_that_progress_of_other_work_does_not_find() -> None:
+    error = FileNotFoundError(2, "No such file", "log.txt")
+    with pytest.raises(FileNotFoundError) as caught, reporting(Callback(error)) as progress:
+        progress(Event("work", 0, 1))
+    assert caught.value is error
+    with pytest.raises(LatentcError, match="weights cannot be used"), reporting(lambda _: None):
+        raise FileNotFoundError(2, "No such file", "weights")
