@@ -26,7 +26,7 @@ from runtimes.notebook import notebook_bars
 from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
 from runtimes.result import Result, merge
-from runtimes.schedulers import Schedulers, blamed
+from runtimes.schedulers import Schedulers, blamed, check_scheduler
 from runtimes.tiles import parse_tile
 from runtimes.weighted import Weighting
 
@@ -65,12 +65,17 @@ class Generator:
         May be set, here or on `diffusers`, to one of diffusers:
         ``pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)``
         A callback may set it, too: as in diffusers the next step is made by it, if its timesteps are set.
+
+        Raises:
+            UsageError: it is set to what is no scheduler.
         """
         current = getattr(self.diffusers, "scheduler", None)
         return self._scheduler if current is self._placed else current
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
+        if scheduler is not None:
+            check_scheduler(scheduler)
         with self._lock.joined():
             self._scheduler = scheduler
             self._place(scheduler)
@@ -96,7 +101,7 @@ class Generator:
         size: str | int | tuple[int, int] | None = None,
         images: int = 1,
         frames: int | None = None,
-        scheduler: str | None = None,
+        scheduler: Any = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
         accelerate: str | float | None = None,
@@ -122,7 +127,7 @@ class Generator:
             frames: of each video.
             scheduler: class name of one of diffusers' schedulers, and options of it: "EulerDiscreteScheduler" or
                 "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3". What is not given is as in the
-                model's own.
+                model's own. Or such a scheduler itself, a copy of which makes the call's steps.
             progress: told of each step; in a notebook, bars are drawn where neither this nor `load` is given one.
             cancel: set it from another thread to stop before the next call of a component.
             accelerate: steps whose calls are forecast from earlier ones rather than made: "off", "auto" for what the
@@ -173,7 +178,7 @@ class Generator:
         seed: int | Sequence[int],
         size: tuple[int, int] | None,
         images: int,
-        scheduler: str | None,
+        scheduler: Any,
         progress: Progress,
         cancel: threading.Event | None,
         accelerate: str | float | None,
@@ -236,7 +241,7 @@ class Generator:
             note=self._note,
         )
 
-    def _begin(self, scheduler: str | None) -> None:
+    def _begin(self, scheduler: Any) -> None:
         """Gives the pipeline a fresh scheduler: they keep state, and an interrupted run leaves it half-way.
 
         A copy, as `from_config` may choose other defaults.
@@ -335,13 +340,13 @@ class Generator:
         extra: Mapping[str, Any],
         seed: int | list[int],
         images: int,
-        chosen: str | None,
+        chosen: Any,
         weighted: bool,
     ) -> dict[str, Any]:
         settings = {k: v for k, v in {**options, **extra}.items() if _is_plain(v)}
         scheduler = getattr(self.diffusers, "scheduler", None)
         if scheduler is not None:
-            settings["scheduler"] = chosen or type(scheduler).__name__
+            settings["scheduler"] = chosen if isinstance(chosen, str) else type(scheduler).__name__
         if self._count is not None:
             settings |= {"accelerate": self._tolerance, "calls": str(self._count)}
         if weighted:
