@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import secrets
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from artifacts.argument_types import typed
 from artifacts.errors import UsageError
 from artifacts.foreseen import foreseen
 from artifacts.manifest import DimRange
@@ -21,7 +21,7 @@ from runtimes.callers_code import passed, passing
 from runtimes.flaws import Flaw
 from runtimes.forecaster import Count
 from runtimes.generate_options import arguments, check_texts, parameters, parse_size, synonym
-from runtimes.meter import Meter, NotFinite
+from runtimes.meter import Cancel, Meter, NotFinite
 from runtimes.notebook import notebook_bars
 from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
@@ -87,6 +87,7 @@ class Generator:
         """Options of tqdm for the progress bars, as of a diffusers pipeline; ``disable=True`` for none."""
         self.diffusers.set_progress_bar_config(**options)
 
+    @typed
     def generate(
         self,
         /,
@@ -103,7 +104,7 @@ class Generator:
         frames: int | None = None,
         scheduler: Any = None,
         progress: Progress | None = None,
-        cancel: threading.Event | None = None,
+        cancel: Cancel | None = None,
         accelerate: str | float | None = None,
         weighted: bool = False,
         tile: str | int | None = None,
@@ -180,7 +181,7 @@ class Generator:
         images: int,
         scheduler: Any,
         progress: Progress,
-        cancel: threading.Event | None,
+        cancel: Cancel | None,
         accelerate: str | float | None,
         weighted: bool,
         tile: str | int | None,
