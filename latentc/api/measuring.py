@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.argument_types import typed
 from artifacts.progress import Progress, silent
 from latentc.api import keywords
 from latentc.api.keywords import File
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bench.interleaved_run import Outcome
 
 
+@typed
 def bench(
     artifacts: File | Sequence[File] | BenchRequest,
     *,
