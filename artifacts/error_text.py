@@ -33,6 +33,19 @@ def class_and_text(error: BaseException, most: int = 300) -> str:
     return name if text == name else f"{name}: {text}"
 
 
+def value_text(value: object, most: int = 80) -> str:
+    """A value that was found where another was required, in one line.
+
+    Args:
+        most: characters; what is longer is cut.
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # A class may write itself in any way, and fail.
+        text = f"an object of {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """The error, and after it each that the one before was raised from, or raised while handling."""
     seen: set[int] = set()  # A chain may lead back to itself.

@@ -36,7 +36,7 @@ def require_out(out: Path | str, force: bool) -> None:
     """Whether a finished artifact may take the name `out`, before hours of work.
 
     Raises:
-        UsageError: it may not, as `check_out` says, or a folder above it is none.
+        UsageError: it may not, as `check_out` and `check_parents` say.
     """
     with foreseen():
         place = Path(os.path.abspath(out))
@@ -45,12 +45,25 @@ def require_out(out: Path | str, force: bool) -> None:
 
 
 def check_parents(out: Path) -> None:
-    """Raises UsageError where a folder above `out` is none, and the system's error where `out` is no name."""
+    """Raises UsageError where a folder above `out` is none or an artifact, and the system's error where `out` is no
+    name."""
     with suppress(FileNotFoundError, NotADirectoryError):
         os.lstat(out)
     parent = next((p for p in out.parents if os.path.lexists(p)), None)
     if parent is not None and not parent.is_dir():
         raise UsageError(f"{out} cannot be made: {parent} is a file, not a folder.", "Name another OUT.")
+    require_outside(out, "Name another OUT.")
+
+
+def require_outside(path: Path, hint: str = "Name a place outside of it.") -> None:
+    """Raises UsageError where `path` lies in an artifact's folder: with a file more, that would be damaged."""
+    place = Path(os.path.realpath(path.parent))
+    for folder in (place, *place.parents):
+        if os.path.lexists(folder / MANIFEST_NAME):
+            raise UsageError(
+                f"{path} lies in the artifact {folder}, which holds its own files only: it would be damaged.",
+                hint,
+            )
 
 
 def check_out(out: Path, force: bool) -> None:

@@ -20,7 +20,7 @@ from artifacts.foreseen import foreseen
 from artifacts.hub_artifacts import located
 from artifacts.manifest import MANIFEST_NAME
 from artifacts.progress import Event, Progress, silent
-from artifacts.publish import check_parents
+from artifacts.publish import check_parents, require_outside
 from runtimes import clips
 from runtimes.acceleration import check_accelerate
 from runtimes.generate_options import parse_value
@@ -164,11 +164,12 @@ def run(
         side: the longest side of a picture in the sheet, in pixels.
 
     Raises:
-        UsageError: an option that a pipeline does not have, or `out` is no folder.
+        UsageError: an option that a pipeline does not have, or `out` is no folder, or an artifact's.
         LatentcError: a file cannot be written, an artifact is none or cannot be fetched, or a pipeline draws no
             picture.
     """
     folder = out / CELLS
+    require_outside(folder)
     _require_room(folder)
     by_place: dict[tuple[int, ...], Cell] = {}
     missing: list[tuple[tuple[int, ...], dict[str, Any], str]] = []

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from artifacts import named_files
 from artifacts.errors import LatentcError
+from artifacts.publish import require_outside
 
 SCHEMA_FILE = Path(__file__).resolve().with_name("bench.schema.json")
 SCHEMA_ID = "urn:latentc:bench:1"
@@ -260,8 +261,10 @@ def write(bench: Bench, path: Path) -> None:
     """Writes the document; not-a-number becomes null.
 
     Raises:
+        UsageError: it lies in an artifact.
         LatentcError: it cannot be written.
     """
+    require_outside(path)
     try:
         path.write_text(bench.model_dump_json(indent=2) + "\n", encoding="utf-8", newline="\n")
     except OSError as error:

@@ -146,6 +146,26 @@ class StdoutError(OSError):
     """Standard output takes no more."""
 
 
+def _open_standard_streams() -> None:
+    """Has standard streams that are closed (``2>&-``, a program without a console) be the null device.
+
+    Else the next file that is opened, one of an artifact perhaps, takes the number of such a stream, and what a library
+    in C prints lands in it; and libraries in Python fail at a `sys.stderr` that is None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def _named_stdout() -> None:
     """Has what goes wrong with standard output raise `StdoutError`, and escapes characters that its encoding lacks."""
     stream = sys.stdout
@@ -229,6 +249,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     telemetry.off()
     garbage.collect_rarely()
     quiet_libraries()
+    _open_standard_streams()
     _named_stdout()
     words = sys.argv[1:] if args is None else list(args)
     _run(words, _prints_json(words))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from artifacts.errors import LatentcError, UsageError
+from artifacts.publish import require_outside
 from latentc import pictures
 from latentc.whole_file import whole_file
 from runtimes.media import require_video
@@ -54,7 +55,7 @@ class Destination:
     @classmethod
     def of(cls, output: str, count: int) -> Destination:
         """Raises:
-        UsageError: no form of output has that name, or it names a folder that does not exist.
+        UsageError: no form of output has that name, or it names a folder that does not exist, or an artifact's.
         LatentcError: it is a video, and what writes videos is not installed.
         """
         folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
@@ -68,7 +69,9 @@ class Destination:
         if form == "video":
             require_video()
         destination = cls(form, output.rstrip("/" + os.sep) if folder else output, count)
-        destination.template(count)
+        template = destination.template(count)
+        # What is in a folder lies one below it.
+        require_outside(pictures.numbered(template, 0) / ("0.png" if folder else ""))
         return destination
 
     def template(self, count: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from artifacts.progress import Event, Progress
+from artifacts.progress import Event, Progress, silent
 from artifacts.units import size
 
 if TYPE_CHECKING:
@@ -65,7 +65,13 @@ def _amount(event: Event) -> str:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """The `Progress` to hand to work: bars while stderr is a terminal, otherwise only the notes, in lines."""
+    """The `Progress` to hand to work: bars while stderr is a terminal, otherwise only the notes, in lines.
+
+    Without a stderr, as of a program without a console, nothing is told: `print` would write to stdout.
+    """
+    if sys.stderr is None:
+        yield silent
+        return
     if not sys.stderr.isatty():
         yield Lines(lambda text: print(text, file=sys.stderr, flush=True))
         return
@@ -80,7 +86,7 @@ def bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     # On one terminal, what is printed meanwhile goes above the bars; a redirected stdout is left alone.
-    on_terminal = sys.stdout.isatty()
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
     with Progress(
         *columns, console=Console(stderr=True), transient=True, redirect_stdout=on_terminal
     ) as display:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from artifacts.errors import LatentcError
+from artifacts.publish import require_outside
 
 
 @contextmanager
@@ -18,10 +19,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     A device or a pipe is written to as it is: /dev/null must stay one.
 
     Raises:
+        UsageError: it lies in an artifact.
         LatentcError: it cannot be written.
     """
     if not path.name or path.is_dir():
         raise LatentcError(f"{path} cannot be written: it is a folder.", "Name a file in it.")
+    require_outside(path)
     if path.exists() and not path.is_file():
         try:
             yield path

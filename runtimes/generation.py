@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import secrets
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from artifacts.argument_types import typed
 from artifacts.errors import UsageError
 from artifacts.foreseen import foreseen
 from artifacts.manifest import DimRange
@@ -17,15 +17,16 @@ from runtimes import clips, requested_sizes
 from runtimes.acceleration import tolerance_of
 from runtimes.bars import Bars
 from runtimes.batches import TEXTS, Draw, count, draws, of_call, of_calls, texts_of, torch_noise
+from runtimes.callers_code import passed, passing
 from runtimes.flaws import Flaw
 from runtimes.forecaster import Count
 from runtimes.generate_options import arguments, check_texts, parameters, parse_size, synonym
-from runtimes.meter import Meter, NotFinite
+from runtimes.meter import Cancel, Meter, NotFinite
 from runtimes.notebook import notebook_bars
 from runtimes.process_lock import ProcessLock
 from runtimes.refusals import refusals
 from runtimes.result import Result, merge
-from runtimes.schedulers import Schedulers, blamed
+from runtimes.schedulers import Schedulers, blamed, check_scheduler
 from runtimes.tiles import parse_tile
 from runtimes.weighted import Weighting
 
@@ -36,7 +37,8 @@ _REPEATED = (*TEXTS, "image", "mask")
 class Generator:
     """One of diffusers' pipelines, `diffusers`, which makes images by `generate`.
 
-    Threads may share it; it makes the pictures of one call at a time.
+    Threads may share it; it makes the pictures of one call at a time. What a call calls (a callback, `progress`) may
+    set the scheduler, and draw with other pipelines only.
     """
 
     def __init__(self, diffusers: Any, sizes: Mapping[str, DimRange], progress: Progress = silent) -> None:
@@ -62,13 +64,19 @@ class Generator:
 
         May be set, here or on `diffusers`, to one of diffusers:
         ``pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)``
+        A callback may set it, too: as in diffusers the next step is made by it, if its timesteps are set.
+
+        Raises:
+            UsageError: it is set to what is no scheduler.
         """
         current = getattr(self.diffusers, "scheduler", None)
         return self._scheduler if current is self._placed else current
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
-        with self._lock:
+        if scheduler is not None:
+            check_scheduler(scheduler)
+        with self._lock.joined():
             self._scheduler = scheduler
             self._place(scheduler)
 
@@ -79,6 +87,7 @@ class Generator:
         """Options of tqdm for the progress bars, as of a diffusers pipeline; ``disable=True`` for none."""
         self.diffusers.set_progress_bar_config(**options)
 
+    @typed
     def generate(
         self,
         /,
@@ -93,9 +102,9 @@ class Generator:
         size: str | int | tuple[int, int] | None = None,
         images: int = 1,
         frames: int | None = None,
-        scheduler: str | None = None,
+        scheduler: Any = None,
         progress: Progress | None = None,
-        cancel: threading.Event | None = None,
+        cancel: Cancel | None = None,
         accelerate: str | float | None = None,
         weighted: bool = False,
         tile: str | int | None = None,
@@ -119,7 +128,7 @@ class Generator:
             frames: of each video.
             scheduler: class name of one of diffusers' schedulers, and options of it: "EulerDiscreteScheduler" or
                 "DPMSolverMultistepScheduler:use_karras_sigmas=true,solver_order=3". What is not given is as in the
-                model's own.
+                model's own. Or such a scheduler itself, a copy of which makes the call's steps.
             progress: told of each step; in a notebook, bars are drawn where neither this nor `load` is given one.
             cancel: set it from another thread to stop before the next call of a component.
             accelerate: steps whose calls are forecast from earlier ones rather than made: "off", "auto" for what the
@@ -134,11 +143,13 @@ class Generator:
         Raises:
             UsageError: an option that this pipeline has no parameter for, or outside the compiled ranges, or that the
                 pipeline's own code refuses; a scheduler that there is not, or that the pipeline cannot use; text that
-                is not Unicode.
+                is not Unicode; a callback draws with the pipeline that calls it.
             Cancelled: `cancel` was set.
             LatentcError: a component is not compiled for what the pipeline asked of it.
+
+        What a callback or `progress` raises passes as it is.
         """
-        with self._lock, foreseen(), self._reporting(progress) as progress:
+        with self._lock, passed(), foreseen(), self._reporting(progress) as progress:
             return self._generate(
                 {
                     "prompt": prompt,
@@ -168,9 +179,9 @@ class Generator:
         seed: int | Sequence[int],
         size: tuple[int, int] | None,
         images: int,
-        scheduler: str | None,
+        scheduler: Any,
         progress: Progress,
-        cancel: threading.Event | None,
+        cancel: Cancel | None,
         accelerate: str | float | None,
         weighted: bool,
         tile: str | int | None,
@@ -208,6 +219,7 @@ class Generator:
                 with (
                     refusals(pipe, {**options, **extra}),
                     nullcontext() if scheduler is None else blamed(pipe),
+                    passing((progress, *options.values(), *extra.values())),
                 ):
                     taken = texts if prompts else frozenset()
                     outputs.append(self._run(chunk, options, extra, signature, taken, weighting))
@@ -234,7 +246,7 @@ class Generator:
             note=self._note,
         )
 
-    def _begin(self, scheduler: str | None) -> None:
+    def _begin(self, scheduler: Any) -> None:
         """Gives the pipeline a fresh scheduler: they keep state, and an interrupted run leaves it half-way.
 
         A copy, as `from_config` may choose other defaults.
@@ -333,13 +345,13 @@ class Generator:
         extra: Mapping[str, Any],
         seed: int | list[int],
         images: int,
-        chosen: str | None,
+        chosen: Any,
         weighted: bool,
     ) -> dict[str, Any]:
         settings = {k: v for k, v in {**options, **extra}.items() if _is_plain(v)}
         scheduler = getattr(self.diffusers, "scheduler", None)
         if scheduler is not None:
-            settings["scheduler"] = chosen or type(scheduler).__name__
+            settings["scheduler"] = chosen if isinstance(chosen, str) else type(scheduler).__name__
         if self._count is not None:
             settings |= {"accelerate": self._tolerance, "calls": str(self._count)}
         if weighted:

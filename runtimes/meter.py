@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from artifacts.errors import LatentcError
 
@@ -14,6 +13,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class Cancel(Protocol):
+    """Whether somebody asked to stop: a `threading.Event`, or multiprocessing's."""
+
+    def is_set(self) -> bool: ...
 
 
 class Cancelled(LatentcError):
@@ -69,7 +75,7 @@ class Meter:
     It also looks at what components return outside of the denoising loop, which costs one pass over the pictures.
     """
 
-    cancel: threading.Event | None = None
+    cancel: Cancel | None = None
     opening: float = 0.0
     steps: list[float] = field(default_factory=list)
     _started: float = field(default_factory=time.perf_counter)

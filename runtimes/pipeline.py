@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from artifacts.argument_types import typed
 from artifacts.contents import Contents
 from artifacts.copying import copy_artifact
 from artifacts.errors import UsageError
@@ -40,6 +41,7 @@ from runtimes.tiles import AS_FITS, Tiling, check_tiles, parse_tile
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
 
 
+@typed
 def load(
     path: str | Path,
     device: RequestedDevices = "auto",
@@ -176,6 +178,7 @@ class Pipeline(AsDiffusers, Generator):
                 object.__setattr__(part, "load_textual_inversion", learn)
         super().__init__(pipe, manifest.sizes, progress)
 
+    @typed
     def with_task(self, task: str) -> Pipeline:
         """Another task of the same artifact, on the same graphs: `close` of either closes them for both.
 
@@ -188,6 +191,7 @@ class Pipeline(AsDiffusers, Generator):
             *(self._accelerate, self._usual_tiling),
         )
 
+    @typed
     def load_textual_inversion(self, file: str | Path, token: str = "") -> str:
         """Teaches the text encoders a token from a safetensors file, where the artifact was compiled for some.
 
@@ -267,6 +271,7 @@ class Pipeline(AsDiffusers, Generator):
         """
         self._graphs.close()
 
+    @typed
     def save_pretrained(self, folder: str | Path, force: bool = False) -> Path:
         """Copies the artifact to `folder`, which appears when every copied file is what the manifest says.
 

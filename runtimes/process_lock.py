@@ -9,10 +9,11 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from artifacts.errors import LatentcError
+from artifacts.errors import LatentcError, UsageError
 
 
 class SessionHolder(Protocol):
@@ -44,7 +45,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class ProcessLock:
-    """One thread at a time.
+    """One thread at a time, which knows that it has the lock already: its callbacks would wait for themselves.
 
     A fork copies a lock as it is, perhaps held by a thread that the child does not have, and none of the threads that
     vendors' sessions compute with.
@@ -53,6 +54,7 @@ class ProcessLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process = os.getpid()
+        self._owner: int | None = None
 
     @property
     def is_foreign(self) -> bool:
@@ -64,6 +66,7 @@ class ProcessLock:
 
         Raises:
             LatentcError: this process is a fork of the one that made it.
+            UsageError: this thread has it already, and would wait for itself.
         """
         if self.is_foreign:
             raise LatentcError(
@@ -71,11 +74,34 @@ class ProcessLock:
                 "threads that it computes with.",
                 "Load the pipeline in each process, or start processes by multiprocessing's 'spawn'.",
             )
-        return self._lock.acquire(blocking)
+        if blocking and self._owner == threading.get_ident():
+            raise UsageError(
+                "the pipeline is in the middle of a call, and what that call calls (a callback, a function that is "
+                "told of progress) can neither draw with it nor change its weights.",
+                "Do it after the call, or with another pipeline: pipe.with_task(TASK), latentc.load(ARTIFACT).",
+            )
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self._owner = threading.get_ident()
+        return taken
 
     def release(self) -> None:
         """Gives the lock back."""
+        self._owner = None
         self._lock.release()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """As the lock itself, also for a thread that has it already: it has no other thread beside it.
+
+        Raises:
+            LatentcError: this process is a fork of the one that made the lock.
+        """
+        if self._owner == threading.get_ident() and not self.is_foreign:
+            yield
+            return
+        with self:
+            yield
 
     def __enter__(self) -> None:
         self.acquire()

@@ -34,7 +34,8 @@ _OWN = Path(__file__).resolve().parents[1]
 def refusals(pipeline: Any, request: Mapping[str, Any]) -> Iterator[None]:
     """While it is open, what the libraries' code raises in a call of `pipeline` is a UsageError with their words.
 
-    What this project's own code raises within the call is a bug, and passes as it is.
+    What this project's own code raises within the call is a bug, and passes as it is; `passing`
+    (`runtimes.callers_code`) keeps what the caller's own code raises from here.
 
     Args:
         request: what the call was asked for, by the names of `generate`.

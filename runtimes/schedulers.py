@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from artifacts.error_text import first_lines
+from artifacts.error_text import first_lines, value_text
 from artifacts.errors import LatentcError, UsageError
 from runtimes.generate_options import parse_value
 from runtimes.pipeline_parts import MAX_TIMESTEPS
@@ -61,9 +61,7 @@ def make_scheduler(pipeline: Any, text: str) -> Any:
             that is not here, or the pipeline has no scheduler to replace.
     """
     name, options = parse(text)
-    own = getattr(pipeline, "scheduler", None)
-    if own is None:
-        raise UsageError(f"{type(pipeline).__name__} has no scheduler to replace.")
+    own = _own(pipeline)
     cls = _scheduler_class(name, own)
     _check_options(cls, options)
     try:
@@ -78,6 +76,28 @@ def make_scheduler(pipeline: Any, text: str) -> Any:
         ) from error
 
 
+def check_scheduler(value: Any) -> None:
+    """Raises UsageError for what is no scheduler: none of diffusers', and nothing that makes steps as they do."""
+    from diffusers import SchedulerMixin
+
+    if isinstance(value, SchedulerMixin):
+        return
+    if isinstance(value, type) or not all(
+        callable(getattr(value, name, None)) for name in ("step", "set_timesteps")
+    ):
+        raise UsageError(
+            f"a scheduler is one of diffusers'; found {value_text(value)}.",
+            "For instance: EulerDiscreteScheduler.from_config(pipe.scheduler.config); generate takes its name, too.",
+        )
+
+
+def _own(pipeline: Any) -> Any:
+    own = getattr(pipeline, "scheduler", None)
+    if own is None:
+        raise UsageError(f"{type(pipeline).__name__} has no scheduler to replace.")
+    return own
+
+
 class Schedulers:
     """Schedulers for one pipeline's calls. The last that was asked for is kept as it was made, and copied: that takes a
     tenth of the time that making it does, which a picture of a small model shows."""
@@ -87,8 +107,17 @@ class Schedulers:
         self._config: Any = None
         self._made: Any = None
 
-    def make(self, pipeline: Any, text: str) -> Any:
-        """As `make_scheduler`."""
+    def make(self, pipeline: Any, asked: Any) -> Any:
+        """As `make_scheduler`, of a text; of a scheduler itself, a copy.
+
+        Raises:
+            UsageError: as `make_scheduler`, or it is neither.
+        """
+        if not isinstance(asked, str):
+            check_scheduler(asked)
+            _own(pipeline)
+            return copy.deepcopy(asked)
+        text = asked
         config = getattr(getattr(pipeline, "scheduler", None), "config", None)
         # A configuration is frozen: one that has changed is another object.
         if text != self._text or config is None or config is not self._config:

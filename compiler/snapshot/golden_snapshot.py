@@ -7,6 +7,7 @@ from pathlib import Path
 from artifacts import named_files
 from artifacts.errors import LatentcError
 from artifacts.progress import Progress, silent
+from artifacts.publish import require_outside
 from compiler.snapshot.diff import Change, diff
 from compiler.snapshot.prints import Snapshot, parse
 
@@ -30,8 +31,10 @@ def write(file: Path, snapshot: Snapshot) -> None:
     """Writes the canonical text, with the same line ends everywhere.
 
     Raises:
+        UsageError: it lies in an artifact.
         LatentcError: it cannot be written.
     """
+    require_outside(file)
     try:
         file.write_text(snapshot.text(), encoding="utf-8", newline="\n")
     except OSError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.argument_types import typed
 from artifacts.errors import UsageError
 from artifacts.progress import Progress, silent
 from latentc.api import keywords, sources
@@ -25,6 +26,7 @@ AUTO = "auto"
 OnPlan = Callable[["Plan"], None]
 
 
+@typed
 def compile(
     model: File | CompileRequest,
     out: File | None = None,
@@ -49,7 +51,7 @@ def compile(
     rewrites: str | Sequence[str] | None = None,
     approximate: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
-    arguments: Mapping[str, str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     config: File | None = None,
     components: Components | None = None,
     loras: Loras | None = None,
@@ -89,7 +91,7 @@ def compile(
         rewrites: names of exact rewrites, or "none".
         approximate: names of approximations of the graphs ("pooled-keys"), after which pictures are others.
         options: the target's own, by name.
-        arguments: more arguments of the pipeline's call, as texts.
+        arguments: more arguments of the pipeline's call: what JSON holds, or texts as of the command's --arg.
         config: of a single file: a diffusers folder with its configuration.
         components: other components by name: a folder, a file of weights, or "none"; a ControlNet or T2I-Adapter that
             the model does not have, or a list of them.
@@ -157,6 +159,7 @@ def compile(
         return artifact if accelerate is None else tune(artifact.root, min_psnr=accelerate, progress=reported)
 
 
+@typed
 def auto(
     model: File | CompileRequest,
     out: File | None = None,
@@ -175,7 +178,7 @@ def auto(
     patience: float | None = None,
     rewrites: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
-    arguments: Mapping[str, str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     config: File | None = None,
     components: Components | None = None,
     loras: Loras | None = None,
@@ -238,6 +241,7 @@ def auto(
         return search.compile(request, search.Budget(min_psnr, max_bytes), reported, on_plan)
 
 
+@typed
 def search_fastest(
     request: CompileRequest,
     *,
@@ -266,6 +270,7 @@ def search_fastest(
         return search.compile(request, wanted, reported, on_plan)
 
 
+@typed
 def rebuild(
     artifact: File | RebuildRequest,
     out: File | None = None,
@@ -357,6 +362,7 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "rewrites": _joined,
     "approximate": _joined,
     "options": keywords.texts,
+    "arguments": keywords.json_texts,
     "config": lambda folder: None if folder is None else str(folder),
     "components": sources.components,
     "loras": sources.adapters,

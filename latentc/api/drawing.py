@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, cast
 
+from artifacts.argument_types import typed
 from artifacts.foreseen import foreseen
 from artifacts.manifest import WeightRecord
 from artifacts.pinned import Pinned
@@ -24,6 +25,7 @@ class Pipeline(pipeline.Pipeline):
     _adaptable: AdaptableArtifact | None = None
     """Read when LoRAs are set for the first time."""
 
+    @typed
     def set_loras(self, loras: Loras, partial: bool = False) -> tuple[WeightRecord, ...]:
         """Switches to these LoRAs, in the place of those that were set before; `{}` for none.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.argument_types import typed
 from artifacts.errors import UsageError
 from artifacts.progress import Event, Progress, silent
 from latentc.api import keywords
@@ -68,6 +69,7 @@ class Verification:
         return not self.findings and not self.unmeasured
 
 
+@typed
 def verify(
     artifact: File,
     *,
@@ -185,6 +187,7 @@ class ModelSummary:
     components: tuple[ComponentSummary, ...]
 
 
+@typed
 def inspect(artifact_or_model: File, *, progress: Progress = silent) -> Manifest | ModelSummary:
     """What is in an artifact, or in a model before it is compiled, as `latentc inspect` shows it. Reads no weight.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
+from artifacts.argument_types import check_fields
+from artifacts.error_text import value_text
 from artifacts.errors import UsageError
 from artifacts.foreseen import foreseen
 from artifacts.progress import Progress
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from compiler.capture.declared_sizes import SizeRange
     from latentc.params import Sizes, Span
 
-File = Union[str, "os.PathLike[str]"]
+File = Union[str, os.PathLike[str]]
 Size = Union["SizeRange", "Sizes", str, int, tuple[int, int]]
 Batch = Union["DimRange", "Span", str, int, tuple[int, int]]
 
@@ -26,14 +29,40 @@ Request = TypeVar("Request")
 
 
 def changed(request: Request, keywords: Mapping[str, Any]) -> Request:
-    """A copy of a frozen request with those keywords that are not None in their fields' places."""
+    """A copy of a frozen request with those keywords that are not None in their fields' places.
+
+    Raises:
+        UsageError: a field is not of its type.
+    """
     wanted = {name: value for name, value in keywords.items() if value is not None}
-    return dataclasses.replace(request, **wanted)  # type: ignore[type-var]
+    made = dataclasses.replace(request, **wanted)  # type: ignore[type-var]
+    check_fields(made)
+    return made
 
 
 def texts(options: Mapping[str, Any] | None) -> dict[str, str] | None:
     """Values of options as a command line would have them."""
     return None if options is None else {name: str(value) for name, value in options.items()}
+
+
+def json_texts(values: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Arguments of a pipeline's call as a command line would have them: texts as they are, else JSON.
+
+    Raises:
+        UsageError: JSON does not hold one.
+    """
+    return None if values is None else {name: _json(name, value) for name, value in values.items()}
+
+
+def _json(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise UsageError(
+            f"'{name}' of arguments is what JSON holds (a text, a number, a list); found {value_text(value)}."
+        ) from None
 
 
 def names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -132,8 +161,10 @@ def prompts(value: File | Sequence[str] | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[Progress]:
-    """`progress`; in a notebook, bars where it is `silent`. What the system refuses is a `LatentcError`."""
+    """`progress`; in a notebook, bars where it is `silent`. What the system refuses is a `LatentcError`, but not
+    what it refuses to `progress` itself."""
+    from runtimes.callers_code import passed, passing
     from runtimes.notebook import notebook_bars
 
-    with foreseen(), notebook_bars(progress) as bars:
+    with passed(), foreseen(), notebook_bars(progress) as bars, passing((progress,)):
         yield bars

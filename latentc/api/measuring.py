@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.argument_types import typed
 from artifacts.progress import Progress, silent
 from latentc.api import keywords
 from latentc.api.keywords import File
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bench.interleaved_run import Outcome
 
 
+@typed
 def bench(
     artifacts: File | Sequence[File] | BenchRequest,
     *,
@@ -60,6 +62,7 @@ def bench(
         UsageError: a prompt file, a task or a device that is not there.
         LatentcError: no artifact, one of another model than the reference, or one that does not run.
     """
+    from artifacts.publish import require_outside
     from bench import bench_request as work
     from runtimes.generate_options import parse_size
 
@@ -87,6 +90,8 @@ def bench(
             "threads": threads,
         },
     )
+    if report is not None:
+        require_outside(Path(report) / "bench.json")
     with keywords.reporting(progress) as reported:
         outcome = work.bench(request, list(command) or _again(request), reported)
     if report is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artifacts.argument_types import typed
 from artifacts.errors import LatentcError, UsageError
 from artifacts.foreseen import foreseen
 from artifacts.progress import Event, Progress, silent
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from artifacts.verification import Artifact
 
 
+@typed
 def sign(artifact: File, key: File, *, progress: Progress = silent) -> Path:
     """Signs an artifact in the format of OpenSSF's model signing, as `latentc sign` does; reads every file once.
 
@@ -34,6 +36,7 @@ def sign(artifact: File, key: File, *, progress: Progress = silent) -> Path:
         return artifact_signature.sign(_whole(artifact, reported), Path(key))
 
 
+@typed
 def bom(artifact: File, output: File | None = None) -> str:
     """An artifact's bill of materials, as `latentc bom` writes it: CycloneDX 1.6, as JSON.
 
@@ -70,6 +73,7 @@ class Pushed:
     url: str
 
 
+@typed
 def push(
     artifact: File,
     name: str,

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from artifacts.argument_types import typed
 from artifacts.progress import Progress, silent
 from latentc.api import keywords
 from latentc.api.keywords import Batch, File, Size
@@ -41,6 +42,7 @@ class GraphCheck:
         return self.updated or not self.changes
 
 
+@typed
 def graph_snapshot(
     model: File,
     out: File | None = None,
@@ -50,7 +52,7 @@ def graph_snapshot(
     task: str | Sequence[str] | None = None,
     size: Size | None = None,
     batch: Batch | None = None,
-    arguments: Mapping[str, str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Snapshot:
     """The fingerprint of every graph of a model, as `latentc graph snapshot` writes it. Reads no weight.
@@ -73,7 +75,7 @@ def graph_snapshot(
         tasks=keywords.names(task) or (),
         size=keywords.size_range(size),
         batch=keywords.batch_range(batch),
-        arguments=dict(arguments or {}),
+        arguments=keywords.json_texts(arguments or {}) or {},
         components=keywords.names(components) or (),
     )
     with keywords.reporting(progress) as reported:
@@ -83,6 +85,7 @@ def graph_snapshot(
     return taken
 
 
+@typed
 def graph_check(
     model: File,
     golden: File,

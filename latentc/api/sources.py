@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Components = Mapping[str, Union[File, Sequence[File]]]
 """Name -> a folder, a file of weights, "none", or several folders, for a list of models."""
 
-Loras = Union[File, Sequence["File | Adapter"], Mapping[str, Union[float, Mapping[str, float]]]]
+Loras = Union[File, Sequence[Union[File, "Adapter"]], Mapping[str, Union[float, Mapping[str, float]]]]
 """A file, several ("style.safetensors:0.8"), or file -> weight, or file -> component -> weight."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"

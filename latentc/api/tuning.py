@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artifacts.argument_types import typed
 from artifacts.progress import Progress, silent
 from latentc.api import keywords
 from latentc.api.keywords import File
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from compiler.speed_tuning import TuneRequest
 
 
+@typed
 def tune(
     artifact: File | TuneRequest,
     *,

@@ -15,6 +15,7 @@ import pytest
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import content_key
 from artifacts.manifest import MANIFEST_NAME
+from artifacts.publish import require_out
 from artifacts.verification import open_artifact, verify
 from artifacts.workspace import Workspace
 from tests.artifacts.workspace_parts import KEY, OTHER, build
@@ -212,6 +213,20 @@ def test_data_of_others_is_never_replaced(fake, artifact: Path, tmp_path: Path, 
     with pytest.raises(UsageError, match="cannot be read"):
         fake.compile_fake(artifact, "B", tmp_path / "log", force=True)
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "photo.png").read_text() == "mine"
+
+
+def test_nothing_is_put_into_an_artifact(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(artifact / "unet", target_is_directory=True)
+    before = sorted(artifact.rglob("*"))
+    for out in (artifact / "x", artifact / "x" / "y", artifact / "unet" / "x", tmp_path / "link" / "x"):
+        for force in (False, True):
+            with pytest.raises(UsageError, match=f"lies in the artifact {artifact}, ") as refused:
+                Workspace(out, force).__enter__()
+            assert refused.value.hint == "Name another OUT."
+            with pytest.raises(UsageError, match="lies in the artifact"):
+                require_out(out, force)
+    assert sorted(artifact.rglob("*")) == before
+    require_out(tmp_path / "beside", False)
 
 
 def test_what_appears_at_out_meanwhile_is_kept(fake, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import latentc
@@ -131,6 +132,117 @@ def test_wrong_requests(requests: list[Any], keywords: dict[str, Any], message: 
     with pytest.raises(latentc.UsageError, match=message):
         latentc.compile("shapes", **keywords)
     assert requests == []
+
+
+MISTYPED: list[tuple[str, dict[str, Any]]] = [
+    ("compile", {"model": 5}),
+    ("compile", {"out": 5}),
+    ("compile", {"target": 5}),
+    ("compile", {"quantize": 5}),
+    ("compile", {"rewrites": 5}),
+    ("compile", {"task": 5}),
+    ("compile", {"task": ["inpaint", 5]}),
+    ("compile", {"pictures": "x"}),
+    ("compile", {"batch": True}),
+    ("compile", {"size": (64.5, 64)}),
+    ("compile", {"arguments": 5}),
+    ("compile", {"arguments": {"x": object()}}),
+    ("compile", {"options": ["fix"]}),
+    ("compile", {"loras": 5}),
+    ("compile", {"components": {"vae": 5}}),
+    ("compile", {"force": "no"}),
+    ("compile", {"progress": 5}),
+    ("compile", {"on_plan": 5}),
+    ("auto", {"min_psnr": "40"}),
+    ("rebuild", {"options": 5}),
+    ("rebuild", {"artifact": 5}),
+    ("tune", {"artifact": 5}),
+    ("tune", {"steps": "4"}),
+    ("bench", {"artifacts": 5}),
+    ("bench", {"seeds": 1.5}),
+    ("verify", {"artifact": None}),
+    ("inspect", {"artifact_or_model": 5}),
+    ("push", {"name": 5}),
+    ("bom", {"artifact": 5}),
+    ("sign", {"key": 5}),
+    ("graph_snapshot", {"model": 5}),
+    ("graph_check", {"allow": 5}),
+    ("load", {"path": None}),
+    ("load", {"device": 5}),
+    ("load", {"device": {"unet": 5}}),
+    ("load", {"memory": 1.5}),
+    ("load", {"strict": "no"}),
+]
+
+GIVEN: dict[str, dict[str, Any]] = {
+    "compile": {"model": "shapes", "out": "out", "target": "openvino"},
+    "auto": {"model": "shapes", "out": "out", "target": "openvino"},
+    "rebuild": {"artifact": "a", "out": "out"},
+    "tune": {"artifact": "a"},
+    "bench": {"artifacts": "a"},
+    "push": {"artifact": "a", "name": "a"},
+    "sign": {"artifact": "a", "key": "a"},
+    "graph_check": {"model": "shapes", "golden": "a"},
+    "load": {"path": "a"},
+}
+
+
+@pytest.mark.parametrize(("function", "keywords"), MISTYPED, ids=str)
+def test_values_of_other_types(requests: list[Any], function: str, keywords: dict[str, Any]) -> None:
+    (name,) = keywords
+    with pytest.raises(latentc.UsageError, match=f"'({name}|x)' (of arguments )?is .*; found "):
+        getattr(latentc, function)(**{**GIVEN.get(function, {}), **keywords})
+    assert requests == []
+
+
+def test_every_function_looks_at_the_types_of_its_arguments() -> None:
+    functions = [name for name in latentc.__all__ if inspect.isfunction(getattr(latentc, name))]
+    assert {"compile", "load", "tune"} <= set(functions)
+    for name in set(functions) - {"targets"}:
+        parameters = inspect.signature(getattr(latentc, name)).parameters
+        first = next(iter(parameters))
+        with pytest.raises(latentc.UsageError, match=f"'{first}' is "):
+            getattr(latentc, name)(**{**GIVEN.get(name, {}), first: 5j})
+
+
+def test_fields_of_other_types(requests: list[Any]) -> None:
+    wrong: Any = 5
+    with pytest.raises(latentc.UsageError, match="'rewrites' is a text; found 5"):
+        latentc.compile(latentc.CompileRequest("shapes", Path("out"), "openvino", rewrites=wrong))
+    with pytest.raises(latentc.UsageError, match="'options' is a dict"):
+        latentc.rebuild(latentc.RebuildRequest(Path("a"), Path("b"), wrong))
+    assert requests == []
+
+
+def test_arguments_are_what_json_holds(requests: list[Any]) -> None:
+    given = {
+        "clip_skip": 2,
+        "eta": 0.5,
+        "sizes": [64, 64],
+        "on": True,
+        "none": None,
+        "word": "text",
+        "n": "2",
+    }
+    latentc.compile("shapes", "out", target="openvino", arguments=given, pictures=np.int64(3))
+    request, *_ = requests[0]
+    assert request.arguments == {
+        "clip_skip": "2",
+        "eta": "0.5",
+        "sizes": "[64, 64]",
+        "on": "true",
+        "none": "null",
+        "word": "text",
+        "n": "2",
+    }
+    assert type(request.pictures) is int
+
+
+def test_loras_of_other_types(tmp_path: Path) -> None:
+    pipeline = object.__new__(latentc.Pipeline)
+    for wrong in (5, [5], {"a": "b"}):
+        with pytest.raises(latentc.UsageError, match="'loras' is "):
+            pipeline.set_loras(wrong)  # type: ignore[arg-type]
 
 
 def test_what_the_compiler_refuses_is_refused(tmp_path: Path) -> None:

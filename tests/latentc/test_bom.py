@@ -53,7 +53,8 @@ def test_a_bill(latentc: Any, tmp_path: Path, source: Source) -> None:
 def test_where_it_is_written(latentc: Any, tmp_path: Path, source: Source, monkeypatch) -> None:
     made(tmp_path / "out", source=source)
     monkeypatch.chdir(tmp_path)
-    for place in ("", ".", tmp_path / "out" / "latentc.json" / "x", tmp_path / "none" / "x"):
+    (tmp_path / "file").touch()
+    for place in ("", ".", tmp_path / "file" / "x", tmp_path / "none" / "x"):
         ended = latentc("bom", tmp_path / "out", "-o", place)
         assert ended.code == 1 and "cannot be written" in ended.err
     longest = tmp_path / ("n" * 250 + ".json")

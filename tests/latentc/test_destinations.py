@@ -16,6 +16,7 @@ from PIL import Image, ImageSequence
 
 from artifacts.errors import LatentcError, UsageError
 from latentc.destinations import Destination, write
+from latentc.whole_file import whole_file
 from runtimes.media import video
 
 
@@ -53,6 +54,18 @@ def put(result: Any, output: str, rate: float | None = None, count: int = 1) -> 
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("output", ["out.png", "out-{index}.npz", "clip.gif", "", "frames/", "../out/x.wav"])
+def test_nothing_is_written_into_an_artifact(here, output):
+    (here / "out").mkdir()
+    (here / "out" / "latentc.json").write_text("{}")
+    with pytest.raises(UsageError, match="lies in the artifact"):
+        Destination.of(f"out/{output}", 2 if output else 1)
+    with pytest.raises(UsageError, match="lies in the artifact"), whole_file(Path("out", "bom.json")):
+        pass
+    assert [path.name for path in (here / "out").iterdir()] == ["latentc.json"]
+    Destination.of("out.png", 1)
 
 
 @pytest.mark.parametrize("size", [(48, 32), (36, 20)])  # of which diffusers alone would stretch the second

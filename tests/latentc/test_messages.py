@@ -123,3 +123,48 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     with open(writing, "w") as pipe:
         done = run("compile", "--help", stdout=pipe)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no shell that closes a stream")
+@pytest.mark.parametrize("closed", ["2>&-", "2>&- >&-", "2>&- <&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
+    """A file that is opened must not take the number of a stream, where anybody's messages would land in it."""
+    file, script = tmp_path / "weights", tmp_path / "script.py"
+    script.write_text(
+        f"""
+import os, sys
+from artifacts.progress import Event
+from latentc import cli
+from latentc.progress_bars import bars
+
+def run(*_):
+    kept = os.open({str(file)!r}, os.O_WRONLY | os.O_CREAT)
+    os.write(2, b"a library in C")
+    print("a library in Python", file=sys.stderr, flush=True)
+    with bars() as progress:
+        progress(Event("a note", 1, 1))
+    os.write(kept, b"weights")
+    raise SystemExit(7)
+
+cli._run = run
+cli.main([])
+"""
+    )
+    root = str(Path(cli.__file__).parents[1])
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$1" {closed}', sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, file.read_bytes()) == (7, b"weights")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no shell that closes a stream")
+@pytest.mark.parametrize(
+    ("words", "status"), [("targets", 0), ("inspect no-such-model", 1), ("inspect --no", 2)]
+)
+def test_commands_without_a_stderr_end_as_with_one(words: str, status: int) -> None:
+    shell = ["sh", "-c", f'exec "$0" -m latentc {words} 2>&-', sys.executable]
+    assert subprocess.run(shell, stdout=subprocess.DEVNULL, timeout=120, check=False).returncode == status

@@ -43,6 +43,23 @@ def test_notes_are_told_there_too_on_stderr(capsys):
     assert capsys.readouterr() == ("", "unet: reused\n")
 
 
+def test_nothing_is_told_where_there_is_no_stderr(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    with bars() as progress:
+        progress(Event("unet: reused", 1, 1))
+    assert capsys.readouterr().out == ""
+
+
+def test_bars_are_drawn_where_there_is_no_stdout(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setenv("TERM", "xterm")
+    with bars() as progress:
+        progress(Event("unet", 1, 4))
+    assert "unet" in terminal.getvalue()
+
+
 def test_bars_are_drawn_on_a_terminal_and_gone_afterwards(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoPipelineForImage2Image,
     DiffusionPipeline,
     EulerDiscreteScheduler,
     LCMScheduler,
@@ -157,6 +158,9 @@ def test_components_have_the_names_that_they_have_in_diffusers(compiled: Compile
         _ = pipe.controlnet
     sibling = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
     assert sibling.unet is pipe.unet
+    # These go by the very class, which is not ours to be.
+    sibling = AutoPipelineForImage2Image.from_pipe(pipe.diffusers)
+    assert type(sibling) is StableDiffusionImg2ImgPipeline and sibling.unet is pipe.unet
 
 
 def test_a_component_that_is_replaced_draws(compiled: Compiled) -> None:

@@ -241,7 +241,7 @@ def test_a_call_of_several_prompts_repeats_the_texts_that_are_for_all(compiled: 
     ("options", "message"),
     [
         ({"prompt": []}, "holds one text or more"),
-        ({"prompt": ["a", 1]}, "holds one text or more"),
+        ({"prompt": ["a", 1]}, r"'prompt' is a text or a list \(of each: a text\); found \['a', 1\]"),
         ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "'negative_prompt' .* found 1 for 2 prompts"),
         ({"prompt": ["a", "b"], "seed": [1]}, "one for each prompt; found 1 for 2"),
         ({"prompt": "a", "seed": [1, 2]}, "one for each prompt; found 2 for 1"),

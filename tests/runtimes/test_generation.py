@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -79,3 +80,67 @@ def test_a_clip_of_any_form_has_as_many_frames_as_were_compiled(form: str) -> No
     Generator(MakesVideos(), {"frames": DimRange(min=9, max=9)}).generate(video=CLIPS[form])
     with pytest.raises(UsageError, match=r"found 'video' of 9\."):
         Generator(MakesVideos(), {"frames": DimRange(min=5, max=5)}).generate(video=CLIPS[form])
+
+
+class Draws:
+    """A picture of the seed and the numbers that it is given."""
+
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        num_inference_steps: int = 2,
+        guidance_scale: float = 1.0,
+        width: int = 8,
+        height: int = 8,
+        generator: Any = None,
+    ) -> dict[str, Any]:
+        numbers = [num_inference_steps, guidance_scale, width, height]
+        assert [type(number) for number in numbers] == [int, float, int, int]
+        noise = torch.rand(height, width, 3, generator=generator) * 255
+        return {"images": [Image.fromarray(noise.numpy().astype(np.uint8))], "numbers": numbers}
+
+
+@pytest.mark.parametrize("number", [np.int64, np.array, torch.tensor])
+def test_whole_numbers_of_other_libraries(number: Any) -> None:
+    generator = Generator(Draws(), {})
+    plain = generator.generate("a", seed=3, images=2, steps=4, size=(16, 8), guidance=0.5)
+    made = generator.generate(
+        "a",
+        seed=number(3),
+        images=number(2),
+        steps=number(4),
+        size=(number(16), number(8)),
+        guidance=np.float32(0.5),
+    )
+    assert made.seeds == plain.seeds == (3, 4) and made.parameters == plain.parameters
+    assert json.loads(json.dumps(made.parameters)) == made.parameters
+    assert all(map(np.array_equal, map(np.asarray, made.images), map(np.asarray, plain.images)))
+    several = generator.generate(["a", "b"], seed=np.array([5, 7]), guidance=torch.tensor(1.0))
+    assert several.seeds == (5, 7) and several.parameters["seed"] == [5, 7]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 1.5},
+        {"seed": "x"},
+        {"seed": torch.tensor(1.5)},
+        {"seed": [1, "a"]},
+        {"images": "2"},
+        {"images": 2.0},
+        {"steps": 2.5},
+        {"steps": True},
+        {"frames": "9"},
+        {"size": 32.0},
+        {"guidance": "high"},
+        {"prompt": 5},
+        {"weighted": "yes"},
+        {"progress": 5},
+        {"cancel": 5},
+    ],
+    ids=str,
+)
+def test_values_of_other_types_are_usage_errors(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(UsageError, match=f"'{name}' is .*; found "):
+        Generator(Draws(), {}).generate(**options)

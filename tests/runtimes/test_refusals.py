@@ -23,7 +23,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a callback": ({"callback_on_step_end": "x"}, "not callable"),
     "timesteps": ({"timesteps": [1, 2]}, "does not support custom timestep schedules"),
     "a generator": ({"generator": 5}, "AttributeError: 'int' object"),
-    "guidance": ({"guidance": "high"}, "TypeError: "),
+    "guidance": ({"guidance_scale": "high"}, "TypeError: "),
 }
 
 

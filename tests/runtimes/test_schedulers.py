@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import EulerDiscreteScheduler
 
 from artifacts.errors import UsageError
+from runtimes.generation import Generator
 from runtimes.schedulers import Schedulers, make_scheduler, parse
 from tests.runtimes.conftest import Compiled
 
@@ -145,3 +148,46 @@ def test_schedulers_that_diffusers_does_not_list_as_compatible(compiled: Compile
 def test_errors_that_are_not_the_schedulers_pass_as_they_are(compiled: Compiled) -> None:
     with pytest.raises(UsageError, match="refuses this request: .*divisible by 8"):
         compiled.pipeline().generate(PROMPT, size=(20, 20), steps=1, scheduler="EulerDiscreteScheduler")
+
+
+def test_a_scheduler_itself_makes_the_steps_of_one_call(compiled: Compiled) -> None:
+    pipeline = compiled.pipeline()
+    own = pipeline.scheduler
+    drawn: dict[str, Any] = {"prompt": PROMPT, "seed": 1, "steps": 2, "size": (32, 32)}
+    named = pipeline.generate(**drawn, scheduler="EulerDiscreteScheduler")
+    given = EulerDiscreteScheduler.from_config(own.config)
+    made = pipeline.generate(**drawn, scheduler=given)
+    assert np.array_equal(np.asarray(made.images[0]), np.asarray(named.images[0]))
+    assert made.parameters["scheduler"] == "EulerDiscreteScheduler"
+    assert given.num_inference_steps is None and pipeline.scheduler is own
+
+
+class Steps:
+    """Makes steps as diffusers' do, and is none of them."""
+
+    def set_timesteps(self) -> None: ...
+
+    def step(self) -> None: ...
+
+
+@pytest.mark.parametrize("value", [5, ["DDIMScheduler"], EulerDiscreteScheduler, object(), "DDIMScheduler"])
+def test_what_is_set_and_is_no_scheduler(compiled: Compiled, value: Any) -> None:
+    pipeline = compiled.pipeline()
+    own = pipeline.scheduler
+    with pytest.raises(UsageError, match="a scheduler is one of diffusers'; found ") as refused:
+        pipeline.scheduler = value
+    assert "from_config" in refused.value.hint and pipeline.scheduler is own
+    if not isinstance(value, str):
+        with pytest.raises(UsageError, match="a scheduler is one of diffusers'"):
+            pipeline.generate(PROMPT, steps=1, size=32, scheduler=value)
+    assert pipeline.generate(PROMPT, steps=1, size=32).images
+
+
+def test_what_makes_steps_is_a_scheduler_and_none_takes_it_away() -> None:
+    generator = Generator(SimpleNamespace(scheduler=None), {})
+    generator.scheduler = mine = Steps()
+    assert generator.diffusers.scheduler is generator.scheduler is mine
+    generator.scheduler = None
+    assert generator.scheduler is None
+    with pytest.raises(UsageError, match="has no scheduler to replace"):
+        Schedulers().make(generator.diffusers, Steps())
