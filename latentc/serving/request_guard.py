@@ -90,7 +90,7 @@ class RequestGuard:
             await self._refuse(scope, refused)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(scope["method"][:10], route, status).inc()
+            self._metrics.requested(scope["method"], route, status)
             log(
                 "info",
                 "request",
