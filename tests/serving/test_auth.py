@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import warnings
 from pathlib import Path
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 
 from artifacts.errors import UsageError
 from latentc.serving.auth import Keys, is_loopback
+from latentc.serving.request_log import libraries_logged
 from tests.serving.pretended import PretendedEngine, Running, running
 
 FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
@@ -153,3 +156,15 @@ def test_clients_make_no_labels_of_their_own() -> None:
             ask(client, word)
         assert labels(client) == known
     assert any('method="other"' in label for label in known)
+
+
+def test_what_libraries_say_is_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    with libraries_logged(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for name in ("uvicorn.error", "asyncio", "gradio"):
+            logging.getLogger(name).warning("two\nlines")
+        warnings.warn("this too", stacklevel=1)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["logger"] for line in lines] == ["uvicorn.error", "asyncio", "gradio", "py.warnings"]
+    logging.getLogger("asyncio").warning("later")
+    assert '"event"' not in capfd.readouterr().err
