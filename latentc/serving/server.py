@@ -15,14 +15,14 @@ import uvicorn
 from artifacts.errors import LatentcError
 from latentc.serving.app import make_app
 from latentc.serving.auth import Keys, is_loopback
-from latentc.serving.client_timeouts import protocol
+from latentc.serving.connections import protocol
 from latentc.serving.engine import Engine
 from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import base_url, libraries_logged, log
 from latentc.serving.service import Service
 
-# Connections that are open at once; more are answered 503.
-_CONNECTIONS = 1000
+CONNECTIONS = 1000
+"""Those that are open at once; requests on more are answered 503."""
 # Seconds that answers have to end by themselves once nothing is drawn any more.
 _LAST_WORDS = 2.0
 
@@ -132,9 +132,8 @@ def make_server(
         server_header=False,
         proxy_headers=False,
         ws="none",
-        limit_concurrency=_CONNECTIONS,
         h11_max_incomplete_event_size=64 * 1024,
-        http=protocol(limits.body_seconds),
+        http=protocol(CONNECTIONS, limits.body_seconds),
     )
     server = Server(config, service)
     return server
