@@ -275,6 +275,12 @@ def test_no_address_or_path_of_a_request_is_opened(
     assert opened == []
 
 
+def test_what_the_engine_refuses_is_said(page: Any) -> None:
+    fill(page, "refuse", **dict.fromkeys(FIELDS[:-1], ""))
+    page.click("#draw")
+    page.wait_for_selector("text=the pipeline refuses this")
+
+
 JUNK: dict[str, Any] = {
     "no-event": {"event_data": None},
     "event-list": {"event_data": [1]},
