@@ -19,6 +19,7 @@ from artifacts.errors import UsageError
 from artifacts.progress import Event
 from artifacts.worker_loop import Work, hear, tell
 from latentc.pictures import png_text
+from latentc.serving.input_pictures import read_picture
 from latentc.serving.previews import decode, preview_steps, shows_latents
 
 if TYPE_CHECKING:
@@ -173,12 +174,7 @@ def _only_size(sizes: Mapping[str, DimRange]) -> tuple[int, int] | None:
 
 
 def _picture(data: str | None, mode: str) -> Image | None:
-    if data is None:
-        return None
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        return ImageOps.exif_transpose(image).convert(mode)
+    return None if data is None else read_picture(base64.b64decode(data), mode)
 
 
 def _file(image: Image, file_format: str, quality: int | None, about: Mapping[str, Any] | None = None) -> str:
