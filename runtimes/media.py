@@ -110,7 +110,7 @@ def picture(path: Path, mode: str) -> Image:
     Raises:
         UsageError: no such file, or it is no picture that Pillow reads.
     """
-    return in_mode(next(_pictures(path)), mode)
+    return eight_bit(next(_pictures(path))).convert(mode)
 
 
 def animation(path: Path) -> list[Image]:
@@ -119,11 +119,11 @@ def animation(path: Path) -> list[Image]:
     Raises:
         UsageError: it is no picture that Pillow reads.
     """
-    return [in_mode(frame, "RGB") for frame in _pictures(path)]
+    return [eight_bit(frame).convert("RGB") for frame in _pictures(path)]
 
 
-def in_mode(picture: Image, mode: str) -> Image:
-    """The picture in `mode`, of 8 bits a channel.
+def eight_bit(picture: Image) -> Image:
+    """The picture with 8 bits a channel.
 
     Pillow's own conversion cuts grey values of 16 and 32 bits off at 255, so that all of a depth map becomes white;
     here whole numbers are of 16 bits, and fractions from 0 to 1.
@@ -132,10 +132,10 @@ def in_mode(picture: Image, mode: str) -> Image:
     from PIL import Image
 
     most = {"I": 65535.0, "F": 1.0}.get(picture.mode.partition(";")[0])
-    if most is not None:
-        grey = np.nan_to_num(np.asarray(picture, np.float32)) / most
-        picture = Image.fromarray(np.rint(grey.clip(0, 1) * 255).astype(np.uint8))
-    return picture.convert(mode)
+    if most is None:
+        return picture
+    grey = np.nan_to_num(np.asarray(picture, np.float32)) / most
+    return Image.fromarray(np.rint(grey.clip(0, 1) * 255).astype(np.uint8))
 
 
 def _pictures(path: Path) -> Iterator[Image]:

@@ -19,8 +19,8 @@ from artifacts.errors import UsageError
 from artifacts.progress import Event
 from artifacts.worker_loop import Work, hear, tell
 from latentc.pictures import png_text
+from latentc.serving.input_pictures import read_picture
 from latentc.serving.previews import decode, preview_steps, shows_latents
-from runtimes.media import in_mode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -174,12 +174,7 @@ def _only_size(sizes: Mapping[str, DimRange]) -> tuple[int, int] | None:
 
 
 def _picture(data: str | None, mode: str) -> Image | None:
-    if data is None:
-        return None
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        return in_mode(ImageOps.exif_transpose(image), mode)
+    return None if data is None else read_picture(base64.b64decode(data), mode)
 
 
 def _file(image: Image, file_format: str, quality: int | None, about: Mapping[str, Any] | None = None) -> str:

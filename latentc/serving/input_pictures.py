@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from latentc.serving.api_error import ApiError
+from runtimes.media import eight_bit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +47,7 @@ def check_picture(data: bytes, field: str, pixels: int) -> Image:
     Raises:
         ApiError: no PNG, JPEG or WebP, a damaged one, or one that is too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with warnings.catch_warnings():
@@ -60,7 +61,7 @@ def check_picture(data: bytes, field: str, pixels: int) -> Image:
                     "image_too_large",
                 )
             image.load()
-            return ImageOps.exif_transpose(image)
+            return as_meant(image)
     except ApiError:
         raise
     # Damaged files fail in whatever way the decoder's code does.
@@ -68,6 +69,26 @@ def check_picture(data: bytes, field: str, pixels: int) -> Image:
         raise ApiError(
             400, f"'{field}' must be a PNG, JPEG or WebP picture.", field, "invalid_image"
         ) from None
+
+
+def read_picture(data: bytes, mode: str) -> Image:
+    """A picture that `check_picture` has passed, as a pipeline gets it.
+
+    Args:
+        mode: Pillow's: "RGB", or "L" for a mask.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return as_meant(image).convert(mode)
+
+
+def as_meant(image: Image) -> Image:
+    """The picture that a file's pixels stand for, turned as its camera says. Every picture of every request comes
+    through here, before its mode is changed."""
+    from PIL import ImageOps
+
+    return eight_bit(ImageOps.exif_transpose(image))
 
 
 def mask_of_alpha(image: Image) -> bytes | None:

@@ -18,12 +18,14 @@ from gradio.data_classes import FileData
 from starlette.datastructures import MutableHeaders
 from starlette.routing import Match, Mount
 
+from artifacts.error_text import class_and_text
 from latentc.serving.api_error import ApiError
 from latentc.serving.dispatch import Dispatcher
 from latentc.serving.input_pictures import check_picture
 from latentc.serving.page_events import PageEvents, read, recall
 from latentc.serving.page_files import PageFiles
 from latentc.serving.request_guard import App, Message, Receive, Send
+from latentc.serving.request_log import log
 from latentc.serving.service import Service
 
 # What the page itself asks for. Gradio has more, which nobody needs here: proxies, recordings, an API of its own.
@@ -160,7 +162,27 @@ def build(service: Service, files: PageFiles) -> gr.Blocks:
         gr.on([page.load, model.change], of_model, model, [scheduler, width, height, editing], **options)
     # Our own queue holds clients to their shares.
     page.queue(default_concurrency_limit=None)
-    return page
+    return _quiet(page)
+
+
+def _quiet(page: Any) -> gr.Blocks:
+    """The page, whose events print nothing: gradio writes the trace of whatever a request makes fail, in a handler or
+    before it, where values that a browser never sends become the handler's."""
+    process = page.process_api
+
+    async def quiet(*arguments: Any, **named: Any) -> Any:
+        try:
+            return await process(*arguments, **named)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            log("warning", "page_failed", reason=class_and_text(error))
+            raise gr.Error("The server cannot do this; its log says why.", print_exception=False) from None
+
+    page.process_api = quiet
+    blocks: gr.Blocks = page
+    return blocks
 
 
 def _of_model(dispatcher: Dispatcher) -> tuple[Any, ...]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Those that are counted by name. HTTP takes any word for one, and each label that was ever used is kept."""
+
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
@@ -15,7 +18,6 @@ class Metrics:
 
     Attributes:
         waited: seconds from a request's arrival to the start of each of its batches.
-        requests: by method, route and status.
         errors: pictures' failures, by code.
         restarts: of a model's process.
     """
@@ -34,7 +36,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self.requests = Counter(
+        self._requests = Counter(
             "latentc_requests", "Requests.", ("method", "route", "status"), registry=self._registry
         )
         self.errors = Counter("latentc_errors", "Batches that failed.", ("code",), registry=self._registry)
@@ -57,6 +59,14 @@ class Metrics:
             "latentc_component_calls", "Calls of a component's method.", ("model", "method"),
             registry=self._registry,
         )  # fmt: skip
+
+    def requested(self, method: str, route: str, status: int) -> None:
+        """Counts one request.
+
+        Args:
+            route: as the server declares it, with the names of its parameters; never the path that was asked for.
+        """
+        self._requests.labels(method if method in METHODS else "other", route, status).inc()
 
     def drawn(self, model: str, pictures: int, timings: Mapping[str, Any]) -> None:
         """Counts one batch.

@@ -22,6 +22,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+CROWDED = "crowded"
+"""The key of a scope's "state" that says whether there are more connections than the server keeps."""
+
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -62,6 +65,8 @@ class RequestGuard:
         number = own if _ID.fullmatch(own) else uuid.uuid4().hex
         token = request_id.set(number)
         status = 0
+        state = scope.setdefault("state", {})
+        state["client"] = (scope.get("client") or ("unknown",))[0]
         # A proxy may take another end of it than this server: the rest would be the request of somebody else.
         ambiguous = "content-length" in headers and "transfer-encoding" in headers
 
@@ -70,12 +75,10 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = number
-                if ambiguous:
+                if ambiguous or state.get(CROWDED):
                     MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
-        state = scope.setdefault("state", {})
-        state["client"] = (scope.get("client") or ("unknown",))[0]
         try:
             if ambiguous:
                 raise ApiError(
@@ -90,7 +93,7 @@ class RequestGuard:
             await self._refuse(scope, refused)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(scope["method"][:10], route, status).inc()
+            self._metrics.requested(scope["method"], route, status)
             log(
                 "info",
                 "request",
@@ -105,6 +108,8 @@ class RequestGuard:
     def _admit(self, scope: Message, headers: Headers, state: dict[str, Any]) -> None:
         if scope["path"] in OPEN_PATHS:
             return
+        if state.get(CROWDED):
+            raise ApiError(503, "There are too many connections.", code="too_many_connections", retry_after=1)
         check_browser(headers.get("host", ""), headers.get("origin", ""), self._loopback_only, self._public)
         if self._keys is not None:
             state["client"] = self._keys.client(headers.get("authorization", ""))

@@ -7,6 +7,7 @@ import contextvars
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -48,3 +49,16 @@ class LogHandler(logging.Handler):
         if record.exc_info:
             fields["trace"] = logging.Formatter().formatException(record.exc_info)
         log(record.levelname.lower(), "library", **fields)
+
+
+@contextlib.contextmanager
+def libraries_logged() -> Iterator[None]:
+    """While it is open, what any library logs or warns of is lines of this log."""
+    handler, root = LogHandler(logging.WARNING), logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)

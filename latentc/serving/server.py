@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Sequence
@@ -16,14 +15,14 @@ import uvicorn
 from artifacts.errors import LatentcError
 from latentc.serving.app import make_app
 from latentc.serving.auth import Keys, is_loopback
-from latentc.serving.client_timeouts import protocol
+from latentc.serving.connections import protocol
 from latentc.serving.engine import Engine
 from latentc.serving.request_limits import Limits
-from latentc.serving.request_log import LogHandler, base_url, log
+from latentc.serving.request_log import base_url, libraries_logged, log
 from latentc.serving.service import Service
 
-# Connections that are open at once; more are answered 503.
-_CONNECTIONS = 1000
+CONNECTIONS = 1000
+"""Those that are open at once; requests on more are answered 503."""
 # Seconds that answers have to end by themselves once nothing is drawn any more.
 _LAST_WORDS = 2.0
 
@@ -133,9 +132,8 @@ def make_server(
         server_header=False,
         proxy_headers=False,
         ws="none",
-        limit_concurrency=_CONNECTIONS,
         h11_max_incomplete_event_size=64 * 1024,
-        http=protocol(limits.body_seconds),
+        http=protocol(CONNECTIONS, limits.body_seconds),
     )
     server = Server(config, service)
     return server
@@ -163,13 +161,11 @@ def serve(server: Server) -> None:
         LatentcError: a model cannot be opened, or the address is not to be had.
         KeyboardInterrupt: Ctrl-C ended it.
     """
-    logger = logging.getLogger("uvicorn")
-    logger.addHandler(LogHandler(logging.WARNING))
-    logger.propagate = False
     host, port = server.config.host, server.config.port
     require_address(host, port)
     try:
-        server.run()
+        with libraries_logged():
+            server.run()
     except SystemExit:  # Somebody else took it meanwhile.
         require_address(host, port)
         raise LatentcError(f"{host} port {port} cannot be listened at.") from None

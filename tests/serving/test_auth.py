@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import warnings
 from pathlib import Path
 
+import httpx
 import pytest
 
 from artifacts.errors import UsageError
 from latentc.serving.auth import Keys, is_loopback
+from latentc.serving.request_log import libraries_logged
 from tests.serving.pretended import PretendedEngine, Running, running
 
 FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
@@ -127,3 +131,40 @@ def test_the_log_has_requests_and_no_prompts(capfd: pytest.CaptureFixture[str]) 
     assert 'latentc_pictures_total{model="pretended"} 1.0' in metrics
     assert 'latentc_component_calls_total{method="unet.forward",model="pretended"} 4.0' in metrics
     assert 'latentc_requests_total{method="GET",route="other",status="404"} 1.0' in metrics
+
+
+def test_clients_make_no_labels_of_their_own() -> None:
+    key = {"Authorization": f"Bearer {FIRST}"}
+
+    def labels(client: httpx.Client) -> set[str]:
+        lines = client.get("/metrics", headers=key).text.splitlines()
+        return {line.rpartition(" ")[0] for line in lines if "_created" not in line and "{" in line}
+
+    def ask(client: httpx.Client, word: str) -> None:
+        for headers in ({}, key, key | {"Origin": "http://example.org"}):
+            client.request(word, f"/{word}", headers=headers)
+            client.request(word, f"/v1/jobs/{word}", headers=headers)
+            client.get(f"/v1/jobs/{word}?{word}", headers=headers)
+            client.post("/v1/images/generations", json={"prompt": "a", "model": word}, headers=headers)
+
+    with running(keys=Keys({"ann": FIRST})) as server, server.client() as client:
+        labels(client)
+        for word in ("BREW", "GET"):
+            ask(client, word)
+        known = labels(client)
+        for word in ("TRACE", "M1", "M2"):
+            ask(client, word)
+        assert labels(client) == known
+    assert any('method="other"' in label for label in known)
+
+
+def test_what_libraries_say_is_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    with libraries_logged(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for name in ("uvicorn.error", "asyncio", "gradio"):
+            logging.getLogger(name).warning("two\nlines")
+        warnings.warn("this too", stacklevel=1)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["logger"] for line in lines] == ["uvicorn.error", "asyncio", "gradio", "py.warnings"]
+    logging.getLogger("asyncio").warning("later")
+    assert '"event"' not in capfd.readouterr().err

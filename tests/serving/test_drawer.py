@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
+from PIL import Image
 
 from artifacts.errors import UsageError
 from artifacts.manifest import Manifest
+from latentc.serving import input_pictures
 from latentc.serving.drawer import Drawer
 from latentc.serving.engine import LoadOptions
 from latentc.serving.previews import decode, preview_steps, shows_latents
@@ -91,6 +95,27 @@ def test_another_task_of_the_artifact_is_drawn_with_the_same_graphs(drawer: Draw
         assert pipeline.with_task(task)._graphs is pipeline._graphs
     with pytest.raises(UsageError, match="no task 'dance'"):
         pipeline.with_task("dance")
+
+
+def test_every_picture_of_a_request_is_made_by_one_function(
+    drawer: Drawer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, given = drawer._pipelines["text-to-image"], dict[str, Any]()
+
+    def generate(**options: Any) -> Any:
+        given.update(options)
+        raise UsageError("seen.")
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    monkeypatch.setattr(input_pictures, "as_meant", lambda image: Image.new("L", (3, 5), 77))
+    written = io.BytesIO()
+    Image.new("I;16", (8, 8), 700).save(written, format="PNG")
+    sent = base64.b64encode(written.getvalue()).decode()
+    with pytest.raises(UsageError, match="seen"):
+        drawer(job(image=sent, mask=sent))
+    checked = input_pictures.check_picture(written.getvalue(), "image", 64)
+    for image, mode in ((given["image"], "RGB"), (given["mask"], "L"), (checked, "L")):
+        assert (image.size, image.mode) == ((3, 5), mode) and image.convert("L").getpixel((0, 0)) == 77
 
 
 def packed() -> FluxPipeline:

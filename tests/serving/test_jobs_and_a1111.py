@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from artifacts.errors import LatentcError
+from artifacts.errors import LatentcError, UsageError
+from artifacts.worker import WorkerError
 from latentc.serving.server import make_server, serve
 from tests.serving.pretended import PretendedEngine, Running, picture, running, until
 
@@ -56,6 +58,46 @@ def test_a_failed_job_says_why(served: Running) -> None:
         number = client.post("/v1/jobs", json={"prompt": "refuse"}).json()["id"]
         until(lambda: client.get(f"/v1/jobs/{number}").json()["status"] == "failed")
         assert "refuses this" in client.get(f"/v1/jobs/{number}").json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [UsageError("a strength of 0.01 leaves no step."), WorkerError("a strength of 0.01 leaves no step.", exit_code=2)],
+    ids=["usage", "worker"],
+)  # fmt: skip
+def test_what_the_engine_refuses_is_the_client_s_fault_in_every_api(refusal: LatentcError) -> None:
+    engine = PretendedEngine()
+    engine.gate.set()
+
+    def draw(job: Any, on_event: Any) -> Any:
+        raise refusal
+
+    engine.draw = draw  # type: ignore[method-assign]
+    text = {"prompt": "a"}
+    with running(engine) as server, server.client() as client:
+        said = []
+        for path, fields in (
+            ("/v1/images/generations", text),
+            ("/sdapi/v1/txt2img", text),
+            ("/sdapi/v1/img2img", {**text, "init_images": [picture(1)]}),
+        ):
+            answer = client.post(path, json=fields)
+            assert answer.status_code == 400
+            said.append(answer.text)
+        file = base64.b64decode(picture(1))
+        answer = client.post(
+            "/v1/images/edits", data={**text, "strength": "0.01"}, files={"image": ("a.png", file)}
+        )
+        assert answer.status_code == 400
+        streamed = client.post("/v1/images/generations", json={**text, "stream": True}).text
+        assert "event: error" in streamed and "invalid_request_error" in streamed
+        number = client.post("/v1/jobs", json={**text, "image": picture(1), "strength": 0.01}).json()["id"]
+        until(lambda: client.get(f"/v1/jobs/{number}").json()["status"] == "failed")
+        error = client.get(f"/v1/jobs/{number}").json()["error"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", "refused")
+        assert all("leaves no step" in text for text in (*said, answer.text, streamed, error["message"]))
+        assert client.get("/readyz").status_code == 200
+        assert engine.starts == 1
 
 
 def test_the_oldest_of_the_jobs_that_ended_go_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import ipaddress
+import json
 import os
 import shutil
 import sys
@@ -272,6 +273,42 @@ def test_no_address_or_path_of_a_request_is_opened(
             said = client.get("/gradio_api/queue/data", params={"session_hash": f"s{number}"}).text
             assert '"success":false' in said and "root:" not in said
     assert opened == []
+
+
+def test_what_the_engine_refuses_is_said(page: Any) -> None:
+    fill(page, "refuse", **dict.fromkeys(FIELDS[:-1], ""))
+    page.click("#draw")
+    page.wait_for_selector("text=the pipeline refuses this")
+
+
+JUNK: dict[str, Any] = {
+    "no-event": {"event_data": None},
+    "event-list": {"event_data": [1]},
+    "event-index": {"event_data": {"index": 10**9, "value": None}},
+    "event-text": {"event_data": {"index": "a", "value": None}},
+    "no-data": {"data": []},
+    "other-data": {"data": [{"a": [1]}] * 13},
+    "trigger": {"trigger_id": 10**9},
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_what_no_browser_sends_leaves_a_line_in_the_log(
+    page_server: Running, junk: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with page_server.client() as client:
+        config = client.get("/config").json()
+        failed = 0
+        for number, event in enumerate(config["dependencies"]):
+            data = [None] * len(event["inputs"])
+            body = {"data": data, "fn_index": number, "session_hash": f"junk{number}", **junk}
+            if client.post("/gradio_api/queue/join", json=body).is_success:
+                said = client.get("/gradio_api/queue/data", params={"session_hash": f"junk{number}"}).text
+                failed += '"success":false' in said
+    assert failed
+    lines = [line for line in capfd.readouterr().err.splitlines() if line]
+    events = [json.loads(line)["event"] for line in lines]
+    assert "page_failed" in events
 
 
 def test_without_gradio_the_server_says_what_to_install(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import socket
 import threading
 
 import pytest
 
 from latentc.serving.request_limits import Limits
-from tests.serving.pretended import Running, running
+from tests.serving.pretended import Running, running, until
 from tests.serving.test_malformed import GENERATIONS, JOBS, alive
 
 __all__ = ["alive"]  # a fixture
@@ -31,9 +33,19 @@ POST = (
 )
 
 
+def error_of(answer: bytes, status: int, code: str) -> str:
+    """What an answer says, which must be an error of the API's."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    assert b"content-type: application/json" in head.lower() and b"connection: close" in head.lower()
+    error = json.loads(body)["error"]
+    assert error["code"] == code and error["type"] and error["message"]
+    return head.decode().lower()
+
+
 def test_bytes_that_are_no_http_are_refused(served: Running) -> None:
     for garbage in (b"\x16\x03\x01\x02\x00\x01\n\n", b"GET\r\n\r\n"):
-        assert exchange(served, garbage).startswith(b"HTTP/1.1 400")
+        error_of(exchange(served, garbage), 400, "framing")
     # Its connection is reset: the answer may be lost.
     exchange(served, b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000, wait=False)
     exchange(served, b"GET / HT", wait=False)
@@ -78,7 +90,46 @@ HEADS = {
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_a_wrong_head_is_refused(served: Running, head: bytes) -> None:
-    assert exchange(served, head).startswith(b"HTTP/1.1 4")
+    answer = exchange(served, head)
+    assert answer.startswith(b"HTTP/1.1 4")
+    # What follows may be the answer to the rest.
+    said, _ = json.JSONDecoder().raw_decode(answer.partition(b"\r\n\r\n")[2].decode())
+    assert said["error"]["message"]
+
+
+def test_more_connections_than_the_server_keeps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentc.serving.server.CONNECTIONS", 3)
+    get = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
+    with running() as server, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.server.port)
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(address, timeout=20))
+        until(lambda: len(server.server.server_state.connections) == 3)
+        head = error_of(exchange(server, get % (b"/v1/models", b"")), 503, "too_many_connections")
+        assert "retry-after: 1" in head and "x-request-id: " in head
+        said = exchange(server, get % (b"/sdapi/v1/options", b""))
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["error"] == "too_many_connections"
+        assert exchange(server, get % (b"/healthz", b"")).startswith(b"HTTP/1.1 200"), "the server lives"
+        stack.close()
+        until(lambda: not server.server.server_state.connections)
+        alone = exchange(server, get % (b"/v1/models", b"Connection: close\r\n"))
+        assert alone.startswith(b"HTTP/1.1 200")
+
+
+def test_a_wrong_chunk_after_the_answer_ends_the_connection(
+    served: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=20) as connection:
+        connection.sendall(head)
+        said = connection.recv(65536)
+        while b"not_there" not in said:
+            said += connection.recv(65536)
+        connection.sendall(b"zz\r\n{}\r\n0\r\n\r\n")
+        while more := connection.recv(65536):
+            said += more
+    assert said.startswith(b"HTTP/1.1 404") and b"HTTP/1.1 400" not in said
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_a_body_that_is_too_large_or_too_slow_is_refused() -> None:
@@ -87,7 +138,7 @@ def test_a_body_that_is_too_large_or_too_slow_is_refused() -> None:
         chunk = b"200\r\n" + b" " * 512 + b"\r\n"
         assert b" 413 " in exchange(server, POST + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk)
         assert b" 408 " in exchange(server, POST + b"Content-Length: 100\r\n\r\n", b"{")
-        assert b" 408 " in exchange(server, POST), "the head is not whole"
+        error_of(exchange(server, POST), 408, "slow")
         assert exchange(server) == b"", "nothing was asked"
         with server.client() as client:
             assert client.post(GENERATIONS, json={"prompt": "a"}).status_code == 200
