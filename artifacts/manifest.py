@@ -203,6 +203,12 @@ class Recipe(Record):
     components: dict[str, RecipeComponent]
 
 
+LARGEST_STRENGTH = 3.4028234663852886e38
+"""Of an adapter: the largest number in float32, in which differences are multiplied by it."""
+
+Strength = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST_STRENGTH, le=LARGEST_STRENGTH)]
+
+
 class Adapter(Record):
     """A file of differences (a LoRA and its kin) that is added to a model's weights.
 
@@ -214,8 +220,8 @@ class Adapter(Record):
     """
 
     file: str
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    components: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
+    weight: Strength = 1.0
+    components: dict[str, Strength] = Field(default_factory=dict)
     sha256: str = ""
 
     @property

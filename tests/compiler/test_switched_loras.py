@@ -300,7 +300,18 @@ def test_a_bad_file_is_one_line_and_the_pipeline_draws_as_before(running, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "weight", [math.nan, math.inf, {"unet": -math.inf}, "much", None, {"transformer": 1.0}]
+    "weight",
+    [
+        math.nan,
+        math.inf,
+        {"unet": -math.inf},
+        1e300,
+        {"unet": -1e39},
+        10**400,
+        "much",
+        None,
+        {"transformer": 1.0},
+    ],
 )
 def test_a_bad_weight_is_refused(running, files, weight):
     pipeline, picture = running
