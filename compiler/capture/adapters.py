@@ -22,7 +22,7 @@ from artifacts.errors import LatentcError, UsageError
 from artifacts.manifest import Adapter
 from artifacts.progress import Event, Progress, silent
 from artifacts.safetensors_header import require_safetensors
-from compiler.capture import lycoris_kinds
+from compiler.capture import lora_strengths, lycoris_kinds
 from compiler.capture.weightless_modules import borrowed, build
 from compiler.model_source import ModelSource
 from compiler.origins.computed import Constant, stored
@@ -208,16 +208,15 @@ def _load(pipe: Any, files: Sequence[_File], modules: Mapping[str, torch.nn.Modu
         state = lycoris_kinds.without(file.tensors)
         if not state:
             continue
-        tensors: dict[str, Any] = {key: Recorded(origin) for key, origin in state.items()}
-        # As a pipeline in fp32 has them; products in a narrower type would round once more.
-        tensors = {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
         with _explained(file):
+            tensors = lora_strengths.multiplied(state, lora_strengths.settings(file.path))
             pipe.load_lora_weights(tensors, adapter_name=file.name)
         names = pipe.get_list_adapters() if hasattr(pipe, "get_list_adapters") else {}
         components = [component for component, adapters in names.items() if file.name in adapters]
         if components:
             loaded[file.name] = {component: file.weight(component) for component in components}
         for component in components:
+            lora_strengths.without_strengths(modules[component], file.name)
             if not file.weight(component):
                 idle[file.path] |= _keys(modules[component], file.name)
     if not loaded:

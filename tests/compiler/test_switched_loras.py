@@ -307,7 +307,7 @@ def test_a_bad_file_is_one_line_and_the_pipeline_draws_as_before(running, tmp_pa
         {"unet": -math.inf},
         1e300,
         {"unet": -1e39},
-        10**400,
+        pytest.param(10**400, id="of 400 digits"),
         "much",
         None,
         {"transformer": 1.0},
