@@ -217,12 +217,14 @@ class Adapter(Record):
         weight: what the differences are multiplied by.
         components: other weights by component ("text_encoder": 0.0).
         sha256: of the file that was merged; empty before that.
+        left_out: how many of its tensors found no weight and were left out, where that was asked for.
     """
 
     file: str
     weight: Strength = 1.0
     components: dict[str, Strength] = Field(default_factory=dict)
     sha256: str = ""
+    left_out: int = 0
 
     @property
     def name(self) -> str:
@@ -233,7 +235,8 @@ class Adapter(Record):
     def text(self) -> str:
         """For people: name, weights and content, but not where the file lies."""
         weights = [f"{self.weight:g}", *(f"{name} {weight:g}" for name, weight in self.components.items())]
-        return f"{self.name} at {', '.join(weights)}, SHA-256 {self.sha256}"
+        parts = f", {self.left_out} tensors left out" if self.left_out else ""
+        return f"{self.name} at {', '.join(weights)}{parts}, SHA-256 {self.sha256}"
 
 
 class Embedding(Record):

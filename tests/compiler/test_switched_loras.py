@@ -224,7 +224,7 @@ def test_kinds_of_lycoris_are_switched_as_they_are_merged(sd15, opened, origins,
     adapters = sources.adapters({saved(tmp_path / "kinds.safetensors", state): 0.9})
     assert adapters is not None
     source = open_model(sources_spec(sd15, adapters))
-    expected = merged(source, origins)["unet"]
+    expected = merged(source, origins).weights["unet"]
     (graph,) = opened["onnxruntime"].graphs["unet"]
     made = switched(opened["onnxruntime"], adapters).constants["unet"]
     names = {f"{name}.weight" for name in layers}
