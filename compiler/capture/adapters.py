@@ -314,6 +314,13 @@ def _unused(file: _File, weights: Weights, idle: Collection[str], partial: bool)
     }.union(idle)
     tensors = [key for key, tensor in file.tensors.items() if not lora_layers.is_number(tensor.shape)]
     unused = [key for key in tensors if key not in used]
+    layers = {lora_layers.layer_name(key) for key in tensors if key in used}
+    if parts := [key for key in unused if lora_layers.layer_name(key) in layers]:
+        # A magnitude of DoRA, or the bias of an upper matrix: what is merged without it is another adapter.
+        raise LatentcError(
+            f"--lora: the installed diffusers reads only a part of some layers of {file.path.name}, not {some(parts)}.",
+            "Convert the file to another layout, or make it a LoRA.",
+        )
     whole = len(unused) == len(tensors)
     if not whole and (partial or not unused):
         return unused

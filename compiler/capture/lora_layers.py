@@ -9,19 +9,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from artifacts.errors import LatentcError
 from compiler.origins.computed import stored
 from compiler.origins.recorded import Recorded
 
 State = Mapping[str, torch.Tensor]
 
-_PART = re.compile(r"[._]lora\d*[._].*$|\.alpha$")
+_PART = re.compile(r"[._]lora\d*[._].*$|\.(?:alpha|dora_scale)$")
 """What follows the name of a layer in a key, by any trainer."""
+
+
+_WRAPPERS = ("base_model.model.", "diffusion_model.", "module.", "_orig_mod.")
+"""What tools put before a path in the component that they train: peft (`save_pretrained`), ComfyUI's nodes, PyTorch's
+data parallel and compiled modules."""
+
+_NAMES_IN_PEFT = (
+    (re.compile(r"\.lora_(?:A|down)(?:\.\w+)?\.(weight|bias)$"), r".lora_A.\1"),
+    (re.compile(r"\.lora_(?:B|up)(?:\.\w+)?\.(weight|bias)$"), r".lora_B.\1"),
+    (re.compile(r"\.lora_magnitude_vector(?:\.\w+)*$"), ".lora_magnitude_vector"),
+)
+"""Parts of a layer behind its path with dots: with the name of an adapter ("lora_A.default.weight"), and without."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,62 @@ class Layers:
                         result[key] = Place(component, candidate, f"lora_{part}" if dot else part)
                         break
         return result
+
+    def named(self, state: State, components: Collection[str]) -> dict[str, str]:
+        """Names with their component before them for keys that are a path in one, as it is or in a wrapper.
+
+        Args:
+            components: those that may be meant.
+
+        Returns:
+            Key -> name, for those that fit a layer.
+
+        Raises:
+            LatentcError: what has no component before it fits two of them alike.
+        """
+        own: dict[str, str] = {}  # In their own words: path and part.
+        for key in state:
+            name = key
+            while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), ""):
+                name = name.removeprefix(wrapper)
+            for pattern, part in _NAMES_IN_PEFT:
+                name = pattern.sub(part, name)
+            own[key] = name
+        found: dict[str, dict[str, str]] = {}
+        for component in components:
+            names = {
+                key: name if name.startswith(f"{component}.") else f"{component}.{name}"
+                for key, name in own.items()
+            }
+            tensors = {name: state[key] for key, name in names.items()}
+            if len(tensors) < len(names):  # Two adapters in one file.
+                continue
+            places, fitting = self.places(tensors), self.fitting(tensors)
+            found[component] = {
+                key: f"{component}.{places[name].path}.{places[name].part}"
+                for key, name in names.items()
+                if name in fitting
+            }
+        # A name before a path tells the component; a path alone is of the component that has the most of them.
+        result = {
+            key: name
+            for component, names in found.items()
+            for key, name in names.items()
+            if own[key].startswith(f"{component}.")
+        }
+        bare = {
+            component: {key: name for key, name in names.items() if key not in result}
+            for component, names in found.items()
+        }
+        most = max(map(len, bare.values()), default=0)
+        best = [component for component, names in bare.items() if len(names) == most]
+        if most and len(best) > 1:
+            raise LatentcError(
+                f"--lora: '{next(iter(bare[best[0]]))}' may be of {' or of '.join(map(repr, best))}: each has all "
+                "layers that the file names.",
+                f"Write the component before the file's keys: '{best[0]}.'",
+            )
+        return result | (bare[best[0]] if most else {})
 
     def fitting(self, converted: State) -> set[str]:
         """The keys of a converted state whose tensors fit their layer, with all that it takes."""
@@ -151,43 +220,49 @@ def parts(pipe: Any, layers: Layers, state: State, partial: bool) -> Parts:
     rest = {key for key, tensor in state.items() if not is_number(tensor.shape)}
     if rest <= whole:
         return Parts([state], [])
+    unknown = rest - whole - _alone(pipe, layers, state, rest - whole)
+    names = layers.named(
+        {key: state[key] for key in state if key in unknown}, getattr(pipe, "_lora_loadable_modules", ())
+    )
+    keys = {names.get(key, key): key for key in state}
+    state, rest = {name: state[key] for name, key in keys.items()}, {names.get(key, key) for key in rest}
     result: list[State] = []
     reached: set[str] = set()
     while rest:
-        for keys in _candidates(pipe, layers, state, rest):
-            if found := _found(pipe, layers, _with_alphas(state, keys)):
-                break
-        else:
+        found = _found(pipe, layers, _with_alphas(state, rest))
+        # What can be read together, though not with the rest.
+        found = found or _found(pipe, layers, _with_alphas(state, _alone(pipe, layers, state, rest)))
+        if not found:
             break
         result.append(_with_alphas(state, found))
         reached |= found
         rest -= found
     if not reached:
         return Parts([], [])
-    misfits = [key for key in state if key in rest]
+    misfits = [key for name, key in keys.items() if name in rest]
     return Parts(result if partial or len(reached) > len(whole) else [state], misfits)
 
 
-def _candidates(pipe: Any, layers: Layers, state: State, rest: set[str]) -> Iterator[set[str]]:
-    """What may be read together: all that is left, then what can be read by itself."""
-    yield rest
+def _alone(pipe: Any, layers: Layers, state: State, rest: set[str]) -> set[str]:
+    """Those of the keys whose layer diffusers reads where it is the only one."""
     by_layer: dict[str, set[str]] = {}
     for key in rest:
-        by_layer.setdefault(_layer(key), set()).add(key)
-    yield {key for keys in by_layer.values() for key in _found(pipe, layers, _with_alphas(state, keys))}
+        by_layer.setdefault(layer_name(key), set()).add(key)
+    return {key for keys in by_layer.values() for key in _found(pipe, layers, _with_alphas(state, keys))}
 
 
 def _with_alphas(state: State, keys: set[str]) -> State:
     """The tensors of these keys, in the file's order, and the single numbers of their layers."""
-    own = {_layer(key) for key in keys}
+    own = {layer_name(key) for key in keys}
     return {
         key: tensor
         for key, tensor in state.items()
-        if key in keys or (is_number(tensor.shape) and _layer(key) in own)
+        if key in keys or (is_number(tensor.shape) and layer_name(key) in own)
     }
 
 
-def _layer(key: str) -> str:
+def layer_name(key: str) -> str:
+    """What a key says before its part: the tensors of one layer have it in common."""
     return _PART.sub("", key)
 
 
@@ -209,5 +284,5 @@ def _found(pipe: Any, layers: Layers, state: State) -> set[str]:
             owned = {owners[source.key] for source in stored(tensor.origin)}
             (good if key in fitting else bad).update(owned)
     wanted = {key for key, tensor in state.items() if not is_number(tensor.shape)}
-    bad_layers = {_layer(key) for key in wanted & bad | wanted - good}
-    return {key for key in wanted if _layer(key) not in bad_layers}
+    bad_layers = {layer_name(key) for key in wanted & bad | wanted - good}
+    return {key for key in wanted if layer_name(key) not in bad_layers}

@@ -23,7 +23,7 @@ from artifacts.errors import LatentcError
 from compiler.origins.recorded import Recorded
 from targets.graph.weights import Stored
 
-_MATRIX = re.compile(r"[._]lora\d*(?:_linear_layer)?[._](A|B|down|up)\.(?:weight|bias)$")
+_MATRIX = re.compile(r"[._]lora\d*(?:_linear_layer)?[._](A|B|down|up)(?:\.\w+)?\.(?:weight|bias)$")
 """How the key of a matrix of a LoRA ends, by any trainer."""
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -31,13 +31,19 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 def settings(file: Path) -> Settings:
-    """What the file says of how it was trained, as diffusers and peft write it into its header; empty if nothing.
+    """What the file says of how it was trained: diffusers writes it into the header, peft into a file beside it.
+
+    Empty if neither says anything.
 
     Raises:
         LatentcError: it cannot be understood.
     """
     with safe_open(file, framework="numpy") as opened:
         text = (opened.metadata() or {}).get("lora_adapter_metadata", "")
+    place = f"the header of {file.name} (lora_adapter_metadata)"
+    beside = file.with_name("adapter_config.json")
+    if not text and file.name == "adapter_model.safetensors" and beside.is_file():
+        text, place = beside.read_text(errors="replace"), str(beside)
     if not text:
         return {}
     try:
@@ -48,7 +54,7 @@ def settings(file: Path) -> Settings:
             result.setdefault(component, {})[setting] = value
     except (ValueError, AttributeError) as error:
         raise LatentcError(
-            f"--lora: the settings in the header of {file.name} (lora_adapter_metadata) are no JSON object.",
+            f"--lora: the settings in {place} are no JSON object.",
             "The file is damaged: train or download it again.",
         ) from error
     return result
