@@ -216,6 +216,12 @@ class Recipe(Record):
     components: dict[str, RecipeComponent]
 
 
+LARGEST_STRENGTH = 3.4028234663852886e38
+"""Of an adapter: the largest number in float32, in which differences are multiplied by it."""
+
+Strength = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST_STRENGTH, le=LARGEST_STRENGTH)]
+
+
 class Adapter(Record):
     """A file of differences (a LoRA and its kin) that is added to a model's weights.
 
@@ -224,12 +230,14 @@ class Adapter(Record):
         weight: what the differences are multiplied by.
         components: other weights by component ("text_encoder": 0.0).
         sha256: of the file that was merged; empty before that.
+        left_out: how many of its tensors found no weight and were left out, where that was asked for.
     """
 
     file: str
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    components: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
+    weight: Strength = 1.0
+    components: dict[str, Strength] = Field(default_factory=dict)
     sha256: str = ""
+    left_out: int = 0
 
     @property
     def name(self) -> str:
@@ -240,7 +248,8 @@ class Adapter(Record):
     def text(self) -> str:
         """For people: name, weights and content, but not where the file lies."""
         weights = [f"{self.weight:g}", *(f"{name} {weight:g}" for name, weight in self.components.items())]
-        return f"{self.name} at {', '.join(weights)}, SHA-256 {self.sha256}"
+        parts = f", {self.left_out} tensors left out" if self.left_out else ""
+        return f"{self.name} at {', '.join(weights)}{parts}, SHA-256 {self.sha256}"
 
 
 class Embedding(Record):

@@ -51,7 +51,7 @@ def compiled_manifest(
             revision=source.revision,
             license=source.license,
             weights=_weight_records(source, sources),
-            spec=_recorded(source, sources),
+            spec=_recorded(source, captured.adapters, sources),
         ),
         pipelines=captured.pipelines,
         target=target.name,
@@ -133,7 +133,9 @@ def _weight_records(
     return tuple(record for record in records if record.path not in adapters)
 
 
-def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]) -> ModelSpec | None:
+def _recorded(
+    source: ModelSource, adapters: tuple[Adapter, ...], sources: Mapping[str, tuple[FileRecord, ...]]
+) -> ModelSpec | None:
     """What the model was made of, its adapters and embeddings with their hashes; None for a folder."""
     if source.is_folder:
         return None
@@ -151,7 +153,7 @@ def _recorded(source: ModelSource, sources: Mapping[str, tuple[FileRecord, ...]]
 
     return source.spec.model_copy(
         update={
-            "adapters": tuple(named(hashed(adapter)) for adapter in source.spec.adapters),
+            "adapters": tuple(named(hashed(adapter)) for adapter in adapters),
             "embeddings": tuple(map(hashed, source.spec.embeddings)),
             "ip_adapters": tuple(map(hashed, source.spec.ip_adapters)),
         }

@@ -99,7 +99,8 @@ def switched(
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         modules.update({component.name: _module(component, mode) for component in source.modules})
     weights = {name: _weights(module, graphs.get(name, ())) for name, module in modules.items()}
-    merged = merging.merged(source, weights, progress, modules)
+    made_of = merging.merged(source, weights, progress, modules)
+    merged = made_of.weights
     constants: dict[str, Replaced] = {}
     quantized: list[WeightRecord] = []
     total = sum(len(parts) for parts in graphs.values())
@@ -125,7 +126,7 @@ def switched(
     for folder in {graph.folder for parts in graphs.values() for graph in parts}:
         files.check(folder)
     progress(Event("adding LoRAs", total, total))
-    return Switched(tuple(map(_named, adapters)), constants, tuple(quantized))
+    return Switched(tuple(map(_named, made_of.adapters)), constants, tuple(quantized))
 
 
 class _Evaluated(Mapping[str, torch.Tensor]):

@@ -23,7 +23,7 @@ from artifacts.manifest import Adapter
 from artifacts.named_files import no_file
 from artifacts.progress import Event, Progress, silent
 from artifacts.safetensors_header import require_safetensors
-from compiler.capture import lycoris_kinds
+from compiler.capture import lora_layers, lora_strengths, lycoris_kinds
 from compiler.capture.weightless_modules import borrowed, build
 from compiler.model_source import ModelSource
 from compiler.origins.computed import Constant, stored
@@ -54,13 +54,28 @@ class _File:
         return self.adapter.components.get(component, self.adapter.weight)
 
 
+@dataclass(frozen=True)
+class Merged:
+    """What adapters make of a model's weights.
+
+    Attributes:
+        weights: as they were given, with the adapters' differences.
+        adapters: the source's, with how many tensors of each were left out.
+    """
+
+    weights: dict[str, dict[str, Origin]]
+    adapters: tuple[Adapter, ...]
+
+
 def merged(
     source: ModelSource,
     weights: Weights,
     progress: Progress = silent,
     modules: Mapping[str, torch.nn.Module] | None = None,
-) -> dict[str, dict[str, Origin]]:
+) -> Merged:
     """The weights with the source's adapters merged into them. One whose adapters have a weight of 0 stays its origin.
+
+    Where the source says that adapters may be merged in part, tensors that find no weight are left out.
 
     Args:
         weights: of all components, as `weightless_modules.bind` finds them.
@@ -74,7 +89,7 @@ def merged(
     """
     result = {name: dict(names) for name, names in weights.items()}
     if not source.spec.adapters:
-        return result
+        return Merged(result, ())
     _require_libraries()
     files = [_read(number, adapter) for number, adapter in enumerate(source.spec.adapters)]
     progress(Event(f"merging {len(files)} adapters", 0, None))
@@ -91,30 +106,39 @@ def _merged(
     modules: Mapping[str, torch.nn.Module],
     files: Sequence[_File],
     progress: Progress,
-) -> dict[str, dict[str, Origin]]:
+) -> Merged:
     """`merged`, in modules whose parameters record.
 
     Args:
         result: the weights without adapters, which are replaced in it.
     """
+    partial = source.spec.partial
     pipe = assemble(source.files, class_path(source.pipeline_class()), modules)
     _check_components(source, pipe, modules)
     # What finds no weight is an error here, not a warning.
     with quiet("diffusers", "transformers", "peft", "LyCORIS", level=logging.CRITICAL), _no_bars():
-        used = _load(pipe, files, modules)
+        used = _load(pipe, files, modules, partial)
         for file in files:
-            used[file.path] |= lycoris_kinds.merge(pipe, modules, file.path, file.tensors, file.weight)
+            used[file.path] |= lycoris_kinds.merge(
+                pipe, modules, file.path, file.tensors, file.weight, partial
+            )
     for component, module in modules.items():
         for name, tensor in _state(module).items():
             if isinstance(tensor, Recorded) and name in result[component]:
                 own = result[component][name]
                 origin = simplified(tensor.origin, name)
                 result[component][name] = own if origin == own else origin
-    if not source.spec.partial:
-        for file in files:
-            _require_all_used(file, result, used[file.path])
+    adapters = []
+    for file in files:
+        unused = _unused(file, result, used[file.path], partial)
+        if unused:
+            text = (
+                f"{file.path.name}: {len(unused)} tensors find no weight and are left out: {some(unused, 2)}."
+            )
+            progress(Event(text, 1, 1))
+        adapters.append(file.adapter.model_copy(update={"left_out": len(unused)}))
     progress(Event(f"merging {len(files)} adapters", 1, 1))
-    return result
+    return Merged(result, tuple(adapters))
 
 
 @contextmanager
@@ -197,30 +221,41 @@ def _check_components(source: ModelSource, pipe: Any, modules: Mapping[str, Any]
                 )
 
 
-def _load(pipe: Any, files: Sequence[_File], modules: Mapping[str, torch.nn.Module]) -> dict[Path, set[str]]:
+def _load(
+    pipe: Any, files: Sequence[_File], modules: Mapping[str, torch.nn.Module], partial: bool
+) -> dict[Path, set[str]]:
     """Loads what diffusers itself reads of the files, and fuses it in their weights.
+
+    Args:
+        partial: whether matrices that fit no layer are left out; otherwise diffusers may refuse them.
 
     Returns:
         Keys of each file's tensors that found a layer of a component where their weight is 0; they are not fused.
     """
     loaded: dict[str, dict[str, float]] = {}
     idle: dict[Path, set[str]] = {file.path: set() for file in files}
+    layers = lora_layers.Layers(modules)
     for file in files:
         state = lycoris_kinds.without(file.tensors)
         if not state:
             continue
-        tensors: dict[str, Any] = {key: Recorded(origin) for key, origin in state.items()}
-        # As a pipeline in fp32 has them; products in a narrower type would round once more.
-        tensors = {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
         with _explained(file):
-            pipe.load_lora_weights(tensors, adapter_name=file.name)
-        names = pipe.get_list_adapters() if hasattr(pipe, "get_list_adapters") else {}
-        components = [component for component, adapters in names.items() if file.name in adapters]
-        if components:
-            loaded[file.name] = {component: file.weight(component) for component in components}
-        for component in components:
-            if not file.weight(component):
-                idle[file.path] |= _keys(modules[component], file.name)
+            tensors = lora_strengths.multiplied(state, lora_strengths.settings(file.path))
+            read = lora_layers.parts(pipe, layers, tensors, partial)
+        # Where diffusers has the last word it says why nothing fits.
+        parts = read.states or ([tensors] if len(state) == len(file.tensors) else [])
+        for number, part in enumerate(parts):
+            name = f"{file.name}_{number}"
+            with _explained(file, read.misfits):
+                pipe.load_lora_weights(dict(part), adapter_name=name)
+            adapters = pipe.get_list_adapters() if hasattr(pipe, "get_list_adapters") else {}
+            components = [component for component, names in adapters.items() if name in names]
+            if components:
+                loaded[name] = {component: file.weight(component) for component in components}
+            for component in components:
+                lora_strengths.without_strengths(modules[component], name)
+                if not file.weight(component):
+                    idle[file.path] |= _keys(modules[component], name)
     if not loaded:
         return idle
     pipe.set_adapters(list(loaded), [dict(weights) for weights in loaded.values()])
@@ -243,7 +278,8 @@ def _keys(module: torch.nn.Module, adapter: str) -> set[str]:
 
 
 @contextmanager
-def _explained(file: _File) -> Iterator[None]:
+def _explained(file: _File, misfits: Sequence[str] = ()) -> Iterator[None]:
+    """Makes what libraries raise an error of one line; `misfits` are keys without which the file could be merged."""
     try:
         yield
     except LatentcError:
@@ -253,18 +289,21 @@ def _explained(file: _File) -> Iterator[None]:
         reason = mismatch[:300] or one_line(error, 300)
         raise LatentcError(
             f"--lora: {file.path.name} cannot be merged into this model: {reason}",
-            "It is of another model, or of a layout that the installed diffusers does not read.",
+            f"What does not fit: {some(list(misfits))}. Merge the others all the same: --lora-partial"
+            if misfits
+            else "It is of another model, or of a layout that the installed diffusers does not read.",
         ) from error
 
 
-def _require_all_used(file: _File, weights: Weights, idle: Collection[str]) -> None:
-    """Refuses an adapter some of whose tensors became part of no weight.
+def _unused(file: _File, weights: Weights, idle: Collection[str], partial: bool) -> list[str]:
+    """The keys of an adapter's tensors that became part of no weight.
 
     Args:
         idle: keys of those that are for a component where the adapter's weight is 0.
+        partial: whether some may be left out.
 
     Raises:
-        LatentcError: names them.
+        LatentcError: names them, where they are all of its tensors, or none may be left out.
     """
     used = {
         tensor.key
@@ -274,15 +313,21 @@ def _require_all_used(file: _File, weights: Weights, idle: Collection[str]) -> N
         for tensor in stored(origin)
         if tensor.file == file.path
     }.union(idle)
-    # Single numbers (alphas, ranks, marks) are settings of other tensors.
-    unused = [key for key, tensor in file.tensors.items() if key not in used and len(tensor.shape) > 0]
-    unused = [key for key in unused if file.tensors[key].shape != (1,)]
-    if not unused:
-        return
-    count = sum(1 for tensor in file.tensors.values() if len(tensor.shape) > 0)
-    whole = len(unused) == count
+    tensors = [key for key, tensor in file.tensors.items() if not lora_layers.is_number(tensor.shape)]
+    unused = [key for key in tensors if key not in used]
+    layers = {lora_layers.layer_name(key) for key in tensors if key in used}
+    if parts := [key for key in unused if lora_layers.layer_name(key) in layers]:
+        # A magnitude of DoRA, or the bias of an upper matrix: what is merged without it is another adapter.
+        raise LatentcError(
+            f"--lora: the installed diffusers reads only a part of some layers of {file.path.name}, not {some(parts)}.",
+            "Convert the file to another layout, or make it a LoRA.",
+        )
+    whole = len(unused) == len(tensors)
+    if not whole and (partial or not unused):
+        return unused
     raise LatentcError(
-        f"--lora: {'no tensor' if whole else f'{len(unused)} of the {count} tensors'} of {file.path.name} "
-        f"{'finds a weight in this model' if whole else 'find no weight in this model'}: {some(unused)}.",
+        f"--lora: {'no tensor' if whole else f'{len(unused)} of the {len(tensors)} tensors'} of {file.path.name} "
+        f"{'finds a weight in this model' if whole else 'find no weight in this model'}: "
+        f"{some(unused or list(file.tensors))}.",
         "It is of another model." if whole else "Merge the others all the same: --lora-partial",
     )

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from artifacts.errors import LatentcError
-from artifacts.manifest import DimRange, LeftOut
+from artifacts.manifest import Adapter, DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
 from compiler.capture import adapters, declared_sizes
 from compiler.capture import weightless_modules as building
@@ -45,6 +45,7 @@ class Capture:
         tokens: that of the text's length, with the pipeline's own; None where it has its own alone.
         notes: what a user should know: components left out, sizes that are fixed.
         left_out: the model's modules that no graph stands for, and why.
+        adapters: what was merged into the weights, with how much of each was left out.
     """
 
     pipelines: dict[str, str]
@@ -59,6 +60,7 @@ class Capture:
     frames: DimRange | None = None
     left_out: tuple[LeftOut, ...] = ()
     tokens: DimRange | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def one_length(self) -> bool:
@@ -166,7 +168,8 @@ def _captured(
     """`capture`, which raises `NotOneGraph` where one more module must be split."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     left_out = list(source.left_out)
-    built, weights = _modules(source, mode, progress, left_out, weightless)
+    built, adapted = _modules(source, mode, progress, left_out, weightless)
+    weights = adapted.weights
     recorder = Recorder(built, mode, lambda c, name: building.real_tensor(built[c], weights[c], name), split)
     pipe = assemble(source.files, class_path(source.pipeline_class()), built)
     run = DryRun(recorder, overrides, progress)
@@ -229,12 +232,13 @@ def _captured(
         notes=tuple(notes),
         frames=frames,
         left_out=tuple(left_out),
+        adapters=adapted.adapters,
     )
 
 
 def _modules(
     source: ModelSource, mode: FakeTensorMode, progress: Progress, left_out: list[LeftOut], weightless: bool
-) -> tuple[dict[str, torch.nn.Module], dict[str, dict[str, Origin]]]:
+) -> tuple[dict[str, torch.nn.Module], adapters.Merged]:
     optional = getattr(source.pipeline_class(), "_optional_components", [])
     built: dict[str, torch.nn.Module] = {}
     weights: dict[str, dict[str, Origin]] = {}

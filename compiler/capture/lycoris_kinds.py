@@ -15,6 +15,7 @@ import torch
 
 from artifacts.error_text import one_line
 from artifacts.errors import LatentcError
+from compiler.capture import lora_layers
 from compiler.origins.computed import Computed, stored
 from compiler.origins.recorded import Recorded
 from targets.graph.weights import Origin, Stored
@@ -59,12 +60,14 @@ def merge(
     file: Path,
     tensors: Mapping[str, Stored],
     weight: Callable[[str], float],
+    partial: bool = False,
 ) -> set[str]:
     """Merges the groups of a file into the recording parameters of `modules`.
 
     Args:
         pipe: the pipeline whose converters know the names.
         weight: component -> what its differences are multiplied by.
+        partial: whether groups that do not fit their weight are left out, and not an error.
 
     Returns:
         Keys of the tensors that found a layer of a component where their weight is 0; they are not merged.
@@ -89,7 +92,12 @@ def merge(
             if not weight(component):
                 idle.update(f"{name}.{part}" for part in wanted[name])
                 continue
-            _merge_group(module, wanted[name], weight(component), rows, f"{file.name}: '{name}'")
+            try:
+                _merge_group(module, wanted[name], weight(component), rows, f"{file.name}: '{name}'")
+            except LatentcError:
+                if not partial:
+                    raise
+                break
     return idle
 
 
@@ -116,25 +124,24 @@ def _places(
         if "." not in name:
             state[f"{name}.alpha"] = torch.tensor(1.0)
     try:
-        converted = _converted(pipe, state)
+        converted = lora_layers.converted(pipe, state)
+        places = lora_layers.Layers(modules).places(converted)
     except Exception:  # Converters raise whatever a name that they do not know leads to.
         return _same_names(modules, wanted)
-    places: dict[str, list[tuple[int, Place]]] = {}
+    found: dict[str, list[tuple[int, Place]]] = {}
     for key, tensor in converted.items():
         if not isinstance(tensor, Recorded):
             continue
         for mark in stored(tensor.origin):
-            if mark.key not in marks:
+            if mark.key not in marks or key not in places:
                 continue
-            component, path = _module_of(modules, key)
-            if path is None:
-                continue
+            component, path = places[key].component, places[key].path
             origin = tensor.origin
             order = (origin.output or 0) if isinstance(origin, Computed) else 0
             rows = tensor.shape[0]
-            places.setdefault(marks[mark.key], []).append((order, (component, path, (0, rows))))
+            found.setdefault(marks[mark.key], []).append((order, (component, path, (0, rows))))
     result: dict[str, list[Place]] = {}
-    for name, entries in places.items():
+    for name, entries in found.items():
         start, ordered = 0, []
         for _, (component, path, span) in sorted(entries, key=lambda entry: entry[0]):
             assert span is not None
@@ -142,44 +149,6 @@ def _places(
             start += span[1]
         result[name] = [(c, p, None) for c, p, _ in ordered] if len(ordered) == 1 else list(ordered)
     return _same_names(modules, {n: g for n, g in wanted.items() if n not in result}) | result
-
-
-def _converted(pipe: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """What diffusers makes of a LoRA's names: component and path in it, then what peft calls the part."""
-    keywords: dict[str, Any] = {}
-    if hasattr(pipe, "unet"):
-        keywords["unet_config"] = pipe.unet.config
-    converted = pipe.lora_state_dict(state, **keywords)
-    return dict(converted[0] if isinstance(converted, tuple) else converted)
-
-
-def _module_of(modules: Mapping[str, torch.nn.Module], key: str) -> tuple[str, str | None]:
-    """Component and path of the module that a converted name ("unet.mid_block.....lora_B.weight") is for."""
-    from diffusers.utils import (
-        convert_state_dict_to_diffusers,
-        convert_state_dict_to_peft,
-        convert_unet_state_dict_to_peft,
-    )
-
-    component, _, rest = key.partition(".")
-    if component not in modules:
-        return component, None
-    names = {rest}
-    for convert in (
-        convert_unet_state_dict_to_peft,
-        lambda state: convert_state_dict_to_peft(convert_state_dict_to_diffusers(state)),
-    ):
-        try:
-            names.update(convert({rest: None}))
-        except ValueError:  # It is in that form already.
-            continue
-    paths = dict(modules[component].named_modules())
-    for name in names:
-        path = name.partition(".lora_")[0]
-        for candidate in (path, path.removeprefix("text_model.")):
-            if candidate in paths:
-                return component, candidate
-    return component, None
 
 
 def _same_names(

@@ -80,7 +80,7 @@ def _weights_of(dumped: str) -> dict[str, dict[str, Origin]]:
     source = open_model(ModelSpec.model_validate_json(dumped))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     weights = {component.name: bind(build(component, mode), component) for component in source.modules}
-    return adapters.merged(source, weights)
+    return adapters.merged(source, weights).weights
 
 
 def _weights(spec: ModelSpec) -> dict[str, dict[str, Origin]]:

@@ -73,11 +73,16 @@ def _parsed(text: str) -> Adapter:
 
 
 def _adapter(file: str, weight: float, components: Mapping[str, float]) -> Adapter:
-    from artifacts.manifest import Adapter
+    from artifacts.manifest import LARGEST_STRENGTH, Adapter
 
     for value in (weight, *components.values()):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
             raise UsageError(f"--lora: the weight of {file} is {value!r}; it must be a finite number.")
+        if abs(value) > LARGEST_STRENGTH:
+            raise UsageError(
+                f"--lora: the weight of {file} is larger than float32 holds; it must be a finite number up to "
+                f"{LARGEST_STRENGTH:.3g}."
+            )
     return Adapter(file=os.path.abspath(file), weight=weight, components=dict(components))
 
 

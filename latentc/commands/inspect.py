@@ -270,8 +270,7 @@ def _made_of(manifest: Manifest) -> Iterator[str]:
     for name, place in spec.components.items():
         yield f"component {name}: {place if isinstance(place, str) else ', '.join(place)}"
     for adapter in spec.adapters:
-        weights = [f"{adapter.weight:g}", *(f"{name} {w:g}" for name, w in adapter.components.items())]
-        yield f"adapter   {adapter.file} at {', '.join(weights)}, SHA-256 {adapter.sha256}"
+        yield f"adapter   {adapter.file.removesuffix(adapter.name)}{adapter.text}"
     for embedding in spec.embeddings:
         yield f"embedding {embedding.file}: {embedding.token}, SHA-256 {embedding.sha256}"
     for ip_adapter in spec.ip_adapters:

@@ -34,6 +34,8 @@ def test_the_picture_is_that_of_diffusers_with_the_same_files(sd15, tmp_path):
             state[f"unet.{name}.lora_A.weight"] = random(2, module.in_features)
             state[f"unet.{name}.lora_B.weight"] = random(module.out_features, 2)
     save_file(state, tmp_path / "lora.safetensors")
+    foreign = {f"extra.lora_{part}.weight": random(2, 2) for part in "AB"}
+    save_file(state | foreign, tmp_path / "more.safetensors")
     save_file({"<dog>": random(1, 32)}, tmp_path / "dog.safetensors")
 
     wanted = request(
@@ -41,14 +43,15 @@ def test_the_picture_is_that_of_diffusers_with_the_same_files(sd15, tmp_path):
         model=str(model),
         config=str(sd15),
         check="quick",
-        loras=(Adapter(file=str(tmp_path / "lora.safetensors"), weight=0.8),),
+        loras=(Adapter(file=str(tmp_path / "more.safetensors"), weight=0.8),),
+        lora_partial=True,
         embeddings=(Embedding(file=str(tmp_path / "dog.safetensors")),),
     )
     artifact = build.compile(wanted)
     made_of = artifact.manifest.source.spec
     assert made_of is not None and made_of.config == str(sd15)
     assert [len(item.sha256) for item in (*made_of.adapters, *made_of.embeddings)] == [64, 64]
-    assert [adapter.file for adapter in made_of.adapters] == ["lora.safetensors"]
+    assert [(adapter.file, adapter.left_out) for adapter in made_of.adapters] == [("more.safetensors", 2)]
     assert {evidence.check for graph in artifact.manifest.graphs for evidence in graph.evidence} == {"quick"}
 
     pipe.load_textual_inversion(str(tmp_path / "dog.safetensors"))
@@ -72,6 +75,6 @@ def test_the_picture_is_that_of_diffusers_with_the_same_files(sd15, tmp_path):
 
     from compiler.evidence.recheck import recheck
 
-    assert recheck(artifact, loras=(tmp_path / "lora.safetensors",)).keys() == {
+    assert recheck(artifact, loras=(tmp_path / "more.safetensors",)).keys() == {
         graph.folder for graph in artifact.manifest.graphs
     }

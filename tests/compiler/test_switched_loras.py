@@ -224,7 +224,7 @@ def test_kinds_of_lycoris_are_switched_as_they_are_merged(sd15, opened, origins,
     adapters = sources.adapters({saved(tmp_path / "kinds.safetensors", state): 0.9})
     assert adapters is not None
     source = open_model(sources_spec(sd15, adapters))
-    expected = merged(source, origins)["unet"]
+    expected = merged(source, origins).weights["unet"]
     (graph,) = opened["onnxruntime"].graphs["unet"]
     made = switched(opened["onnxruntime"], adapters).constants["unet"]
     names = {f"{name}.weight" for name in layers}
@@ -301,7 +301,18 @@ def test_a_bad_file_is_one_line_and_the_pipeline_draws_as_before(running, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "weight", [math.nan, math.inf, {"unet": -math.inf}, "much", None, {"transformer": 1.0}]
+    "weight",
+    [
+        math.nan,
+        math.inf,
+        {"unet": -math.inf},
+        1e300,
+        {"unet": -1e39},
+        pytest.param(10**400, id="of 400 digits"),
+        "much",
+        None,
+        {"transformer": 1.0},
+    ],
 )
 def test_a_bad_weight_is_refused(running, files, weight):
     pipeline, picture = running

@@ -257,7 +257,7 @@ def ours(folder: Path, file: Path) -> tuple[Any, Any]:
     source = open_model(ModelSpec(model=str(folder), adapters=(Adapter(file=str(file), weight=WEIGHT),)))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     plain = {c.name: bind(build(c, mode), c) for c in source.modules}
-    return merged(source, plain), plain
+    return merged(source, plain).weights, plain
 
 
 def of(models: dict[str, tuple[Any, Path]], name: str, folder: Path) -> tuple[Any, Path]:

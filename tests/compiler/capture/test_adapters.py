@@ -42,7 +42,7 @@ def pipeline(sd15):
 
 
 def merge(sd15: Path, bound: Any, *adapters: Adapter, partial: bool = False) -> dict[str, dict[str, Origin]]:
-    return merged(open_model(ModelSpec(model=str(sd15), adapters=adapters, partial=partial)), bound)
+    return merged(open_model(ModelSpec(model=str(sd15), adapters=adapters, partial=partial)), bound).weights
 
 
 def peft_state(
@@ -203,6 +203,118 @@ def test_a_tensor_that_finds_no_weight_is_named(sd15, bound, pipeline, tmp_path)
         merge(sd15, bound, adapter)
     assert "--lora-partial" in caught.value.hint
     assert changed(merge(sd15, bound, adapter, partial=True), bound) > 10
+
+
+def whole(sd15: Path, bound: Any, file: str, partial: bool = False) -> tuple[Any, list[str]]:
+    """What is made of one file at 0.8, and what is told of it in lines of their own."""
+    from latentc.progress_bars import Lines
+
+    told: list[str] = []
+    spec = ModelSpec(model=str(sd15), adapters=(Adapter(file=file, weight=0.8),), partial=partial)
+    return merged(open_model(spec), bound, Lines(told.append)), told
+
+
+def same(got: Mapping[str, Mapping[str, Origin]], wanted: Mapping[str, Mapping[str, Origin]]) -> bool:
+    return all(
+        np.array_equal(origin.read(), wanted[component][name].read())
+        for component, names in got.items()
+        for name, origin in names.items()
+    )
+
+
+FOREIGN = {
+    "a pair of no layout": {"extra.lora_up.weight": (4, 4), "extra.lora_down.weight": (4, 4)},
+    "a layer that is not there": {
+        f"lora_unet_nowhere_to_q.lora_{part}.weight": (2, 2) for part in ("up", "down")
+    },
+    "no LoRA": {"extra.weight": (3, 3)},
+}
+
+
+@pytest.mark.parametrize("names", ["peft", "kohya", "loha"])
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_foreign_tensors_are_named_or_left_out_and_the_others_merged_as_without_them(
+    sd15, bound, pipeline, tmp_path, names, foreign
+):
+    state = peft_state(pipeline, {"unet": ATTENTION})
+    if names != "peft":
+        state = kohya_state(state, 1.0)
+    if names == "loha":
+        parts = {"lora_up.weight": ("hada_w1_a", "hada_w2_a"), "lora_down.weight": ("hada_w1_b", "hada_w2_b")}
+        state = {
+            f"{stem}.{part}": tensor.clone()
+            for key, tensor in state.items()
+            for stem, _, own in [key.partition(".")]
+            for part in parts.get(own, (own,))
+        }
+    own = saved(tmp_path / "own.safetensors", state)
+    more = {key: torch.ones(shape) for key, shape in FOREIGN[foreign].items()}
+    both = saved(tmp_path / "both.safetensors", state | more)
+    wanted, told = whole(sd15, bound, own)
+    assert not told and wanted.adapters[0].left_out == 0
+    assert changed(wanted.weights, bound) > 10
+    with pytest.raises(LatentcError, match=r"both\.safetensors") as caught:
+        whole(sd15, bound, both)
+    assert all(key in str(caught.value) for key in more) and "--lora-partial" in caught.value.hint
+    got, told = whole(sd15, bound, both, partial=True)
+    assert same(got.weights, wanted.weights)
+    assert got.adapters[0].left_out == len(more)
+    assert "left out" in got.adapters[0].text and "left out" not in wanted.adapters[0].text
+    assert (
+        len(told) == 1 and f"both.safetensors: {len(more)} tensors" in told[0] and next(iter(more)) in told[0]
+    )
+
+
+def test_layouts_that_are_mixed_in_one_file(sd15, bound, pipeline, tmp_path):
+    state = peft_state(pipeline, {"unet": ATTENTION})
+    pairs = sorted(state)
+    half = 2 * (len(pairs) // 4)
+    mixed = {key: state[key].half() for key in pairs[:half]}
+    mixed |= kohya_state({key: state[key] for key in pairs[half:]}, 2.0)
+    wanted, _ = whole(
+        sd15, bound, saved(tmp_path / "one.safetensors", {k: t.half() for k, t in state.items()})
+    )
+    got, _ = whole(sd15, bound, saved(tmp_path / "mixed.safetensors", mixed))
+    assert same(got.weights, wanted.weights) and changed(got.weights, bound) == len(pairs) // 2
+
+
+def test_matrices_that_do_not_fit_are_left_out_in_part(sd15, bound, pipeline, tmp_path):
+    state = peft_state(pipeline, {"unet": ATTENTION})
+    first, second, third, *_ = sorted({key.partition(".lora_")[0] for key in state})
+    own = {key: tensor for key, tensor in state.items() if not key.startswith((first, second, third))}
+    state[f"{first}.lora_A.weight"] = torch.ones(2, 3)  # of another width
+    state[f"{second}.lora_B.weight"] = state[f"{second}.lora_B.weight"][:, :1].contiguous()  # of another rank
+    del state[f"{third}.lora_B.weight"]
+    wanted, _ = whole(sd15, bound, saved(tmp_path / "own.safetensors", own))
+    file = saved(tmp_path / "wide.safetensors", state)
+    got, _ = whole(sd15, bound, file, partial=True)
+    assert same(got.weights, wanted.weights) and got.adapters[0].left_out == 5
+    with pytest.raises(LatentcError, match=r"wide\.safetensors") as caught:
+        whole(sd15, bound, file)
+    assert f"{first}.lora_A.weight" in str(caught.value) and "--lora-partial" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["transformer.blocks.0.attn.to_q.lora_A.weight", "transformer.blocks.0.attn.to_q.lora_B.weight"],
+        ["lora_unet_nowhere.lora_down.weight", "lora_unet_nowhere.lora_up.weight"],
+        ["unet.conv_in.lora_A.weight", "unet.conv_in.lora_B.weight"],
+        ["lora_unet_nowhere.hada_w1_a", "lora_unet_nowhere.hada_w1_b"],
+        ["junk.weight"],
+    ],
+)
+def test_a_file_of_which_nothing_fits_is_refused_in_part_too(sd15, bound, tmp_path, names):
+    file = saved(tmp_path / "other.safetensors", {name: torch.ones(2, 2) for name in names})
+    with pytest.raises(LatentcError, match=r"other\.safetensors") as caught:
+        whole(sd15, bound, file, partial=True)
+    assert "It is of another model" in caught.value.hint
+
+
+def test_a_file_of_settings_alone(sd15, bound, tmp_path):
+    file = saved(tmp_path / "other.safetensors", {"lora_unet_conv_in.alpha": torch.tensor(1.0)})
+    with pytest.raises(LatentcError, match=r"other\.safetensors"):
+        whole(sd15, bound, file, partial=True)
 
 
 def test_a_lora_of_another_model(sd15, bound, tmp_path):

@@ -29,7 +29,7 @@ def recorded(model: Path, *files: Path) -> tuple[ModelSpec, Any]:
     weights = {"unet": (file_record(source.root, model / "model_index.json"),)}
     added = tuple(file_record(source.root, file) for file in source.added)
     sources = {name: (*records, *added) for name, records in weights.items()}
-    spec = _recorded(source, sources)
+    spec = _recorded(source, source.spec.adapters, sources)
     assert spec is not None
     return spec, _weight_records(source, sources)
 
