@@ -28,7 +28,12 @@ STRENGTHS = "ip_adapter_scale"
 LOADER = "_load_ip_adapter_weights"
 """The method of diffusers' modules that puts IP-Adapters in."""
 
+PICTURES = ("ip_adapter_image", "ip_adapter_image_embeds")
+"""What diffusers' pipelines call the pictures that IP-Adapters look at."""
+
 _ATTRIBUTE = "scale"
+
+_COMPILE_ONE = "Compile one in: --ip-adapter FILE"
 
 _COUNTS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
@@ -85,6 +90,12 @@ def count(pipe: Any) -> int:
     return max((_COUNTS.get(module, 0) for module in modules), default=0)
 
 
+def require_for(pipe: Any, passed: Mapping[str, Any]) -> None:
+    """Raises UsageError where a call passes pictures for IP-Adapters to a pipeline that has none."""
+    if any(passed.get(name) is not None for name in PICTURES) and not count(pipe):
+        raise UsageError("the artifact has no IP-Adapter.", _COMPILE_ONE)
+
+
 def set_strengths(pipe: Any, scales: Sequence[Any]) -> None:
     """Sets how much a pipeline's IP-Adapters take over.
 
@@ -97,7 +108,7 @@ def set_strengths(pipe: Any, scales: Sequence[Any]) -> None:
     method = getattr(pipe, "set_ip_adapter_scale", None)
     adapters = count(pipe)
     if method is None or not adapters:
-        raise UsageError("the artifact has no IP-Adapter.", "Compile one in: --ip-adapter FILE")
+        raise UsageError("the artifact has no IP-Adapter.", _COMPILE_ONE)
     if len(scales) not in (1, adapters):
         raise UsageError(
             f"{len(scales)} strengths are given for {adapters} IP-Adapters.", "Give one for each."

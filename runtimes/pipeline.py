@@ -320,6 +320,7 @@ class Pipeline(AsDiffusers, Generator):
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
+        ip_adapters.require_for(self.diffusers, kwargs)
         pipes = (self.diffusers, *parts(self.diffusers))
         try:
             with (

@@ -287,3 +287,15 @@ def test_a_part_that_the_index_names_and_nobody_saved_is_the_constructors_own(tm
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": cls, **named}))
     pipe = assemble(tmp_path, f"diffusers:{cls}", {**modules, "tokenizer": torch.nn.Module()})
     assert pipe.scheduler.config.invert_sigmas and pipe.vae is modules["vae"]
+
+
+def test_a_picture_for_an_ip_adapter_that_is_not_there_is_a_wrong_request(compiled: Compiled) -> None:
+    pipe = compiled.pipeline()
+    picture = PIL.Image.new("RGB", (32, 32))
+    with pytest.raises(UsageError, match="the artifact has no IP-Adapter") as refused:
+        pipe.generate("a", steps=1, size=32, ip_adapter_image=picture)
+    assert "--ip-adapter FILE" in refused.value.hint
+    with pytest.raises(UsageError, match="the artifact has no IP-Adapter"):
+        pipe(
+            "a", num_inference_steps=1, width=32, height=32, ip_adapter_image_embeds=[torch.ones(2, 1, 1, 8)]
+        )
