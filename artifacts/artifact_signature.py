@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import artifact_paths
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from artifacts.manifest_reading import MAX_MANIFEST, open_regular, parse_manifest
@@ -74,7 +75,7 @@ def sign(artifact: Artifact, private_key: Path) -> Path:
         if "encrypted" in str(error):
             raise LatentcError(
                 f"the key {private_key} is encrypted; latentc asks for no password.",
-                f"Decrypt it where nobody else can read it: openssl pkey -in {private_key} -out PRIVATE.pem",
+                f"Decrypt it where nobody else can read it: openssl pkey -in {quoted(private_key)} -out PRIVATE.pem",
             ) from error
         raise LatentcError(
             f"{private_key} is no private key to sign with: a PEM file of the curve {_CURVES}.", _MAKE_KEYS
@@ -151,8 +152,8 @@ def _check_file(root: Path, file: Path, own: bool) -> None:
     except FileNotFoundError:
         raise LatentcError(
             f"{root} is not signed: there is no {file}.",
-            f"Name its signature: latentc verify {root} --signature FILE --public-key PUBLIC.pem; or, if the "
-            f"artifact is yours, sign it: latentc sign {root} --key PRIVATE.pem",
+            f"Name its signature: latentc verify {quoted(root)} --signature FILE --public-key PUBLIC.pem; or, if the "
+            f"artifact is yours, sign it: latentc sign {quoted(root)} --key PRIVATE.pem",
         ) from None
     except OSError as error:
         raise LatentcError(f"the signature {file} cannot be read: {error.strerror or error}.") from error

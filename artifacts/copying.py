@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from artifacts.command_words import quoted
 from artifacts.disk import write_synced
 from artifacts.errors import LatentcError
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
@@ -79,5 +80,5 @@ def _copy_signature(root: Path, copied: Path) -> None:
 def _changed(root: Path, name: str) -> LatentcError:
     return LatentcError(
         f"{root} is not what was verified: {name} is missing or has changed.",
-        f"See everything with: latentc verify {root} (or compile the model again).",
+        f"See everything with: latentc verify {quoted(root)} (or compile the model again).",
     )

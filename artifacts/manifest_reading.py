@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from artifacts import artifact_paths, strict_json
 from artifacts.call_trees import MappingNode, ObjectNode, SequenceNode, Tree
+from artifacts.command_words import quoted
 from artifacts.element_count import MAX_RANK as MAX_SIZES
 from artifacts.element_count import element_count
 from artifacts.errors import LatentcError
@@ -90,7 +91,7 @@ def read_manifest(root: Path) -> Manifest:
             (the message names the field).
     """
     path = root / MANIFEST_NAME
-    compile_first = f"Make an artifact with: latentc compile MODEL {root} --target openvino"
+    compile_first = f"Make an artifact with: latentc compile MODEL {quoted(root)} --target openvino"
     if not root.is_dir():
         fault = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise LatentcError(f"{root} {fault}; an artifact is a folder with a {MANIFEST_NAME}.", compile_first)
@@ -104,7 +105,8 @@ def read_manifest(root: Path) -> Manifest:
         raise LatentcError(
             f"{path} is not a plain file (a link or a device), as in the hub's cache; an artifact is drawn with from "
             "plain files, which are verified.",
-            f"Get them: hf download OWNER/NAME --local-dir DIR, or copy what the links lead to: cp -rL {root} DIR",
+            "Get them: hf download OWNER/NAME --local-dir DIR, or copy what the links lead to: "
+            f"cp -rL {quoted(root)} DIR",
         )
     if info.st_size > MAX_MANIFEST:
         raise LatentcError(f"{path} has {info.st_size} bytes; a manifest has at most {MAX_MANIFEST}.")

@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from artifacts.command_words import quoted
+
 MOST = 64 << 20
 """Bytes of a file of prompts, keys, figures or recipes. A device such as /dev/zero has no end."""
 
@@ -36,7 +38,7 @@ def no_file(option: str, path: Path) -> tuple[str, str]:
     near = difflib.get_close_matches(path.name, names, n=1)
     alike = near or [name for name in names if name.endswith(path.suffix)][:3]
     if near or (path.suffix and alike):
-        return message, f"Name one that is there: {' or '.join(str(path.parent / name) for name in alike)}"
+        return message, f"Name one that is there: {' or '.join(quoted(path.parent / name) for name in alike)}"
     return message, f"Name one that is there: {option} FILE"
 
 

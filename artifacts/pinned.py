@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from artifacts import artifact_paths
+from artifacts.command_words import quoted
 from artifacts.contents import MAX_READ
 from artifacts.errors import LatentcError
 from artifacts.manifest import FileRecord
@@ -115,7 +116,7 @@ class Pinned:
     def _changed(self, path: str, fault: str) -> LatentcError:
         return LatentcError(
             f"{self.root} has changed since it was loaded: {artifact_paths.shown(path)} {fault}.",
-            f"Load the artifact again; if that fails, see: latentc verify {self.root}",
+            f"Load the artifact again; if that fails, see: latentc verify {quoted(self.root)}",
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from artifacts import artifact_paths
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError
 from artifacts.hashing import digest
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileRecord, Manifest
@@ -164,7 +165,7 @@ class Opening:
         if wrong:
             raise LatentcError(
                 f"{root} is not what was compiled: {findings_text(wrong)}.",
-                f"See everything with: latentc verify {root} (or compile the model again).",
+                f"See everything with: latentc verify {quoted(root)} (or compile the model again).",
             )
         return self.artifact
 

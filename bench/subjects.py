@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError, UsageError
 from artifacts.hashing import file_record
 from artifacts.manifest import MANIFEST_NAME, FileRecord, Manifest
@@ -182,7 +183,7 @@ def compiled_from(manifest: Manifest, name: str, source: ModelSource, progress: 
             raise LatentcError(
                 f"the reference must be the model that {name} was compiled from ('{manifest.source.id}'); "
                 f"{record.path} of '{source.id}' is missing or has other content.",
-                f"See: latentc inspect {name}",
+                f"See: latentc inspect {quoted(name)}",
             )
 
 

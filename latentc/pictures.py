@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from artifacts.command_words import quoted
 from artifacts.errors import UsageError
 from latentc.whole_file import whole_file
 
@@ -51,7 +53,10 @@ def template(output: str, count: int, suffixes: Sequence[str] = (".png",)) -> st
             f"'{output}' names one file for {count} pictures.", "For instance: -o out-{index}.png"
         )
     if not first.parent.is_dir():
-        raise UsageError(f"the folder '{first.parent}' does not exist.", f"Make it: mkdir {first.parent}")
+        make = "mkdir" if os.name == "nt" or first.parent.parent.is_dir() else "mkdir -p"
+        raise UsageError(
+            f"the folder '{first.parent}' does not exist.", f"Make it: {make} {quoted(first.parent)}"
+        )
     return name
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from artifacts.command_words import quoted
 from artifacts.manifest import GraphRecord, Manifest
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class _Artifact:
         """
         graphs = self._graphs(method)
         kinds = {self.computes.get(graph.folder, graph.precision) for graph in graphs}
-        again = f"latentc compile {self.manifest.source.id} OUT --target {self.manifest.target}"
+        again = f"latentc compile {quoted(self.manifest.source.id)} OUT --target {self.manifest.target}"
         if "fp16" in kinds:
             why = "most likely something overflows fp16, which holds no number above 65504."
             requirements = self._requirements()
@@ -199,7 +200,7 @@ class _Artifact:
             return f"{why} Compile it in a type of more range: {again} --precision {wide}"
         if any(graph.weights for graph in graphs):
             return f"most likely weights have too few bits. Compile it without --quantize: {again}"
-        return f"compare it with PyTorch: latentc verify {self.root} --numerics"
+        return f"compare it with PyTorch: latentc verify {quoted(self.root)} --numerics"
 
     def _graphs(self, method: str) -> list[GraphRecord]:
         """Those that answer `method`, or else all."""

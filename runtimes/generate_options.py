@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from artifacts.command_words import quoted
 from artifacts.errors import UsageError
 from artifacts.manifest import DimRange
 from artifacts.units import whole_number
@@ -138,7 +139,7 @@ def _json(value: Any) -> str:
         text = json.dumps(value)
     except (TypeError, ValueError):
         return ""
-    return f"'{text}'" if isinstance(value, (dict, list, str)) else text
+    return quoted(text)
 
 
 def parse_value(text: str, option: str) -> Any:

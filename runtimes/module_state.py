@@ -352,12 +352,12 @@ def mismatch(state: Mapping[str, Tree], watch: Watch) -> Mismatch | None:
         if wanted is None:
             if value is None and "." not in path and watch.built(path) is ABSENT:
                 continue  # Another library's bookkeeping around the call (hooks that move modules).
-            return Mismatch(path, f"{in_words(watch.built(path))} ({AS_BUILT})", in_words(field.value))
+            return Mismatch(path, _as_built(watch, path), _in_words(field.value))
         if value != wanted:
-            return Mismatch(path, tree_in_words(wanted), in_words(field.value))
+            return Mismatch(path, tree_in_words(wanted), _in_words(field.value))
     for path, tree in state.items():
         if not isinstance(tree, AnyLeaf) and path not in changed:
-            return Mismatch(path, tree_in_words(tree), f"{in_words(watch.built(path))} ({AS_BUILT})")
+            return Mismatch(path, tree_in_words(tree), _as_built(watch, path))
     return None
 
 
@@ -373,8 +373,16 @@ def unrecorded(
             continue
         if value is None and "." not in path and watch.built(path) is ABSENT:
             continue  # As in `mismatch`.
-        return Mismatch(path, f"{in_words(watch.built(path))} ({AS_BUILT})", in_words(field.value))
+        return Mismatch(path, _as_built(watch, path), _in_words(field.value))
     return None
+
+
+def _as_built(watch: Watch, path: str) -> str:
+    return f"{_in_words(watch.built(path))} ({AS_BUILT})"
+
+
+def _in_words(value: Any) -> str:
+    return "nothing" if value is ABSENT else in_words(value)
 
 
 def tree_in_words(tree: Tree) -> str:

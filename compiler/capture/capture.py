@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError
 from artifacts.manifest import Adapter, DimRange, LeftOut
 from artifacts.progress import Event, Progress, silent
@@ -138,7 +139,7 @@ def _of_components(source: ModelSource, error: LatentcError) -> tuple[str, str]:
     """What is wrong, and what to do, where the pipeline does not run with the components that it was given."""
     components = source.spec.components
     places = ", ".join(
-        f"{name}={place}"
+        quoted(f"{name}={place}")
         for name, value in components.items()
         for place in ((value,) if isinstance(value, str) else value)
     )

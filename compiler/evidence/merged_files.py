@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError
 from artifacts.hashing import file_record
 from artifacts.manifest import Adapter, ModelSpec
@@ -43,7 +44,7 @@ def located(spec: ModelSpec, files: Sequence[Path] = (), progress: Progress = si
             raise LatentcError(
                 f"the LoRA {adapter.name}, which was merged into the weights, is not beside the model"
                 f"{' and not among the files that were named' if files else ''} (SHA-256 {adapter.sha256[:16]}...).",
-                f"Say where it is: latentc verify ARTIFACT --numerics --lora PATH/{adapter.name}",
+                f"Say where it is: latentc verify ARTIFACT --numerics --lora {quoted(f'PATH/{adapter.name}')}",
             )
         paths.append(adapter.model_copy(update={"file": str(path.absolute())}))
     return spec.model_copy(update={"adapters": tuple(paths)})

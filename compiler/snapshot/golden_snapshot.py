@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from artifacts import named_files
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError
 from artifacts.progress import Progress, silent
 from artifacts.publish import require_outside
@@ -22,7 +23,7 @@ def read(file: Path) -> Snapshot:
         text = named_files.read_text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise LatentcError(
-            f"{file} cannot be read: {error}", f"Write it: latentc graph snapshot MODEL -o {file}"
+            f"{file} cannot be read: {error}", f"Write it: latentc graph snapshot MODEL -o {quoted(file)}"
         ) from error
     return parse(text, file.name)
 

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError
 from compiler.snapshot.module_paths import compress, expand
 
 HEAD = "latentc graph snapshot 2"
+
+_AGAIN = "Take the file back from version control, or write it again: latentc graph snapshot MODEL -o FILE"
 
 Counts = Mapping[str, int]
 
@@ -146,6 +149,7 @@ class Snapshot:
     def text(self) -> str:
         """The canonical text."""
         lines = [HEAD, f"model {self.model}", f"made by {self.made_by}"]
+        lines.append(f"graphs {len(self.graphs)}")
         lines += (f"option {text}" for text in self.options)
         for graph in sorted(self.graphs, key=lambda g: g.key):
             lines += ["", *_graph_lines(graph)]
@@ -164,9 +168,7 @@ def _graph_lines(graph: GraphPrint) -> Iterator[str]:
     yield from (f"input {text}" for text in graph.inputs)
     yield from (f"output {text}" for text in graph.outputs)
     yield "sizes " + ", ".join(f"{name}={size}" for name, size in sorted(graph.sizes.items()))
-    yield f"total {graph.cost.text()}"
-    yield from (f"total {count} {name}" for name, count in sorted(graph.patterns.items()))
-    yield from (f"total {count} {name}" for name, count in sorted(graph.op_types.items()))
+    yield from (f"total {text}" for text in _totals(graph))
     yield from (f"numeric {line}" for line in graph.numeric)
     yield f"digest {graph.digest}"
     bodies: dict[tuple[str, ...], list[str]] = {}
@@ -179,6 +181,13 @@ def _graph_lines(graph: GraphPrint) -> Iterator[str]:
         yield from (f"  {line}" for line in body)
 
 
+def _totals(graph: GraphPrint) -> Iterator[str]:
+    """Of all modules; who reads the text again knows by them that no module is gone."""
+    yield graph.cost.text()
+    yield from (f"{count} {name}" for name, count in sorted(graph.patterns.items()))
+    yield from (f"{count} {name}" for name, count in sorted(graph.op_types.items()))
+
+
 def parse(text: str, name: str) -> Snapshot:
     """The snapshot that `Snapshot.text` wrote.
 
@@ -186,13 +195,13 @@ def parse(text: str, name: str) -> Snapshot:
         name: of the file, for messages.
 
     Raises:
-        LatentcError: it is none, or it is damaged; the message tells the line.
+        LatentcError: it is none, or it is damaged or cut off; the message tells the line or what is gone.
     """
     lines = text.splitlines()
     if not lines or lines[0] != HEAD:
         raise LatentcError(
             f"{name} is not a graph snapshot of this version: its first line must be '{HEAD}'.",
-            f"Write it again: latentc graph snapshot MODEL -o {name}",
+            f"Write it again: latentc graph snapshot MODEL -o {quoted(name)}",
         )
     reader = _Reader()
     for number, line in enumerate(lines[1:], start=2):
@@ -201,14 +210,18 @@ def parse(text: str, name: str) -> Snapshot:
         except (ValueError, KeyError, IndexError, AttributeError) as error:
             raise LatentcError(
                 f"{name}, line {number}, is not a line of a graph snapshot: {line.strip()[:80]!r}.",
-                "Take the file back from version control, or write it again: latentc graph snapshot",
+                _AGAIN,
             ) from error
+    ended = text.endswith("\n") and not text.endswith("\n\n")
+    if missing := reader.missing() if ended else "its end":
+        raise LatentcError(f"{name} is cut off or damaged: {missing} is not whole.", _AGAIN)
     return reader.snapshot()
 
 
 class _Reader:
     def __init__(self) -> None:
-        self.head: dict[str, str] = {"model": "", "made": ""}
+        # "graphs" is how many there are; files of earlier versions do not tell.
+        self.head: dict[str, str] = {"model": "", "made": "", "graphs": ""}
         self.options: list[str] = []
         self.graphs: list[_Graph] = []
 
@@ -229,6 +242,16 @@ class _Reader:
         else:
             self.graphs[-1].head(word, rest)
 
+    def missing(self) -> str:
+        """What is not whole, for people; empty where nothing is."""
+        damaged = next((graph.key for graph in self.graphs if not graph.whole()), "")
+        if damaged:
+            return f"the graph {damaged}"
+        there, count = str(len(self.graphs)), self.head["graphs"]
+        if self.graphs and not count:
+            return ""
+        return "" if count == there else f"the list of graphs ({there} of {count or 'any'})"
+
     def snapshot(self) -> Snapshot:
         graphs = tuple(graph.done() for graph in self.graphs)
         return Snapshot(self.head["model"], self.head["made"], graphs, tuple(self.options))
@@ -236,6 +259,8 @@ class _Reader:
 
 class _Graph:
     def __init__(self, key: str) -> None:
+        self.key = key
+        self.totals: list[str] = []
         name, _, form = key.partition(" (")
         self.name, self.form = name, form.removesuffix(")")
         self.header: dict[str, str] = {"source": "", "digest": "", "targets": "", "precision": ""}
@@ -260,7 +285,9 @@ class _Graph:
             self.opset["" if domain == "onnx" else domain] = int(version)
         elif word == "sizes":
             self.sizes = {n: int(v) for n, v in (pair.split("=") for pair in rest.split(", ") if pair)}
-        elif word != "total":  # totals follow from the modules
+        elif word == "total":
+            self.totals.append(rest)
+        else:
             raise ValueError(word)
 
     def body(self, word: str, rest: str) -> None:
@@ -289,6 +316,13 @@ class _Graph:
         )
         self.modules.update((path, module) for path in self.paths)
         self.paths, self.maps, self.weights, self.cost = [], {}, {}, Cost()
+
+    def whole(self) -> bool:
+        """Whether it has all that its head and its totals speak of."""
+        begun = self.paths or self.maps or self.weights
+        return (
+            bool(self.form and self.header["digest"]) and not begun and self.totals == [*_totals(self.done())]
+        )
 
     def done(self) -> GraphPrint:
         return GraphPrint(

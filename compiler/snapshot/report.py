@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from artifacts.command_words import quoted
 from compiler.snapshot.diff import KINDS, Change, count
 from compiler.snapshot.module_paths import compress
 
@@ -59,7 +60,9 @@ def as_github(changes: Sequence[Change], allowed: int, file: str) -> str:
     texts = list(lines(changes))
     shown = texts[:_ANNOTATIONS]
     if len(texts) > len(shown):
-        shown[-1] = f"{len(texts) - len(shown) + 1} more; run: latentc graph check MODEL --golden {file}"
+        shown[-1] = (
+            f"{len(texts) - len(shown) + 1} more; run: latentc graph check MODEL --golden {quoted(file)}"
+        )
     return "\n".join(_command("error", file, "graph changed", line) for line in shown)
 
 

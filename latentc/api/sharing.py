@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.argument_types import typed
+from artifacts.command_words import quoted
 from artifacts.errors import LatentcError, UsageError
 from artifacts.foreseen import foreseen
 from artifacts.progress import Event, Progress, silent
@@ -143,6 +144,6 @@ def _whole(path: File, progress: Progress) -> Artifact:
     if findings:
         raise LatentcError(
             f"{artifact.root} is not what was compiled: {findings_text(findings)}.",
-            f"See everything with: latentc verify {artifact.root}",
+            f"See everything with: latentc verify {quoted(artifact.root)}",
         )
     return artifact

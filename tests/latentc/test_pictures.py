@@ -110,6 +110,20 @@ def test_a_missing_folder_is_told_before_any_work(tmp_path):
         pictures.template(str(tmp_path / "none" / "out.png"), 1)
 
 
+@pytest.mark.parametrize(("folder", "word"), [("new", "new"), ("ünï cödé", "'ünï cödé'")])
+def test_a_folder_that_is_not_there_is_made_by_the_command_that_is_told(
+    folder: str, word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = word.replace("'", '"') if os.name == "nt" else word
+    with pytest.raises(UsageError) as caught:
+        pictures.template(f"{folder}/{{index}}.png", 1)
+    assert caught.value.hint == f"Make it: mkdir {shell}"
+    with pytest.raises(UsageError) as caught:
+        pictures.template(f"{folder}/in/{{index}}.png", 1)
+    assert caught.value.hint.startswith("Make it: mkdir" if os.name == "nt" else "Make it: mkdir -p ")
+
+
 def test_a_png_carries_its_parameters(tmp_path):
     path = tmp_path / "out.png"
     parameters = {

@@ -92,6 +92,12 @@ def test_what_no_module_sees_is_refused_at_the_next_call(compiled: Compiled, nam
     assert "--arg" in caught.value.hint
 
 
+def test_what_was_not_there_when_a_module_was_built_is_called_nothing(compiled: Compiled) -> None:
+    with pytest.raises(UsageError, match=r"expected nothing \(as it was built\), found \d") as caught:
+        compiled.pipeline().enable_freeu(0.9, 0.2, 1.2, 1.4)
+    assert "bsent" not in caught.value.message
+
+
 def test_the_same_again_in_other_objects_is_taken(compiled: Compiled) -> None:
     unet = shell(compiled)
     with pytest.raises(

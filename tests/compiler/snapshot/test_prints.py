@@ -84,3 +84,48 @@ def test_a_damaged_line_is_named(old, new):
 def test_a_file_of_another_kind_is_refused():
     with pytest.raises(LatentcError, match=HEAD):
         parse("latentc graph snapshot 99\n", "x.graph")
+
+
+def cut(text: str) -> list[str]:
+    """Where a text is cut off so that nobody sees it."""
+    unseen = []
+    for end in range(len(HEAD) + 1, len(text)):
+        try:
+            parse(text[:end], "x.graph")
+        except LatentcError:
+            continue
+        unseen.append(text[:end])
+    return unseen
+
+
+def test_a_file_that_is_cut_off_is_told_as_such_wherever_that_is():
+    text = snapshot(graph(), graph(form="fp16 weights", numeric=())).text()
+    assert "\ngraphs 2\n" in text and cut(text) == []
+    for end in (200, len(text) - 1):
+        with pytest.raises(
+            LatentcError, match="x.graph is cut off or damaged: its end is not whole"
+        ) as caught:
+            parse(text[:end], "x.graph")
+        assert "latentc graph snapshot MODEL -o FILE" in caught.value.hint
+    with pytest.raises(LatentcError, match=r"the list of graphs \(1 of 2\) is not whole"):
+        parse(text[: text.index("\n\ngraph unet (fp32)") + 1], "x.graph")
+
+
+def test_files_of_earlier_versions_are_read_and_held_to_their_totals():
+    both = snapshot(graph(), graph(form="fp16 weights", numeric=()))
+    old = both.text().replace("graphs 2\n", "")
+    assert parse(old, "x.graph").text() == both.text()
+    whole_graphs = [
+        old[: old.index("\n\ngraph unet (fp32)") + 1]
+    ]  # Of these alone, an old file does not tell.
+    assert cut(old) == whole_graphs
+
+
+@pytest.mark.parametrize(
+    "gone", ["  op Add x2\n", "total 6 Add\n", "cost 10", "digest ffff", "module blocks.{0,1}\n"]
+)
+def test_a_module_that_is_not_what_the_totals_say_is_damage(gone):
+    text = snapshot().text()
+    line = next(line for line in text.splitlines(keepends=True) if gone.strip() in line)
+    with pytest.raises(LatentcError, match=r"damaged: the graph unet \(fp32\) is not whole"):
+        parse(text.replace(line, "", 1), "x.graph")
