@@ -320,7 +320,7 @@ def _unused(file: _File, weights: Weights, idle: Collection[str], partial: bool)
         # A magnitude of DoRA, or the bias of an upper matrix: what is merged without it is another adapter.
         raise LatentcError(
             f"--lora: the installed diffusers reads only a part of some layers of {file.path.name}, not {some(parts)}.",
-            "Convert the file to another layout, or make it a LoRA.",
+            "Merging the rest would make another picture: this file cannot be used here.",
         )
     whole = len(unused) == len(tensors)
     if not whole and (partial or not unused):

@@ -129,6 +129,19 @@ class Layers:
             )
         return result | (bare[best[0]] if most else {})
 
+    def magnitude(self, layer: str, scale: torch.Tensor) -> torch.Tensor | None:
+        """What kohya calls `dora_scale` in the shape of peft's magnitudes; None if it is not one number for each row.
+
+        Args:
+            layer: component and path.
+            scale: [rows, 1, ...] for the norms of rows; LyCORIS also had such of columns.
+        """
+        component, _, path = layer.partition(".")
+        weight = getattr(self._known[component][path], "weight", None)
+        if weight is None or tuple(scale.shape) != (weight.shape[0], *[1] * (weight.dim() - 1)):
+            return None
+        return scale.flatten() if weight.dim() == 2 else scale.transpose(0, 1)
+
     def fitting(self, converted: State) -> set[str]:
         """The keys of a converted state whose tensors fit their layer, with all that it takes."""
         places = self.places(converted)
@@ -179,6 +192,10 @@ def _fits(layer: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> bool
     return up[0] == rows and list(down[1:]) == inner and math.prod(up[1:]) == down[0]
 
 
+def _is_matrix(state: State, key: str) -> bool:
+    return not is_number(state[key].shape)
+
+
 def is_number(shape: Sequence[int]) -> bool:
     """Whether a tensor is a setting of others (an alpha, a rank, a mark), which becomes part of no weight."""
     return tuple(shape) in ((), (1,))
@@ -212,12 +229,26 @@ def parts(pipe: Any, layers: Layers, state: State, partial: bool) -> Parts:
     Where diffusers reads the whole as well as its parts, it is one: what is not known here may be known there. There is
     none where nothing fits.
 
+    Layers of DoRA are read apart from others: diffusers takes all of a state for one or the other.
+
     Args:
         state: tensors that record, by keys of one file.
         partial: leave out what does not fit even where diffusers may read it: it would refuse the whole.
     """
+    state = _with_magnitudes(pipe, layers, state)
+    decomposed = {layer_name(key) for key in state if "lora_magnitude_vector" in key}
+    kinds = [
+        {key: tensor for key, tensor in state.items() if (layer_name(key) in decomposed) is kind}
+        for kind in (False, True)
+    ]
+    made = [_parts(pipe, layers, kind, partial) for kind in kinds if kind]
+    states = [read for part in made for read in part.states]
+    return Parts(states, [key for part in made for key in part.misfits] if states else [])
+
+
+def _parts(pipe: Any, layers: Layers, state: State, partial: bool) -> Parts:
     whole = _found(pipe, layers, state)
-    rest = {key for key, tensor in state.items() if not is_number(tensor.shape)}
+    rest = {key for key, tensor in state.items() if _is_matrix(state, key)}
     if rest <= whole:
         return Parts([state], [])
     unknown = rest - whole - _alone(pipe, layers, state, rest - whole)
@@ -237,10 +268,42 @@ def parts(pipe: Any, layers: Layers, state: State, partial: bool) -> Parts:
         result.append(_with_alphas(state, found))
         reached |= found
         rest -= found
-    if not reached:
-        return Parts([], [])
     misfits = [key for name, key in keys.items() if name in rest]
-    return Parts(result if partial or len(reached) > len(whole) else [state], misfits)
+    asked = not partial and reached and len(reached) <= len(whole)
+    return Parts([state] if asked else result, misfits)
+
+
+def _with_magnitudes(pipe: Any, layers: Layers, state: State) -> State:
+    """The state with layers of DoRA in kohya's names as peft has them.
+
+    diffusers' converters drop what kohya calls `dora_scale`. What they make of the layer's matrices tells whose it is.
+    """
+    scales = {layer_name(key): key for key in state if key.endswith(".dora_scale")}
+    matrices = {
+        key
+        for key in state
+        if layer_name(key) in scales and key not in scales.values() and _is_matrix(state, key)
+    }
+    found = _found(pipe, layers, _with_alphas(state, matrices)) or _alone(pipe, layers, state, matrices)
+    if not found:
+        return state
+    result = converted(pipe, _with_alphas(state, found))
+    places = layers.places(result)
+    made: dict[str, dict[str, torch.Tensor]] = {}
+    for key, place in places.items():
+        for source in stored(result[key].origin) if isinstance(result[key], Recorded) else ():
+            name = f"{place.component}.{place.path}.{place.part}"
+            made.setdefault(layer_name(source.key), {})[name] = result[key]
+    renamed: dict[str, torch.Tensor] = {}
+    gone: set[str] = set()
+    for layer, tensors in made.items():
+        path = {layer_name(name) for name in tensors}
+        scale = state[scales[layer]]
+        magnitude = layers.magnitude(path.pop(), scale) if len(path) == 1 else None
+        if magnitude is not None:  # None: of layers that are one in the file, or of the columns.
+            renamed |= tensors | {f"{layer_name(next(iter(tensors)))}.lora_magnitude_vector": magnitude}
+            gone.add(layer)
+    return {key: tensor for key, tensor in state.items() if layer_name(key) not in gone} | renamed
 
 
 def _alone(pipe: Any, layers: Layers, state: State, rest: set[str]) -> set[str]:
@@ -283,6 +346,6 @@ def _found(pipe: Any, layers: Layers, state: State) -> set[str]:
         if isinstance(tensor, Recorded):
             owned = {owners[source.key] for source in stored(tensor.origin)}
             (good if key in fitting else bad).update(owned)
-    wanted = {key for key, tensor in state.items() if not is_number(tensor.shape)}
+    wanted = {key for key, tensor in state.items() if _is_matrix(state, key)}
     bad_layers = {layer_name(key) for key in wanted & bad | wanted - good}
     return {key for key in wanted if layer_name(key) not in bad_layers}

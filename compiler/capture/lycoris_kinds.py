@@ -20,8 +20,8 @@ from compiler.origins.computed import Computed, stored
 from compiler.origins.recorded import Recorded
 from targets.graph.weights import Origin, Stored
 
-# What diffusers reads itself of a group: the parts of LoRA and DoRA, by any of their names.
-_LORA_PARTS = ("lora_up", "lora_down", "lora_A", "lora_B", "lora.up", "lora.down", "dora_scale", "alpha")
+# The parts of LoRA, by any of their names: diffusers reads such groups.
+_LORA_PARTS = ("lora_up", "lora_down", "lora_A", "lora_B", "lora.up", "lora.down", "alpha")
 
 
 def groups(tensors: Mapping[str, Origin]) -> dict[str, dict[str, Origin]]:

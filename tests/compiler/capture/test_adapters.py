@@ -151,6 +151,77 @@ def test_a_decomposed_lora_is_what_diffusers_fuses(sd15, bound, pipeline, tmp_pa
     assert difference(got["unet"], fused(pipeline, adapter)["unet"]) < 1e-6
 
 
+def kohya_dora(state: Mapping[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
+    """A decomposed LoRA of a UNet as trainers of kohya's kind name it: a norm for each row."""
+    magnitudes = {key: tensor for key, tensor in state.items() if key.endswith("magnitude_vector")}
+    result = kohya_state({key: tensor for key, tensor in state.items() if key not in magnitudes}, alpha)
+    for key, tensor in magnitudes.items():
+        path = key.removeprefix("unet.").removesuffix(".lora_magnitude_vector")
+        name = f"lora_unet_{path.replace('.', '_')}"
+        dims = result[f"{name}.lora_down.weight"].dim() - 1
+        result[f"{name}.dora_scale"] = tensor.reshape(-1, *[1] * dims).clone()
+    return result
+
+
+@pytest.mark.parametrize("more", ["alone", "beside a LoRA", "beside a LoRA of the text encoder"])
+def test_a_decomposed_lora_in_kohyas_names_is_the_same(sd15, bound, pipeline, tmp_path, more):
+    state = peft_state(pipeline, {"unet": (*ATTENTION, "conv1")}, use_dora=True)
+    state = {key: t if "magnitude" in key else t.half().float() for key, t in state.items()}
+    wanted = {f"unet.{k}": t for k, t in fused_dora(pipeline, sd15, bound, tmp_path, state).items()}
+    other = {
+        "alone": {},
+        "beside a LoRA": peft_state(pipeline, {"unet": ("proj_in",)}),
+        "beside a LoRA of the text encoder": peft_state(pipeline, {"text_encoder": TEXT}),
+    }[more]
+    file = saved(tmp_path / "kohya.safetensors", kohya_dora(state, 2.0) | kohya_state(other, 2.0))
+    got = merge(sd15, bound, Adapter(file=file, weight=0.7))
+    assert changed(got, bound) == len(wanted) + len(other) // 2
+    for name, values in wanted.items():
+        found = got["unet"][name.removeprefix("unet.")].read()
+        assert np.linalg.norm(found - values) < 1e-6 * np.linalg.norm(values), name
+
+
+def fused_dora(pipeline: Any, sd15: Path, bound: Any, folder: Path, state: Any) -> dict[str, np.ndarray]:
+    """The weights that a decomposed LoRA at 0.7 changes, as diffusers fuses it."""
+    adapter = Adapter(file=saved(folder / "dora.safetensors", dict(state)), weight=0.7)
+    weights = fused(pipeline, adapter)["unet"]
+    layers = {
+        key.removeprefix("unet.").removesuffix(".lora_magnitude_vector")
+        for key in state
+        if key.endswith("magnitude_vector")
+    }
+    return {f"{layer}.weight": weights[f"{layer}.weight"].numpy() for layer in layers}
+
+
+@pytest.mark.parametrize("what", ["columns", "a text encoder"])
+def test_magnitudes_are_not_dropped(sd15, bound, pipeline, tmp_path, what):
+    """Those of columns are not read, and of a text encoder's layer alone: it is left out whole, or the file refused."""
+    state = kohya_dora(peft_state(pipeline, {"unet": ATTENTION}, use_dora=True), 2.0)
+    if what == "columns":
+        key = next(key for key in state if key.endswith("attn1_to_q.dora_scale"))
+        state[key] = state[key].transpose(0, 1).contiguous()
+    else:
+        own = kohya_state(peft_state(pipeline, {"text_encoder": ("q_proj",)}), 2.0)
+        key = next(iter(own)).partition(".")[0] + ".dora_scale"
+        state |= own | {key: torch.ones(32, 1)}
+    file = saved(tmp_path / "bad.safetensors", state)
+    with pytest.raises(LatentcError, match=r"bad\.safetensors") as caught:
+        whole(sd15, bound, file)
+    assert key.partition(".")[0] in str(caught.value)
+    got, told = whole(sd15, bound, file, partial=True)
+    layer = key.partition(".")[0] + "."
+    less = {k: t for k, t in state.items() if not k.startswith(layer if what == "columns" else "lora_te_")}
+    wanted, _ = whole(sd15, bound, saved(tmp_path / "less.safetensors", less))
+    assert told and got.adapters[0].left_out >= 3
+    assert same({"unet": got.weights["unet"]}, {"unet": wanted.weights["unet"]})
+    if what != "columns":
+        stem = key.removeprefix("lora_te_text_model_").removesuffix(".dora_scale")
+        names = [
+            n for n in bound["text_encoder"] if n.removesuffix(".weight").replace(".", "_").endswith(stem)
+        ]
+        assert names and all(got.weights["text_encoder"][n] == bound["text_encoder"][n] for n in names)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "options"),
     [
