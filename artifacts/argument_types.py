@@ -150,8 +150,8 @@ def _fit(value: Any, hint: Any) -> Any:
     if origin is collections.abc.Mapping:
         if not isinstance(value, collections.abc.Mapping):
             raise _Misfit
-        made = {_fit(key, args[0]): _fit(inner, args[1]) for key, inner in value.items()}
-        return value if all(made[key] is value[key] for key in made if key in value) else made
+        converted = {_fit(key, args[0]): _fit(inner, args[1]) for key, inner in value.items()}
+        return value if all(converted[key] is value[key] for key in converted if key in value) else converted
     if not isinstance(value, origin or hint):
         raise _Misfit
     return value

@@ -215,9 +215,9 @@ def _require_room(folder: Path) -> None:
     """
     with foreseen():
         check_parents(folder / SHEET)
-    there = existing_folder(folder)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise LatentcError(f"{folder} cannot be made: {there} may not be written to.", "Name another OUT.")
+    existing = existing_folder(folder)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise LatentcError(f"{folder} cannot be made: {existing} may not be written to.", "Name another OUT.")
 
 
 def sheet(grid: Grid, files: Mapping[tuple[int, ...], Path], side: int = 256) -> Image:

@@ -28,8 +28,10 @@ STRENGTHS = "ip_adapter_scale"
 LOADER = "_load_ip_adapter_weights"
 """The method of diffusers' modules that puts IP-Adapters in."""
 
-PICTURES = ("ip_adapter_image", "ip_adapter_image_embeds")
-"""What diffusers' pipelines call the pictures that IP-Adapters look at."""
+IMAGE = "ip_adapter_image"
+"""What diffusers' pipelines call the pictures that IP-Adapters look at, one for each."""
+
+_PICTURES = (IMAGE, "ip_adapter_image_embeds")
 
 _ATTRIBUTE = "scale"
 
@@ -92,7 +94,7 @@ def count(pipe: Any) -> int:
 
 def require_for(pipe: Any, passed: Mapping[str, Any]) -> None:
     """Raises UsageError where a call passes pictures for IP-Adapters to a pipeline that has none."""
-    if any(passed.get(name) is not None for name in PICTURES) and not count(pipe):
+    if any(passed.get(name) is not None for name in _PICTURES) and not count(pipe):
         raise UsageError("the artifact has no IP-Adapter.", _COMPILE_ONE)
 
 

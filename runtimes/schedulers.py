@@ -107,17 +107,17 @@ class Schedulers:
         self._config: Any = None
         self._made: Any = None
 
-    def make(self, pipeline: Any, asked: Any) -> Any:
+    def make(self, pipeline: Any, scheduler: Any) -> Any:
         """As `make_scheduler`, of a text; of a scheduler itself, a copy.
 
         Raises:
             UsageError: as `make_scheduler`, or it is neither.
         """
-        if not isinstance(asked, str):
-            check_scheduler(asked)
+        if not isinstance(scheduler, str):
+            check_scheduler(scheduler)
             _own(pipeline)
-            return copy.deepcopy(asked)
-        text = asked
+            return copy.deepcopy(scheduler)
+        text = scheduler
         config = getattr(getattr(pipeline, "scheduler", None), "config", None)
         # A configuration is frozen: one that has changed is another object.
         if text != self._text or config is None or config is not self._config:

@@ -145,9 +145,9 @@ class _Call:
 
     def _counted(self, name: str) -> str:
         """Frames may be in a row with those of the other videos of a call."""
-        asked = self._given.get(synonym("frames", self._known) or "")
+        requested = self._given.get(synonym("frames", self._known) or "")
         limits = self._manifest.sizes.get("frames")
-        within = isinstance(asked, int) and limits is not None and limits.min <= asked <= limits.max
+        within = isinstance(requested, int) and limits is not None and limits.min <= requested <= limits.max
         return "batch" if name == "frames" and within else name
 
     def _text(self, misfit: Misfit) -> tuple[str, str]:
@@ -164,9 +164,9 @@ class _Call:
         for option, names in (("size", ("height", "width")), ("frames", ("frames",))):
             for name in names:
                 limits = self._manifest.sizes.get(name)
-                asked = self._given.get(synonym(name, self._known) or "")
+                requested = self._given.get(synonym(name, self._known) or "")
                 fixed = limits is not None and limits.min == limits.max
-                if fixed and isinstance(asked, int) and asked != limits.min:  # type: ignore[union-attr]
+                if fixed and isinstance(requested, int) and requested != limits.min:  # type: ignore[union-attr]
                     return option
                 if fixed and option == "size" and misfit.rank >= 4 and misfit.axis >= misfit.rank - 2:
                     return option

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from artifacts.errors import UsageError
 from compiler.capture.made_visuals import FromFile, how_to_give, make_visual
 from runtimes import ip_adapters, media
+from runtimes.conditions import FOR_EACH_PROMPT, listed_models
 from runtimes.generate_options import synonym
-from runtimes.trusted_classes import is_list
 from runtimes.visuals import kind, visuals
 
 Form = Literal["lists", "one picture", "no lists", "tensors"]
@@ -162,9 +162,6 @@ ARGUMENTS: dict[str, Callable[[Point, Any], Any]] = {
 }
 """Given to every pipeline that has the argument."""
 
-IP_ADAPTER_IMAGE = "ip_adapter_image"
-"""A picture for each IP-Adapter; given where the modules have some."""
-
 CONDITIONING_SCALE = "conditioning_scale"
 """How the names of arguments end that say how strong a ControlNet or a T2I-Adapter is."""
 
@@ -205,9 +202,6 @@ STEPS_OF = ("num_inference_steps", "prior_num_inference_steps")
 
 FOR_EACH_MODEL = ("control_image", "image")
 """What has a picture for each model of a component that is a list of models; the first that a pipeline has."""
-
-FOR_EACH_PROMPT = "adapter_conditioning_scale"
-"""Pipelines with this argument want a picture for each prompt of each of several models (T2I-Adapters)."""
 
 _RETRIES: tuple[tuple[str, ...], ...] = ((), ("image",), ("image", "control_image"))
 
@@ -251,7 +245,7 @@ def arguments(
         if images_argument is None or point.images_per_prompt == 1
         else {images_argument: point.images_per_prompt}
     )
-    models = _listed_models(pipe)
+    models = listed_models(pipe)
     listed = next((name for name in FOR_EACH_MODEL if name in parameters), None) if models else None
     adapters = ip_adapters.count(pipe)
     for name, parameter in parameters.items():
@@ -268,7 +262,7 @@ def arguments(
             continue
         elif name in ARGUMENTS and (point.guided or name not in GUIDED_ONLY):
             result[name] = ARGUMENTS[name](point, pipe)
-        elif name == IP_ADAPTER_IMAGE and adapters:
+        elif name == ip_adapters.IMAGE and adapters:
             result[name] = [_picture(replace(point, form="no lists"), pipe)] * adapters
         elif name.endswith(CONDITIONING_SCALE) and isinstance(parameter.default, float):
             strength = _strength(point, parameter.default)
@@ -331,16 +325,6 @@ def _required(name: str, point: Point, pipe: Any) -> Any:
         return REQUIRED[name](point, pipe)
     except UsageError as error:
         raise UsageError(error.message, error.hint.replace("NAME", name)) from None
-
-
-def _listed_models(pipe: Any) -> int:
-    """How many models a component holds that is a list of them; 0 where there is none."""
-    import torch
-
-    for component in getattr(pipe, "components", {}).values():
-        if isinstance(component, torch.nn.Module) and is_list(type(component)):
-            return max(len(m) for m in component.children() if isinstance(m, torch.nn.ModuleList))
-    return 0
 
 
 def takes_each(pipe: Any) -> str | None:

@@ -315,8 +315,8 @@ class DryRun:
             return  # It fails without them as well, so that they say nothing.
         finally:
             del self.recorder.calls[recorded:]
-        given = " ".join(f"--arg {name}" for name in self.overrides)
-        raise RefusedRequest(message, f"It runs without {given}: give other values.") from cause
+        overrides = " ".join(f"--arg {name}" for name in self.overrides)
+        raise RefusedRequest(message, f"It runs without {overrides}: give other values.") from cause
 
 
 def _exactly(height: int, width: int) -> SizeRange:

@@ -93,7 +93,7 @@ class Layers:
             for pattern, part in _NAMES_IN_PEFT:
                 name = pattern.sub(part, name)
             own[key] = name
-        found: dict[str, dict[str, str]] = {}
+        by_component: dict[str, dict[str, str]] = {}
         for component in components:
             names = {
                 key: name if name.startswith(f"{component}.") else f"{component}.{name}"
@@ -103,7 +103,7 @@ class Layers:
             if len(tensors) < len(names):  # Two adapters in one file.
                 continue
             places, fitting = self.places(tensors), self.fitting(tensors)
-            found[component] = {
+            by_component[component] = {
                 key: f"{component}.{places[name].path}.{places[name].part}"
                 for key, name in names.items()
                 if name in fitting
@@ -111,13 +111,13 @@ class Layers:
         # A name before a path tells the component; a path alone is of the component that has the most of them.
         result = {
             key: name
-            for component, names in found.items()
+            for component, names in by_component.items()
             for key, name in names.items()
             if own[key].startswith(f"{component}.")
         }
         bare = {
             component: {key: name for key, name in names.items() if key not in result}
-            for component, names in found.items()
+            for component, names in by_component.items()
         }
         most = max(map(len, bare.values()), default=0)
         best = [component for component, names in bare.items() if len(names) == most]
@@ -241,9 +241,9 @@ def parts(pipe: Any, layers: Layers, state: State, partial: bool) -> Parts:
         {key: tensor for key, tensor in state.items() if (layer_name(key) in decomposed) is kind}
         for kind in (False, True)
     ]
-    made = [_parts(pipe, layers, kind, partial) for kind in kinds if kind]
-    states = [read for part in made for read in part.states]
-    return Parts(states, [key for part in made for key in part.misfits] if states else [])
+    parts = [_parts(pipe, layers, kind, partial) for kind in kinds if kind]
+    states = [read for part in parts for read in part.states]
+    return Parts(states, [key for part in parts for key in part.misfits] if states else [])
 
 
 def _parts(pipe: Any, layers: Layers, state: State, partial: bool) -> Parts:
@@ -260,17 +260,17 @@ def _parts(pipe: Any, layers: Layers, state: State, partial: bool) -> Parts:
     result: list[State] = []
     reached: set[str] = set()
     while rest:
-        found = _found(pipe, layers, _with_alphas(state, rest))
+        fitting = _found(pipe, layers, _with_alphas(state, rest))
         # What can be read together, though not with the rest.
-        found = found or _found(pipe, layers, _with_alphas(state, _alone(pipe, layers, state, rest)))
-        if not found:
+        fitting = fitting or _found(pipe, layers, _with_alphas(state, _alone(pipe, layers, state, rest)))
+        if not fitting:
             break
-        result.append(_with_alphas(state, found))
-        reached |= found
-        rest -= found
+        result.append(_with_alphas(state, fitting))
+        reached |= fitting
+        rest -= fitting
     misfits = [key for name, key in keys.items() if name in rest]
-    asked = not partial and reached and len(reached) <= len(whole)
-    return Parts([state] if asked else result, misfits)
+    as_one = not partial and reached and len(reached) <= len(whole)
+    return Parts([state] if as_one else result, misfits)
 
 
 def _with_magnitudes(pipe: Any, layers: Layers, state: State) -> State:
@@ -284,19 +284,19 @@ def _with_magnitudes(pipe: Any, layers: Layers, state: State) -> State:
         for key in state
         if layer_name(key) in scales and key not in scales.values() and _is_matrix(state, key)
     }
-    found = _found(pipe, layers, _with_alphas(state, matrices)) or _alone(pipe, layers, state, matrices)
-    if not found:
+    fitting = _found(pipe, layers, _with_alphas(state, matrices)) or _alone(pipe, layers, state, matrices)
+    if not fitting:
         return state
-    result = converted(pipe, _with_alphas(state, found))
+    result = converted(pipe, _with_alphas(state, fitting))
     places = layers.places(result)
-    made: dict[str, dict[str, torch.Tensor]] = {}
+    by_layer: dict[str, dict[str, torch.Tensor]] = {}
     for key, place in places.items():
         for source in stored(result[key].origin) if isinstance(result[key], Recorded) else ():
             name = f"{place.component}.{place.path}.{place.part}"
-            made.setdefault(layer_name(source.key), {})[name] = result[key]
+            by_layer.setdefault(layer_name(source.key), {})[name] = result[key]
     renamed: dict[str, torch.Tensor] = {}
     gone: set[str] = set()
-    for layer, tensors in made.items():
+    for layer, tensors in by_layer.items():
         path = {layer_name(name) for name in tensors}
         scale = state[scales[layer]]
         magnitude = layers.magnitude(path.pop(), scale) if len(path) == 1 else None

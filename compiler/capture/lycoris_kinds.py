@@ -128,7 +128,7 @@ def _places(
         places = lora_layers.Layers(modules).places(converted)
     except Exception:  # Converters raise whatever a name that they do not know leads to.
         return _same_names(modules, wanted)
-    found: dict[str, list[tuple[int, Place]]] = {}
+    by_group: dict[str, list[tuple[int, Place]]] = {}
     for key, tensor in converted.items():
         if not isinstance(tensor, Recorded):
             continue
@@ -139,9 +139,9 @@ def _places(
             origin = tensor.origin
             order = (origin.output or 0) if isinstance(origin, Computed) else 0
             rows = tensor.shape[0]
-            found.setdefault(marks[mark.key], []).append((order, (component, path, (0, rows))))
+            by_group.setdefault(marks[mark.key], []).append((order, (component, path, (0, rows))))
     result: dict[str, list[Place]] = {}
-    for name, entries in found.items():
+    for name, entries in by_group.items():
         start, ordered = 0, []
         for _, (component, path, span) in sorted(entries, key=lambda entry: entry[0]):
             assert span is not None

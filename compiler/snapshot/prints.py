@@ -247,10 +247,10 @@ class _Reader:
         damaged = next((graph.key for graph in self.graphs if not graph.whole()), "")
         if damaged:
             return f"the graph {damaged}"
-        there, count = str(len(self.graphs)), self.head["graphs"]
+        present, count = str(len(self.graphs)), self.head["graphs"]
         if self.graphs and not count:
             return ""
-        return "" if count == there else f"the list of graphs ({there} of {count or 'any'})"
+        return "" if count == present else f"the list of graphs ({present} of {count or 'any'})"
 
     def snapshot(self) -> Snapshot:
         graphs = tuple(graph.done() for graph in self.graphs)

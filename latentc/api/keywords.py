@@ -35,9 +35,9 @@ def changed(request: Request, keywords: Mapping[str, Any]) -> Request:
         UsageError: a field is not of its type.
     """
     wanted = {name: value for name, value in keywords.items() if value is not None}
-    made = dataclasses.replace(request, **wanted)  # type: ignore[type-var]
-    check_fields(made)
-    return made
+    complete = dataclasses.replace(request, **wanted)  # type: ignore[type-var]
+    check_fields(complete)
+    return complete
 
 
 def texts(options: Mapping[str, Any] | None) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from latentc.pictures import describe
 from latentc.serving.api_error import ApiError
+from latentc.serving.controlnet_script import control_images
 from latentc.serving.dispatch import Dispatcher
 from latentc.serving.drawing_request import ImageRequest
 from latentc.serving.event_stream import pictures
@@ -62,6 +63,7 @@ class TextFields(Fields):
     save_images: bool = False
     do_not_save_samples: bool = True
     do_not_save_grid: bool = True
+    alwayson_scripts: dict[str, Any] | None = None
     override_settings: dict[str, Any] | None = None
     override_settings_restore_afterwards: bool = True
 
@@ -201,7 +203,17 @@ def _image_request(service: Service, fields: TextFields) -> ImageRequest:
         strength=strength,
         image=image,
         mask=mask,
+        **_conditions(service.dispatcher(model), fields, image is not None, mask is not None),
     )
+
+
+def _conditions(dispatcher: Dispatcher, fields: TextFields, image: bool, mask: bool) -> dict[str, Any]:
+    """The pictures of the extension's units: those of ControlNets come first, and then those of IP-Adapters, which are
+    units there, too."""
+    pictures = control_images(fields.alwayson_scripts or {})
+    needs = dispatcher.needs(dispatcher.task(image, mask))
+    first = len(pictures) if needs is None or not needs.ip_adapters else needs.controls
+    return {"control_images": pictures[:first], "ip_adapter_images": pictures[first:]}
 
 
 def _scheduler(dispatcher: Dispatcher, fields: TextFields) -> str | None:
@@ -255,7 +267,7 @@ async def _drawn(service: Service, request: Request, fields: TextFields) -> Resp
         "batch_size": fields.batch_size,
         "infotexts": texts,
     }
-    sent = fields.model_dump(exclude={"init_images", "mask"})
+    sent = fields.model_dump(exclude={"init_images", "mask", "alwayson_scripts"})
     return JSONResponse({"images": [p.file for p in drawn], "parameters": sent, "info": json.dumps(info)})
 
 

@@ -18,6 +18,8 @@ from latentc.serving.engine import Engine
 from latentc.serving.prometheus_metrics import Metrics
 from latentc.serving.queue import DrawQueue, Turn
 from latentc.serving.request_log import log
+from runtimes.conditions import Needs
+from runtimes.requested_task import requested_task
 
 # Seconds that a process has to end a batch that was cancelled for its time, before it is ended itself.
 GRACE = 10.0
@@ -67,6 +69,33 @@ class Dispatcher:
         except LatentcError as error:
             self.failure = str(error)
             raise
+
+    def needs(self, task: str) -> Needs | None:
+        """What requests for a task bring; None while nothing is known of the model."""
+        known = {} if self.opened is None else self.opened["needs"]
+        return Needs(**known[task]) if task in known else None
+
+    def task(self, image: bool, mask: bool) -> str:
+        """The task of a request: that of its pictures, or the first that takes them, where the model has no such task.
+
+        Args:
+            image, mask: whether there is a picture to start from, and one of what is to be drawn anew.
+        """
+        wanted = requested_task(image, mask)
+        if image and wanted not in self.engine.tasks:
+            for task in self.engine.tasks:
+                needs = self.needs(task)
+                if needs is not None and needs.image and (needs.mask or not mask):
+                    return task
+        return wanted
+
+    @property
+    def unservable(self) -> str:
+        """Why no request can draw with the model; empty where one can, and while nothing is known of it."""
+        if self.opened is None:
+            return ""
+        reasons = [Needs(**needs).other for needs in self.opened["needs"].values()]
+        return f"the pipeline {reasons[0]}" if reasons and all(reasons) else ""
 
     async def run(self) -> None:
         """Draws until the queue stops and is empty."""

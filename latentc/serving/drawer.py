@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from artifacts.manifest import DimRange
+    from runtimes.conditions import Needs
     from runtimes.pipeline import Pipeline
 
 
@@ -51,6 +52,7 @@ class Drawer:
         """
         self._artifact, self._options = artifact, options
         self._pipelines: dict[str, Pipeline] = {}
+        self._needs: dict[str, Needs] = {}
         self._lock = threading.Lock()
         self._cancelled: set[int] = set()
         self._batch = -1
@@ -76,6 +78,7 @@ class Drawer:
         return self._cancel
 
     def _open(self) -> dict[str, Any]:
+        from runtimes.conditions import needs
         from runtimes.pipeline import load
 
         # How far forecast steps are off is judged by the whole batch: a picture would depend on its neighbours.
@@ -83,6 +86,10 @@ class Drawer:
         pipeline.open()
         others = [task for task in pipeline.manifest.pipelines if task != pipeline.task]
         self._pipelines = {pipeline.task: pipeline, **{task: pipeline.with_task(task) for task in others}}
+        self._needs = {
+            task: needs(pipeline.diffusers, pipeline.manifest.sizes)
+            for task, pipeline in self._pipelines.items()
+        }
         own = pipeline.scheduler
         compatible = {cls.__name__ for cls in getattr(own, "compatibles", ())}
         return {
@@ -90,11 +97,17 @@ class Drawer:
             "scheduler": type(own).__name__ if own is not None else None,
             "schedulers": sorted(compatible | ({type(own).__name__} if own is not None else set())),
             "previews": shows_latents(pipeline.diffusers),
+            "needs": {task: asdict(wanted) for task, wanted in self._needs.items()},
         }
 
     def _draw(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        from runtimes.conditions import condition_arguments
+
         cancel = self._begin(job["batch"])
         pipeline, pictures = self._pipelines[job["task"]], job["pictures"]
+        wanted = self._needs[job["task"]]
+        if (lack := wanted.lack(len(job["control_images"]), len(job["ip_adapter_images"]))) is not None:
+            raise UsageError(f"{lack[0]}.")
         options = dict(job["options"])
         options["size"] = None if options["size"] is None else tuple(options["size"])
         steps = Steps(
@@ -104,6 +117,10 @@ class Drawer:
             options["image"] = image
         if (mask := _picture(job["mask"], "L")) is not None:
             options["mask"] = mask
+        controls, looked_at = (
+            [_picture(data, "RGB") for data in job[name]] for name in ("control_images", "ip_adapter_images")
+        )
+        options |= condition_arguments(pipeline.diffusers, controls, looked_at, len(pictures))
         if job["previews"]:
             options["callback_on_step_end"] = steps.show
         alone = len(pictures) == 1
@@ -111,9 +128,15 @@ class Drawer:
             texts = [picture[name] for picture in pictures]
             options[name] = texts[0] if alone or texts[0] is None else texts
         seeds = [picture["seed"] for picture in pictures]
-        result = pipeline.generate(
-            seed=seeds[0] if alone else seeds, progress=steps.count, cancel=cancel, **options
-        )
+        try:
+            result = pipeline.generate(
+                seed=seeds[0] if alone else seeds, progress=steps.count, cancel=cancel, **options
+            )
+        except UsageError as error:
+            # The pipeline's own code refuses it, and whether a picture is needed no signature tells.
+            if error.__cause__ is not None and wanted.image and job["image"] is None:
+                error.hint = "It takes an 'image' to start from, which the request does not bring."
+            raise
         if len(result.images) != len(pictures):
             raise UsageError(
                 f"the pipeline makes no single pictures, which are all that is served; it made {len(result.images)} "

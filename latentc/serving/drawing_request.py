@@ -15,6 +15,8 @@ class PictureOptions:
     Attributes:
         size: width and height in pixels.
         image, mask: files (PNG, JPEG, WebP); the mask is white where the picture is drawn anew.
+        control_images: what each of the model's ControlNets or T2I-Adapters follows: files, as `image`.
+        ip_adapter_images: what each of its IP-Adapters looks at.
         previews: how many unfinished pictures of each are wanted.
         file_format: "png", "jpeg" or "webp".
         quality: 0 to 100, of JPEG and WebP.
@@ -29,6 +31,8 @@ class PictureOptions:
     strength: float | None = None
     image: bytes | None = None
     mask: bytes | None = None
+    control_images: tuple[bytes, ...] = ()
+    ip_adapter_images: tuple[bytes, ...] = ()
     previews: int = 0
     file_format: str = "png"
     quality: int | None = None
@@ -69,6 +73,12 @@ class Drawing(PictureOptions):
     seeds: tuple[int, ...]
 
     @property
+    def input_bytes(self) -> int:
+        """Of all pictures that the request brought."""
+        files = (self.image or b"", self.mask or b"", *self.control_images, *self.ip_adapter_images)
+        return sum(map(len, files))
+
+    @property
     def batch_key(self) -> Hashable:
         """What pictures of one call of a pipeline have in common."""
         return (
@@ -77,6 +87,8 @@ class Drawing(PictureOptions):
             *self.call_options.values(),
             self.image,
             self.mask,
+            self.control_images,
+            self.ip_adapter_images,
             self.previews,
             self.prompt is None,
             self.negative_prompt is None,
@@ -104,6 +116,8 @@ def batch_job(number: int, pictures: Sequence[tuple[Drawing, int]]) -> dict[str,
         "options": common.call_options,
         "image": _text(common.image),
         "mask": _text(common.mask),
+        "control_images": [_text(data) for data in common.control_images],
+        "ip_adapter_images": [_text(data) for data in common.ip_adapter_images],
         "previews": common.previews,
         "pictures": [
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -27,6 +28,8 @@ class JobFields(ImageFields):
 
     image: str | None = None
     mask: str | None = None
+    control_image: str | list[str] | None = None
+    ip_adapter_image: str | list[str] | None = None
 
 
 class JobShelf:
@@ -41,7 +44,7 @@ class JobShelf:
         size = 0
         for count, old in enumerate(reversed(list(self._jobs.values())), start=1):
             size += sum(len(picture.file) for picture in old.pictures.values())
-            size += len(old.drawing.image or b"") + len(old.drawing.mask or b"")
+            size += old.drawing.input_bytes
             if old.ended and (count > KEPT_JOBS or size > KEPT_BYTES):
                 del self._jobs[old.id]
 
@@ -69,7 +72,12 @@ def router(service: Service) -> APIRouter:
             )
         image = None if fields.image is None else from_base64(fields.image, "image")
         mask = None if fields.mask is None else from_base64(fields.mask, "mask")
-        job = await service.submit(request.state.client, image_request(fields, image, mask))
+        wanted = replace(
+            image_request(fields, image, mask),
+            control_images=_each(fields.control_image, "control_image"),
+            ip_adapter_images=_each(fields.ip_adapter_image, "ip_adapter_image"),
+        )
+        job = await service.submit(request.state.client, wanted)
         shelf.add(job)
         return JSONResponse(job_state(service, job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
@@ -98,6 +106,12 @@ def router(service: Service) -> APIRouter:
         return stream(_events(service, shelf.get(number, request.state.client)))
 
     return routes
+
+
+def _each(field: str | list[str] | None, name: str) -> tuple[bytes, ...]:
+    """The pictures of a field that holds one or several."""
+    texts = [] if field is None else [field] if isinstance(field, str) else field
+    return tuple(from_base64(text, name) for text in texts)
 
 
 async def _events(service: Service, job: DrawingJob) -> AsyncIterator[str]:

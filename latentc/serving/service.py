@@ -20,8 +20,8 @@ from latentc.serving.queue import DrawQueue
 from latentc.serving.request_limits import Limits
 from latentc.serving.request_log import log
 from runtimes.batches import MAX_SEED
+from runtimes.conditions import Needs
 from runtimes.generate_options import check_range
-from runtimes.requested_task import requested_task
 
 # A class and switches of it. Numbers are left out: some of diffusers' options decide how much memory is taken.
 _SCHEDULER = re.compile(r"([A-Za-z]\w{0,80})(:\w{1,80}=(true|false)(,\w{1,80}=(true|false)){0,8})?", re.ASCII)
@@ -62,8 +62,17 @@ class Service:
         try:
             for dispatcher in dispatchers:
                 await dispatcher.open()
-                note = (dispatcher.opened or {}).get("note")
-                log("info", "model_ready", model=dispatcher.engine.name, note=note or None)
+                note, name = (dispatcher.opened or {}).get("note"), dispatcher.engine.name
+                if reason := dispatcher.unservable:
+                    log("error", "model_not_servable", model=name, reason=reason)
+                else:
+                    log("info", "model_ready", model=name, note=note or None)
+            if all(dispatcher.unservable for dispatcher in dispatchers):
+                model = dispatchers[0]
+                raise LatentcError(
+                    f"no request can draw with '{model.engine.name}': {model.unservable}.",
+                    "Draw from Python: latentc.load(ARTIFACT)",
+                )
             await asyncio.gather(*(dispatcher.run() for dispatcher in dispatchers))
         finally:
             self.finished.set()
@@ -142,7 +151,7 @@ class Service:
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         if seed > MAX_SEED - request.pictures:
             raise ApiError(400, f"'seed' may be at most {MAX_SEED - request.pictures}.", "seed")
-        task = requested_task(request.image is not None, request.mask is not None)
+        task = dispatcher.task(request.image is not None, request.mask is not None)
         if task not in engine.tasks:
             raise ApiError(
                 400,
@@ -150,6 +159,7 @@ class Service:
                 "mask" if request.mask is not None else "image",
                 "no_such_task",
             )
+        self._check_conditions(request, dispatcher.needs(task))
         if request.image is None and (request.mask is not None or request.strength is not None):
             raise ApiError(400, "A mask and a strength need an image.", "image")
         mask = request.mask
@@ -165,6 +175,24 @@ class Service:
                     )
                 mask = mask_of_alpha(painted) or mask
         return request.drawing(engine.name, task, seed, mask)
+
+    def _check_conditions(self, request: ImageRequest, needs: Needs | None) -> None:
+        brought = {"control_image": request.control_images, "ip_adapter_image": request.ip_adapter_images}
+        # Where nothing is known of the model yet, the process that draws says what is missing.
+        lack = None if needs is None else needs.lack(*map(len, brought.values()))
+        if lack is not None:
+            fault, name = lack
+            missing = bool(name) and not brought[name]
+            where = f" Jobs (POST /v1/jobs) have a field '{name}' for that." if missing else ""
+            raise ApiError(
+                400,
+                f"{fault[:1].upper()}{fault[1:]}.{where}",
+                name or None,
+                "missing_input" if missing else None,
+            )
+        for name, files in brought.items():
+            for data in files:
+                check_picture(data, name, self.limits.pixels)
 
     def _check_scheduler(self, text: str, dispatcher: Dispatcher) -> None:
         match = _SCHEDULER.fullmatch(text)

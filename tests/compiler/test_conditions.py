@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,6 +139,31 @@ def drawn(pipe: Any, prompt: str = "a large red circle", **keywords: Any) -> np.
         **keywords,
     )
     return np.asarray(result.images[0], np.float32)
+
+
+@pytest.mark.slow
+def test_a_server_draws_with_the_pictures_that_its_pipeline_needs(artifact, monkeypatch):
+    from latentc.serving.drawer import Drawer
+
+    monkeypatch.setattr("latentc.serving.drawer.tell", lambda event: None)
+    drawer = Drawer(str(artifact.root), {"device": "auto", "memory": None})
+    opened = drawer(json.dumps({"do": "open"}))
+    assert opened["needs"]["text-to-image"] == {
+        "image": False, "mask": False, "controls": 1, "ip_adapters": 1, "other": "",
+    }  # fmt: skip
+    written = io.BytesIO()
+    picture(32, 32, 3).save(written, format="PNG")
+    sent = base64.b64encode(written.getvalue()).decode("ascii")
+    one = {"prompt": "a", "negative_prompt": None, "seed": 1, "format": "png", "quality": None}
+    options = {"size": [32, 32], "steps": 2, "guidance": None, "scheduler": None, "strength": None}
+    job = {
+        "do": "draw", "batch": 0, "task": "text-to-image", "image": None, "mask": None, "previews": 0,
+        "options": options, "pictures": [one], "control_images": [sent], "ip_adapter_images": [sent],
+    }  # fmt: skip
+    assert len(drawer(json.dumps(job))["pictures"]) == 1
+    for missing in ("control_images", "ip_adapter_images"):
+        with pytest.raises(UsageError, match="the model needs"):
+            drawer(json.dumps({**job, missing: []}))
 
 
 def error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -146,7 +146,7 @@ MISTYPED: list[tuple[str, dict[str, Any]]] = [
     ("compile", {"batch": True}),
     ("compile", {"size": (64.5, 64)}),
     ("compile", {"arguments": 5}),
-    ("compile", {"arguments": {"x": object()}}),
+    ("compile", {"arguments": {"x": {1, 2}}}),
     ("compile", {"options": ["fix"]}),
     ("compile", {"loras": 5}),
     ("compile", {"components": {"vae": 5}}),

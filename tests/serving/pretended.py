@@ -7,7 +7,7 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ class PretendedEngine:
         gate: a batch waits at each step until it is set.
         batches: the prompts of each batch that was begun.
         cancelled: batches that were stopped.
+        needs: what its call needs, beside pictures to start from; see `runtimes.conditions.Needs`.
         starts: how often it was opened.
     """
 
@@ -53,6 +54,7 @@ class PretendedEngine:
     gate: threading.Event = field(default_factory=threading.Event)
     batches: list[list[str]] = field(default_factory=list)
     jobs: list[Mapping[str, Any]] = field(default_factory=list)
+    needs: dict[str, Any] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
     starts: int = 0
     killed: bool = False
@@ -60,8 +62,16 @@ class PretendedEngine:
     def open(self) -> Mapping[str, Any]:
         self.starts += 1
         self.killed = False
+        each = {"image": False, "mask": False, "controls": 0, "ip_adapters": 0, "other": ""} | self.needs
+        needs = {task: dict(each) for task in self.tasks}
         schedulers = ["DDIMScheduler", "EulerDiscreteScheduler"]
-        return {"note": "", "scheduler": "DDIMScheduler", "schedulers": schedulers, "previews": True}
+        return {
+            "note": "",
+            "scheduler": "DDIMScheduler",
+            "schedulers": schedulers,
+            "previews": True,
+            "needs": needs,
+        }
 
     def draw(self, job: Mapping[str, Any], on_event: Callable[[Any], None]) -> Mapping[str, Any]:
         prompts = [picture["prompt"] for picture in job["pictures"]]
@@ -128,13 +138,14 @@ def running(
     engine: PretendedEngine | None = None,
     keys: Keys | None = None,
     limits: Limits | None = None,
+    others: Sequence[PretendedEngine] = (),
     **options: Any,
 ) -> Iterator[Running]:
-    """A server around a pretended engine, whose gate is open."""
+    """A server around a pretended engine, whose gate is open, and others."""
     if engine is None:
         engine = PretendedEngine()
         engine.gate.set()
-    server = make_server([engine], "127.0.0.1", 0, keys, limits, **options)
+    server = make_server([engine, *others], "127.0.0.1", 0, keys, limits, **options)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -21,6 +21,7 @@ from latentc.serving import input_pictures
 from latentc.serving.drawer import Drawer
 from latentc.serving.engine import LoadOptions
 from latentc.serving.previews import decode, preview_steps, shows_latents
+from runtimes.conditions import Needs
 from runtimes.meter import Cancelled
 from runtimes.pipeline import Pipeline
 from tests.runtimes import tiny
@@ -76,6 +77,8 @@ def job(batch: int = 0, **changes: Any) -> str:
         "task": "text-to-image",
         "image": None,
         "mask": None,
+        "control_images": [],
+        "ip_adapter_images": [],
         "previews": 1,
     }
     return json.dumps({**common, "options": options, "pictures": [picture], **changes})
@@ -116,6 +119,44 @@ def test_every_picture_of_a_request_is_made_by_one_function(
     checked = input_pictures.check_picture(written.getvalue(), "image", 64)
     for image, mode in ((given["image"], "RGB"), (given["mask"], "L"), (checked, "L")):
         assert (image.size, image.mode) == ((3, 5), mode) and image.convert("L").getpixel((0, 0)) == 77
+
+
+@pytest.mark.parametrize(("task", "hint"), [("image-to-image", "takes an 'image'"), ("text-to-image", "")])
+def test_a_refusal_names_the_picture_that_may_be_missing(
+    drawer: Drawer, monkeypatch: pytest.MonkeyPatch, task: str, hint: str
+) -> None:
+    def generate(**options: Any) -> Any:
+        raise UsageError("it refuses this.") from TypeError("NoneType")
+
+    monkeypatch.setattr(drawer._pipelines[task], "generate", generate)
+    with pytest.raises(UsageError, match="refuses this") as refused:
+        drawer(job(task=task))
+    assert hint in refused.value.hint and bool(refused.value.hint) == bool(hint)
+
+
+def test_pictures_to_follow_are_the_pipeline_s_own_arguments(
+    drawer: Drawer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def generate(**options: Any) -> Any:
+        given.update(options)
+        raise UsageError("seen.")
+
+    pipeline, written = drawer._pipelines["text-to-image"], io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(written, format="PNG")
+    sent = [base64.b64encode(written.getvalue()).decode()]
+    with pytest.raises(UsageError, match="no ControlNet or T2I-Adapter for 'control_image'"):
+        drawer(job(control_images=sent))
+    monkeypatch.setattr(pipeline, "generate", generate)
+    drawer._needs["text-to-image"] = Needs(False, False, 1, 1, "")
+    monkeypatch.setattr("runtimes.conditions.control_argument", lambda known: "image")
+    for missing in ({"control_images": sent}, {"ip_adapter_images": sent}):
+        with pytest.raises(UsageError, match="the model needs"):
+            drawer(job(**missing))
+    with pytest.raises(UsageError, match="seen"):
+        drawer(job(control_images=sent, ip_adapter_images=sent))
+    assert given["image"].getpixel((0, 0)) == (1, 2, 3) and len(given["ip_adapter_image"]) == 1
 
 
 def packed() -> FluxPipeline:

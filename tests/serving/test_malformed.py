@@ -105,7 +105,8 @@ WRONG_FIELDS: list[tuple[str, dict[str, Any]]] = [
     )],
     *[(TEXT, {"prompt": "a", **fields}) for fields in (
         {"width": 8}, {"width": 0, "height": 0}, {"seed": -2}, {"sampler_name": "Nothing"}, {"scheduler": "Nothing"},
-        {"enable_hr": True}, {"styles": ["x"]}, {"script_name": "x"}, {"alwayson_scripts": {}}, {"save_images": True},
+        {"enable_hr": True}, {"styles": ["x"]}, {"script_name": "x"}, {"save_images": True},
+        {"alwayson_scripts": {"x": {}}}, {"alwayson_scripts": []}, {"alwayson_scripts": {"controlnet": 1}},
         {"send_images": False}, {"override_settings": {"outdir": "/tmp"}}, {"batch_size": 100, "n_iter": 100},
         {"override_settings": {"sd_model_checkpoint": "/etc/passwd"}}, {"do_not_save_grid": False},
     )],
