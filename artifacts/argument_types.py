@@ -24,6 +24,7 @@ from artifacts.error_text import value_text
 from artifacts.errors import UsageError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Request = TypeVar("Request")
 
 _NOT_SEQUENCES = (str, bytes, bytearray, collections.abc.Mapping)
 
@@ -63,12 +64,17 @@ def typed(function: Function) -> Function:
     return typing.cast(Function, call)
 
 
-def check_fields(request: Any) -> None:
-    """Raises UsageError where a field of a dataclass, such as a request that somebody made, is not what its annotation
-    says."""
+def with_fields_fitted(request: Request) -> Request:
+    """A dataclass, such as a request that somebody made, whose fields are what its annotations say.
+
+    Raises:
+        UsageError: one is nothing of that kind.
+    """
     cls: Any = type(request)
-    for name, hint in _fields(cls).items():
-        _fitted(name, getattr(request, name), hint)
+    fields = {name: (getattr(request, name), hint) for name, hint in _fields(cls).items()}
+    fitted = {name: _fitted(name, value, hint) for name, (value, hint) in fields.items()}
+    changed = {name: value for name, value in fitted.items() if value is not fields[name][0]}
+    return dataclasses.replace(request, **changed) if changed else request  # type: ignore[type-var]
 
 
 @functools.lru_cache(maxsize=32)
@@ -207,7 +213,7 @@ def _number(value: Any) -> Any:
 
 
 def _path(value: Any) -> Any:
-    if not isinstance(value, os.PathLike):
+    if not isinstance(value, (str, os.PathLike)):
         raise _Misfit
     return value if isinstance(value, Path) else Path(value)
 
@@ -248,7 +254,10 @@ def _words(hint: Any) -> str:
         return f"a dict (of each: {_words(args[0])} -> {_words(args[1])})"
     if getattr(hint, "_is_protocol", False):
         return f"an object with {' and '.join(name for name in vars(hint) if not name.startswith('_'))}"
-    return "anything" if hint in (Any, object) else f"a {getattr(hint, '__name__', hint)}"
+    if hint in (Any, object):
+        return "anything"
+    name = str(getattr(hint, "__name__", hint))
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def _either(words: Sequence[str]) -> str:

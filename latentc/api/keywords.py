@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
-from artifacts.argument_types import check_fields
+from artifacts.argument_types import with_fields_fitted
 from artifacts.error_text import value_text
 from artifacts.errors import UsageError
 from artifacts.foreseen import foreseen
@@ -35,9 +35,7 @@ def changed(request: Request, keywords: Mapping[str, Any]) -> Request:
         UsageError: a field is not of its type.
     """
     wanted = {name: value for name, value in keywords.items() if value is not None}
-    complete = dataclasses.replace(request, **wanted)  # type: ignore[type-var]
-    check_fields(complete)
-    return complete
+    return with_fields_fitted(dataclasses.replace(request, **wanted))  # type: ignore[type-var]
 
 
 def texts(options: Mapping[str, Any] | None) -> dict[str, str] | None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from artifacts import manifest
-from artifacts.argument_types import check_fields, typed
+from artifacts.argument_types import typed, with_fields_fitted
 from artifacts.errors import UsageError
 from runtimes.meter import Cancel
 
@@ -161,11 +161,14 @@ class Request:
 
     names: tuple[str, ...] = ()
     recipe: Recipe | str = ""
+    out: Path = Path()
 
 
 def test_fields_of_a_request() -> None:
-    check_fields(Request(("a",), Derived(components={})))
+    whole = Request(("a",), Derived(components={}), Path("out"))
+    assert with_fields_fitted(whole) is whole
+    assert with_fields_fitted(Request(out="out")) == Request(out=Path("out"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="'recipe' is a Recipe or a text; found 5"):
-        check_fields(Request(recipe=5))  # type: ignore[arg-type]
+        with_fields_fitted(Request(recipe=5))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="'names' is a list"):
-        check_fields(Request(names="ab"))  # type: ignore[arg-type]
+        with_fields_fitted(Request(names="ab"))  # type: ignore[arg-type]
