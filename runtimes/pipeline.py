@@ -25,17 +25,17 @@ from runtimes.compiled_method import NotCompiled
 from runtimes.compute import summary
 from runtimes.devices import RequestedDevices
 from runtimes.forecaster import Count, Forecaster, forecasting
-from runtimes.generate_options import as_compile_options, parameters, synonym
+from runtimes.generate_options import parameters, synonym
 from runtimes.generation import Generator, parts
 from runtimes.graph_pool import GraphPool
 from runtimes.graphs import Graphs
 from runtimes.meter import Cancelled, Meter, NotFinite
 from runtimes.notebook import bars_where_seen, notebook_bars
-from runtimes.requested_sizes import frame_count, sides
+from runtimes.requested_sizes import unasked
 from runtimes.result import Result
 from runtimes.schedulers import schedulers_of
 from runtimes.shell import build_shell, undone_on_failure
-from runtimes.size_hints import refusal, size_hint
+from runtimes.size_hints import next_step, refusal
 from runtimes.tiles import AS_FITS, Tiling, check_tiles, parse_tile
 
 __all__ = ["Cancelled", "Pipeline", "Result", "load"]
@@ -315,7 +315,7 @@ class Pipeline(AsDiffusers, Generator):
             self._begin(None)
             self._prepare(accelerate, tile, self._guidance(args, kwargs))
             self._meter = Meter()
-            return self._called(*args, **{**self._unasked_size(args, kwargs), **kwargs})
+            return self._called(*args, **{**unasked(self._sizes, self.diffusers, args, kwargs), **kwargs})
 
     def _called(self, *args: Any, **kwargs: Any) -> Any:
         import torch
@@ -331,15 +331,9 @@ class Pipeline(AsDiffusers, Generator):
             ):
                 return self.diffusers(*args, **kwargs)
         except NotCompiled as error:
-            known = parameters(self.diffusers)
-            given = {**dict(zip(known, args, strict=False)), **kwargs}
-            options = as_compile_options(known, given, self.manifest.arguments)
             if wrong := refusal(error.misfits, self.diffusers, self.manifest):
                 raise UsageError(*wrong) from error
-            if (hint := size_hint(error.misfits, self.diffusers, given, self.manifest)) or error.by_shape:
-                error.hint = hint
-            elif options:
-                error.hint = f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
+            error.hint = next_step(error, self.diffusers, args, kwargs, self.manifest)
             raise
 
     def _guidance(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -401,19 +395,3 @@ class Pipeline(AsDiffusers, Generator):
             "compute": summary(self._graphs.computes),
             **({"loras": [adapter.text for adapter in self.loras]} if self.loras else {}),
         }
-
-    def _unasked_size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
-        """The size and frames of an artifact that has only one, by the names of parameters that a call leaves out."""
-        signature = parameters(self.diffusers)
-        passed = {*list(signature)[: len(args)], *kwargs}
-        size = dict(
-            zip(
-                ("width", "height"),
-                sides(None, self._sizes, self.diffusers, kwargs.get("image")),
-                strict=True,
-            )
-        )
-        counter = synonym("frames", signature)
-        if counter is not None:
-            size[counter] = frame_count(None, self._sizes, signature)
-        return {name: value for name, value in size.items() if value is not None and name not in passed}

@@ -113,6 +113,17 @@ def numbers(
     return chosen
 
 
+def unasked(limits: Limits, pipe: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """The size and the frames that a call of diffusers' own leaves out, by its names of them; see `sides`."""
+    signature = parameters(pipe)
+    width, height = sides(None, limits, pipe, kwargs.get("image"))
+    size = {"width": width, "height": height}
+    if (counter := synonym("frames", signature)) is not None:
+        size[counter] = frame_count(None, limits, signature)
+    passed = {*list(signature)[: len(args)], *kwargs}
+    return {name: value for name, value in size.items() if value is not None and name not in passed}
+
+
 def check_visuals(values: Mapping[str, Any], limits: Limits, signature: Mapping[str, Any]) -> None:
     """A video that is given sets the length, and an image the size where the pipeline has no parameter for it.
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from artifacts.manifest import DimRange, Manifest
-from runtimes.generate_options import SYNONYMS, parameters, parse_value, synonym
+from runtimes.compiled_method import NotCompiled
+from runtimes.generate_options import SYNONYMS, as_compile_options, parameters, parse_value, synonym
 from runtimes.value_tree import Misfit, shape_text
 
 OPTIONS: Mapping[str, str] = {
@@ -26,6 +27,27 @@ OPTIONS: Mapping[str, str] = {
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> what Pillow calls such pictures."""
+
+
+def next_step(
+    error: NotCompiled, pipeline: Any, args: Sequence[Any], kwargs: Mapping[str, Any], manifest: Manifest
+) -> str:
+    """What to do about a call that no graph answers; what the error says itself, where nothing else is known.
+
+    Args:
+        pipeline: diffusers' own.
+        args, kwargs: what it was called with.
+    """
+    signature = parameters(pipeline)
+    passed = {**dict(zip(signature, args, strict=False)), **kwargs}
+    if (hint := size_hint(error.misfits, pipeline, passed, manifest)) or error.by_shape:
+        return hint
+    options = as_compile_options(signature, passed, manifest.arguments)
+    return (
+        f"Compile it with what this call is given: latentc compile MODEL OUT {options}"
+        if options
+        else error.hint
+    )
 
 
 def size_hint(
