@@ -215,7 +215,8 @@ def check_range(subject: str, value: int, sizes: Mapping[str, DimRange], name: s
             near = " and ".join(map(str, limits.nearest(value)))
             itself = f"--frames {value}" if name == "frames" else "--size WIDTHxHEIGHT"
             raise UsageError(
-                f"the artifact was compiled for {name} of {allowed}; found {subject} {value}.",
+                f"the artifact was compiled for {name if name == 'frames' else f'a {name}'} of {allowed}; "
+                f"found {subject} {value}.",
                 f"The nearest: {near}. For {value} itself, compile one size: latentc compile MODEL OUT {itself}",
             )
         if name == "frames":

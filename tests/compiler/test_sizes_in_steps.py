@@ -59,7 +59,7 @@ def test_a_size_between_is_refused_with_the_nearest() -> None:
     sizes = {"width": SIDES.model_copy(update={"step": 64})}
     check_range("a width of", 320, sizes, "width")
     with pytest.raises(
-        UsageError, match=r"width of 256 to 1024 in steps of 64; found a width of 300"
+        UsageError, match=r"for a width of 256 to 1024 in steps of 64; found a width of 300"
     ) as refused:
         check_range("a width of", 300, sizes, "width")
     assert "The nearest: 256 and 320." in refused.value.hint
