@@ -198,3 +198,13 @@ def test_latents_of_another_kind_are_not_shown(change: dict[str, Any]) -> None:
     pipeline = packed()
     pipeline._unpack_latents = lambda latents, sizes, vae_scale_factor: latents
     assert not shows_latents(pipeline)
+
+
+def test_a_grey_picture_of_sixteen_bits_is_what_it_shows() -> None:
+    written = io.BytesIO()
+    Image.fromarray(np.full((8, 16), 40000, np.uint16)).save(written, format="PNG")
+    for picture in (
+        input_pictures.read_picture(written.getvalue(), "RGB"),
+        input_pictures.check_picture(written.getvalue(), "image", 1000).convert("RGB"),
+    ):
+        assert picture.size == (16, 8) and picture.getpixel((3, 3)) == (156, 156, 156)
